@@ -1,0 +1,1 @@
+"""Routes only: from the wire to the codec and the engine, and back."""

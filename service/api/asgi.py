@@ -1,0 +1,136 @@
+"""The hot path's HTTP: bodies read and answers sent straight over ASGI."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from service.errors import ElmanError, Internal, RequestError, TooLarge
+
+PROBLEM = b"application/problem+json"
+JSON = b"application/json"
+BINARY = b"application/octet-stream"
+
+Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was whole."""
+
+
+class BodyTimeout(RequestError):
+    status = 408
+    code = "body_timeout"
+    title = "The body did not arrive in time"
+
+
+class BodyReader:
+    """Reads request bodies, up to a size, and gives up those that stall.
+
+    One sweep a second looks after all of them, which costs a request far less than a timer of its own.
+    """
+
+    def __init__(self, limit: int, timeout: float) -> None:
+        self.limit = limit
+        self.timeout = timeout
+        self._waiting: dict[asyncio.Task[Any], float] = {}
+        self._stalled: set[asyncio.Task[Any]] = set()
+
+    async def read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+        """The whole body. Raises TooLarge, BodyTimeout and ClientGone."""
+        declared = headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self.limit:
+            raise _too_large(self.limit)
+        message = await self._next(receive)
+        body: bytes = message.get("body", b"")
+        if message.get("more_body", False):
+            body = await self._rest(body, receive)
+        if len(body) > self.limit:
+            raise _too_large(self.limit)
+        return body
+
+    async def _rest(self, first: bytes, receive: Receive) -> bytes:
+        pieces, size, more = [first], len(first), True
+        while more:
+            message = await self._next(receive)
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+            if size > self.limit:
+                raise _too_large(self.limit)
+            more = message.get("more_body", False)
+        return b"".join(pieces)
+
+    async def _next(self, receive: Receive) -> Any:
+        task = asyncio.current_task()
+        assert task is not None, "bodies are read in a task"
+        self._waiting[task] = time.monotonic() + self.timeout
+        try:
+            message = await receive()
+        except asyncio.CancelledError:
+            if task not in self._stalled:
+                raise
+            self._stalled.discard(task)
+            task.uncancel()
+            raise BodyTimeout(f"nothing of the body came for {self.timeout:g} seconds") from None
+        finally:
+            del self._waiting[task]
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        return message
+
+    async def sweep(self) -> None:
+        """Give up the bodies that stalled, until cancelled."""
+        while True:
+            await asyncio.sleep(min(1.0, self.timeout / 4))
+            now = time.monotonic()
+            for task, deadline in list(self._waiting.items()):
+                if now > deadline and task not in self._stalled:
+                    self._stalled.add(task)
+                    task.cancel()
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {limit} bytes", expected=f"at most {limit} bytes")
+
+
+async def respond(
+    send: Send,
+    body: bytes,
+    content_type: bytes = JSON,
+    status: int = 200,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+) -> None:
+    """Send a whole response."""
+    fields = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def respond_problem(send: Send, error: ElmanError) -> None:
+    """Send an error as `application/problem+json`."""
+    headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    await respond(send, orjson.dumps(error.problem()), PROBLEM, error.status, headers)
+
+
+class Hot:
+    """An endpoint served as bare ASGI, with every error turned into a problem."""
+
+    def __init__(self, endpoint: Endpoint, report: Callable[[ElmanError], None]) -> None:
+        self.endpoint = endpoint
+        self.report = report
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.endpoint(scope, receive, send)
+        except ClientGone:
+            pass
+        except ElmanError as error:
+            self.report(error)
+            await respond_problem(send, error)
+        except Exception:
+            self.report(Internal("internal error"))
+            await respond_problem(send, Internal("the server failed on this request"))
+            raise

@@ -1,0 +1,93 @@
+"""`GET /v1/models` and each model's card."""
+
+from fastapi import APIRouter
+
+from service.api.schemas import (
+    BatchingCard,
+    InputCard,
+    ModelCard,
+    ModelList,
+    OutputCard,
+    RefusedModel,
+    StateCard,
+    StateTensorCard,
+)
+from service.repository.model import Model
+from service.repository.repository import Refusal
+from service.server import Server
+
+
+def models_router(server: Server) -> APIRouter:
+    """The routes that list models and show one."""
+    router = APIRouter(prefix="/v1/models", tags=["models"])
+
+    @router.get("")
+    async def list_models() -> ModelList:
+        """Every model that is served, at its default version, and every file that was refused."""
+        return ModelList(
+            models=[card(one.model, server.versions(one.model.name)) for one in server.defaults()],
+            refused=[_refused(refusal) for refusal in server.repository.refusals],
+        )
+
+    @router.get("/{name}")
+    async def show_model(name: str) -> ModelCard:
+        """The card of a model at its default version."""
+        return card(server.served(name).model, server.versions(name))
+
+    @router.get("/{name}/versions/{version}")
+    async def show_version(name: str, version: str) -> ModelCard:
+        """The card of one version of a model."""
+        return card(server.served(name, version).model, server.versions(name))
+
+    return router
+
+
+def card(model: Model, versions: list[int]) -> ModelCard:
+    """A model's card."""
+    network, proof, spec = model.network, model.proof, model.spec
+    labels = spec.decoder.labels if spec.decoder else None
+    return ModelCard(
+        name=model.name,
+        version=model.version,
+        versions=versions,
+        task=spec.task or "raw",
+        cell=network.cell,
+        layers=network.layers,
+        hidden_size=network.hidden_size,
+        direction="forward" if network.forward else "bidirectional",
+        streaming=proof.streaming,
+        input=InputCard(
+            kind=spec.input.kind or "features",
+            size=network.features,
+            stride=(spec.input.stride or spec.input.size) if model.frames else None,
+            left_pad=spec.input.left_pad if model.frames else None,
+            names=list(spec.input.names) if spec.input.names else None,
+            vocabulary_size=spec.input.vocabulary_size,
+            text=spec.input.vocabulary is not None,
+        ),
+        output=OutputCard(size=network.output_size, labels=list(labels) if labels else None),
+        state=_state(model),
+        batching=BatchingCard(exact=proof.exact, tolerance=proof.tolerance, reason=proof.reason),
+        digest=model.digest,
+    )
+
+
+def _state(model: Model) -> StateCard:
+    states = model.network.states
+    return StateCard(
+        bytes=model.network.state_nbytes,
+        tensors=[StateTensorCard(name=s.name, shape=list(s.row_shape), dtype=s.dtype.name) for s in states],
+        initial=model.spec.initial_state,
+    )
+
+
+def _refused(refusal: Refusal) -> RefusedModel:
+    reason = refusal.reason
+    return RefusedModel(
+        name=refusal.name,
+        version=refusal.version,
+        reason=reason.reason,
+        node=reason.node,
+        remedy=reason.remedy,
+        model_json=reason.template or None,
+    )

@@ -1,0 +1,137 @@
+"""A child process that answers calls over pipes: for work that may crash, or that would hold up everything else.
+
+A message is eight bytes of length and that many of content, either way.
+"""
+
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_PIECE = 1 << 20
+# An answer longer than this is no answer.
+_MAX_MESSAGE = 1 << 33
+
+
+class ChildDied(Exception):
+    """The child ended before it answered; the message says how."""
+
+
+class Child:
+    """Runs `python -m module ANSWERS ARGUMENTS...`, whose calls `answer_calls` serves. One call at a time.
+
+    It is started by the first call, and again by the first after it died or was closed.
+    """
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        self._command = [sys.executable, "-m", module]
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answers = -1
+        self._turn = threading.Lock()
+
+    def call(self, request: bytes, timeout: float) -> bytes:
+        """The answer to a request. Raises TimeoutError, having stopped the child, and ChildDied."""
+        with self._turn:
+            return self._call(request, timeout)
+
+    def _call(self, request: bytes, timeout: float) -> bytes:
+        try:
+            process = self._process or self._start()
+        except OSError as error:
+            raise ChildDied(f"it cannot be started: {error.strerror}") from None
+        assert process.stdin is not None
+        deadline = time.monotonic() + timeout
+        try:
+            process.stdin.write(struct.pack("!Q", len(request)) + request)
+            process.stdin.flush()
+            (length,) = struct.unpack("!Q", self._read(8, deadline))
+            if length > _MAX_MESSAGE:
+                raise ConnectionResetError
+            return self._read(length, deadline)
+        except TimeoutError:
+            self._end()
+            raise
+        except OSError:
+            raise ChildDied(self._cause_of_death()) from None
+
+    def close(self) -> None:
+        """Stop the child; a call that waits for it ends with ChildDied."""
+        process = self._process
+        if process is not None:
+            process.kill()
+        with self._turn:
+            self._end()
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.communicate()
+        os.close(self._answers)
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        answers, end = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [*self._command, str(end), *self._arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(end,),
+                env={**os.environ, "PYTHONPATH": _import_path()},
+            )
+        except OSError:
+            os.close(answers)
+            raise
+        finally:
+            os.close(end)
+        self._answers = answers
+        return self._process
+
+    def _read(self, length: int, deadline: float) -> bytes:
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN | select.POLLHUP)
+        pieces = []
+        while length:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1e3):
+                raise TimeoutError
+            piece = os.read(self._answers, min(length, _PIECE))
+            if not piece:
+                raise ConnectionResetError
+            pieces.append(piece)
+            length -= len(piece)
+        return b"".join(pieces)
+
+    def _cause_of_death(self) -> str:
+        process = self._process
+        assert process is not None
+        try:
+            status = process.wait(5)
+        except subprocess.TimeoutExpired:
+            status = 0
+        self._end()
+        return f"signal {signal.Signals(-status).name}" if status < 0 else "it ran out of memory or ended early"
+
+
+def answer_calls(answers: int, answer: Callable[[bytes], bytes]) -> None:
+    """The child's side: answer calls until the parent is gone."""
+    with os.fdopen(answers, "wb") as out:
+        while header := sys.stdin.buffer.read(8):
+            (length,) = struct.unpack("!Q", header)
+            content = answer(sys.stdin.buffer.read(length))
+            out.write(struct.pack("!Q", len(content)) + content)
+            out.flush()
+
+
+def _import_path() -> str:
+    """Where the child finds this package, whether it is installed or not."""
+    root = str(Path(__file__).resolve().parents[1])
+    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))

@@ -1,0 +1,1 @@
+"""Wire to arrays and back, with the place of every fault."""

@@ -1,0 +1,126 @@
+"""Outputs to answers: labels with probabilities, values in the data's units, tokens."""
+
+import math
+from typing import Any
+
+import numpy as np
+import orjson
+
+from service.codec.request import PredictRequest
+from service.engine.sequence import Sequence
+from service.errors import NotFiniteOutput
+from service.repository.model import Model
+from service.repository.network import Array
+from service.repository.spec import DecoderSpec
+
+# What orjson writes as it is, with the fewest digits that read back as the same number.
+_JSON_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+# Scores up to which a row is ranked in plain Python.
+_FEW = 128
+
+
+def outputs_of(sequence: Sequence) -> Array:
+    """The output rows that a finished sequence was asked for: `(length, output_size)`, or one row."""
+    blocks = sequence.outputs
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def encode_answer(model: Model, request: PredictRequest, sequences: list[Sequence]) -> bytes:
+    """The JSON answer to a predict request. Raises NotFiniteOutput, which JSON cannot carry."""
+    results = [
+        _result(model, request, sequence, place) for sequence, place in zip(sequences, request.places, strict=True)
+    ]
+    answer = {"model": model.name, "version": model.version, "results": results}
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def encode_binary(sequence: Sequence, place: str) -> tuple[bytes, tuple[int, ...]]:
+    """The outputs of one sequence as little-endian float32, row-major, and their shape."""
+    outputs = np.ascontiguousarray(outputs_of(sequence), "<f4")
+    shape = outputs.shape if sequence.returns == "steps" else outputs.shape[1:]
+    return outputs.tobytes(), shape
+
+
+def _result(model: Model, request: PredictRequest, sequence: Sequence, place: str) -> dict[str, Any]:
+    outputs = outputs_of(sequence)
+    _check_finite(outputs, place)
+    if outputs.dtype not in _JSON_DTYPES:
+        outputs = outputs.astype(np.float32)
+    steps = sequence.returns == "steps"
+    result: dict[str, Any] = {"length": sequence.length}
+    result["outputs" if steps else "output"] = outputs if steps else outputs[0]
+    if request.decode:
+        decoded = decode_outputs(outputs, model, request.top)
+        if decoded is not None:
+            result["decoded"] = decoded if steps else decoded[0]
+    return result
+
+
+def _check_finite(outputs: Array, place: str) -> None:
+    if np.isfinite(outputs).all():
+        return
+    step = int(np.argwhere(~np.isfinite(outputs))[0][0])
+    raise NotFiniteOutput(
+        f"the model's output for {place} is not finite (row {step}), which JSON cannot carry; "
+        "application/octet-stream can",
+        where=place,
+    )
+
+
+def decode_outputs(outputs: Array, model: Model, top: int) -> list[Any] | None:
+    """Decode each row of `(rows, output_size)` as the model's spec says; None where it says nothing."""
+    decoder = model.spec.decoder or DecoderSpec()
+    if decoder.kind == "labels":
+        return _labels(outputs, decoder, decoder.labels or (), top)
+    if decoder.kind == "tokens":
+        names = model.spec.input.vocabulary
+        return _labels(outputs, decoder, names or tuple(map(str, range(outputs.shape[1]))), top, word="token")
+    if decoder.kind == "values":
+        return list(_values(outputs, decoder))
+    return None
+
+
+def _values(outputs: Array, decoder: DecoderSpec) -> Array:
+    if decoder.mean is None or decoder.std is None:
+        return outputs
+    values: Array = outputs.astype(np.float64) * np.array(decoder.std) + np.array(decoder.mean)
+    return values
+
+
+def _labels(
+    outputs: Array, decoder: DecoderSpec, names: tuple[str, ...], top: int, word: str = "label"
+) -> list[dict[str, Any]]:
+    few = outputs.shape[1] <= _FEW
+    return [_ranked(*(_rank_few if few else _rank_many)(row, decoder, top), names, word) for row in outputs]
+
+
+def _ranked(order: list[int], shares: list[float], names: tuple[str, ...], word: str) -> dict[str, Any]:
+    best = [{word: names[i], "probability": share} for i, share in zip(order, shares, strict=True)]
+    return {**best[0], "top": best}
+
+
+def _rank_few(row: Array, decoder: DecoderSpec, top: int) -> tuple[list[int], list[float]]:
+    """The `top` largest scores of a row, best first, and their probabilities: in plain floats, quicker for few."""
+    scores: list[float] = row.tolist()
+    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:top]
+    if decoder.scores == "probabilities":
+        return order, [scores[i] for i in order]
+    if decoder.scores == "log_probabilities":
+        return order, [math.exp(min(scores[i], 0.0)) for i in order]
+    highest = scores[order[0]]
+    total = math.fsum(math.exp(score - highest) for score in scores)
+    return order, [math.exp(scores[i] - highest) / total for i in order]
+
+
+def _rank_many(row: Array, decoder: DecoderSpec, top: int) -> tuple[list[int], list[float]]:
+    """As `_rank_few`, for a vocabulary."""
+    scores = row.astype(np.float64)
+    top = min(top, len(scores))
+    best = np.argpartition(-scores, top - 1)[:top]
+    order = best[np.lexsort((best, -scores[best]))]
+    if decoder.scores == "probabilities":
+        return order.tolist(), scores[order].tolist()
+    if decoder.scores == "log_probabilities":
+        return order.tolist(), np.exp(scores[order]).tolist()
+    exponents = np.exp(scores - scores[order[0]])
+    return order.tolist(), (exponents[order] / exponents.sum()).tolist()

@@ -1,0 +1,142 @@
+"""Decoded numbers, tokens and text to the arrays that a model takes, checked."""
+
+import struct
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from service.codec.format import Format
+from service.codec.frames import cut, first_carry
+from service.codec.request import Limits
+from service.errors import (
+    EmptySequence,
+    InvalidField,
+    NotFinite,
+    RaggedFeatures,
+    TooLong,
+    UnknownToken,
+    WrongFeatures,
+)
+from service.repository.network import Array
+
+_FLOAT32 = np.dtype(np.float32)
+
+
+def check_length(length: int, where: str, limits: Limits) -> None:
+    """Raise EmptySequence or TooLong."""
+    if not length:
+        raise EmptySequence("a sequence needs at least one step", where=where)
+    if length > limits.max_steps:
+        raise TooLong(f"the sequence has {length} steps", where=where, expected=f"at most {limits.max_steps} steps")
+
+
+def features_array(rows: Sequence[Sequence[float]], format: Format, where: str, limits: Limits) -> Array:
+    """Rows of numbers to `(length, features)` in the network's dtype.
+
+    Raises EmptySequence, TooLong, RaggedFeatures, WrongFeatures, NotFinite.
+    """
+    features = format.features
+    assert features is not None, "a model of tokens has no features"
+    check_length(len(rows), where, limits)
+    if features == 1:
+        rows = [[value] if isinstance(value, float | int) else value for value in rows]
+    _check_widths(rows, features, where)
+    flat = list(chain.from_iterable(rows))
+    return _pack(flat, (len(rows), features), format.numpy_dtype, where)
+
+
+def signal_array(values: Sequence[float], format: Format, where: str, limits: Limits) -> Array:
+    """The samples of a signal to the frames `(length, size)` that are whole, in the network's dtype.
+
+    Raises EmptySequence where there is none, TooLong, NotFinite.
+    """
+    return _windows(_pack(list(values), (len(values),), _FLOAT32, where), format, where, limits)
+
+
+def frames_array(signal: Array, format: Format, where: str, limits: Limits) -> Array:
+    """As `signal_array`, of samples that are float32 `(samples,)` already."""
+    return _windows(finite(signal, _FLOAT32, where), format, where, limits)
+
+
+def _windows(signal: Array, format: Format, where: str, limits: Limits) -> Array:
+    size, stride = format.features, format.stride
+    assert size is not None and stride is not None, "only a signal is cut"
+    frames = (len(signal) + format.left_pad - size) // stride + 1
+    if frames <= 0:
+        raise EmptySequence(
+            f"{len(signal)} samples hold no whole frame",
+            where=where,
+            expected=f"at least {size - format.left_pad} samples",
+        )
+    check_length(frames, where, limits)
+    windows, _ = cut(signal, first_carry(format), format)
+    return windows.astype(format.numpy_dtype, copy=False)
+
+
+def _pack(flat: list[float], shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Array:
+    """Numbers of decoded JSON, which holds no NaN and no infinity, as an array. Raises NotFinite past float32."""
+    if dtype != _FLOAT32:
+        return finite(np.array(flat, np.float64).reshape(shape), dtype, where)
+    try:
+        # Packed in standard layout, what lies past float32 is refused; in native layout it becomes an infinity.
+        return np.frombuffer(struct.pack(f"<{len(flat)}f", *flat), "<f4").reshape(shape)
+    except (OverflowError, struct.error):
+        return finite(np.array(flat, np.float64).reshape(shape), dtype, where)
+
+
+def finite(data: Array, dtype: np.dtype[Any], where: str) -> Array:
+    """`data` as `dtype`. Raises NotFinite at the first number that is not, there."""
+    if data.dtype != dtype:
+        with np.errstate(over="ignore"):
+            data = data.astype(dtype)
+    if not np.isfinite(data).all():
+        place = "".join(f"[{index}]" for index in np.argwhere(~np.isfinite(data))[0])
+        raise NotFinite(f"the number is not finite in {dtype.name}", where=where + place, expected="a finite number")
+    return data
+
+
+def tokens_array(ids: Sequence[int], format: Format, where: str, limits: Limits) -> Array:
+    """Token ids to `(length,)` in the network's dtype. Raises EmptySequence, TooLong, UnknownToken."""
+    check_length(len(ids), where, limits)
+    size = format.vocabulary_size
+    high = (size if size is not None else int(np.iinfo(format.numpy_dtype).max)) - 1
+    if min(ids) < 0 or max(ids) > high:
+        step = next(i for i, token in enumerate(ids) if not 0 <= token <= high)
+        raise UnknownToken(
+            f"token {ids[step]} is outside the vocabulary", where=f"{where}[{step}]", expected=f"0 to {high}"
+        )
+    return np.array(ids, format.numpy_dtype)
+
+
+def text_array(text: str, format: Format, where: str, limits: Limits) -> Array:
+    """The characters of a string to `(length,)` token ids. Raises as `tokens_array`, and InvalidField."""
+    table = format.token_ids
+    if table is None:
+        raise InvalidField(f"{format.name} has no vocabulary to read text with", where=where, expected="token ids")
+    check_length(len(text), where, limits)
+    unknown = table.get(format.unknown) if format.unknown is not None else None
+    ids = [table.get(character, unknown) for character in text]
+    if None in ids:
+        step = ids.index(None)
+        raise UnknownToken(f"the character {text[step]!r} is not in the vocabulary", where=f"{where}[{step}]")
+    return np.array(ids, format.numpy_dtype)
+
+
+def _check_widths(rows: Sequence[Sequence[float]], features: int, where: str) -> None:
+    widths = set(map(len, rows))
+    if widths == {features}:
+        return
+    if len(widths) > 1:
+        step = next(i for i, row in enumerate(rows) if len(row) != len(rows[0]))
+        raise RaggedFeatures(
+            f"step {step} has {len(rows[step])} features, step 0 has {len(rows[0])}",
+            where=f"{where}[{step}]",
+            expected=features,
+        )
+    raise WrongFeatures(
+        f"steps have {len(rows[0])} features, the model takes {features}",
+        where=f"{where}[0]",
+        expected=features,
+    )

@@ -1,0 +1,77 @@
+"""`application/octet-stream`: one sequence as little-endian numbers, row-major, options in the query string.
+
+Features are float32; token ids are int32.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from service.codec.arrays import check_length, finite, frames_array, tokens_array
+from service.codec.format import Format
+from service.codec.request import Limits, PredictRequest, check_options
+from service.errors import InvalidField, WrongFeatures
+from service.repository.network import Array
+
+T = TypeVar("T")
+
+
+def decode_binary(content: bytes, query: bytes, format: Format, limits: Limits) -> PredictRequest:
+    """Raises RequestError with the place of the first fault."""
+    options = parse_options(query)
+    return PredictRequest([_array(content, format, limits)], ["sequence"], **options)
+
+
+def _array(content: bytes, format: Format, limits: Limits) -> Array:
+    features = 1 if format.frames else format.features
+    step = 4 * (features or 1)
+    if len(content) % step:
+        raise WrongFeatures(
+            f"the body has {len(content)} bytes, which is not a whole number of steps of {step} bytes",
+            where="sequence",
+            expected=f"a multiple of {step} bytes",
+        )
+    if features is None:
+        return tokens_array(np.frombuffer(content, "<i4").tolist(), format, "sequence", limits)
+    if format.frames:
+        return frames_array(np.frombuffer(content, "<f4"), format, "sequence", limits)
+    check_length(len(content) // step, "sequence", limits)
+    return finite(np.frombuffer(content, "<f4").reshape(-1, features), format.numpy_dtype, "sequence")
+
+
+def parse_options(query: bytes) -> dict[str, Any]:
+    """The options of a request whose body is not JSON, from its query string. Raises InvalidField."""
+    readers: dict[str, Callable[[str, str], Any]] = {
+        "return": _one_of("final", "steps"),
+        "decode": lambda name, text: _one_of("true", "false")(name, text) == "true",
+        "top": _number(int, "an integer"),
+        "timeout": _number(float, "seconds"),
+    }
+    options: dict[str, Any] = {}
+    for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name not in readers:
+            raise InvalidField(f"there is no option {name!r}", where=name, expected=list(readers))
+        options["returns" if name == "return" else name] = readers[name](name, text)
+    check_options(options.get("top", 1), options.get("timeout"))
+    return options
+
+
+def _one_of(*choices: str) -> Callable[[str, str], str]:
+    def read(name: str, text: str) -> str:
+        if text not in choices:
+            raise InvalidField(f"{name} is {text!r}", where=name, expected=list(choices))
+        return text
+
+    return read
+
+
+def _number(kind: Callable[[str], T], what: str) -> Callable[[str, str], T]:
+    def read(name: str, text: str) -> T:
+        try:
+            return kind(text)
+        except ValueError:
+            raise InvalidField(f"{name} is {text!r}", where=name, expected=what) from None
+
+    return read

@@ -1,0 +1,144 @@
+"""JSON requests, decoded straight into typed lists, with the place of the first fault."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from service.codec.arrays import features_array, signal_array, text_array, tokens_array
+from service.codec.format import Format
+from service.codec.request import Limits, PredictRequest, check_options
+from service.engine.sequence import Return
+from service.errors import ElmanError, InvalidField, InvalidJSON, NotFinite, RequestError, TooLong
+from service.repository.network import Array
+
+# The largest body that is searched for the place of a NaN; the search is far slower than decoding.
+_SEARCHED = 1 << 20
+
+
+class JSONDecoder:
+    """Decodes the predict requests of one model.
+
+    The types of the body follow the model's input, so that a string or a boolean among numbers is found while
+    decoding and never becomes a number.
+    """
+
+    def __init__(self, format: Format, limits: Limits) -> None:
+        self.format = format
+        self.limits = limits
+        item: Any = list[list[float]]
+        if format.tokens:
+            item = list[int] | str
+        elif format.frames:
+            item = list[float]
+        elif format.features == 1:
+            item = list[list[float] | float]
+        body = msgspec.defstruct(
+            "PredictBody",
+            [
+                ("sequence", item | None, None),
+                ("sequences", list[item] | None, None),
+                ("returns", Return, msgspec.field(name="return", default="final")),
+                ("decode", bool, True),
+                ("top", int, 3),
+                ("timeout", float | None, None),
+            ],
+            forbid_unknown_fields=True,
+        )
+        self._decoder = msgspec.json.Decoder(body)
+
+    def decode(self, content: bytes) -> PredictRequest:
+        """Raises RequestError with the place of the first fault."""
+        try:
+            body: Any = self._decoder.decode(content)
+        except msgspec.ValidationError as error:
+            raise _invalid_field(str(error)) from None
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise _invalid_json(content, str(error)) from None
+        check_options(body.top, body.timeout)
+        items, places = self._items(body)
+        sequences = [self._array(item, place) for item, place in zip(items, places, strict=True)]
+        return PredictRequest(sequences, places, body.returns, body.decode, body.top, body.timeout)
+
+    def _items(self, body: Any) -> tuple[list[Any], list[str]]:
+        if (body.sequence is None) == (body.sequences is None):
+            raise InvalidField(
+                "the body needs either sequence, for one, or sequences, for many",
+                expected=["sequence", "sequences"],
+            )
+        if body.sequence is not None:
+            return [body.sequence], ["sequence"]
+        if not body.sequences:
+            raise InvalidField("sequences is empty", where="sequences", expected="at least one sequence")
+        if len(body.sequences) > self.limits.max_sequences:
+            raise TooLong(
+                f"the request has {len(body.sequences)} sequences",
+                where="sequences",
+                expected=f"at most {self.limits.max_sequences} sequences",
+            )
+        return body.sequences, [f"sequences[{i}]" for i in range(len(body.sequences))]
+
+    def _array(self, item: Any, where: str) -> Array:
+        convert: Callable[..., Array] = features_array
+        if self.format.tokens:
+            convert = text_array if isinstance(item, str) else tokens_array
+        elif self.format.frames:
+            convert = signal_array
+        return convert(item, self.format, where, self.limits)
+
+
+def _invalid_field(message: str) -> ElmanError:
+    """What msgspec says, as a sentence, a place and a code."""
+    found = re.search(r" - at `\$\.?(.*?)`$", message)
+    where = (found.group(1) or None) if found else None
+    text = message[: found.start()] if found else message
+    unknown = re.search(r"unknown field `(.*)`", text)
+    if unknown:
+        name = f"{where}.{unknown.group(1)}" if where else unknown.group(1)
+        return InvalidField(f"there is no field {unknown.group(1)!r}", where=name)
+    if "out of range" in text:
+        return NotFinite("the number is out of range", where=where, expected="a finite float32")
+    wanted = re.match(r"Expected `(.*?)`, got `(.*?)`", text)
+    if wanted:
+        expected, got = (_words(part) for part in wanted.groups())
+        return InvalidField(f"expected {expected}, got {got}", where=where, expected=expected)
+    return InvalidField(text[:1].lower() + text[1:], where=where)
+
+
+def _words(types: str) -> str:
+    """msgspec's names of JSON types, as words."""
+    names = {"float": "number", "int": "integer", "str": "string", "bool": "boolean"}
+    return " or ".join(names.get(part, part) for part in types.split(" | "))
+
+
+def _invalid_json(content: bytes, message: str) -> RequestError:
+    """Malformed JSON; where only NaN or Infinity makes it so, the place of the first of them."""
+    place = None
+    if len(content) <= _SEARCHED:
+        try:
+            place = _first_not_finite(json.loads(content))
+        except (ValueError, RecursionError):
+            pass
+    if place is not None:
+        return NotFinite("NaN and infinities are no numbers in JSON", where=place, expected="a finite number")
+    at = re.search(r"\(byte (\d+)\)", message)
+    detail = "the body is not valid JSON" + (f": it goes wrong at byte {at.group(1)}" if at else "")
+    if not content.strip():
+        detail = "the body is empty"
+    return InvalidJSON(detail)
+
+
+def _first_not_finite(value: object, where: str = "") -> str | None:
+    """The place of the first NaN or infinity in decoded JSON."""
+    todo: list[tuple[object, str]] = [(value, where)]
+    while todo:
+        item, place = todo.pop()
+        if isinstance(item, float) and (item != item or item in (float("inf"), float("-inf"))):
+            return place
+        if isinstance(item, list):
+            todo += [(child, f"{place}[{i}]") for i, child in reversed(list(enumerate(item)))]
+        elif isinstance(item, dict):
+            todo += [(child, f"{place}.{key}".lstrip(".")) for key, child in reversed(item.items())]
+    return None

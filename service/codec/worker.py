@@ -1,0 +1,58 @@
+"""Large bodies, decoded in a process of their own: decoding holds the interpreter, and everyone else would wait."""
+
+import asyncio
+import pickle
+import sys
+
+from service.child import Child, ChildDied, answer_calls
+from service.codec.format import Format
+from service.codec.json import JSONDecoder
+from service.codec.request import Limits, PredictRequest
+from service.errors import ElmanError
+
+# Far longer than the largest body takes.
+_TIMEOUT = 120.0
+
+
+class DecodingWorker:
+    """Decodes JSON requests in a child process, one at a time. The child is started by the first."""
+
+    def __init__(self) -> None:
+        self._child = Child("service.codec.worker")
+        self._turn = asyncio.Lock()
+
+    async def decode(self, content: bytes, decoder: JSONDecoder) -> PredictRequest:
+        """As `decoder.decode`, off the event loop. Raises RequestError."""
+        async with self._turn:
+            return await asyncio.to_thread(self._decode, content, decoder)
+
+    def close(self) -> None:
+        """Stop the child."""
+        self._child.close()
+
+    def _decode(self, content: bytes, decoder: JSONDecoder) -> PredictRequest:
+        call = pickle.dumps((decoder.format, decoder.limits, content), protocol=5)
+        try:
+            answer = pickle.loads(self._child.call(call, _TIMEOUT))
+        except (ChildDied, TimeoutError):
+            return decoder.decode(content)
+        if isinstance(answer, ElmanError):
+            raise answer
+        assert isinstance(answer, PredictRequest), "the child answers with one or the other"
+        return answer
+
+
+def _answer(call: bytes, decoders: dict[tuple[Format, Limits], JSONDecoder]) -> bytes:
+    format, limits, content = pickle.loads(call)
+    decoder = decoders.get((format, limits))
+    if decoder is None:
+        decoder = decoders[format, limits] = JSONDecoder(format, limits)
+    try:
+        return pickle.dumps(decoder.decode(content), protocol=5)
+    except ElmanError as error:
+        return pickle.dumps(error, protocol=5)
+
+
+if __name__ == "__main__":
+    known: dict[tuple[Format, Limits], JSONDecoder] = {}
+    answer_calls(int(sys.argv[1]), lambda call: _answer(call, known))

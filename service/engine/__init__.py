@@ -1,0 +1,1 @@
+"""The engine: sequences in, answers out, continuously batched between chunks of steps."""

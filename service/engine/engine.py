@@ -1,0 +1,311 @@
+"""The engine thread: schedule, run, update, hand back.
+
+One thread runs every model's batches in turn; parallelism is over rows, and over processes.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from service.engine.runner import Runner
+from service.engine.scheduler import Batch, Policy, Scheduler
+from service.engine.sequence import Sequence
+from service.errors import Draining, ElmanError, Internal, Overloaded
+from service.repository.model import Model
+
+# How much nicer than the event loop the engine's thread is to others (Linux keeps that for each thread).
+_NICER = 10
+
+# Requests that are passed on without looking for more.
+_TOGETHER = 64
+
+_LOG = logging.getLogger("elman")
+
+
+@dataclass
+class Figures:
+    """What one model's lane has done since it was opened. Counts and seconds."""
+
+    num_runs: int = 0
+    num_rows: int = 0
+    num_steps: int = 0
+    num_padded_steps: int = 0
+    num_sequences: int = 0
+    num_failed: int = 0
+    run_seconds: float = 0.0
+
+    def count_run(self, batch: Batch, seconds: float) -> None:
+        useful = sum(batch.counts)
+        self.num_runs += 1
+        self.num_rows += len(batch.counts)
+        self.num_steps += useful
+        self.num_padded_steps += len(batch.counts) * batch.chunk - useful
+        self.run_seconds += seconds
+
+    def count_done(self, done: Iterable[Sequence]) -> None:
+        for sequence in done:
+            self.num_sequences += 1
+            self.num_failed += sequence.error is not None and not sequence.cancelled
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """The sequences of one request, and the future that waits for the last of them."""
+
+    sequences: list[Sequence]
+    future: asyncio.Future[list[Sequence]]
+    num_pending: int
+    seconds: float
+
+    def cancel(self) -> None:
+        """Give up what has not run yet; nobody is told."""
+        for sequence in self.sequences:
+            sequence.cancelled = True
+
+
+class Lane:
+    """One model's scheduler and runner. Only the engine thread touches them once it is open."""
+
+    def __init__(self, model: Model, policy: Policy) -> None:
+        self.model = model
+        self.scheduler = Scheduler(policy)
+        self.runner = Runner(model)
+        self.figures = Figures()
+        self._live: set[Sequence] = set()
+        cost = model.calibration
+        self._sequence_seconds = cost.seconds(0)
+        self._step_seconds = cost.seconds(1) - cost.seconds(0)
+
+    def seconds(self, sequences: list[Sequence]) -> float:
+        """What some sequences cost, by the calibration of the model."""
+        steps = sum([len(sequence.inputs) for sequence in sequences])
+        return steps * self._step_seconds + len(sequences) * self._sequence_seconds
+
+    def add(self, sequences: list[Sequence]) -> None:
+        """Queue sequences."""
+        self._live.update(sequences)
+        for sequence in sequences:
+            self.scheduler.add(sequence)
+
+    def iterate(self, now: float) -> list[Sequence]:
+        """One iteration: advance one batch, and return the sequences that are done."""
+        batch = self.scheduler.schedule(now)
+        if batch is not None:
+            self._run(batch)
+        done = self.scheduler.update(batch)
+        self.runner.release(done)
+        self._live.difference_update(done)
+        self.figures.count_done(done)
+        return done
+
+    def fail(self) -> list[Sequence]:
+        """After a defect: every sequence of the lane, failed."""
+        failed, self._live = list(self._live), set()
+        self.scheduler = Scheduler(self.scheduler.policy)
+        for sequence in failed:
+            sequence.error = sequence.error or Internal("the engine failed")
+        self.runner.release(failed)
+        return failed
+
+    def _run(self, batch: Batch) -> None:
+        started = time.perf_counter()
+        try:
+            self.runner.run(batch)
+        except Exception as error:  # a defect must fail its batch and not the engine
+            _LOG.exception("a run of %s failed", self.model.name)
+            for sequence in batch.sequences:
+                sequence.error = sequence.error or Internal(f"the engine failed: {type(error).__name__}")
+        self.figures.count_run(batch, time.perf_counter() - started)
+
+
+_Arrival = tuple[Lane, list[Sequence]]
+
+
+class Engine:
+    """Runs the sequences of every open lane.
+
+    Args:
+        max_queue: most sequences that may be unfinished at once; beyond it `submit` raises Overloaded.
+        max_queue_seconds: most work that may be unfinished at once, by the calibrated cost of each sequence.
+    """
+
+    def __init__(self, max_queue: int, max_queue_seconds: float = float("inf")) -> None:
+        self.max_queue = max_queue
+        self.max_queue_seconds = max_queue_seconds
+        self._pending_seconds = 0.0
+        self._arrived: list[_Arrival] = []
+        self._num_seen = 0
+        # What the engine thread is to take in; None to close.
+        self._inbox: SimpleQueue[list[_Arrival] | None] = SimpleQueue()
+        self._tickets: dict[int, Ticket] = {}
+        self._num_pending = 0
+        self._draining = False
+        self._idle: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def num_pending(self) -> int:
+        """Sequences submitted and not answered."""
+        return self._num_pending
+
+    @property
+    def pending_seconds(self) -> float:
+        """What is submitted and not answered, in seconds of work by the calibrated costs."""
+        return self._pending_seconds
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the engine thread; answers are delivered on `loop`."""
+        self._loop = loop
+        self._draining = False
+        self._thread = threading.Thread(target=self._work, name="elman-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, lane: Lane, sequences: list[Sequence]) -> Ticket:
+        """Queue the sequences of one request, each of at least one step. Called on the event loop.
+
+        Raises Overloaded where the queue has no room for all of them, and Draining once the engine stops.
+        """
+        if self._draining:
+            raise Draining("the server is stopping and takes no new work", retry_after=1)
+        seconds = lane.seconds(sequences)
+        self._check_room(len(sequences), seconds)
+        assert self._loop is not None, "the engine was not started"
+        ticket = Ticket(sequences, self._loop.create_future(), len(sequences), seconds)
+        self._num_pending += len(sequences)
+        self._pending_seconds += seconds
+        for sequence in sequences:
+            self._tickets[id(sequence)] = ticket
+        # The engine is woken once the event loop has turned round: what arrived together then runs together, and the
+        # two threads change places once a turn and not once a request.
+        if not self._arrived:
+            self._loop.call_soon(self._pass_on)
+        self._arrived.append((lane, sequences))
+        return ticket
+
+    def _pass_on(self) -> None:
+        arrived = len(self._arrived)
+        if self._num_seen < arrived < _TOGETHER and self._loop is not None:
+            # The last turn brought more, and the next may too: the engine would only compete with it for the core.
+            self._num_seen = arrived
+            self._loop.call_soon(self._pass_on)
+            return
+        self._num_seen = 0
+        self._inbox.put(self._arrived)
+        self._arrived = []
+
+    def _check_room(self, more: int, seconds: float) -> None:
+        if self._num_pending + more > self.max_queue:
+            raise Overloaded(
+                f"{self._num_pending} sequences are queued and {more} more would pass {self.max_queue}",
+                retry_after=max(1, math.ceil(self._pending_seconds / 2)),
+            )
+        excess = self._pending_seconds + seconds - self.max_queue_seconds
+        # What alone is more than the queue takes is let in when there is nothing else.
+        if excess > 0 and self._num_pending:
+            raise Overloaded(
+                f"{self._pending_seconds:.1f} seconds of work are queued and {seconds:.1f} more would pass "
+                f"{self.max_queue_seconds:g}",
+                retry_after=max(1, math.ceil(min(excess, self._pending_seconds))),
+            )
+
+    async def drain(self, timeout: float) -> None:
+        """Take no new work, and wait up to `timeout` seconds for what is queued."""
+        self._draining = True
+        self._idle = asyncio.Event()
+        if self._num_pending:
+            try:
+                await asyncio.wait_for(self._idle.wait(), timeout)
+            except TimeoutError:
+                pass
+
+    def close(self) -> None:
+        """Stop the engine thread after its current iteration."""
+        self._inbox.put(None)
+        if self._thread is not None:
+            self._thread.join()
+        error = Draining("the server stopped before this was done", retry_after=1)
+        for ticket in {id(ticket): ticket for ticket in self._tickets.values()}.values():
+            if not ticket.future.done():
+                ticket.future.set_exception(error)
+        self._tickets.clear()
+
+    # The engine thread
+
+    def _work(self) -> None:
+        _yield_to_the_event_loop()
+        lanes: list[Lane] = []  # those with work, in turn
+        while self._take_in(lanes):
+            done: list[Sequence] = []
+            for lane in list(lanes):
+                try:
+                    done += lane.iterate(time.monotonic())
+                except Exception:  # a defect must fail its lane and not the engine
+                    _LOG.exception("the engine failed on %s", lane.model.name)
+                    done += lane.fail()
+                if not len(lane.scheduler):
+                    lanes.remove(lane)
+            if done:
+                self._hand_back(done)
+
+    def _take_in(self, lanes: list[Lane]) -> bool:
+        """Move what arrived into the lanes, waiting where there is nothing to do. False once closing."""
+        inbox = self._inbox
+        while not lanes or not inbox.empty():
+            arrived = inbox.get()
+            if arrived is None:
+                return False
+            for lane, sequences in arrived:
+                lane.add(sequences)
+                if lane not in lanes:
+                    lanes.append(lane)
+        return True
+
+    def _hand_back(self, done: list[Sequence]) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, done)
+        except RuntimeError:
+            pass  # the loop closed under a request that nobody waits for any more
+
+    # The event loop
+
+    def _deliver(self, done: list[Sequence]) -> None:
+        self._num_pending -= len(done)
+        for sequence in done:
+            ticket = self._tickets.pop(id(sequence), None)
+            if ticket is None:
+                continue
+            ticket.num_pending -= 1
+            if ticket.num_pending:
+                continue
+            self._pending_seconds -= ticket.seconds
+            if not ticket.future.done():
+                ticket.future.set_result(ticket.sequences)
+        if not self._num_pending:
+            self._pending_seconds = 0.0  # and with it whatever rounding left
+            if self._idle is not None:
+                self._idle.set()
+
+
+def _yield_to_the_event_loop() -> None:
+    """Where both want one core, the event loop goes first: it is soon done, and what it hands over runs together."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
+
+
+def first_error(sequences: list[Sequence]) -> tuple[int, ElmanError] | None:
+    """The first sequence that has no answer, and why."""
+    return next(((i, s.error) for i, s in enumerate(sequences) if s.error is not None), None)

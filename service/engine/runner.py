@@ -1,0 +1,163 @@
+"""Runs batches: gathers inputs and state, runs the network, scatters state and hands out outputs."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from service.engine.scheduler import Batch
+from service.engine.sequence import INITIAL_SLOT, Sequence
+from service.errors import ModelFailed
+from service.repository.executor import Executor
+from service.repository.model import Model
+from service.repository.network import Array
+from service.repository.runtime import RuntimeFailure
+
+_FIRST_SLOTS = 64
+
+
+class Runner:
+    """One model's network and the state of its running sequences, a slot each in one array a state tensor.
+
+    Slot 0 holds the initial state, which every new sequence reads; a sequence gets a slot of its own when a run
+    leaves it unfinished, so that one that is done in a single run never has one.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.network = model.network
+        self._executor = Executor(model.network, model.proof.min_rows)
+        self._axes = [state.batch_axis for state in model.network.states]
+        self._states = self._executor.initial_states(1)
+        self._num_slots = 1
+        self._free: list[int] = []
+        self._grow(_FIRST_SLOTS)
+
+    @property
+    def num_slots(self) -> int:
+        """Slots held by running sequences."""
+        return self._num_slots - 1 - len(self._free)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the state arrays."""
+        return sum(states.nbytes for states in self._states)
+
+    def run(self, batch: Batch) -> None:
+        """Advance a batch.
+
+        Outputs, and final states where they are wanted, are left on each sequence; one that the graph fails on has
+        its error set.
+        """
+        self._admit(batch.sequences)
+        try:
+            self._advance(batch.sequences, batch.counts)
+        except RuntimeFailure:
+            self._advance_singly(batch)
+
+    def release(self, sequences: Iterable[Sequence]) -> None:
+        """Give back the slots of sequences that are done or given up."""
+        for sequence in sequences:
+            if sequence.slot != INITIAL_SLOT:
+                self._free.append(sequence.slot)
+                sequence.slot = INITIAL_SLOT
+
+    def _admit(self, sequences: list[Sequence]) -> None:
+        """Put the state that a sequence brings along into a slot."""
+        for sequence in sequences:
+            if sequence.states is not None and sequence.slot == INITIAL_SLOT:
+                sequence.slot = self._take_slot()
+                for axis, states, value in zip(self._axes, self._states, sequence.states, strict=True):
+                    states[_at(axis, sequence.slot)] = value
+                sequence.states = None
+
+    def _advance(self, sequences: list[Sequence], counts: list[int]) -> None:
+        slots = [sequence.slot for sequence in sequences]
+        before = [states.take(slots, axis=axis) for axis, states in zip(self._axes, self._states, strict=True)]
+        wanted = _Wanted(sequences, counts)
+        outputs, after = self._executor.run(
+            self._gather(sequences, counts), np.array(counts, np.int32), before, wanted.pairs()
+        )
+        self._scatter(sequences, counts, after)
+        wanted.hand_out(outputs)
+
+    def _gather(self, sequences: list[Sequence], counts: list[int]) -> Array:
+        """The next steps of each row, padded with zeros: (batch, chunk, features) or (batch, chunk)."""
+        data = np.zeros((len(sequences), max(counts), *sequences[0].inputs.shape[1:]), self.network.input_dtype)
+        for row, sequence, steps in zip(data, sequences, counts, strict=True):
+            cursor = sequence.cursor
+            row[:steps] = sequence.inputs[cursor : cursor + steps]
+        return data
+
+    def _scatter(self, sequences: list[Sequence], counts: list[int], after: list[Array]) -> None:
+        """Keep the state of the rows that go on, and give it to those that end and want it."""
+        going = []
+        for row, (sequence, steps) in enumerate(zip(sequences, counts, strict=True)):
+            if sequence.cursor + steps < len(sequence.inputs):
+                going.append(row)
+                if sequence.slot == INITIAL_SLOT:
+                    sequence.slot = self._take_slot()
+            elif sequence.keep_state:
+                sequence.final_states = [
+                    value.take(row, axis=axis) for axis, value in zip(self._axes, after, strict=True)
+                ]
+        if going:
+            slots = [sequences[row].slot for row in going]
+            for axis, states, value in zip(self._axes, self._states, after, strict=True):
+                states[_at(axis, slots)] = value.take(going, axis=axis)
+
+    def _advance_singly(self, batch: Batch) -> None:
+        """After a batch failed: each row by itself, so that only the one at fault fails."""
+        for sequence, steps in zip(batch.sequences, batch.counts, strict=True):
+            try:
+                self._advance([sequence], [steps])
+            except RuntimeFailure as failure:
+                where = f" at {failure.node}" if failure.node else ""
+                sequence.error = ModelFailed(f"the model failed on this sequence{where}")
+
+    def _take_slot(self) -> int:
+        if not self._free:
+            self._grow(self._num_slots)
+        return self._free.pop()
+
+    def _grow(self, more: int) -> None:
+        self._states = [
+            np.concatenate([states, np.repeat(state.initial, more, axis=state.batch_axis)], axis=state.batch_axis)
+            for state, states in zip(self.network.states, self._states, strict=True)
+        ]
+        self._free += range(self._num_slots + more - 1, self._num_slots - 1, -1)
+        self._num_slots += more
+
+
+class _Wanted:
+    """Which outputs of a run go to whom: each step where steps are wanted, the last one of a row that ends."""
+
+    def __init__(self, sequences: list[Sequence], counts: list[int]) -> None:
+        self._takers: list[tuple[Sequence, int]] = []
+        self._rows: list[int] = []
+        self._steps: list[int] = []
+        for row, (sequence, steps) in enumerate(zip(sequences, counts, strict=True)):
+            if sequence.returns == "steps":
+                self._takers.append((sequence, steps))
+                self._rows += [row] * steps
+                self._steps += range(steps)
+            elif sequence.cursor + steps == len(sequence.inputs):
+                self._takers.append((sequence, 1))
+                self._rows.append(row)
+                self._steps.append(steps - 1)
+
+    def pairs(self) -> Array:
+        """The (row, step) pairs to decode, int64 `(selected, 2)`."""
+        return np.array([self._rows, self._steps], np.int64).T.copy()
+
+    def hand_out(self, outputs: Array) -> None:
+        """Give `(selected, output_size)` to those who wanted it."""
+        at = 0
+        for sequence, steps in self._takers:
+            sequence.outputs.append(outputs[at : at + steps])
+            at += steps
+
+
+def _at(axis: int, slots: int | list[int]) -> Any:
+    """The index of some slots, on the batch axis of a state array."""
+    return (*(slice(None),) * axis, slots)

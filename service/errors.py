@@ -1,0 +1,256 @@
+"""Every error that a caller can meet: its status, its stable code, and what it says.
+
+ElmanError
+├── RequestError               what was sent is wrong
+│   ├── InvalidJSON            400  not JSON, or not the JSON that the route takes
+│   ├── NotFinite              422  NaN, an infinity, or a number past float32
+│   ├── RaggedFeatures         422  rows of one sequence differ in length
+│   ├── WrongFeatures          422  rows of the wrong length for this model
+│   ├── UnknownToken           422  an id or character outside the vocabulary
+│   ├── EmptySequence          422  no steps
+│   ├── InvalidField           422  a field of the wrong type or value
+│   ├── TooLong                413  more steps than the server takes
+│   ├── TooLarge               413  more bytes than the server takes
+│   ├── UnsupportedMediaType   415
+│   └── NotAcceptable          406
+├── UnknownModel               404
+├── InvalidModel           422  a model that was asked to be loaded is refused
+├── UnknownRoute               404
+├── MethodNotAllowed           405
+├── NotStreamable              409  the model has no running state
+├── Overloaded                 503  the queue is full: Retry-After
+├── Draining                   503  the server is stopping
+├── DeadlineExceeded           504
+├── ModelFailed                500  the model itself failed on this input
+├── NotFiniteOutput            500  the model answered NaN or an infinity
+└── Internal                   500
+ModelRefused                        a file that cannot be served, and what would mend it
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class ElmanError(Exception):
+    """Base of the errors that reach a caller.
+
+    `detail` is one or two sentences for a person; `where` is the place in the request
+    (`sequences[3][17][2]`); `expected` is what would have been accepted there.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        where: str | None = None,
+        expected: object = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.where = where
+        self.expected = expected
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.detail, self.__dict__)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Response headers that belong to this error."""
+        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+
+    def problem(self) -> dict[str, Any]:
+        """The `application/problem+json` body (RFC 9457), with `error` for Open Inference Protocol clients."""
+        body: dict[str, Any] = {
+            "type": f"urn:elman:error:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "error": self.detail,
+        }
+        if self.where is not None:
+            body["where"] = self.where
+        if self.expected is not None:
+            body["expected"] = self.expected
+        return body
+
+
+def _restore(kind: type[ElmanError], detail: str, attributes: dict[str, Any]) -> ElmanError:
+    """An error out of a pickle, whatever its class takes to be made."""
+    error = kind.__new__(kind, detail)
+    error.args = (detail,)
+    error.__dict__.update(attributes)
+    return error
+
+
+class RequestError(ElmanError):
+    """What was sent is wrong; sending it again changes nothing."""
+
+    status = 422
+    code = "invalid_request"
+    title = "Invalid request"
+
+
+class InvalidJSON(RequestError):
+    status = 400
+    code = "invalid_json"
+    title = "Invalid JSON"
+
+
+class NotFinite(RequestError):
+    code = "not_finite"
+    title = "Number is not finite"
+
+
+class RaggedFeatures(RequestError):
+    code = "ragged_features"
+    title = "Steps differ in their number of features"
+
+
+class WrongFeatures(RequestError):
+    code = "wrong_features"
+    title = "Wrong number of features"
+
+
+class UnknownToken(RequestError):
+    code = "unknown_token"
+    title = "Token outside the vocabulary"
+
+
+class EmptySequence(RequestError):
+    code = "empty_sequence"
+    title = "Sequence has no steps"
+
+
+class InvalidField(RequestError):
+    code = "invalid_field"
+    title = "Field has a wrong type or value"
+
+
+class TooLong(RequestError):
+    status = 413
+    code = "too_long"
+    title = "Sequence is too long"
+
+
+class TooLarge(RequestError):
+    status = 413
+    code = "too_large"
+    title = "Request body is too large"
+
+
+class UnsupportedMediaType(RequestError):
+    status = 415
+    code = "unsupported_media_type"
+    title = "Unsupported media type"
+
+
+class NotAcceptable(RequestError):
+    status = 406
+    code = "not_acceptable"
+    title = "No acceptable representation"
+
+
+class UnknownModel(ElmanError):
+    status = 404
+    code = "unknown_model"
+    title = "Unknown model"
+
+
+class UnknownRoute(ElmanError):
+    status = 404
+    code = "unknown_route"
+    title = "Unknown route"
+
+
+class MethodNotAllowed(ElmanError):
+    status = 405
+    code = "method_not_allowed"
+    title = "Method not allowed"
+
+    def __init__(self, detail: str, *, allow: str) -> None:
+        super().__init__(detail)
+        self.allow = allow
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"allow": self.allow}
+
+
+class InvalidModel(ElmanError):
+    status = 422
+    code = "invalid_model"
+    title = "Model cannot be served"
+
+
+class NotStreamable(ElmanError):
+    status = 409
+    code = "not_streamable"
+    title = "Model has no running state"
+
+
+class Overloaded(ElmanError):
+    status = 503
+    code = "overloaded"
+    title = "Server is overloaded"
+
+
+class Draining(ElmanError):
+    status = 503
+    code = "draining"
+    title = "Server is stopping"
+
+
+class DeadlineExceeded(ElmanError):
+    status = 504
+    code = "deadline"
+    title = "Deadline exceeded"
+
+
+class ModelFailed(ElmanError):
+    code = "model_failed"
+    title = "The model failed on this input"
+
+
+class NotFiniteOutput(ElmanError):
+    code = "not_finite_output"
+    title = "The model's output is not finite"
+
+
+class Internal(ElmanError):
+    pass
+
+
+class ModelRefused(Exception):
+    """A model file that cannot be served: what is wrong with it, where, and the remedy.
+
+    `node` names the graph node or tensor at fault; `template` is the `model.json` to start from,
+    where one would help.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        node: str | None = None,
+        remedy: str | None = None,
+        template: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.node = node
+        self.remedy = remedy
+        self.template = None if template is None else dict(template)
+
+    def __str__(self) -> str:
+        parts = [self.reason]
+        if self.node:
+            parts.append(f"at {self.node}")
+        text = ", ".join(parts)
+        return f"{text}. {self.remedy}" if self.remedy else text

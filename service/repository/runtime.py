@@ -1,0 +1,58 @@
+"""ONNX Runtime behind one door: the options that exactness and latency depend on, set in one place."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+# Fatal messages only: what the runtime prints about a user's graph is reported through exceptions instead.
+_LOG_SEVERITY = 4
+
+
+class RuntimeFailure(Exception):
+    """ONNX Runtime could not open or run a graph. `node` names the node at fault, where it said."""
+
+    def __init__(self, message: str, node: str | None) -> None:
+        super().__init__(message)
+        self.node = node
+
+
+class GraphSession:
+    """One opened graph.
+
+    One thread and no spinning: rows and processes are what runs in parallel, and the split of a matrix
+    product over threads would make its bits depend on the batch.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        ort.disable_telemetry_events()  # a server says nothing to anyone but its clients
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = _LOG_SEVERITY
+        try:
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise _failure(error) from None
+        self.input_names = tuple(value.name for value in self._session.get_inputs())
+        self.output_names = tuple(value.name for value in self._session.get_outputs())
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        """Run once and return `outputs` in order. Raises RuntimeFailure."""
+        try:
+            return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
+        except Exception as error:
+            raise _failure(error) from None
+
+
+def _failure(error: Exception) -> RuntimeFailure:
+    text = str(error).strip()
+    node = re.search(r"Node:? ?\(?'?([^')\n]+)'?\)?|running (\w+) node. Name:'([^']*)'", text)
+    name = next((part for part in node.groups() if part), None) if node else None
+    if node and node.lastindex == 3:
+        name = f"{node.group(2)} {node.group(3)!r}"
+    first = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text).split("\n")[0]
+    return RuntimeFailure(first, name)
