@@ -1,0 +1,80 @@
+"""The image and docker-compose.yml, built and run for real."""
+
+import subprocess
+
+import pytest
+
+from tests.containers.conftest import Container, shell
+from tests.running import RunningServer
+
+pytestmark = pytest.mark.docker
+
+VOWEL = [[0.5 * ((7 * step + 3 * feature) % 11 - 5) for feature in range(12)] for step in range(23)]
+REQUESTS = (
+    ("names-gru", {"sequences": ["Li", "Lindqvist", "Ó Briain"], "return": "steps"}),
+    ("names-lstm", {"sequence": "Esposito"}),
+    ("names-rnn", {"sequences": ["García", "Mäkinen"]}),
+    ("vowels-rnn", {"sequence": VOWEL, "return": "steps"}),
+    ("vowels-lstm-bidirectional", {"sequences": [VOWEL, VOWEL[:7], VOWEL[:1]]}),
+)
+
+
+def test_a_container_gives_the_bits_that_a_local_server_gives(container: Container, server: RunningServer) -> None:
+    for model, body in REQUESTS:
+        inside = container.client.post(f"/v1/models/{model}/predict", json=body)
+        assert inside.status_code == 200, inside.text
+        assert inside.content == server.predict(model, **body).content
+
+
+def test_every_shipped_model_is_served(container: Container, server: RunningServer) -> None:
+    assert container.client.get("/v1/models").json() == server.client.get("/v1/models").json()
+
+
+@pytest.mark.parametrize("package", ["torch", "onnxscript", "matplotlib", "pytest", "pip"])
+def test_the_image_holds_nothing_that_serving_does_not_need(container: Container, package: str) -> None:
+    found = container.run(
+        "python", "-c", f"import importlib.metadata as m; print([d.name for d in m.distributions(name={package!r}, "
+        "path=[__import__('site').getsitepackages()[0]])])"
+    )  # fmt: skip
+    assert found == "[]"
+
+
+def test_the_server_is_the_first_process_and_not_root(container: Container) -> None:
+    assert container.inspect("{{.Config.User}}") == "10001:10001"
+    assert container.run("id", "-u") == "10001"
+    assert "elman" in container.run("cat", "/proc/1/cmdline")
+
+
+def test_nothing_in_the_container_can_be_written(container: Container) -> None:
+    for folder in ("/models", "/opt/elman", "/tmp"):
+        done = subprocess.run(
+            ["docker", "exec", container.name, "touch", f"{folder}/mine"], capture_output=True, check=False
+        )
+        assert done.returncode != 0, folder
+
+
+def test_a_composed_server_answers_within_its_limits_and_stops_clean(
+    composed: Container, server: RunningServer
+) -> None:
+    model, body = REQUESTS[0]
+    answer = composed.client.post(f"/v1/models/{model}/predict", json=body)
+    assert answer.content == server.predict(model, **body).content
+    assert composed.inspect("{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}}") == "true [ALL]"
+    assert composed.inspect("{{.RestartCount}} {{.State.OOMKilled}}") == "0 false"
+    code, seconds = composed.stop()
+    assert code == 0
+    assert seconds < 15
+
+
+def test_the_image_is_slim(image: str) -> None:
+    """What is put on top of the base image, in bytes."""
+    layers = shell("docker", "history", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", image).splitlines()
+    ours = [int(line.split()[0]) for line in layers if "COPY" in line or "useradd" in line]
+    assert sum(ours) < 260e6
+
+
+# The last one: the container is gone after it.
+def test_docker_stop_ends_with_success_within_the_grace_time(container: Container) -> None:
+    code, seconds = container.stop()
+    assert code == 0
+    assert seconds < 15

@@ -1,0 +1,97 @@
+"""SIGTERM: what is in flight is answered, what stalls is left, and the process ends with 0."""
+
+import signal
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.reference import expected
+from tests.running import RunningServer
+
+LENGTH = 60_000
+URL = "/v1/models/vowels-lstm/predict"
+HEADERS = {"content-type": "application/octet-stream", "accept": "application/octet-stream"}
+
+
+@pytest.fixture(scope="module")
+def long() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((LENGTH, 12)).astype(np.float32)
+
+
+def test_requests_in_flight_are_answered_before_the_server_ends(
+    start_server: Callable[..., RunningServer], long: np.ndarray
+) -> None:
+    server = start_server()
+    content = long.tobytes()
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(server.client.post, URL, content=content, headers=HEADERS) for _ in range(8)]
+        server.wait_for("elman_pending_sequences", 8.0)
+        server.process.send_signal(signal.SIGTERM)
+        responses = [answer.result() for answer in answers]
+    assert [response.status_code for response in responses] == [200] * 8
+    wanted = expected("vowels-lstm", long)[-1].tobytes()
+    assert {response.content for response in responses} == {wanted}
+    assert server.process.wait(10) == 0
+
+
+def test_a_stopping_server_takes_no_new_connections(
+    start_server: Callable[..., RunningServer], long: np.ndarray
+) -> None:
+    server = start_server()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.client.post, URL, content=long.tobytes(), headers=HEADERS)
+        server.wait_for("elman_pending_sequences", 1.0)
+        server.process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + 5.0
+        refused = False
+        while not refused and not answer.done() and time.monotonic() < until:
+            try:
+                with socket.create_connection(("127.0.0.1", server.port), timeout=1):
+                    time.sleep(0.02)
+            except OSError:
+                refused = True
+        assert refused
+        assert answer.result().status_code == 200
+    assert server.process.wait(10) == 0
+
+
+def test_a_stalled_client_does_not_keep_a_stopping_server_alive(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server(drain_timeout=0)
+    head = f"POST {URL} HTTP/1.1\r\nhost: test\r\ncontent-length: 1000\r\n\r\n".encode()
+    with (
+        socket.create_connection(("127.0.0.1", server.port)) as stalled,
+        socket.create_connection(("127.0.0.1", server.port)) as silent,
+    ):
+        stalled.sendall(head + b'{"sequence')
+        silent.sendall(b"POST /v1/mod")
+        time.sleep(0.2)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(15) == 0
+
+
+def test_work_that_does_not_end_in_time_is_given_up(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server(drain_timeout=0)
+    url, endless = "/v1/models/names-gru/predict", np.zeros(1_000_000, "<i4").tobytes()
+    with ThreadPoolExecutor(24) as pool:
+        answers = [pool.submit(server.client.post, url, content=endless, headers=HEADERS) for _ in range(24)]
+        server.wait_for("elman_pending_sequences", 24.0)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        for answer in answers:
+            # Told that the server stops, or cut off, or done in time after all.
+            error = answer.exception()
+            if error is not None:
+                assert isinstance(error, httpx.TransportError)
+            elif answer.result().status_code != 200:
+                assert (answer.result().status_code, answer.result().json()["code"]) == (503, "draining")
+
+
+def test_an_interrupt_from_the_keyboard_ends_it_as_well(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server()
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(15) == 0

@@ -1,0 +1,256 @@
+"""The scheduler alone: nothing is lost, nothing idles, nothing short waits for something long."""
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.engine.scheduler import Batch, Policy, Scheduler
+from service.engine.sequence import Sequence
+from service.errors import DeadlineExceeded
+
+
+def sequence(length: int, **fields: Any) -> Sequence:
+    """A sequence whose inputs are only long: the scheduler never looks at them."""
+    return Sequence(range(length), **fields)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    length: int
+    at: int
+    returns: str
+    priority: int
+    deadline: float
+    cancelled_at: float
+
+
+@dataclass
+class Run:
+    """What a simulation saw: each batch, with what was ready before it."""
+
+    batches: list[tuple[float, Batch]] = field(default_factory=list)
+    ready: list[list[Sequence]] = field(default_factory=list)
+    done: list[Sequence] = field(default_factory=list)
+    cursors: dict[int, int] = field(default_factory=dict)
+
+
+lengths = st.one_of(st.integers(1, 20), st.integers(1, 3000))
+arrivals = st.builds(
+    Arrival,
+    length=lengths,
+    at=st.integers(0, 30),
+    returns=st.sampled_from(["final", "steps"]),
+    priority=st.integers(0, 2),
+    deadline=st.just(inf),
+    cancelled_at=st.just(inf),
+)
+hurried = st.builds(
+    Arrival,
+    length=lengths,
+    at=st.integers(0, 30),
+    returns=st.sampled_from(["final", "steps"]),
+    priority=st.integers(0, 1),
+    deadline=st.one_of(st.just(inf), st.floats(1, 80)),
+    cancelled_at=st.one_of(st.just(inf), st.floats(0, 60)),
+)
+policies = st.builds(
+    Policy,
+    max_batch=st.integers(1, 20),
+    max_chunk=st.integers(1, 100),
+    chunked=st.booleans(),
+    steps_singly=st.booleans(),
+    grouping=st.sampled_from(["ragged", "equal", "alone"]),
+)
+
+
+def simulate(policy: Policy, arriving: list[Arrival]) -> tuple[Run, list[Sequence]]:
+    """Run the scheduler as a lane does, one second an iteration, checking what holds of every batch."""
+    scheduler, seen = Scheduler(policy), Run()
+    every = [
+        sequence(one.length, returns=one.returns, priority=one.priority, deadline=one.deadline) for one in arriving
+    ]
+    waiting = list(zip(arriving, every, strict=True))
+    now = 0.0
+    while waiting or len(scheduler):
+        for one, each in waiting:
+            if one.at <= now:
+                scheduler.add(each)
+        waiting = [(one, each) for one, each in waiting if one.at > now]
+        for one, each in zip(arriving, every, strict=True):
+            each.cancelled = one.cancelled_at <= now
+        queued = [each for one, each in zip(arriving, every, strict=True) if one.at <= now and each not in seen.done]
+        live = [each for each in queued if not each.cancelled and each.deadline > now]
+        batch = scheduler.schedule(now)
+        assert (batch is not None) == bool(live), "work waits and nothing runs"
+        if batch is not None:
+            check_batch(policy, batch, live)
+        seen.done += scheduler.update(batch)
+        now += 1.0
+        assert now < 1e6, "the scheduler does not come to an end"
+    return seen, every
+
+
+def check_batch(policy: Policy, batch: Batch, live: list[Sequence]) -> None:
+    limit = 1 if policy.grouping == "alone" else policy.max_batch
+    assert len(batch.sequences) == len(batch.counts) == len({id(one) for one in batch.sequences})
+    assert 1 <= len(batch.sequences) <= limit
+    assert all(one in live for one in batch.sequences), "something that was given up, or not there, runs"
+    for one, steps in zip(batch.sequences, batch.counts, strict=True):
+        assert 1 <= steps <= one.remaining
+        if not policy.chunked:
+            assert steps == one.remaining, "a sequence that cannot be cut was cut"
+        else:
+            assert steps <= policy.max_chunk
+        if policy.chunked and policy.steps_singly and policy.grouping != "equal" and one.returns == "steps":
+            assert steps == 1
+    if policy.grouping == "equal":
+        assert len(set(batch.counts)) == 1
+    if policy.chunked:
+        check_choice(batch, live, limit)
+
+
+def check_choice(batch: Batch, live: list[Sequence], limit: int) -> None:
+    """Rows are taken as far as there is room: by priority, service and deadline, but for one that was served most."""
+    assert len(batch.sequences) == min(limit, len(live)), "a row is left empty"
+    left = [one for one in live if one not in batch.sequences]
+    if not left:
+        return
+    taken = sorted(batch.sequences, key=rank)
+    if rank(taken[-1]) > min(map(rank, left)):
+        last = taken.pop()
+        alike = [one for one in left if one.priority == last.priority]
+        assert last.priority == min(one.priority for one in live)
+        assert all(rank(one)[1] <= rank(last)[1] for one in alike), "a row was kept for one that was not served most"
+    assert not taken or rank(taken[-1]) <= min(map(rank, left))
+
+
+def rank(one: Sequence) -> tuple[int, int, float]:
+    return one.priority, (one.cursor // 256).bit_length(), one.deadline
+
+
+@given(policy=policies, arriving=st.lists(arrivals, min_size=1, max_size=40))
+def test_every_sequence_is_finished_once_and_whole(policy: Policy, arriving: list[Arrival]) -> None:
+    seen, every = simulate(policy, arriving)
+    assert sorted(map(id, seen.done)) == sorted(map(id, every))
+    assert all(one.error is None and one.cursor == one.length for one in every)
+
+
+@given(policy=policies, arriving=st.lists(hurried, min_size=1, max_size=40))
+def test_what_is_late_or_given_up_is_handed_back_once_with_its_error(policy: Policy, arriving: list[Arrival]) -> None:
+    seen, every = simulate(policy, arriving)
+    assert sorted(map(id, seen.done)) == sorted(map(id, every))
+    for one, each in zip(arriving, every, strict=True):
+        if each.error is None:
+            assert each.cursor == each.length
+        else:
+            assert isinstance(each.error, DeadlineExceeded)
+            assert each.remaining and (one.deadline < inf or one.cancelled_at < inf)
+
+
+@given(
+    policy=policies,
+    loads=st.lists(st.integers(1, 500), min_size=1, max_size=40),
+)
+def test_the_counters_of_waiting_and_running_add_up(policy: Policy, loads: list[int]) -> None:
+    scheduler = Scheduler(policy)
+    for length in loads:
+        scheduler.add(sequence(length))
+    assert (scheduler.num_waiting, scheduler.num_running) == (len(loads), 0)
+    finished = 0
+    while len(scheduler):
+        finished += len(scheduler.update(scheduler.schedule(0.0)))
+        assert scheduler.num_waiting + scheduler.num_running == len(scheduler) == len(loads) - finished
+
+
+def iterations_until_done(scheduler: Scheduler, one: Sequence, limit: int = 10_000) -> int:
+    for iteration in range(1, limit):
+        if one in scheduler.update(scheduler.schedule(0.0)):
+            return iteration
+    raise AssertionError("never done")
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 4, 16])
+@pytest.mark.parametrize("returns", ["final", "steps"])
+def test_a_short_sequence_does_not_wait_for_long_ones_that_run(max_batch: int, returns: str) -> None:
+    scheduler = Scheduler(Policy(max_batch=max_batch, max_chunk=64))
+    for _ in range(4):
+        scheduler.add(sequence(10_000, returns=returns))
+    for _ in range(40):
+        scheduler.update(scheduler.schedule(0.0))
+    short = sequence(10)
+    scheduler.add(short)
+    assert iterations_until_done(scheduler, short) <= 2
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 4, 16])
+def test_a_short_sequence_that_arrives_right_behind_long_ones_is_soon_done(max_batch: int) -> None:
+    scheduler = Scheduler(Policy(max_batch=max_batch, max_chunk=64))
+    for _ in range(4):
+        scheduler.add(sequence(10_000))
+    short = sequence(10)
+    scheduler.add(short)
+    # Four long ones may take their first 256 steps, in chunks of 64, before it: 16 rows of runs, of which one a run,
+    # or every eighth run of a single row, is for what was served most.
+    rows = max_batch - 1 if max_batch > 1 else 7 / 8
+    assert iterations_until_done(scheduler, short) <= 2 + 16 / rows
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 4])
+def test_a_long_sequence_goes_on_however_much_that_is_short_arrives(max_batch: int) -> None:
+    scheduler = Scheduler(Policy(max_batch=max_batch, max_chunk=64))
+    long = sequence(5_000)
+    scheduler.add(long)
+    for _ in range(2_000):
+        while len(scheduler) < 3 * max_batch:
+            scheduler.add(sequence(10))
+        if long in scheduler.update(scheduler.schedule(0.0)):
+            return
+    raise AssertionError(f"it stopped at step {long.cursor}")
+
+
+@settings(max_examples=60)
+@given(remaining=st.lists(st.integers(1, 400), min_size=1, max_size=16), max_chunk=st.integers(1, 128))
+def test_a_chunk_ends_where_a_row_ends_or_at_its_limit(remaining: list[int], max_chunk: int) -> None:
+    scheduler = Scheduler(Policy(max_batch=16, max_chunk=max_chunk))
+    for steps in remaining:
+        scheduler.add(sequence(steps))
+    batch = scheduler.schedule(0.0)
+    assert batch is not None
+    assert batch.chunk in {min(steps, max_chunk) for steps in remaining}
+    for one, steps in zip(batch.sequences, batch.counts, strict=True):
+        assert steps == min(one.length, batch.chunk)
+
+
+def test_sequences_run_whole_share_a_batch_with_their_like_only() -> None:
+    scheduler = Scheduler(Policy(chunked=False))
+    for length in (100, 10, 90, 11, 1000, 95):
+        scheduler.add(sequence(length))
+    batches = []
+    while len(scheduler):
+        batch = scheduler.schedule(0.0)
+        batches.append(sorted(one.length for one in batch.sequences))
+        scheduler.update(batch)
+    assert batches == [[90, 95, 100], [10, 11], [1000]]
+
+
+def test_a_lower_priority_number_and_then_an_earlier_deadline_goes_first() -> None:
+    scheduler = Scheduler(Policy(max_batch=1))
+    names = {}
+    for name, fields in {
+        "plain": {},
+        "late": {"deadline": 200.0},
+        "early": {"deadline": 100.0},
+        "background": {"priority": 1, "deadline": 10.0},
+        "urgent": {"priority": -1},
+    }.items():
+        one = sequence(5, **fields)
+        names[id(one)] = name
+        scheduler.add(one)
+    order = []
+    while len(scheduler):
+        order += [names[id(one)] for one in scheduler.update(scheduler.schedule(0.0))]
+    assert order == ["urgent", "early", "late", "plain", "background"]

@@ -1,0 +1,38 @@
+"""The fenced blocks of README.md."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "README.md"
+RUN = ("bash", "python")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block as it stands, and the answer that the page shows for it, if any."""
+
+    line: int
+    language: str
+    text: str
+    answer: str | None = None
+
+    @property
+    def needs_docker(self) -> bool:
+        return "docker " in self.text
+
+
+def read_blocks(page: Path = README) -> list[Block]:
+    """Every fenced block that is run; a `json` block is the answer of the one before it."""
+    content = page.read_text("utf-8")
+    blocks: list[Block] = []
+    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", content, re.MULTILINE | re.DOTALL):
+        line, language, text = content.count("\n", 0, found.start()) + 1, found[1], found[2]
+        if language in RUN:
+            blocks.append(Block(line, language, text))
+        elif language == "json" and blocks and blocks[-1].answer is None:
+            last = blocks.pop()
+            blocks.append(Block(last.line, last.language, last.text, text))
+        else:
+            raise ValueError(f"{page.name}:{line}: a block of {language or 'no language'!r} that nothing runs")
+    return blocks

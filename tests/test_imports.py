@@ -1,0 +1,109 @@
+"""Imports go one way: api → codec, sessions, engine → repository → errors; and serving needs no torch."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.running import ROOT, environment
+
+SERVICE = ROOT / "service"
+MODULES = sorted(path.relative_to(ROOT) for path in SERVICE.rglob("*.py"))
+
+# What each room may import of the server, beside itself.
+ROOMS: dict[str, set[str]] = {
+    "errors": set(),
+    "child": set(),
+    "settings": {"errors"},
+    "repository": {"errors", "child"},
+    "engine": {"repository", "errors"},
+    "codec": {"engine", "repository", "errors", "child"},
+    "sessions": {"engine", "repository", "codec", "errors"},
+    "api": {"codec", "sessions", "engine", "repository", "errors", "settings", "server"},
+    "client": set(),
+    "playground": set(),
+}
+TRAINING = {"torch", "torchvision", "onnxscript", "matplotlib", "models", "tqdm"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The dotted names that a module imports, at its top or anywhere in it."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(path: Path) -> str:
+    """`service/api/ops.py` is in the room `api`, `service/errors.py` in `errors`."""
+    return path.parts[1].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    names = [name.split(".") for name in imports(path)]
+    rooms = {parts[1] for parts in names if parts[0] == "service" and len(parts) > 1}
+    return {one for one in rooms if (SERVICE / one).is_dir() or (SERVICE / f"{one}.py").is_file()}
+
+
+def test_there_are_modules_to_look_at() -> None:
+    assert len(MODULES) > 20
+    assert {"api", "codec", "engine", "repository", "errors"} <= {room(path) for path in MODULES}
+    # The walk itself sees what it is there to see.
+    assert "repository" in imported_rooms(Path("service/engine/runner.py"))
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if room(path) in ROOMS], ids=str)
+def test_a_room_imports_only_the_rooms_below_it(path: Path) -> None:
+    mine = room(path)
+    assert imported_rooms(path) <= ROOMS[mine] | {mine}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_the_service_never_imports_training(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(path)} & TRAINING
+
+
+def test_only_the_runtime_imports_onnxruntime() -> None:
+    importers = {path for path in MODULES if any(name.split(".")[0] == "onnxruntime" for name in imports(path))}
+    assert importers == {Path("service/repository/runtime.py")}
+
+
+def test_nothing_below_the_composition_imports_it() -> None:
+    above = {"app", "cli", "__main__"}
+    for path in MODULES:
+        if room(path) not in above:
+            assert not imported_rooms(path) & above, path
+
+
+def test_the_scheduler_is_pure() -> None:
+    names = {name.split(".")[0] for name in imports(Path("service/engine/scheduler.py"))}
+    assert not names & {"asyncio", "time", "numpy", "threading", "os", "onnxruntime"}
+
+
+def loaded_after(statement: str) -> set[str]:
+    """The top-level packages in memory after a statement, in a process of its own."""
+    command = [sys.executable, "-c", f"{statement}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True, timeout=60)
+    return set(done.stdout.split())
+
+
+def test_serving_loads_no_torch() -> None:
+    statement = (
+        "from service.app import create_app\nfrom service.settings import Settings\n"
+        "from service.repository.model import load_model\nfrom pathlib import Path\n"
+        f"create_app(Settings(models={str(ROOT / 'models' / 'store')!r}))\n"
+        f"load_model(Path({str(ROOT / 'models' / 'store' / 'vowels-rnn' / '1' / 'model.onnx')!r}), 'm', 1)"
+    )
+    loaded = loaded_after(statement)
+    assert {"service", "onnxruntime", "fastapi"} <= loaded
+    assert not loaded & TRAINING
+
+
+def test_the_command_line_imports_little_until_it_serves() -> None:
+    assert not loaded_after("import service.cli") & {"onnxruntime", "onnx", "fastapi", "uvicorn", "numpy"}
