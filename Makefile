@@ -1,0 +1,74 @@
+# Two commands set everything up, in .venv and nowhere else: `make serve` and `make test`.
+#
+#   make serve [PORT=8000]   serve the shipped models on 127.0.0.1
+#   make test [TESTS=...]    run the tests, or some of them
+#   make lint                ruff, its formatter and mypy
+#   make bench [BENCH=--quick]  measure against the ceilings and other servers
+#   make image               build the container image
+#   make clean               remove .venv and what the tools leave behind
+
+HOST ?= 127.0.0.1
+PORT ?= 8000
+MODELS ?= models/store
+IMAGE ?= elman
+TESTS ?=
+BENCH ?=
+
+# The first Python on the path that is new enough, unless PYTHON= names one.
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	$$python $(NEW_ENOUGH) 2>/dev/null && echo $$python && break; done)
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := serve
+.PHONY: serve test lint bench image clean
+
+# The recipes hand over to the program (exec), so that Ctrl-C and SIGTERM reach it.
+serve: .venv/.server
+	@exec $(BIN)/elman serve $(MODELS) --host $(HOST) --port $(PORT)
+
+test: .venv/.test
+	@exec $(BIN)/python -m pytest $(TESTS)
+
+lint: .venv/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: .venv/.server
+	@exec $(BIN)/python -m benchmarks $(BENCH)
+
+# The host's network, so that a build resolves names as this machine does.
+image:
+	docker build --network host --tag $(IMAGE) .
+
+clean:
+	rm -rf .venv .bench dist .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/output
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is written last, so that an installation cut short is done again; .test waits for .server, so that two
+# pips never work in one environment (make -j).
+
+.venv/.made:
+	@test -n "$(PYTHON)" && $(PYTHON) $(NEW_ENOUGH) 2>/dev/null || { \
+		echo "Elman needs Python 3.11 or newer, and there is none$(if $(PYTHON), at $(PYTHON)); \
+	name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Making .venv with $$($(PYTHON) --version)"
+	@rm -rf .venv
+	@# Debian ships ensurepip apart (python3-venv); without it the pip that there is fills the environment.
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then $(PYTHON) -m venv .venv; \
+	else $(PYTHON) -m venv --without-pip .venv && $(PYTHON) -m pip --quiet --python .venv install pip || { \
+		echo "$(PYTHON) can make no virtual environment; on Debian: apt install python3-venv" >&2; exit 1; }; fi
+	@touch $@
+
+.venv/.server: pyproject.toml | .venv/.made
+	@echo "Installing the server"
+	@$(PIP) install --editable '.[server]'
+	@touch $@
+
+.venv/.test: pyproject.toml .venv/.server
+	@echo "Installing what the tests need; torch makes it a few minutes the first time"
+	@$(PIP) install --editable '.[server,train,test]'
+	@touch $@

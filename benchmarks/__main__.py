@@ -1,0 +1,81 @@
+"""`python -m benchmarks`: measure, print the table, write the results and draw the pictures."""
+
+import argparse
+import json
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+from benchmarks.contenders import PEERS
+from benchmarks.measure import QUICK, Settings, run
+from benchmarks.models import SHAPES
+from benchmarks.profile import profile
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "results.json"
+_ALWAYS = ("naive", "mosec")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=("run", "profile", "report"),
+        default="run",
+        help="run: measure. profile: where the time of a request goes. report: table and pictures of earlier results.",
+    )
+    parser.add_argument("--quick", action="store_true", help="a run of a few minutes, on fewer and shorter rounds")
+    parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES), help="which models")
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        choices=[*PEERS, "all"],
+        default=["litserve"],
+        help="peers besides the naive server and mosec, which are always there",
+    )
+    parser.add_argument("--rounds", type=int, help="rounds, contenders in turn")
+    parser.add_argument("--seconds", type=float, help="seconds of each measurement")
+    parser.add_argument("--no-tune", dest="tune", action="store_false", help="take each peer's first setting")
+    parser.add_argument("--no-promises", dest="promises", action="store_false", help="the contenders only")
+    parser.add_argument("--output", type=Path, help="where the results are written, as JSON")
+    return parser.parse_args()
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    settings = replace(QUICK if args.quick else Settings(), models=tuple(args.models), promises=args.promises)
+    settings = replace(settings, tune=args.tune and not args.quick)
+    return replace(settings, rounds=args.rounds or settings.rounds, seconds=args.seconds or settings.seconds)
+
+
+def write(results: dict[str, Any], output: Path) -> None:
+    output.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def main() -> None:
+    # So that whatever ends the run, the servers that it started end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    args = parse()
+    output = args.output or (RESULTS.with_name("quick.json") if args.quick else RESULTS)
+    if args.command == "profile":
+        found = profile(args.models, args.seconds or 2.0)
+        print(report.parts_table(found), report.functions(found), sep="\n\n")
+        return
+    if args.command == "run":
+        chosen = list(_ALWAYS) + ([] if args.quick and args.peers == ["litserve"] else args.peers)
+        peers = [peer for name, peer in PEERS.items() if name in chosen or "all" in chosen]
+        output.parent.mkdir(parents=True, exist_ok=True)
+        run(settings_of(args), peers, lambda results: write(results, output))
+        print(f"\nWritten to {output}", file=sys.stderr)
+    results = json.loads(output.read_text())
+    print(report.tables(results))
+    if output == RESULTS:
+        report.write_page(results, HERE / "README.md")
+        report.draw(output, HERE / "pictures")
+
+
+if __name__ == "__main__":
+    main()

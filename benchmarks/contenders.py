@@ -1,0 +1,154 @@
+"""Who is measured: Elman, the floors under any HTTP server, and the peers."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from benchmarks.environments import ROOT, Environment
+from benchmarks.load import request
+from benchmarks.models import Shape
+from benchmarks.processes import Process, free_port
+from benchmarks.workload import CONTENT_TYPES, Array, Format, Workload
+
+Role = Literal["elman", "peer", "floor"]
+Tuning = dict[str, float]
+
+_PEERS = Path(__file__).parent / "peers"
+
+
+def _answer_row(answer: Any) -> Any:
+    return answer["output"]
+
+
+def _body_as_it_is(body: bytes) -> bytes:
+    return body
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A server, how it is started, asked and read.
+
+    Attributes:
+        role: a `floor` answers a constant and is a ceiling of the throughput, not a peer.
+        script: in `peers/`; None for Elman.
+        environment: what runs the script; None for the Python that runs this.
+        paths: by format; a format that is not there is not served.
+        tunings: settings to choose from, by the throughput at 64 connections.
+        reshape: from the common JSON body to what this server takes.
+        row: from its decoded JSON answer to o_n.
+        pauses: whether it survives being stopped while others are measured.
+    """
+
+    name: str
+    title: str
+    role: Role = "peer"
+    script: str | None = None
+    environment: Environment | None = None
+    paths: dict[Format, str] = field(default_factory=dict)
+    tunings: tuple[Tuning, ...] = ({},)
+    reshape: Callable[[bytes], bytes] = _body_as_it_is
+    row: Callable[[Any], Any] = _answer_row
+    pauses: bool = True
+
+    def process(self, shape: Shape, model: Path, core: int, tuning: Tuning, logs: Path) -> Process:
+        """The server of one model, not started."""
+        port = free_port()
+        log = logs / f"{self.name}-{shape.name}.log"
+        if self.script is None:
+            repository = model.parents[2]
+            command = [sys.executable, "-m", "service", "serve", str(repository), "--port", str(port)]
+            return Process([*command, "--log-level", "warning"], port, core, log, {"PYTHONPATH": str(ROOT)})
+        python = self.environment.python if self.environment else sys.executable
+        environment = {"BENCH_MODEL": str(model), "BENCH_FEATURES": str(shape.features), "OMP_NUM_THREADS": "1"}
+        environment |= {f"BENCH_{name.upper()}": str(value) for name, value in tuning.items()}
+        return Process([str(python), str(_PEERS / self.script), str(port)], port, core, log, environment)
+
+    def requests(self, workload: Workload, form: Format) -> list[bytes]:
+        path = self.paths[form].format(name=workload.shape.name)
+        kind = CONTENT_TYPES[form]
+        bodies = workload.bodies(form)
+        if form == "json":
+            bodies = [self.reshape(body) for body in bodies]
+        return [request(path, body, kind, kind) for body in bodies]
+
+    def read(self, form: Format, answer: bytes) -> Array:
+        """o_n of an answer's body."""
+        if form == "octet":
+            return np.frombuffer(answer, "<f4")
+        return np.array(self.row(json.loads(answer)), np.float32).reshape(-1)
+
+
+def _grid(batches: tuple[int, ...], waits: tuple[float, ...]) -> tuple[Tuning, ...]:
+    return tuple({"batch": batch, "wait": wait} for batch in batches for wait in waits)
+
+
+def _as_batch(body: bytes) -> bytes:
+    """BentoML batches over the first axis of a list: one sequence is a list of one."""
+    return b'{"sequences":[' + body[len(b'{"sequence":') : -1] + b"]}"
+
+
+ELMAN = Contender(
+    "elman",
+    "Elman",
+    "elman",
+    paths={"json": "/v1/models/{name}/predict", "octet": "/v1/models/{name}/predict"},
+    row=lambda answer: answer["results"][0]["output"],
+)
+
+_ROOT_PATHS: dict[Format, str] = {"json": "/predict", "octet": "/predict"}
+BARE = Contender("bare", "a constant, bare ASGI under uvicorn", "floor", "bare.py", paths=_ROOT_PATHS)
+ENDPOINT = Contender("endpoint", "a constant, FastAPI endpoint", "floor", "endpoint.py", paths=_ROOT_PATHS)
+NAIVE = Contender(
+    "naive",
+    "FastAPI + pydantic + ONNX Runtime",
+    script="naive.py",
+    paths={"json": "/predict", "octet": "/binary"},
+)
+
+PEERS = {
+    contender.name: contender
+    for contender in (
+        NAIVE,
+        Contender(
+            "mosec",
+            "mosec 0.9.8",
+            script="mosec_server.py",
+            environment=Environment("mosec", ("mosec==0.9.8",)),
+            paths={"json": "/inference", "octet": "/inference"},
+            # Its shortest wait is a millisecond.
+            tunings=(*_grid((8, 16, 32, 64), (1.0,)), {"batch": 32, "wait": 3.0}, {"batch": 1, "wait": 1.0}),
+        ),
+        Contender(
+            "litserve",
+            "LitServe 0.2.19",
+            script="litserve_server.py",
+            environment=Environment("litserve", ("litserve==0.2.19",)),
+            paths={"json": "/predict"},
+            tunings=_grid((16, 64), (0.0, 2.0)),
+        ),
+        Contender(
+            "bentoml",
+            "BentoML 1.4.39",
+            script="bentoml_server.py",
+            environment=Environment("bentoml", ("bentoml==1.4.39",)),
+            paths={"json": "/predict"},
+            tunings=_grid((16, 64), (0.0,)),
+            reshape=_as_batch,
+            row=lambda answer: answer[0],
+        ),
+        Contender(
+            "ray",
+            "Ray Serve 2.60.0",
+            script="ray_server.py",
+            environment=Environment("ray", ("ray[serve]==2.60.0",)),
+            paths=_ROOT_PATHS,
+            tunings=_grid((16, 64), (0.0, 2.0)),
+            pauses=False,
+        ),
+    )
+}

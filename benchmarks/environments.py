@@ -1,0 +1,57 @@
+"""The environments of the peers: one each under .bench/, made when they are first needed."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCH = ROOT / ".bench"
+
+
+def _shared() -> tuple[str, ...]:
+    """What every peer runs the model and reads bodies with: the versions that Elman runs with here."""
+    return tuple(f"{name}=={version(name)}" for name in ("onnxruntime", "numpy", "msgspec", "orjson"))
+
+
+class InstallFailure(Exception):
+    """An environment that could not be made."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment and the packages, pinned, that it holds."""
+
+    name: str
+    packages: tuple[str, ...]
+    serves: bool = True
+
+    @property
+    def python(self) -> Path:
+        return BENCH / self.name / "bin" / "python"
+
+    def make(self) -> None:
+        """Make it, unless it is there with these packages already. Raises InstallFailure."""
+        packages = self.packages + (_shared() if self.serves else ())
+        wanted = hashlib.sha256("\n".join(packages).encode()).hexdigest()
+        stamp = BENCH / self.name / ".made"
+        if stamp.is_file() and stamp.read_text() == wanted:
+            return
+        print(f"Installing {self.packages[0]} in {BENCH.name}/{self.name}", file=sys.stderr, flush=True)
+        BENCH.mkdir(exist_ok=True)
+        (BENCH / ".gitignore").write_text("*\n")
+        shutil.rmtree(BENCH / self.name, ignore_errors=True)
+        self._call([sys.executable, "-m", "venv", str(BENCH / self.name)])
+        self._call([str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
+        stamp.write_text(wanted)  # last, so that an installation cut short is done again
+
+    def _call(self, command: list[str]) -> None:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise InstallFailure(f"{self.packages[0]} cannot be installed: {done.stderr.strip()[-600:]}")
+
+
+PICTURES = Environment("pictures", ("matplotlib==3.11.2",), serves=False)

@@ -1,0 +1,21 @@
+"""The floor under any Python server: reads the body and answers a constant, under uvicorn."""
+
+import sys
+
+import uvicorn
+
+_ANSWER = b'{"output":[0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9]}'
+_HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(_ANSWER)).encode())]
+
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        raise RuntimeError("only HTTP is served")
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+    await send({"type": "http.response.body", "body": _ANSWER})
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=False, log_level="warning", lifespan="off")

@@ -1,0 +1,99 @@
+"""The pictures of the README, from the results. Imports matplotlib and nothing else that is not Python's own."""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+_COLOURS = {"elman": "#c2410c", "mosec": "#1d4ed8", "naive": "#64748b", "litserve": "#15803d"}
+_OTHERS = ("#7e22ce", "#0e7490", "#a16207", "#9d174d")
+
+
+def main(results_file: str, folder: str) -> None:
+    results = json.loads(Path(results_file).read_text())
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"})
+    _latency(results, Path(folder) / "latency.png")
+    _throughput(results, Path(folder) / "throughput.png")
+
+
+def _servers(found: dict[str, Any]) -> list[str]:
+    return [name for name, one in found["contenders"].items() if one["role"] != "floor"]
+
+
+def _colour(name: str) -> str:
+    return _COLOURS.get(name) or _OTHERS[sum(map(ord, name)) % len(_OTHERS)]
+
+
+def _median(rounds: list[dict[str, Any]], key: str) -> float:
+    return float(statistics.median(one[key] for one in rounds))
+
+
+def _latency(results: dict[str, Any], path: Path) -> None:
+    """p99 and p50 in the open loop, against the rate offered."""
+    models = results["models"]
+    figure, panels = plt.subplots(1, len(models), figsize=(4.2 * len(models), 3.6), squeeze=False)
+    for panel, found in zip(panels[0], models.values(), strict=True):
+        for name in _servers(found):
+            cells = [c for c in found["cells"] if c["contender"] == name and c["rate"] and c["form"] == "json"]
+            cells.sort(key=lambda cell: cell["rate"])
+            rates = [cell["rate"] for cell in cells]
+            for key, style in (("p99", "o-"), ("p50", "o:")):
+                label = found["contenders"][name]["title"] if key == "p99" else None
+                values = [1e3 * _median(cell["rounds"], key) for cell in cells]
+                panel.plot(rates, values, style, color=_colour(name), label=label, markersize=3)
+        panel.set(title=found["title"], xlabel="requests/s offered", yscale="log", xlim=(0, None))
+        panel.grid(axis="y", alpha=0.25)
+    panels[0][0].set_ylabel("latency, ms: p99 solid, p50 dotted")
+    panels[0][0].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _throughput(results: dict[str, Any], path: Path) -> None:
+    """Requests a second in JSON and octet-stream, under the ceilings."""
+    models = results["models"]
+    figure, panels = plt.subplots(1, len(models), figsize=(4.2 * len(models), 3.8), squeeze=False)
+    for panel, found in zip(panels[0], models.values(), strict=True):
+        names = _servers(found)
+        most = max(cell["connections"] for cell in found["cells"])
+        for offset, form in ((-0.2, "json"), (0.2, "octet")):
+            rates = [_rate(found, name, form, most) for name in names]
+            places = [index + offset for index in range(len(names))]
+            colours = [_colour(name) for name in names]
+            panel.bar(places, rates, 0.36, color=colours, alpha=1.0 if form == "json" else 0.5)
+        _ceiling(panel, max(found["kernel"]) / found["mean_length"], "kernel")
+        _ceiling(panel, _rate(found, "bare", "json", most), "bare HTTP")
+        _ceiling(panel, 1 / found["json_seconds"], "JSON")
+        titles = [found["contenders"][name]["title"].replace(" + pydantic + ONNX Runtime", "") for name in names]
+        panel.set_xticks(range(len(names)), titles, fontsize=8, rotation=15)
+        panel.set(title=found["title"], yscale="log")
+    panels[0][0].set_ylabel("requests/s at the most connections\nJSON solid, octet-stream pale")
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _rate(found: dict[str, Any], name: str, form: str, connections: int) -> float:
+    for cell in found["cells"]:
+        at = (cell["contender"], cell["form"], cell["connections"], cell["rate"], cell["distribution"])
+        if at == (name, form, connections, 0.0, "lognormal"):
+            return float(statistics.median(one["num_done"] / one["seconds"] for one in cell["rounds"]))
+    return float("nan")
+
+
+def _ceiling(panel: Any, rate: float, name: str) -> None:
+    if rate == rate:
+        panel.axhline(rate, color="black", linewidth=0.8, linestyle="--")
+        panel.annotate(name, (1.0, rate), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

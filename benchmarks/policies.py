@@ -1,0 +1,97 @@
+"""Ways to batch, on the same lane, runner and kernel in process: what continuous batching itself is worth.
+
+Sixty-four sequences are in flight at all times, as with sixty-four connections: each that ends is followed by another.
+"""
+
+import time
+from typing import Protocol
+
+from benchmarks.workload import Workload
+from service.engine.engine import Lane
+from service.engine.scheduler import Batch
+from service.engine.sequence import Sequence
+from service.repository.model import Model
+from service.server import policy_of
+from service.settings import Settings
+
+IN_FLIGHT = 64
+BATCH = 16
+
+
+class Queue(Protocol):
+    """What a lane asks of its scheduler."""
+
+    def __len__(self) -> int: ...
+    def add(self, sequence: Sequence) -> None: ...
+    def schedule(self, now: float) -> Batch | None: ...
+    def update(self, batch: Batch | None) -> list[Sequence]: ...
+
+
+class Padded:
+    """The oldest sixteen, run from first step to last, padded to the longest."""
+
+    def __init__(self, batch: int = BATCH) -> None:
+        self.batch = batch
+        self._waiting: list[Sequence] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, sequence: Sequence) -> None:
+        self._waiting.append(sequence)
+
+    def choose(self, waiting: list[Sequence]) -> list[Sequence]:
+        return waiting[: self.batch]
+
+    def schedule(self, now: float) -> Batch | None:
+        chosen = self.choose(self._waiting)
+        gone = set(map(id, chosen))
+        self._waiting = [one for one in self._waiting if id(one) not in gone]
+        return Batch(chosen, [one.length for one in chosen])
+
+    def update(self, batch: Batch | None) -> list[Sequence]:
+        return batch.sequences if batch else []
+
+
+class Bucketed(Padded):
+    """The oldest, and the fifteen that are nearest to it in length."""
+
+    def choose(self, waiting: list[Sequence]) -> list[Sequence]:
+        oldest = waiting[0].length
+        return sorted(waiting, key=lambda one: abs(one.length - oldest))[: self.batch]
+
+
+POLICIES = ("continuous", "bucketed", "padded", "singly")
+
+
+class Flight:
+    """A lane under one policy, kept full from a workload."""
+
+    def __init__(self, model: Model, workload: Workload, policy: str) -> None:
+        self.lane = Lane(model, policy_of(model, Settings()))
+        queues: dict[str, Queue] = {"bucketed": Bucketed(), "padded": Padded(), "singly": Padded(batch=1)}
+        self.queue: Queue = queues.get(policy, self.lane.scheduler)
+        self.lane.scheduler = self.queue  # type: ignore[assignment]
+        self._inputs = workload.sequences
+        self.num_drawn = 0
+
+    def iterate(self) -> int:
+        """Fill up, and run one batch. Returns the steps of the sequences that ended."""
+        while len(self.queue) < IN_FLIGHT:
+            self.queue.add(Sequence(self._inputs[self.num_drawn % len(self._inputs)]))
+            self.num_drawn += 1
+        done = self.lane.iterate(time.monotonic())
+        for sequence in done:
+            if sequence.error is not None:
+                raise sequence.error
+        return sum(sequence.length for sequence in done)
+
+    def steps_per_second(self, seconds: float) -> float:
+        """Useful steps a second of processor time, for about `seconds`."""
+        useful = 0
+        for _ in range(3):
+            self.iterate()
+        started, until = time.process_time(), time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            useful += self.iterate()
+        return useful / (time.process_time() - started)

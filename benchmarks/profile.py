@@ -1,0 +1,248 @@
+"""Where the processor time of an Elman request goes: each part by itself, in microseconds a request.
+
+HTTP is a real server that answers a constant; the rest is the application in this process, on a transport that costs
+nothing, with 64 requests under way.
+"""
+
+import asyncio
+import cProfile
+import pstats
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ceilings import pinned
+from benchmarks.contenders import BARE, ELMAN
+from benchmarks.environments import BENCH, ROOT
+from benchmarks.load import Plan
+from benchmarks.measure import generate, running
+from benchmarks.models import SHAPES, Shape, write_model
+from benchmarks.policies import IN_FLIGHT, Flight, Queue
+from benchmarks.processes import cores
+from benchmarks.workload import CONTENT_TYPES, Format, Workload, draw
+from service.app import create_app
+from service.codec.answer import encode_answer, encode_binary
+from service.codec.binary import decode_binary
+from service.codec.request import PredictRequest
+from service.engine.scheduler import Batch
+from service.engine.sequence import Sequence
+from service.repository.model import load_model
+from service.server import Served, Server
+from service.settings import Settings
+
+PARTS = ("HTTP", "decoding", "scheduling", "gather and scatter", "kernel", "encoding", "routing and hand-over")
+_FORMS: tuple[Format, ...] = ("json", "octet")
+_TOP = 14
+
+
+def profile(names: list[str], seconds: float) -> dict[str, Any]:
+    """Microseconds a request by model, format and part, and the functions that take most."""
+    found: dict[str, Any] = {}
+    logs = BENCH / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shape = SHAPES[name]
+        model = write_model(shape, BENCH / "models" / name)
+        workload = draw(shape, "lognormal", 400)
+        http = {form: _http(shape, model, workload, form, seconds, logs) for form in _FORMS}
+        with pinned(cores()[0]):
+            engine, functions = _engine(model, workload, seconds)
+            application = asyncio.run(_application(model, workload, seconds))
+        found[name] = {"title": shape.title, "functions": functions + application.pop("functions")}
+        for form in _FORMS:
+            one = application[form]
+            parts = {"HTTP": http[form], "decoding": one["decoding"], **engine, "encoding": one["encoding"]}
+            inside = sum(parts.values()) - parts["HTTP"]
+            parts["routing and hand-over"] = max(one["whole"] - inside, 0.0)
+            found[name][form] = {part: parts[part] for part in PARTS}
+    return found
+
+
+def _http(shape: Shape, model: Path, workload: Workload, form: Format, seconds: float, logs: Path) -> float:
+    """A server that reads these bodies and answers a constant."""
+    with running(BARE, shape, model, {}, cores()[0], logs) as process:
+        plan = Plan(process.port, BARE.requests(workload, form), workload.lengths, connections=IN_FLIGHT)
+        report = generate(replace(plan, seconds=seconds, pids=process.pids(), core=cores()[1]))
+    return 1e6 * report.server_cpu / max(report.num_done, 1)
+
+
+class _Timed:
+    """A queue that notes the time that its work takes."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.seconds = 0.0
+
+    def __len__(self) -> int:
+        return len(self.queue)
+
+    def add(self, sequence: Sequence) -> None:
+        started = time.thread_time()
+        self.queue.add(sequence)
+        self.seconds += time.thread_time() - started
+
+    def schedule(self, now: float) -> Batch | None:
+        started = time.thread_time()
+        batch = self.queue.schedule(now)
+        self.seconds += time.thread_time() - started
+        return batch
+
+    def update(self, batch: Batch | None) -> list[Sequence]:
+        started = time.thread_time()
+        done = self.queue.update(batch)
+        self.seconds += time.thread_time() - started
+        return done
+
+
+def _engine(path: Path, workload: Workload, seconds: float) -> tuple[dict[str, float], list[list[Any]]]:
+    """The engine's parts in microseconds a sequence, and its functions."""
+    model = load_model(path, workload.shape.name, 1)
+    flight = Flight(model, workload, "continuous")
+    whole = 1e6 * workload.mean_length / flight.steps_per_second(seconds)
+    timed = _Timed(flight.queue)
+    flight.queue = flight.lane.scheduler = timed  # type: ignore[assignment]
+    before = flight.num_drawn
+    flight.steps_per_second(seconds)
+    scheduling = 1e6 * timed.seconds / (flight.num_drawn - before)
+    flight.queue = flight.lane.scheduler = timed.queue  # type: ignore[assignment]
+    profiler = cProfile.Profile(time.thread_time)
+    before = flight.num_drawn
+    with profiler:
+        flight.steps_per_second(seconds)
+    count = flight.num_drawn - before
+    kernel = 1e6 * _cumulative(profiler, "runtime.py", "run") / count
+    parts = {
+        "scheduling": scheduling,
+        "gather and scatter": max(whole - scheduling - kernel, 0.0),
+        "kernel": kernel,
+    }
+    return parts, _functions(profiler, count)
+
+
+async def _application(path: Path, workload: Workload, seconds: float) -> dict[str, Any]:
+    """The whole application on a fake transport, and its codec alone, in microseconds a request."""
+    app = create_app(Settings(models=path.parents[2]))
+    found: dict[str, Any] = {}
+    async with app.router.lifespan_context(app):
+        server: Server = app.state.server
+        served = server.served(workload.shape.name)
+        for form in _FORMS:
+            asked = _Asked(app, workload, form)
+            await asked.run(seconds / 4)
+            found[form] = {"whole": await asked.run(seconds)} | await _codec(server, served, workload, form)
+        profiler = cProfile.Profile(time.thread_time)
+        asked = _Asked(app, workload, "json")
+        with profiler:
+            await asked.run(seconds)
+        found["functions"] = _functions(profiler, asked.count)
+    return found
+
+
+class _Asked:
+    """Requests to an application in this process, 64 under way, over a transport that costs nothing."""
+
+    def __init__(self, app: Any, workload: Workload, form: Format) -> None:
+        self.app = app
+        self.bodies = workload.bodies(form)
+        kind = CONTENT_TYPES[form].encode()
+        self.headers = [(b"host", b"localhost"), (b"content-type", kind), (b"accept", kind)]
+        self.path = ELMAN.paths[form].format(name=workload.shape.name)
+        self.count = 0
+
+    async def run(self, seconds: float) -> float:
+        """Microseconds of processor time a request."""
+        self.count = 0
+        until, started = time.perf_counter() + seconds, time.process_time()
+        await asyncio.gather(*(self._client(until) for _ in range(IN_FLIGHT)))
+        return 1e6 * (time.process_time() - started) / self.count
+
+    async def _client(self, until: float) -> None:
+        while time.perf_counter() < until:
+            body = self.bodies[self.count % len(self.bodies)]
+            self.count += 1
+            statuses: list[int] = []
+            length = (b"content-length", str(len(body)).encode())
+            await self.app(self._scope(length), _receiver(body), _sender(statuses))
+            if statuses != [200]:
+                raise RuntimeError(f"the application answers {statuses}")
+
+    def _scope(self, length: tuple[bytes, bytes]) -> dict[str, Any]:
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": self.path,
+            "raw_path": self.path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": [*self.headers, length],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
+            "state": {},
+        }
+
+
+def _receiver(body: bytes) -> Any:
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop()
+        await asyncio.Event().wait()  # the client stays
+        raise AssertionError
+
+    return receive
+
+
+def _sender(statuses: list[int]) -> Any:
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    return send
+
+
+async def _codec(server: Server, served: Served, workload: Workload, form: Format) -> dict[str, float]:
+    """Decoding a body and encoding its answer."""
+    bodies = workload.bodies(form)
+
+    def decode(body: bytes) -> PredictRequest:
+        if form == "json":
+            return served.decoder.decode(body)
+        return decode_binary(body, b"", served.format, server.limits)
+
+    started = time.process_time()
+    requests = [decode(body) for body in bodies]
+    decoding = time.process_time() - started
+    answered = []
+    for request in requests:
+        sequences = [Sequence(inputs) for inputs in request.sequences]
+        answered.append(await server.engine.submit(served.lane, sequences).future)
+    started = time.process_time()
+    for request, sequences in zip(requests, answered, strict=True):
+        if form == "json":
+            encode_answer(served.model, request, sequences)
+        else:
+            encode_binary(sequences[0], "sequence")
+    encoding = time.process_time() - started
+    return {"decoding": 1e6 * decoding / len(bodies), "encoding": 1e6 * encoding / len(bodies)}
+
+
+def _cumulative(profiler: cProfile.Profile, file: str, function: str) -> float:
+    stats: Any = pstats.Stats(profiler)
+    entries = [entry for (path, _, name), entry in stats.stats.items() if path.endswith(file) and name == function]
+    return float(sum(entry[3] for entry in entries))
+
+
+def _functions(profiler: cProfile.Profile, count: int) -> list[list[Any]]:
+    """[place, own microseconds a request, calls a request], most first."""
+    stats: Any = pstats.Stats(profiler)
+    rows = []
+    for (path, line, name), (_, calls, own, _, _) in stats.stats.items():
+        place = path.removeprefix(f"{ROOT}/")
+        where = f"{place}:{line} {name}" if line else name
+        rows.append([where.split("site-packages/")[-1], 1e6 * own / count, calls / count])
+    return sorted(rows, key=lambda row: -row[1])[:_TOP]

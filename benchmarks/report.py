@@ -1,0 +1,328 @@
+"""Results to tables: one for the terminal, the same in the page. No number there is typed by hand."""
+
+import re
+import statistics
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environments import PICTURES, ROOT, InstallFailure
+
+Cell = dict[str, Any]
+_NONE = ""
+
+
+class Figures:
+    """The figures of one model in the results: medians over the rounds."""
+
+    def __init__(self, results: dict[str, Any], name: str) -> None:
+        self.found = results["models"][name]
+        self.contenders = self.found["contenders"]
+
+    @property
+    def kernel(self) -> float:
+        """Useful steps a second."""
+        return float(max(self.found["kernel"]))
+
+    @property
+    def num_connections(self) -> int:
+        """Of the busiest closed loop."""
+        return int(max(cell["connections"] for cell in self.found["cells"] if not cell["rate"]))
+
+    def rounds(self, contender: str, form: str, *, distribution: str = "lognormal", **at: float) -> list[Cell]:
+        """The rounds of one cell: `connections=` for a closed loop, `share=` for an open one."""
+        for cell in self.found["cells"]:
+            wanted = {"contender": contender, "form": form, "distribution": distribution, "share": 0.0, **at}
+            if all(cell[key] == value for key, value in wanted.items()):
+                return list(cell["rounds"])
+        return []
+
+    def median(self, figure: Callable[[Cell], float], contender: str, form: str, **at: Any) -> float | None:
+        rounds = self.rounds(contender, form, **at)
+        return statistics.median(map(figure, rounds)) if rounds else None
+
+    def best_peer(
+        self, figure: Callable[[Cell], float], form: str, least: bool = False, **at: Any
+    ) -> tuple[str, float] | None:
+        """(name, figure) of the peer that does best."""
+        peers = [name for name, one in self.contenders.items() if one["role"] == "peer"]
+        seen = [(value, name) for name in peers if (value := self.median(figure, name, form, **at)) is not None]
+        if not seen:
+            return None
+        value, name = min(seen) if least else max(seen)
+        return name, value
+
+
+def per_second(cell: Cell) -> float:
+    return float(cell["num_done"] / cell["seconds"])
+
+
+def useful_steps(cell: Cell) -> float:
+    return float(cell["num_steps"] / cell["seconds"])
+
+
+def cpu_milliseconds(cell: Cell) -> float:
+    return float(1e3 * cell["server_cpu"] / max(cell["num_done"], 1))
+
+
+def p50(cell: Cell) -> float:
+    return float(1e3 * cell["p50"])
+
+
+def p99(cell: Cell) -> float:
+    return float(1e3 * cell["p99"])
+
+
+def _unanswered(cell: Cell) -> int:
+    """Requests that got no 200."""
+    return int(cell["num_lost"]) + sum(count for status, count in cell["statuses"].items() if status != "200")
+
+
+def tables(results: dict[str, Any]) -> str:
+    """Everything that was measured, as Markdown."""
+    models = [Figures(results, name) for name in results["models"]]
+    parts = [_machine(results), _contenders(models), _targets(models), _in_process(models), _lengths(models)]
+    if results.get("promises"):
+        parts.append(_promises(results["promises"]))
+    if results.get("profile"):
+        title = "Where the processor time of an Elman request goes, in microseconds:"
+        parts.append(f"{title}\n\n{parts_table(results['profile'])}")
+    parts.append(_notes(results))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _machine(results: dict[str, Any]) -> str:
+    machine, settings = results["machine"], results["settings"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f"Measured {machine['date']} in {machine['minutes']:.0f} minutes on {machine['cpu']}: the server on one core, "
+        f"the load generator on another; {settings['rounds']} rounds of {settings['seconds']:g} s, their medians. "
+        f"The load average before the run was {machine['load_before']:.1f}. Python {machine['python']}, {versions}."
+    )
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table: words to the left, numbers to the right."""
+    rule = ["---" if index < 2 else "---:" for index in range(len(head))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return _NONE
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _contenders(models: list[Figures]) -> str:
+    most = models[0].num_connections
+    counts = sorted({cell["connections"] for cell in models[0].found["cells"] if cell["form"] == "json"})
+    head = ["model", "server", *(f"JSON, {count} conn." for count in counts), f"octet, {most} conn."]
+    head += ["p50 at 1, ms", f"p99 at {most}, ms", "open loop p50, ms", "open loop p99, ms"]
+    head += [f"CPU ms a request at {most}", "useful steps/s", "memory, MB"]
+    rows = []
+    for one in models:
+        for name, contender in one.contenders.items():
+            rates = [one.median(per_second, name, "json", connections=count) for count in counts]
+            rows.append(
+                [
+                    one.found["title"],
+                    f"**{contender['title']}**" if contender["role"] == "elman" else contender["title"],
+                    *map(_number, rates),
+                    _number(one.median(per_second, name, "octet", connections=most)),
+                    _number(one.median(p50, name, "json", connections=1)),
+                    _number(one.median(p99, name, "json", connections=most)),
+                    _number(one.median(p50, name, "json", share=0.6)),
+                    _number(one.median(p99, name, "json", share=0.6)),
+                    _number(one.median(cpu_milliseconds, name, "json", connections=most)),
+                    _NONE
+                    if contender["role"] == "floor"
+                    else _number(one.median(useful_steps, name, "json", connections=most)),
+                    _number(one.found["memory"].get(name, 0) / 1e6),
+                ]
+            )
+        kernel = [_NONE] * (len(head) - 2)
+        kernel[-2] = _number(one.kernel)
+        rows.append([one.found["title"], f"the kernel alone ({one.found['kernel_batch']})", *kernel])
+        decode = [_NONE] * (len(head) - 2)
+        decode[-3] = _number(1e3 * one.found["json_seconds"])
+        rows.append([one.found["title"], "JSON alone: decode and encode", *decode])
+    title = (
+        f"Requests a second in a closed loop, lognormal lengths of mean {models[0].found['mean_length']:.0f} "
+        "(1 to 200); the open loop has Poisson arrivals at 60 % of what the best peer reaches."
+    )
+    return f"{title}\n\n{_table(head, rows)}"
+
+
+def _targets(models: list[Figures]) -> str:
+    """Elman against the best peer, round by round, and against the ceilings."""
+    most = models[0].num_connections
+    lines: list[tuple[str, Callable[[Figures], str]]] = [
+        (f"requests/s at {most}, JSON, over the best peer", lambda m: _ratio(m, per_second, "json", connections=most)),
+        ("the same, octet-stream", lambda m: _ratio(m, per_second, "octet", connections=most)),
+        ("p50 at 1 connection over the best peer's", lambda m: _ratio(m, p50, "json", least=True, connections=1)),
+        ("p99 in the open loop over the best peer's", lambda m: _ratio(m, p99, "json", least=True, share=0.6)),
+        ("the same, octet-stream", lambda m: _ratio(m, p99, "octet", least=True, share=0.6)),
+        ("engine in process, useful steps/s over the kernel's", _engine_share),
+        ("CPU a request over bare HTTP + JSON + kernel", lambda m: _over_ceilings(m, most)),
+    ]
+    head = ["Elman, as a ratio", "", *(one.found["title"] for one in models)]
+    rows = [[title, "", *(ratio(one) for one in models)] for title, ratio in lines]
+    return _table(head, rows)
+
+
+def _ratio(one: Figures, figure: Callable[[Cell], float], form: str, least: bool = False, **at: Any) -> str:
+    """Of Elman over the best peer: the median, with the least and most over the rounds."""
+    best = one.best_peer(figure, form, least, **at)
+    ours = one.rounds("elman", form, **at)
+    if best is None or not ours or not best[1]:
+        return _NONE
+    theirs = one.rounds(best[0], form, **at)
+    ratios = [figure(a) / max(figure(b), 1e-9) for a, b in zip(ours, theirs, strict=True)]
+    spread = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
+    return f"{statistics.median(ratios):.2f}{spread}, {best[0]}"
+
+
+def _engine_share(one: Figures) -> str:
+    shares = [a / b for a, b in zip(one.found["policies"]["continuous"], one.found["kernel"], strict=True)]
+    return f"{statistics.median(shares):.2f}"
+
+
+def _over_ceilings(one: Figures, most: int) -> str:
+    ours = one.median(cpu_milliseconds, "elman", "json", connections=most)
+    bare = one.median(cpu_milliseconds, "bare", "json", connections=most)
+    if ours is None or bare is None:
+        return _NONE
+    json_ms, kernel_ms = 1e3 * one.found["json_seconds"], 1e3 * one.found["mean_length"] / one.kernel
+    return f"{ours / (bare + json_ms + kernel_ms):.2f} = {ours:.3f} / ({bare:.3f} + {json_ms:.3f} + {kernel_ms:.3f})"
+
+
+def _in_process(models: list[Figures]) -> str:
+    names = {
+        "continuous": "continuous batching (the engine)",
+        "bucketed": "bucketed batches of 16",
+        "padded": "padded batches of 16",
+        "singly": "one by one",
+    }
+    head = ["same runner and kernel, in process", "", *(one.found["title"] for one in models)]
+    rows = []
+    for name, title in names.items():
+        values = [statistics.median(one.found["policies"][name]) for one in models]
+        shares = [f"{_number(v)} ({v / one.kernel:.2f})" for v, one in zip(values, models, strict=True)]
+        rows.append([title, "", *shares])
+    return (
+        "Useful steps a second with 64 sequences in flight, and their share of what the kernel reaches:\n\n"
+        + _table(head, rows)
+    )
+
+
+def _lengths(models: list[Figures]) -> str:
+    others = sorted({cell["distribution"] for one in models for cell in one.found["cells"]} - {"lognormal"})
+    if not others:
+        return ""
+    most = models[0].num_connections
+    rows = []
+    for one in models:
+        for name, contender in one.contenders.items():
+            if contender["role"] == "floor":
+                continue
+            rates = [
+                one.median(per_second, name, "json", distribution=each, connections=most)
+                for each in ("lognormal", *others)
+            ]
+            rows.append([one.found["title"], contender["title"], *map(_number, rates)])
+    return f"Requests a second at {most} connections, JSON, by how lengths fall (all of mean 23):\n\n" + _table(
+        ["model", "server", "lognormal", *others], rows
+    )
+
+
+def _promises(promises: dict[str, Any]) -> str:
+    lines = []
+    for name, found in promises["blocking"].items():
+        alone, beside = ([one[key]["p99"] for one in found["rounds"]] for key in ("alone", "beside"))
+        ratio = statistics.median(b / a for a, b in zip(alone, beside, strict=True))
+        limit = f"{1e3 * statistics.median(beside):.2f} ms while four clients keep sequences of 10,000 steps running"
+        lines.append(
+            f"- **No head-of-line blocking**, {name}: p99 of ten-step requests is {limit}, "
+            f"{1e3 * statistics.median(alone):.2f} ms alone: {ratio:.1f} times."
+        )
+    for name, found in promises["length"].items():
+        rates = ", ".join(f"{one['length']:,}: {one['steps_per_second']:,.0f}" for one in found)
+        memory = f"{found[0]['memory'] / 1e6:.0f} MB to {found[-1]['memory'] / 1e6:.0f} MB"
+        lines.append(f"- **Length**, {name}: useful steps a second by length, {rates}; memory {memory}.")
+    for flood in promises["flood"]:
+        statuses = ", ".join(f"{count:,} of {status}" for status, count in sorted(flood["statuses"].items()))
+        queue = f"a queue of {flood['queue']:,}" if flood["queue"] else "the default queue"
+        lines.append(
+            f"- **{flood['requests']:,} requests at once**, {queue}: {statuses}, {flood['lost']} lost, "
+            f"in {flood['seconds']:.1f} s."
+        )
+    words = promises["words"]
+    final, steps = words["final"]["cpu"], words["steps"]["cpu"]
+    lines.append(
+        f"- **`final` pays for one decode**: {words['vocabulary']:,} words, {words['length']} steps: "
+        f"{1e3 * final:.2f} ms of processor time a request for `final`, {1e3 * steps:.1f} ms for `steps`."
+    )
+    return "\n".join(lines)
+
+
+def parts_table(found: dict[str, Any]) -> str:
+    """The parts of a request, with each one's share."""
+    columns = [one[form] for one in found.values() for form in ("json", "octet")]
+    head = ["part", "", *(f"{one['title']}, {form}" for one in found.values() for form in ("json", "octet"))]
+    rows = []
+    for part in columns[0]:
+        shares = [f"{column[part]:.1f} ({column[part] / sum(column.values()):.0%})" for column in columns]
+        rows.append([part, "", *shares])
+    rows.append(["**in all**", "", *(f"**{sum(column.values()):.0f}**" for column in columns)])
+    return _table(head, rows)
+
+
+def functions(found: dict[str, Any]) -> str:
+    """The functions that take most of their own, by model."""
+    lines = []
+    for name, one in found.items():
+        lines.append(f"{name}: own time in µs a request, under the profiler; the engine, then the application")
+        lines += [f"  {cost:8.1f}  {calls:6.2f} calls  {where}" for where, cost, calls in one["functions"]]
+    return "\n".join(lines)
+
+
+def _notes(results: dict[str, Any]) -> str:
+    lines = [] if results["settings"]["tune"] else ["- The peers were not tuned in this run."]
+    for name, found in results["models"].items():
+        tunings = {peer: tuning for peer, tuning in found["tunings"].items() if tuning}
+        if tunings:
+            chosen = "; ".join(
+                f"{peer} " + ", ".join(f"{key} {value:g}" for key, value in tuning.items())
+                for peer, tuning in tunings.items()
+            )
+            lines.append(f"- Settings of the peers for {name} (batch in sequences, wait in ms): {chosen}.")
+        lines += [f"- {peer} is not in the table of {name}: {why}" for peer, why in found["failures"].items()]
+    for name, found in results["models"].items():
+        for cell in found["cells"]:
+            wrong = sum(map(_unanswered, cell["rounds"]))
+            if wrong:
+                lines.append(f"- {cell['contender']}, {name}, {cell['form']}: {wrong} requests were refused or lost.")
+    lines += [f"- {peer} could not be installed: {why}" for peer, why in results["failures"].items()]
+    return "\n".join(lines)
+
+
+_IMAGES = "![Latency against load](pictures/latency.png)\n\n![Throughput against the ceilings](pictures/throughput.png)"
+
+
+def write_page(results: dict[str, Any], page: Path) -> None:
+    """Put the tables between the marks of the page."""
+    marks = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+    text = page.read_text()
+    page.write_text(marks.sub(lambda found: f"{found[1]}\n{tables(results)}\n\n{_IMAGES}\n\n{found[2]}", text))
+
+
+def draw(results: Path, folder: Path) -> None:
+    """Draw the pictures, in the environment that can."""
+    try:
+        PICTURES.make()
+    except InstallFailure as failure:
+        print(f"No pictures: {failure}")
+        return
+    command = [str(PICTURES.python), "-m", "benchmarks.pictures", str(results.resolve()), str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True)
