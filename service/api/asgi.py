@@ -37,6 +37,7 @@ class BodyReader:
         self.limit = limit
         self.timeout = timeout
         self._waiting: dict[asyncio.Task[Any], float] = {}
+        self._overdue: set[asyncio.Task[Any]] = set()
         self._stalled: set[asyncio.Task[Any]] = set()
 
     async def read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
@@ -77,19 +78,24 @@ class BodyReader:
             raise BodyTimeout(f"nothing of the body came for {self.timeout:g} seconds") from None
         finally:
             del self._waiting[task]
+            self._overdue.discard(task)
         if message["type"] == "http.disconnect":
             raise ClientGone
         return message
 
     async def sweep(self) -> None:
-        """Give up the bodies that stalled, until cancelled."""
+        """Give up the bodies that stalled, until cancelled.
+
+        Only those overdue for two sweeps in a row: after a stall of the loop itself, what has arrived is read first.
+        """
         while True:
             await asyncio.sleep(min(1.0, self.timeout / 4))
             now = time.monotonic()
-            for task, deadline in list(self._waiting.items()):
-                if now > deadline and task not in self._stalled:
-                    self._stalled.add(task)
-                    task.cancel()
+            overdue = {task for task, deadline in self._waiting.items() if now > deadline} - self._stalled
+            for task in overdue & self._overdue:
+                self._stalled.add(task)
+                task.cancel()
+            self._overdue = overdue
 
 
 def _too_large(limit: int) -> TooLarge:
