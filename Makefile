@@ -70,5 +70,5 @@ clean:
 
 .venv/.test: pyproject.toml .venv/.server
 	@echo "Installing what the tests need; torch makes it a few minutes the first time"
-	@$(PIP) install --editable '.[server,train,test]'
+	@$(PIP) install --editable '.[test]'
 	@touch $@

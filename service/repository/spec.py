@@ -89,6 +89,33 @@ class DecoderSpec(_Frozen):
         return self
 
 
+class GenerationSpec(_Frozen):
+    """How a model of tokens, whose output scores the next one, writes on.
+
+    `start` is the token that every sequence begins with, `end` the one that closes it. `conditions` are what may be
+    asked for by name, each with the token that stands in the place of `start`.
+    """
+
+    start: str | None = None
+    end: str | None = None
+    conditions: dict[str, str] = {}
+
+
+class ForecastSpec(_Frozen):
+    """How a model whose output is the next step's values is fed its own output.
+
+    `target` lists the input features that the outputs are, in the order of the outputs; `known` those that the caller
+    knows ahead, in the order in which a request gives them. `residuals` are rows of output-sized errors (truth minus
+    forecast of one step, in the data's own units) seen on data that was not trained on: a sampled path adds one row,
+    drawn at random, to each step. Values are held at `minimum` or above.
+    """
+
+    target: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    known: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    residuals: tuple[tuple[float, ...], ...] = ()
+    minimum: float | None = None
+
+
 class ModelSpec(_Frozen):
     """The whole description of a model. Every field may be left out where the graph decides it."""
 
@@ -98,6 +125,8 @@ class ModelSpec(_Frozen):
     outputs: tuple[str, ...] | None = None
     constants: dict[str, Any] = {}
     decoder: DecoderSpec | None = None
+    generation: GenerationSpec | None = None
+    forecast: ForecastSpec | None = None
     initial_state: Literal["zeros", "learned"] = "zeros"
 
     def dump(self) -> dict[str, Any]:
