@@ -11,13 +11,24 @@ ElmanError
 │   ├── InvalidField           422  a field of the wrong type or value
 │   ├── TooLong                413  more steps than the server takes
 │   ├── TooLarge               413  more bytes than the server takes
+│   ├── StepReused             422  the step was done already, with other content
+│   ├── BadStateToken          422  a state token that is broken, expired, or somebody else's
 │   ├── UnsupportedMediaType   415
 │   └── NotAcceptable          406
+├── Unauthorized               401  no API key, or an unknown one
+├── Forbidden                  403  the key is not for this
 ├── UnknownModel               404
 ├── InvalidModel           422  a model that was asked to be loaded is refused
 ├── UnknownRoute               404
 ├── MethodNotAllowed           405
+├── UnknownSession             404  no such session, or no more, or another caller's
 ├── NotStreamable              409  the model has no running state
+├── CannotGenerate             409  the model cannot write on
+├── CannotForecast             409  the model cannot be fed its own output
+├── StepConflict               409  the session is at another step
+├── ModelChanged               409  the session's model is not the one that is served now
+├── Quota                      429  the caller holds as many sessions as it may: Retry-After
+├── StoreUnavailable           503  the session store does not work; stateless prediction does
 ├── Overloaded                 503  the queue is full: Retry-After
 ├── Draining                   503  the server is stopping
 ├── DeadlineExceeded           504
@@ -145,6 +156,16 @@ class TooLarge(RequestError):
     title = "Request body is too large"
 
 
+class StepReused(RequestError):
+    code = "step_reused"
+    title = "Step was done with other content"
+
+
+class BadStateToken(RequestError):
+    code = "bad_state_token"
+    title = "State token cannot be used"
+
+
 class UnsupportedMediaType(RequestError):
     status = 415
     code = "unsupported_media_type"
@@ -155,6 +176,22 @@ class NotAcceptable(RequestError):
     status = 406
     code = "not_acceptable"
     title = "No acceptable representation"
+
+
+class Unauthorized(ElmanError):
+    status = 401
+    code = "unauthorized"
+    title = "No valid API key"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"www-authenticate": "Bearer"}
+
+
+class Forbidden(ElmanError):
+    status = 403
+    code = "forbidden"
+    title = "Not allowed"
 
 
 class UnknownModel(ElmanError):
@@ -193,6 +230,48 @@ class NotStreamable(ElmanError):
     status = 409
     code = "not_streamable"
     title = "Model has no running state"
+
+
+class UnknownSession(ElmanError):
+    status = 404
+    code = "unknown_session"
+    title = "Unknown session"
+
+
+class CannotGenerate(ElmanError):
+    status = 409
+    code = "cannot_generate"
+    title = "Model cannot generate"
+
+
+class CannotForecast(ElmanError):
+    status = 409
+    code = "cannot_forecast"
+    title = "Model cannot forecast"
+
+
+class StepConflict(ElmanError):
+    status = 409
+    code = "step_conflict"
+    title = "Session is at another step"
+
+
+class ModelChanged(ElmanError):
+    status = 409
+    code = "model_changed"
+    title = "Session belongs to another model file"
+
+
+class Quota(ElmanError):
+    status = 429
+    code = "quota"
+    title = "Quota is used up"
+
+
+class StoreUnavailable(ElmanError):
+    status = 503
+    code = "store_unavailable"
+    title = "Session store does not work"
 
 
 class Overloaded(ElmanError):

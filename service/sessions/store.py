@@ -1,0 +1,100 @@
+"""What a session store is: records by id, compare-and-set, nothing of models or of HTTP."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One session, as it stands.
+
+    Attributes:
+        id: 128 random bits at least, as lower-case hexadecimal.
+        owner: 16 bytes that stand for the caller.
+        model, version, digest: what the state belongs to; the digest is the model's, 32 bytes.
+        created_at, expires_at: seconds since the epoch. ttl: seconds that it lives after its last change.
+        revision: counts changes of any kind; what compare-and-set compares.
+        step: steps done. snapshot: the state after them, of one size for all sessions of a model.
+        previous_step, previous: the same before the last advance; None where there is nothing to go back to.
+        content: 16 bytes that stand for what the last advance was asked for; empty where there was none.
+    """
+
+    id: str
+    owner: bytes
+    model: str
+    version: int
+    digest: bytes
+    created_at: float
+    expires_at: float
+    ttl: float
+    revision: int
+    step: int
+    snapshot: bytes
+    previous_step: int = 0
+    previous: bytes | None = None
+    content: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """One session moved on: what it is now becomes the previous state.
+
+    `revision` is the one it moves on from.
+    """
+
+    id: str
+    revision: int
+    step: int
+    snapshot: bytes
+    content: bytes
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a caller holds: sessions, and bytes of their states (current and previous)."""
+
+    num_sessions: int
+    num_bytes: int
+
+
+class Store(Protocol):
+    """Where sessions live. Every call may come from any thread, and from several processes at once.
+
+    Every method raises StoreUnavailable where the store does not work (full, read-only, broken, away), having
+    changed nothing. A record whose `expires_at` is not after the present does not exist.
+    """
+
+    def create(self, record: Record, most: Usage) -> None:
+        """Keep a new session. Raises Quota where its owner would hold more than `most`."""
+
+    def read(self, id: str) -> Record | None:
+        """A session as it stands, or None."""
+
+    def advance(self, advances: Sequence[Advance]) -> list[bool]:
+        """Move sessions on, in one transaction: for each, whether it was still at its revision and is moved.
+
+        The state that was current becomes the previous one, and the revision goes up by one.
+        """
+
+    def replace(self, record: Record, revision: int) -> bool:
+        """Put `record` in the place of the session of its id, where that is still at `revision`."""
+
+    def delete(self, id: str) -> bool:
+        """Forget a session; whether there was one."""
+
+    def list(self, owner: bytes, limit: int, after: str | None = None, model: str | None = None) -> list[Record]:
+        """An owner's sessions in the order of their ids, from the one after `after`. States may be left out (b"")."""
+
+    def usage(self, owner: bytes) -> Usage:
+        """What an owner holds, expired sessions that were not swept yet included."""
+
+    def sweep(self, now: float, limit: int) -> int:
+        """Forget up to `limit` expired sessions, looking at a part of the store each time; how many there were."""
+
+    def __len__(self) -> int:
+        """Sessions held, all owners together, expired ones that were not swept yet included."""
+
+    def close(self) -> None:
+        """Let go of the store. What it holds stays, where it is one that lasts."""
