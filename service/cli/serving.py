@@ -1,0 +1,90 @@
+"""`elman serve`."""
+
+import contextlib
+import gc
+import math
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from service.cli.common import CANNOT_START, refuse
+
+
+def serve(
+    models: Annotated[
+        Path | None,
+        typer.Argument(help="The model repository, <name>/<version>/model.onnx. [default: models/store]"),
+    ] = None,
+    host: Annotated[str, typer.Option(envvar="ELMAN_HOST", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar="ELMAN_PORT", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
+    max_batch: Annotated[int | None, typer.Option(help="Most sequences that one run advances.")] = None,
+    max_queue: Annotated[int | None, typer.Option(help="Most unfinished sequences; then 503.")] = None,
+    max_body: Annotated[int | None, typer.Option(help="Largest request body, in bytes.")] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    access_log: Annotated[bool, typer.Option(help="Log every request.")] = False,
+) -> None:
+    """Serve a model repository over HTTP.
+
+    Every setting can also be made in the environment: ELMAN_MODELS, ELMAN_MAX_BATCH, ELMAN_MAX_QUEUE and so on.
+    """
+    import uvicorn
+    from pydantic import ValidationError
+
+    from service.app import create_app
+    from service.settings import Settings
+
+    given: dict[str, Any] = {
+        "models": models,
+        "max_batch": max_batch,
+        "max_queue": max_queue,
+        "max_body": max_body,
+    }
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        raise refuse(f"{name}: {first['msg']}, got {first['input']!r}") from None
+    if not settings.models.is_dir():
+        raise refuse(f"the model repository {str(settings.models)!r} is not a folder")
+    _collect_less()
+    # uvicorn raises the signal again once it has shut down; stopping when asked to is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    application = create_app(settings)
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            # Not ready from the first moment of stopping, so that what is cut off at its end is told why.
+            application.state.server.ready = False
+            super().handle_exit(sig, frame)
+
+    config = uvicorn.Config(
+        application,
+        host=host,
+        port=port,
+        log_level=log_level,
+        access_log=access_log,
+        # An open stream must not keep a stopping server alive.
+        timeout_graceful_shutdown=max(1, math.ceil(settings.drain_timeout)),
+        server_header=False,
+        # No answer hangs on the client's address, so there is no header of a proxy to believe or not.
+        proxy_headers=False,
+    )
+    server = Server(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise typer.Exit(CANNOT_START)
+
+
+def _collect_less() -> None:
+    """Look for cyclic garbage less often: a request makes many lists, none in a cycle, and the models never go."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
