@@ -80,7 +80,7 @@ class Flight:
         while len(self.queue) < IN_FLIGHT:
             self.queue.add(Sequence(self._inputs[self.num_drawn % len(self._inputs)]))
             self.num_drawn += 1
-        done = self.lane.iterate(time.monotonic())
+        done, _ = self.lane.iterate(time.monotonic())
         for sequence in done:
             if sequence.error is not None:
                 raise sequence.error

@@ -10,15 +10,21 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from queue import SimpleQueue
 
+import numpy as np
+
+from service.engine.feedback import Feedback
 from service.engine.runner import Runner
 from service.engine.scheduler import Batch, Policy, Scheduler
 from service.engine.sequence import Sequence
 from service.errors import Draining, ElmanError, Internal, Overloaded
 from service.repository.model import Model
+
+Commit = Callable[[list[Sequence]], None]
+"""Writes what sequences are to save, on the engine's thread, and sets the error of those that it cannot."""
 
 # How much nicer than the event loop the engine's thread is to others (Linux keeps that for each thread).
 _NICER = 10
@@ -85,7 +91,7 @@ class Lane:
 
     def seconds(self, sequences: list[Sequence]) -> float:
         """What some sequences cost, by the calibration of the model."""
-        steps = sum([len(sequence.inputs) for sequence in sequences])
+        steps = sum([len(sequence.inputs) + sequence.more for sequence in sequences])
         return steps * self._step_seconds + len(sequences) * self._sequence_seconds
 
     def add(self, sequences: list[Sequence]) -> None:
@@ -94,16 +100,39 @@ class Lane:
         for sequence in sequences:
             self.scheduler.add(sequence)
 
-    def iterate(self, now: float) -> list[Sequence]:
-        """One iteration: advance one batch, and return the sequences that are done."""
+    def iterate(self, now: float) -> tuple[list[Sequence], list[Sequence]]:
+        """One iteration: advance one batch, and return the sequences that are done and those that were fed on."""
         batch = self.scheduler.schedule(now)
         if batch is not None:
             self._run(batch)
         done = self.scheduler.update(batch)
+        done, fed = self._feed(done)
         self.runner.release(done)
         self._live.difference_update(done)
         self.figures.count_done(done)
-        return done
+        return done, fed
+
+    def _feed(self, ended: list[Sequence]) -> tuple[list[Sequence], list[Sequence]]:
+        """Give those that feed on themselves their next inputs, and queue them again."""
+        hungry: dict[type[Feedback], list[Sequence]] = {}
+        done = []
+        for sequence in ended:
+            if sequence.feedback is None or sequence.error is not None:
+                done.append(sequence)
+            else:
+                hungry.setdefault(type(sequence.feedback), []).append(sequence)
+        fed: list[Sequence] = []
+        for group in hungry.values():
+            feedbacks = [one.feedback for one in group if one.feedback is not None]
+            outputs = np.stack([one.last_output for one in group if one.last_output is not None])
+            for sequence, inputs in zip(group, feedbacks[0].feed(feedbacks, outputs), strict=True):
+                if inputs is None:
+                    done.append(sequence)
+                    continue
+                sequence.go_on(inputs)
+                self.scheduler.add(sequence)
+                fed.append(sequence)
+        return done, fed
 
     def fail(self) -> list[Sequence]:
         """After a defect: every sequence of the lane, failed."""
@@ -134,10 +163,12 @@ class Engine:
     Args:
         max_queue: most sequences that may be unfinished at once; beyond it `submit` raises Overloaded.
         max_queue_seconds: most work that may be unfinished at once, by the calibrated cost of each sequence.
+        commit: called once an iteration with the sequences that are done and have something to save.
     """
 
-    def __init__(self, max_queue: int, max_queue_seconds: float = float("inf")) -> None:
+    def __init__(self, max_queue: int, max_queue_seconds: float = float("inf"), commit: Commit | None = None) -> None:
         self.max_queue = max_queue
+        self._commit = commit
         self.max_queue_seconds = max_queue_seconds
         self._pending_seconds = 0.0
         self._arrived: list[_Arrival] = []
@@ -249,16 +280,31 @@ class Engine:
         lanes: list[Lane] = []  # those with work, in turn
         while self._take_in(lanes):
             done: list[Sequence] = []
+            fed: list[Sequence] = []
             for lane in list(lanes):
                 try:
-                    done += lane.iterate(time.monotonic())
+                    ended, went_on = lane.iterate(time.monotonic())
+                    done += ended
+                    fed += went_on
                 except Exception:  # a defect must fail its lane and not the engine
                     _LOG.exception("the engine failed on %s", lane.model.name)
                     done += lane.fail()
                 if not len(lane.scheduler):
                     lanes.remove(lane)
-            if done:
-                self._hand_back(done)
+            self._save([sequence for sequence in done if sequence.save is not None and sequence.error is None])
+            listeners = [sequence.listener for sequence in fed if sequence.listener is not None]
+            if done or listeners:
+                self._hand_back(done, listeners)
+
+    def _save(self, sequences: list[Sequence]) -> None:
+        if not sequences or self._commit is None:
+            return
+        try:
+            self._commit(sequences)
+        except Exception:  # a defect must fail what it was to save and not the engine
+            _LOG.exception("saving failed")
+            for sequence in sequences:
+                sequence.error = sequence.error or Internal("the step was not saved")
 
     def _take_in(self, lanes: list[Lane]) -> bool:
         """Move what arrived into the lanes, waiting where there is nothing to do. False once closing."""
@@ -273,16 +319,18 @@ class Engine:
                     lanes.append(lane)
         return True
 
-    def _hand_back(self, done: list[Sequence]) -> None:
+    def _hand_back(self, done: list[Sequence], listeners: list[Callable[[], None]]) -> None:
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._deliver, done)
+            self._loop.call_soon_threadsafe(self._deliver, done, listeners)
         except RuntimeError:
             pass  # the loop closed under a request that nobody waits for any more
 
     # The event loop
 
-    def _deliver(self, done: list[Sequence]) -> None:
+    def _deliver(self, done: list[Sequence], listeners: list[Callable[[], None]]) -> None:
+        for listener in listeners:
+            listener()
         self._num_pending -= len(done)
         for sequence in done:
             ticket = self._tickets.pop(id(sequence), None)

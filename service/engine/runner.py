@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from service.engine.packing import Packing
 from service.engine.scheduler import Batch
 from service.engine.sequence import INITIAL_SLOT, Sequence
 from service.errors import ModelFailed
@@ -27,6 +28,7 @@ class Runner:
         self.model = model
         self.network = model.network
         self._executor = Executor(model.network, model.proof.min_rows)
+        self.packing = Packing(model.network)
         self._axes = [state.batch_axis for state in model.network.states]
         self._states = self._executor.initial_states(1)
         self._num_slots = 1
@@ -63,13 +65,18 @@ class Runner:
                 sequence.slot = INITIAL_SLOT
 
     def _admit(self, sequences: list[Sequence]) -> None:
-        """Put the state that a sequence brings along into a slot."""
-        for sequence in sequences:
-            if sequence.states is not None and sequence.slot == INITIAL_SLOT:
-                sequence.slot = self._take_slot()
-                for axis, states, value in zip(self._axes, self._states, sequence.states, strict=True):
-                    states[_at(axis, sequence.slot)] = value
-                sequence.states = None
+        """Put the states that sequences bring along into slots."""
+        arriving = [one for one in sequences if one.state is not None and one.slot == INITIAL_SLOT]
+        if not arriving or not self._states:
+            return
+        values = self.packing.unpack([one.state for one in arriving if one.state is not None])
+        slots = []
+        for sequence in arriving:
+            sequence.slot = self._take_slot()
+            sequence.state = None
+            slots.append(sequence.slot)
+        for axis, states, value in zip(self._axes, self._states, values, strict=True):
+            states[_at(axis, slots)] = value
 
     def _advance(self, sequences: list[Sequence], counts: list[int]) -> None:
         slots = [sequence.slot for sequence in sequences]
@@ -91,20 +98,27 @@ class Runner:
 
     def _scatter(self, sequences: list[Sequence], counts: list[int], after: list[Array]) -> None:
         """Keep the state of the rows that go on, and give it to those that end and want it."""
-        going = []
+        going, kept, traced = [], [], []
         for row, (sequence, steps) in enumerate(zip(sequences, counts, strict=True)):
-            if sequence.cursor + steps < len(sequence.inputs):
+            ends = sequence.cursor + steps == len(sequence.inputs)
+            if not ends or sequence.feedback is not None:
                 going.append(row)
                 if sequence.slot == INITIAL_SLOT:
                     sequence.slot = self._take_slot()
-            elif sequence.keep_state:
-                sequence.final_states = [
-                    value.take(row, axis=axis) for axis, value in zip(self._axes, after, strict=True)
-                ]
+            if ends and sequence.keep_state:
+                kept.append(row)
+            if sequence.keep_trace:
+                traced.append(row)
         if going:
             slots = [sequences[row].slot for row in going]
             for axis, states, value in zip(self._axes, self._states, after, strict=True):
                 states[_at(axis, slots)] = value.take(going, axis=axis)
+        if kept:
+            for row, state in zip(kept, self.packing.pack(after, kept), strict=True):
+                sequences[row].final_state = state
+        if traced:
+            for row, state in zip(traced, self.packing.pack(after, traced), strict=True):
+                sequences[row].trace.append(state)
 
     def _advance_singly(self, batch: Batch) -> None:
         """After a batch failed: each row by itself, so that only the one at fault fails."""
@@ -137,7 +151,7 @@ class _Wanted:
         self._rows: list[int] = []
         self._steps: list[int] = []
         for row, (sequence, steps) in enumerate(zip(sequences, counts, strict=True)):
-            if sequence.returns == "steps":
+            if sequence.returns == "steps" and sequence.feedback is None:
                 self._takers.append((sequence, steps))
                 self._rows += [row] * steps
                 self._steps += range(steps)
@@ -154,7 +168,10 @@ class _Wanted:
         """Give `(selected, output_size)` to those who wanted it."""
         at = 0
         for sequence, steps in self._takers:
-            sequence.outputs.append(outputs[at : at + steps])
+            if sequence.feedback is None:
+                sequence.outputs.append(outputs[at : at + steps])
+            else:
+                sequence.last_output = outputs[at]
             at += steps
 
 

@@ -88,7 +88,7 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         """Sequences that no run has touched yet."""
-        return sum(1 for queue in self._queues.values() for sequence in queue if not sequence.cursor)
+        return sum(1 for queue in self._queues.values() for one in queue if not (one.cursor or one.served))
 
     @property
     def num_running(self) -> int:
@@ -136,7 +136,8 @@ class Scheduler:
         return done
 
     def _queue_of(self, sequence: Sequence) -> deque[Sequence]:
-        rank = sequence.priority, (sequence.cursor // _LEVEL_STEPS).bit_length(), sequence.deadline
+        served = sequence.served + sequence.cursor
+        rank = sequence.priority, (served // _LEVEL_STEPS).bit_length(), sequence.deadline
         queue = self._queues.get(rank)
         if queue is None:
             queue = self._queues[rank] = deque()
@@ -203,7 +204,8 @@ class Scheduler:
                 self._give_up(sequence)
 
     def _give_up(self, sequence: Sequence) -> None:
-        sequence.error = DeadlineExceeded(f"the deadline passed with {sequence.cursor} of {sequence.length} steps done")
+        done, length = sequence.served + sequence.cursor, sequence.served + sequence.length
+        sequence.error = DeadlineExceeded(f"the deadline passed with {done} of {length} steps done")
         self._given_up.append(sequence)
 
     def _alike(self, first: Sequence, other: Sequence) -> bool:
@@ -217,12 +219,17 @@ class Scheduler:
         if not self.policy.chunked:
             return remaining
         if self.policy.grouping == "equal":
-            return [min(self.policy.max_chunk, *remaining)] * len(remaining)
+            singly = any(map(self._singly, sequences))
+            return [1 if singly else min(self.policy.max_chunk, *remaining)] * len(remaining)
         chunk = self._best_chunk(remaining)
         return [
-            1 if self.policy.steps_singly and sequence.returns == "steps" else min(chunk, steps)
+            1 if self._singly(sequence) else min(chunk, steps)
             for sequence, steps in zip(sequences, remaining, strict=True)
         ]
+
+    def _singly(self, sequence: Sequence) -> bool:
+        """Whether a sequence must be advanced one step a run, for what is wanted of every step."""
+        return sequence.keep_trace or (self.policy.steps_singly and sequence.returns == "steps")
 
     def _best_chunk(self, remaining: Iterable[int]) -> int:
         """The chunk that does the most useful steps a second.

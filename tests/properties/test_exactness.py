@@ -73,7 +73,7 @@ def run(lane: Lane, pending: list[tuple[int, Sequence]]) -> None:
         for _, sequence in [one for one in pending if one[0] <= iteration]:
             lane.scheduler.add(sequence)
         pending = [one for one in pending if one[0] > iteration]
-        done += lane.iterate(now=0.0)
+        done += lane.iterate(now=0.0)[0]
         iteration += 1
     assert len(done) == len({id(one) for one in done})
     assert not lane.runner.num_slots, "a slot is still held"
@@ -121,13 +121,13 @@ def test_a_sequence_carried_on_from_its_state_gives_the_bits_of_the_whole(
     inputs = features(one)
     pieces = np.split(inputs, sorted(cut for cut in cuts if cut < len(inputs)))
     lane = Lane(model(name), Policy(max_batch=5, max_chunk=16))
-    states, outputs = None, []
+    state, outputs = None, []
     for index, piece in enumerate(pieces):
-        sequence = Sequence(piece, returns="steps", states=states, keep_state=True)
+        sequence = Sequence(piece, returns="steps", state=state, keep_state=True)
         others = [Sequence(features(other)) for other in neighbours[index::2]]
         run(lane, [(0, each) for each in (*others, sequence)])
         outputs.append(answer(sequence))
-        states = sequence.final_states
+        state = sequence.final_state
     assert same_bits(np.concatenate(outputs), expected(name, inputs))
 
 

@@ -103,7 +103,7 @@ def test_a_session_changes_no_bit(zoo: Zoo, case: Case) -> None:
     data = case.sequences(*RAGGED, seed=1)
     expected = alone(model, data, "steps")
     found: list[list[Array]] = [[] for _ in data]
-    states: list[list[Array] | None] = [None] * len(data)
+    states: list[bytes | None] = [None] * len(data)
     rng = np.random.default_rng(2)
     cursors = [0] * len(data)
     while live := [i for i, row in enumerate(data) if cursors[i] < len(row)]:
@@ -111,7 +111,7 @@ def test_a_session_changes_no_bit(zoo: Zoo, case: Case) -> None:
         ran = run(model, [Sequence(p, "steps", states[i], keep_state=True) for i, p in zip(live, pieces, strict=True)])
         for i, piece, sequence in zip(live, pieces, ran, strict=True):
             found[i].append(outputs(sequence))
-            states[i] = sequence.final_states
+            states[i] = sequence.final_state
             cursors[i] += len(piece)
     same([np.concatenate(blocks) for blocks in found], expected)
 
