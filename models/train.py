@@ -4,6 +4,7 @@
     python -m models.train vowels --cell lstm --bidirectional --seed 0
     python -m models.train names --cell gru --seed 0                      a few minutes
     python -m models.train --all                                          all of them, several seeds each
+    python -m models.train --examples                                     the held-out sequences beside them, alone
 
 The held-out data is touched by the exported file alone, in ONNX Runtime, and chooses nothing. The number of
 epochs is chosen on a part of the training data that is kept back, or by cross-validation over all of it where
@@ -31,6 +32,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from models.cards import draw_confusion, draw_curves, read_results, write_cards, write_results
+from models.examples import held_out, write_examples
 from models.export import export, open_session
 from models.recurrent import CELLS, Cell, Recurrent, Shape
 from models.tasks import Recipe, Sequence, Split, Task, names, vowels
@@ -41,6 +43,7 @@ from service.repository.spec import embedded_spec
 HERE = Path(__file__).parent
 TASKS = {"vowels": vowels.load, "names": names.load}
 SEEDS = {"vowels": (0, 1, 2, 3, 4), "names": (0, 1, 2)}
+EXAMPLE_STEPS = 125  # A longer sequence is shown by its beginning.
 SHIPPED_SEED = 0  # Of every model alike, whichever seed comes out best.
 
 # What the shipped file of each vowels model set out to beat, to a tenth of a percent: see `cards.verdict`.
@@ -333,6 +336,7 @@ def train(
     seconds = time.perf_counter() - started
     path = home / "store" / name / "1" / "model.onnx"
     export_model(model, task, path)
+    write_examples(path, held_out(task, EXAMPLE_STEPS))
     confusion = confusion_of(path, task.test, len(task.labels))
     by_label = confusion.diagonal() / confusion.sum(axis=1)  # (labels,)
     by_seed = {str(seed): accuracy_of(confusion)}
@@ -414,7 +418,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--bidirectional", action="store_true")
     parser.add_argument("--seed", type=int, default=SHIPPED_SEED)
     parser.add_argument("--all", action="store_true", help="every model, several seeds each")
+    parser.add_argument("--examples", action="store_true", help="only write the examples of every model again")
     given = parser.parse_args(arguments)
+    if given.examples:
+        for one in RECIPES:
+            write_examples(
+                HERE / "store" / one / "1" / "model.onnx", held_out(TASKS[one.split("-")[0]](), EXAMPLE_STEPS)
+            )
+        return
     if given.all == (given.task is not None):
         parser.error("name a task, or say --all")
     name = f"{given.task}-{given.cell}" + ("-bidirectional" if given.bidirectional else "")

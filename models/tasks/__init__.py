@@ -69,6 +69,8 @@ class Task:
     vocabulary: tuple[str, ...] | None = None
     unknown: str | None = None
     feature_names: tuple[str, ...] | None = None
+    titles: tuple[str, ...] | None = None
+    """What each test sequence is, in words."""
 
 
 def stratified(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
