@@ -29,6 +29,15 @@ when the next recipe was looked for.
 |---|---|---|---|---|
 """
 
+LOOPS = """
+The models that are fed their own output, generators and forecasters, were trained by `python -m models.generation`
+and `python -m models.forecasting`. Their hyperparameters and epochs were chosen on a part of the training data that
+was kept back, and their seed is 0 by the same rule.
+
+| model | held out, shipped | over seeds: mean (least to most) | parameters | file |
+|---|---|---|---|---|
+"""
+
 
 HISTORY = {
     "vowels-rnn": "3: tanh, 96.22 %; rectified units starting from the identity, 97.57 %; the same, 80 epochs at "
@@ -91,10 +100,13 @@ def _save(figure: Any, path: Path) -> None:
 
 def write_cards(path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
     """Write the page of all models from their results."""
-    rows = "".join(_row(name, result) for name, result in results.items())
-    cards = "\n".join(_card(name, result) for name, result in results.items())
-    history = "\n".join(f"| `{name}` | {HISTORY[name]} |" for name in results)
-    path.write_text(f"{INTRODUCTION.format(history=history)}{rows}\n{cards}", "utf-8")
+    answering = {name: result for name, result in results.items() if "loop" not in result}
+    looping = {name: result for name, result in results.items() if "loop" in result}
+    rows = "".join(_row(name, result) for name, result in answering.items())
+    loops = LOOPS + "".join(_loop_row(name, result) for name, result in looping.items()) if looping else ""
+    cards = "\n".join((_loop_card if "loop" in result else _card)(name, result) for name, result in results.items())
+    history = "\n".join(f"| `{name}` | {HISTORY[name]} |" for name in answering)
+    path.write_text(f"{INTRODUCTION.format(history=history)}{rows}{loops}\n{cards}", "utf-8")
 
 
 def _percent(share: float) -> str:
@@ -141,6 +153,34 @@ def _card(name: str, result: Mapping[str, Any]) -> str:
     if result.get("confusion_picture"):
         lines += [f"![Confusion](pictures/{name}-confusion.png)", "", *_by_label(result["accuracy_by_label"])]
     return "\n".join([*lines, ""])
+
+
+def _loop_row(name: str, result: Mapping[str, Any]) -> str:
+    shipped, spread = result["loop"]["shipped"], result["loop"]["over_seeds"]
+    size = f"{result['size'] / 1024:.0f} KiB"
+    return f"| [`{name}`](#{name}) | {shipped} | {spread} | {result['num_parameters']:,} | {size} |\n"
+
+
+def _loop_card(name: str, result: Mapping[str, Any]) -> str:
+    """The card of a model that is fed its own output; what was measured of it comes as lines."""
+    lines = [
+        f"## {name}",
+        "",
+        result["about"],
+        "",
+        f"- **Network**: {result['network']}.",
+        f"- **Data**: {result['data']}.",
+        f"- **Licence**: {result['licence']}.",
+        f"- **Split**: {result['split']}.",
+        *(f"- **{title}**: {text}." for title, text in result["loop"]["lines"].items()),
+        f"- **Training**: {result['num_epochs']} epochs, {result['loop']['chosen']}; "
+        f"{result['training_seconds']:.0f} s in all on one core ({result['machine']}).",
+        f"- **File**: {result['num_parameters']:,} parameters, {result['size']:,} bytes.",
+        f"- **Again**: `{result['command']}`",
+        "",
+        *(f"![{title}](pictures/{file})" for title, file in result["loop"]["pictures"].items()),
+    ]
+    return "\n".join([*lines, *result["loop"].get("table", ()), ""])
 
 
 def _target(result: Mapping[str, Any]) -> str:

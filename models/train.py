@@ -406,7 +406,8 @@ def cell_of(name: str) -> Cell:
 def publish(results: dict[str, Any]) -> None:
     """Keep the new results beside those of the other models, and rewrite the cards from all of them."""
     known = read_results(HERE / "results.json") | results
-    ordered = {name: known[name] for name in RECIPES if name in known}
+    others = [name for name in known if name not in RECIPES]
+    ordered = {name: known[name] for name in (*RECIPES, *others) if name in known}
     write_results(HERE / "results.json", ordered)
     write_cards(HERE / "README.md", ordered)
 
