@@ -7,7 +7,7 @@ import numpy as np
 import orjson
 
 from service.codec.request import PredictRequest
-from service.engine.sequence import Sequence
+from service.engine.sequence import Return, Sequence
 from service.errors import NotFiniteOutput
 from service.repository.model import Model
 from service.repository.network import Array
@@ -25,32 +25,43 @@ def outputs_of(sequence: Sequence) -> Array:
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-def encode_answer(model: Model, request: PredictRequest, sequences: list[Sequence]) -> bytes:
-    """The JSON answer to a predict request. Raises NotFiniteOutput, which JSON cannot carry."""
+def encode_answer(
+    model: Model, request: PredictRequest, sequences: list[Sequence], extras: list[dict[str, Any]] | None = None
+) -> bytes:
+    """The JSON answer to a predict request, each result with its `extras`.
+
+    Raises NotFiniteOutput, which JSON cannot carry.
+    """
     results = [
-        _result(model, request, sequence, place) for sequence, place in zip(sequences, request.places, strict=True)
+        {"length": one.length, **rows_of(model, outputs_of(one), one.returns, request.decode, request.top, place)}
+        for one, place in zip(sequences, request.places, strict=True)
     ]
-    answer = {"model": model.name, "version": model.version, "results": results}
+    for result, extra in zip(results, extras or (), strict=False):
+        result.update(extra)
+    return encode_json({"model": model.name, "version": model.version, "results": results})
+
+
+def encode_json(answer: object) -> bytes:
+    """An answer with arrays in it, as JSON."""
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def encode_binary(sequence: Sequence, place: str) -> tuple[bytes, tuple[int, ...]]:
-    """The outputs of one sequence as little-endian float32, row-major, and their shape."""
-    outputs = np.ascontiguousarray(outputs_of(sequence), "<f4")
-    shape = outputs.shape if sequence.returns == "steps" else outputs.shape[1:]
+def encode_binary(outputs: Array, returns: Return) -> tuple[bytes, tuple[int, ...]]:
+    """Output rows as little-endian float32, row-major, and their shape; one row where the last one is all."""
+    outputs = np.ascontiguousarray(outputs, "<f4")
+    shape = outputs.shape if returns == "steps" else outputs.shape[1:]
     return outputs.tobytes(), shape
 
 
-def _result(model: Model, request: PredictRequest, sequence: Sequence, place: str) -> dict[str, Any]:
-    outputs = outputs_of(sequence)
+def rows_of(model: Model, outputs: Array, returns: Return, decode: bool, top: int, place: str) -> dict[str, Any]:
+    """`output` or `outputs`, and `decoded`, of the output rows of one sequence. Raises NotFiniteOutput."""
     _check_finite(outputs, place)
     if outputs.dtype not in _JSON_DTYPES:
         outputs = outputs.astype(np.float32)
-    steps = sequence.returns == "steps"
-    result: dict[str, Any] = {"length": sequence.length}
-    result["outputs" if steps else "output"] = outputs if steps else outputs[0]
-    if request.decode:
-        decoded = decode_outputs(outputs, model, request.top)
+    steps = returns == "steps"
+    result: dict[str, Any] = {"outputs": outputs} if steps else {"output": outputs[0]}
+    if decode:
+        decoded = decode_outputs(outputs, model, top)
         if decoded is not None:
             result["decoded"] = decoded if steps else decoded[0]
     return result

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from service.codec.format import Format
-from service.codec.frames import cut, first_carry
 from service.codec.request import Limits
 from service.errors import (
     EmptySequence,
@@ -48,31 +47,18 @@ def features_array(rows: Sequence[Sequence[float]], format: Format, where: str, 
 
 
 def signal_array(values: Sequence[float], format: Format, where: str, limits: Limits) -> Array:
-    """The samples of a signal to the frames `(length, size)` that are whole, in the network's dtype.
-
-    Raises EmptySequence where there is none, TooLong, NotFinite.
-    """
-    return _windows(_pack(list(values), (len(values),), _FLOAT32, where), format, where, limits)
+    """The samples of a signal, float32 `(samples,)`, not cut yet. Raises TooLong, NotFinite."""
+    check_samples(len(values), format, where, limits)
+    return _pack(list(values), (len(values),), _FLOAT32, where)
 
 
-def frames_array(signal: Array, format: Format, where: str, limits: Limits) -> Array:
-    """As `signal_array`, of samples that are float32 `(samples,)` already."""
-    return _windows(finite(signal, _FLOAT32, where), format, where, limits)
-
-
-def _windows(signal: Array, format: Format, where: str, limits: Limits) -> Array:
-    size, stride = format.features, format.stride
-    assert size is not None and stride is not None, "only a signal is cut"
-    frames = (len(signal) + format.left_pad - size) // stride + 1
-    if frames <= 0:
-        raise EmptySequence(
-            f"{len(signal)} samples hold no whole frame",
-            where=where,
-            expected=f"at least {size - format.left_pad} samples",
+def check_samples(count: int, format: Format, where: str, limits: Limits) -> None:
+    """Raise TooLong where a signal holds more frames than a sequence may have steps."""
+    assert format.stride is not None, "only a signal is cut"
+    if count > limits.max_steps * format.stride:
+        raise TooLong(
+            f"the signal has {count} samples", where=where, expected=f"at most {limits.max_steps * format.stride}"
         )
-    check_length(frames, where, limits)
-    windows, _ = cut(signal, first_carry(format), format)
-    return windows.astype(format.numpy_dtype, copy=False)
 
 
 def _pack(flat: list[float], shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Array:

@@ -9,22 +9,33 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from service.codec.arrays import check_length, finite, frames_array, tokens_array
+from service.codec.arrays import check_length, check_samples, finite, tokens_array
 from service.codec.format import Format
-from service.codec.request import Limits, PredictRequest, check_options
+from service.codec.request import Limits, PredictRequest, StepRequest, check_at, check_options
 from service.errors import InvalidField, WrongFeatures
 from service.repository.network import Array
 
 T = TypeVar("T")
+Readers = dict[str, Callable[[str, str], Any]]
 
 
-def decode_binary(content: bytes, query: bytes, format: Format, limits: Limits) -> PredictRequest:
-    """Raises RequestError with the place of the first fault."""
-    options = parse_options(query)
-    return PredictRequest([_array(content, format, limits)], ["sequence"], **options)
+def decode_binary(
+    content: bytes, query: bytes, format: Format, limits: Limits, state: str | None = None
+) -> PredictRequest:
+    """A predict request; `state` is its state token. Raises RequestError with the place of the first fault."""
+    options = parse_options(query, {**_COMMON, "return_state": _flag})
+    return PredictRequest([binary_array(content, format, limits)], ["sequence"], state=state, **options)
 
 
-def _array(content: bytes, format: Format, limits: Limits) -> Array:
+def decode_binary_step(content: bytes, query: bytes, format: Format, limits: Limits) -> StepRequest:
+    """A step request. Raises RequestError with the place of the first fault."""
+    options = parse_options(query, {**_COMMON, "at": _number(int, "an integer")})
+    check_at(options.get("at"))
+    return StepRequest(binary_array(content, format, limits), **options)
+
+
+def binary_array(content: bytes, format: Format, limits: Limits) -> Array:
+    """One sequence as `PredictRequest` has it. Raises RequestError with the place of the first fault."""
     features = 1 if format.frames else format.features
     step = 4 * (features or 1)
     if len(content) % step:
@@ -36,19 +47,15 @@ def _array(content: bytes, format: Format, limits: Limits) -> Array:
     if features is None:
         return tokens_array(np.frombuffer(content, "<i4").tolist(), format, "sequence", limits)
     if format.frames:
-        return frames_array(np.frombuffer(content, "<f4"), format, "sequence", limits)
+        check_samples(len(content) // 4, format, "sequence", limits)
+        return finite(np.frombuffer(content, "<f4"), np.dtype(np.float32), "sequence")
     check_length(len(content) // step, "sequence", limits)
     return finite(np.frombuffer(content, "<f4").reshape(-1, features), format.numpy_dtype, "sequence")
 
 
-def parse_options(query: bytes) -> dict[str, Any]:
+def parse_options(query: bytes, readers: Readers | None = None) -> dict[str, Any]:
     """The options of a request whose body is not JSON, from its query string. Raises InvalidField."""
-    readers: dict[str, Callable[[str, str], Any]] = {
-        "return": _one_of("final", "steps"),
-        "decode": lambda name, text: _one_of("true", "false")(name, text) == "true",
-        "top": _number(int, "an integer"),
-        "timeout": _number(float, "seconds"),
-    }
+    readers = _COMMON if readers is None else readers
     options: dict[str, Any] = {}
     for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         if name not in readers:
@@ -75,3 +82,15 @@ def _number(kind: Callable[[str], T], what: str) -> Callable[[str, str], T]:
             raise InvalidField(f"{name} is {text!r}", where=name, expected=what) from None
 
     return read
+
+
+def _flag(name: str, text: str) -> bool:
+    return _one_of("true", "false")(name, text) == "true"
+
+
+_COMMON: Readers = {
+    "return": _one_of("final", "steps"),
+    "decode": _flag,
+    "top": _number(int, "an integer"),
+    "timeout": _number(float, "seconds"),
+}

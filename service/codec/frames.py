@@ -3,6 +3,7 @@
 import numpy as np
 
 from service.codec.format import Format
+from service.errors import EmptySequence
 from service.repository.network import Array
 
 
@@ -26,6 +27,16 @@ def cut(signal: Array, carry: Array, format: Format) -> tuple[Array, Array]:
     assert size is not None and stride is not None, "only a signal is cut"
     samples = np.concatenate([carry, signal])
     if len(samples) < size:
-        return np.zeros((0, size), np.float32), samples
+        return np.zeros((0, size), format.numpy_dtype), samples
     windows = np.lib.stride_tricks.sliding_window_view(samples, size)[::stride]
-    return np.ascontiguousarray(windows), samples[len(windows) * stride :].copy()
+    return np.ascontiguousarray(windows, format.numpy_dtype), samples[len(windows) * stride :].copy()
+
+
+def check_cut(windows: Array, signal: Array, carry: Array, format: Format, where: str) -> None:
+    """Raise EmptySequence where a signal was too short for a single window."""
+    if not len(windows):
+        raise EmptySequence(
+            f"{len(signal)} samples hold no whole frame",
+            where=where,
+            expected=f"at least {(format.features or 0) - len(carry)} samples",
+        )

@@ -3,13 +3,14 @@
 import json
 import re
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import msgspec
 
 from service.codec.arrays import features_array, signal_array, text_array, tokens_array
 from service.codec.format import Format
-from service.codec.request import Limits, PredictRequest, check_options
+from service.codec.request import Limits, PredictRequest, StepRequest, check_at, check_options
 from service.engine.sequence import Return
 from service.errors import ElmanError, InvalidField, InvalidJSON, NotFinite, RequestError, TooLong
 from service.repository.network import Array
@@ -19,48 +20,70 @@ _SEARCHED = 1 << 20
 
 
 class JSONDecoder:
-    """Decodes the predict requests of one model.
+    """Decodes the requests of one model.
 
-    The types of the body follow the model's input, so that a string or a boolean among numbers is found while
+    The types of a body follow the model's input, so that a string or a boolean among numbers is found while
     decoding and never becomes a number.
     """
 
     def __init__(self, format: Format, limits: Limits) -> None:
         self.format = format
         self.limits = limits
-        item: Any = list[list[float]]
-        if format.tokens:
-            item = list[int] | str
-        elif format.frames:
-            item = list[float]
-        elif format.features == 1:
-            item = list[list[float] | float]
-        body = msgspec.defstruct(
-            "PredictBody",
-            [
-                ("sequence", item | None, None),
-                ("sequences", list[item] | None, None),
-                ("returns", Return, msgspec.field(name="return", default="final")),
-                ("decode", bool, True),
-                ("top", int, 3),
-                ("timeout", float | None, None),
-            ],
-            forbid_unknown_fields=True,
+        self.item = item_type(format)
+        item, many = self.item | None, list[self.item] | None  # type: ignore[name-defined]
+        self._predict = body_decoder(
+            ("sequence", item, None),
+            ("sequences", many, None),
+            *OPTIONS,
+            ("state", str | list[str] | None, None),
+            ("return_state", bool, False),
+            ("hidden", bool, False),
         )
-        self._decoder = msgspec.json.Decoder(body)
+
+    @cached_property
+    def _step(self) -> Any:
+        return body_decoder(("sequence", self.item), *OPTIONS, ("at", int | None, None))
 
     def decode(self, content: bytes) -> PredictRequest:
-        """Raises RequestError with the place of the first fault."""
-        try:
-            body: Any = self._decoder.decode(content)
-        except msgspec.ValidationError as error:
-            raise _invalid_field(str(error)) from None
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            raise _invalid_json(content, str(error)) from None
+        """A predict request. Raises RequestError with the place of the first fault."""
+        body = decode_body(self._predict, content)
         check_options(body.top, body.timeout)
         items, places = self._items(body)
-        sequences = [self._array(item, place) for item, place in zip(items, places, strict=True)]
-        return PredictRequest(sequences, places, body.returns, body.decode, body.top, body.timeout)
+        sequences = [self.array(item, place) for item, place in zip(items, places, strict=True)]
+        if isinstance(body.state, list) and len(body.state) != len(sequences):
+            raise InvalidField(
+                f"{len(body.state)} states are given for {len(sequences)} sequences",
+                where="state",
+                expected="one for all, or one each",
+            )
+        return PredictRequest(
+            sequences,
+            places,
+            body.returns,
+            body.decode,
+            body.top,
+            body.timeout,
+            body.state,
+            body.return_state,
+            body.hidden,
+        )
+
+    def decode_step(self, content: bytes) -> StepRequest:
+        """A step request. Raises RequestError with the place of the first fault."""
+        body = decode_body(self._step, content)
+        check_options(body.top, body.timeout)
+        check_at(body.at)
+        sequence = self.array(body.sequence, "sequence")
+        return StepRequest(sequence, body.returns, body.decode, body.top, body.timeout, body.at)
+
+    def array(self, item: Any, where: str) -> Array:
+        """One decoded sequence as `PredictRequest` has it. Raises RequestError."""
+        convert: Callable[..., Array] = features_array
+        if self.format.tokens:
+            convert = text_array if isinstance(item, str) else tokens_array
+        elif self.format.frames:
+            convert = signal_array
+        return convert(item, self.format, where, self.limits)
 
     def _items(self, body: Any) -> tuple[list[Any], list[str]]:
         if (body.sequence is None) == (body.sequences is None):
@@ -80,13 +103,38 @@ class JSONDecoder:
             )
         return body.sequences, [f"sequences[{i}]" for i in range(len(body.sequences))]
 
-    def _array(self, item: Any, where: str) -> Array:
-        convert: Callable[..., Array] = features_array
-        if self.format.tokens:
-            convert = text_array if isinstance(item, str) else tokens_array
-        elif self.format.frames:
-            convert = signal_array
-        return convert(item, self.format, where, self.limits)
+
+OPTIONS: tuple[Any, ...] = (
+    ("returns", Return, msgspec.field(name="return", default="final")),
+    ("decode", bool, True),
+    ("top", int, 3),
+    ("timeout", float | None, None),
+)
+"""Fields that requests share."""
+
+
+def item_type(format: Format) -> Any:
+    """The type of a sequence in JSON."""
+    if format.tokens:
+        return list[int] | str
+    if format.frames:
+        return list[float]
+    return list[list[float] | float] if format.features == 1 else list[list[float]]
+
+
+def body_decoder(*fields: Any) -> Any:
+    """A decoder of bodies with these fields and no others, each (name, type, default) or (name, type)."""
+    return msgspec.json.Decoder(msgspec.defstruct("Body", fields, forbid_unknown_fields=True, kw_only=True))
+
+
+def decode_body(decoder: Any, content: bytes) -> Any:
+    """Raises RequestError with the place of the first fault."""
+    try:
+        return decoder.decode(content)
+    except msgspec.ValidationError as error:
+        raise _invalid_field(str(error)) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise _invalid_json(content, str(error)) from None
 
 
 def _invalid_field(message: str) -> ElmanError:

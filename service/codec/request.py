@@ -16,12 +16,16 @@ class PredictRequest:
     """Decoded and checked: arrays that the engine takes as they are.
 
     Attributes:
-        sequences: `(length, features)` in the network's dtype, or `(length,)` token ids, each.
+        sequences: `(length, features)` in the network's dtype, `(length,)` token ids, or for a model of frames the
+            float32 samples `(samples,)`, which are not cut yet; each.
         places: where each sequence stands in the request, for errors.
         returns: `final` or `steps`.
         decode: whether outputs are decoded into labels, values or tokens.
         top: how many labels are listed with their probability.
         timeout: seconds from now after which the answer is of no use; None for no limit.
+        state: the state token to start from, one for all or one each; None for the model's initial state.
+        return_state: whether a state token is wanted back.
+        hidden: whether the state after every step is wanted.
     """
 
     sequences: list[Array]
@@ -30,6 +34,29 @@ class PredictRequest:
     decode: bool = True
     top: int = 3
     timeout: float | None = None
+    state: str | list[str] | None = None
+    return_state: bool = False
+    hidden: bool = False
+
+    @property
+    def carries_state(self) -> bool:
+        """Whether it asks for what only a model with a running state has."""
+        return self.state is not None or self.return_state or self.hidden
+
+
+@dataclass(slots=True)
+class StepRequest:
+    """The next steps of a session. As `PredictRequest`, of one sequence.
+
+    `at` is the step that the caller believes the session is at.
+    """
+
+    sequence: Array
+    returns: Return = "final"
+    decode: bool = True
+    top: int = 3
+    timeout: float | None = None
+    at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,3 +83,9 @@ def check_listed(rows: int, top: int) -> None:
             where="top",
             expected=f"at most {max(1, MAX_LISTED // rows)}, or decode false",
         )
+
+
+def check_at(at: int | None) -> None:
+    """Raise InvalidField for a step that no session can be at."""
+    if at is not None and not 0 <= at < 2**63:
+        raise InvalidField(f"at is {at}", where="at", expected="the session's step, 0 or more")
