@@ -64,6 +64,17 @@ def draw_curves(path: Path, title: str, train_loss: list[float], validation_loss
     _save(figure, path)
 
 
+def draw_losses(path: Path, title: str, losses: Mapping[str, list[float]], best_epoch: int, unit: str) -> None:
+    """Losses by epoch, each under its name, and the epoch whose count was kept, as a small PNG."""
+    figure, axes = _figure(4.8, 3.0)
+    for name, values in losses.items():
+        axes.plot(range(1, len(values) + 1), values, label=name)
+    axes.axvline(best_epoch, color="grey", linewidth=0.8, linestyle="--", label=f"kept: {best_epoch} epochs")
+    axes.set(title=title, xlabel="epoch", ylabel=unit)
+    axes.legend(fontsize=7)
+    _save(figure, path)
+
+
 def draw_confusion(path: Path, title: str, confusion: NDArray[np.int64], labels: tuple[str, ...]) -> None:
     """How often each label (row) was answered with each label (column), as a share of the row."""
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)  # (labels, labels)
