@@ -18,6 +18,7 @@ from service.api.metrics import Metrics
 from service.api.models import models_router
 from service.api.openapi import document, problem_responses
 from service.api.ops import ops_router
+from service.api.playground import playground_router
 from service.api.predict import Predict, Watcher
 from service.api.repository import repository_router
 from service.errors import ElmanError, Internal, InvalidField, MethodNotAllowed, UnknownRoute
@@ -92,6 +93,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(models_router(server))
     app.include_router(repository_router(server))
     app.include_router(ops_router(server, metrics))
+    app.include_router(playground_router())
     _handle_errors(app, metrics)
     app.openapi = document(app)  # type: ignore[method-assign]
     return app
