@@ -321,8 +321,8 @@ def _reproduction(results: Results) -> str:
         f"**To reproduce at T = {REPRODUCED_AT}**: a plain RNN at chance, LSTM and GRU under {SOLVED:g}. "
         f"{'It came out so' if came_out else 'It did not come out so'}: the error is "
         f"{_each({cell: _range(errors(runs[cell]), _error) for cell in CELLS})}, where always answering 1 has "
-        f"{chance:.4f}. The LSTM took {middles['lstm']:,.0f} batches (median over the seeds), the GRU "
-        f"{middles['gru']:,.0f}."
+        f"{chance:.4f} on the same sequences. The LSTM took {middles['lstm']:,.0f} batches (median over the seeds), "
+        f"the GRU {middles['gru']:,.0f}."
     )
 
 
