@@ -140,7 +140,7 @@ def _row(name: str, result: Mapping[str, Any]) -> str:
 def _card(name: str, result: Mapping[str, Any]) -> str:
     chosen = f"chosen on {result['num_validation']} sequences kept back from the training data"
     if result.get("cross_validated"):
-        chosen = "chosen by fivefold cross-validation over the training data"
+        chosen = f"chosen by {result['cross_validated']} cross-validation over the training data"
     lines = [
         f"## {name}",
         "",
@@ -150,10 +150,7 @@ def _card(name: str, result: Mapping[str, Any]) -> str:
         f"- **Data**: {result['data']}.",
         f"- **Licence**: {result['licence']}.",
         f"- **Split**: {result['split']}.",
-        f"- **Accuracy** on the {result['num_test']} held out, by the file in `store/{name}` (seed "
-        f"{result['seed']}): **{_percent(result['accuracy'])}**, {result['num_errors']} wrong. Over seeds: "
-        f"{_spread(list(result['accuracy_by_seed'].values()))}. The seed was fixed before any was measured.",
-        *([_target(result)] if "target" in result else []),
+        *(_tagging_lines if "step_accuracy_by_seed" in result else _accuracy_lines)(name, result),
         f"- **Training**: {result['num_epochs']} epochs, {chosen}, then all {result['num_train']}; "
         f"{result['training_seconds']:.0f} s in all on one core ({result['machine']}).",
         f"- **File**: {result['num_parameters']:,} parameters, {result['size']:,} bytes.",
@@ -164,6 +161,51 @@ def _card(name: str, result: Mapping[str, Any]) -> str:
     if result.get("confusion_picture"):
         lines += [f"![Confusion](pictures/{name}-confusion.png)", "", *_by_label(result["accuracy_by_label"])]
     return "\n".join([*lines, ""])
+
+
+def _accuracy_lines(name: str, result: Mapping[str, Any]) -> list[str]:
+    return [
+        f"- **Accuracy** on the {result['num_test']} held out, by the file in `store/{name}` (seed "
+        f"{result['seed']}): **{_percent(result['accuracy'])}**, {result['num_errors']} wrong. Over seeds: "
+        f"{_spread(list(result['accuracy_by_seed'].values()))}. The seed was fixed before any was measured.",
+        *([_target(result)] if "target" in result else []),
+    ]
+
+
+TAGGED = {
+    "step_accuracy": "steps right, of all steps from the first",
+    "accuracy": "sequences right by the label of their last step",
+    "majority_accuracy": "sequences right by the label that most of their steps were answered with",
+}
+"""What is measured of a model that answers every step, and what it means."""
+
+
+def _tagging_lines(name: str, result: Mapping[str, Any]) -> list[str]:
+    """Accuracies of a model that answers every step, with their targets."""
+    targets = result["targets"]
+    return [
+        f"- **Accuracy** on the {result['num_test']} sequences ({result['num_steps']:,} steps) held out, by the file "
+        f"in `store/{name}` (seed {result['seed']}, fixed before any was measured):",
+        *(
+            f"    - {meaning}: **{_percent(result[f'{measure}_by_seed'][str(result['seed'])])}**"
+            f"{f' (to beat: {100 * targets[measure]:.0f} %)' if measure in targets else ''}; over seeds "
+            f"{_spread(list(result[f'{measure}_by_seed'].values()))}"
+            for measure, meaning in TAGGED.items()
+        ),
+        *(_across_lines(result["across"]) if "across" in result else []),
+    ]
+
+
+def _across_lines(across: Mapping[str, Any]) -> list[str]:
+    """What the recipe makes of each person when it is trained on all the others; see `models.across`."""
+    people = across["people"]
+    return [
+        f"- **Each of the {len(people)} people left out in turn**, the same recipe trained on the other "
+        f"{len(people) - 1}; mean over the people, over seeds (`{across['command']}`):",
+        *(f"    - {meaning}: {_spread(across[f'{measure}_by_seed'])}" for measure, meaning in TAGGED.items()),
+        "    - steps right, person by person, mean over seeds: "
+        + ", ".join(f"{person}: {100 * share:.0f} %" for person, share in people.items()),
+    ]
 
 
 def _loop_row(name: str, result: Mapping[str, Any]) -> str:

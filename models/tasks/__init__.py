@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ class Recipe:
     patience: int = 20
     num_epochs: int | None = None
     """Fixed by cross-validation over the training data, in place of a choice on the part kept back."""
+    folds: str = "fivefold"
+    """How that was done."""
     batch_size: int = 32
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
@@ -69,6 +71,8 @@ class Task:
     vocabulary: tuple[str, ...] | None = None
     unknown: str | None = None
     feature_names: tuple[str, ...] | None = None
+    kind: Literal["classification", "tagging"] = "classification"
+    """Whether a sequence is answered by its last step, or every step by its own."""
     titles: tuple[str, ...] | None = None
     """What each test sequence is, in words."""
 

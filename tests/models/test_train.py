@@ -166,7 +166,7 @@ def test_a_shipped_model_describes_itself(tasks: dict[str, Task], name: str) -> 
     properties = {entry.key: entry.value for entry in onnx.load(model_file(name)).metadata_props}
     spec = parse_spec(properties[METADATA_KEY], name)
     task = tasks[name.split("-")[0]]
-    assert spec.task == "classification"
+    assert spec.task == task.kind
     assert spec.decoder is not None
     assert spec.decoder.labels == task.labels
     assert spec.input.vocabulary == task.vocabulary
@@ -207,4 +207,4 @@ def test_results_cover_every_recipe_and_nothing_else() -> None:
 
 def test_what_is_shipped_stays_small() -> None:
     shipped = [path for path in HERE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert sum(path.stat().st_size for path in shipped) < 3_500_000
+    assert sum(path.stat().st_size for path in shipped) < 5_000_000
