@@ -5,6 +5,7 @@ python -m models.memory --quick    a minute of it, written to models/runs/memory
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import platform
@@ -162,9 +163,12 @@ def chance(length: int, count: int) -> float:
 
 
 def gradient_by_distance(model: Recurrent, x: Tensor) -> list[float]:
-    """The norm of d o_n / d x_k at each distance n - k from 0 up, the mean over sequences (count, time, features)."""
-    x = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(last_answer(model, x).sum(), x)  # (count, time, features)
+    """The norm of d o_n / d x_k at each distance n - k from 0 up, the mean over sequences (count, time, features).
+
+    In double precision, for the squares of what is left of it after a hundred steps are below the least float32.
+    """
+    x = x.double().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(last_answer(copy.deepcopy(model).double(), x).sum(), x)
     norms = gradient.norm(dim=2).mean(dim=0).flip(0)  # (time,)
     return [rounded(one) for one in norms.tolist()]
 
