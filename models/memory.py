@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from models.export import open_session
-from models.memory_page import draw_all, lengths_of, write_page
+from models.memory_page import LONGEST, draw_all, lengths_of, write_page
 from models.recurrent import CELLS, Cell, Recurrent, Shape
 from models.tasks import Sequence, adding
 from models.train import TASKS, initial_values
@@ -243,7 +243,7 @@ def measure_influence(name: str, path: Path, most: int) -> dict[str, Any]:
     """Influence by distance of one shipped model, over its held-out sequences (`most` of them at most)."""
     task_name, cell = name.split("-")
     task, answer = TASKS[task_name](), open_answer(path)
-    sequences = [one for one in task.test.sequences if len(one) > 1]
+    sequences = [one[-LONGEST:] for one in task.test.sequences if len(one) > 1]
     sequences = sequences[:: -(-len(sequences) // most)]
     started = time.process_time()
     moved = [influence(answer, one) for one in sequences]

@@ -20,6 +20,8 @@ UNLEARNED = 0.95
 REPRODUCED_AT = 100
 FEWEST = 20
 """Sequences that a distance must have for its mean to be shown."""
+LONGEST = 240
+"""Last steps by which a longer sequence is represented where influence is measured: its time grows as their square."""
 RECENT = 5
 """Steps that the tables count as the recent past."""
 
@@ -367,15 +369,16 @@ def _influence(results: Results) -> list[str]:
     tasks = tasks_of(results)
     if not tasks:
         return []
-    about = f"""The shipped files, asked in ONNX Runtime on their held-out sequences. Step k is left out of the
-        sequence, the shorter sequence is run whole, and the influence of step k is how far o_n moves: the Euclidean
-        distance between the label probabilities with and without it. Its mean at each distance n-k is given as a
-        share of the sum over all distances that at least {FEWEST} sequences have. *Span*: how many last steps hold
-        90 % of a sequence's influence, the mean over the sequences; beside it, what it would be if every step counted
-        alike. The second curve, for models of features, is the norm of d o_n / d x_k in the same probabilities,
-        features in units of their standard deviation, by central differences on the file: it sees a small change of a
-        step, not its loss. The models of a task differ in more than their cell (units, and for `vowels-rnn` starting
-        weights made to remember): [README.md](README.md) has each one's."""
+    about = f"""The shipped files, asked in ONNX Runtime on their held-out sequences (longer ones by their last
+        {LONGEST} steps, from the initial state). Step k is left out of the sequence, the shorter sequence is run
+        whole, and the influence of step k is how far o_n moves: the Euclidean distance between the label
+        probabilities with and without it. Its mean at each distance n-k is given as a share of the sum over all
+        distances that at least {FEWEST} sequences have. *Span*: how many last steps hold 90 % of a sequence's
+        influence, the mean over the sequences; beside it, what it would be if every step counted alike. The second
+        curve, for models of features, is the norm of d o_n / d x_k in the same probabilities, features in units of
+        their standard deviation, by central differences on the file: it sees a small change of a step, not its loss.
+        The models of a task differ in more than their cell (units, and for `vowels-rnn` starting weights made to
+        remember): [README.md](README.md) has each one's."""
     rows = [
         f"| model | sequences | mean length | last step | last {RECENT} steps | span | span if all alike |",
         "|---|---|---|---|---|---|---|",
