@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from models.tasks.watch import EXERCISES, HELD_OUT, RATE, Recording, recordings
 
@@ -99,7 +99,7 @@ class Stream:
 
     @retry(
         retry=retry_if_exception_type(httpx.TransportError),
-        wait=wait_exponential_jitter(0.1, 2.0),
+        wait=wait_random_exponential(multiplier=0.1, max=2.0),
         stop=stop_after_attempt(ATTEMPTS),
         reraise=True,
     )
