@@ -1,0 +1,97 @@
+"""What the blocking and the asynchronous client have in common: all but the sending."""
+
+import ssl
+from typing import Any
+
+import httpx
+
+from service import __version__
+from service.client.calls import Call, SessionCalls
+from service.client.config import Batching, Retries, Timeout
+from service.client.deadline import Deadline
+from service.client.results import SessionInfo
+
+
+def tls(url: str, verify: ssl.SSLContext | None) -> ssl.SSLContext:
+    """What to trust servers by. Where no TLS is spoken nothing is trusted, which takes no time to load."""
+    if verify is not None:
+        return verify
+    return httpx.create_ssl_context() if url.startswith("https") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+class ClientBase:
+    """The settings of a client, and requests made of calls."""
+
+    def __init__(self, url: str, api_key: str | None, timeout: Timeout | float, retries: Retries, batching: Batching):
+        base = httpx.URL(url)
+        if base.scheme not in ("http", "https") or not base.host:
+            raise ValueError(f"{url!r} is not the address of a server, such as http://localhost:8000")
+        self.url = str(base).rstrip("/")
+        self.timeout = Timeout().within(timeout)
+        self.retries = retries
+        self.batching = batching
+        self.headers = {"user-agent": f"elman/{__version__}"}
+        if api_key is not None:
+            self.headers["authorization"] = f"Bearer {api_key}"
+
+    def deadline(self, call: Call[Any]) -> Deadline:
+        """The deadline of a call that begins now."""
+        return Deadline(self.timeout.within(call.timeout).total)
+
+    def times(self, call: Call[Any], deadline: Deadline) -> httpx.Timeout:
+        """What one attempt may take of what is left."""
+        timeout, left = self.timeout.within(call.timeout), max(deadline.remaining, 1e-3)
+        return httpx.Timeout(
+            connect=min(timeout.connect, left),
+            read=min(timeout.read, left),
+            write=min(timeout.write, left),
+            pool=left,
+        )
+
+    def request(self, http: httpx.Client | httpx.AsyncClient, call: Call[Any], deadline: Deadline) -> httpx.Request:
+        """A call as httpx sends it."""
+        return http.build_request(
+            call.method,
+            self.url + call.path,
+            params=call.query or None,
+            content=call.content,
+            headers=call.headers,
+            timeout=self.times(call, deadline),
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+
+class SessionBase:
+    """What is known of a session without asking."""
+
+    _calls: SessionCalls
+
+    @property
+    def id(self) -> str:
+        """Its id, with which `Client.session` finds it again."""
+        return self._calls.info.id
+
+    @property
+    def model(self) -> str:
+        """The name of its model."""
+        return self._calls.info.model
+
+    @property
+    def version(self) -> int:
+        """The version of its model."""
+        return self._calls.info.version
+
+    @property
+    def step_count(self) -> int:
+        """Steps done, as far as is known here; of a model of frames, samples received."""
+        return self._calls.step_count
+
+    @property
+    def info(self) -> SessionInfo:
+        """The session as the server described it last, by `refresh` or when it was opened."""
+        return self._calls.info
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id!r}, model={self.model!r}, step_count={self.step_count})"

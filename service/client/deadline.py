@@ -1,0 +1,191 @@
+"""A point in time that a blocking call never passes, however slowly bytes trickle.
+
+httpx limits each read and each write, not the whole call. An asynchronous call is simply cancelled; for a blocking one
+the sockets themselves look at the deadline of the call that uses them.
+"""
+
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from math import inf
+from types import TracebackType
+from typing import Any
+
+import httpcore  # what httpx itself sends with
+import httpx
+
+# The server closes a connection that was idle for five seconds; ours are closed first, so that none is used as it goes.
+KEEPALIVE = 4.0
+
+
+class Deadline:
+    """`total` seconds from now."""
+
+    def __init__(self, total: float) -> None:
+        self.total = total
+        self._at = time.monotonic() + total
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self._at - time.monotonic())
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold every socket operation of this thread to the deadline."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+
+_current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
+
+
+def _left(timeout: float | None) -> float:
+    """Seconds that one socket operation may take; what is over gets a moment, since 0 would mean not to wait at all."""
+    deadline = _current.get()
+    least = min(inf if timeout is None else timeout, inf if deadline is None else deadline.remaining)
+    return max(least, 1e-3)
+
+
+def _seconds(timeout: float | None) -> float | None:
+    left = _left(timeout)
+    return None if left == inf else left
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection whose reads and writes end at the deadline of the call that uses it."""
+
+    def __init__(self, inner: httpcore.NetworkStream) -> None:
+        self._inner = inner
+        self._socket: socket.socket = inner.get_extra_info("socket")
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, _seconds(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        left = memoryview(buffer)
+        try:
+            while left:
+                self._socket.settimeout(_seconds(timeout))
+                left = left[self._socket.send(left) :]
+        except TimeoutError as error:
+            raise httpcore.WriteTimeout(str(error)) from error
+        except OSError as error:
+            raise httpcore.WriteError(str(error)) from error
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, _seconds(timeout)))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+class _Backend(httpcore.NetworkBackend):
+    """Opens connections that keep to deadlines, and keeps to them itself over all addresses of a host."""
+
+    def __init__(self) -> None:
+        self._inner = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        until = time.monotonic() + _left(timeout)
+        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        for address in _addresses(host, port):
+            left = _seconds(until - time.monotonic())
+            try:
+                return _Stream(self._inner.connect_tcp(address, port, left, local_address, socket_options))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise httpcore.ConnectError(f"{host}: {error}") from error
+    return list(dict.fromkeys(str(address[4][0]) for address in found))
+
+
+@contextlib.contextmanager
+def _as_httpx() -> Iterator[None]:
+    """Raise httpcore's errors as those of httpx, which have the same names."""
+    try:
+        yield
+    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
+        kind: type[httpx.TransportError] = getattr(httpx, type(error).__name__)
+        raise kind(str(error)) from error
+    except httpcore.UnsupportedProtocol as error:
+        raise httpx.UnsupportedProtocol(str(error)) from error
+
+
+class _Body(httpx.SyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _as_httpx():
+            yield from self._response.iter_stream()
+
+    def close(self) -> None:
+        self._response.close()
+
+
+class DeadlineTransport(httpx.BaseTransport):
+    """What httpx sends blocking requests with: a pool of connections that keep to deadlines."""
+
+    def __init__(self, verify: ssl.SSLContext, max_connections: int = 100) -> None:
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=verify,
+            max_connections=max_connections,
+            max_keepalive_connections=20,
+            keepalive_expiry=KEEPALIVE,
+            network_backend=_Backend(),
+        )
+
+    def __enter__(self) -> "DeadlineTransport":
+        self._pool.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self.close()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        sent = httpcore.Request(
+            method=request.method,
+            url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
+        with _as_httpx():
+            response = self._pool.handle_request(sent)
+        return httpx.Response(
+            response.status, headers=response.headers, stream=_Body(response), extensions=response.extensions
+        )
+
+    def close(self) -> None:
+        self._pool.close()
