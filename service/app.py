@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
+from typing import Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -13,15 +14,22 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from service import __version__
-from service.api.asgi import PROBLEM, BodyReader, Hot
+from service.api.asgi import PROBLEM, BodyReader, Hot, refuse_socket, respond_problem
+from service.api.callers import OWNER, Callers
+from service.api.forecast import Forecast
+from service.api.generate import Generate
+from service.api.influence import Influence
+from service.api.loop import Loop
 from service.api.metrics import Metrics
 from service.api.models import models_router
 from service.api.openapi import document, problem_responses
 from service.api.ops import ops_router
-from service.api.playground import playground_router
 from service.api.predict import Predict, Watcher
 from service.api.repository import repository_router
-from service.errors import ElmanError, Internal, InvalidField, MethodNotAllowed, UnknownRoute
+from service.api.sessions import sessions_router
+from service.api.steps import Stepper, Steps
+from service.api.stream import Streams, stream_router
+from service.errors import ElmanError, Internal, InvalidField, MethodNotAllowed, Unauthorized, UnknownRoute
 from service.server import Server
 from service.settings import Settings
 
@@ -33,27 +41,50 @@ class Elman(FastAPI):
     mounted in another, or has middleware of its user's, hot routes go the ordinary way and are the same endpoints.
     """
 
+    callers: Callers
+    report: Callable[[ElmanError], None]
     predict: Hot
+    steps: Hot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and not self.user_middleware:
-            name, version = predict_path(scope["path"])
-            if name is not None and not scope.get("root_path"):
-                scope["path_params"] = {"name": name} if version is None else {"name": name, "version": version}
-                await self.predict(scope, receive, send)
+        kind = scope["type"]
+        if kind == "lifespan":
+            await super().__call__(scope, receive, send)
+            return
+        path = scope["path"]
+        if not self.callers.open and _is_guarded(path.removeprefix(scope.get("root_path", ""))):
+            try:
+                scope[OWNER] = self.callers.identify(scope)
+            except Unauthorized as error:
+                self.report(error)
+                await (refuse_socket(receive, send) if kind == "websocket" else respond_problem(send, error))
+                return
+        if kind == "http" and scope["method"] == "POST" and not self.user_middleware and not scope.get("root_path"):
+            hot, parameters = hot_path(path)
+            if hot is not None:
+                scope["path_params"] = dict(parameters)
+                await (self.predict if hot == "predict" else self.steps)(scope, receive, send)
                 return
         await super().__call__(scope, receive, send)
 
 
+def _is_guarded(path: str) -> bool:
+    """Whether a path is for callers with a key."""
+    return path.startswith(("/v1/", "/v2/")) or path in ("/v1", "/v2")
+
+
 @lru_cache(1024)
-def predict_path(path: str) -> tuple[str | None, str | None]:
-    """(name, version) of a predict route's path; (None, None) for any other path."""
+def hot_path(path: str) -> tuple[Literal["predict", "steps"] | None, tuple[tuple[str, str], ...]]:
+    """Which hot route a path is, and its parameters; None for any other path."""
     parts = path.split("/")
-    if parts[:3] != ["", "v1", "models"] or parts[-1] != "predict":
-        return None, None
-    if len(parts) == 5:
-        return parts[3], None
-    return (parts[3], parts[5]) if len(parts) == 7 and parts[4] == "versions" else (None, None)
+    if parts[:3] == ["", "v1", "models"] and parts[-1] == "predict":
+        if len(parts) == 5:
+            return "predict", (("name", parts[3]),)
+        if len(parts) == 7 and parts[4] == "versions":
+            return "predict", (("name", parts[3]), ("version", parts[5]))
+    elif parts[:3] == ["", "v1", "sessions"] and parts[-1] == "steps" and len(parts) == 5:
+        return "steps", (("id", parts[3]),)
+    return None, ()
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -70,12 +101,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await server.start()
-        sweeps = [asyncio.create_task(sweep) for sweep in (bodies.sweep(), watcher.sweep())]
+        sweeps = [asyncio.create_task(sweep) for sweep in (bodies.sweep(), watcher.sweep(), server.sessions.sweep())]
         try:
             yield
         finally:
             for sweep in sweeps:
                 sweep.cancel()
+            await streams.close()
             await server.stop()
 
     app = Elman(
@@ -87,13 +119,27 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.server = server
-    app.predict = predict = Hot(Predict(server, metrics, bodies, watcher), metrics.request_failed)
-    for path in ("/v1/models/{name}/predict", "/v1/models/{name}/versions/{version}/predict"):
-        app.router.routes.append(Route(path, predict, methods=["POST"]))
+    app.callers, app.report = Callers(settings.api_keys), metrics.request_failed
+    stepper = Stepper(server, watcher)
+    streams = Streams(server, metrics, stepper)
+    loop = Loop(server, metrics, bodies, watcher)
+    app.predict = Hot(Predict(server, metrics, bodies, watcher), metrics.request_failed)
+    app.steps = Hot(Steps(server, metrics, bodies, stepper), metrics.request_failed)
+    verbs = {
+        "predict": app.predict,
+        "generate": Hot(Generate(loop), metrics.request_failed),
+        "forecast": Hot(Forecast(loop), metrics.request_failed),
+        "influence": Hot(Influence(loop), metrics.request_failed),
+    }
+    for verb, endpoint in verbs.items():
+        for path in (f"/v1/models/{{name}}/{verb}", f"/v1/models/{{name}}/versions/{{version}}/{verb}"):
+            app.router.routes.append(Route(path, endpoint, methods=["POST"]))
+    app.router.routes.append(Route("/v1/sessions/{id}/steps", app.steps, methods=["POST"]))
     app.include_router(models_router(server))
+    app.include_router(sessions_router(server))
+    app.include_router(stream_router(streams))
     app.include_router(repository_router(server))
-    app.include_router(ops_router(server, metrics))
-    app.include_router(playground_router())
+    app.include_router(ops_router(server, metrics, streams))
     _handle_errors(app, metrics)
     app.openapi = document(app)  # type: ignore[method-assign]
     return app

@@ -1,10 +1,16 @@
-"""What the routes share: the repository, the engine, a lane and a decoder for each model, and the counters."""
+"""What the routes share: the repository, the engine, the sessions, and a lane and a decoder for each model."""
 
 import asyncio
+import json
 import logging
 import re
+import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
 
 from service.codec.format import Format, format_of
 from service.codec.json import JSONDecoder
@@ -12,12 +18,23 @@ from service.codec.request import Limits
 from service.codec.worker import DecodingWorker
 from service.engine.engine import Engine, Lane
 from service.engine.scheduler import Policy
-from service.errors import UnknownModel
+from service.errors import ModelChanged, StoreUnavailable, UnknownModel
 from service.repository.model import Model
 from service.repository.repository import Repository
+from service.sessions.lmdb import LMDBStore
+from service.sessions.memory import MemoryStore
+from service.sessions.sessions import Sessions
+from service.sessions.snapshot import SnapshotFormat
+from service.sessions.store import Record, Store, Usage
+from service.sessions.tokens import StateTokens, load_or_make_key
 from service.settings import Settings
 
 _LOG = logging.getLogger("elman")
+
+# Replaced model files that are kept for the sessions that began with them.
+_MOST_RETIRED = 4
+# Bytes of the largest file of examples that is read.
+_MOST_EXAMPLES = 2**20
 
 
 @dataclass(frozen=True)
@@ -28,6 +45,16 @@ class Served:
     lane: Lane
     format: Format
     decoder: JSONDecoder
+
+    @cached_property
+    def snapshots(self) -> SnapshotFormat:
+        """How its state is kept between requests."""
+        return SnapshotFormat(self.model)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """The model's digest, 32 bytes."""
+        return bytes.fromhex(self.model.digest.removeprefix("sha256:"))
 
 
 def policy_of(model: Model, settings: Settings) -> Policy:
@@ -50,16 +77,25 @@ class Server:
         self.settings = settings
         self.limits = Limits(settings.max_steps, settings.max_queue)
         self.repository = Repository(settings.models, settings.load_timeout, settings.load_memory or None)
-        self.engine = Engine(settings.max_queue, settings.max_queue_seconds)
+        self.sessions = Sessions(
+            lambda: _open_store(settings),
+            Usage(settings.max_sessions, settings.max_session_bytes),
+            settings.session_ttl,
+            settings.hot_session_bytes,
+            shared=settings.workers > 1,
+        )
+        self.engine = Engine(settings.max_queue, settings.max_queue_seconds, self.sessions.commit)
         self.decoding = DecodingWorker()
         self.ready = False
         self._served: dict[str, dict[int, Served]] = {}
+        self._retired: OrderedDict[tuple[str, int, bytes], Served] = OrderedDict()
         self._changing = asyncio.Lock()
         self._polling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Load the repository, start the engine, and look for changed models from then on."""
         await self._change(self.repository.load)
+        await asyncio.to_thread(self.sessions.open)
         self.engine.start(asyncio.get_running_loop())
         self.ready = True
         if self.settings.poll:
@@ -103,7 +139,15 @@ class Server:
                 _LOG.exception("%s version %d cannot be opened", model.name, model.version)
                 continue
             served.setdefault(model.name, {})[model.version] = one
+            if before is not None and one is not before:
+                self._retire(before)
         return served
+
+    def _retire(self, served: Served) -> None:
+        """Keep what was replaced for the sessions that began with it."""
+        self._retired[served.model.name, served.model.version, served.digest] = served
+        while len(self._retired) > _MOST_RETIRED:
+            self._retired.popitem(last=False)
 
     def _serve(self, model: Model) -> Served:
         lane = Lane(model, policy_of(model, self.settings))
@@ -122,6 +166,7 @@ class Server:
         await self.engine.drain(self.settings.drain_timeout)
         self.engine.close()
         self.decoding.close()
+        await asyncio.to_thread(self.sessions.close)
 
     def served(self, name: str, version: str | None = None) -> Served:
         """A model ready to run, at its default version unless one is given, as it stands in a path.
@@ -140,6 +185,35 @@ class Server:
             raise UnknownModel(f"the model {name!r} has no version {version[:20]!r}", expected=sorted(versions))
         return versions[number]
 
+    def served_to(self, record: Record) -> Served:
+        """The model that a session began with. Raises UnknownModel and ModelChanged."""
+        key = (record.model, record.version, record.digest)
+        served = self._served.get(record.model, {}).get(record.version)
+        if served is not None and served.digest == record.digest:
+            return served
+        if key in self._retired:
+            return self._retired[key]
+        if served is None:
+            raise UnknownModel(f"version {record.version} of {record.model!r}, the session's, is served no more")
+        raise ModelChanged(
+            f"version {record.version} of {record.model!r} is another file than the one that the session began with",
+            expected=f"sha256:{record.digest.hex()}",
+        )
+
+    def examples(self, served: Served) -> list[Any]:
+        """Held-out sequences that travel with a model, from the file beside it; none where that is no such list."""
+        path = self.settings.models / served.model.name / str(served.model.version) / "examples.json"
+        try:
+            stat = path.stat()
+            return _examples(path, stat.st_mtime_ns, stat.st_size)
+        except (OSError, ValueError):
+            return []
+
+    @cached_property
+    def tokens(self) -> StateTokens:
+        """What seals and opens state tokens."""
+        return StateTokens(self.settings.state_keys or (_own_key(self.settings),))
+
     def versions(self, name: str) -> list[int]:
         """The versions of a model that are served, ascending."""
         return sorted(self._served.get(name, {}))
@@ -151,3 +225,34 @@ class Server:
     def __iter__(self) -> Iterator[Served]:
         for versions in self._served.values():
             yield from versions.values()
+
+
+@lru_cache(256)
+def _examples(path: Path, changed: int, size: int) -> list[Any]:
+    """The list in an examples file, read again once it has changed. Raises OSError and ValueError."""
+    if size > _MOST_EXAMPLES:
+        raise ValueError("too large for examples")
+    examples = json.loads(path.read_bytes())
+    if not isinstance(examples, list):
+        raise ValueError("no list")
+    return [
+        one for one in examples if isinstance(one, dict) and isinstance(one.get("title"), str) and "sequence" in one
+    ]
+
+
+def _open_store(settings: Settings) -> Store:
+    """Raises StoreUnavailable."""
+    if settings.store == "memory":
+        return MemoryStore()
+    return LMDBStore(settings.store_dir, settings.store_bytes, settings.store_sync)
+
+
+def _own_key(settings: Settings) -> str:
+    """A key to seal state tokens with, kept beside the sessions where there is such a place."""
+    if settings.store == "memory":
+        return secrets.token_urlsafe(32)
+    try:
+        return load_or_make_key(settings.store_dir)
+    except (OSError, StoreUnavailable):
+        _LOG.warning("no key can be kept in the store's folder: state tokens are good until the server stops")
+        return secrets.token_urlsafe(32)

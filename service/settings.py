@@ -1,10 +1,10 @@
 """Everything that can be set, once, from the environment (`ELMAN_...`) and the command line."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
@@ -38,3 +38,43 @@ class Settings(BaseSettings):
     """How long a client may take between two pieces of a body."""
     drain_timeout: Annotated[float, Field(ge=0)] = 8.0
     """How long a stopping server waits for what is queued."""
+
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes that serve one address, each with the models of its own, and all with the sessions of one store."""
+    api_keys: Annotated[tuple[str, ...], NoDecode] = ()
+    """Keys that callers show as `Authorization: Bearer KEY`, separated by commas; none lets everybody in as one."""
+    store: Literal["lmdb", "memory"] = "lmdb"
+    """Where sessions live: in a file that outlives the server, or in its memory."""
+    store_dir: Path = Path(".elman")
+    """The folder of that file."""
+    store_bytes: Annotated[int, Field(ge=2**20)] = 64 * 2**30
+    """How large that file may grow. It is no larger than what it holds."""
+    store_sync: bool = False
+    """Whether each write reaches the disk before its answer goes out. Without it nothing is lost when the server is
+    killed, but the last seconds may be when the machine loses power."""
+    session_ttl: Annotated[float, Field(gt=0)] = 3600.0
+    """How long a session lives after its last step, where its creator does not say."""
+    max_session_ttl: Annotated[float, Field(gt=0)] = 30 * 86400.0
+    """The longest that its creator may ask for."""
+    max_sessions: Annotated[int, Field(ge=0)] = 1_000_000
+    """Most sessions of one caller; beyond it 429."""
+    max_session_bytes: Annotated[int, Field(ge=0)] = 8 * 2**30
+    """Most state that the sessions of one caller may hold; beyond it 429."""
+    hot_session_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
+    """Memory for sessions kept at hand, which spares a read of the store for each step."""
+    state_keys: Annotated[tuple[str, ...], NoDecode] = ()
+    """Secrets that seal state tokens, separated by commas: the first seals, all open. With none, a random one is kept
+    in the store's folder."""
+    token_ttl: Annotated[float, Field(gt=0)] = 7 * 86400.0
+    """How long a state token is good for."""
+    max_streams: Annotated[int, Field(ge=0)] = 10_000
+    """Most WebSocket streams at once."""
+    stream_timeout: Annotated[float, Field(gt=0)] = 30.0
+    """How long a stream waits for a client that does not read before it is dropped."""
+
+    @field_validator("api_keys", "state_keys", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value

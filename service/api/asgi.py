@@ -121,6 +121,13 @@ async def respond_problem(send: Send, error: ElmanError) -> None:
     await respond(send, orjson.dumps(error.problem()), PROBLEM, error.status, headers)
 
 
+async def refuse_socket(receive: Receive, send: Send) -> None:
+    """Turn a WebSocket away that came without a key that is known: accepted, so that the client learns why."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.close", "code": 1008, "reason": "unauthorized: an API key is needed"})
+
+
 class Hot:
     """An endpoint served as bare ASGI, with every error turned into a problem."""
 

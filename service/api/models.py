@@ -4,6 +4,9 @@ from fastapi import APIRouter
 
 from service.api.schemas import (
     BatchingCard,
+    Examples,
+    ForecastCard,
+    GenerationCard,
     InputCard,
     ModelCard,
     ModelList,
@@ -12,9 +15,11 @@ from service.api.schemas import (
     StateCard,
     StateTensorCard,
 )
+from service.repository.feeding import axes_of, why_no_forecast, why_no_generation
 from service.repository.model import Model
 from service.repository.repository import Refusal
-from service.server import Server
+from service.repository.spec import ForecastSpec, GenerationSpec
+from service.server import Served, Server
 
 
 def models_router(server: Server) -> APIRouter:
@@ -25,31 +30,42 @@ def models_router(server: Server) -> APIRouter:
     async def list_models() -> ModelList:
         """Every model that is served, at its default version, and every file that was refused."""
         return ModelList(
-            models=[card(one.model, server.versions(one.model.name)) for one in server.defaults()],
+            models=[card(server, one) for one in server.defaults()],
             refused=[_refused(refusal) for refusal in server.repository.refusals],
         )
 
     @router.get("/{name}")
     async def show_model(name: str) -> ModelCard:
         """The card of a model at its default version."""
-        return card(server.served(name).model, server.versions(name))
+        return card(server, server.served(name))
 
     @router.get("/{name}/versions/{version}")
     async def show_version(name: str, version: str) -> ModelCard:
         """The card of one version of a model."""
-        return card(server.served(name, version).model, server.versions(name))
+        return card(server, server.served(name, version))
+
+    @router.get("/{name}/examples")
+    async def show_examples(name: str) -> Examples:
+        """Real sequences that the model was not trained on, where its folder holds any."""
+        return Examples.model_validate({"examples": server.examples(server.served(name))})
+
+    @router.get("/{name}/versions/{version}/examples")
+    async def show_version_examples(name: str, version: str) -> Examples:
+        """The same of one version."""
+        return Examples.model_validate({"examples": server.examples(server.served(name, version))})
 
     return router
 
 
-def card(model: Model, versions: list[int]) -> ModelCard:
+def card(server: Server, served: Served) -> ModelCard:
     """A model's card."""
+    model = served.model
     network, proof, spec = model.network, model.proof, model.spec
     labels = spec.decoder.labels if spec.decoder else None
     return ModelCard(
         name=model.name,
         version=model.version,
-        versions=versions,
+        versions=server.versions(model.name),
         task=spec.task or "raw",
         cell=network.cell,
         layers=network.layers,
@@ -68,8 +84,25 @@ def card(model: Model, versions: list[int]) -> ModelCard:
         output=OutputCard(size=network.output_size, labels=list(labels) if labels else None),
         state=_state(model),
         batching=BatchingCard(exact=proof.exact, tolerance=proof.tolerance, reason=proof.reason),
+        generation=_generation(model),
+        forecast=_forecast(model),
+        examples=len(server.examples(served)),
         digest=model.digest,
     )
+
+
+def _generation(model: Model) -> GenerationCard | None:
+    if why_no_generation(model) is not None:
+        return None
+    spec = model.spec.generation or GenerationSpec()
+    return GenerationCard(start=spec.start, end=spec.end, conditions=list(spec.conditions))
+
+
+def _forecast(model: Model) -> ForecastCard | None:
+    if why_no_forecast(model) is not None:
+        return None
+    axes, spec = axes_of(model), model.spec.forecast or ForecastSpec()
+    return ForecastCard(target=list(axes.target), known=list(axes.known), sampled=bool(spec.residuals))
 
 
 def _state(model: Model) -> StateCard:

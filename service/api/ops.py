@@ -1,14 +1,17 @@
 """For operators: liveness, readiness, metrics."""
 
+import asyncio
+
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.api.metrics import Metrics
-from service.api.schemas import Health
-from service.server import Server
+from service.api.schemas import EngineFigures, Health, LaneFigures
+from service.api.stream import Streams
+from service.server import Served, Server
 
 
-def ops_router(server: Server, metrics: Metrics) -> APIRouter:
+def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
     """`/livez`, `/readyz` and `/metrics`."""
     router = APIRouter(tags=["operations"])
 
@@ -33,4 +36,31 @@ def ops_router(server: Server, metrics: Metrics) -> APIRouter:
         """Prometheus metrics."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
+    @router.get("/v1/engine")
+    async def show_engine() -> EngineFigures:
+        """What the engine does now, and has done for each model since it was loaded."""
+        return EngineFigures(
+            queued=server.engine.num_pending,
+            pending_seconds=server.engine.pending_seconds,
+            sessions=await asyncio.to_thread(len, server.sessions),
+            streams=len(streams),
+            models=[_figures(one) for one in server],
+        )
+
     return router
+
+
+def _figures(served: Served) -> LaneFigures:
+    figures = served.lane.figures
+    return LaneFigures(
+        model=served.model.name,
+        version=served.model.version,
+        runs=figures.num_runs,
+        rows=figures.num_rows,
+        steps=figures.num_steps,
+        padded_steps=figures.num_padded_steps,
+        sequences=figures.num_sequences,
+        queued=len(served.lane.scheduler),
+        run_seconds=figures.run_seconds,
+        max_batch=served.lane.scheduler.policy.max_batch,
+    )

@@ -4,28 +4,34 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from math import inf
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from service.api.asgi import BINARY, JSON, BodyReader, ClientGone, respond
+from service.api.callers import owner_of
 from service.api.metrics import Metrics
-from service.codec.answer import encode_answer, encode_binary
+from service.api.stretch import Stretch, check_streaming, cut_whole, deadline_of, open_token, seal_token
+from service.codec.answer import encode_answer, encode_binary, outputs_of
 from service.codec.binary import decode_binary, parse_options
+from service.codec.frames import check_cut
 from service.codec.request import PredictRequest, check_listed
 from service.engine.engine import Ticket, first_error
-from service.engine.sequence import Sequence
+from service.engine.sequence import Return, Sequence
 from service.errors import Draining, ElmanError, InvalidField, NotAcceptable, TooLong, UnsupportedMediaType
+from service.repository.network import Array
 from service.server import Served, Server
 
 # A request that takes longer than this is watched, so that its work stops when its client is gone.
 _WATCH_AFTER = 0.25
+# Where a request of octets brings its state token along, and its answer the next.
+STATE_HEADER = b"elman-state"
 # A JSON body larger than this takes milliseconds to decode, and is decoded elsewhere.
-_LARGE = 512 * 1024
+LARGE = 512 * 1024
 # Numbers that the answer to one request may hold: 400 MB of float32.
-_MAX_NUMBERS = 100_000_000
+MAX_NUMBERS = 100_000_000
 # Numbers of an answer that takes milliseconds to encode, which is then done beside the event loop.
-_MANY = 50_000
+MANY = 50_000
 
 
 class Watcher:
@@ -56,17 +62,24 @@ class Watcher:
             if watch is not None:
                 watch.cancel()
 
+    async def run(self, server: Server, served: Served, sequences: list[Sequence], receive: Receive) -> None:
+        """Run sequences as one request. Raises ClientGone, and the first error of any."""
+        await self.wait(server.engine.submit(served.lane, sequences), receive)
+        failed = first_error(sequences)
+        if failed is not None:
+            raise failed[1]
+
     async def sweep(self) -> None:
         """Listen to the clients of requests that take long, until cancelled."""
         met: set[Ticket] = set()
         while True:
             await asyncio.sleep(_WATCH_AFTER)
             for ticket in met & self._waiting.keys() - self._watching.keys():
-                self._watching[ticket] = asyncio.create_task(_watch(ticket, self._waiting[ticket]))
+                self._watching[ticket] = asyncio.create_task(watch(ticket, self._waiting[ticket]))
             met = set(self._waiting)
 
 
-async def _watch(ticket: Ticket, receive: Receive) -> None:
+async def watch(ticket: Ticket, receive: Receive) -> None:
     """Give up a request whose client closes the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -86,38 +99,91 @@ class Predict:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        served = self._served(scope)
+        served = served_in(self.server, scope)
         headers = dict(scope["headers"])
         body = await self.bodies.read(headers, receive)
-        binary = _wants_binary(headers.get(b"accept", b""))
+        binary = wants_binary(headers.get(b"accept", b""))
         request = await self._decode(scope, headers, body, served)
-        _check_returns(request, served)
+        check_returns(served, request.returns)
         _check_one(request, binary)
-        _check_size(request, served, binary)
-        sequences = await self._run(request, served, receive)
+        owner = owner_of(scope)
+        stretches = self._stretches(request, served, owner) if request.carries_state else None
+        sequences = self._sequences(request, served, stretches)
+        _check_size(request, sequences, served, binary)
+        await self.watcher.wait(self.server.engine.submit(served.lane, sequences), receive)
         _raise_first_error(sequences, request)
-        await _answer(send, served, request, sequences, binary)
+        extras = self._extras(request, served, owner, sequences, stretches) if stretches else None
+        await _answer(send, served, request, sequences, binary, extras)
         self.metrics.request_done(served.model, time.perf_counter() - started)
 
-    def _served(self, scope: Scope) -> Served:
-        return self.server.served(scope["path_params"]["name"], scope["path_params"].get("version"))
-
     async def _decode(self, scope: Scope, headers: dict[bytes, bytes], body: bytes, served: Served) -> PredictRequest:
-        if _is_binary(headers.get(b"content-type", b"")):
-            return decode_binary(body, scope["query_string"], served.format, served.decoder.limits)
-        _check_no_options(scope["query_string"])
-        if len(body) > _LARGE:
+        if is_binary(headers.get(b"content-type", b"")):
+            token = headers.get(STATE_HEADER)
+            state = None if token is None else token.decode("latin-1")
+            return decode_binary(body, scope["query_string"], served.format, served.decoder.limits, state)
+        check_no_options(scope["query_string"])
+        if len(body) > LARGE:
             return await self.server.decoding.decode(body, served.decoder)
         return served.decoder.decode(body)
 
-    async def _run(self, request: PredictRequest, served: Served, receive: Receive) -> list[Sequence]:
-        deadline = inf if request.timeout is None else time.monotonic() + request.timeout
-        sequences = [Sequence(inputs, returns=request.returns, deadline=deadline) for inputs in request.sequences]
-        return await self.watcher.wait(self.server.engine.submit(served.lane, sequences), receive)
+    def _stretches(self, request: PredictRequest, served: Served, owner: bytes) -> list[tuple[int, Stretch]]:
+        """Each sequence with the step that it starts at, where it carries state. Raises as `open_token`."""
+        check_streaming(served)
+        tokens = request.state
+        starts = [(0, served.snapshots.first)] * len(request.sequences)
+        if isinstance(tokens, str):
+            starts = [open_token(self.server, served, owner, tokens, "state")] * len(request.sequences)
+        elif tokens is not None:
+            starts = [
+                open_token(self.server, served, owner, token, f"state[{index}]") for index, token in enumerate(tokens)
+            ]
+        stretches = []
+        for data, place, (step, start) in zip(request.sequences, request.places, starts, strict=True):
+            stretch = Stretch(served, data, start)
+            if start.carry is not None:
+                check_cut(stretch.inputs, data, start.carry, served.format, place)
+            stretches.append((step, stretch))
+        return stretches
+
+    def _sequences(
+        self, request: PredictRequest, served: Served, stretches: list[tuple[int, Stretch]] | None
+    ) -> list[Sequence]:
+        deadline = deadline_of(request.timeout)
+        if stretches is not None:
+            wanted = {"keep_state": request.return_state, "keep_trace": request.hidden}
+            return [one.sequence(returns=request.returns, deadline=deadline, **wanted) for _, one in stretches]
+        data = request.sequences
+        if served.format.frames:
+            data = [cut_whole(served, one, place) for one, place in zip(data, request.places, strict=True)]
+        return [Sequence(inputs, returns=request.returns, deadline=deadline) for inputs in data]
+
+    def _extras(
+        self,
+        request: PredictRequest,
+        served: Served,
+        owner: bytes,
+        sequences: list[Sequence],
+        stretches: list[tuple[int, Stretch]],
+    ) -> list[dict[str, Any]]:
+        """What carries state in each result."""
+        extras: list[dict[str, Any]] = [{} for _ in sequences]
+        for extra, sequence, (step, stretch) in zip(extras, sequences, stretches, strict=True):
+            if request.return_state:
+                extra["step"] = step + stretch.moves
+                snapshot = served.snapshots.pack(stretch.end(sequence))
+                extra["state"] = seal_token(self.server, served, owner, extra["step"], snapshot)
+            if request.hidden:
+                extra["hidden"] = served.lane.runner.packing.trace(sequence.trace)
+        return extras
+
+
+def served_in(server: Server, scope: Scope) -> Served:
+    """The model that a path names. Raises UnknownModel."""
+    return server.served(scope["path_params"]["name"], scope["path_params"].get("version"))
 
 
 @lru_cache(256)
-def _wants_binary(accept: bytes) -> bool:
+def wants_binary(accept: bytes) -> bool:
     """Whether an Accept header asks for octets before JSON. Raises NotAcceptable where it takes neither."""
     kinds = [part.split(b";")[0].strip().lower() for part in accept.split(b",") if part.strip()]
     for kind in kinds:
@@ -131,7 +197,7 @@ def _wants_binary(accept: bytes) -> bool:
 
 
 @lru_cache(256)
-def _is_binary(content_type: bytes) -> bool:
+def is_binary(content_type: bytes) -> bool:
     """Whether a Content-Type says octets and not JSON. Raises UnsupportedMediaType."""
     kind = content_type.split(b";")[0].strip().lower()
     # curl -d without a header says it sends a form; what it holds is judged by the JSON decoder.
@@ -140,29 +206,32 @@ def _is_binary(content_type: bytes) -> bool:
     return kind == BINARY
 
 
-def _check_no_options(query: bytes) -> None:
+def check_no_options(query: bytes) -> None:
     if query:
         parse_options(query)
         raise InvalidField("the options of a JSON request belong in its body", where="query")
 
 
-def _check_returns(request: PredictRequest, served: Served) -> None:
-    if request.returns == "steps" and served.lane.scheduler.policy.steps_singly and not served.model.proof.chunked:
+def check_returns(served: Served, returns: Return) -> None:
+    """Raise InvalidField where every step's output is wanted of a model that has only the last one's."""
+    if returns == "steps" and served.lane.scheduler.policy.steps_singly and not served.model.proof.chunked:
         raise InvalidField(
             f"{served.model.name} gives an output after the last step only", where="return", expected="final"
         )
 
 
-def _check_size(request: PredictRequest, served: Served, binary: bool) -> None:
+def _check_size(request: PredictRequest, sequences: list[Sequence], served: Served, binary: bool) -> None:
     """Raise where the answer would be larger than a server can hold ready for one request."""
     steps = request.returns == "steps"
-    rows = sum([len(inputs) for inputs in request.sequences]) if steps else len(request.sequences)
+    num_steps = sum([len(sequence.inputs) for sequence in sequences])
+    rows = num_steps if steps else len(sequences)
     size = served.model.network.output_size
-    if rows * size > _MAX_NUMBERS:
+    numbers = rows * size + (num_steps * served.model.network.state_nbytes // 4 if request.hidden else 0)
+    if numbers > MAX_NUMBERS:
         raise TooLong(
-            f"the answer would hold {rows} outputs of {size} numbers",
-            where="return" if steps else "sequences",
-            expected=f"at most {_MAX_NUMBERS} numbers",
+            f"the answer would hold {numbers} numbers",
+            where="return" if steps or request.hidden else "sequences",
+            expected=f"at most {MAX_NUMBERS} numbers",
         )
     if request.decode and not binary:
         check_listed(rows, min(request.top, size))
@@ -171,6 +240,8 @@ def _check_size(request: PredictRequest, served: Served, binary: bool) -> None:
 def _check_one(request: PredictRequest, binary: bool) -> None:
     if binary and len(request.sequences) > 1:
         raise NotAcceptable("several sequences cannot be answered as application/octet-stream", expected=JSON.decode())
+    if binary and request.hidden:
+        raise NotAcceptable("hidden cannot be answered as application/octet-stream", expected=JSON.decode())
 
 
 def _raise_first_error(sequences: list[Sequence], request: PredictRequest) -> None:
@@ -185,19 +256,35 @@ def _placed(error: ElmanError, where: str) -> ElmanError:
     return error
 
 
-async def _answer(send: Send, served: Served, request: PredictRequest, sequences: list[Sequence], binary: bool) -> None:
+async def _answer(
+    send: Send,
+    served: Served,
+    request: PredictRequest,
+    sequences: list[Sequence],
+    binary: bool,
+    extras: list[dict[str, Any]] | None,
+) -> None:
     if not binary:
         rows = sum([len(block) for sequence in sequences for block in sequence.outputs])
-        if rows * served.model.network.output_size > _MANY:
-            content = await asyncio.to_thread(encode_answer, served.model, request, sequences)
+        if rows * served.model.network.output_size > MANY or request.hidden:
+            content = await asyncio.to_thread(encode_answer, served.model, request, sequences, extras)
         else:
-            content = encode_answer(served.model, request, sequences)
+            content = encode_answer(served.model, request, sequences, extras)
         await respond(send, content)
         return
-    content, shape = encode_binary(sequences[0], request.places[0])
-    headers = [
+    extra = extras[0] if extras else {}
+    headers = [(b"elman-" + name.encode(), str(value).encode()) for name, value in extra.items()]
+    await respond_binary(send, served, outputs_of(sequences[0]), request.returns, headers)
+
+
+async def respond_binary(
+    send: Send, served: Served, outputs: Array, returns: Return, headers: list[tuple[bytes, bytes]]
+) -> None:
+    """Output rows as octets."""
+    content, shape = encode_binary(outputs, returns)
+    named = [
         (b"elman-shape", ",".join(map(str, shape)).encode()),
         (b"elman-model", served.model.name.encode()),
         (b"elman-version", str(served.model.version).encode()),
     ]
-    await respond(send, content, BINARY, headers=headers)
+    await respond(send, content, BINARY, headers=[*named, *headers])

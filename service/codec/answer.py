@@ -91,6 +91,21 @@ def decode_outputs(outputs: Array, model: Model, top: int) -> list[Any] | None:
     return None
 
 
+def meaning_of(outputs: Array, model: Model) -> Array:
+    """What output rows say, float64 of their shape: probabilities of labels or tokens, values in the data's units."""
+    decoder = model.spec.decoder or DecoderSpec()
+    rows = outputs.astype(np.float64)
+    if decoder.kind == "values":
+        return _values(rows, decoder)
+    if decoder.kind == "none" or decoder.scores == "probabilities":
+        return rows
+    if decoder.scores == "log_probabilities":
+        return np.exp(np.minimum(rows, 0.0))
+    exponents = np.exp(rows - rows.max(axis=1, keepdims=True))
+    shares: Array = exponents / exponents.sum(axis=1, keepdims=True)
+    return shares
+
+
 def _values(outputs: Array, decoder: DecoderSpec) -> Array:
     if decoder.mean is None or decoder.std is None:
         return outputs

@@ -65,6 +65,12 @@ def parse_options(query: bytes, readers: Readers | None = None) -> dict[str, Any
     return options
 
 
+def options_of_stream(query: bytes) -> dict[str, Any]:
+    """The options of a WebSocket stream: `session`, `ttl`, and those of its binary frames. Raises InvalidField."""
+    plain: Readers = {"session": lambda name, text: text, "ttl": _number(float, "seconds")}
+    return parse_options(query, {**_COMMON, **plain})
+
+
 def _one_of(*choices: str) -> Callable[[str, str], str]:
     def read(name: str, text: str) -> str:
         if text not in choices:

@@ -147,7 +147,7 @@ class Sessions:
             return await self.read(owner, id)
         return record
 
-    async def list(self, owner: bytes, limit: int, after: str | None, model: str | None) -> list[Record]:
+    async def owned(self, owner: bytes, limit: int, after: str | None, model: str | None) -> list[Record]:
         """A caller's sessions by id. Raises StoreUnavailable."""
         return await self._call(lambda store: store.list(owner, limit, after, model))
 
