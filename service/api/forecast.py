@@ -1,0 +1,121 @@
+"""`POST /v1/models/{name}/forecast`: a series carried on by the model's own output."""
+
+import secrets
+import time
+from typing import Any
+
+import numpy as np
+from starlette.types import Receive, Scope, Send
+
+from service.api.asgi import respond
+from service.api.loop import Loop, Start
+from service.api.stretch import deadline_of
+from service.codec.answer import encode_json
+from service.codec.loops import ForecastRequest, LoopDecoder
+from service.engine.forecasting import Course, Path
+from service.engine.sequence import Sequence
+from service.errors import CannotForecast, NotFiniteOutput, TooLong
+from service.repository.feeding import axes_of, why_no_forecast
+from service.repository.network import Array
+from service.repository.spec import DecoderSpec, ForecastSpec
+from service.server import Served
+
+# Values that the paths of one request may hold.
+_MAX_VALUES = 20_000_000
+
+
+class Forecast:
+    """The forecast endpoint, as bare ASGI."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        served, request = await self.loop.read(scope, receive, _check, LoopDecoder.forecast)
+        _check_size(served, request)
+        course = course_of(served, request)
+        ask = Start(request.session, request.state, request.timeout, "series")
+        served, start = await self.loop.begin(scope, receive, served, request.series, ask)
+        assert start.output is not None, "a series was read"
+        paths = [Path(course, None), *(Path(course, path) for path in range(request.samples))]
+        first = paths[0].feed(list(paths), np.broadcast_to(start.output, (len(paths), len(start.output))))
+        deadline = deadline_of(request.timeout)
+        running = [
+            Sequence(inputs, state=start.state, feedback=path, more=request.horizon - 2, deadline=deadline)
+            for path, inputs in zip(paths, first, strict=True)
+            if inputs is not None
+        ]
+        if running:
+            await self.loop.watcher.run(self.loop.server, served, running, receive)
+        await respond(send, encode_json(_answer(served, request, course, paths)))
+        self.loop.metrics.request_done(served.model, time.perf_counter() - started)
+
+
+def course_of(served: Served, request: ForecastRequest) -> Course:
+    """What the paths of a request share."""
+    model, axes = served.model, axes_of(served.model)
+    size, features = model.network.output_size, model.network.features or 0
+    decoder = model.spec.decoder or DecoderSpec()
+    spec = model.spec.forecast or ForecastSpec()
+    future = np.zeros((request.horizon - 1, features), np.float32)
+    if request.future is not None:
+        future[:, axes.known] = request.future[: request.horizon - 1]
+    return Course(
+        horizon=request.horizon,
+        future=future,
+        target=axes.target,
+        mean=np.array(decoder.mean if decoder.mean is not None else [0.0] * size),
+        std=np.array(decoder.std if decoder.std is not None else [1.0] * size),
+        residuals=np.array(spec.residuals, np.float64).reshape(-1, size),
+        minimum=spec.minimum,
+        seed=secrets.randbits(32) if request.seed is None else request.seed,
+    )
+
+
+def _answer(served: Served, request: ForecastRequest, course: Course, paths: list[Path]) -> dict[str, Any]:
+    values = np.array([path.values for path in paths])  # (1 + samples, horizon, outputs)
+    if not np.isfinite(values).all():
+        step = int(np.argwhere(~np.isfinite(values))[:, 1].min())
+        raise NotFiniteOutput(f"the forecast is not finite from step {step}", where="horizon", expected=f"{step}")
+    answer: dict[str, Any] = {
+        "model": served.model.name,
+        "version": served.model.version,
+        "horizon": request.horizon,
+        "seed": course.seed,
+        "point": _rows(values[0]),
+    }
+    if request.samples:
+        sampled = values[1:]
+        answer["mean"] = _rows(sampled.mean(axis=0))
+        levels = np.quantile(sampled, request.quantiles, axis=0)
+        answer["quantiles"] = {f"{level:g}": _rows(rows) for level, rows in zip(request.quantiles, levels, strict=True)}
+        if request.paths:
+            answer["paths"] = [_rows(path) for path in sampled]
+    return answer
+
+
+def _rows(values: Array) -> Array:
+    """Numbers where there is one output, rows where there are several."""
+    return np.ascontiguousarray(values[:, 0] if values.shape[1] == 1 else values)
+
+
+def _check(served: Served) -> None:
+    reason = why_no_forecast(served.model)
+    if reason is not None:
+        raise CannotForecast(f"{served.model.name} cannot forecast: {reason}")
+
+
+def _check_size(served: Served, request: ForecastRequest) -> None:
+    spec = served.model.spec.forecast
+    if request.samples and (spec is None or not spec.residuals):
+        raise CannotForecast(
+            f"{served.model.name} cannot sample paths: its spec holds no residuals of its training",
+            where="samples",
+            expected=0,
+        )
+    values = (1 + request.samples) * request.horizon * served.model.network.output_size
+    if values > _MAX_VALUES:
+        raise TooLong(
+            f"the paths would hold {values} values", where="samples", expected=f"at most {_MAX_VALUES} values"
+        )

@@ -1,0 +1,172 @@
+"""`POST /v1/sessions/{id}/steps`: the hot path of sessions."""
+
+import asyncio
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from starlette.types import Receive, Scope, Send
+
+from service.api.asgi import BodyReader, respond
+from service.api.callers import owner_of
+from service.api.metrics import Metrics
+from service.api.predict import (
+    LARGE,
+    MAX_NUMBERS,
+    Watcher,
+    check_no_options,
+    check_returns,
+    is_binary,
+    respond_binary,
+    wants_binary,
+)
+from service.api.stretch import Stretch, deadline_of
+from service.codec.answer import encode_json, outputs_of, rows_of
+from service.codec.binary import decode_binary_step
+from service.codec.request import StepRequest, check_listed
+from service.engine.sequence import Sequence
+from service.errors import TooLong
+from service.repository.network import Array
+from service.server import Served, Server
+from service.sessions.sessions import Ask, Save
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What a step gave: its output rows, where the session stands, and whether it had been done before.
+
+    `length` counts the steps that were run; `outputs` has no row where a piece of a signal completed no window.
+    """
+
+    id: str
+    step: int
+    length: int
+    outputs: Array
+    replayed: bool
+
+
+class Stepper:
+    """Takes a session on: what the route and the streams share."""
+
+    def __init__(self, server: Server, watcher: Watcher) -> None:
+        self.server = server
+        self.watcher = watcher
+
+    async def step(
+        self, owner: bytes, id: str, served: Served, request: StepRequest, receive: Receive | None
+    ) -> Stepped:
+        """Move a session on, once. Raises what `Sessions.step` and the engine raise.
+
+        receive: of the client that waits; None where nobody is to be listened to.
+        """
+        check_returns(served, request.returns)
+        ask = Ask(content_digest(request.sequence), len(request.sequence), request.at)
+
+        async def run(snapshot: bytes, save: Save | None) -> tuple[int, Array]:
+            stretch = Stretch(served, request.sequence, served.snapshots.unpack(snapshot))
+            if not len(stretch.inputs):
+                if save is not None:
+                    save.snapshot = served.snapshots.pack(stretch.end(None))
+                    await self.server.sessions.save(save)
+                return 0, np.zeros((0, served.model.network.output_size), np.float32)
+            check_size(served, request, len(stretch.inputs))
+            if save is not None:
+                save.compose = lambda sequence: served.snapshots.pack(stretch.end(sequence))
+            deadline = deadline_of(request.timeout)
+            sequence = stretch.sequence(returns=request.returns, deadline=deadline, keep_state=True, save=save)
+            await self._run(served, sequence, receive)
+            return sequence.length, outputs_of(sequence)
+
+        (length, outputs), record, replayed = await self.server.sessions.step(owner, id, ask, run)
+        # What is replayed was the last step, so the session stands where that left it.
+        return Stepped(id, record.step, length, outputs, replayed)
+
+    async def _run(self, served: Served, sequence: Sequence, receive: Receive | None) -> None:
+        ticket = self.server.engine.submit(served.lane, [sequence])
+        if receive is not None:
+            await self.watcher.wait(ticket, receive)
+        else:
+            try:
+                await ticket.future
+            except asyncio.CancelledError:
+                ticket.cancel()
+                raise
+        if sequence.error is not None:
+            sequence.error.where = sequence.error.where or "sequence"
+            raise sequence.error
+
+
+class Steps:
+    """The steps endpoint, as bare ASGI."""
+
+    def __init__(self, server: Server, metrics: Metrics, bodies: BodyReader, stepper: Stepper) -> None:
+        self.server = server
+        self.metrics = metrics
+        self.bodies = bodies
+        self.stepper = stepper
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        owner, id = owner_of(scope), scope["path_params"]["id"]
+        headers = dict(scope["headers"])
+        body = await self.bodies.read(headers, receive)
+        binary = wants_binary(headers.get(b"accept", b""))
+        served = self.server.served_to(await self.server.sessions.at_hand(owner, id))
+        request = await self._decode(scope, headers, body, served)
+        stepped = await self.stepper.step(owner, id, served, request, receive)
+        if binary:
+            fields = [
+                (b"elman-step", str(stepped.step).encode()),
+                (b"elman-replayed", b"true" if stepped.replayed else b"false"),
+            ]
+            returns = request.returns if stepped.length else "steps"
+            await respond_binary(send, served, stepped.outputs, returns, fields)
+        else:
+            await respond(send, encode_json(step_answer(served, request, stepped)))
+        self.metrics.request_done(served.model, time.perf_counter() - started)
+
+    async def _decode(self, scope: Scope, headers: dict[bytes, bytes], body: bytes, served: Served) -> StepRequest:
+        if is_binary(headers.get(b"content-type", b"")):
+            return decode_binary_step(body, scope["query_string"], served.format, served.decoder.limits)
+        check_no_options(scope["query_string"])
+        if len(body) > LARGE:
+            return await asyncio.to_thread(served.decoder.decode_step, body)
+        return served.decoder.decode_step(body)
+
+
+def step_answer(served: Served, request: StepRequest, stepped: Stepped) -> dict[str, Any]:
+    """The answer to a step request, to be written as JSON. Raises NotFiniteOutput."""
+    rows: dict[str, Any]
+    if stepped.length:
+        rows = rows_of(served.model, stepped.outputs, request.returns, request.decode, request.top, "sequence")
+    else:
+        names = ("outputs", "decoded") if request.returns == "steps" else ("output", "decoded")
+        rows = {name: [] if request.returns == "steps" else None for name in names[: 1 + request.decode]}
+    return {
+        "id": stepped.id,
+        "step": stepped.step,
+        "length": stepped.length,
+        **rows,
+        "replayed": stepped.replayed,
+    }
+
+
+def content_digest(data: Array) -> bytes:
+    """16 bytes that stand for what a step reads."""
+    return hashlib.blake2b(data.tobytes(), digest_size=16).digest()
+
+
+def check_size(served: Served, request: StepRequest, length: int) -> None:
+    """Raise where the answer would be larger than a server can hold ready for one request."""
+    rows = length if request.returns == "steps" else 1
+    size = served.model.network.output_size
+    if rows * size > MAX_NUMBERS:
+        raise TooLong(
+            f"the answer would hold {rows} outputs of {size} numbers",
+            where="return",
+            expected=f"at most {MAX_NUMBERS} numbers",
+        )
+    if request.decode:
+        check_listed(rows, min(request.top, size))

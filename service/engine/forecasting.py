@@ -1,0 +1,87 @@
+"""Forecasting: the last output, in the data's own units, is the next step's input.
+
+A sampled path adds to each step one row of the residuals that training left in the spec, drawn as `randomness` says:
+row floor(u * rows). The path without them is the point forecast. (After the sieve bootstrap: P. Bühlmann, "Sieve
+bootstrap for time series", Bernoulli 3, 1997.)
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from service.engine.feedback import Feedback
+from service.engine.randomness import uniforms
+from service.repository.network import Array
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Course:
+    """What all paths of one forecast share.
+
+    Attributes:
+        horizon: values wanted.
+        future: input rows that follow, float32 `(horizon - 1, features)`, in which what is known ahead stands already.
+        target: the features that the outputs are.
+        mean, std: outputs are in the data's units after `output * std + mean`; float64 `(outputs,)`.
+        residuals: float64 `(rows, outputs)`; none leaves every path at the point forecast.
+        minimum: values are held at this or above.
+        seed: below 2**64.
+    """
+
+    horizon: int
+    future: Array
+    target: tuple[int, ...]
+    mean: Array
+    std: Array
+    residuals: Array
+    minimum: float | None
+    seed: int
+
+
+@dataclass(eq=False, slots=True)
+class Path:
+    """One path into the future.
+
+    Attributes:
+        course: what it shares with others.
+        path: its number; None for the point forecast.
+        values: so far, float64 `(outputs,)` each.
+    """
+
+    course: Course
+    path: int | None
+    values: list[Array] = field(default_factory=list)
+
+    def feed(self, feedbacks: list[Feedback], outputs: Array) -> list[Array | None]:
+        """As `Feedback.feed`: each row's next inputs, `(1, features)`."""
+        paths = [one for one in feedbacks if isinstance(one, Path)]
+        return [path.take(value) for path, value in zip(paths, move(paths, outputs), strict=True)]
+
+    def take(self, value: Array) -> Array | None:
+        """Add a value. The inputs to go on with, or None where that was the last."""
+        course, at = self.course, len(self.values)
+        self.values.append(value)
+        if at + 1 == course.horizon:
+            return None
+        inputs = course.future[at : at + 1].copy()
+        inputs[0, course.target] = value
+        return inputs
+
+
+def move(paths: list[Path], outputs: Array) -> Array:
+    """The next value of each path in the data's units, float64 `(paths, outputs)`, of outputs of that shape."""
+    values = outputs.astype(np.float64)
+    courses = [path.course for path in paths]
+    values = values * np.stack([course.std for course in courses]) + np.stack([course.mean for course in courses])
+    u = uniforms(
+        np.array([course.seed for course in courses], np.uint64),
+        np.array([path.path or 0 for path in paths], np.uint64),
+        np.array([len(path.values) for path in paths], np.uint64),
+    )
+    for value, path, number in zip(values, paths, u.tolist(), strict=True):
+        residuals = path.course.residuals
+        if path.path is not None and len(residuals):
+            value += residuals[int(number * len(residuals))]
+        if path.course.minimum is not None:
+            np.maximum(value, path.course.minimum, out=value)
+    return values
