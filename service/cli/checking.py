@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from service.cli.common import FAILED, model_file, refuse
+from service.cli.exits import FAILED, refuse
+from service.cli.targets import model_file
 
 
 def check(

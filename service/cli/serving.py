@@ -1,7 +1,6 @@
 """`elman serve`."""
 
 import contextlib
-import gc
 import math
 import signal
 import sys
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.common import CANNOT_START, refuse
+from service.cli.exits import CANNOT_START, refuse
 
 
 def serve(
@@ -26,6 +25,9 @@ def serve(
     max_batch: Annotated[int | None, typer.Option(help="Most sequences that one run advances.")] = None,
     max_queue: Annotated[int | None, typer.Option(help="Most unfinished sequences; then 503.")] = None,
     max_body: Annotated[int | None, typer.Option(help="Largest request body, in bytes.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve the address.")] = None,
+    store: Annotated[str | None, typer.Option(help="Where sessions live: lmdb or memory.")] = None,
+    store_dir: Annotated[Path | None, typer.Option(help="Folder of the session store.")] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     access_log: Annotated[bool, typer.Option(help="Log every request.")] = False,
 ) -> None:
@@ -37,6 +39,7 @@ def serve(
     from pydantic import ValidationError
 
     from service.app import create_app
+    from service.memory import collect_less
     from service.settings import Settings
 
     given: dict[str, Any] = {
@@ -44,6 +47,9 @@ def serve(
         "max_batch": max_batch,
         "max_queue": max_queue,
         "max_body": max_body,
+        "workers": workers,
+        "store": store,
+        "store_dir": store_dir,
     }
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
@@ -53,7 +59,26 @@ def serve(
         raise refuse(f"{name}: {first['msg']}, got {first['input']!r}") from None
     if not settings.models.is_dir():
         raise refuse(f"the model repository {str(settings.models)!r} is not a folder")
-    _collect_less()
+    options: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "log_level": log_level,
+        "access_log": access_log,
+        # An open stream must not keep a stopping server alive.
+        "timeout_graceful_shutdown": max(1, math.ceil(settings.drain_timeout)),
+        "server_header": False,
+        # No answer hangs on the client's address, so there is no header of a proxy to believe or not.
+        "proxy_headers": False,
+        "ws_max_size": settings.max_body,
+    }
+    if settings.workers > 1:
+        if settings.store == "memory":
+            raise refuse("a store in memory cannot be shared by several workers; use --store lmdb")
+        from service.workers import run_workers
+
+        run_workers(settings, **options)
+        return
+    collect_less()
     # uvicorn raises the signal again once it has shut down; stopping when asked to is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     application = create_app(settings)
@@ -64,27 +89,8 @@ def serve(
             application.state.server.ready = False
             super().handle_exit(sig, frame)
 
-    config = uvicorn.Config(
-        application,
-        host=host,
-        port=port,
-        log_level=log_level,
-        access_log=access_log,
-        # An open stream must not keep a stopping server alive.
-        timeout_graceful_shutdown=max(1, math.ceil(settings.drain_timeout)),
-        server_header=False,
-        # No answer hangs on the client's address, so there is no header of a proxy to believe or not.
-        proxy_headers=False,
-    )
-    server = Server(config)
+    server = Server(uvicorn.Config(application, **options))
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     if not server.started:
         raise typer.Exit(CANNOT_START)
-
-
-def _collect_less() -> None:
-    """Look for cyclic garbage less often: a request makes many lists, none in a cycle, and the models never go."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
