@@ -78,3 +78,9 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    def environment(self) -> dict[str, str]:
+        """The environment variables that give these settings."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        texts = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
+        return {f"ELMAN_{name.upper()}": text for name, text in texts.items()}

@@ -182,7 +182,7 @@ class LoopDecoder:
         prompt = begun[:0]
         if body.prompt:
             convert = text_array if isinstance(body.prompt, str) else tokens_array
-            prompt = convert(body.prompt, format, "prompt", limits)  # type: ignore[arg-type]
+            prompt = convert(body.prompt, format, "prompt", limits)
         whole = np.concatenate([begun, prompt])
         if not len(whole) and body.session is None and body.state is None:
             raise EmptySequence("there is nothing to write on from", where="prompt", expected="a text, or token ids")

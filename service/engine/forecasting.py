@@ -70,7 +70,7 @@ class Path:
 
 def move(paths: list[Path], outputs: Array) -> Array:
     """The next value of each path in the data's units, float64 `(paths, outputs)`, of outputs of that shape."""
-    values = outputs.astype(np.float64)
+    values: Array = outputs.astype(np.float64)
     courses = [path.course for path in paths]
     values = values * np.stack([course.std for course in courses]) + np.stack([course.mean for course in courses])
     u = uniforms(

@@ -1,0 +1,63 @@
+"""Several processes behind one address: each with an engine of its own, all with the sessions of one store."""
+
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
+
+from service.app import create_app
+from service.memory import collect_less
+from service.settings import Settings
+
+# How long a worker may be silent before it is taken for hung: as long as a request may hold the interpreter, and more.
+_SILENCE_SECONDS = 60
+
+
+def run_workers(settings: Settings, **options: Any) -> None:
+    """Serve with `settings.workers` processes until told to stop; one that dies is replaced.
+
+    options: of `uvicorn.Config`. Settings reach the workers through the environment.
+    """
+    os.environ.update(settings.environment())
+    config = uvicorn.Config(
+        "service.workers:application",
+        factory=True,
+        workers=settings.workers,
+        timeout_worker_healthcheck=_SILENCE_SECONDS,
+        **options,
+    )
+    Multiprocess(config, sockets=[config.bind_socket()]).run()
+
+
+def application() -> FastAPI:
+    """One worker's application, with the settings of the environment."""
+    collect_less()
+    app = create_app(Settings())
+    inner = app.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+        _not_ready_once_stopping(app)
+        async with inner(app) as state:
+            yield state
+
+    app.router.lifespan_context = lifespan
+    return app
+
+
+def _not_ready_once_stopping(app: FastAPI) -> None:
+    """Not ready from the first moment of stopping, so that what is cut off at its end is told why."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        app.state.server.ready = False
+        if callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGTERM, stop)
