@@ -1,8 +1,17 @@
 """What a session store is: records by id, compare-and-set, nothing of models or of HTTP."""
 
+import secrets
+import time
+import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from service.errors import Quota
+
+# When expired sessions of a caller have been swept, mostly.
+_QUOTA_RETRY = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +62,7 @@ class Advance:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a caller holds: sessions, and bytes of their states (current and previous)."""
+    """What a caller holds: sessions, and bytes of their states (current and previous, whose room is kept at once)."""
 
     num_sessions: int
     num_bytes: int
@@ -98,3 +107,37 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of the store. What it holds stays, where it is one that lasts."""
+
+
+def new_id() -> str:
+    """A new session's id: 48 bits of the time in milliseconds, so that ids ascend, and 128 that nobody guesses."""
+    return (time.time_ns() // 1_000_000).to_bytes(6, "big").hex() + secrets.token_hex(16)
+
+
+def key_of(id: str) -> bytes | None:
+    """The bytes that an id stands for; None where it can be no id."""
+    if not 32 <= len(id) <= 128:
+        return None
+    try:
+        key = bytes.fromhex(id)
+    except ValueError:
+        return None
+    # Only one spelling: neither capitals nor the spaces that fromhex lets pass.
+    return key if key.hex() == id else None
+
+
+def check_quota(held: Usage, snapshot_nbytes: int, most: Usage) -> None:
+    """Raises Quota where one more session, with room for its two states, would be more than `most`."""
+    if held.num_sessions + 1 > most.num_sessions:
+        raise Quota(
+            f"you hold {held.num_sessions} sessions, of at most {most.num_sessions}; delete some, or let them expire",
+            expected=most.num_sessions,
+            retry_after=_QUOTA_RETRY,
+        )
+    if held.num_bytes + 2 * snapshot_nbytes > most.num_bytes:
+        raise Quota(
+            f"your sessions hold {held.num_bytes} bytes of state, of at most {most.num_bytes}, and one more needs "
+            f"{2 * snapshot_nbytes}; delete some, or let them expire",
+            expected=most.num_bytes,
+            retry_after=_QUOTA_RETRY,
+        )
