@@ -1,6 +1,6 @@
 """Train the generators of surnames, and write what was measured.
 
-    python -m models.generation --cell gru --seed 0          two minutes
+    python -m models.generation --cell gru --seed 0          a few minutes
     python -m models.generation --all                        all three cells, several seeds each
 
 A network of characters: each output scores the next one. The language that is asked for stands where the start token
@@ -58,8 +58,8 @@ class Recipe:
     dropout: float = 0.2
     max_epochs: int = 40
     patience: int = 4
-    batch_size: int = 64
-    learning_rate: float = 4e-3
+    batch_size: int = 128
+    learning_rate: float = 8e-3
     weight_decay: float = 1e-2
     average_decay: float = 0.99
     any_share: float = 0.15
@@ -70,7 +70,7 @@ class Recipe:
 
 # About as many weights each as a file of a quarter of a megabyte holds; the plain cell needs no more than 128.
 RECIPES = {
-    "names-rnn-generator": Recipe(hidden_size=128),
+    "names-rnn-generator": Recipe(hidden_size=128, batch_size=64, learning_rate=2e-3),
     "names-lstm-generator": Recipe(hidden_size=88),
     "names-gru-generator": Recipe(hidden_size=104),
 }
