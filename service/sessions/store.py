@@ -2,8 +2,6 @@
 
 import secrets
 import time
-import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
