@@ -160,7 +160,7 @@ class AsyncClient(ClientBase):
 
     def model(self, name: str, version: int | None = None) -> "AsyncModel":
         """A model of the server, at its highest version if none is given. Asks nothing yet."""
-        return AsyncModel(self, ModelCalls(name, version))
+        return AsyncModel(self, self.calls_of(name, version))
 
     def session(self, id: str, *, keep: bool = True) -> "Opening[AsyncSession]":
         """The session of an id, to go on with: await it, or enter it, and it is deleted at the end unless `keep`."""

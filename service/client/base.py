@@ -6,10 +6,11 @@ from typing import Any
 import httpx
 
 from service import __version__
-from service.client.calls import Call, SessionCalls
+from service.client.calls import Call, ModelCalls, SessionCalls
 from service.client.config import Batching, Retries, Timeout
 from service.client.deadline import Deadline
 from service.client.results import SessionInfo
+from service.client.wire import Shapes
 
 
 def tls(url: str, verify: ssl.SSLContext | None) -> ssl.SSLContext:
@@ -30,9 +31,14 @@ class ClientBase:
         self.timeout = Timeout().within(timeout)
         self.retries = retries
         self.batching = batching
+        self._shapes: dict[str, Shapes] = {}
         self.headers = {"user-agent": f"elman/{__version__}"}
         if api_key is not None:
             self.headers["authorization"] = f"Bearer {api_key}"
+
+    def calls_of(self, model: str, version: int | None) -> ModelCalls:
+        """The calls for a model, which share what is known of the shapes that it takes."""
+        return ModelCalls(model, version, self._shapes.setdefault(f"{model}/{version}", Shapes()))
 
     def deadline(self, call: Call[Any]) -> Deadline:
         """The deadline of a call that begins now."""

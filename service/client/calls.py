@@ -32,11 +32,11 @@ from service.client.wire import (
     EVENTS,
     JSON,
     One,
+    Shapes,
     encode,
     error_in,
     is_binary,
     numbers,
-    octets,
     plain,
     query_of,
     read_array,
@@ -232,11 +232,11 @@ class ServerCalls:
 class ModelCalls:
     """Calls for one model."""
 
-    def __init__(self, name: str, version: int | None = None) -> None:
+    def __init__(self, name: str, version: int | None = None, shapes: Shapes | None = None) -> None:
         self.name = name
-        self.version = version
         pinned = "" if version is None else f"/versions/{version}"
         self.path = f"/v1/models/{quote(name, safe='')}{pinned}"
+        self._shapes = shapes or Shapes()
 
     def card(self) -> Call[Card]:
         """What there is to know of the model. Raises UnknownModel.
@@ -257,11 +257,11 @@ class ModelCalls:
 
     def predict_one(self, x: One, state: str | None, options: PredictOptions) -> Call[Result]:
         named, timeout = _named(options), options.get("timeout")
-        content, path = octets(x), f"{self.path}/predict"
+        content, path = self._shapes.octets(x), f"{self.path}/predict"
         hidden, decode = options.get("hidden", False), options.get("decode", True)
         if content is None or hidden or len(state or "") > _MAX_HEADER:
             body = {"sequence": plain(x, "sequence"), **named} | ({} if state is None else {"state": state})
-            return _json_call("POST", path, _first, body, timeout=timeout)
+            return _json_call("POST", path, self._first(x), body, timeout=timeout)
         headers = {"content-type": BINARY, "accept": JSON if decode or options.get("return_state") else BINARY}
         if state is not None:
             headers["elman-state"] = state
@@ -274,6 +274,14 @@ class ModelCalls:
             headers=headers,
             timeout=timeout,
         )
+
+    def _first(self, x: One) -> Callable[[httpx.Response], Result]:
+        def first(answer: httpx.Response) -> Result:
+            result = _first(answer)
+            self._shapes.taken(x)
+            return result
+
+        return first
 
     def predict_many(
         self, sequences: Sequence[One], state: str | Sequence[str] | None, options: PredictOptions, batching: Batching
@@ -388,6 +396,7 @@ class SessionCalls:
         self.info = info
         self.step_count = info.step
         self.path = f"/v1/sessions/{quote(info.id, safe='')}"
+        self._shapes = Shapes()
 
     def step(
         self,
@@ -405,7 +414,7 @@ class SessionCalls:
         Args:
             x: the next steps, as predict takes a sequence.
             returns: `final` for the output after the last of them, `steps` for the output after each.
-            decode: whether to decode outputs into labels or values. Without it, arrays travel as bytes both ways.
+            decode: whether to decode outputs into labels or values. Without it, answers travel as bytes too.
             top: how many labels to list.
             timeout: seconds in all, or a Timeout.
 
@@ -416,15 +425,15 @@ class SessionCalls:
         """
         at = self.step_count
         options = {"at": at, "return": returns, "decode": decode, "top": top, **_told(timeout)}
-        content, path = octets(x), f"{self.path}/steps"
+        content, path = self._shapes.octets(x), f"{self.path}/steps"
         if content is None:
             body = {"sequence": plain(x, "sequence"), **options}
-            return _json_call("POST", path, self.stepped, body, at=at, timeout=timeout)
+            return _json_call("POST", path, lambda answer: self.stepped(answer, x), body, at=at, timeout=timeout)
         headers = {"content-type": BINARY, "accept": JSON if decode else BINARY}
         return Call(
             "POST",
             path,
-            lambda answer: self.stepped(answer, len(x)),
+            lambda answer: self.stepped(answer, x),
             query=query_of(options),
             content=content,
             headers=headers,
@@ -432,12 +441,14 @@ class SessionCalls:
             timeout=timeout,
         )
 
-    def stepped(self, answer: httpx.Response, sent: int = 0) -> StepResult:
-        """Take on the step that an answer says."""
+    def stepped(self, answer: httpx.Response, x: One) -> StepResult:
+        """Take on the step that the answer to `x` says."""
         if not is_binary(answer):
-            return self.took(read_json(answer))
+            made = self.took(read_json(answer))
+            self._shapes.taken(x)
+            return made
         step, replayed = int(answer.headers["elman-step"]), answer.headers["elman-replayed"] == "true"
-        made = StepResult(**_binary_fields(answer, sent), step=step, id=self.info.id, replayed=replayed)
+        made = StepResult(**_binary_fields(answer, len(x)), step=step, id=self.info.id, replayed=replayed)
         self.step_count = step
         return made
 

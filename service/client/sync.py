@@ -115,7 +115,7 @@ class Client(ClientBase):
 
     def model(self, name: str, version: int | None = None) -> "Model":
         """A model of the server, at its highest version if none is given. Asks nothing yet."""
-        return Model(self, ModelCalls(name, version))
+        return Model(self, self.calls_of(name, version))
 
     def session(self, id: str, *, keep: bool = True) -> "Session":
         """The session of an id, to go on with. As a context manager it deletes it at the end unless `keep`."""
@@ -205,15 +205,15 @@ class Model:
         >>> result = elman.model("vowels-gru").predict(np.zeros((7, 12), np.float32))
         >>> result.output.shape, result.length
         ((9,), 7)
-        >>> [result.label for result in elman.model("names-gru").predict(["Lindqvist", "Nakamura"])]
-        ['Swedish', 'Japanese']
+        >>> [result.label for result in elman.model("names-gru").predict(["Lindqvist", "Rossi"])]
+        ['Swedish', 'Italian']
 
         Args:
             x: `(time, features)` of floats, `(time,)` of token ids or of a signal, text where the model has a
                 vocabulary; or a list of such, which is cut into requests sent side by side.
             returns: `final` for the last output only, `steps` for the output after every step.
-            decode: whether to decode outputs into labels, values or tokens. Without it, one array travels as bytes
-                both ways.
+            decode: whether to decode outputs into labels, values or tokens. Without it, the answer to one array
+                travels as bytes too.
             top: how many labels to list with their probability.
             state: a state token to go on from, or one for each of a list.
             return_state: whether to return the state after the last step as a token.

@@ -48,13 +48,31 @@ def _check_axes(x: NDArray[Any]) -> None:
         raise TypeError(f"a sequence has numbers, and this has {x.dtype}")
 
 
-def octets(x: object) -> bytes | None:
-    """Little-endian float32, row-major; None for what is better sent as JSON.
+class Shapes:
+    """The shapes of a step that a model is known to take.
 
-    Integers `(time,)` may be tokens or a signal: only the server knows, and JSON says both.
+    Bytes do not say their shape: four steps of three features would be read as one of twelve. So the first array of a
+    shape goes as JSON, where the server sees it; once it took that, those like it go as bytes.
     """
-    if not isinstance(x, np.ndarray):
-        return None
+
+    def __init__(self) -> None:
+        self._taken: set[tuple[int, ...]] = set()
+
+    def taken(self, x: object) -> None:
+        """Take note that the server took a sequence as JSON."""
+        if isinstance(x, np.ndarray):
+            self._taken.add(x.shape[1:])
+
+    def octets(self, x: object) -> bytes | None:
+        """A sequence as bytes; None where it has to go as JSON."""
+        return octets(x) if isinstance(x, np.ndarray) and x.shape[1:] in self._taken else None
+
+
+def octets(x: NDArray[Any]) -> bytes | None:
+    """Little-endian float32, row-major; None for what only JSON can say.
+
+    Integers `(time,)` may be tokens or a signal, and JSON says both.
+    """
     _check_axes(x)
     if x.dtype.kind != "f" and x.ndim == 1:
         return None

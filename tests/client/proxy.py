@@ -1,0 +1,199 @@
+"""A TCP proxy that does to HTTP what networks do: it delays, cuts and swallows, by a plan."""
+
+import asyncio
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+_HANG = 30.0
+
+
+class Fault(StrEnum):
+    """What happens to one request, or to one piece of an open stream."""
+
+    PASS = "forwarded, and answered"
+    DELAY = "forwarded after a while"
+    CUT_BEFORE = "never forwarded, and the connection is cut"
+    CUT_REQUEST = "half of it forwarded, and both connections are cut"
+    CUT_AFTER = "forwarded; the answer is read, and the connection cut in its place"
+    CUT_WITHIN = "forwarded; half of the answer comes, and the connection is cut"
+    SWALLOW = "forwarded; no answer ever comes"
+    ABANDON = "forwarded, and both connections are cut at once"
+    BUSY = "never forwarded; answered with 503 and Retry-After: 1"
+    DRIP = "forwarded; the answer comes byte by byte"
+
+
+Plan = Callable[[int], Fault]
+"""What happens to the request of a number, counted over all connections."""
+
+
+def seeded(seed: int, faults: list[Fault], share: float) -> Plan:
+    """A plan that does one of `faults` to a `share` of the requests."""
+    chance = random.Random(seed)
+    drawn = [chance.choice(faults) if chance.random() < share else Fault.PASS for _ in range(100_000)]
+    return drawn.__getitem__
+
+
+@dataclass
+class FaultProxy:
+    """A proxy that runs. `done` says what happened to each request, `requests` its first line."""
+
+    url: str
+    plan: Plan
+    done: list[Fault] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+    def next(self, request: str) -> Fault:
+        fault = self.plan(len(self.done))
+        self.done.append(fault)
+        self.requests.append(request)
+        self.times.append(time.monotonic())
+        return fault
+
+
+@contextlib.contextmanager
+def fault_proxy(port: int, plan: Plan, delay: float = 0.1) -> Iterator[FaultProxy]:
+    """A proxy before the server at `port`, in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    started: list[FaultProxy] = []
+    ready, tasks = threading.Event(), set[asyncio.Task[None]]()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await _Connection(started[0], port, delay, reader, writer).serve()
+        finally:
+            tasks.discard(task)
+
+    async def main() -> None:
+        listening = await asyncio.start_server(connected, "127.0.0.1", 0)
+        number = listening.sockets[0].getsockname()[1]
+        started.append(FaultProxy(f"http://127.0.0.1:{number}", plan))
+        ready.set()
+        await stop.wait()
+        listening.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    stop = asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(main()), daemon=True)
+    thread.start()
+    assert ready.wait(5)
+    try:
+        yield started[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(5)
+        loop.close()
+
+
+@dataclass
+class _Connection:
+    """One client, and its own connection to the server."""
+
+    proxy: FaultProxy
+    port: int
+    delay: float
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def serve(self) -> None:
+        upstream: list[asyncio.StreamWriter] = []
+        try:
+            back, out = await asyncio.open_connection("127.0.0.1", self.port)
+            upstream.append(out)
+            while await self._request(back, out):
+                pass
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            for writer in [self.writer, *upstream]:
+                writer.transport.abort()
+
+    async def _request(self, back: asyncio.StreamReader, out: asyncio.StreamWriter) -> bool:
+        """Whether the connection goes on after one request."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        body = await self.reader.readexactly(_length(head))
+        fault = self.proxy.next(head.split(b"\r\n")[0].decode())
+        if fault is Fault.CUT_BEFORE:
+            return False
+        if fault is Fault.BUSY:
+            self.writer.write(b"HTTP/1.1 503 Busy\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n")
+            await self.writer.drain()
+            return True
+        if fault is Fault.DELAY:
+            await asyncio.sleep(self.delay)
+        request = head + body
+        out.write(request[: len(request) // 2] if fault is Fault.CUT_REQUEST else request)
+        await out.drain()
+        if fault in (Fault.CUT_REQUEST, Fault.ABANDON):
+            return False
+        answer = await back.readuntil(b"\r\n\r\n")
+        if answer.startswith(b"HTTP/1.1 101"):
+            self.writer.write(answer)
+            await self._pipe(back, out)
+            return False
+        answer += await back.readexactly(_length(answer))
+        return await self._answer(answer, fault)
+
+    async def _answer(self, answer: bytes, fault: Fault) -> bool:
+        if fault is Fault.CUT_AFTER:
+            return False
+        if fault is Fault.SWALLOW:
+            await asyncio.sleep(_HANG)
+            return False
+        if fault is Fault.DRIP:
+            for i in range(len(answer)):
+                self.writer.write(answer[i : i + 1])
+                await self.writer.drain()
+                await asyncio.sleep(0.05)
+            return True
+        self.writer.write(answer[: len(answer) // 2] if fault is Fault.CUT_WITHIN else answer)
+        await self.writer.drain()
+        return fault is not Fault.CUT_WITHIN
+
+    async def _pipe(self, back: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
+        """An open stream, each piece from the client under the plan."""
+        answering = asyncio.create_task(_copy(back, self.writer))
+        try:
+            while piece := await self.reader.read(65536):
+                fault = self.proxy.next("piece")
+                if fault is Fault.CUT_BEFORE:
+                    return
+                if fault is Fault.DELAY:
+                    await asyncio.sleep(self.delay)
+                lost = fault in (Fault.CUT_AFTER, Fault.CUT_WITHIN, Fault.SWALLOW)
+                if lost:
+                    answering.cancel()
+                out.write(piece)
+                await out.drain()
+                if lost:
+                    await back.read(65536)
+                    await asyncio.sleep(_HANG if fault is Fault.SWALLOW else 0)
+                    return
+        finally:
+            answering.cancel()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while piece := await reader.read(65536):
+        writer.write(piece)
+        await writer.drain()
+    writer.transport.abort()
+
+
+def _length(head: bytes) -> int:
+    """The length of the body behind a head. Nothing here is sent in chunks."""
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"content-length":
+            return int(value)
+    return 0

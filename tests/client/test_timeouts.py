@@ -1,0 +1,208 @@
+"""Every call ends within its timeout, whatever the network does; and nothing is done twice that might matter."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.client import (
+    AsyncClient,
+    Batching,
+    Client,
+    Disconnected,
+    ElmanError,
+    NoAnswer,
+    NotConnected,
+    Retries,
+    TimedOut,
+    Timeout,
+    Unavailable,
+)
+from tests.client.proxy import Fault, FaultProxy, fault_proxy
+from tests.running import RunningServer
+
+TOTAL = 0.6
+# What a busy machine may take to notice that the time is over.
+SLACK = 0.4
+NAME = "Lindqvist"
+SILENT = [Fault.SWALLOW, Fault.DRIP]
+
+Ask = Callable[[Client, Timeout], object]
+CALLS: dict[str, Ask] = {
+    "card": lambda elman, _: elman.model("names-gru").card(),
+    "models": lambda elman, _: elman.models(),
+    "metrics": lambda elman, _: elman.metrics(),
+    "ready": lambda elman, _: elman.ready(),
+    "index": lambda elman, _: elman.index(),
+    "load": lambda elman, _: elman.load("nobody"),
+    "predict": lambda elman, timeout: elman.model("names-gru").predict(NAME, timeout=timeout),
+    "predict many": lambda elman, timeout: elman.model("names-gru").predict([NAME] * 20, timeout=timeout),
+    "session": lambda elman, _: elman.model("names-gru").session(),
+    "generate": lambda elman, _: elman.model("names-gru").generate("Mc"),
+    "generate stream": lambda elman, _: list(elman.model("names-gru").generate("Mc", stream=True)),
+}
+
+
+@contextlib.contextmanager
+def ends_in_time(total: float = TOTAL) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < total + SLACK
+
+
+@pytest.mark.parametrize("fault", SILENT)
+@pytest.mark.parametrize("name", CALLS)
+def test_a_blocking_call_ends_in_time(server: RunningServer, name: str, fault: Fault) -> None:
+    timeout = Timeout(total=TOTAL)
+    with (
+        fault_proxy(server.port, lambda _: fault) as proxy,
+        Client(proxy.url, timeout=timeout, batching=Batching(sequences=5)) as elman,
+        ends_in_time(),
+        pytest.raises(TimedOut),
+    ):
+        CALLS[name](elman, timeout)
+
+
+@pytest.mark.parametrize("fault", SILENT)
+def test_an_awaited_call_ends_in_time(server: RunningServer, fault: Fault) -> None:
+    async def main(url: str) -> None:
+        async with AsyncClient(url, timeout=TOTAL, batching=Batching(sequences=5)) as elman:
+            model = elman.model("names-gru")
+            calls: list[Callable[[], Any]] = [
+                elman.models,
+                lambda: model.predict(NAME),
+                lambda: model.predict([NAME] * 20),
+                lambda: model.generate("Mc"),
+                lambda: anext(model.generate("Mc", stream=True)),
+                model.session().__aenter__,
+            ]
+            for call in calls:
+                with ends_in_time(), pytest.raises(TimedOut):
+                    await call()
+
+    with fault_proxy(server.port, lambda _: fault) as proxy:
+        asyncio.run(main(proxy.url))
+
+
+def test_retries_end_in_time_too(server: RunningServer) -> None:
+    retries = Retries(attempts=1000, first=0.01, longest=0.05)
+    for fault in (Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.CUT_WITHIN, Fault.ABANDON):
+        with (
+            fault_proxy(server.port, lambda _, fault=fault: fault) as proxy,
+            Client(proxy.url, timeout=TOTAL, retries=retries) as elman,
+            ends_in_time(),
+            pytest.raises(NoAnswer),
+        ):
+            elman.model("names-gru").predict(NAME)
+        assert len(proxy.done) > 3
+
+
+def test_a_silent_attempt_is_given_up_and_the_next_one_answers(server: RunningServer) -> None:
+    plan = [Fault.SWALLOW, Fault.CUT_AFTER, Fault.PASS].__getitem__
+    with (
+        fault_proxy(server.port, plan) as proxy,
+        Client(proxy.url, timeout=Timeout(total=10.0, read=0.2)) as elman,
+    ):
+        assert elman.model("names-gru").predict(NAME).label == "Swedish"
+    assert len(proxy.done) == 3
+
+
+def test_a_host_that_takes_no_connection_ends_in_time() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        with contextlib.ExitStack() as stack:
+            for _ in range(4):  # what the kernel takes by itself
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(("127.0.0.1", port))
+            time.sleep(0.05)
+            with Client(f"http://127.0.0.1:{port}", timeout=TOTAL) as elman, ends_in_time(), pytest.raises(NoAnswer):
+                elman.models()
+
+
+def test_a_request_that_is_not_read_ends_in_time() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(5)
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        big = [np.ones((20_000, 12), np.float32)] * 4
+        with Client(url, timeout=Timeout(TOTAL), batching=Batching(numbers=10**9)) as elman:
+            call = elman.model("vowels-gru")
+            with pytest.raises(TimedOut):
+                call.predict(big)
+
+
+def test_a_server_that_starts_late_is_waited_for() -> None:
+    with socket.socket() as late:
+        late.bind(("127.0.0.1", 0))
+
+        def start() -> None:
+            time.sleep(0.4)
+            late.listen()
+            connection, _ = late.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+        starting = threading.Thread(target=start)
+        starting.start()
+        retries = Retries(attempts=100, first=0.05, longest=0.1)
+        with Client(f"http://127.0.0.1:{late.getsockname()[1]}", timeout=10.0, retries=retries) as elman:
+            assert elman.live()
+        starting.join()
+
+
+@pytest.mark.parametrize("fault", [Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.CUT_WITHIN, Fault.ABANDON])
+def test_what_might_be_done_twice_is_sent_once(server: RunningServer, fault: Fault) -> None:
+    with fault_proxy(server.port, lambda _: fault) as proxy, Client(proxy.url) as elman, pytest.raises(Disconnected):
+        elman.model("names-gru").session()
+    assert len(proxy.done) == 1
+
+
+def test_what_was_refused_is_sent_again_when_the_server_says(server: RunningServer) -> None:
+    plan = [Fault.BUSY, Fault.BUSY, Fault.PASS].__getitem__
+    with fault_proxy(server.port, plan) as proxy, Client(proxy.url) as elman:
+        elman.model("names-gru").predict(NAME)
+    assert [later - sooner >= 1.0 for sooner, later in zip(proxy.times, proxy.times[1:], strict=False)] == [True, True]
+
+
+def test_no_call_waits_for_a_server_past_its_own_time(server: RunningServer) -> None:
+    def busy(url: str) -> None:
+        with Client(url, timeout=TOTAL) as elman, ends_in_time(0.1), pytest.raises(Unavailable) as raised:
+            elman.model("names-gru").predict(NAME)
+        assert raised.value.retry_after == 1.0
+
+    with fault_proxy(server.port, lambda _: Fault.BUSY) as proxy:
+        busy(proxy.url)
+    assert len(proxy.done) == 1
+
+
+def test_connections_are_used_again(server: RunningServer) -> None:
+    counted: list[FaultProxy] = []
+    with fault_proxy(server.port, lambda _: Fault.PASS) as proxy, Client(proxy.url) as elman:
+        counted.append(proxy)
+        for _ in range(5):
+            elman.model("names-gru").predict(NAME)
+        pool = elman._http._transport._pool  # type: ignore[attr-defined]
+        assert len(pool.connections) == 1
+
+
+def test_no_retries_where_none_are_wanted() -> None:
+    with Client("http://127.0.0.1:1", retries=Retries(attempts=1)) as elman, pytest.raises(NotConnected):
+        elman.models()
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_a_timeout_is_more_than_nothing(value: float) -> None:
+    with pytest.raises(ValueError, match="more than 0"):
+        Timeout(total=value)
+    with pytest.raises((ValueError, ElmanError)):
+        Client("http://localhost", timeout=value)
