@@ -1,0 +1,78 @@
+// The server's routes, by relative address, so that the page works behind any path prefix.
+
+const KEY = "elman-key";
+
+/** What a refused request says: code, detail, and where in the request. */
+export class Problem extends Error {
+  constructor(body, status) {
+    super(body.detail || body.title || `the server answered ${status}`);
+    this.code = body.code || String(status);
+    this.title = body.title || "Error";
+    this.where = body.where;
+    this.expected = body.expected;
+    this.status = status;
+  }
+}
+
+/** The server's root, without the slash at its end: what the shown commands start from. */
+export const root = new URL(".", document.baseURI).href.replace(/\/$/, "");
+
+export const key = {
+  get: () => sessionStorage.getItem(KEY) || "",
+  set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
+};
+
+/** Ask, and give the answer's JSON (null where there is no content). Raises Problem; an abort goes through as it is. */
+export async function call(method, path, body, signal) {
+  const response = await send(method, path, body, signal);
+  return response.status === 204 ? null : response.json();
+}
+
+export const get = (path, signal) => call("GET", path, undefined, signal);
+export const post = (path, body, signal) => call("POST", path, body, signal);
+
+/** Where a model's verbs are: its default version, or a version that is named. */
+export const modelPath = (card, verb) =>
+  card.version === Math.max(...card.versions)
+    ? `v1/models/${encodeURIComponent(card.name)}/${verb}`
+    : `v1/models/${encodeURIComponent(card.name)}/versions/${card.version}/${verb}`;
+
+/** Post, and call `receive(event, data)` for each server-sent event until the answer ends. */
+export async function events(path, body, signal, receive) {
+  const response = await send("POST", path, body, signal);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    rest += value || "";
+    const blocks = rest.split(/\r?\n\r?\n/);
+    rest = blocks.pop();
+    for (const block of blocks) receive(...parseEvent(block));
+    if (done) return;
+  }
+}
+
+function parseEvent(block) {
+  let name = "message";
+  const data = [];
+  for (const line of block.split(/\r?\n/)) {
+    if (line.startsWith("event:")) name = line.slice(6).trim();
+    else if (line.startsWith("data:")) data.push(line.slice(5).trimStart());
+  }
+  return [name, data.length ? JSON.parse(data.join("\n")) : null];
+}
+
+async function send(method, path, body, signal) {
+  const headers = {};
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
+  let response;
+  try {
+    response = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem({ code: "unreachable", title: "No answer", detail: "the server cannot be reached" }, 0);
+  }
+  if (!response.ok) throw new Problem(await response.json().catch(() => ({})), response.status);
+  return response;
+}

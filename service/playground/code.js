@@ -1,0 +1,88 @@
+// What would do the same from a shell and from Python.
+
+import { key, root } from "./api.js";
+import { el, newId, say } from "./dom.js";
+
+/** Two blocks of code with a copy button each. `show({curl, python})` fills them. */
+export function snippets() {
+  const curl = block("curl");
+  const python = block("Python");
+  const element = el(
+    "section",
+    { class: "snippets", "aria-label": "The same from outside this page" },
+    el("h2", {}, "The same from outside"),
+    el("div", { class: "pair" }, curl.element, python.element),
+  );
+  return {
+    element,
+    show(code) {
+      curl.show(code.curl);
+      python.show(code.python);
+    },
+  };
+}
+
+function block(name) {
+  const code = el("code");
+  const id = newId("code");
+  const copy = el("button", { type: "button", class: "quiet", "aria-label": `Copy the ${name} code` }, "Copy");
+  copy.addEventListener("click", async () => {
+    const done = await copied(code.textContent);
+    copy.textContent = done ? "Copied" : "Select and copy";
+    say(done ? `The ${name} code is copied` : "The browser does not let the page copy");
+    setTimeout(() => (copy.textContent = "Copy"), 1600);
+  });
+  return {
+    element: el(
+      "div",
+      { class: "code" },
+      el("div", { class: "code-head" }, el("span", { id }, name), copy),
+      el("pre", { tabindex: 0, role: "region", "aria-labelledby": id, "data-language": name.toLowerCase() }, code),
+    ),
+    show: (text) => (code.textContent = text),
+  };
+}
+
+async function copied(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** A curl command for a request of JSON. */
+export function curl(method, path, body, flags = "") {
+  const parts = [`curl -s${flags}`];
+  if (method !== "GET" && !(method === "POST" && body !== undefined)) parts.push(`-X ${method}`);
+  parts.push(quoted(`${root}/${path}`));
+  if (key.get()) parts.push('-H "Authorization: Bearer $ELMAN_API_KEY"');
+  const line = parts.join(" ");
+  return body === undefined ? line : `${line} \\\n  -d ${quoted(JSON.stringify(body))}`;
+}
+
+const quoted = (text) => (/^[\w:/.\-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`);
+
+/** A program that opens a client; `lines` stand inside, each indented once. */
+export function python(lines, imports = []) {
+  const open = key.get() ? `Client(${literal(root)}, key=os.environ["ELMAN_API_KEY"])` : `Client(${literal(root)})`;
+  const head = [...(key.get() ? ["import os", ""] : []), ...imports, "from service.client import Client"];
+  return [...head, "", `with ${open} as elman:`, ...lines.map((line) => "    " + line)].join("\n");
+}
+
+/** A JSON value as Python writes it. */
+export function literal(value) {
+  if (value === null || value === undefined) return "None";
+  if (value === true) return "True";
+  if (value === false) return "False";
+  if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
+  if (typeof value === "object") {
+    return `{${Object.entries(value).map(([name, one]) => `${literal(name)}: ${literal(one)}`).join(", ")}}`;
+  }
+  return JSON.stringify(value);
+}
+
+/** Keyword arguments, those that are undefined left out, with a comma before each. */
+export const keywords = (values) =>
+  Object.entries(values).filter(([, value]) => value !== undefined).map(([name, value]) => `, ${name}=${literal(value)}`).join("");

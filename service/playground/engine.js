@@ -1,0 +1,175 @@
+// Engine: what the server is doing, asked once a second while somebody looks.
+
+import { get, modelPath, post } from "./api.js";
+import { chart } from "./charts.js";
+import { curl, python, snippets } from "./code.js";
+import { el, grouped, plural, say, table } from "./dom.js";
+
+const EVERY = 1000;
+/** Readings that are kept: two minutes. */
+const KEPT = 120;
+
+export function engine(page) {
+  let timer = 0;
+  let before = null;
+  let readings = [];
+  let paused = false;
+  let visible = false;
+
+  const tiles = { steps: tile("Steps a second"), rows: tile("Rows a run"), queued: tile("Queued"), sessions: tile("Sessions"), pending: tile("Work waiting") };
+  const pause = el("button", { type: "button", "aria-pressed": "false" }, "Pause");
+  const burst = el("button", { type: "button" }, "Send a burst");
+  const figures = {
+    steps: chart({ title: "Steps a second", height: 190 }),
+    rows: chart({ title: "Batch occupancy", height: 190, note: "Rows that a run advances together, in the mean of each second." }),
+    queued: chart({ title: "Queue", height: 190, note: "Sequences not done yet." }),
+  };
+  const models = el("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": "Figures by model" });
+  const code = snippets();
+  const element = el("div", {},
+    el("div", { class: "section-head row" },
+      el("div", {}, el("h2", {}, "Engine"), el("p", { class: "muted lead" }, "Sequences join and leave a running batch between steps. Asked once a second, and not while this page is out of sight.")),
+      el("div", { class: "actions" }, burst, pause)),
+    el("dl", { class: "tiles" }, ...Object.values(tiles).map((one) => one.element)),
+    el("div", { class: "columns" }, ...Object.values(figures).map((one) => el("div", { class: "card" }, one.element))),
+    el("section", { class: "card", "aria-label": "Models" }, el("h2", {}, "By model, since the server started"), models),
+    code.element);
+
+  pause.addEventListener("click", () => {
+    paused = !paused;
+    pause.setAttribute("aria-pressed", String(paused));
+    pause.textContent = paused ? "Go on" : "Pause";
+    look();
+  });
+  burst.addEventListener("click", sendBurst);
+  document.addEventListener("visibilitychange", look);
+
+  /** Ask while the view is seen, and only then. */
+  function look() {
+    clearTimeout(timer);
+    timer = 0;
+    if (!visible || paused || document.hidden) {
+      before = null;
+      return;
+    }
+    read();
+  }
+
+  async function read() {
+    const began = performance.now();
+    try {
+      const now = await get("v1/engine");
+      if (!visible || paused) return;
+      page.clear("unreachable");
+      take(now, performance.now());
+    } catch (error) {
+      page.problem(error);
+    }
+    clearTimeout(timer);
+    if (visible && !paused && !document.hidden) timer = setTimeout(read, Math.max(100, EVERY - (performance.now() - began)));
+  }
+
+  function take(now, at) {
+    const sum = (name) => now.models.reduce((total, one) => total + one[name], 0);
+    const totals = { runs: sum("runs"), rows: sum("rows"), steps: sum("steps"), at };
+    const first = !before || totals.runs < before.runs;
+    const runs = first ? 0 : totals.runs - before.runs;
+    const seconds = first ? 1 : (at - before.at) / 1000;
+    const reading = {
+      steps: first ? 0 : (totals.steps - before.steps) / seconds,
+      rows: runs ? (totals.rows - before.rows) / runs : 0,
+      queued: now.queued,
+      clock: new Date(),
+    };
+    before = totals;
+    readings = [...readings, reading].slice(-KEPT);
+    tiles.steps.set(grouped(reading.steps));
+    tiles.rows.set(runs ? reading.rows.toFixed(1) : "idle");
+    tiles.queued.set(grouped(now.queued));
+    tiles.sessions.set(grouped(now.sessions));
+    tiles.pending.set(`${(1000 * now.pending_seconds).toFixed(0)} ms`);
+    draw("steps", "steps a second");
+    draw("rows", "rows a run");
+    draw("queued", "sequences");
+    models.replaceChildren(modelTable(now.models));
+  }
+
+  function draw(name, unit) {
+    const y = readings.map((reading) => reading[name]);
+    const x = readings.map((_, i) => i - readings.length + 1);
+    figures[name].draw(
+      (c) => ({
+        traces: [{ type: "scatter", mode: y.length > 1 ? "lines" : "markers", x, y, line: { color: c.accent, width: 2, shape: "hv" }, fill: "tozeroy", fillcolor: c.accentSoft, marker: { color: c.accent }, hovertemplate: `%{y:.4~g} ${unit}<extra></extra>` }],
+        layout: {
+          margin: { l: 44, r: 8, t: 8, b: 34 },
+          xaxis: { range: [-KEPT / 2, 0], title: { text: "seconds ago" }, tickvals: [-60, -40, -20, 0], ticktext: ["60", "40", "20", "now"] },
+          yaxis: { rangemode: "tozero", range: [0, Math.max(...y, 1) * 1.15], nticks: 4, tickformat: "~s" },
+        },
+      }),
+      {
+        label: `${unit} over the last ${plural(y.length, "second")}: now ${grouped(y.at(-1))}, at most ${grouped(Math.max(...y))}.`,
+        head: ["time", unit],
+        rows: () => readings.map((reading) => [reading.clock.toLocaleTimeString(), reading[name]]).reverse(),
+      },
+    );
+  }
+
+  /** Held-out sequences of the model that was looked at last, a few hundred in one request. */
+  async function sendBurst() {
+    const card = page.chosen();
+    const examples = card ? await page.examples(card) : [];
+    const sequences = examples.map((one) => one.sequence);
+    if (!sequences.length) return page.problem(new Error("the model that is chosen has no examples to send"));
+    burst.disabled = true;
+    try {
+      const many = Array.from({ length: 512 }, (_, i) => sequences[i % sequences.length]);
+      const began = performance.now();
+      await Promise.all([0, 1].map(() => post(modelPath(card, "predict"), { sequences: many })));
+      say(`${2 * many.length} sequences to ${card.name} took ${Math.round(performance.now() - began)} milliseconds`);
+    } catch (error) {
+      page.problem(error);
+    }
+    burst.disabled = false;
+  }
+
+  return {
+    element,
+    model: false,
+    offers: () => true,
+    empty: "",
+    async show() {
+      visible = true;
+      code.show({
+        curl: curl("GET", "v1/engine"),
+        python: python(["print(elman.engine())"]),
+      });
+      look();
+    },
+    hide() {
+      visible = false;
+      look();
+    },
+  };
+}
+
+function tile(words) {
+  const value = el("dd", { class: "number" }, "–");
+  return { element: el("div", { class: "tile" }, el("dt", {}, words), value), set: (text) => { value.textContent = text; } };
+}
+
+function modelTable(models) {
+  const busiest = [...models].sort((a, b) => b.steps - a.steps);
+  return table(
+    ["model", "runs", "rows a run", "steps", "padding", "sequences", "queued"],
+    busiest.map((one) => [
+      one.model + (models.filter(({ model }) => model === one.model).length > 1 ? ` ${one.version}` : ""),
+      grouped(one.runs),
+      one.runs ? (one.rows / one.runs).toFixed(1) : "–",
+      grouped(one.steps),
+      one.steps ? `${((100 * one.padded_steps) / (one.steps + one.padded_steps)).toFixed(1)} %` : "–",
+      grouped(one.sequences),
+      grouped(one.queued),
+    ]),
+    "Figures by model",
+  );
+}

@@ -1,0 +1,299 @@
+// Explore: one sequence, its outputs step by step, its hidden state, its influence, and the three cells beside each other.
+
+import { modelPath, post } from "./api.js";
+import { chart } from "./charts.js";
+import { curl, keywords, literal, python, snippets } from "./code.js";
+import { debounced, el, newId, percent, plural, select, say } from "./dom.js";
+import { lengthWords, sequenceInput } from "./input.js";
+import { drawHidden, drawInfluence, drawInput, drawOutputs } from "./pictures.js";
+import { inWords, outputNames, ranking, show, stepNames, topOf, valueRows } from "./reading.js";
+
+const CELLS = ["rnn", "lstm", "gru"];
+/** Numbers of state that are asked for at most: a longer sequence is shown without. */
+const MOST_STATE = 400_000;
+/** Steps whose influence is asked for at most: it takes as many runs. */
+const MOST_INFLUENCE = 400;
+
+export function explore(page) {
+  let card = null;
+  let run = null;
+  let shown = null;
+  let timer = 0;
+
+  const input = sequenceInput(({ now }) => (now ? start() : later()));
+  const later = debounced(() => start(), 250);
+
+  const headline = el("p", { class: "answer" });
+  const expected = el("p", { class: "muted expected" });
+  const bars = el("div", { class: "bars" });
+  const barsTitle = el("h2", {}, "After the last step");
+  const play = el("button", { type: "button", class: "play" }, "Play");
+  const sliderId = newId("step");
+  const slider = el("input", { type: "range", min: 1, max: 1, step: 1, value: 1, id: sliderId });
+  const at = el("output", { for: sliderId, class: "at" });
+  const strip = el("div", { class: "strip mono", "aria-hidden": "true" });
+
+  const target = select([["", "the leading label"]]);
+  target.id = newId("target");
+  const targetField = el("div", { class: "inline" }, el("label", { for: target.id }, "on"), target);
+  const tensor = select([]);
+  tensor.id = newId("tensor");
+  const tensorField = el("div", { class: "inline" }, el("label", { for: tensor.id }, "state"), tensor);
+
+  const figures = {
+    input: chart({ title: "Input", height: 170 }),
+    outputs: chart({ title: "Outputs, step by step", height: 280 }),
+    influence: chart({ title: "Influence", height: 190, aside: targetField }),
+    hidden: chart({ title: "Hidden state", height: 300, aside: tensorField }),
+  };
+  const compared = el("section", { class: "compare", hidden: true, "aria-label": "RNN, LSTM and GRU side by side" });
+  const code = snippets();
+
+  const results = el(
+    "div",
+    { class: "results" },
+    el("div", { class: "card stepper" }, play, el("label", { for: sliderId, class: "unseen" }, "Step"), slider, at, strip),
+    el("div", { class: "card score" }, figures.input.element, figures.outputs.element, figures.influence.element, figures.hidden.element),
+  );
+  const element = el(
+    "div",
+    {},
+    el("div", { class: "split" },
+      el("div", { class: "side" },
+        el("section", { class: "card", "aria-label": "Sequence" }, el("h2", {}, "Sequence"), input.element),
+        el("section", { class: "card", "aria-label": "Answer" }, barsTitle, headline, expected, bars)),
+      results),
+    compared,
+    code.element,
+  );
+
+  slider.addEventListener("input", () => { stop(); go(Number(slider.value)); });
+  play.addEventListener("click", () => (timer ? stop() : begin()));
+  target.addEventListener("change", () => influence(shown));
+  tensor.addEventListener("change", () => hidden(shown));
+
+  function begin() {
+    if (!shown) return;
+    const n = shown.length;
+    const wait = Math.max(60, Math.min(420, 9000 / n));
+    if (Number(slider.value) >= n) go(1);
+    play.textContent = "Pause";
+    timer = setInterval(() => {
+      const next = Number(slider.value) + 1;
+      if (next > n) stop();
+      else go(next);
+    }, wait);
+  }
+
+  function stop() {
+    clearInterval(timer);
+    timer = 0;
+    play.textContent = "Play";
+  }
+
+  /** Show the answer after `step` steps. */
+  function go(step) {
+    const { length, names, result, labels } = shown;
+    slider.value = step;
+    slider.setAttribute("aria-valuetext", `step ${step} of ${length}${names ? `, ${names[step - 1]}` : ""}`);
+    at.textContent = `${step} of ${length}`;
+    strip.querySelectorAll("span").forEach((cell, i) => {
+      cell.classList.toggle("done", i < step);
+      cell.classList.toggle("now", i === step - 1);
+    });
+    barsTitle.textContent = step === length ? `After ${length === 1 ? "the only step" : `all ${length} steps`}` : `After step ${step} of ${length}`;
+    const width = Math.min(card.output.size, 6);
+    if (labels) {
+      const top = labels.at(step).slice(0, 5);
+      headline.replaceChildren(el("strong", {}, show(top[0].name)), " ", el("span", { class: "number" }, percent(top[0].p)));
+      bars.replaceChildren(...top.map(({ name, p }, i) => bar(show(name), p, i === 0)));
+    } else {
+      const row = valueRows(result)[step - 1] ?? [];
+      headline.replaceChildren(el("strong", { class: "number" }, inWords(row.slice(0, 1))));
+      bars.replaceChildren(el("p", { class: "muted" }, outputNames(card, width).slice(0, width).map((name, i) => `${name} ${inWords([row[i]])}`).join(" · ")));
+    }
+    figures.outputs.mark(step);
+    figures.hidden.mark(step);
+    if (!figures.input.element.hidden && card.input.kind !== "frames") figures.input.mark(step);
+  }
+
+  async function start() {
+    stop();
+    run?.abort();
+    run = new AbortController();
+    const { signal } = run;
+    const mine = card;
+    try {
+      const sequence = input.value();
+      const body = bodyFor(mine, sequence);
+      show_code(mine, sequence, body);
+      const answer = await post(modelPath(mine, "predict"), body, signal);
+      page.clear();
+      present(mine, sequence, answer.results[0]);
+      await Promise.all([influence(shown, signal), compare(mine, sequence, signal)]);
+    } catch (error) {
+      if (error.name !== "AbortError") page.problem(error);
+    }
+  }
+
+  function present(mine, sequence, result) {
+    const length = result.length;
+    if (!length) return page.problem(new Error("the sequence is too short for one frame: the model gave no output"));
+    const labels = ranking(result);
+    shown = { card: mine, sequence, result, labels, length, names: stepNames(sequence) };
+    slider.max = length;
+    strip.hidden = !shown.names || length > 60;
+    strip.replaceChildren(...(strip.hidden ? [] : shown.names.map((name, i) => el("span", { on: { click: () => { stop(); go(i + 1); } } }, name))));
+    figures.input.element.hidden = typeof sequence === "string" || mine.input.kind === "tokens";
+    if (!figures.input.element.hidden) drawInput(figures.input, mine, sequence);
+    figures.outputs.title(labels ? "Probability of each label, step by step" : mine.task === "forecasting" ? "What comes next, as forecast at each step" : "Outputs, step by step");
+    drawOutputs(figures.outputs, mine, sequence, result);
+    hidden(shown);
+    const example = input.example();
+    const right = labels && example?.expected ? labels.best.name === example.expected : null;
+    expected.textContent = example?.expected ? `The held-out answer is ${example.expected}${right === null ? "." : right ? ": right." : ": this model is wrong."}` : "";
+    go(length);
+    say(`${mine.name}: ${inWords(result.decoded?.at(-1), result.outputs?.at(-1))} after ${lengthWords(sequence)}`);
+  }
+
+  function hidden(one) {
+    const states = one?.result.hidden;
+    figures.hidden.element.hidden = !states;
+    if (!states) return;
+    const names = Object.keys(states);
+    if ([...tensor.options].map((option) => option.value).join() !== names.join()) {
+      tensor.replaceChildren(...names.map((name) => el("option", { value: name }, name)));
+    }
+    tensorField.hidden = names.length < 2;
+    const rows = states[tensor.value];
+    figures.hidden.note(`${plural(rows[0].length, "unit")}: all that the network remembers of the past, a column a step.`);
+    drawHidden(figures.hidden, one.sequence, rows, tensor.value);
+  }
+
+  async function influence(one, signal) {
+    if (!one || one.length > MOST_INFLUENCE) {
+      figures.influence.element.hidden = true;
+      return;
+    }
+    targetField.hidden = !one.labels;
+    const wanted = target.value || undefined;
+    try {
+      const answer = await post(modelPath(one.card, "influence"), { sequence: one.sequence, target: wanted }, signal);
+      figures.influence.element.hidden = false;
+      figures.influence.note(spanWords(answer));
+      drawInfluence(figures.influence, one.sequence, answer);
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      figures.influence.element.hidden = true;
+      page.problem(error);
+    }
+  }
+
+  /** The same sequence through the model's siblings: the same name with the cell replaced. */
+  async function compare(mine, sequence, signal) {
+    const family = siblings(mine, page.models());
+    compared.hidden = family.length < 2;
+    if (compared.hidden) return;
+    const answers = await Promise.all(family.map(async (one) => {
+      const [predicted, reach] = await Promise.all([
+        post(modelPath(one, "predict"), bodyFor(one, sequence), signal),
+        shown.length > MOST_INFLUENCE ? null : post(modelPath(one, "influence"), { sequence }, signal),
+      ]);
+      return { card: one, result: predicted.results[0], reach };
+    }));
+    if (compared.dataset.family !== family.map((one) => one.name).join()) layOut(family);
+    answers.forEach((answer, i) => columns[i].draw(sequence, answer));
+    const spans = answers.filter((answer) => answer.reach).map(({ card: one, reach }) => `${one.cell.toUpperCase()} ${reach.span}`);
+    reachWords.textContent = spans.length ? `Steps at the end that hold 90 % of the influence, of ${shown.length}: ${spans.join(", ")}.` : "";
+  }
+
+  let columns = [];
+  const reachWords = el("p", { class: "muted lead" });
+  function layOut(family) {
+    compared.dataset.family = family.map((one) => one.name).join();
+    columns = family.map((one) => column(one));
+    compared.replaceChildren(
+      el("div", { class: "section-head" }, el("h2", {}, `${family.map((one) => one.cell.toUpperCase()).join(", ")} side by side`), reachWords),
+      el("div", { class: "columns" }, ...columns.map((one) => one.element)),
+    );
+  }
+
+  function show_code(mine, sequence, body) {
+    code.show({
+      curl: `${curl("POST", modelPath(mine, "predict"), body)}\n\n${curl("POST", modelPath(mine, "influence"), { sequence, target: target.value || undefined })}`,
+      python: python([
+        `model = elman.model(${literal(mine.name)}${keywords({ version: versionOf(mine) })})`,
+        `result = model.predict(${literal(sequence)}, returns="steps"${keywords({ top: body.top, hidden: body.hidden })})`,
+        "print(result.decoded[-1])",
+        `influence = model.influence(${literal(sequence)}${keywords({ target: target.value || undefined })})`,
+        "print(influence.span, influence.influence)",
+      ]),
+    });
+  }
+
+  return {
+    element,
+    offers: () => true,
+    empty: "No model is served.",
+    async show(next) {
+      card = next;
+      target.replaceChildren(el("option", { value: "" }, "the leading label"), ...(card.output.labels ?? []).map((label) => el("option", { value: label }, label)));
+      figures.influence.element.hidden = figures.hidden.element.hidden = compared.hidden = true;
+      await input.set(card, await page.examples(card));
+      await start();
+    },
+    hide: stop,
+  };
+}
+
+export const versionOf = (card) => (card.version === Math.max(...card.versions) ? undefined : card.version);
+
+function bodyFor(card, sequence) {
+  const numbers = (sequence.length * card.state.bytes) / 4;
+  return { sequence, return: "steps", top: topOf(card), hidden: card.streaming && card.state.tensors.length > 0 && numbers <= MOST_STATE ? true : undefined };
+}
+
+const spanWords = ({ span, length, target }) =>
+  `How far ${target === undefined || target === null ? "the last output" : `“${target}”`} moves when a step is withheld. 90 % of it lies in the last ${span} of ${plural(length, "step")}.`;
+
+function bar(name, p, first) {
+  const fill = el("span", { class: "fill" });
+  fill.style.width = `${(100 * p).toFixed(2)}%`;
+  return el("div", { class: first ? "bar first" : "bar" }, el("span", { class: "name" }, name), el("span", { class: "track" }, fill), el("span", { class: "number" }, percent(p)));
+}
+
+/** The models whose name is this one's with the cell replaced, RNN first; this one is among them. */
+export function siblings(card, models) {
+  const found = CELLS.find((cell) => new RegExp(`(^|[-_])${cell}($|[-_])`).test(card.name));
+  if (!found) return [card];
+  const named = (cell) => card.name.replace(new RegExp(`(^|[-_])${found}($|[-_])`), `$1${cell}$2`);
+  return CELLS.map((cell) => (cell === found ? card : models.find((one) => one.name === named(cell)))).filter(Boolean);
+}
+
+/** One model of several: small pictures on the same axes. */
+function column(card) {
+  const outputs = chart({ title: "Outputs", height: 150, level: "h4" });
+  const reach = chart({ title: "Influence", height: 130, level: "h4" });
+  const state = chart({ title: "Hidden state", height: 170, level: "h4" });
+  const answer = el("p", { class: "answer small" });
+  return {
+    element: el("section", { class: "card column", "aria-label": card.name, "data-model": card.name },
+      el("header", {}, el("h3", {}, card.cell.toUpperCase()), el("span", { class: "muted mono" }, card.name)), answer, outputs.element, reach.element, state.element),
+    draw(sequence, { result, reach: influence }) {
+      const labels = ranking(result);
+      answer.replaceChildren(
+        ...(labels
+          ? [el("strong", {}, show(labels.best.name)), " ", el("span", { class: "number" }, percent(labels.best.p))]
+          : [el("strong", { class: "number" }, inWords(valueRows(result).at(-1)))]));
+      drawOutputs(outputs, card, sequence, result, true);
+      reach.element.hidden = !influence;
+      if (influence) {
+        reach.note(`${influence.span} of ${plural(influence.length, "step")} hold 90 %`);
+        drawInfluence(reach, sequence, influence, true);
+      }
+      const name = result.hidden && Object.keys(result.hidden)[0];
+      state.element.hidden = !name;
+      if (name) drawHidden(state, sequence, result.hidden[name], name, true);
+    },
+  };
+}
