@@ -24,6 +24,7 @@ from service.api.metrics import Metrics
 from service.api.models import models_router
 from service.api.openapi import document, problem_responses
 from service.api.ops import ops_router
+from service.api.playground import playground_router
 from service.api.predict import Predict, Watcher
 from service.api.repository import repository_router
 from service.api.sessions import sessions_router
@@ -140,6 +141,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(stream_router(streams))
     app.include_router(repository_router(server))
     app.include_router(ops_router(server, metrics, streams))
+    app.include_router(playground_router())
     _handle_errors(app, metrics)
     app.openapi = document(app)  # type: ignore[method-assign]
     return app
