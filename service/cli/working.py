@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -14,8 +15,8 @@ import typer
 
 from service.cli.exits import CANNOT_START, FAILED, INTERRUPTED, TERMINATED, refuse
 from service.cli.files.opening import STDIN, Format, format_of, name_of, open_sink, open_source
-from service.cli.files.record import Shape, Sink, Unusable
-from service.cli.pumping import Ask, Counts, OnError, Pump, Stopped, begin, end, shape_of
+from service.cli.files.record import Shape, Sink, Unusable, parts_of
+from service.cli.pumping import Ask, Counts, OnError, Pump, Stopped, begin, end, note_of, shape_of
 from service.cli.reporting import Watch, told
 from service.cli.sending import Predictor, Unreachable
 from service.cli.targets import Target, connect
@@ -100,6 +101,7 @@ class Work:
         self._asker = asker or (lambda target: Predictor(target, job.options).answer)
         self._opener = opener or self._open_sink
         self._sink: Sink | None = None
+        self._begun = False
         self._counts = Counts()
 
     def do(self) -> None:
@@ -111,6 +113,8 @@ class Work:
             raise refuse("--resume and --overwrite exclude each other")
         try:
             run(self._work())
+            if job.output is not None:
+                end(job.output)
         except Unusable as error:
             raise refuse(f"{error}{self._hint()}") from None
         except Stopped as stopped:
@@ -127,6 +131,8 @@ class Work:
             raise typer.Exit(FAILED) from None
         except OSError as error:
             raise refuse(f"{job.output or job.file}: {error.strerror or error}{self._hint()}", FAILED) from None
+        finally:
+            self._clear()
         if self._counts.written and self._counts.failed == self._counts.written:
             raise typer.Exit(FAILED)
 
@@ -146,8 +152,6 @@ class Work:
                     raise Unusable(f"{name_of(job.file)}: {error}") from None
                 finally:
                     self._counts = pump.counts
-            if job.output is not None:
-                end(job.output)
             self._tell(target)
 
     def _open_sink(self, target: Target, shape: Shape) -> Sink:
@@ -166,7 +170,9 @@ class Work:
             "return": f"--return {'steps' if job.steps else 'final'}",
             "options": f"the options {json.dumps(job.options, sort_keys=True)}",
         }
-        return begin(job.output, made_with, job.resume, job.overwrite)
+        resumed = begin(job.output, made_with, job.resume, job.overwrite)
+        self._begun = not resumed
+        return resumed
 
     def _tell(self, target: Target) -> None:
         """The end, for people or for programs; where answers went to standard output, beside them."""
@@ -185,8 +191,18 @@ class Work:
         elif not job.quiet and (job.output is not None or counts.failed):
             typer.echo(told(counts, str(job.output or "standard output")), err=True)
 
+    def _clear(self) -> None:
+        """Leave no output behind that was begun for nothing."""
+        output = self.job.output
+        if output is None or not self._begun or (self._sink is not None and self._sink.done):
+            return
+        if note_of(output).exists():
+            end(output)
+            output.unlink(missing_ok=True)
+            shutil.rmtree(parts_of(output), ignore_errors=True)
+
     def _hint(self) -> str:
         """How to go on, where that is possible."""
-        if self.job.output is None or self._sink is None:
+        if self.job.output is None or self._sink is None or not self._sink.done:
             return ""
         return f"; {self.job.output} holds {self._sink.done:,} answers: the same command with --resume goes on there"

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from numpy.lib import format as npy
 
-from service.cli.files.record import Answer, Record, Shape, Unusable
+from service.cli.files.record import Answer, Record, Shape, Unusable, parts_of
 
 _PICKLED = (
     "it holds pickled Python objects, which are not loaded for they may run anything; "
@@ -122,8 +122,13 @@ class NPZSource:
         name = next(name for name in self._names if name != "lengths")
         with self._archive.open(name + ".npy") as stream:
             shape, fortran, dtype = _read_header(stream)
-            if fortran or dtype.hasobject or not shape or int(lengths.sum()) != shape[0]:
-                raise Unusable(f"{name} is to hold the steps of all sequences, {int(lengths.sum())} of them, row-major")
+            if not shape or int(lengths.sum()) != shape[0]:
+                raise Unusable(f"lengths sum to {int(lengths.sum())}, and {name} has the shape {list(shape)}")
+            if fortran or dtype.hasobject:
+                # Column by column, no step is whole before the last column is read.
+                rows = np.split(self._read(name), np.cumsum(lengths.astype(np.int64))[:-1])
+                yield from (record_of(data, f"item {index}", self.shape) for index, data in enumerate(rows))
+                return
             width = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
             for index, length in enumerate(lengths.tolist()):
                 content = stream.read(length * width)
@@ -237,11 +242,6 @@ class NPZSink:
                     shutil.copyfileobj(read, to, 1 << 20)
         whole.replace(self._path)
         shutil.rmtree(self._folder)
-
-
-def parts_of(path: Path) -> Path:
-    """Where the parts of a file that can only be written whole are gathered."""
-    return path.with_name(path.name + ".parts")
 
 
 def _open_raw(path: Path) -> BinaryIO:

@@ -10,8 +10,8 @@ import numpy as np
 import orjson
 
 from service.cli.files.csv import TEXT_COLUMNS, wrong_columns
-from service.cli.files.numpy import parts_of, record_of
-from service.cli.files.record import Answer, Record, Shape, Unusable
+from service.cli.files.numpy import record_of
+from service.cli.files.record import Answer, Record, Shape, Unusable, parts_of
 
 try:
     import pyarrow as pa

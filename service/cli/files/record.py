@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 Identity = str | int
@@ -89,3 +90,8 @@ class Sink(Protocol):
     def close(self, complete: bool) -> None:
         """`complete` is False where more was to come: what there is can be gone on with."""
         ...
+
+
+def parts_of(path: Path) -> Path:
+    """Where the parts of a file that can only be written whole are gathered."""
+    return path.with_name(path.name + ".parts")
