@@ -8,6 +8,8 @@ except ModuleNotFoundError:
     sys.exit("elman: the command needs the server's packages: pip install 'elman[server]'")
 
 from service.cli.checking import check, models
+from service.cli.forecasting import forecast
+from service.cli.generating import generate
 from service.cli.predicting import predict
 from service.cli.serving import serve
 
@@ -20,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (serve, models, check, predict):
+for command in (serve, models, check, predict, forecast, generate):
     app.command()(command)
 
 

@@ -15,7 +15,7 @@ import typer
 
 from service.cli.exits import CANNOT_START, FAILED, INTERRUPTED, TERMINATED, refuse
 from service.cli.files.opening import STDIN, Format, format_of, name_of, open_sink, open_source
-from service.cli.files.record import Shape, Sink, Unusable, parts_of
+from service.cli.files.record import Shape, Sink, Source, Unusable, parts_of
 from service.cli.pumping import Ask, Counts, OnError, Pump, Stopped, begin, end, note_of, shape_of
 from service.cli.reporting import Watch, told
 from service.cli.sending import Predictor, Unreachable
@@ -96,10 +96,12 @@ class Work:
         job: Job,
         asker: Callable[[Target], Ask] | None = None,
         opener: Callable[[Target, Shape], Sink] | None = None,
+        widen: Callable[[Target, Source], Source] = lambda target, source: source,
     ) -> None:
         self.job = job
         self._asker = asker or (lambda target: Predictor(target, job.options).answer)
         self._opener = opener or self._open_sink
+        self._widen = widen
         self._sink: Sink | None = None
         self._begun = False
         self._counts = Counts()
@@ -141,6 +143,7 @@ class Work:
         async with connect(job.model, job.url, job.api_key, job.timeout) as target:
             shape = shape_of(target.card, decode=job.options.get("decode", True))
             source = open_source(job.file, shape, job.input_format, job.id_column, job.column)
+            source = self._widen(target, source)
             self._sink = sink = self._opener(target, shape)
             if job.file == STDIN and sys.stdin.isatty() and not job.quiet:
                 typer.secho("elman: reading from the terminal; Ctrl-D ends it", err=True)
