@@ -100,6 +100,10 @@ class MemoryStore:
         before = self._live(one.id)
         if before is None or before.revision != one.revision:
             return False
+        if len(one.snapshot) != len(before.snapshot):
+            raise ValueError(
+                f"a snapshot of {len(one.snapshot)} bytes, where the session's have {len(before.snapshot)}"
+            )
         after = replace(
             before,
             revision=before.revision + 1,
@@ -110,7 +114,6 @@ class MemoryStore:
             content=one.content,
             expires_at=one.expires_at,
         )
-        self._num_bytes[before.owner] += 2 * (len(after.snapshot) - len(before.snapshot))
         self._records[one.id] = after
         return True
 
