@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from models.export import open_session
-from models.memory_page import LONGEST, draw_all, lengths_of, write_page
+from models.memory_page import LONGEST, REPRODUCED_AT, draw_all, lengths_of, write_page
 from models.recurrent import CELLS, Cell, Recurrent, Shape
 from models.tasks import Sequence, adding
 from models.train import TASKS, initial_values
@@ -71,7 +71,9 @@ BUDGET = Budget()
 QUICK_BUDGET = Budget(max_steps=1200, num_held_out=500)
 # The lengths of the question first; the short ones show where the plain cell gives up.
 LENGTHS = (100, 50, 200, 400, 25, 10)
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
+ONE_MORE_SEED = (100, 50, 25, 10)
+"""Lengths short enough for a third seed."""
 OTHER_RATES = (1e-3, 2e-4)
 """Also tried with the plain cell, so that its failure is not the learning rate's."""
 STUDIED = ("vowels", "names", "watch")
@@ -80,12 +82,14 @@ STUDIED = ("vowels", "names", "watch")
 
 def planned(budget: Budget, quick: bool) -> Iterator[Run]:
     """Every run of the study, in the order in which they are done."""
-    lengths, seeds = ((10, 20), SEEDS[:1]) if quick else (LENGTHS, SEEDS)
-    for seed in seeds:
-        for length in lengths:
-            yield from (Run(cell, length, seed, budget.learning_rate) for cell in CELLS)
-        if seed == SEEDS[0] and not quick:
-            yield from (Run("rnn", length, seed, rate) for rate in OTHER_RATES for length in (100, 50))
+    rate = budget.learning_rate
+    if quick:
+        yield from (Run(cell, length, 0, rate) for length in (10, 20) for cell in CELLS)
+        return
+    for seed in SEEDS:
+        yield from (Run(cell, length, seed, rate) for length in LENGTHS for cell in CELLS)
+    yield from (Run("rnn", REPRODUCED_AT, 0, other) for other in OTHER_RATES)
+    yield from (Run(cell, length, len(SEEDS), rate) for length in ONE_MORE_SEED for cell in CELLS)
 
 
 # -- the adding problem ------------------------------------------------------------------------------
