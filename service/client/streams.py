@@ -89,13 +89,12 @@ class Frames:
     def url(self, base: str) -> str:
         """Where to connect: to the session, once there is one."""
         scheme, host, path, _, _ = urlsplit(base)
-        options = self.options
-        query: dict[str, Any] = {"return": options.returns, "decode": str(options.decode).lower(), "top": options.top}
+        query: dict[str, Any] = {}
         id = self._id if self.session is None else self.session.info.id
         if id is not None:
             query["session"] = id
-        elif options.ttl is not None:
-            query["ttl"] = options.ttl
+        elif self.options.ttl is not None:
+            query["ttl"] = self.options.ttl
         path = f"{path.rstrip('/')}{self.model.path}/stream"
         return urlunsplit(("wss" if scheme == "https" else "ws", host, path, urlencode(query, quote_via=quote), ""))
 
@@ -115,7 +114,8 @@ class Frames:
 
     def text(self, x: One) -> str:
         """A frame as JSON, with the step that it starts at."""
-        return encode({"sequence": plain(x, "sequence"), "at": self.known.step_count}).decode()
+        options = {"return": self.options.returns, "decode": self.options.decode, "top": self.options.top}
+        return encode({"sequence": plain(x, "sequence"), "at": self.known.step_count, **options}).decode()
 
     def answered(self, message: str | bytes) -> StepResult:
         """The answer to a frame. Raises Refused where it is a problem."""

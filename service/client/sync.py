@@ -407,6 +407,7 @@ class Stream:
         self._frames = frames
         self.keep = keep
         self._socket: Any = None
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> "Stream":
         call = self._frames.call(None)
@@ -440,9 +441,8 @@ class Stream:
 
     def close(self) -> None:
         """Close the connection. The session stays."""
-        opened, self._socket = self._socket, None
-        if opened is not None:
-            opened.close()
+        self._socket = None
+        self._open.close()
 
     def _exchange(self, x: One, call: Call[None], deadline: Deadline) -> StepResult:
         with self._cutting(deadline):
@@ -454,7 +454,7 @@ class Stream:
     def _connected(self, deadline: Deadline) -> Any:
         if self._socket is None:
             with self._cutting(deadline):
-                opened = websockets("sync.client").connect(
+                opening = websockets("sync.client").connect(
                     self._frames.url(self._client.url),
                     additional_headers=self._client.headers,
                     open_timeout=max(1e-3, min(self._client.timeout.connect, deadline.remaining)),
@@ -462,8 +462,8 @@ class Stream:
                     max_size=None,
                     user_agent_header=None,
                 )
-                self._socket = opened
-                self._frames.opened(opened.recv(timeout=deadline.remaining))
+                self._socket = self._open.enter_context(opening)
+                self._frames.opened(self._socket.recv(timeout=deadline.remaining))
         return self._socket
 
     def _drop(self) -> None:

@@ -173,6 +173,7 @@ class _Connection:
                 lost = fault in (Fault.CUT_AFTER, Fault.CUT_WITHIN, Fault.SWALLOW)
                 if lost:
                     answering.cancel()
+                    await asyncio.wait([answering])
                 out.write(piece)
                 await out.drain()
                 if lost:
