@@ -46,6 +46,9 @@ _OWNER_NBYTES = 16
 _PARTS_BITS = 8
 # What LMDB spends: of a page, of a node in it beside key and value, and in a node that only points to pages.
 _PAGE_HEADER, _NODE, _POINTER = 16, 10, 8
+# What a layout may take beyond one and a half times both states, the entries elsewhere not counted.
+_MARGIN = 80
+_MOST_PIECES = 12
 # For each session that a sweep may forget, so many are looked at.
 _LOOKED_AT = 4
 _SPARE_BYTES = 16 * 2**20
@@ -85,27 +88,29 @@ class _Layout:
 
 @lru_cache(maxsize=1024)
 def _layout(size: int, page: int) -> _Layout:
-    """The layout of states of `size` bytes that takes the least room, in pages of `page` bytes."""
+    """The layout of states of `size` bytes, in pages of `page` bytes: of the fewest parts among those that take less
+    than half as much again as both states, and otherwise the one that takes least."""
     room = (page - _PAGE_HEADER) // 2 & ~1
     most = room - 2 - _POINTER - _NUMBER.size
-    best, least = None, float("inf")
-    for joint in (True, False) if 2 * size <= 2 * page else (False,):
+    best: _Layout | None = None
+    least: tuple[bool, float, float] = (True, float("inf"), float("inf"))
+    for joint in (True, False) if size <= page else (False,):
         whole, count = (2 * size, 1) if joint else (size, 2)
         fits = (whole + _PAGE_HEADER) // page
-        for num_pages in {0, fits, fits + 1}:
+        for num_pages in (0, fits, fits + 1):
             inside = min(whole, num_pages * page - _PAGE_HEADER) if num_pages else 0
             if num_pages and inside <= most:
                 continue
             head = _FACTS.size + count * (whole - inside)
-            num_pieces = -(-head // most)
-            if num_pieces > 8:
-                continue
-            piece = -(-head // num_pieces)
-            node = _NODE + _NUMBER.size + piece + piece % 2
-            per_page = (page - _PAGE_HEADER) // node
-            cost = num_pieces * page / per_page + count * num_pages * page
-            if cost < least:
-                best, least = _Layout(size, joint or not inside, inside, num_pieces, piece), cost
+            fewest = -(-head // most)
+            for num_pieces in range(fewest, min(fewest + 3, _MOST_PIECES) + 1):
+                piece = -(-head // num_pieces)
+                node = _NODE + _NUMBER.size + piece + piece % 2
+                nbytes = num_pieces * page / ((page - _PAGE_HEADER) // node) + count * num_pages * page
+                num_parts = num_pieces + (count if num_pages else 0)
+                rank = (False, num_parts, nbytes) if nbytes <= 3 * size + _MARGIN else (True, nbytes, num_parts)
+                if piece >= _FACTS.size and -(-head // piece) == num_pieces and rank < least:
+                    best, least = _Layout(size, joint or not inside, inside, num_pieces, piece), rank
     assert best is not None, "a state in pages of its own is always possible"
     return best
 
@@ -329,11 +334,10 @@ class LMDBStore:
             return self._usage(txn, owner)
 
     def sweep(self, now: float, limit: int) -> int:
+        if limit <= 0:
+            return 0
         with self._sweeping:
-            with _told():
-                # What a killed process was reading is kept for it until somebody looks.
-                self._env.reader_check()
-            expired = self._expired(now, limit) if limit > 0 else ()
+            expired = self._expired(now, limit)
             if not expired:
                 return 0
             num_swept = 0
@@ -384,6 +388,8 @@ class LMDBStore:
         """Ids of expired sessions, from where the last look ended."""
         expired: list[bytes] = []
         with self._transaction() as txn, txn.cursor(self._ids) as cursor:
+            # What a killed process was reading is kept for it until somebody looks.
+            self._env.reader_check()
             found = cursor.set_range(self._swept) if self._swept else cursor.first()
             for _ in range(_LOOKED_AT * limit):
                 if not found:
