@@ -73,10 +73,6 @@ class _Layout:
     num_pieces: int
     piece: int
 
-    def head(self, record: int) -> Iterator[bytes]:
-        """Keys of the pieces of the head."""
-        return (_NUMBER.pack(record + part) for part in range(self.num_pieces))
-
     def body(self, record: int, slot: int) -> bytes:
         """Key of a body."""
         return _NUMBER.pack(record + self.num_pieces + slot)
@@ -417,9 +413,8 @@ class LMDBStore:
         kind, size, created, ttl, expires, revision, step, before, flags, asked, *sums = _FACTS.unpack_from(content)
         layout = _layout(size, self._page)
         (record,) = _NUMBER.unpack(number)
-        if layout.num_pieces > 1:
-            pieces = [_get(txn, one, self._records) for one in layout.head(record)]
-            content = b"".join(pieces)
+        for part in range(1, layout.num_pieces):
+            content += _get(txn, _NUMBER.pack(record + part), self._records)
         return _Head(
             record,
             layout,
@@ -481,11 +476,9 @@ class LMDBStore:
     def _put_head(
         self, txn: lmdb.Transaction, layout: _Layout, record: int, content: bytes, append: bool = False
     ) -> None:
-        if layout.num_pieces == 1:
-            txn.put(_NUMBER.pack(record), content, append=append, db=self._records)
-            return
-        for start, key in zip(range(0, len(content), layout.piece), layout.head(record), strict=True):
-            txn.put(key, content[start : start + layout.piece], append=append, db=self._records)
+        for part in range(layout.num_pieces):
+            piece = content[part * layout.piece : (part + 1) * layout.piece]
+            txn.put(_NUMBER.pack(record + part), piece, append=append, db=self._records)
 
     def _write(self, txn: lmdb.Transaction, number: int, record: Record, kind: int, append: bool = False) -> None:
         """Put all of a record where it belongs."""
@@ -533,8 +526,8 @@ class LMDBStore:
 
     def _remove(self, txn: lmdb.Transaction, key: bytes, head: _Head) -> None:
         owner = self._kind(txn, head.kind).owner
-        for one in head.layout.head(head.record):
-            txn.delete(one, db=self._records)
+        for part in range(head.layout.num_pieces):
+            txn.delete(_NUMBER.pack(head.record + part), db=self._records)
         for slot in range(head.layout.num_bodies):
             txn.delete(head.layout.body(head.record, slot), db=self._records)
         txn.delete(key, db=self._ids)
