@@ -164,10 +164,13 @@ function merged(...layouts) {
   return whole;
 }
 
+/** Steps above which an axis has numbers for names. */
+export const MOST_NAMED = 40;
+
 /** The x axis of steps: the characters of a text under their steps, or numbers. */
 export function stepAxis(labels, length, title = "step") {
   const common = { title: { text: title }, range: [0.5, length + 0.5] };
-  if (!labels || length > 40) return { ...common, tickformat: "d", nticks: 10 };
+  if (!labels || length > MOST_NAMED) return { ...common, tickformat: "d", nticks: 10 };
   return { ...common, title: { text: "" }, tickmode: "array", tickvals: labels.map((_, i) => i + 1), ticktext: labels, tickangle: 0 };
 }
 

@@ -66,7 +66,7 @@ const quoted = (text) => (/^[\w:/.\-]+$/.test(text) ? text : `'${text.replaceAll
 
 /** A program that opens a client; `lines` stand inside, each indented once. */
 export function python(lines, imports = []) {
-  const open = key.get() ? `Client(${literal(root)}, key=os.environ["ELMAN_API_KEY"])` : `Client(${literal(root)})`;
+  const open = key.get() ? `Client(${literal(root)}, api_key=os.environ["ELMAN_API_KEY"])` : `Client(${literal(root)})`;
   const head = [...(key.get() ? ["import os", ""] : []), ...imports, "from service.client import Client"];
   return [...head, "", `with ${open} as elman:`, ...lines.map((line) => "    " + line)].join("\n");
 }
@@ -81,6 +81,13 @@ export function literal(value) {
     return `{${Object.entries(value).map(([name, one]) => `${literal(name)}: ${literal(one)}`).join(", ")}}`;
   }
   return JSON.stringify(value);
+}
+
+/** What a program needs for a sequence: `{imports, value}`, an array but for a text. */
+export function sequenceCode(card, sequence) {
+  if (typeof sequence === "string") return { imports: [], value: literal(sequence) };
+  const type = card.input.kind === "tokens" ? "np.int32" : "np.float32";
+  return { imports: ["import numpy as np"], value: `np.array(${literal(sequence)}, ${type})` };
 }
 
 /** Keyword arguments, those that are undefined left out, with a comma before each. */

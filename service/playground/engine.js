@@ -20,8 +20,8 @@ export function engine(page) {
   const pause = el("button", { type: "button", "aria-pressed": "false" }, "Pause");
   const burst = el("button", { type: "button" }, "Send a burst");
   const figures = {
-    steps: chart({ title: "Steps a second", height: 190 }),
-    rows: chart({ title: "Batch occupancy", height: 190, note: "Rows that a run advances together, in the mean of each second." }),
+    steps: chart({ title: "Steps a second", height: 190, note: "All models together." }),
+    rows: chart({ title: "Batch occupancy", height: 190, note: "Rows a run, in the mean of a second." }),
     queued: chart({ title: "Queue", height: 190, note: "Sequences not done yet." }),
   };
   const models = el("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": "Figures by model" });
@@ -88,13 +88,13 @@ export function engine(page) {
     tiles.queued.set(grouped(now.queued));
     tiles.sessions.set(grouped(now.sessions));
     tiles.pending.set(`${(1000 * now.pending_seconds).toFixed(0)} ms`);
-    draw("steps", "steps a second");
-    draw("rows", "rows a run");
-    draw("queued", "sequences");
+    draw("steps", "steps a second", 100, "~s");
+    draw("rows", "rows a run", 4, "d");
+    draw("queued", "sequences", 4, "d");
     models.replaceChildren(modelTable(now.models));
   }
 
-  function draw(name, unit) {
+  function draw(name, unit, least, format) {
     const y = readings.map((reading) => reading[name]);
     const x = readings.map((_, i) => i - readings.length + 1);
     figures[name].draw(
@@ -103,7 +103,7 @@ export function engine(page) {
         layout: {
           margin: { l: 44, r: 8, t: 8, b: 34 },
           xaxis: { range: [-KEPT / 2, 0], title: { text: "seconds ago" }, tickvals: [-60, -40, -20, 0], ticktext: ["60", "40", "20", "now"] },
-          yaxis: { rangemode: "tozero", range: [0, Math.max(...y, 1) * 1.15], nticks: 4, tickformat: "~s" },
+          yaxis: { rangemode: "tozero", range: [0, Math.max(...y, least) * 1.15], nticks: 4, tickformat: format },
         },
       }),
       {

@@ -2,10 +2,10 @@
 
 import { modelPath, post } from "./api.js";
 import { chart } from "./charts.js";
-import { curl, keywords, literal, python, snippets } from "./code.js";
-import { debounced, el, newId, percent, plural, select, say } from "./dom.js";
+import { curl, keywords, literal, python, sequenceCode, snippets } from "./code.js";
+import { debounced, el, newId, percent, plural, select, say, short } from "./dom.js";
 import { lengthWords, sequenceInput } from "./input.js";
-import { drawHidden, drawInfluence, drawInput, drawOutputs } from "./pictures.js";
+import { drawHidden, drawInfluence, drawInput, drawOutputs, shares } from "./pictures.js";
 import { inWords, outputNames, ranking, show, stepNames, topOf, valueRows } from "./reading.js";
 
 const CELLS = ["rnn", "lstm", "gru"];
@@ -33,7 +33,7 @@ export function explore(page) {
   const at = el("output", { for: sliderId, class: "at" });
   const strip = el("div", { class: "strip mono", "aria-hidden": "true" });
 
-  const target = select([["", "the leading label"]]);
+  const target = select([["", "the whole output"]]);
   target.id = newId("target");
   const targetField = el("div", { class: "inline" }, el("label", { for: target.id }, "on"), target);
   const tensor = select([]);
@@ -69,7 +69,10 @@ export function explore(page) {
 
   slider.addEventListener("input", () => { stop(); go(Number(slider.value)); });
   play.addEventListener("click", () => (timer ? stop() : begin()));
-  target.addEventListener("change", () => influence(shown));
+  target.addEventListener("change", () => {
+    influence(shown);
+    if (shown) showCode(shown.card, shown.sequence, bodyFor(shown.card, shown.sequence));
+  });
   tensor.addEventListener("change", () => hidden(shown));
 
   function begin() {
@@ -109,8 +112,9 @@ export function explore(page) {
       bars.replaceChildren(...top.map(({ name, p }, i) => bar(show(name), p, i === 0)));
     } else {
       const row = valueRows(result)[step - 1] ?? [];
-      headline.replaceChildren(el("strong", { class: "number" }, inWords(row.slice(0, 1))));
-      bars.replaceChildren(el("p", { class: "muted" }, outputNames(card, width).slice(0, width).map((name, i) => `${name} ${inWords([row[i]])}`).join(" · ")));
+      const names = outputNames(card, width);
+      headline.replaceChildren(el("strong", { class: "number" }, inWords(row.slice(0, 1))), ` ${names[0]}`);
+      bars.replaceChildren(...row.slice(1, width).map((value, i) => el("div", { class: "value" }, el("span", {}, names[i + 1]), el("span", { class: "number" }, short(value)))));
     }
     figures.outputs.mark(step);
     figures.hidden.mark(step);
@@ -126,7 +130,7 @@ export function explore(page) {
     try {
       const sequence = input.value();
       const body = bodyFor(mine, sequence);
-      show_code(mine, sequence, body);
+      showCode(mine, sequence, body);
       const answer = await post(modelPath(mine, "predict"), body, signal);
       page.clear();
       present(mine, sequence, answer.results[0]);
@@ -146,12 +150,12 @@ export function explore(page) {
     strip.replaceChildren(...(strip.hidden ? [] : shown.names.map((name, i) => el("span", { on: { click: () => { stop(); go(i + 1); } } }, name))));
     figures.input.element.hidden = typeof sequence === "string" || mine.input.kind === "tokens";
     if (!figures.input.element.hidden) drawInput(figures.input, mine, sequence);
-    figures.outputs.title(labels ? "Probability of each label, step by step" : mine.task === "forecasting" ? "What comes next, as forecast at each step" : "Outputs, step by step");
+    figures.outputs.title(outputTitle(mine, labels));
     drawOutputs(figures.outputs, mine, sequence, result);
     hidden(shown);
     const example = input.example();
-    const right = labels && example?.expected ? labels.best.name === example.expected : null;
-    expected.textContent = example?.expected ? `The held-out answer is ${example.expected}${right === null ? "." : right ? ": right." : ": this model is wrong."}` : "";
+    const known = mine.output.labels?.includes(example?.expected) ? example.expected : null;
+    expected.textContent = labels && known ? `The held-out answer is ${known}: ${labels.best.name === known ? "right" : "this model is wrong"}.` : "";
     go(length);
     say(`${mine.name}: ${inWords(result.decoded?.at(-1), result.outputs?.at(-1))} after ${lengthWords(sequence)}`);
   }
@@ -180,7 +184,7 @@ export function explore(page) {
     try {
       const answer = await post(modelPath(one.card, "influence"), { sequence: one.sequence, target: wanted }, signal);
       figures.influence.element.hidden = false;
-      figures.influence.note(spanWords(answer));
+      figures.influence.note(spanWords(answer, wanted));
       drawInfluence(figures.influence, one.sequence, answer);
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -202,9 +206,10 @@ export function explore(page) {
       return { card: one, result: predicted.results[0], reach };
     }));
     if (compared.dataset.family !== family.map((one) => one.name).join()) layOut(family);
-    answers.forEach((answer, i) => columns[i].draw(sequence, answer));
+    const most = Math.max(...answers.flatMap(({ reach }) => (reach ? shares(reach.influence) : [])), 0);
+    answers.forEach((answer, i) => columns[i].draw(sequence, answer, most));
     const spans = answers.filter((answer) => answer.reach).map(({ card: one, reach }) => `${one.cell.toUpperCase()} ${reach.span}`);
-    reachWords.textContent = spans.length ? `Steps at the end that hold 90 % of the influence, of ${shown.length}: ${spans.join(", ")}.` : "";
+    reachWords.textContent = spans.length ? `90 % of the influence on the answer lies in the last steps, of ${shown.length}: ${spans.join(", ")}.` : "";
   }
 
   let columns = [];
@@ -218,16 +223,19 @@ export function explore(page) {
     );
   }
 
-  function show_code(mine, sequence, body) {
+  function showCode(mine, sequence, body) {
+    const { imports, value } = sequenceCode(mine, sequence);
+    const of = target.value || undefined;
     code.show({
-      curl: `${curl("POST", modelPath(mine, "predict"), body)}\n\n${curl("POST", modelPath(mine, "influence"), { sequence, target: target.value || undefined })}`,
+      curl: `${curl("POST", modelPath(mine, "predict"), body)}\n\n${curl("POST", modelPath(mine, "influence"), { sequence, target: of })}`,
       python: python([
         `model = elman.model(${literal(mine.name)}${keywords({ version: versionOf(mine) })})`,
-        `result = model.predict(${literal(sequence)}, returns="steps"${keywords({ top: body.top, hidden: body.hidden })})`,
+        `sequence = ${value}`,
+        `result = model.predict(sequence, returns="steps"${keywords({ top: body.top, hidden: body.hidden })})`,
         "print(result.decoded[-1])",
-        `influence = model.influence(${literal(sequence)}${keywords({ target: target.value || undefined })})`,
+        `influence = model.influence(sequence${keywords({ target: of })})`,
         "print(influence.span, influence.influence)",
-      ]),
+      ], imports),
     });
   }
 
@@ -237,7 +245,7 @@ export function explore(page) {
     empty: "No model is served.",
     async show(next) {
       card = next;
-      target.replaceChildren(el("option", { value: "" }, "the leading label"), ...(card.output.labels ?? []).map((label) => el("option", { value: label }, label)));
+      target.replaceChildren(el("option", { value: "" }, "the whole output"), ...(card.output.labels ?? []).map((label) => el("option", { value: label }, label)));
       figures.influence.element.hidden = figures.hidden.element.hidden = compared.hidden = true;
       await input.set(card, await page.examples(card));
       await start();
@@ -253,8 +261,14 @@ function bodyFor(card, sequence) {
   return { sequence, return: "steps", top: topOf(card), hidden: card.streaming && card.state.tensors.length > 0 && numbers <= MOST_STATE ? true : undefined };
 }
 
-const spanWords = ({ span, length, target }) =>
-  `How far ${target === undefined || target === null ? "the last output" : `“${target}”`} moves when a step is withheld. 90 % of it lies in the last ${span} of ${plural(length, "step")}.`;
+function outputTitle(card, labels) {
+  if (card.task === "generation") return "Probability of each next token, step by step";
+  if (labels) return "Probability of each label, step by step";
+  return card.forecast ? "The next value, foreseen at each step" : "Outputs, step by step";
+}
+
+const spanWords = ({ span, length }, target) =>
+  `How far ${target ? `“${target}”` : "the last output"} moves when a step is withheld. 90 % of it lies in the last ${span} of ${plural(length, "step")}.`;
 
 function bar(name, p, first) {
   const fill = el("span", { class: "fill" });
@@ -279,7 +293,7 @@ function column(card) {
   return {
     element: el("section", { class: "card column", "aria-label": card.name, "data-model": card.name },
       el("header", {}, el("h3", {}, card.cell.toUpperCase()), el("span", { class: "muted mono" }, card.name)), answer, outputs.element, reach.element, state.element),
-    draw(sequence, { result, reach: influence }) {
+    draw(sequence, { result, reach: influence }, most) {
       const labels = ranking(result);
       answer.replaceChildren(
         ...(labels
@@ -289,7 +303,7 @@ function column(card) {
       reach.element.hidden = !influence;
       if (influence) {
         reach.note(`${influence.span} of ${plural(influence.length, "step")} hold 90 %`);
-        drawInfluence(reach, sequence, influence, true);
+        drawInfluence(reach, sequence, influence, most);
       }
       const name = result.hidden && Object.keys(result.hidden)[0];
       state.element.hidden = !name;

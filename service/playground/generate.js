@@ -80,6 +80,7 @@ export function generate(page) {
       if (mine === run) status.textContent = error.name === "AbortError" ? `Stopped after ${plural(count, "token")}.` : "It failed; see above.";
     }
     if (mine === run) {
+      run = null;
       stop.disabled = true;
       outputs.removeAttribute("aria-busy");
     }

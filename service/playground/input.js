@@ -90,7 +90,8 @@ export function sequenceInput(changed) {
         el("label", {}, el("input", { type: "radio", name, value, on: { change: () => { carryOver(value); show(value); changed({ now: true }); } } }), el("span", {}, words))));
       example.replaceChildren(...examples.map((one, i) =>
         el("option", { value: i }, one.expected && !one.title.includes(one.expected) ? `${one.title} (${one.expected})` : one.title)));
-      text.value = typeof examples[0]?.sequence === "string" ? examples[0].sequence : "";
+      const texts = examples.map((one) => one.sequence).filter((sequence) => typeof sequence === "string");
+      text.value = texts[Math.floor((3 * texts.length) / 4)] ?? "";
       paste.value = examples[0] && typeof examples[0].sequence !== "string" ? asText(examples[0].sequence) : "";
       show(offered.some(([value]) => value === "type") ? "type" : examples.length ? "example" : offered[0][0]);
     },

@@ -149,18 +149,24 @@ async function openVersion(card, version) {
 
 /** The card, in the words of someone who has not met the model before. */
 function facts(card) {
-  const { batching, input, output, state } = card;
+  const { batching, input, state } = card;
   const rows = [
     ["Task", card.task],
     ["Network", `${card.cell.toUpperCase()}, ${plural(card.layers, "layer")} of ${card.hidden_size}`],
     ["Direction", card.direction === "forward" ? "forward" : "both ways"],
     ["Input", input.names && input.names.length <= 8 ? input.names.join(", ") : stepWords(card)],
-    ["Output", output.labels ? `one of ${plural(output.labels.length, "label")}` : plural(output.size, "number") + " a step"],
+    ["Output", outputWords(card)],
     ["State", `${grouped(state.bytes)} bytes (${state.tensors.map((tensor) => tensor.name).join(", ") || "none"})`],
-    ["Batching", batching.exact ? "exact: the same bits in any batch" : batching.reason ?? `within ${batching.tolerance}`],
+    ["Batching", batching.exact ? "exact, the same bits in any batch" : batching.reason ?? `within ${batching.tolerance}`],
     ["Digest", el("span", { class: "mono", title: card.digest }, card.digest.replace("sha256:", "").slice(0, 12))],
   ];
   return el("dl", { class: "facts", "aria-label": `Card of ${card.name}` }, ...rows.map(([term, words]) => el("div", {}, el("dt", {}, term), el("dd", {}, words))));
+}
+
+function outputWords({ output, task, forecast }) {
+  if (output.labels) return `one of ${plural(output.labels.length, "label")}`;
+  if (task === "generation") return `the next of ${plural(output.size, "token")}`;
+  return forecast ? `the next ${output.size === 1 ? "value" : `${output.size} values`}` : `${plural(output.size, "number")} a step`;
 }
 
 document.getElementById("key").value = key.get();

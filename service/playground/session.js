@@ -2,7 +2,7 @@
 
 import { call, get, modelPath, post } from "./api.js";
 import { chart } from "./charts.js";
-import { curl, literal, python, snippets } from "./code.js";
+import { curl, literal, python, sequenceCode, snippets } from "./code.js";
 import { el, field, number, plural, say, select, table } from "./dom.js";
 import { asText, parseNumbers, stepWords } from "./input.js";
 import { drawOutputs } from "./pictures.js";
@@ -21,7 +21,7 @@ export function session(page) {
   const sent = new Map();
   let taken = 0;
 
-  const ttl = number("", { min: 1, step: 1, placeholder: "server's own" });
+  const ttl = number("", { min: 1, step: 1, placeholder: "default" });
   const create = el("button", { type: "button", class: "primary" }, "New session");
   const sessions = el("ul", { class: "list", "aria-label": "Sessions of this model" });
   const listEmpty = el("p", { class: "empty" }, "No session yet.");
@@ -141,7 +141,7 @@ export function session(page) {
     say(`Forked at step ${made.step}`);
     code.show({
       curl: curl("POST", `v1/sessions/${made.id}/fork`, {}),
-      python: python([`with elman.model(${literal(card.name)}).session() as one:`, "    other = one.fork()", "    print(other.id, other.step_count)"]),
+      python: ofSession(["other = session.fork(keep=True)", "print(other.id, other.step_count)"]),
     });
   }
 
@@ -152,7 +152,7 @@ export function session(page) {
     say(`The state of step ${answer.step} is kept`);
     code.show({
       curl: curl("GET", `v1/sessions/${current.id}/state`),
-      python: python([`with elman.model(${literal(card.name)}).session() as one:`, "    token = one.state()", "    one.restore(token)"]),
+      python: ofSession(["token = session.state()", "print(token)"]),
     });
   }
 
@@ -163,7 +163,7 @@ export function session(page) {
     say(`Back at step ${current.step}`);
     code.show({
       curl: curl("PUT", `v1/sessions/${current.id}/state`, { state: state.state }),
-      python: python([`with elman.model(${literal(card.name)}).session() as one:`, `    one.restore(${literal(state.state)})`]),
+      python: ofSession([`session.restore(${literal(state.state)})`, "print(session.step_count)"]),
     });
   });
 
@@ -228,20 +228,23 @@ export function session(page) {
   }
 
   function showCode(body) {
-    const name = card.name;
-    const id = current?.id ?? "ID";
-    const sequence = body?.sequence ?? (card.input.text ? "Lin" : undefined);
+    const name = literal(card.name) + (versionOf(card) ? `, version=${card.version}` : "");
+    if (!current || !body) {
+      code.show({
+        curl: curl("POST", modelPath(card, "sessions"), {}),
+        python: python([`session = elman.model(${name}).session(keep=True)`, "print(session.id, session.step_count)"]),
+      });
+      return;
+    }
+    const { imports, value } = sequenceCode(card, body.sequence);
     code.show({
-      curl: body
-        ? curl("POST", `v1/sessions/${id}/steps`, body)
-        : curl("POST", modelPath(card, "sessions"), {}),
-      python: python([
-        `with elman.model(${literal(name)}${versionOf(card) ? `, version=${card.version}` : ""}).session() as session:`,
-        sequence === undefined ? "    print(session.id)" : `    answer = session.step(${literal(sequence)})`,
-        ...(sequence === undefined ? [] : ["    print(answer.step, answer.decoded)"]),
-      ]),
+      curl: curl("POST", `v1/sessions/${current.id}/steps`, body),
+      python: ofSession([`answer = session.step(${value}, returns="steps", top=${body.top})`, "print(answer.step, answer.decoded[-1])"], imports),
     });
   }
+
+  /** A program that goes on with the session that is shown. */
+  const ofSession = (lines, imports = []) => python([`session = elman.session(${literal(current.id)})`, ...lines], imports);
 
   return {
     element,
@@ -273,6 +276,7 @@ export function session(page) {
 
 const same = (a, b) => JSON.stringify([a.outputs, a.decoded]) === JSON.stringify([b.outputs, b.decoded]);
 
-const shortId = (id) => (id.length > 14 ? `${id.slice(0, 13)}…` : id);
+/** The end of an id: its beginning is the time, which neighbours share. */
+const shortId = (id) => (id.length > 12 ? `…${id.slice(-10)}` : id);
 
 const pieceWords = (sequence) => (typeof sequence === "string" ? sequence : plural(sequence.length, "step"));
