@@ -43,7 +43,7 @@ from service.client.progress import Progress, counted
 from service.client.results import Generation, Result, StepResult, Token
 from service.client.retrying import policy, translated
 from service.client.streams import Events, Frames, StreamOptions, stream_translated, websockets
-from service.client.wire import Many, One, error_in, is_one
+from service.client.wire import Many, One, Prompt, error_in, is_one
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -292,7 +292,7 @@ class AsyncModel:
     @overload
     def generate(
         self,
-        prompt: str | Sequence[int] | None = None,
+        prompt: Prompt | None = None,
         *,
         stream: Literal[False] = False,
         **options: Unpack[GenerateOptions],
@@ -301,14 +301,14 @@ class AsyncModel:
     @overload
     def generate(
         self,
-        prompt: str | Sequence[int] | None = None,
+        prompt: Prompt | None = None,
         *,
         stream: Literal[True],
         **options: Unpack[GenerateOptions],
     ) -> "AsyncTokens": ...
 
     def generate(
-        self, prompt: str | Sequence[int] | None = None, *, stream: bool = False, **options: Unpack[GenerateOptions]
+        self, prompt: Prompt | None = None, *, stream: bool = False, **options: Unpack[GenerateOptions]
     ) -> "Awaitable[Generation] | AsyncTokens":
         """What the model writes on from a prompt, to await; or its tokens, to iterate over. As `Model.generate`."""
         if stream:

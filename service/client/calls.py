@@ -32,6 +32,7 @@ from service.client.wire import (
     EVENTS,
     JSON,
     One,
+    Prompt,
     Shapes,
     encode,
     error_in,
@@ -304,7 +305,7 @@ class ModelCalls:
         body = {name: value for name, value in (("state", state), ("ttl", ttl)) if value is not None}
         return _json_call("POST", f"{self.path}/sessions", _opened, body, repeatable=False, timeout=timeout)
 
-    def generate_whole(self, prompt: str | Sequence[int] | None, options: GenerateOptions) -> Call[Generation]:
+    def generate_whole(self, prompt: Prompt | None, options: GenerateOptions) -> Call[Generation]:
         return _json_call(
             "POST",
             f"{self.path}/generate",
@@ -313,7 +314,7 @@ class ModelCalls:
             timeout=options.get("timeout"),
         )
 
-    def generate_stream(self, prompt: str | Sequence[int] | None, options: GenerateOptions) -> Call[None]:
+    def generate_stream(self, prompt: Prompt | None, options: GenerateOptions) -> Call[None]:
         return Call(
             "POST",
             f"{self.path}/generate",
@@ -501,7 +502,7 @@ def groups(sequences: Sequence[One], batching: Batching) -> list[tuple[int, int]
     return [*cuts, (begin, len(sequences))] if len(sequences) else []
 
 
-def _generate_body(prompt: str | Sequence[int] | None, options: GenerateOptions) -> dict[str, Any]:
+def _generate_body(prompt: Prompt | None, options: GenerateOptions) -> dict[str, Any]:
     body = _named(cast(Mapping[str, Any], options))
     if "session" in body:
         body["session"] = _id_of(body["session"])

@@ -66,12 +66,14 @@ class Example:
     Attributes:
         sequence: text, `(time,)` integer tokens, or float32 `(time, features)` or `(time,)`.
         expected: what is right, where one word says it.
+        condition: of the beginning of a text: what to write on under.
         future, truth: of a history: the known features of the steps to come, and what came.
     """
 
     title: str
     sequence: str | NDArray[Any]
     expected: str | None = None
+    condition: str | None = None
     future: Values | None = None
     truth: Values | None = None
 
@@ -82,6 +84,7 @@ class Example:
             title=raw["title"],
             sequence=sequence if isinstance(sequence, str) else _numbers(sequence),
             expected=raw.get("expected"),
+            condition=raw.get("condition"),
             future=_values(raw.get("future")),
             truth=_values(raw.get("truth")),
         )

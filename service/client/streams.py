@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 from service.client.calls import Call, ModelCalls, Returns, SessionCalls, Wait
 from service.client.deadline import Deadline
 from service.client.errors import (
+    CLASSES,
     BadAnswer,
     Disconnected,
     ElmanError,
@@ -158,9 +159,11 @@ def _closed(frame: Any) -> ElmanError:
         return Unavailable(detail, code="draining", status=503)
     if frame.code == 1013:
         return Unavailable(detail, code="overloaded", status=503)
-    if frame.code == 1008:
-        return Refused(detail, code="policy")
-    return Disconnected(detail)
+    code = frame.reason.partition(":")[0]
+    if code in CLASSES:
+        return CLASSES[code](detail, code=code)
+    # A slow consumer may come again and go on; what is against the rules otherwise stays so.
+    return Refused(detail, code="policy") if frame.code == 1008 and code != "slow consumer" else Disconnected(detail)
 
 
 def _refused(status: int, body: bytes | None, headers: Mapping[str, str]) -> ElmanError:

@@ -31,7 +31,7 @@ from service.client.progress import Progress, counted
 from service.client.results import Generation, Result, StepResult, Token
 from service.client.retrying import policy, translated
 from service.client.streams import Events, Frames, StreamOptions, stream_translated, websockets
-from service.client.wire import Many, One, error_in, is_one
+from service.client.wire import Many, One, Prompt, error_in, is_one
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -265,7 +265,7 @@ class Model:
     @overload
     def generate(
         self,
-        prompt: str | Sequence[int] | None = None,
+        prompt: Prompt | None = None,
         *,
         stream: Literal[False] = False,
         **options: Unpack[GenerateOptions],
@@ -274,14 +274,14 @@ class Model:
     @overload
     def generate(
         self,
-        prompt: str | Sequence[int] | None = None,
+        prompt: Prompt | None = None,
         *,
         stream: Literal[True],
         **options: Unpack[GenerateOptions],
     ) -> "Tokens": ...
 
     def generate(
-        self, prompt: str | Sequence[int] | None = None, *, stream: bool = False, **options: Unpack[GenerateOptions]
+        self, prompt: Prompt | None = None, *, stream: bool = False, **options: Unpack[GenerateOptions]
     ) -> "Generation | Tokens":
         """What the model writes on from a prompt. The same seed and request give the same again.
 

@@ -48,6 +48,10 @@ def _check_axes(x: NDArray[Any]) -> None:
         raise TypeError(f"a sequence has numbers, and this has {x.dtype}")
 
 
+Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
+"""What to write on from: text, or token ids."""
+
+
 class Shapes:
     """The shapes of a step that a model is known to take.
 

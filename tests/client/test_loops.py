@@ -1,0 +1,190 @@
+"""Generation, forecasts and influence through the client are the answers of the routes, as arrays and tokens."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.client import (
+    AsyncClient,
+    Client,
+    Disconnected,
+    Generation,
+    RequestError,
+    Token,
+    Tokens,
+    Unable,
+)
+from service.repository.spec import ForecastSpec
+from tests.client.proxy import Fault, fault_proxy
+from tests.looping import RESIDUALS, forecaster, generator, put_forecaster, put_generator
+from tests.running import STORE, RunningServer, running_server
+
+
+@pytest.fixture(scope="module")
+def looping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    root = tmp_path_factory.mktemp("looping")
+    put_generator(root, "writer", generator("lstm"))
+    put_generator(root, "endless", generator("gru"), endless=True)
+    put_forecaster(root, "seer", forecaster("lstm", 1, 1), ForecastSpec(residuals=RESIDUALS, minimum=0.0))
+    pairs = ((0.5, -0.5), (-0.5, 0.5))
+    spec = ForecastSpec(target=(2, 0), known=(3, 1), residuals=pairs)
+    put_forecaster(root, "seers", forecaster("gru", 4, 2), spec)
+    (root / "vowels-gru").symlink_to(STORE / "vowels-gru")
+    with running_server(root) as one:
+        yield one
+
+
+@pytest.fixture
+def elman(looping: RunningServer) -> Iterator[Client]:
+    with Client(looping.url) as client:
+        yield client
+
+
+def posted(server: RunningServer, model: str, verb: str, **body: object) -> dict[str, Any]:
+    answer = server.client.post(f"/v1/models/{model}/{verb}", json=body)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.0, "max_steps": 5},
+    {"top_k": 5, "top_p": 0.9, "samples": 3},
+    {"condition": "loud", "stop": ["e", "a "]},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_what_is_written_is_what_the_route_writes(
+    looping: RunningServer, elman: Client, options: dict[str, Any]
+) -> None:
+    raw = posted(looping, "writer", "generate", prompt="el", seed=3, **options)
+    whole = elman.model("writer").generate("el", seed=3, **options)
+    assert whole == Generation.of(raw) and whole.seed == 3
+    assert whole.text == whole.texts[0] == raw["results"][0]["text"]
+    assert [one.reason for one in whole.results] == [one["reason"] for one in raw["results"]]
+    with elman.model("writer").generate("el", seed=3, stream=True, **options) as tokens:
+        come = list(tokens)
+        assert tokens.generation == whole
+    for sample, text in enumerate(whole.texts):
+        assert "".join(str(token) for token in come if token.sample == sample) == text
+
+
+def test_a_stop_may_be_one_text_and_a_prompt_token_ids(elman: Client) -> None:
+    model = elman.model("writer")
+    assert model.generate("el", seed=3, stop="e") == model.generate("el", seed=3, stop=["e"])
+    ids = model.generate(np.array([7, 14]), seed=3)
+    assert ids.results[0].steps > 0
+    assert model.generate(seed=1).results
+
+
+def test_what_is_written_goes_on_from_a_session_and_a_state(elman: Client) -> None:
+    model = elman.model("writer")
+    with model.session() as session:
+        session.step(np.array([0]))  # the start
+        session.step("elm")
+        by_session = model.generate("", session=session, seed=5, return_state=True)
+        assert model.generate("", session=session.id, seed=5) is not None
+        by_state = model.generate("", state=session.state(), seed=5)
+        assert session.refresh().step == 4, "writing on moves no session"
+    assert by_session.texts == by_state.texts == model.generate("elm", seed=5).texts
+    assert by_session.results[0].state
+
+
+def test_tokens_come_as_they_are_written_and_may_be_left(looping: RunningServer, elman: Client) -> None:
+    tokens = elman.model("endless").generate("a", stream=True, max_steps=100_000, seed=1)
+    assert isinstance(tokens, Tokens)
+    first = [next(tokens) for _ in range(20)]
+    assert all(isinstance(token, Token) for token in first) and tokens.generation is None
+    tokens.close()
+    assert list(tokens) == []
+    looping.wait_for("elman_queued_sequences", 0.0)
+
+
+def test_a_stream_that_is_refused_says_so(elman: Client) -> None:
+    with pytest.raises(RequestError) as raised:
+        list(elman.model("writer").generate("el", stream=True, temperature=-1.0))
+    assert raised.value.where == "temperature"
+    with pytest.raises(Unable) as unable:
+        list(elman.model("vowels-gru").generate("el", stream=True))
+    assert unable.value.code == "cannot_generate"
+    with pytest.raises(Unable) as unforeseen:
+        elman.model("writer").forecast([1.0])
+    assert unforeseen.value.code == "cannot_forecast"
+
+
+def test_a_stream_of_tokens_that_takes_too_long_ends(elman: Client) -> None:
+    with pytest.raises(TimeoutError):
+        list(elman.model("endless").generate("a", stream=True, max_steps=1_000_000, timeout=0.3))
+
+
+def test_a_stream_of_tokens_is_never_begun_twice(looping: RunningServer) -> None:
+    with fault_proxy(looping.port, lambda _: Fault.CUT_BEFORE) as proxy, Client(proxy.url) as far:
+        with pytest.raises(Disconnected):
+            list(far.model("writer").generate("el", stream=True))
+        assert len(proxy.done) == 1
+
+
+def test_a_forecast_is_what_the_route_foretells(looping: RunningServer, elman: Client) -> None:
+    series = 10 + np.random.default_rng(0).standard_normal(40)
+    asked = {"horizon": 12, "samples": 30, "quantiles": [0.05, 0.5, 0.95], "seed": 4}
+    raw = posted(looping, "seer", "forecast", series=series.astype(np.float32).tolist(), paths=True, **asked)
+    found = elman.model("seer").forecast(series, paths=True, **asked)  # type: ignore[arg-type]
+    assert (found.horizon, found.seed, found.point.shape) == (12, 4, (12,))
+    assert found.mean is not None and found.paths is not None and found.paths.shape == (30, 12)
+    assert found.point.tolist() == raw["point"] and found.mean.tolist() == raw["mean"]
+    assert {f"{share:g}": rows.tolist() for share, rows in found.quantiles.items()} == raw["quantiles"]
+    assert list(found.quantiles) == [0.05, 0.5, 0.95]
+    plain = elman.model("seer").forecast(series)
+    assert plain.horizon == 24 and plain.mean is None and plain.paths is None and plain.quantiles == {}
+
+
+def test_a_forecast_takes_what_is_known_of_the_future(looping: RunningServer, elman: Client) -> None:
+    chance = np.random.default_rng(1)
+    series, future = chance.standard_normal((30, 4)), chance.standard_normal((8, 2))
+    found = elman.model("seers").forecast(series, 8, future=future, samples=10, seed=2)
+    assert found.point.shape == (8, 2) and found.quantiles[0.9].shape == (8, 2)
+    with elman.model("seers").session() as session:
+        session.step(series[:20].astype(np.float32))
+        again = elman.model("seers").forecast(series[20:], 8, future=future, session=session, samples=10, seed=2)
+    assert again.point.tolist() == found.point.tolist()
+
+
+def test_influence_is_that_of_the_route(looping: RunningServer, elman: Client) -> None:
+    x = np.random.default_rng(2).standard_normal((15, 12)).astype(np.float32)
+    raw = posted(looping, "vowels-gru", "influence", sequence=x.tolist(), target="speaker 4")
+    found = elman.model("vowels-gru").influence(x, target="speaker 4")
+    assert found.influence.tolist() == raw["influence"] and found.influence.shape == (15,)
+    assert (found.span, found.length, found.target) == (raw["span"], 15, 3)
+    assert found.output.tolist() == np.array(raw["output"], np.float32).tolist()
+    assert found.decoded["label"].startswith("speaker")
+
+
+def test_the_asynchronous_client_writes_and_foretells_the_same(looping: RunningServer, elman: Client) -> None:
+    series, x = np.arange(20.0), np.ones((5, 12), np.float32)
+    whole = elman.model("writer").generate("el", seed=3)
+    point = elman.model("seer").forecast(series).point
+    influence = elman.model("vowels-gru").influence(x).influence
+
+    async def main() -> None:
+        async with AsyncClient(looping.url) as other:
+            model = other.model("writer")
+            assert await model.generate("el", seed=3) == whole
+            tokens = model.generate("el", seed=3, stream=True)
+            assert "".join([token.text async for token in tokens]) == whole.text
+            assert tokens.generation == whole
+            async with other.model("endless").generate("a", stream=True, max_steps=100_000) as endless:
+                assert isinstance(await anext(endless), Token)
+            with pytest.raises(TimeoutError):
+                async for _ in other.model("endless").generate("a", stream=True, max_steps=1_000_000, timeout=0.3):
+                    pass
+            assert (await other.model("seer").forecast(series)).point.tolist() == point.tolist()
+            assert (await other.model("vowels-gru").influence(x)).influence.tolist() == influence.tolist()
+            with pytest.raises(Unable):
+                await other.model("vowels-gru").generate("a")
+
+    asyncio.run(main())
+    looping.wait_for("elman_queued_sequences", 0.0)

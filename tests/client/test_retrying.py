@@ -1,0 +1,94 @@
+"""What may be sent again: what certainly was not done, and what is the same done twice."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from service.client import (
+    BadAnswer,
+    DeadlineExceeded,
+    Disconnected,
+    ElmanError,
+    NotConnected,
+    Quota,
+    Refused,
+    Retries,
+    ServerFailed,
+    StepConflict,
+    StepReused,
+    TimedOut,
+    Unavailable,
+)
+from service.client.calls import Call, ModelCalls, ServerCalls, SessionCalls
+from service.client.config import Batching
+from service.client.results import SessionInfo
+from service.client.retrying import may_be_repeated
+
+MODEL, SESSION = ModelCalls("m"), SessionCalls(SessionInfo("s", "m", 1, 7, 0.0, 60.0))
+READS: list[Call[Any]] = [
+    ServerCalls().models(),
+    ServerCalls().load("m"),
+    MODEL.card(),
+    MODEL.predict_one("a", None, {}),
+    *MODEL.predict_many(["a"], None, {}, Batching()),
+    MODEL.generate_whole("a", {}),
+    MODEL.forecast([1.0]),
+    MODEL.influence("a"),
+    SESSION.step("a"),
+    SESSION.restore("token"),
+    SESSION.delete(),
+]
+MAKES: list[Call[Any]] = [MODEL.create(), SESSION.forked(), MODEL.generate_stream("a", {})]
+UNKNOWN = [Disconnected("cut"), TimedOut("silent"), Unavailable("no word when")]
+NOT_DONE = [NotConnected("away"), Unavailable("later", retry_after=1.0), Quota("full", retry_after=1.0)]
+ANSWERS: list[ElmanError] = [
+    BadAnswer("what"),
+    ServerFailed("broken"),
+    DeadlineExceeded("over"),
+    StepReused("other"),
+    Refused("new"),
+    StepConflict("moved", expected=9),
+    Quota("full"),
+]
+
+
+def named(call: Call[Any]) -> str:
+    return f"{call.method} {call.path}"
+
+
+@pytest.mark.parametrize("call", READS, ids=named)
+def test_what_is_the_same_done_twice_is_sent_again_when_its_answer_is_lost(call: Call[Any]) -> None:
+    assert all(may_be_repeated(call, error) for error in UNKNOWN + NOT_DONE)
+    assert not any(may_be_repeated(call, error) for error in ANSWERS)
+
+
+@pytest.mark.parametrize("call", MAKES, ids=named)
+def test_what_makes_something_is_sent_again_only_where_it_was_not_done(call: Call[Any]) -> None:
+    assert all(may_be_repeated(call, error) for error in NOT_DONE)
+    assert not any(may_be_repeated(call, error) for error in UNKNOWN + ANSWERS)
+
+
+def test_a_step_that_is_in_the_way_of_itself_is_sent_again() -> None:
+    assert may_be_repeated(SESSION.step("a"), StepConflict("another is under way", expected=7))
+
+
+def test_a_delete_whose_answer_was_lost_is_done() -> None:
+    gone = httpx.Response(404, json={"code": "unknown_session", "detail": "no such session"})
+    SESSION.delete().answer(gone)
+    with pytest.raises(Refused):
+        SESSION.delete().answer(httpx.Response(404, json={"code": "unknown_route", "detail": "no such route"}))
+
+
+def test_an_answer_that_says_something_else_is_a_bad_one() -> None:
+    for body in ({}, [], {"results": [{}]}, {"results": None}, "text", None):
+        with pytest.raises(BadAnswer):
+            MODEL.predict_one("a", None, {}).answer(httpx.Response(200, json=body))
+    with pytest.raises(BadAnswer):
+        MODEL.card().answer(httpx.Response(200, text="<html>"))
+
+
+@pytest.mark.parametrize("wrong", [{"attempts": 0}, {"first": -1.0}, {"first": 9.0, "longest": 1.0}])
+def test_retries_are_checked_when_they_are_made(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="attempts"):
+        Retries(**wrong)
