@@ -30,12 +30,14 @@ import lmdb
 from service.errors import StoreUnavailable
 from service.sessions.store import Advance, Record, Usage, check_quota, key_of
 
-_FORMAT = b"elman sessions 1"
+_FORMAT = b"elman sessions/1"
 _FORMAT_KEY = b"format"
 
 # Of a session: kind, size of a snapshot, created, ttl, expires, revision, step, previous step, flags, content, and the
-# checksums of both snapshots.
+# checksums of both snapshots; then the checksum of all that.
 _FACTS = struct.Struct("<IIdddQQQB16sII")
+_SUM = struct.Struct("<I")
+_HEAD_NBYTES = _FACTS.size + _SUM.size
 _SLOT, _HAS_PREVIOUS, _HAS_CONTENT = 1, 2, 4
 _OWNED = struct.Struct("<QQ")
 _NUMBER = struct.Struct(">Q")
@@ -97,7 +99,7 @@ def _layout(size: int, page: int) -> _Layout:
             inside = min(whole, num_pages * page - _PAGE_HEADER) if num_pages else 0
             if num_pages and inside <= most:
                 continue
-            head = _FACTS.size + count * (whole - inside)
+            head = _HEAD_NBYTES + count * (whole - inside)
             fewest = -(-head // most)
             for num_pieces in range(fewest, min(fewest + 3, _MOST_PIECES) + 1):
                 piece = -(-head // num_pieces)
@@ -105,7 +107,7 @@ def _layout(size: int, page: int) -> _Layout:
                 nbytes = num_pieces * page / ((page - _PAGE_HEADER) // node) + count * num_pages * page
                 num_parts = num_pieces + (count if num_pages else 0)
                 rank = (False, num_parts, nbytes) if nbytes <= 3 * size + _MARGIN else (True, nbytes, num_parts)
-                if piece >= _FACTS.size and -(-head // piece) == num_pieces and rank < least:
+                if piece >= _HEAD_NBYTES and -(-head // piece) == num_pieces and rank < least:
                     best, least = _Layout(size, joint or not inside, inside, num_pieces, piece), rank
     assert best is not None, "a state in pages of its own is always possible"
     return best
@@ -149,22 +151,24 @@ class _Head:
 
     def pack(self, rest: bytes | bytearray) -> bytes:
         """The head as bytes, with another rest of the states."""
-        return (
-            _FACTS.pack(
-                self.kind,
-                self.layout.size,
-                self.created_at,
-                self.ttl,
-                self.expires_at,
-                self.revision,
-                self.step,
-                self.previous_step,
-                self.flags,
-                self.content,
-                *self.checksums,
-            )
-            + rest
+        facts = _FACTS.pack(
+            self.kind,
+            self.layout.size,
+            self.created_at,
+            self.ttl,
+            self.expires_at,
+            self.revision,
+            self.step,
+            self.previous_step,
+            self.flags,
+            self.content,
+            *self.checksums,
         )
+        return facts + _SUM.pack(zlib.crc32(facts)) + rest
+
+
+class _Damaged(StoreUnavailable):
+    """A part of the store cannot be read; the rest may well be."""
 
 
 class LMDBStore:
@@ -265,17 +269,23 @@ class LMDBStore:
         slot = head.flags & _SLOT
         snapshot, previous = slots[slot], slots[1 - slot] if head.flags & _HAS_PREVIOUS else None
         if zlib.crc32(snapshot) != head.checksums[slot]:
-            raise StoreUnavailable("the state of this session is damaged")
+            raise _Damaged("the state of this session is damaged")
         if previous is not None and zlib.crc32(previous) != head.checksums[1 - slot]:
-            raise StoreUnavailable("the state of this session is damaged")
+            raise _Damaged("the state of this session is damaged")
         return _record(id, head, kind, snapshot, previous)
 
     def advance(self, advances: Sequence[Advance]) -> list[bool]:
         # Outside the transaction, which others wait for.
         sums = [zlib.crc32(one.snapshot) for one in advances]
         now = self._clock()
-        with self._transaction(write=True) as txn:
-            return [self._advance(txn, one, sum, now) for one, sum in zip(advances, sums, strict=True)]
+        try:
+            with self._transaction(write=True) as txn:
+                return [self._advance(txn, one, sum, now) for one, sum in zip(advances, sums, strict=True)]
+        except _Damaged:
+            if len(advances) == 1:
+                raise
+        # One session that is damaged stops no other; whose it is hears of it when it is read.
+        return [self._advance_alone(one) for one in advances]
 
     def replace(self, record: Record, revision: int) -> bool:
         key = key_of(record.id)
@@ -317,7 +327,7 @@ class LMDBStore:
                 entry = bytes(cursor.key())
                 if entry[:_OWNER_NBYTES] != owner:
                     break
-                head = self._head(txn, entry[_OWNER_NBYTES:])
+                head = self._intact(txn, entry[_OWNER_NBYTES:])
                 if head is not None and head.expires_at > now:
                     kind = self._kind(txn, head.kind)
                     if model is None or kind.model == model:
@@ -339,7 +349,7 @@ class LMDBStore:
             num_swept = 0
             with self._transaction(write=True) as txn:
                 for key in expired:
-                    head = self._head(txn, key)
+                    head = self._intact(txn, key)
                     if head is not None and head.expires_at <= now:
                         self._remove(txn, key, head)
                         num_swept += 1
@@ -396,7 +406,7 @@ class LMDBStore:
                 if len(expired) == limit:
                     return expired
                 facts = _get(txn, cursor.value(), self._records)
-                if facts and _FACTS.unpack_from(facts)[4] <= now:
+                if len(facts) >= _HEAD_NBYTES and _FACTS.unpack_from(facts)[4] <= now:
                     expired.append(key)
                 found = cursor.next()
         self._swept += b"\0"
@@ -408,8 +418,10 @@ class LMDBStore:
         if not number:
             return None
         content = _get(txn, number, self._records)
-        if len(content) < _FACTS.size:
-            raise StoreUnavailable("the session store is damaged: a session lacks its record")
+        if len(content) < _HEAD_NBYTES or _SUM.unpack_from(content, _FACTS.size)[0] != zlib.crc32(
+            content[: _FACTS.size]
+        ):
+            raise _Damaged("the session store is damaged: it lacks the record of this session")
         kind, size, created, ttl, expires, revision, step, before, flags, asked, *sums = _FACTS.unpack_from(content)
         layout = _layout(size, self._page)
         (record,) = _NUMBER.unpack(number)
@@ -428,8 +440,15 @@ class LMDBStore:
             flags,
             asked,
             sums,
-            content[_FACTS.size :],
+            content[_HEAD_NBYTES:],
         )
+
+    def _intact(self, txn: lmdb.Transaction, key: bytes) -> _Head | None:
+        """A session's head where it is not damaged: for what looks at many."""
+        try:
+            return self._head(txn, key)
+        except _Damaged:
+            return None
 
     def _live(self, txn: lmdb.Transaction, key: bytes) -> _Head | None:
         head = self._head(txn, key)
@@ -472,6 +491,12 @@ class LMDBStore:
         head.expires_at = one.expires_at
         self._put_head(txn, layout, record, head.pack(rest))
         return True
+
+    def _advance_alone(self, one: Advance) -> bool:
+        try:
+            return self.advance([one])[0]
+        except _Damaged:
+            return False
 
     def _put_head(
         self, txn: lmdb.Transaction, layout: _Layout, record: int, content: bytes, append: bool = False
@@ -548,7 +573,7 @@ class LMDBStore:
         if kind is None:
             found = _get(txn, _KIND.pack(number), self._kinds)
             if not found:
-                raise StoreUnavailable("the session store is damaged: a session lacks its kind")
+                raise _Damaged("the session store is damaged: it lacks what this session belongs to")
             kind = self._kinds_known[number] = _Kind.unpack(found)
         return kind
 
@@ -639,4 +664,5 @@ def _unavailable(error: lmdb.Error | OSError) -> StoreUnavailable:
         if any(os.strerror(number) in text for number in numbers):
             return StoreUnavailable(reason)
     found = next((reason for kind, reason in _REASONS if isinstance(error, kind)), None)
-    return StoreUnavailable(found or f"the session store fails: {type(error).__name__}")
+    sort = _Damaged if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError)) else StoreUnavailable
+    return sort(found or f"the session store fails: {type(error).__name__}")

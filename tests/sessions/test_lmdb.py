@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import StoreUnavailable
-from service.sessions.lmdb import _FACTS, LMDBStore, _layout
+from service.sessions.lmdb import _HEAD_NBYTES, LMDBStore, _layout
 from service.sessions.store import Record, Usage
 from tests.running import ROOT
 from tests.sessions.records import OWNER, PLENTY, Clock, advance_of, new_record, state
@@ -338,6 +338,26 @@ def test_a_state_that_changed_on_the_disk_is_not_served(folder: Path) -> None:
             assert store.delete(record.id)
 
 
+def test_a_session_whose_facts_changed_on_the_disk_stops_no_other(folder: Path) -> None:
+    records = [replace(lasting(), content=bytes([65 + number]) * 16) for number in range(8)]
+    with opened(folder) as store:
+        for record in records:
+            store.create(record, PLENTY)
+    file = folder / "data.mdb"
+    file.write_bytes(file.read_bytes().replace(b"C" * 16, b"C" * 15 + b"D"))
+    with opened(folder) as store:
+        with pytest.raises(StoreUnavailable, match="record of this session"):
+            store.read(records[2].id)
+        assert store.advance([advance_of(one) for one in records]) == [number != 2 for number in range(8)]
+        with pytest.raises(StoreUnavailable, match="record of this session"):
+            store.advance([advance_of(records[2])])
+        assert len(store.list(OWNER, 100)) == 7
+        assert [store.read(one.id) for one in records if one != records[2]] == [
+            advanced(one) for one in records if one != records[2]
+        ]
+        assert store.sweep(time.time() + 9999, 100) == 7
+
+
 def test_what_the_folder_holds_is_the_owners_alone(folder: Path) -> None:
     filled(folder, 1)
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -351,7 +371,7 @@ def test_what_the_folder_holds_is_the_owners_alone(folder: Path) -> None:
 def test_a_state_of_any_size_is_cut_so_that_it_fits(size: int, page: int) -> None:
     layout = _layout(size, page)
     whole, count = (2 * size, 1) if layout.joint else (size, 2)
-    rest = _FACTS.size + count * (whole - layout.inside)
+    rest = _HEAD_NBYTES + count * (whole - layout.inside)
     assert 0 <= layout.inside <= whole
     assert (layout.num_pieces - 1) * layout.piece < rest <= layout.num_pieces * layout.piece
     # LMDB moves what is longer than this to pages of its own.
