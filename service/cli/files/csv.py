@@ -1,5 +1,6 @@
 """CSV: a row a step with an id that rows of one sequence share, a text a row, or one sequence a file."""
 
+import contextlib
 import csv
 from array import array
 from collections.abc import Iterator
@@ -99,7 +100,8 @@ class CSVSource:
         raise Unusable(f"which column holds the sequences? Name it with --column; there are {', '.join(header)}")
 
     def __iter__(self) -> Iterator[Record]:
-        yield from self._texts() if self._whole else self._steps()
+        with self.stream:
+            yield from self._texts() if self._whole else self._steps()
 
     def _numbered(self) -> Iterator[tuple[int, list[str] | None, str]]:
         """(line, cells, "") of each row that is not blank; (line, None, fault) of one that cannot be read."""
@@ -283,18 +285,20 @@ def _keep_whole_answers(stream: BinaryIO, header: list[str], steps: bool) -> int
             at += len(line)
             yield line.decode()
 
-    rows = csv.reader(lines())
+    rows = csv.reader(lines(), strict=True)
     found = next(rows, None)
     if found is None:
         return 0
     if found != header:
         raise Unusable(f"it begins with {','.join(found)[:60]!r}, and would now begin with {','.join(header)[:60]!r}")
     done, end = 0, at
-    for row in rows:
-        if len(row) != len(header):
-            break
-        if not steps or row[-1] or int(row[2]) == int(row[1]) - 1:
-            done, end = done + 1, at
+    # A row that ends within quotes, or short of cells, is where it was cut off.
+    with contextlib.suppress(csv.Error, ValueError):
+        for row in rows:
+            if len(row) != len(header):
+                break
+            if not steps or row[-1] or int(row[2]) == int(row[1]) - 1:
+                done, end = done + 1, at
     stream.seek(end)
     stream.truncate()
     return done

@@ -35,11 +35,12 @@ class JSONSource:
         return self._position
 
     def __iter__(self) -> Iterator[Record]:
-        for number, line in enumerate(self.stream, 1):
-            self._position += len(line)
-            line = line.strip()
-            if line:
-                yield _record(line, f"line {number}")
+        with self.stream:
+            for number, line in enumerate(self.stream, 1):
+                self._position += len(line)
+                line = line.strip()
+                if line:
+                    yield _record(line, f"line {number}")
 
 
 def _record(line: bytes, place: str) -> Record:
@@ -81,16 +82,19 @@ class TextSource:
         return self._position
 
     def __iter__(self) -> Iterator[Record]:
-        for number, line in enumerate(self.stream, 1):
-            self._position += len(line)
-            line = line.rstrip(b"\r\n")
-            if not line:
-                continue
-            place = f"line {number}"
-            try:
-                yield Record(place, orjson.dumps(line.decode()))
-            except UnicodeDecodeError as error:
-                yield Record(place, error=f"it is not UTF-8 at byte {error.start + 1}")
+        with self.stream:
+            for number, line in enumerate(self.stream, 1):
+                self._position += len(line)
+                line = line.rstrip(b"\r\n")
+                if line:
+                    yield _text_record(line, f"line {number}")
+
+
+def _text_record(line: bytes, place: str) -> Record:
+    try:
+        return Record(place, orjson.dumps(line.decode()))
+    except UnicodeDecodeError as error:
+        return Record(place, error=f"it is not UTF-8 at byte {error.start + 1}")
 
 
 def result_line(answer: Answer) -> bytes:

@@ -106,9 +106,10 @@ class NPZSource:
 
     def __iter__(self) -> Iterator[Record]:
         records = self._members() if self._lengths is None else self._cut(self._lengths)
-        for index, record in enumerate(records):
-            self._position = index + 1
-            yield record
+        with self._archive:
+            for index, record in enumerate(records):
+                self._position = index + 1
+                yield record
 
     def _members(self) -> Iterator[Record]:
         for name in self._names:

@@ -63,6 +63,16 @@ def _open_source(path: str, shape: Shape, format: Format | None, id_column: str,
     if format in ("npy", "npz", "parquet"):
         stream.close()
         return _open_binary(path, shape, format, id_column, column)
+    try:
+        return _open_text(stream, total, shape, format, id_column, column)
+    except Unusable:
+        stream.close()
+        raise
+
+
+def _open_text(
+    stream: BinaryIO, total: int | None, shape: Shape, format: Format, id_column: str, column: str | None
+) -> Source:
     if format == "csv":
         from service.cli.files.csv import CSVSource
 

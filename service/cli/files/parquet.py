@@ -82,6 +82,8 @@ class ParquetSource:
             yield from self._whole(batches) if self._column else self._steps(batches)
         except pa.ArrowException as error:
             raise Unusable(f"it is damaged: {error}") from None
+        finally:
+            self._file.close()
 
     def _whole(self, batches: Iterator[Any]) -> Iterator[Record]:
         for batch in batches:
@@ -196,7 +198,10 @@ class ParquetSink:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(exist_ok=True)
         self._parts = sorted(self._folder.glob("*.parquet"))
-        self._schema: Any = pq.read_schema(self._parts[0]) if self._parts else None
+        self._schema: Any = None
+        if self._parts:
+            text = pa.types.is_string(pq.read_schema(self._parts[0]).field("id").type)
+            self._schema = schema(shape, steps, text)
         self.done = sum(pq.read_metadata(part).num_rows for part in self._parts)
         self._rows: list[dict[str, Any]] = []
         self._weight = 0
