@@ -25,7 +25,7 @@ from typing import (
 import httpx
 from tenacity import AsyncRetrying
 
-from service.client.base import ClientBase, SessionBase, tls
+from service.client.base import ClientBase, SessionBase
 from service.client.calls import (
     Call,
     GenerateOptions,
@@ -123,13 +123,13 @@ class AsyncClient(ClientBase):
         verify: ssl.SSLContext | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        super().__init__(url, api_key, timeout, retries, batching)
+        super().__init__(url, api_key, timeout, retries, batching, verify)
         self._client = self
         self._calls = ServerCalls()
         self._http = httpx.AsyncClient(
             headers=self.headers,
             transport=transport,
-            verify=tls(self.url, verify),
+            verify=self.tls,
             limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEPALIVE),
             trust_env=False,
         )
@@ -454,12 +454,7 @@ class AsyncStream:
         if self._socket is None:
             async with self._cutting(deadline), asyncio.timeout(deadline.remaining):
                 opened = await websockets("asyncio.client").connect(
-                    self._frames.url(self._client.url),
-                    additional_headers=self._client.headers,
-                    open_timeout=min(self._client.timeout.connect, deadline.remaining),
-                    close_timeout=1.0,
-                    max_size=None,
-                    user_agent_header=None,
+                    self._frames.url(self._client.url), **self._client.stream_options(deadline)
                 )
                 self._socket = opened
                 self._frames.opened(await opened.recv())

@@ -13,7 +13,7 @@ from service.client.results import SessionInfo
 from service.client.wire import Shapes
 
 
-def tls(url: str, verify: ssl.SSLContext | None) -> ssl.SSLContext:
+def _tls(url: str, verify: ssl.SSLContext | None) -> ssl.SSLContext:
     """What to trust servers by. Where no TLS is spoken nothing is trusted, which takes no time to load."""
     if verify is not None:
         return verify
@@ -23,11 +23,20 @@ def tls(url: str, verify: ssl.SSLContext | None) -> ssl.SSLContext:
 class ClientBase:
     """The settings of a client, and requests made of calls."""
 
-    def __init__(self, url: str, api_key: str | None, timeout: Timeout | float, retries: Retries, batching: Batching):
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None,
+        timeout: Timeout | float,
+        retries: Retries,
+        batching: Batching,
+        verify: ssl.SSLContext | None,
+    ) -> None:
         base = httpx.URL(url)
         if base.scheme not in ("http", "https") or not base.host:
             raise ValueError(f"{url!r} is not the address of a server, such as http://localhost:8000")
         self.url = str(base).rstrip("/")
+        self.tls = _tls(self.url, verify)
         self.timeout = Timeout().within(timeout)
         self.retries = retries
         self.batching = batching
@@ -64,6 +73,17 @@ class ClientBase:
             headers=call.headers,
             timeout=self.times(call, deadline),
         )
+
+    def stream_options(self, deadline: Deadline) -> dict[str, Any]:
+        """What websockets opens a connection with."""
+        return {
+            "additional_headers": self.headers,
+            "user_agent_header": None,
+            "open_timeout": max(1e-3, min(self.timeout.connect, deadline.remaining)),
+            "close_timeout": 1.0,
+            "max_size": None,
+            "ssl": self.tls if self.url.startswith("https") else None,
+        }
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"

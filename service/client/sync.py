@@ -13,7 +13,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpa
 import httpx
 from tenacity import Retrying
 
-from service.client.base import ClientBase, SessionBase, tls
+from service.client.base import ClientBase, SessionBase
 from service.client.calls import (
     Call,
     GenerateOptions,
@@ -83,10 +83,10 @@ class Client(ClientBase):
         verify: ssl.SSLContext | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        super().__init__(url, api_key, timeout, retries, batching)
+        super().__init__(url, api_key, timeout, retries, batching, verify)
         self._client = self
         self._calls = ServerCalls()
-        sender = transport or DeadlineTransport(tls(self.url, verify))
+        sender = transport or DeadlineTransport(self.tls)
         self._http = httpx.Client(headers=self.headers, transport=sender, trust_env=False)
 
     def __enter__(self) -> "Client":
@@ -455,12 +455,7 @@ class Stream:
         if self._socket is None:
             with self._cutting(deadline):
                 opening = websockets("sync.client").connect(
-                    self._frames.url(self._client.url),
-                    additional_headers=self._client.headers,
-                    open_timeout=max(1e-3, min(self._client.timeout.connect, deadline.remaining)),
-                    close_timeout=1.0,
-                    max_size=None,
-                    user_agent_header=None,
+                    self._frames.url(self._client.url), **self._client.stream_options(deadline)
                 )
                 self._socket = self._open.enter_context(opening)
                 self._frames.opened(self._socket.recv(timeout=deadline.remaining))

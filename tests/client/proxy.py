@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -57,8 +58,8 @@ class FaultProxy:
 
 
 @contextlib.contextmanager
-def fault_proxy(port: int, plan: Plan, delay: float = 0.1) -> Iterator[FaultProxy]:
-    """A proxy before the server at `port`, in a thread of its own."""
+def fault_proxy(port: int, plan: Plan, delay: float = 0.1, tls: ssl.SSLContext | None = None) -> Iterator[FaultProxy]:
+    """A proxy before the server at `port`, in a thread of its own; with `tls` it is what ends TLS."""
     loop = asyncio.new_event_loop()
     started: list[FaultProxy] = []
     ready, tasks = threading.Event(), set[asyncio.Task[None]]()
@@ -73,9 +74,9 @@ def fault_proxy(port: int, plan: Plan, delay: float = 0.1) -> Iterator[FaultProx
             tasks.discard(task)
 
     async def main() -> None:
-        listening = await asyncio.start_server(connected, "127.0.0.1", 0)
+        listening = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
         number = listening.sockets[0].getsockname()[1]
-        started.append(FaultProxy(f"http://127.0.0.1:{number}", plan))
+        started.append(FaultProxy(f"http{'s' if tls else ''}://127.0.0.1:{number}", plan))
         ready.set()
         await stop.wait()
         listening.close()
