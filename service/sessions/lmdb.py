@@ -8,9 +8,9 @@ session.
 
 What lasts. A transaction that was acknowledged has been handed to the operating system: killing the server, however
 rudely, loses nothing and leaves nothing half-written. Where the machine itself stops (power, kernel), `sync=True` loses
-nothing either, at the price of a flush a transaction. With `sync=False` the last seconds may be lost, and, as LMDB says
-of it, where the file system does not write in the order it was told to, so may the file: a page of it that was not
-written is told by its checksum or its structure, and refused rather than served.
+nothing either, at the price of a flush a transaction. With `sync=False` the last seconds may be lost; and, as LMDB says
+of it, where the file system does not write in the order it was told to, the file may be damaged. Checksums refuse a
+session that is broken, but a page that was never written may still show a session, whole, at an earlier step.
 """
 
 import contextlib
