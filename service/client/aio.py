@@ -28,6 +28,7 @@ from tenacity import AsyncRetrying
 from service.client.base import ClientBase, SessionBase
 from service.client.calls import (
     Call,
+    Draft,
     GenerateOptions,
     ModelCalls,
     PredictOptions,
@@ -184,18 +185,19 @@ class AsyncClient(ClientBase):
         return call.answer(response)
 
     async def send_all(
-        self, calls: Sequence[Call[list[T]]], deadline: Deadline, report: Callable[[int], None]
+        self, drafts: Sequence[Draft[list[T]]], deadline: Deadline, report: Callable[[int], None]
     ) -> list[T]:
-        """Send calls side by side; their values in order. The first error ends it all."""
+        """Write and send calls side by side; their values in order. The first error ends it all."""
         places = asyncio.Semaphore(self.batching.concurrency)
 
-        async def send(call: Call[list[T]]) -> list[T]:
+        async def send(draft: Draft[list[T]]) -> list[T]:
             async with places:
+                call = await asyncio.to_thread(self.written, draft, deadline)
                 values = await self.send(call, deadline)
             report(len(values))
             return values
 
-        tasks = [asyncio.create_task(send(call)) for call in calls]
+        tasks = [asyncio.create_task(send(draft)) for draft in drafts]
         try:
             return [value for values in await asyncio.gather(*tasks) for value in values]
         finally:
@@ -264,9 +266,9 @@ class AsyncModel:
         if is_one(x):
             return await client.send(calls.predict_one(cast(One, x), cast(str | None, state), options))
         deadline = Deadline(client.timeout.within(options.get("timeout")).total)
-        groups = calls.predict_many(cast(Sequence[One], x), state, options, client.batching)
+        drafts = calls.predict_many(cast(Sequence[One], x), state, options, client.batching)
         with counted(progress, len(x)) as report:
-            return await client.send_all(groups, deadline, report)
+            return await client.send_all(drafts, deadline, report)
 
     def session(
         self, *, ttl: float | None = None, state: str | None = None, keep: bool = False, timeout: Wait = None

@@ -1,16 +1,19 @@
 """What the blocking and the asynchronous client have in common: all but the sending."""
 
 import ssl
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from service import __version__
-from service.client.calls import Call, ModelCalls, SessionCalls
+from service.client.calls import Call, Draft, ModelCalls, SessionCalls
 from service.client.config import Batching, Retries, Timeout
 from service.client.deadline import Deadline
+from service.client.errors import TimedOut
 from service.client.results import SessionInfo
 from service.client.wire import Shapes
+
+T = TypeVar("T")
 
 
 def _tls(url: str, verify: ssl.SSLContext | None) -> ssl.SSLContext:
@@ -52,6 +55,12 @@ class ClientBase:
     def deadline(self, call: Call[Any]) -> Deadline:
         """The deadline of a call that begins now."""
         return Deadline(self.timeout.within(call.timeout).total)
+
+    def written(self, draft: Draft[T], deadline: Deadline) -> Call[T]:
+        """A call whose turn has come. Raises TimedOut where that is too late."""
+        if not deadline.remaining:
+            raise TimedOut(f"the list took longer than {deadline.total:g} s in all")
+        return draft()
 
     def times(self, call: Call[Any], deadline: Deadline) -> httpx.Timeout:
         """What one attempt may take of what is left."""

@@ -5,7 +5,8 @@ Nothing here sends. The blocking and the asynchronous client share it and differ
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Generic, Literal, TypedDict, TypeVar, cast
 from urllib.parse import quote
 
@@ -125,6 +126,10 @@ class Call(Generic[T]):
                 index = self.offset + int(found[1] or 0)
                 error.where = f"sequences[{index}]{error.where[found.end() :]}"
         return error
+
+
+Draft = Callable[[], Call[T]]
+"""A call that is written when its turn comes: of a long list only those on their way are held as bytes."""
 
 
 def _told(timeout: Wait) -> dict[str, float]:
@@ -286,18 +291,31 @@ class ModelCalls:
 
     def predict_many(
         self, sequences: Sequence[One], state: str | Sequence[str] | None, options: PredictOptions, batching: Batching
-    ) -> list[Call[list[Result]]]:
-        named = _named(options)
+    ) -> "list[Draft[list[Result]]]":
+        named, timeout = _named(options), options.get("timeout")
         if state is not None and not isinstance(state, str) and len(state) != len(sequences):
             raise ValueError(f"there are {len(state)} states for {len(sequences)} sequences")
 
-        def call(begin: int, end: int) -> Call[list[Result]]:
+        def draft(begin: int, end: int) -> Call[list[Result]]:
+            first, told = sequences[begin], state if state is None or isinstance(state, str) else list(state[begin:end])
+            if end - begin == 1 and self._shapes.octets(first) is not None:
+                one = self.predict_one(first, told if told is None or isinstance(told, str) else told[0], options)
+                alone: Call[list[Result]] = replace(
+                    cast(Any, one), decode=lambda answer: [one.decode(answer)], offset=begin
+                )
+                return alone
             body = {"sequences": [plain(sequences[i], f"sequences[{i}]") for i in range(begin, end)], **named}
-            if state is not None:
-                body["state"] = state if isinstance(state, str) else list(state[begin:end])
-            return _json_call("POST", f"{self.path}/predict", _all, body, timeout=options.get("timeout"), offset=begin)
+            if told is not None:
+                body["state"] = told
 
-        return [call(begin, end) for begin, end in groups(sequences, batching)]
+            def all_of_them(answer: httpx.Response) -> list[Result]:
+                results = _all(answer)
+                self._shapes.taken(first)
+                return results
+
+            return _json_call("POST", f"{self.path}/predict", all_of_them, body, timeout=timeout, offset=begin)
+
+        return [partial(draft, begin, end) for begin, end in groups(sequences, batching)]
 
     def create(
         self, *, state: str | None = None, ttl: float | None = None, timeout: Wait = None

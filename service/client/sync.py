@@ -16,6 +16,7 @@ from tenacity import Retrying
 from service.client.base import ClientBase, SessionBase
 from service.client.calls import (
     Call,
+    Draft,
     GenerateOptions,
     ModelCalls,
     PredictOptions,
@@ -132,10 +133,14 @@ class Client(ClientBase):
             response = self._http.send(self.request(self._http, call, deadline))
         return call.answer(response)
 
-    def send_all(self, calls: Sequence[Call[list[T]]], deadline: Deadline, report: Callable[[int], None]) -> list[T]:
-        """Send calls side by side; their values in order. The first error ends it all."""
-        with ThreadPoolExecutor(min(self.batching.concurrency, len(calls)), "elman") as pool:
-            futures = [pool.submit(self.send, call, deadline) for call in calls]
+    def send_all(self, drafts: Sequence[Draft[list[T]]], deadline: Deadline, report: Callable[[int], None]) -> list[T]:
+        """Write and send calls side by side; their values in order. The first error ends it all."""
+
+        def send(draft: Draft[list[T]]) -> list[T]:
+            return self.send(self.written(draft, deadline), deadline)
+
+        with ThreadPoolExecutor(min(self.batching.concurrency, len(drafts)), "elman") as pool:
+            futures = [pool.submit(send, draft) for draft in drafts]
             try:
                 for future in as_completed(futures):
                     report(len(future.result()))
@@ -229,9 +234,9 @@ class Model:
         if is_one(x):
             return client.send(calls.predict_one(cast(One, x), cast(str | None, state), options))
         deadline = Deadline(client.timeout.within(options.get("timeout")).total)
-        groups = calls.predict_many(cast(Sequence[One], x), state, options, client.batching)
+        drafts = calls.predict_many(cast(Sequence[One], x), state, options, client.batching)
         with counted(progress, len(x)) as report:
-            return client.send_all(groups, deadline, report) if groups else []
+            return client.send_all(drafts, deadline, report) if drafts else []
 
     def session(
         self, *, ttl: float | None = None, state: str | None = None, keep: bool = False, timeout: Wait = None

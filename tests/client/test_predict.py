@@ -74,6 +74,22 @@ def test_arrays_travel_as_bytes_once_their_shape_was_taken(server: RunningServer
     assert first.length == second.length == third.length == steps.length
 
 
+def test_a_long_sequence_of_a_list_travels_as_bytes(server: RunningServer, vowels: Sequences) -> None:
+    recorder = Recorder()
+    with Client(server.url, transport=recorder, batching=Batching(numbers=1_000, concurrency=1)) as elman:
+        model, long = elman.model("vowels-gru"), np.concatenate(vowels[:5])
+        found = model.predict([*vowels[:3], long, vowels[0]])
+        broken = long.copy()
+        broken[7, 2] = np.inf
+        with pytest.raises(RequestError) as raised:
+            model.predict([*vowels[:3], broken])
+        expected = model.predict(long)
+    kinds = [kind.removeprefix("application/") for kind, _ in recorder.kinds[:3]]
+    assert kinds == ["json", "octet-stream", "octet-stream"]
+    assert same(found[3].output, expected.output) and found[3].label == expected.label
+    assert raised.value.where == "sequences[3][7][2]"
+
+
 def test_a_wrong_shape_is_never_read_as_a_right_one(elman: Client, vowels: Sequences) -> None:
     model = elman.model("vowels-gru")
     for x in (np.zeros((4, 3), np.float32), np.zeros(24, np.float32)):  # as bytes: one step of twelve, and two

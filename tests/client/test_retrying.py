@@ -31,7 +31,7 @@ READS: list[Call[Any]] = [
     ServerCalls().load("m"),
     MODEL.card(),
     MODEL.predict_one("a", None, {}),
-    *MODEL.predict_many(["a"], None, {}, Batching()),
+    *[draft() for draft in MODEL.predict_many(["a"], None, {}, Batching())],
     MODEL.generate_whole("a", {}),
     MODEL.forecast([1.0]),
     MODEL.influence("a"),

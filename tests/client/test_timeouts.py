@@ -133,11 +133,9 @@ def test_a_request_that_is_not_read_ends_in_time() -> None:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(5)
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
-        big = [np.ones((20_000, 12), np.float32)] * 4
-        with Client(url, timeout=Timeout(TOTAL), batching=Batching(numbers=10**9)) as elman:
-            call = elman.model("vowels-gru")
-            with pytest.raises(TimedOut):
-                call.predict(big)
+        big = [np.ones((2_000, 12), np.float32)] * 40
+        with Client(url, timeout=TOTAL) as elman, ends_in_time(), pytest.raises(TimedOut):
+            elman.model("vowels-gru").predict(big)
 
 
 def test_a_server_that_starts_late_is_waited_for() -> None:
