@@ -175,11 +175,11 @@ export function explore(page) {
   }
 
   async function influence(one, signal) {
-    if (!one || one.length > MOST_INFLUENCE) {
+    if (!one || !one.card.streaming || one.length > MOST_INFLUENCE) {
       figures.influence.element.hidden = true;
       return;
     }
-    targetField.hidden = !one.labels;
+    targetField.hidden = !one.card.output.labels;
     const wanted = target.value || undefined;
     try {
       const answer = await post(modelPath(one.card, "influence"), { sequence: one.sequence, target: wanted }, signal);
@@ -201,7 +201,7 @@ export function explore(page) {
     const answers = await Promise.all(family.map(async (one) => {
       const [predicted, reach] = await Promise.all([
         post(modelPath(one, "predict"), bodyFor(one, sequence), signal),
-        shown.length > MOST_INFLUENCE ? null : post(modelPath(one, "influence"), { sequence }, signal),
+        !one.streaming || shown.length > MOST_INFLUENCE ? null : post(modelPath(one, "influence"), { sequence }, signal),
       ]);
       return { card: one, result: predicted.results[0], reach };
     }));
@@ -227,14 +227,13 @@ export function explore(page) {
     const { imports, value } = sequenceCode(mine, sequence);
     const of = target.value || undefined;
     code.show({
-      curl: `${curl("POST", modelPath(mine, "predict"), body)}\n\n${curl("POST", modelPath(mine, "influence"), { sequence, target: of })}`,
+      curl: [curl("POST", modelPath(mine, "predict"), body), ...(mine.streaming ? [curl("POST", modelPath(mine, "influence"), { sequence, target: of })] : [])].join("\n\n"),
       python: python([
         `model = elman.model(${literal(mine.name)}${keywords({ version: versionOf(mine) })})`,
         `sequence = ${value}`,
         `result = model.predict(sequence, returns="steps"${keywords({ top: body.top, hidden: body.hidden })})`,
         "print(result.decoded[-1])",
-        `influence = model.influence(sequence${keywords({ target: of })})`,
-        "print(influence.span, influence.influence)",
+        ...(mine.streaming ? [`influence = model.influence(sequence${keywords({ target: of })})`, "print(influence.span, influence.influence)"] : []),
       ], imports),
     });
   }

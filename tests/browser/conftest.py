@@ -1,0 +1,83 @@
+"""A headless Chromium, one for the session, and pages of it that must behave."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.running import RunningServer
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+from tests.browser.screen import Screen  # noqa: E402
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+OpenScreen = Callable[..., Screen]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is in this folder."""
+    for item in items:
+        if item.path.parent.name == "browser":
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("there is no chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def contexts(browser: Any) -> Iterator[dict[tuple[str, int, bool], Any]]:
+    """Contexts by scheme, width and motion: pages that share one share the cached charting library."""
+    made: dict[tuple[str, int, bool], Any] = {}
+    yield made
+    for context in made.values():
+        context.close()
+
+
+@pytest.fixture
+def open_screen(browser: Any, contexts: dict[tuple[str, int, bool], Any]) -> Iterator[OpenScreen]:
+    """Opens pages. When the test ends, none may have complained, or asked for anything elsewhere."""
+    screens: list[Screen] = []
+
+    def open_one(url: str, scheme: str = "light", width: int = 1280, still: bool = True) -> Screen:
+        wanted = (scheme, width, still)
+        if wanted not in contexts:
+            contexts[wanted] = browser.new_context(
+                color_scheme=scheme,
+                viewport={"width": width, "height": 900},
+                reduced_motion="reduce" if still else "no-preference",
+            )
+            contexts[wanted].set_default_timeout(15_000)
+        screen = Screen(contexts[wanted].new_page(), url)
+        screens.append(screen)
+        return screen
+
+    yield open_one
+    for screen in screens:
+        screen.page.close()
+    for screen in screens:
+        assert screen.complaints == []
+        assert screen.elsewhere() == []
+
+
+@pytest.fixture
+def screen(open_screen: OpenScreen, server: RunningServer) -> Screen:
+    """A light, wide page of the shared server."""
+    return open_screen(server.url + "/")

@@ -1,0 +1,253 @@
+"""Explore: what the page shows of a sequence is what the API answers."""
+
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import OpenScreen
+from tests.browser.screen import Screen, percent, rows, value
+from tests.running import RunningServer, environment
+
+NAME = "Moravčíková"
+# The page writes four significant digits.
+ROUNDED: dict[str, float] = {"rel": 5.1e-4, "abs": 1e-9}
+
+
+def answered(server: RunningServer, model: str, sequence: object) -> dict[str, Any]:
+    body = {"sequence": sequence, "return": "steps", "top": 40, "hidden": True}
+    result: dict[str, Any] = server.predict(model, **body).json()["results"][0]
+    return result
+
+
+def influence(server: RunningServer, model: str, **body: object) -> dict[str, Any]:
+    answer: dict[str, Any] = server.client.post(f"/v1/models/{model}/influence", json=body).json()
+    return answer
+
+
+def typed(screen: Screen, name: str = NAME, model: str = "names-gru") -> Screen:
+    """Type a name, and wait until the page has answered it."""
+    page = screen.open("explore", model)
+    page.get_by_label("Text").fill(name)
+    page.get_by_text(f"{len(name)} of {len(name)}", exact=True).wait_for()
+    page.locator("#said", has_text=f"after {len(name)} steps").wait_for(state="attached")
+    return screen
+
+
+def test_every_step_shows_the_probabilities_of_the_api(screen: Screen, server: RunningServer) -> None:
+    page = typed(screen).page
+    result = answered(server, "names-gru", NAME)
+    slider = page.get_by_label("Step", exact=True)
+    answer = page.get_by_role("region", name="Answer")
+    slider.focus()
+    page.keyboard.press("Home")
+    for step, decoded in enumerate(result["decoded"], start=1):
+        assert page.get_by_text(f"{step} of {len(NAME)}", exact=True).is_visible()
+        assert answer.locator(".answer").inner_text() == f"{decoded['label']} {percent(decoded['probability'])}"
+        bars = answer.locator(".bar")
+        shown = [tuple(text.split("\n")) for text in bars.all_inner_texts()]
+        assert shown == [(one["label"], percent(one["probability"])) for one in decoded["top"][:5]]
+        page.keyboard.press("ArrowRight")
+
+
+def test_the_tables_hold_the_numbers_of_the_api(screen: Screen, server: RunningServer) -> None:
+    page = typed(screen).page
+    score = page.locator(".score")
+    result = answered(server, "names-gru", NAME)
+    table = screen.numbers(screen.figure("Probability of each label, step by step", score))
+    heads = page.locator(".score thead").first.locator("th").all_inner_texts()
+    assert [row[0] for row in table] == [f"{i} {letter}" for i, letter in enumerate(NAME, start=1)]
+    for row, decoded in zip(table, result["decoded"], strict=True):
+        shown = dict(zip(heads[1:], map(value, row[1:]), strict=True))
+        assert shown == pytest.approx({one["label"]: one["probability"] for one in decoded["top"]}, **ROUNDED)
+
+    table = screen.numbers(screen.figure("Hidden state", score))
+    columns = list(zip(*([value(cell) for cell in row[1:]] for row in table), strict=True))
+    assert len(table) == 128
+    for column, h in zip(columns, result["hidden"]["h"], strict=True):
+        assert list(column) == pytest.approx(h, **ROUNDED)
+
+    reach = influence(server, "names-gru", sequence=NAME)
+    figure = screen.figure("Influence", score)
+    assert [value(row[1]) for row in screen.numbers(figure)] == pytest.approx(reach["influence"], **ROUNDED)
+    assert f"in the last {reach['span']} of {len(NAME)} steps" in figure.inner_text()
+
+    page.get_by_label("on", exact=True).select_option("Slovak")
+    slovak = influence(server, "names-gru", sequence=NAME, target="Slovak")
+    figure.get_by_text("How far “Slovak” moves").wait_for()
+    assert [value(row[1]) for row in screen.numbers(figure)] == pytest.approx(slovak["influence"], **ROUNDED)
+
+
+def test_three_cells_stand_side_by_side_on_the_same_sequence(screen: Screen, server: RunningServer) -> None:
+    page = typed(screen).page
+    compared = page.get_by_role("region", name="RNN, LSTM and GRU side by side")
+    compared.locator(".column").nth(2).wait_for()
+    assert compared.locator(".column h3").all_inner_texts() == ["RNN", "LSTM", "GRU"]
+    spans = []
+    for cell in ("rnn", "lstm", "gru"):
+        model = f"names-{cell}"
+        column = compared.get_by_role("region", name=model, exact=True)
+        result, reach = answered(server, model, NAME), influence(server, model, sequence=NAME)
+        last = result["decoded"][-1]
+        assert column.locator(".answer").inner_text() == f"{last['label']} {percent(last['probability'])}"
+        shares = screen.numbers(screen.figure("Influence", column))
+        assert [row[1] for row in shares] == [percent(one / sum(reach["influence"])) for one in reach["influence"]]
+        assert f"{reach['span']} of {len(NAME)} steps hold 90 %" in column.inner_text()
+        outputs = screen.numbers(screen.figure("Outputs", column))
+        assert value(outputs[-1][1]) == pytest.approx(last["probability"], **ROUNDED)
+        state = screen.numbers(screen.figure("Hidden state", column))
+        assert [value(row[-1]) for row in state] == pytest.approx(result["hidden"]["h"][-1], **ROUNDED)
+        spans.append(f"{cell.upper()} {reach['span']}")
+    assert ", ".join(spans) in compared.inner_text()
+
+
+def test_play_goes_through_every_step_and_stops_at_the_last(screen: Screen) -> None:
+    page = typed(screen).page
+    at = page.locator(".stepper output")
+    at.evaluate("""output => {
+        window.seen = [];
+        new MutationObserver(() => window.seen.push(output.textContent)).observe(output, {childList: true});
+    }""")
+    page.get_by_role("button", name="Play").click()
+    page.get_by_role("button", name="Pause").wait_for()
+    page.get_by_role("button", name="Play").wait_for()
+    assert page.evaluate("window.seen") == [f"{step} of {len(NAME)}" for step in range(1, len(NAME) + 1)]
+    page.get_by_role("button", name="Play").click()
+    page.get_by_role("button", name="Pause").click()
+    stopped = at.inner_text()
+    page.wait_for_timeout(700)
+    assert at.inner_text() == stopped
+
+
+def test_the_card_is_the_models_own(screen: Screen, server: RunningServer) -> None:
+    page = screen.open("explore", "vowels-lstm")
+    card = server.client.get("/v1/models/vowels-lstm").json()
+    facts = page.locator("dl.facts")
+    facts.wait_for()
+    text = facts.inner_text()
+    assert card["task"] in text
+    assert f"LSTM, {card['layers']} layer of {card['hidden_size']}" in text
+    assert f"{card['state']['bytes']} bytes (h, c)" in text
+    assert f"one of {len(card['output']['labels'])} labels" in text
+    assert card["digest"].removeprefix("sha256:")[:12] in text
+
+
+def test_a_held_out_example_is_run_and_judged(screen: Screen, server: RunningServer) -> None:
+    page = screen.open("explore", "vowels-gru")
+    examples = server.client.get("/v1/models/vowels-gru/examples").json()["examples"]
+    choice = page.get_by_label("Held-out example")
+    choice.select_option("3")
+    example = examples[3]
+    n = len(example["sequence"])
+    page.get_by_text(f"{n} of {n}", exact=True).wait_for()
+    last = answered(server, "vowels-gru", example["sequence"])["decoded"][-1]
+    page.get_by_text(f"The held-out answer is {example['expected']}").wait_for()
+    answer = page.get_by_role("region", name="Answer").locator(".answer")
+    assert answer.inner_text() == f"{last['label']} {percent(last['probability'])}"
+    table = screen.numbers(screen.figure("Input", page.locator(".score")))
+    assert [[value(cell) for cell in row[1:]] for row in table] == [
+        pytest.approx(step, **ROUNDED) for step in example["sequence"]
+    ]
+    assert page.get_by_label("state", exact=True).is_hidden()
+
+
+def test_pasted_csv_is_a_sequence_and_what_is_wrong_with_it_is_said(screen: Screen, server: RunningServer) -> None:
+    page = screen.open("explore", "vowels-gru")
+    page.get_by_text("The held-out answer is").wait_for()
+    page.get_by_role("radio", name="Paste").check()
+    numbers = page.get_by_role("textbox", name="Numbers")
+    head = ",".join(f"c{i}" for i in range(12))
+    lines = [[round(0.1 * (i - j), 2) for j in range(12)] for i in range(3)]
+    numbers.fill("\n".join([head, *(";".join(map(str, line)) for line in lines)]))
+    page.get_by_text("3 of 3", exact=True).wait_for()
+    last = answered(server, "vowels-gru", lines)["decoded"][-1]
+    assert page.locator("#explore .side .answer").inner_text() == f"{last['label']} {percent(last['probability'])}"
+
+    # What the page itself cannot read.
+    numbers.fill("1, 2, three")
+    alert = page.get_by_role("alert")
+    alert.get_by_text("not_a_number").wait_for()
+    assert "line 1, column 3" in alert.inner_text()
+
+    # What the API refuses: its code, its detail and where.
+    numbers.fill("1, 2\n3, 4")
+    alert.get_by_text("wrong_features").wait_for()
+    refused = server.predict("vowels-gru", sequence=[[1, 2], [3, 4]]).json()
+    assert refused["detail"] in alert.inner_text() and refused["where"] in alert.inner_text()
+    screen.keep("error")
+    screen.rejected(422)
+    page.get_by_role("button", name="Close the message").click()
+    assert alert.inner_text() == ""
+
+
+def test_a_model_that_reads_both_ways_is_shown_without_running_state(screen: Screen, server: RunningServer) -> None:
+    page = screen.open("explore", "vowels-lstm-bidirectional")
+    figure = screen.figure("Probability of each label, step by step", page.locator(".score"))
+    assert "Probability of each label" in (figure.locator(".plot").get_attribute("aria-label") or "")
+    assert page.locator(".score").get_by_role("heading", name="Hidden state").count() == 0
+
+
+def test_the_commands_shown_do_what_the_page_did(screen: Screen, server: RunningServer) -> None:
+    page = typed(screen).page
+    last = answered(server, "names-gru", NAME)["decoded"][-1]
+    curl = page.locator("#explore pre[data-language=curl]").inner_text()
+    done = subprocess.run(
+        ["bash", "-ec", curl.split("\n\n")[0]], capture_output=True, text=True, check=True, timeout=30
+    )
+    shown = json.loads(done.stdout)["results"][0]["decoded"][-1]
+    assert (shown["label"], shown["probability"]) == (last["label"], last["probability"])
+    assert json.loads(
+        subprocess.run(["bash", "-ec", curl.split("\n\n")[1]], capture_output=True, check=True, timeout=30).stdout
+    )["influence"]
+
+    python = page.locator("#explore pre[data-language=python]").inner_text()
+    ran = subprocess.run(
+        [sys.executable, "-c", python], capture_output=True, text=True, check=True, timeout=60, env=environment()
+    )
+    assert last["label"] in ran.stdout
+    span = influence(server, "names-gru", sequence=NAME)["span"]
+    assert re.search(rf"^{span} \[", ran.stdout, re.M)
+
+
+def drawable(server: RunningServer) -> str:
+    """A model of one or a few numbers a step."""
+    models = server.client.get("/v1/models").json()["models"]
+    found = [one["name"] for one in models if one["input"]["kind"] == "features" and one["input"]["size"] <= 6]
+    if not found:
+        pytest.skip("no model takes a few numbers a step")
+    return str(found[0])
+
+
+def test_a_series_is_drawn_by_pointer(open_screen: OpenScreen, server: RunningServer) -> None:
+    screen = open_screen(server.url + "/")
+    model = drawable(server)
+    page = screen.open("explore", model)
+    page.get_by_role("radio", name="Draw").check()
+    page.get_by_text("40 of 40", exact=True).wait_for()
+    pad = page.locator("canvas.pad")
+    box = pad.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 2, box["y"] + box["height"] * 0.9)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.1, steps=12)
+    page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] * 0.9, steps=12)
+    with page.expect_request(re.compile("/predict$")) as asked:
+        page.mouse.up()
+    drawn = [row[0] for row in json.loads(asked.value.post_data or "")["sequence"]]
+    low, high = (float(page.get_by_label(end).input_value()) for end in ("Bottom", "Top"))
+    top = max(range(40), key=lambda i: drawn[i])
+    assert 17 <= top <= 22 and drawn[top] == pytest.approx(low + 0.9 * (high - low), rel=0.05)
+    assert drawn[0] == pytest.approx(low + 0.1 * (high - low), abs=0.03 * (high - low))
+    # What was drawn is what is shown to have gone in, and without a pointer a shape does the same.
+    table = screen.numbers(screen.figure("Input", page.locator(".score")))
+    assert [value(row[1]) for row in table] == pytest.approx(drawn, **ROUNDED)
+    page.get_by_label("Shape").select_option("step")
+    page.wait_for_function("""() => {
+        const [first, ...rest] = document.querySelector(".score tbody").rows;
+        return first.cells[1].textContent === rest[18].cells[1].textContent;
+    }""")
+    assert len({row[1] for row in rows(page.locator(".score tbody").first)}) == 2
+    screen.keep("draw")
