@@ -54,7 +54,7 @@ HELD_OUT = (8, 9, 10)
 VALIDATION = (6, 7)
 """The last two of the others: they choose the number of epochs."""
 
-SHORTEST, LONGEST = 60, 240
+SHORTEST, LONGEST = 60, 160
 """Steps of a training piece."""
 
 

@@ -1,14 +1,19 @@
 """The exercises are split by person, turned and mirrored as movements are, and replayed as they were done."""
 
+import itertools
 import time
 from dataclasses import replace
 
+import httpx
 import numpy as np
 import pytest
 
 from models import replay
+from models.across import leave_out
 from models.tasks import Task, watch
-from models.tasks.watch import HELD_OUT, MIRROR, RATE, VALIDATION, Recording
+from models.tasks.watch import EXERCISES, HELD_OUT, MIRROR, RATE, VALIDATION, Recording
+from models.train import HERE, RECIPES, step_answers
+from tests.running import RunningServer
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +91,13 @@ def test_a_training_piece_is_never_longer_than_asked_nor_than_the_series(task: T
         assert all(np.isfinite(piece).all() for piece in pieces)
 
 
+def test_a_person_left_out_is_measured_on_all_that_they_did() -> None:
+    quick = replace(RECIPES["watch-rnn"], shape={"hidden_size": 4}, num_epochs=1)
+    measured = leave_out("watch-rnn", 4, 0, quick)
+    assert measured.confusion.sum(axis=1).tolist() == [2] * 7
+    assert measured.steps.sum() == sum(len(one.samples) for one in watch.recordings() if one.person == 4)
+
+
 def test_a_replay_takes_as_long_as_the_recording_over_its_speed(recordings: tuple[Recording, ...]) -> None:
     short = replace(recordings[0], samples=recordings[0].samples[:25])
     started = time.perf_counter()
@@ -103,3 +115,48 @@ def test_a_late_replay_sends_what_has_come_in_one_post(recordings: tuple[Recordi
     assert sum(posts) == 20
     assert max(posts) >= 5
     assert [len(rows) for rows in replay.arrivals(short, speed=0)] == [1] * 20
+
+
+class LosesAnswers(httpx.HTTPTransport):
+    """Delivers every request of steps, and loses the answer to every fifth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = itertools.count(1)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        response = super().handle_request(request)
+        if request.url.path.endswith("/steps") and next(self.count) % 5 == 0:
+            response.read()
+            response.close()
+            raise httpx.ReadTimeout("lost on the way back", request=request)
+        return response
+
+
+@pytest.mark.parametrize("model", ["watch-rnn", "watch-lstm", "watch-gru"])
+def test_lost_answers_do_not_change_what_a_replay_finds(
+    server: RunningServer, task: Task, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    (recording,) = replay.chosen(HELD_OUT[1], "right", EXERCISES[5])
+    recording = replace(recording, samples=recording.samples[:60])
+    (expected,) = step_answers(
+        HERE / "store" / model / "1" / "model.onnx",
+        replace(task.test, sequences=(recording.samples,), labels=np.array([recording.exercise])),
+    )
+    tally = replay.Tally()
+    with httpx.Client(base_url=server.url, transport=LosesAnswers(), timeout=30) as client:
+        replay.replay(client, model, recording, 0, tally, replay.Console())
+        assert client.get("/v1/sessions", params={"model": model}).json()["sessions"] == []
+    assert tally.steps[True] == int((expected == recording.exercise).sum())
+    assert tally.steps.total() == len(tally.seconds) == 60
+    assert tally.replayed >= 10
+    changes = 1 + int((np.diff(expected) != 0).sum())
+    assert sum(line.rstrip().endswith("█") for line in capsys.readouterr().out.splitlines()) == changes
+
+
+def test_a_replay_to_no_server_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["watch-gru", "--arm", "left", "--exercise", "pendulum", "--url", "http://127.0.0.1:9"]
+    with pytest.raises(SystemExit) as stopped:
+        replay.main(arguments)
+    assert stopped.value.code == 1
+    assert "http://127.0.0.1:9" in capsys.readouterr().err
