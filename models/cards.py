@@ -50,6 +50,9 @@ HISTORY = {
     "names-rnn": "1",
     "names-lstm": "1",
     "names-gru": "1",
+    "watch-rnn": "none",
+    "watch-lstm": "none",
+    "watch-gru": "none",
 }
 
 
@@ -71,6 +74,27 @@ def draw_losses(path: Path, title: str, losses: Mapping[str, list[float]], best_
         axes.plot(range(1, len(values) + 1), values, label=name)
     axes.axvline(best_epoch, color="grey", linewidth=0.8, linestyle="--", label=f"kept: {best_epoch} epochs")
     axes.set(title=title, xlabel="epoch", ylabel=unit)
+    axes.legend(fontsize=7)
+    _save(figure, path)
+
+
+def draw_paths(
+    path: Path,
+    title: str,
+    unit: str,
+    past: NDArray[Any],
+    truth: NDArray[Any],
+    point: NDArray[Any],
+    middle: tuple[NDArray[Any], NDArray[Any]],
+) -> None:
+    """What came before and after, the forecast, and the middle 80 % of its sampled paths, as a small PNG."""
+    figure, axes = _figure(4.8, 3.0)
+    after = np.arange(len(truth))
+    axes.plot(np.arange(-len(past), len(truth)), np.concatenate([past, truth]), color="black", linewidth=0.9)
+    axes.fill_between(after, *middle, alpha=0.25, label="80 % of sampled paths")
+    axes.plot(after, point, label="forecast, fed back")
+    axes.axvline(0, color="grey", linewidth=0.8, linestyle="--")
+    axes.set(title=title, xlabel="steps", ylabel=unit)
     axes.legend(fontsize=7)
     _save(figure, path)
 

@@ -41,7 +41,7 @@ from service.repository.spec import DecoderSpec, GenerationSpec, ModelSpec
 
 # -- config ------------------------------------------------------------------------------------------
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 NUM_WRITTEN = 200
 """Names of each language that a trained model is asked for, to see what they are like."""
 MOST_CHARACTERS = 40
@@ -56,12 +56,15 @@ class Recipe:
     hidden_size: int
     embedding_size: int = 24
     dropout: float = 0.2
-    max_epochs: int = 40
+    max_epochs: int = 24
     patience: int = 4
     batch_size: int = 128
     learning_rate: float = 8e-3
+    """At first; it falls evenly towards nothing over `max_epochs`."""
     weight_decay: float = 1e-2
     average_decay: float = 0.99
+    cell_state_weight: float = 0.0
+    """Of the mean square of an LSTM's last c in the loss: c is a sum, and the larger, the coarser its float32."""
     any_share: float = 0.15
     """Of names whose language is withheld."""
     unknown_share: float = 0.01
@@ -70,9 +73,9 @@ class Recipe:
 
 # About as many weights each as a file of a quarter of a megabyte holds; the plain cell needs no more than 128.
 RECIPES = {
-    "names-rnn-generator": Recipe(hidden_size=128, batch_size=64, learning_rate=2e-3),
-    "names-lstm-generator": Recipe(hidden_size=88),
-    "names-gru-generator": Recipe(hidden_size=104),
+    "names-rnn-generator": Recipe(hidden_size=128, learning_rate=4e-3),
+    "names-lstm-generator": Recipe(hidden_size=88, weight_decay=5e-2, cell_state_weight=3e-3),
+    "names-gru-generator": Recipe(hidden_size=104, weight_decay=5e-2),
 }
 
 
@@ -123,10 +126,11 @@ def build(names: Names, cell: Cell, recipe: Recipe) -> Recurrent:
     )
 
 
-def batch_loss(model: Recurrent, batch: Batch) -> Tensor:
+def batch_loss(model: Recurrent, batch: Batch, cell_state_weight: float = 0.0) -> Tensor:
     """Cross entropy of the next character, in nats, over all of the batch's characters and ends."""
-    outputs = model(batch.x)[0]  # (batch, time, vocabulary)
-    return cross_entropy(outputs.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
+    outputs, *state = model(batch.x)  # (batch, time, vocabulary)
+    loss = cross_entropy(outputs.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
+    return loss + cell_state_weight * state[-1].square().mean() if cell_state_weight else loss
 
 
 @torch.no_grad()
@@ -153,9 +157,10 @@ def fit(
     progress = tqdm(range(num_epochs), desc=f"generator {cell} seed {seed}", unit="epoch", leave=False)
     for epoch in progress:
         model.train()
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate * (1 - epoch / recipe.max_epochs)
         losses = []
         for batch in shuffled(names, train, recipe, random):
-            loss = batch_loss(model, batch)
+            loss = batch_loss(model, batch, recipe.cell_state_weight)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -276,12 +281,12 @@ def language_share(written: Sequence[Name]) -> float:
 def train(name: str, seed: int, other_seeds: tuple[int, ...] = (), home: Path = HERE) -> dict[str, Any]:
     """Train, export, measure and draw one generator; the result is what its card says."""
     corpus, cell, recipe = generator.load(), cell_of(name), RECIPES[name]
-    started = time.perf_counter()
+    started = time.process_time()
     kept_back = [corpus.train[i] for i in corpus.validation]
     rest = [corpus.train[i] for i in np.setdiff1d(np.arange(len(corpus.train)), corpus.validation)]
     _, curves = fit(corpus, cell, recipe, SHIPPED_SEED, rest, recipe.max_epochs, kept_back)
     model, _ = fit(corpus, cell, recipe, seed, corpus.train, curves.best_epoch)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started  # Of one core, however busy the machine.
     path = home / "store" / name / "1" / "model.onnx"
     export_generator(model, corpus, path)
     write_examples(path, examples(corpus))
@@ -388,11 +393,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m models.generation", description="Train the generators.")
     parser.add_argument("--cell", choices=list(CELLS))
     parser.add_argument("--seed", type=int, default=SHIPPED_SEED)
-    parser.add_argument("--all", action="store_true", help="every cell, several seeds each")
+    parser.add_argument("--all", action="store_true", help="every cell, or that one, with several seeds")
     given = parser.parse_args(arguments)
-    if given.all == (given.cell is not None):
+    if not given.all and given.cell is None:
         parser.error("name a cell, or say --all")
-    for name in RECIPES if given.all else [f"names-{given.cell}-generator"]:
+    for name in RECIPES if given.cell is None else [f"names-{given.cell}-generator"]:
         seeds = SEEDS if given.all else (given.seed,)
         result = train(name, seeds[0], seeds[1:])
         publish({name: result})

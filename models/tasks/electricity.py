@@ -75,7 +75,8 @@ def load() -> Series:
 
 def buffers(pickled: bytes) -> list[bytes]:
     """The raw arrays in a pickle, which is read and never run."""
-    return [bytes(value) for code, value, _ in pickletools.genops(pickled) if code.name == "BYTEARRAY8"]
+    values = (value for code, value, _ in pickletools.genops(pickled) if code.name == "BYTEARRAY8")
+    return [bytes(value) for value in values if isinstance(value, bytes | bytearray)]
 
 
 def parse(pickled: bytes) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
