@@ -14,6 +14,7 @@ from typing import Any
 
 from service.codec.format import Format, format_of
 from service.codec.json import JSONDecoder
+from service.codec.loops import LoopDecoder
 from service.codec.request import Limits
 from service.codec.worker import DecodingWorker
 from service.engine.engine import Engine, Lane
@@ -50,6 +51,11 @@ class Served:
     def snapshots(self) -> SnapshotFormat:
         """How its state is kept between requests."""
         return SnapshotFormat(self.model)
+
+    @cached_property
+    def loops(self) -> LoopDecoder:
+        """What decodes the requests whose answers are fed back."""
+        return LoopDecoder(self.model, self.decoder)
 
     @cached_property
     def digest(self) -> bytes:

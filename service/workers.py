@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from service.app import create_app
-from service.memory import collect_less
+from service.process import collect_less, drop_silent_peers
 from service.settings import Settings
 
 # How long a worker may be silent before it is taken for hung: as long as a request may hold the interpreter, and more.
@@ -32,7 +32,9 @@ def run_workers(settings: Settings, **options: Any) -> None:
         timeout_worker_healthcheck=_SILENCE_SECONDS,
         **options,
     )
-    Multiprocess(config, sockets=[config.bind_socket()]).run()
+    listening = config.bind_socket()
+    drop_silent_peers(listening, settings.stream_timeout)
+    Multiprocess(config, sockets=[listening]).run()
 
 
 def application() -> FastAPI:

@@ -42,10 +42,9 @@ class Loop:
         if is_binary(headers.get(b"content-type", b"")):
             raise UnsupportedMediaType("the body is octets", expected="application/json")
         check_no_options(scope["query_string"])
-        decoder = LoopDecoder(served.model, served.decoder)
         if len(body) > LARGE:
-            return served, await asyncio.to_thread(decode, decoder, body)
-        return served, decode(decoder, body)
+            return served, await asyncio.to_thread(decode, served.loops, body)
+        return served, decode(served.loops, body)
 
     async def begin(
         self, scope: Scope, receive: Receive, served: Served, prompt: Array | None, ask: "Start"

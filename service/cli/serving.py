@@ -3,6 +3,7 @@
 import contextlib
 import math
 import signal
+import socket
 import sys
 from pathlib import Path
 from types import FrameType
@@ -39,7 +40,7 @@ def serve(
     from pydantic import ValidationError
 
     from service.app import create_app
-    from service.memory import collect_less
+    from service.process import collect_less, drop_silent_peers
     from service.settings import Settings
 
     given: dict[str, Any] = {
@@ -84,6 +85,12 @@ def serve(
     application = create_app(settings)
 
     class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            for listening in self.servers:
+                for one in listening.sockets:
+                    drop_silent_peers(one, settings.stream_timeout)
+
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             # Not ready from the first moment of stopping, so that what is cut off at its end is told why.
             application.state.server.ready = False

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from service.codec.arrays import features_array, text_array, tokens_array
@@ -110,7 +111,7 @@ class LoopDecoder:
             ("state", str | None, None),
             ("horizon", int, 24),
             ("samples", int, 0),
-            ("quantiles", list[float], [0.1, 0.5, 0.9]),
+            ("quantiles", list[float], msgspec.field(default_factory=lambda: [0.1, 0.5, 0.9])),
             ("seed", int | None, None),
             ("future", list[list[float] | float] | None, None),
             ("paths", bool, False),

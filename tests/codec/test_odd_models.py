@@ -37,10 +37,13 @@ def gru(features: int, big: float = 0.0) -> bytes:
         helper.make_node("GRU", ["x", "W", "R", "B", "", "h"], ["y", "h_out"], hidden_size=HIDDEN),
         helper.make_node("Squeeze", ["y", "one"], ["s"]),
         helper.make_node("Transpose", ["s"], ["t"], perm=[1, 0, 2]),
-        helper.make_node("MatMul", ["t", "head"], ["scores"]),
-        helper.make_node("Mul", ["input", "big"], ["passed"]),
-        helper.make_node("Add", ["scores", "passed"], ["output"]),
+        helper.make_node("MatMul", ["t", "head"], ["scores" if big else "output"]),
     ]
+    if big:
+        nodes += [
+            helper.make_node("Mul", ["input", "big"], ["passed"]),
+            helper.make_node("Add", ["scores", "passed"], ["output"]),
+        ]
     kind = TensorProto.FLOAT
     inputs = [
         helper.make_tensor_value_info("input", kind, ["batch", "time", features]),

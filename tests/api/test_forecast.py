@@ -1,0 +1,146 @@
+"""Forecasts over HTTP are the plain loop in torch; quantiles are those of its paths."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.recurrent import Recurrent
+from service.repository.spec import ForecastSpec
+from tests.looping import RESIDUALS, Mix, carried_on_in_torch, forecaster, put_forecaster
+from tests.running import STORE, RunningServer, running_server
+
+CELLS = ("rnn", "lstm", "gru")
+Array = np.ndarray[Any, Any]
+PAIRS = ((0.5, -0.5), (-0.5, 0.5), (0.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, Recurrent]:
+    ones = {cell: forecaster(cell, 1, 1) for cell in CELLS}  # type: ignore[arg-type]
+    return {**ones, "many": forecaster("lstm", 4, 2), "bare": forecaster("gru", 1, 1), "odd": forecaster("gru", 3, 1)}
+
+
+@pytest.fixture(scope="module")
+def seers(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Recurrent]) -> Iterator[RunningServer]:
+    root = tmp_path_factory.mktemp("seers")
+    for cell in CELLS:
+        put_forecaster(root, cell, networks[cell], ForecastSpec(residuals=RESIDUALS, minimum=0.0))
+    put_forecaster(root, "many", networks["many"], ForecastSpec(target=(2, 0), known=(3, 1), residuals=PAIRS))
+    put_forecaster(root, "bare", networks["bare"], ForecastSpec())
+    put_forecaster(root, "odd", networks["odd"], ForecastSpec(target=(0,), known=(2,)))
+    (root / "vowels-gru").symlink_to(STORE / "vowels-gru")
+    (root / "names-gru").symlink_to(STORE / "names-gru")
+    with running_server(root) as one:
+        yield one
+
+
+def forecast(server: RunningServer, model: str, **body: object) -> dict[str, Any]:
+    answer = server.client.post(f"/v1/models/{model}/forecast", json=body)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def series(length: int = 30, features: int = 1) -> Array:
+    return (10 + 2 * np.random.default_rng(length).standard_normal((length, features))).astype(np.float32)
+
+
+def draws(residuals: tuple[tuple[float, ...], ...], seed: int, path: int, horizon: int) -> Array:
+    mix = Mix(seed)
+    return np.array([residuals[int(mix.uniform(path, step) * len(residuals))] for step in range(horizon)])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_point_forecast_is_the_loop_without_noise(
+    seers: RunningServer, networks: dict[str, Recurrent], cell: str
+) -> None:
+    data = series()
+    answer = forecast(seers, cell, series=data[:, 0].tolist(), horizon=20)
+    assert "mean" not in answer and answer["horizon"] == 20
+    np.testing.assert_allclose(answer["point"], carried_on_in_torch(networks[cell], data, 20)[:, 0], atol=1e-4)
+    rows = forecast(seers, cell, series=data.tolist(), horizon=1)
+    assert rows["point"] == answer["point"][:1]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_paths_add_residuals_by_the_seed(seers: RunningServer, networks: dict[str, Recurrent], cell: str) -> None:
+    data = series()
+    body = {"series": data[:, 0].tolist(), "horizon": 12, "samples": 20, "seed": 9, "quantiles": [0.05, 0.5, 0.95]}
+    answer = forecast(seers, cell, **body, paths=True)
+    paths = np.array(answer["paths"])
+    for path in range(20):
+        drawn = draws(RESIDUALS, 9, path, 12)
+        wanted = carried_on_in_torch(networks[cell], data, 12, draws=drawn)[:, 0]
+        np.testing.assert_allclose(paths[path], wanted, atol=1e-4)
+    np.testing.assert_allclose(answer["mean"], paths.mean(axis=0))
+    for level in (0.05, 0.5, 0.95):
+        np.testing.assert_allclose(answer["quantiles"][f"{level:g}"], np.quantile(paths, level, axis=0))
+    assert forecast(seers, cell, **body, paths=True) == answer
+    few = forecast(seers, cell, **{**body, "samples": 3}, paths=True)
+    assert few["paths"] == answer["paths"][:3], "a path must not hang on its company"
+
+
+def test_several_outputs_and_what_is_known_ahead(seers: RunningServer, networks: dict[str, Recurrent]) -> None:
+    data, future = series(25, 4), series(9, 2)
+    answer = forecast(
+        seers, "many", series=data.tolist(), horizon=8, future=future.tolist(), samples=5, seed=1, paths=True
+    )
+    loop = {"future": future, "target": (2, 0), "known": (3, 1)}
+    wanted = carried_on_in_torch(networks["many"], data, 8, **loop)  # type: ignore[arg-type]
+    np.testing.assert_allclose(answer["point"], wanted, atol=1e-4)
+    assert np.shape(answer["quantiles"]["0.5"]) == (8, 2)
+    path = carried_on_in_torch(networks["many"], data, 8, **loop, draws=draws(PAIRS, 1, 4, 8))  # type: ignore[arg-type]
+    np.testing.assert_allclose(answer["paths"][4], path, atol=1e-4)
+
+
+def test_it_goes_on_from_a_session_and_from_a_token(seers: RunningServer) -> None:
+    data = series()[:, 0].tolist()
+    straight = forecast(seers, "gru", series=data, horizon=10)["point"]
+    id = seers.client.post("/v1/models/gru/sessions").json()["id"]
+    empty = seers.client.post("/v1/models/gru/forecast", json={"session": id})
+    assert (empty.status_code, empty.json()["code"]) == (422, "empty_sequence")
+    seers.client.post(f"/v1/sessions/{id}/steps", json={"sequence": data}).raise_for_status()
+    assert forecast(seers, "gru", session=id, horizon=10)["point"] == straight
+    head = seers.client.post("/v1/models/gru/predict", json={"sequence": data[:20], "return_state": True}).json()[
+        "results"
+    ][0]
+    assert forecast(seers, "gru", state=head["state"], series=data[20:], horizon=10)["point"] == straight
+    assert seers.client.get(f"/v1/sessions/{id}").json()["step"] == 30
+
+
+def test_values_are_held_at_the_minimum(seers: RunningServer) -> None:
+    answer = forecast(seers, "rnn", series=[-400.0, 400.0] * 20, horizon=50, samples=50, paths=True)
+    assert np.min(answer["paths"]) >= 0.0 and np.min(answer["point"]) >= 0.0
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "status", "code", "words"),
+    [
+        ("vowels-gru", {"series": [[0.0] * 12]}, 409, "cannot_forecast", "task is classification"),
+        ("names-gru", {"series": [[0.0]]}, 409, "cannot_forecast", "tokens"),
+        ("bare", {"series": [1.0, 2.0], "samples": 5}, 409, "cannot_forecast", "residuals"),
+        ("odd", {"series": [[1.0, 2.0, 3.0]]}, 409, "cannot_forecast", "feature 1"),
+        ("gru", {}, 422, "invalid_field", "no series"),
+        ("gru", {"series": []}, 422, "empty_sequence", ""),
+        ("gru", {"series": [1.0], "horizon": 0}, 422, "invalid_field", "horizon"),
+        ("gru", {"series": [1.0], "quantiles": [1.5]}, 422, "invalid_field", "quantiles"),
+        ("gru", {"series": [1.0], "future": [[1.0]]}, 422, "invalid_field", "ahead"),
+        ("gru", {"series": [1.0], "samples": 1000, "horizon": 100_000}, 413, "too_long", "values"),
+        ("many", {"series": [[1.0] * 4], "horizon": 3, "future": [[1.0, 2.0]] * 2}, 422, "invalid_field", "2 rows"),
+        ("many", {"series": [[1.0] * 4], "horizon": 2, "future": [[1.0]] * 2}, 422, "wrong_features", "1 values"),
+        ("many", {"series": [[1.0] * 3], "horizon": 2, "future": [[1.0] * 2] * 2}, 422, "wrong_features", ""),
+    ],
+)
+def test_what_cannot_be_forecast_says_why(
+    seers: RunningServer, model: str, body: dict[str, Any], status: int, code: str, words: str
+) -> None:
+    answer = seers.client.post(f"/v1/models/{model}/forecast", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert words in answer.json()["detail"]
+
+
+def test_a_card_says_how_it_forecasts(seers: RunningServer) -> None:
+    card = seers.client.get("/v1/models/many").json()
+    assert card["forecast"] == {"target": [2, 0], "known": [3, 1], "sampled": True}
+    assert seers.client.get("/v1/models/odd").json()["forecast"] is None

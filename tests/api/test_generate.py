@@ -1,0 +1,226 @@
+"""Generation over HTTP is the plain loop in torch, token for token, whatever runs beside it."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from models.recurrent import Recurrent
+from tests.looping import VOCABULARY, generator, put_generator, written_in_torch
+from tests.running import STORE, RunningServer, running_server
+
+CELLS = ("rnn", "lstm", "gru")
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, Recurrent]:
+    return {cell: generator(cell) for cell in CELLS}  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def writers(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Recurrent]) -> Iterator[RunningServer]:
+    root = tmp_path_factory.mktemp("writers")
+    for cell, network in networks.items():
+        put_generator(root, cell, network)
+    put_generator(root, "endless", networks["gru"], endless=True)
+    (root / "vowels-gru").symlink_to(STORE / "vowels-gru")
+    (root / "names-gru").symlink_to(STORE / "names-gru")
+    with running_server(root) as one:
+        yield one
+
+
+def generate(server: RunningServer, model: str, **body: object) -> dict[str, Any]:
+    answer = server.client.post(f"/v1/models/{model}/generate", json=body)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def ids(text: str) -> list[int]:
+    return [0, *(VOCABULARY.index(character) for character in text)]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.0},
+        {"temperature": 0.6, "top_k": 5},
+        {"temperature": 1.4, "top_p": 0.8},
+        {"temperature": 0.9, "top_k": 9, "top_p": 0.5},
+        {"top_k": 1},
+    ],
+)
+def test_the_tokens_are_those_of_the_plain_loop(
+    writers: RunningServer, networks: dict[str, Recurrent], cell: str, options: dict[str, Any]
+) -> None:
+    body = {"prompt": "elm", "seed": 11, "samples": 6, "max_steps": 40, **options}
+    answer = generate(writers, cell, **body)
+    assert answer["seed"] == 11 and len(answer["results"]) == 6
+    for path, result in enumerate(answer["results"]):
+        wanted = written_in_torch(networks[cell], ids("elm"), 11, path, 40, **options)
+        assert result["tokens"] == wanted
+        assert result["text"] == "".join(VOCABULARY[token] for token in wanted)
+        assert result["steps"] == len(wanted)
+        assert result["reason"] == ("length" if len(wanted) == 40 else "end")
+    single = generate(writers, cell, **{**body, "samples": 1})
+    assert single["results"] == answer["results"][:1], "a sample must not hang on its company"
+
+
+def test_a_seed_gives_the_same_tokens_among_any_others(writers: RunningServer) -> None:
+    bodies = [{"prompt": "ab"[: i % 3], "seed": i, "samples": 1 + i % 4, "max_steps": 30} for i in range(24)]
+    alone = [generate(writers, "lstm", **body)["results"] for body in bodies]
+    together: dict[int, Any] = {}
+
+    def run(index: int) -> None:
+        with httpx.Client(base_url=writers.url, timeout=60) as client:
+            together[index] = client.post("/v1/models/lstm/generate", json=bodies[index]).json()["results"]
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(bodies))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [together[index] for index in range(len(bodies))] == alone
+    unseeded = [generate(writers, "lstm", prompt="a", max_steps=30) for _ in range(2)]
+    assert unseeded[0]["seed"] != unseeded[1]["seed"]
+    again = generate(writers, "lstm", prompt="a", max_steps=30, seed=unseeded[0]["seed"])
+    assert again == unseeded[0]
+
+
+def events(server: RunningServer, model: str, **body: object) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    with server.client.stream("POST", f"/v1/models/{model}/generate", json={**body, "stream": True}) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        kind = "message"
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                kind = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                found.append((kind, json.loads(line.removeprefix("data: "))))
+                kind = "message"
+    return found
+
+
+@pytest.mark.parametrize("stop", [[], ["e", "th"], ["zzzzz"]])
+def test_a_stream_gives_the_same_as_the_whole(writers: RunningServer, stop: list[str]) -> None:
+    body = {"prompt": "a", "seed": 5, "samples": 3, "max_steps": 25, "stop": stop}
+    whole = generate(writers, "gru", **body)
+    found = events(writers, "gru", **body)
+    assert found[-1] == ("done", whole)
+    for index, result in enumerate(whole["results"]):
+        mine = [data for kind, data in found[:-1] if kind == "message" and data["sample"] == index]
+        assert [data["token"] for data in mine if data["token"] is not None] == result["tokens"]
+        assert "".join(data["text"] for data in mine) == result["text"]
+
+
+def test_a_stop_is_cut_off_where_it_first_appears(writers: RunningServer) -> None:
+    body = {"prompt": "a", "seed": 5, "samples": 8, "max_steps": 60}
+    free = [result["text"] for result in generate(writers, "gru", **body)["results"]]
+    longest = max(free, key=len)
+    stops = [longest[3:5], longest[7:8]]
+    cut = generate(writers, "gru", **body, stop=stops)["results"]
+    for text, result in zip(free, cut, strict=True):
+        places = [text.find(stop) for stop in stops if stop in text]
+        assert result["text"] == (text[: min(places)] if places else text)
+        assert (result["reason"] == "stop") == bool(places)
+
+
+def test_it_goes_on_from_a_session_and_from_a_token(writers: RunningServer) -> None:
+    straight = generate(writers, "lstm", prompt="elman", seed=3, max_steps=20)["results"]
+    session = writers.client.post("/v1/models/lstm/sessions").json()["id"]
+    route = f"/v1/sessions/{session}/steps"
+    writers.client.post(route, json={"sequence": ids("elma")}).raise_for_status()
+    writers.client.post(route, json={"sequence": "n"}).raise_for_status()
+    assert generate(writers, "lstm", session=session, seed=3, max_steps=20)["results"] == straight
+    assert writers.client.get(f"/v1/sessions/{session}").json()["step"] == 6, "a session is not moved"
+    token = writers.client.get(f"/v1/sessions/{session}/state").json()["state"]
+    assert generate(writers, "lstm", state=token, seed=3, max_steps=20)["results"] == straight
+    greedy = {"temperature": 0.0, "seed": 0}
+    first = generate(writers, "lstm", prompt="el", max_steps=5, return_state=True, **greedy)["results"][0]
+    rest = generate(writers, "lstm", state=first["state"], max_steps=7, **greedy)["results"][0]
+    whole = generate(writers, "lstm", prompt="el", max_steps=12, **greedy)["results"][0]
+    assert first["tokens"] + rest["tokens"] == whole["tokens"]
+
+
+def test_a_condition_stands_in_the_place_of_the_start(writers: RunningServer, networks: dict[str, Recurrent]) -> None:
+    result = generate(writers, "gru", prompt="b", condition="loud", seed=1, max_steps=15)["results"][0]
+    assert result["tokens"] == written_in_torch(networks["gru"], [2, *ids("b")[1:]], 1, 0, 15)
+    bare = generate(writers, "gru", seed=1, max_steps=15)["results"][0]
+    assert bare["tokens"] == written_in_torch(networks["gru"], [0], 1, 0, 15)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "where"),
+    [
+        ({"prompt": "Ä"}, 422, "unknown_token", "prompt[0]"),
+        ({"prompt": [999]}, 422, "unknown_token", "prompt[0]"),
+        ({"prompt": "a", "condition": "quiet"}, 422, "invalid_field", "condition"),
+        ({"prompt": "a", "temperature": -1}, 422, "invalid_field", "temperature"),
+        ({"prompt": "a", "top_p": 0}, 422, "invalid_field", "top_p"),
+        ({"prompt": "a", "top_k": -1}, 422, "invalid_field", "top_k"),
+        ({"prompt": "a", "max_steps": 0}, 422, "invalid_field", "max_steps"),
+        ({"prompt": "a", "samples": 0}, 422, "invalid_field", "samples"),
+        ({"prompt": "a", "seed": -1}, 422, "invalid_field", "seed"),
+        ({"prompt": "a", "stop": [""]}, 422, "invalid_field", "stop"),
+        ({"prompt": "a", "sotp": ["x"]}, 422, "invalid_field", "sotp"),
+        ({"prompt": "a", "state": "x"}, 422, "bad_state_token", "state"),
+        ({"prompt": "a", "session": "0" * 44}, 404, "unknown_session", None),
+        ({"session": "0" * 44, "state": "x"}, 422, "invalid_field", "state"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bad_request_says_where(
+    writers: RunningServer, body: dict[str, Any], status: int, code: str, where: str | None, stream: bool
+) -> None:
+    answer = writers.client.post("/v1/models/gru/generate", json={**body, "stream": stream})
+    problem = answer.json()
+    assert (answer.status_code, problem["code"], problem.get("where")) == (status, code, where)
+
+
+@pytest.mark.parametrize(("model", "why"), [("vowels-gru", "numbers"), ("names-gru", "tokens")])
+def test_a_model_that_cannot_generate_says_why(writers: RunningServer, model: str, why: str) -> None:
+    answer = writers.client.post(f"/v1/models/{model}/generate", json={"prompt": "a"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "cannot_generate")
+    assert why in answer.json()["detail"]
+    assert writers.client.get(f"/v1/models/{model}").json()["generation"] is None
+
+
+def test_a_card_says_how_it_generates(writers: RunningServer) -> None:
+    card = writers.client.get("/v1/models/gru").json()
+    assert card["generation"] == {"start": "<start>", "end": "<end>", "conditions": ["loud"]}
+    assert card["task"] == "generation"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_work_stops_when_the_client_is_gone(writers: RunningServer, stream: bool) -> None:
+    body = {"prompt": "a", "seed": 1, "max_steps": 900_000, "samples": 4, "stream": stream}
+    try:
+        with writers.client.stream("POST", "/v1/models/endless/generate", json=body, timeout=1.0) as answer:
+            for _, line in zip(range(50), answer.iter_lines(), strict=False):
+                assert not line or line.startswith("data: ")
+            assert writers.client.get("/v1/engine").json()["queued"] == 4
+    except httpx.ReadTimeout:
+        assert not stream
+    wait_until_idle(writers)
+
+
+def wait_until_idle(server: RunningServer) -> None:
+    until = time.monotonic() + 5
+    while server.client.get("/v1/engine").json()["queued"]:
+        assert time.monotonic() < until, "it writes on for nobody"
+        time.sleep(0.02)
+
+
+def test_a_deadline_ends_a_stream_with_an_error(writers: RunningServer) -> None:
+    body = {"prompt": "a", "seed": 2, "max_steps": 900_000, "samples": 2, "timeout": 0.4}
+    found = events(writers, "endless", **body)
+    assert (found[-1][0], found[-1][1]["code"]) == ("error", "deadline")
+    assert len(found) > 10 and found[0][0] == "message"
+    whole = writers.client.post("/v1/models/endless/generate", json=body)
+    assert (whole.status_code, whole.json()["code"]) == (504, "deadline")
+    wait_until_idle(writers)
