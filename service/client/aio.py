@@ -447,7 +447,7 @@ class AsyncStream:
     async def _exchange(self, x: One, call: Call[None], deadline: Deadline) -> StepResult:
         async with self._cutting(deadline):
             opened = await self._connected(deadline)
-            async with asyncio.timeout(min(self._client.timeout.within(call.timeout).read, deadline.remaining)):
+            async with asyncio.timeout(self._client.timeout.within(call.timeout).silence(deadline.remaining)):
                 await opened.send(self._frames.text(x))
                 message = await opened.recv()
         return self._frames.answered(message)

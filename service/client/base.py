@@ -67,7 +67,7 @@ class ClientBase:
         timeout, left = self.timeout.within(call.timeout), max(deadline.remaining, 1e-3)
         return httpx.Timeout(
             connect=min(timeout.connect, left),
-            read=min(timeout.read, left),
+            read=timeout.silence(left),
             write=min(timeout.write, left),
             pool=left,
         )

@@ -121,10 +121,10 @@ class Call(Generic[T]):
     def placed(self, error: ElmanError) -> ElmanError:
         """An error whose `where` is that of the caller's own list."""
         if self.offset is not None and error.where is not None:
-            found = re.match(r"sequences\[(\d+)\]|sequence\b", error.where)
+            found = re.match(r"(sequences|state)\[(\d+)\]|sequence\b", error.where)
             if found:
-                index = self.offset + int(found[1] or 0)
-                error.where = f"sequences[{index}]{error.where[found.end() :]}"
+                index = self.offset + int(found[2] or 0)
+                error.where = f"{found[1] or 'sequences'}[{index}]{error.where[found.end() :]}"
         return error
 
 
@@ -298,7 +298,7 @@ class ModelCalls:
 
         def draft(begin: int, end: int) -> Call[list[Result]]:
             first, told = sequences[begin], state if state is None or isinstance(state, str) else list(state[begin:end])
-            if end - begin == 1 and self._shapes.octets(first) is not None:
+            if end - begin == 1 and self._shapes.known(first):
                 one = self.predict_one(first, told if told is None or isinstance(told, str) else told[0], options)
                 alone: Call[list[Result]] = replace(
                     cast(Any, one), decode=lambda answer: [one.decode(answer)], offset=begin

@@ -10,20 +10,26 @@ class Timeout:
     Attributes:
         total: the whole call, from the first byte sent to the last one read, retries and their waiting included.
         connect: one attempt to open a connection.
-        read: the longest silence while one attempt waits for its answer. Where it is over and the call may be
-            repeated, it is; so it must be longer than the longest computation.
+        read: the longest silence while one attempt waits for its answer, after which it is given up and, where the
+            call may be repeated, sent again; so it must be longer than the longest computation. None for as long as
+            there is time.
         write: the longest stall while sending.
     """
 
     total: float = 60.0
     connect: float = 5.0
-    read: float = 30.0
+    read: float | None = None
     write: float = 30.0
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, and must be more than 0 seconds")
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}, and must be more than 0 seconds")
+
+    def silence(self, left: float) -> float:
+        """How long one attempt may be silent, of what is left."""
+        return left if self.read is None else min(self.read, left)
 
     def within(self, total: "Timeout | float | None") -> "Timeout":
         """This, or another one, or this with another total."""

@@ -453,7 +453,8 @@ class Stream:
         with self._cutting(deadline):
             opened = self._connected(deadline)
             opened.send(self._frames.text(x))
-            message = opened.recv(timeout=min(self._client.timeout.within(call.timeout).read, deadline.remaining))
+            silence = self._client.timeout.within(call.timeout).silence(deadline.remaining)
+            message = opened.recv(timeout=silence)
         return self._frames.answered(message)
 
     def _connected(self, deadline: Deadline) -> Any:

@@ -67,21 +67,17 @@ class Shapes:
         if isinstance(x, np.ndarray):
             self._taken.add(x.shape[1:])
 
+    def known(self, x: object) -> bool:
+        """Whether a sequence may go as bytes. Integers `(time,)` may be tokens or a signal: only JSON says both."""
+        return isinstance(x, np.ndarray) and x.shape[1:] in self._taken and (x.dtype.kind == "f" or x.ndim == 2)
+
     def octets(self, x: object) -> bytes | None:
-        """A sequence as bytes; None where it has to go as JSON."""
-        return octets(x) if isinstance(x, np.ndarray) and x.shape[1:] in self._taken else None
-
-
-def octets(x: NDArray[Any]) -> bytes | None:
-    """Little-endian float32, row-major; None for what only JSON can say.
-
-    Integers `(time,)` may be tokens or a signal, and JSON says both.
-    """
-    _check_axes(x)
-    if x.dtype.kind != "f" and x.ndim == 1:
-        return None
-    with np.errstate(over="ignore"):  # the server says where it is too large
-        return np.ascontiguousarray(x, "<f4").tobytes()
+        """A sequence as little-endian float32, row-major; None where it has to go as JSON."""
+        if not (isinstance(x, np.ndarray) and self.known(x)):
+            return None
+        _check_axes(x)
+        with np.errstate(over="ignore"):  # the server says where it is too large
+            return np.ascontiguousarray(x, "<f4").tobytes()
 
 
 def plain(x: object, where: str) -> Any:

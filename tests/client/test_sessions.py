@@ -100,8 +100,12 @@ def test_a_state_rewinds_carries_on_and_needs_no_session(elman: Client, x: NDArr
         assert other.step_count == 10
     with pytest.raises(ValueError, match="2 states for 3"):
         model.predict([x] * 3, state=[token] * 2)
+    broken = token[:-3] + "abc"
     with pytest.raises(BadStateToken):
-        model.predict(x, state=token[:-3] + "abc")
+        model.predict(x, state=broken)
+    with pytest.raises(BadStateToken) as raised:
+        model.predict([x[:1]] * 600, state=[token] * 599 + [broken])
+    assert raised.value.where == "state[599]"
 
 
 def test_bytes_carry_state_both_ways(elman: Client, x: NDArray[np.float32]) -> None:
