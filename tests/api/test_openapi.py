@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from starlette.routing import WebSocketRoute
 
 from service.app import create_app
 from service.settings import Settings
@@ -28,7 +29,9 @@ def routes(parent: Any) -> Iterator[tuple[str, str]]:
         router = getattr(route, "original_router", None)
         if router is not None:
             yield from routes(router)
-        elif getattr(route, "methods", None):
+        elif isinstance(route, WebSocketRoute):
+            yield "get", route.path  # the request that opens it
+        elif getattr(route, "methods", None) and getattr(route, "include_in_schema", True):
             for method in set(route.methods) - {"HEAD"}:
                 yield method.lower(), re.sub(r":\w+}", "}", route.path)
 
@@ -54,6 +57,7 @@ def test_every_route_is_in_the_document(document: dict[str, Any]) -> None:
     app = create_app(Settings(models=STORE))
     mounted = {(method, path) for method, path in routes(app) if path not in ABOUT_ITSELF | {"/"}}
     assert ("post", "/v1/models/{name}/predict") in mounted
+    assert ("get", "/v1/models/{name}/stream") in mounted
     assert mounted == {(method, path) for method, path, _ in operations(document)}
 
 
@@ -109,7 +113,7 @@ def test_predict_documents_both_formats_and_its_options(document: dict[str, Any]
         assert set(predict["requestBody"]["content"]) == formats
         assert set(predict["responses"]["200"]["content"]) == formats
         query = {one["name"] for one in predict["parameters"] if one["in"] == "query"}
-        assert query == {"return", "decode", "top", "timeout"}
+        assert query == {"return", "decode", "top", "timeout", "return_state"}
         assert {"400", "404", "406", "408", "413", "415", "422", "500", "503", "504"} <= set(predict["responses"])
     body = document["components"]["schemas"]["PredictBody"]["properties"]
     assert set(body) >= {"sequence", "sequences", "return", "decode", "top", "timeout"}
