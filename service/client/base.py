@@ -91,6 +91,7 @@ class ClientBase:
             "open_timeout": max(1e-3, min(self.timeout.connect, deadline.remaining)),
             "close_timeout": 1.0,
             "max_size": None,
+            "compression": None,
             "ssl": self.tls if self.url.startswith("https") else None,
         }
 

@@ -268,7 +268,8 @@ class ModelCalls:
         if content is None or hidden or len(state or "") > _MAX_HEADER:
             body = {"sequence": plain(x, "sequence"), **named} | ({} if state is None else {"state": state})
             return _json_call("POST", path, self._first(x), body, timeout=timeout)
-        headers = {"content-type": BINARY, "accept": JSON if decode or options.get("return_state") else BINARY}
+        binary = not decode and not options.get("return_state") and _countable(x, options.get("returns", "final"))
+        headers = {"content-type": BINARY, "accept": BINARY if binary else JSON}
         if state is not None:
             headers["elman-state"] = state
         return Call(
@@ -448,7 +449,7 @@ class SessionCalls:
         if content is None:
             body = {"sequence": plain(x, "sequence"), **options}
             return _json_call("POST", path, lambda answer: self.stepped(answer, x), body, at=at, timeout=timeout)
-        headers = {"content-type": BINARY, "accept": JSON if decode else BINARY}
+        headers = {"content-type": BINARY, "accept": JSON if decode or not _countable(x, returns) else BINARY}
         return Call(
             "POST",
             path,
@@ -556,9 +557,17 @@ def _result(answer: httpx.Response, sent: int) -> Result:
     return Result(**_binary_fields(answer, sent), step=None if step is None else int(step))
 
 
+def _countable(x: One, returns: Returns) -> bool:
+    """Whether the number of steps can be told from a binary answer: of a signal only the server counts the windows."""
+    return returns == "steps" or (isinstance(x, np.ndarray) and x.ndim == 2)
+
+
 def _binary_fields(answer: httpx.Response, sent: int) -> dict[str, Any]:
     """The fields of a Result from a binary answer to a request of `sent` steps."""
     array = read_array(answer)
     steps = array.ndim == 2
-    length = int(answer.headers.get("elman-length", len(array) if steps else sent))
-    return {"length": length, "outputs" if steps else "output": array, "state": answer.headers.get("elman-state")}
+    return {
+        "length": len(array) if steps else sent,
+        "outputs" if steps else "output": array,
+        "state": answer.headers.get("elman-state"),
+    }

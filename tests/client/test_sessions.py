@@ -18,8 +18,9 @@ from service.client import (
     Unable,
     UnknownSession,
 )
-from service.client.calls import SessionCalls
-from tests.running import RunningServer
+from service.client.calls import Returns, SessionCalls
+from tests.codec.test_odd_models import gru, put
+from tests.running import RunningServer, running_server
 
 Sequences = list[NDArray[np.float32]]
 
@@ -206,3 +207,37 @@ def test_a_session_knows_itself_without_asking(elman: Client) -> None:
     with elman.model("names-gru").session() as session:
         assert isinstance(session._calls, SessionCalls)
         assert session.id in repr(session) and "names-gru" in repr(session)
+
+
+SIZE, STRIDE, LEFT_PAD = 8, 5, 3
+
+
+@pytest.fixture(scope="module")
+def signals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    root = tmp_path_factory.mktemp("signals")
+    frames = {"kind": "frames", "name": "input", "size": SIZE, "stride": STRIDE, "left_pad": LEFT_PAD}
+    put(root, "signal", gru(SIZE), {"input": frames})
+    with running_server(root) as one:
+        yield one
+
+
+@pytest.mark.parametrize("decode", [True, False])
+@pytest.mark.parametrize("returns", ["final", "steps"])
+def test_a_signal_may_come_in_pieces_of_any_size(signals: RunningServer, decode: bool, returns: Returns) -> None:
+    chance = np.random.default_rng(3)
+    signal = chance.standard_normal(120).astype(np.float32)
+    pieces = np.split(signal, np.sort(chance.choice(120, 40, replace=False)))
+    with Client(signals.url) as elman, elman.model("signal").session() as session:
+        whole = elman.model("signal").predict(signal, returns="steps").outputs
+        assert whole is not None
+        done = 0
+        for piece in (one for one in pieces if len(one)):
+            result = session.step(piece, decode=decode, returns=returns)
+            rows = result.outputs if returns == "steps" else result.output
+            expected = whole[done : done + result.length]
+            done += result.length
+            if returns == "final":
+                assert (rows is None) is (result.length == 0)
+                expected = expected[-1] if result.length else expected
+            assert result.length == 0 or (rows is not None and rows.tobytes() == expected.tobytes())
+        assert done == len(whole) and session.step_count == 120
