@@ -4,25 +4,14 @@ import json
 import re
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.running import STORE, environment
+from tests.cli.command import elman
+from tests.running import STORE
 
-COMMANDS = ("serve", "check", "models")
-
-
-def elman(*arguments: str, cwd: Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "service", *arguments],
-        env={**environment(**settings), "COLUMNS": "200", "NO_COLOR": "1"},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+COMMANDS = ("serve", "check", "models", "predict", "forecast", "generate", "bench", "train", "export")
 
 
 def check_says(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

@@ -60,7 +60,7 @@ def _record(line: bytes, place: str) -> Record:
         return Record(place, id=parsed.id, error="it has no field sequence")
     record = Record(place, content, parsed.id)
     if bytes(parsed.future) != b"null":
-        record.extra["future"] = orjson.loads(parsed.future)
+        record.extra["future"] = orjson.Fragment(bytes(parsed.future))
     return record
 
 
