@@ -2,12 +2,15 @@
 
 import json
 import re
+import shlex
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from service.cli import app
 from tests.cli.command import elman
 from tests.running import STORE
 
@@ -36,6 +39,25 @@ def test_every_command_has_help(tmp_path: Path, command: str) -> None:
     assert done.returncode == 0
     assert f"Usage: elman {command}" in done.stdout or f"{command} [OPTIONS]" in done.stdout
     assert done.stderr == ""
+
+
+def examples() -> list[str]:
+    """The lines of every command's help that are commands."""
+    runner = CliRunner()
+    texts = [runner.invoke(app, [*command, "--help"]).stdout for command in ([], *([one] for one in COMMANDS))]
+    return [line.strip() for text in texts for line in text.splitlines() if re.match(r" +(echo .* )?elman ", line)]
+
+
+def test_there_are_examples() -> None:
+    assert {line.split("elman ")[1].split()[0] for line in examples()} >= set(COMMANDS)
+
+
+@pytest.mark.parametrize("line", examples())
+def test_an_example_in_the_help_is_a_command_that_there_is(line: str) -> None:
+    words = shlex.split(re.split(r" {3,}| > ", line.split("elman ", 1)[1])[0])
+    # Options that do not exist are met before the help is shown.
+    done = CliRunner().invoke(app, [words[0], "--help", *words[1:]])
+    assert done.exit_code == 0, done.output
 
 
 def test_no_arguments_show_the_help(tmp_path: Path) -> None:

@@ -16,6 +16,10 @@ def check(
 ) -> None:
     """Say how a model file would be served, without serving it.
 
+    \b
+    elman check my-models/tagger
+    elman check tagger/1/model.onnx --json
+
     Prints the spec that was found, how sequences of it may be batched and what was proved of it; or why it is
     refused, and what would mend it. Exits with 0 where the model can be served, with 1 where it is refused.
     """
@@ -48,6 +52,9 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")] = False,
 ) -> None:
     """List the models of a repository: what each is, and what is refused and why.
+
+    \b
+    elman models models/store
 
     Exits with 1 where a file is refused.
     """

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
 from typing import Any, BinaryIO
 
@@ -26,7 +27,9 @@ def forecast_file(job: Job, future: str | None) -> None:
     def opener(target: Target, shape: Shape) -> Sink:
         return _open_sink(job, target, work)
 
-    work = Work(job, lambda target: Forecaster(target, job.options).answer, opener, widen)
+    # With --json the forecasts themselves are what goes to standard output.
+    told = replace(job, as_json=job.as_json and job.output is not None)
+    work = Work(told, lambda target: Forecaster(target, job.options).answer, opener, widen)
     work.do()
 
 

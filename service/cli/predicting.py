@@ -87,12 +87,12 @@ def predict(
     """Predict every sequence of a file, in order and in bounded memory.
 
     \b
-    elman predict names-gru names.txt                      a served model, answers as JSON lines
-    elman predict names-gru names.csv -o answers.csv       a column name, text or sequence: one a row
-    elman predict ./my-model series.csv -o answers.parquet a file of one's own, without a server
+    elman predict names-gru names.txt                 a served model, answers as JSON lines
+    elman predict names-gru names.csv -o out.csv      a column name, text or sequence: one a row
+    elman predict ./my-model series.csv -o out.parquet     a file of one's own, without a server
     elman predict vowels-gru steps.parquet --return steps -o all.npz
-    echo Schmidt | elman predict names-gru -               from a pipe, answered as it comes
-    elman predict names-gru big.jsonl -o answers.jsonl --resume
+    echo Schmidt | elman predict names-gru -          from a pipe, answered as it comes
+    elman predict names-gru big.jsonl -o out.jsonl --resume
 
     \b
     What FILE holds:
