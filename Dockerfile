@@ -1,7 +1,7 @@
 # The server with the shipped models: no torch, no compiler, no pip in its environment, not root.
 #
 #   docker build --tag elman .
-#   docker run --rm --publish 8000:8000 elman
+#   docker run --rm --publish 8000:8000 --volume elman-state:/state elman
 #   docker run --rm --publish 8000:8000 --volume "$PWD/my-models:/models:ro" elman
 
 ARG PYTHON_IMAGE=python:3.12-slim
@@ -32,7 +32,8 @@ ENV PATH=/opt/elman/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
     ORT_DISABLE_TELEMETRY=1 \
     ELMAN_HOST=0.0.0.0 \
     ELMAN_PORT=8000 \
-    ELMAN_MODELS=/models
+    ELMAN_MODELS=/models \
+    ELMAN_STORE_DIR=/state
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:%s/readyz' % os.environ['ELMAN_PORT'], timeout=4)"]
@@ -42,4 +43,6 @@ RUN groupadd --gid 10001 elman \
  && useradd --uid 10001 --gid elman --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin elman
 COPY --from=build /opt/elman /opt/elman
 COPY models/store /models
+RUN install --directory --owner 10001 --group 10001 /state
+VOLUME /state
 USER 10001:10001

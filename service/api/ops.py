@@ -1,6 +1,7 @@
 """For operators: liveness, readiness, metrics."""
 
 import asyncio
+import os
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -40,6 +41,7 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
     async def show_engine() -> EngineFigures:
         """What the engine does now, and has done for each model since it was loaded."""
         return EngineFigures(
+            process=os.getpid(),
             queued=server.engine.num_pending,
             pending_seconds=server.engine.pending_seconds,
             sessions=await asyncio.to_thread(len, server.sessions),

@@ -261,6 +261,7 @@ class LaneFigures(BaseModel):
 class EngineFigures(BaseModel):
     """What the engine does now."""
 
+    process: int = Field(description="The worker process that answers, whose figures these are")
     queued: int = Field(description="Sequences not answered yet")
     pending_seconds: float = Field(description="Work not answered yet, by the calibrated costs")
     sessions: int = Field(description="Sessions in the store, those of other processes included")

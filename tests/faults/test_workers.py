@@ -1,0 +1,143 @@
+"""Four worker processes on one store: any of them steps any session, and a step still happens once."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.reference import Array, expected, float32, same_bits
+from tests.running import STORE, RunningServer, running_server
+
+MODEL = "vowels-gru"
+NUM_WORKERS = 4
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("workers")
+    (folder / "models").mkdir()
+    (folder / "models" / MODEL).symlink_to(STORE / MODEL)
+    flags = ("--workers", str(NUM_WORKERS), "--store-dir", str(folder / "store"))
+    with running_server(folder / "models", *flags, poll=0) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def clients(workers: RunningServer) -> Iterator[list[httpx.Client]]:
+    """Clients whose kept connections lead to different workers."""
+    found: dict[int, httpx.Client] = {}
+    made = []
+    try:
+        for _ in range(400):
+            made.append(httpx.Client(base_url=workers.url, timeout=60))
+            found.setdefault(made[-1].get("/v1/engine").json()["process"], made[-1])
+            if len(found) == NUM_WORKERS:
+                break
+        assert len(found) >= 2, "one worker takes every connection"
+        yield list(found.values())
+    finally:
+        for client in made:
+            client.close()
+
+
+def sequence(length: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal((length, 12), np.float32)
+
+
+def create(client: httpx.Client) -> str:
+    return str(client.post(f"/v1/models/{MODEL}/sessions").raise_for_status().json()["id"])
+
+
+def step(client: httpx.Client, id: str, data: Array, at: int | None = None) -> httpx.Response:
+    body: dict[str, Any] = {"sequence": data.tolist(), "return": "steps", "decode": False}
+    return client.post(f"/v1/sessions/{id}/steps", json=body if at is None else {**body, "at": at})
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_a_session_is_stepped_through_any_worker(clients: list[httpx.Client], sure: bool) -> None:
+    data = sequence(60)
+    id = create(clients[0])
+    rows = []
+    for at in range(0, 60, 3):
+        client = clients[(at // 3) % len(clients)]
+        answer = step(client, id, data[at : at + 3], at if sure else None)
+        assert answer.status_code == 200, answer.text
+        rows.append(float32(answer.json()["outputs"]))
+        other = clients[(at // 3 + 1) % len(clients)]
+        assert other.get(f"/v1/sessions/{id}").json()["step"] == at + 3
+        again = step(other, id, data[at : at + 3], at).json()
+        assert again["replayed"] and same_bits(float32(again["outputs"]), rows[-1])
+    assert same_bits(np.concatenate(rows), expected(MODEL, data))
+
+
+def at_once(calls: list[Any]) -> list[httpx.Response]:
+    answers: list[httpx.Response | None] = [None] * len(calls)
+    ready = threading.Barrier(len(calls))
+
+    def run(index: int) -> None:
+        ready.wait()
+        answers[index] = calls[index]()
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [answer for answer in answers if answer is not None]
+
+
+def test_of_racing_steps_one_wins_and_the_others_are_told(clients: list[httpx.Client]) -> None:
+    seen: Counter[int] = Counter()
+    for turn in range(40):
+        id = create(clients[0])
+        data = [sequence(8, seed=100 * turn + i) for i in range(len(clients))]
+        answers = at_once([partial(step, c, id, d, 0) for c, d in zip(clients, data, strict=True)])
+        codes = [answer.status_code for answer in answers]
+        seen.update(codes)
+        assert codes.count(200) == 1, codes
+        won = codes.index(200)
+        for answer in answers:
+            if answer.status_code != 200:
+                assert (answer.status_code, answer.json()["code"], answer.json()["expected"]) == (422, "step_reused", 8)
+        whole = np.concatenate([data[won], data[0]])
+        rest = step(clients[-1], id, data[0], 8).json()
+        assert same_bits(float32(rest["outputs"]), expected(MODEL, whole)[8:]), "steps were interleaved"
+    assert seen[200] == 40
+
+
+def test_racing_steps_without_a_place_are_whole_or_told(clients: list[httpx.Client]) -> None:
+    for turn in range(20):
+        id = create(clients[0])
+        data = [sequence(8, seed=100 * turn + i) for i in range(len(clients))]
+        answers = at_once([partial(step, c, id, d) for c, d in zip(clients, data, strict=True)])
+        won = [(answer.json(), d) for answer, d in zip(answers, data, strict=True) if answer.status_code == 200]
+        assert won
+        assert all(a.json()["code"] == "step_conflict" for a in answers if a.status_code != 200)
+        read: list[Array] = []
+        for answer, piece in sorted(won, key=lambda one: int(one[0]["step"])):
+            read.append(piece)
+            assert answer["step"] == 8 * len(read)
+            assert same_bits(float32(answer["outputs"]), expected(MODEL, np.concatenate(read))[-8:])
+
+
+def test_the_same_step_sent_to_all_at_once_happens_once(clients: list[httpx.Client]) -> None:
+    for turn in range(20):
+        id, data = create(clients[0]), sequence(8, seed=turn)
+        answers = at_once([partial(step, c, id, data, 0) for c in clients])
+        assert [answer.status_code for answer in answers] == [200] * len(clients)
+        assert sum(not answer.json()["replayed"] for answer in answers) == 1
+        assert all(same_bits(float32(a.json()["outputs"]), expected(MODEL, data)) for a in answers)
+
+
+def test_a_token_of_one_worker_is_good_at_another(clients: list[httpx.Client]) -> None:
+    data = sequence(12)
+    body = {"sequence": data[:5].tolist(), "return_state": True}
+    token = clients[0].post(f"/v1/models/{MODEL}/predict", json=body).json()["results"][0]["state"]
+    body = {"sequence": data[5:].tolist(), "state": token}
+    result = clients[-1].post(f"/v1/models/{MODEL}/predict", json=body).json()["results"][0]
+    assert same_bits(float32(result["output"]), expected(MODEL, data)[-1])
