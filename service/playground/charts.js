@@ -2,7 +2,9 @@
 
 import { el, newId, short } from "./dom.js";
 
-const narrow = 480;
+const NARROW = 480;
+/** How far out of sight a chart is drawn already. */
+const NEAR = "300px";
 const watched = new Set();
 let loading = null;
 
@@ -47,7 +49,7 @@ export function chart({ title, height = 240, aside = null, note = "", level = "h
   const numbers = el("div", { class: "numbers", role: "region", tabindex: 0, "aria-label": `${title}: numbers` });
   const details = el("details", { class: "table-toggle" }, el("summary", {}, "Table", el("span", { class: "unseen" }, ` of ${title}`)), numbers);
   const element = el("figure", { class: "chart" }, el("figcaption", {}, heading, aside, notes), plot, details);
-  const state = { build: null, words: null, at: null, width: 0, drawn: false };
+  const state = { build: null, words: null, at: null, width: 0, drawn: false, stale: false, near: false };
 
   const fill = () => {
     if (!details.open || !state.words) return;
@@ -56,15 +58,18 @@ export function chart({ title, height = 240, aside = null, note = "", level = "h
   };
   details.addEventListener("toggle", fill);
 
+  /** Draw, where somebody is near enough to look; or else once somebody is. */
   async function render() {
-    if (!state.build || !plot.clientWidth) return;
+    state.stale = true;
+    if (!state.build || !state.near || !plot.clientWidth) return;
     const Plotly = await library();
     if (!Plotly) {
       plot.replaceChildren(el("p", { class: "empty" }, "The charting library is not installed on the server; the table below has the numbers."));
       plot.style.height = "auto";
       return;
     }
-    if (!state.build || !plot.clientWidth) return;
+    if (!state.stale || !plot.clientWidth) return;
+    state.stale = false;
     state.width = plot.clientWidth;
     const c = colours();
     const { traces, layout = {} } = state.build(c);
@@ -80,6 +85,13 @@ export function chart({ title, height = 240, aside = null, note = "", level = "h
   new ResizeObserver(() => {
     if (plot.clientWidth && plot.clientWidth !== state.width) render();
   }).observe(plot);
+  new IntersectionObserver(
+    (entries) => {
+      state.near = entries.at(-1).isIntersecting;
+      if (state.near && state.stale) render();
+    },
+    { rootMargin: NEAR },
+  ).observe(plot);
   watched.add(render);
 
   return {
@@ -142,7 +154,7 @@ function base(c, width, height) {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: c.ink },
-    margin: { l: 40, r: width < narrow ? 10 : 14, t: 8, b: 38 },
+    margin: { l: 40, r: width < NARROW ? 10 : 14, t: 8, b: 38 },
     showlegend: false,
     dragmode: false,
     hovermode: "closest",

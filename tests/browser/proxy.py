@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import threading
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -12,8 +13,11 @@ _HOP = {"connection", "keep-alive", "transfer-encoding", "host", "te", "upgrade"
 
 
 @contextlib.contextmanager
-def prefix_proxy(upstream: str, prefix: str) -> Iterator[str]:
-    """Serve `upstream` under `prefix`, such as `/elman`, and nothing else, on a free port. Yields the page's URL."""
+def prefix_proxy(upstream: str, prefix: str, pause: float = 0.0) -> Iterator[str]:
+    """Serve `upstream` under `prefix`, such as `/elman`, and nothing else, on a free port. Yields the page's URL.
+
+    An answer of events is passed on an event at a time, with `pause` seconds before each.
+    """
     client = httpx.Client(base_url=upstream, timeout=60.0)
 
     class Proxy(http.server.BaseHTTPRequestHandler):
@@ -34,11 +38,20 @@ def prefix_proxy(upstream: str, prefix: str) -> Iterator[str]:
                 if "content-length" not in response.headers and response.status_code not in (204, 304):
                     self.send_header("Connection", "close")
                 self.end_headers()
-                for piece in response.iter_raw():
-                    self.wfile.write(piece)
-                    self.wfile.flush()
+                self.pass_on(response)
             if "content-length" not in response.headers and response.status_code not in (204, 304):
                 self.close_connection = True
+
+        def pass_on(self, response: httpx.Response) -> None:
+            events = response.headers.get("content-type", "").startswith("text/event-stream")
+            for piece in response.iter_raw():
+                for part in piece.split(b"\n\n") if events and pause else [piece]:
+                    time.sleep(pause)
+                    try:
+                        self.wfile.write(part + b"\n\n" if events and pause and part else part)
+                        self.wfile.flush()
+                    except OSError:  # the browser has gone
+                        return
 
         do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = forward
 

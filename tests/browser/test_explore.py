@@ -237,7 +237,7 @@ def test_a_series_is_drawn_by_pointer(open_screen: OpenScreen, server: RunningSe
     with page.expect_request(re.compile("/predict$")) as asked:
         page.mouse.up()
     drawn = [row[0] for row in json.loads(asked.value.post_data or "")["sequence"]]
-    low, high = (float(page.get_by_label(end).input_value()) for end in ("Bottom", "Top"))
+    low, high = (float(page.get_by_role("spinbutton", name=end, exact=True).input_value()) for end in ("Bottom", "Top"))
     top = max(range(40), key=lambda i: drawn[i])
     assert 17 <= top <= 22 and drawn[top] == pytest.approx(low + 0.9 * (high - low), rel=0.05)
     assert drawn[0] == pytest.approx(low + 0.1 * (high - low), abs=0.03 * (high - low))

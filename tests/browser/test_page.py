@@ -1,0 +1,237 @@
+"""The page as a whole: keyboard, screen readers, schemes, widths, prefixes, policy and caching."""
+
+from typing import Any
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from tests.browser.conftest import OpenScreen
+from tests.browser.proxy import prefix_proxy
+from tests.browser.screen import Screen
+from tests.conftest import StartServer
+from tests.running import STORE, RunningServer
+
+VIEWS = ("explore", "session", "generate", "forecast", "engine")
+NARROW = 360
+
+
+def filled(screen: Screen, view: str) -> None:
+    """A view with something in it."""
+    page = screen.page
+    panel = page.get_by_role("tabpanel")
+    if view == "session":
+        page.get_by_role("button", name="New session").click()
+        panel.get_by_role("textbox", name="Piece").fill("Lindqvist")
+        panel.get_by_role("button", name="Send").click()
+        panel.get_by_text("9 steps").wait_for()
+        panel.get_by_role("button", name="Keep state").click()
+        panel.get_by_role("button", name="Put back").wait_for()
+    elif view == "generate" and panel.get_by_role("spinbutton", name="Seed").count():
+        panel.get_by_role("spinbutton", name="Seed").fill("4")
+        panel.get_by_role("button", name="Generate", exact=True).click()
+        panel.get_by_text("Keep this seed").wait_for()
+    elif view == "explore":
+        page.locator(".columns .plot").nth(8).wait_for()
+    elif view == "forecast" and panel.get_by_role("spinbutton", name="Horizon").count():
+        panel.locator(".main-svg").first.wait_for()
+    elif view == "engine":
+        panel.locator(".main-svg").first.wait_for()
+
+
+def violations(screen: Screen) -> list[str]:
+    """What axe finds serious or critical, in words."""
+    found = Axe().run(screen.page).response["violations"]
+    return [
+        f"{one['id']}: {one['help']}: {[node['html'][:160] for node in one['nodes'][:3]]}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_view_is_accessible_in_both_schemes(open_screen: OpenScreen, server: RunningServer, scheme: str) -> None:
+    screen = open_screen(server.url + "/", scheme=scheme)
+    screen.open("explore", "names-gru")
+    for view in VIEWS:
+        screen.page.get_by_role("tab", name=view.capitalize()).click()
+        filled(screen, view)
+        screen.keep(f"{view}-{scheme}")
+        assert violations(screen) == [], view
+    background = screen.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert sum(map(int, background[4:-1].split(","))) > 600 if scheme == "light" else 150
+
+
+def test_no_view_scrolls_sideways_on_a_phone(open_screen: OpenScreen, server: RunningServer) -> None:
+    screen = open_screen(server.url + "/", width=NARROW)
+    page = screen.open("explore", "names-gru")
+    for view in VIEWS:
+        page.get_by_role("tab", name=view.capitalize()).click()
+        filled(screen, view)
+        assert page.evaluate("document.documentElement.scrollWidth") == NARROW, view
+        wide = page.evaluate(
+            """() => [...document.querySelectorAll("main *")].filter((one) => {
+                const box = one.getBoundingClientRect();
+                return box.width && box.right > innerWidth + 1 && !one.closest("pre, .scroll, .numbers, svg, .unseen");
+            }).map((one) => one.outerHTML.slice(0, 120))"""
+        )
+        assert wide == [], view
+        screen.keep(f"{view}-phone")
+
+
+def focused(page: Any) -> str:
+    """The focused element's role or tag, and its name."""
+    name: str = page.evaluate(
+        """() => {
+            const one = document.activeElement;
+            const label = one.labels?.[0]?.firstChild?.textContent;
+            return (one.getAttribute("aria-label") ?? label ?? one.textContent).trim().slice(0, 40);
+        }"""
+    )
+    return name
+
+
+def test_everything_is_reached_and_done_by_keyboard_alone(screen: Screen, server: RunningServer) -> None:
+    page = screen.open("explore", "names-gru")
+    page.get_by_text("The held-out answer is").wait_for()
+    press = page.keyboard.press
+
+    # The first stop skips the head.
+    press("Tab")
+    assert focused(page) == "Skip to the view"
+    assert page.locator(".skip").bounding_box()["y"] >= 0  # type: ignore[index]
+    press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+
+    # One tab stop for the tabs; arrows, Home and End go through them, round at both ends.
+    tabs = page.get_by_role("tab")
+    assert [tab.get_attribute("tabindex") or "0" for tab in tabs.all()].count("0") == 1
+    page.get_by_role("tab", name="Explore").focus()
+    for key, expected in (
+        ("ArrowLeft", "engine"),
+        ("ArrowRight", "explore"),
+        ("End", "engine"),
+        ("Home", "explore"),
+        ("ArrowRight", "session"),
+    ):
+        press(key)
+        tab = page.locator("[role=tab]:focus")
+        assert tab.get_attribute("aria-controls") == expected and tab.get_attribute("aria-selected") == "true"
+        assert page.locator(f"#{expected}").is_visible()
+        assert page.locator("[role=tabpanel]:visible").count() == 1
+
+    # A session from nothing to an answer, without a pointer. What has the focus is seen to have it.
+    stops = []
+    for _ in range(12):
+        press("Tab")
+        stops.append(focused(page))
+        ring = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert ring == "solid", stops
+        if stops[-1] == "New session":
+            break
+    press("Enter")
+    page.locator(".live").wait_for()
+    for _ in range(20):
+        if focused(page) == "Piece":
+            break
+        press("Tab")
+    page.keyboard.insert_text("Rossi")
+    press("Enter")
+    page.get_by_role("tabpanel").get_by_text("5 steps").wait_for()
+    page.get_by_role("button", name="Delete").focus()
+    press("Enter")
+    page.locator(".live").wait_for(state="hidden")
+    assert focused(page) == "New session"
+
+    # Steps, modes and tables of Explore.
+    page.get_by_role("tab", name="Session").focus()
+    press("Home")
+    slider = page.get_by_label("Step", exact=True)
+    slider.focus()
+    press("Home")
+    assert slider.get_attribute("aria-valuetext") == "step 1 of 8, S"
+    page.get_by_role("radio", name="Type").focus()
+    press("ArrowRight")
+    page.get_by_label("Held-out example").wait_for()
+    summary = page.locator(".score summary").nth(1)
+    summary.focus()
+    press("Enter")
+    page.locator(".score .numbers table").first.wait_for()
+
+
+def test_it_works_under_a_path_prefix(open_screen: OpenScreen, server: RunningServer) -> None:
+    with prefix_proxy(server.url, "/elman") as url:
+        screen = open_screen(url)
+        page = screen.open("explore", "names-gru")
+        for view in VIEWS:
+            page.get_by_role("tab", name=view.capitalize()).click()
+            filled(screen, view)
+        assert f"{url}v1/models" in page.locator("#engine pre[data-language=curl]").inner_text().replace(
+            "v1/engine", "v1/models"
+        )
+        assert all(one.startswith((url, "data:", "blob:")) for one in screen.requests), screen.requests
+        assert page.get_by_role("link", name="API").evaluate("link => link.href") == f"{url}docs"
+
+
+def test_a_link_leads_to_the_view_and_the_model(screen: Screen) -> None:
+    page = screen.open("session", "vowels-rnn")
+    assert page.get_by_role("combobox", name="Model").input_value() == "vowels-rnn"
+    page.get_by_role("combobox", name="Model").select_option("names-rnn")
+    page.wait_for_url("**/#session/names-rnn")
+    page.get_by_role("tab", name="Explore").click()
+    assert page.get_by_role("combobox", name="Model").input_value() == "names-rnn"
+    assert page.title() == "Explore · Elman"
+    # Only what a view can show is offered in it.
+    page.get_by_role("tab", name="Session").click()
+    offered = page.get_by_role("combobox", name="Model").locator("option").all_inner_texts()
+    assert "names-rnn" in offered and "vowels-lstm-bidirectional" not in offered
+
+
+def test_a_key_is_asked_for_where_the_server_wants_one(start_server: StartServer, open_screen: OpenScreen) -> None:
+    folder = STORE / "names-gru"
+    server = start_server(folder.parent, api_keys="s3cret-key-of-the-test", load_timeout=60)
+    screen = open_screen(server.url + "/")
+    page = screen.page
+    page.goto(screen.url)
+    page.get_by_role("alert").get_by_text("unauthorized").wait_for()
+    screen.rejected(401)
+    page.get_by_label("API key").fill("s3cret-key-of-the-test")
+    page.keyboard.press("Enter")
+    page.get_by_text("The held-out answer is").wait_for()
+    assert page.get_by_role("alert").inner_text() == ""
+    curl = page.locator("#explore pre[data-language=curl]").inner_text()
+    assert "$ELMAN_API_KEY" in curl and "s3cret" not in page.content()
+
+
+def test_the_policy_allows_this_origin_only(server: RunningServer) -> None:
+    page = server.client.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    policy = dict(one.strip().split(" ", 1) for one in page.headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'self'" and "script-src" not in policy
+    assert policy["object-src"] == policy["base-uri"] == "'none'"
+    assert all("http" not in sources and "*" not in sources for sources in policy.values())
+
+
+def test_files_are_compressed_and_kept_and_asked_for_again(server: RunningServer) -> None:
+    plotly = "/playground/vendor/plotly.min.js"
+    for path, caching in (("/", "no-cache"), ("/playground/main.js", "no-cache"), (plotly, "public, max-age=2592000")):
+        whole = server.client.get(path, headers={"accept-encoding": "identity"})
+        small = server.client.get(path, headers={"accept-encoding": "gzip"})
+        assert "content-encoding" not in whole.headers and small.headers["content-encoding"] == "gzip"
+        assert whole.content == small.content
+        assert int(small.headers["content-length"]) < len(whole.content) / 2
+        assert whole.headers["cache-control"] == caching and whole.headers["vary"] == "Accept-Encoding"
+        for answer in (whole, small):
+            tag, encoding = answer.headers["etag"], answer.headers.get("content-encoding", "identity")
+            again = server.client.get(path, headers={"if-none-match": tag, "accept-encoding": encoding})
+            assert again.status_code == 304 and again.content == b"" and again.headers["etag"] == tag
+        assert whole.headers["etag"] != small.headers["etag"]
+
+
+@pytest.mark.parametrize(
+    "path", ["nothing.js", "__init__.py", "../app.py", "%2e%2e/app.py", "vendor/../../../pyproject.toml", ""]
+)
+def test_only_the_pages_own_files_are_served(server: RunningServer, path: str) -> None:
+    answer = httpx.get(f"{server.url}/playground/{path}")
+    assert answer.status_code == 404
+    assert answer.json()["code"] == "unknown_route"

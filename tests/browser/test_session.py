@@ -1,0 +1,121 @@
+"""Session: stepped, forked, rewound and retried by hand, and the server agrees."""
+
+from typing import Any
+
+from tests.browser.screen import Screen, percent, rows, value
+from tests.running import RunningServer
+
+
+def held(server: RunningServer, id: str) -> dict[str, Any]:
+    session: dict[str, Any] = server.client.get(f"/v1/sessions/{id}").json()
+    return session
+
+
+def test_a_session_is_stepped_forked_rewound_retried_and_deleted(screen: Screen, server: RunningServer) -> None:
+    page = screen.open("session", "names-lstm")
+    page.get_by_role("button", name="New session").click()
+    live = page.get_by_role("region", name="Session", exact=True)
+    id_line, steps, send = (
+        live.locator(".id"),
+        live.locator(".figure-line strong"),
+        live.get_by_role("button", name="Send"),
+    )
+    id_line.wait_for()
+    first = id_line.inner_text()
+    assert held(server, first)["step"] == 0 and steps.inner_text() == "0"
+
+    # Piece by piece is the same as whole.
+    for piece, at in (("Mora", 4), ("vč", 6)):
+        live.get_by_role("textbox", name="Piece").fill(piece)
+        page.keyboard.press("Enter")
+        live.get_by_text(f"{at} steps").wait_for()
+    assert held(server, first)["step"] == 6
+    whole = server.predict("names-lstm", sequence="Moravč").json()["results"][0]["decoded"]
+    assert live.locator(".live-now .answer").inner_text() == f"{whole['label']}, {percent(whole['probability'])}"
+    sent = rows(live.get_by_role("region", name="What was sent").locator("tbody"))
+    assert [row[:2] for row in sent] == [["1–4", "Mora"], ["5–6", "vč"]]  # noqa: RUF001  (as the page writes a range)
+    assert sent[-1][2:] == [f"{whole['label']}, {percent(whole['probability'])}", "false"]
+    table = screen.numbers(screen.figure("Outputs over the session"))
+    assert len(table) == 6 and value(table[-1][1]) == float(f"{whole['probability']:.4g}")
+
+    # The same request again moves nothing.
+    live.get_by_role("button", name="Retry the last").click()
+    said = live.locator(".callout")
+    said.get_by_text('"replayed": true').wait_for()
+    assert "still at step 6, and the same answer to the bit" in said.inner_text()
+    assert held(server, first)["step"] == 6
+
+    # A state that is kept is gone back to, after a fork has gone on.
+    live.get_by_role("button", name="Keep state").click()
+    kept = page.get_by_role("list", name="Kept states").get_by_role("listitem")
+    kept.wait_for()
+    assert "step 6" in kept.inner_text()
+    live.get_by_role("button", name="Fork").click()
+    page.wait_for_function("(id) => document.querySelector('.id').textContent !== id", arg=first)
+    second = id_line.inner_text()
+    assert held(server, second)["step"] == 6
+    live.get_by_role("textbox", name="Piece").fill("ík")
+    send.click()
+    live.get_by_text("8 steps").wait_for()
+    assert (held(server, first)["step"], held(server, second)["step"]) == (6, 8)
+    screen.keep("session")
+    kept.get_by_role("button", name="Put back").click()
+    live.get_by_text("6 steps").wait_for()
+    assert held(server, second)["step"] == 6
+    live.get_by_role("textbox", name="Piece").fill("ík")
+    send.click()
+    live.get_by_text("8 steps").wait_for()
+    whole = server.predict("names-lstm", sequence="Moravčík").json()["results"][0]["decoded"]
+    assert live.locator(".live-now .answer").inner_text() == f"{whole['label']}, {percent(whole['probability'])}"
+
+    # A new session begins from the kept state too.
+    kept.get_by_role("button", name="New session from").click()
+    page.wait_for_function("(id) => document.querySelector('.id').textContent !== id", arg=second)
+    third = id_line.inner_text()
+    assert held(server, third)["step"] == 6
+
+    # The list is the server's own; each is deleted.
+    listed = server.client.get("/v1/sessions", params={"model": "names-lstm"}).json()["sessions"]
+    assert page.get_by_role("list", name="Sessions of this model").get_by_role("listitem").count() == len(listed)
+    for id in (third, second, first):
+        page.get_by_role("list", name="Sessions of this model").get_by_role("button", name=id[-10:]).click()
+        live.get_by_role("button", name="Delete").click()
+        page.locator(".live").wait_for(state="hidden")
+        assert server.client.get(f"/v1/sessions/{id}").status_code == 404
+
+
+def test_a_series_is_sent_in_pieces_of_an_example(screen: Screen, server: RunningServer) -> None:
+    page = screen.open("session", "vowels-gru")
+    page.get_by_role("button", name="New session").click()
+    live = page.get_by_role("region", name="Session", exact=True)
+    live.get_by_label("Steps a piece").fill("4")
+    live.get_by_role("button", name="Take").click()
+    live.get_by_role("button", name="Take").click()
+    example = server.client.get("/v1/models/vowels-gru/examples").json()["examples"][0]["sequence"]
+    assert live.get_by_role("textbox", name="Piece").input_value().count("\n") == 3
+    live.get_by_role("button", name="Send").click()
+    live.get_by_text("4 steps").first.wait_for()
+    id = live.locator(".id").inner_text()
+    assert held(server, id)["step"] == 4
+    # The view itself had taken the first five; the second press goes on from the first.
+    taken = server.predict("vowels-gru", sequence=example[9:13]).json()["results"][0]["decoded"]
+    sent = rows(live.get_by_role("region", name="What was sent").locator("tbody"))
+    assert sent == [["1–4", "4 steps", f"{taken['label']}, {percent(taken['probability'])}", "false"]]  # noqa: RUF001
+    server.client.delete(f"/v1/sessions/{id}")
+
+
+def test_what_the_api_refuses_is_said_with_its_code(screen: Screen, server: RunningServer) -> None:
+    page = screen.open("session", "names-gru")
+    page.get_by_role("button", name="New session").click()
+    live = page.get_by_role("region", name="Session", exact=True)
+    id = live.locator(".id").inner_text()
+    # Somebody else moves the session on: the page's own step is then out of date.
+    assert server.client.post(f"/v1/sessions/{id}/steps", json={"sequence": "Abc"}).status_code == 200
+    live.get_by_role("textbox", name="Piece").fill("xy")
+    live.get_by_role("button", name="Send").click()
+    alert = page.get_by_role("alert")
+    alert.locator("code").first.wait_for()
+    refused = server.client.post(f"/v1/sessions/{id}/steps", json={"sequence": "xy", "at": 0}).json()
+    assert refused["code"] in alert.inner_text() and refused["detail"] in alert.inner_text()
+    screen.rejected(refused["status"])
+    server.client.delete(f"/v1/sessions/{id}")
