@@ -25,7 +25,7 @@ from rich.table import Table
 from service.cli.exits import CANNOT_START, FAILED, refuse
 from service.cli.load import Load, closed_loop, whole_request
 from service.cli.starting import import_path
-from service.cli.targets import names_of
+from service.cli.targets import names_of, put_in_repository
 from service.engine.engine import Lane
 from service.engine.sequence import Sequence
 from service.errors import ModelRefused
@@ -72,7 +72,7 @@ def run_bench(file: Path, seconds: float, connections: list[int], mean_length: i
         lines = [kernel(model, seconds)]
         say("the engine")
         lines.append(engine(model, sequences, seconds, settings))
-        with serving(file, name, version) as port:
+        with serving(file) as port:
             for count in connections:
                 say(f"{count} connections")
                 lines.append(over_http(model, port, sequences, count, seconds))
@@ -172,11 +172,10 @@ def _as_sent(model: Model, sequence: Array) -> Array:
 
 
 @contextlib.contextmanager
-def serving(file: Path, name: str, version: str) -> Iterator[int]:
+def serving(file: Path) -> Iterator[int]:
     """The port of a server of its own for one model."""
     with tempfile.TemporaryDirectory(prefix="elman-") as folder:
-        (Path(folder) / "models" / name).mkdir(parents=True)
-        (Path(folder) / "models" / name / version).symlink_to(file.parent, target_is_directory=True)
+        put_in_repository(file, Path(folder) / "models")
         log = Path(folder) / "log"
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("ELMAN_")}
         with log.open("wb") as stream:

@@ -26,6 +26,7 @@ class Feed:
         self._most = most
         self._ready: deque[Record] = deque()
         self._bytes = 0
+        self.num_read = 0
         self._ended = False
         self._closed = False
         self._error: Exception | None = None
@@ -88,6 +89,7 @@ class Feed:
                     return False
             first = not self._ready
             self._ready.append(record)
+            self.num_read += 1
             self._bytes += len(record.content)
         if first:
             self._tell()

@@ -32,9 +32,13 @@ class Stopped(Exception):
 
 @dataclass
 class Counts:
-    """What was done: answers there before, answers written now, and how many of these say that there is none."""
+    """What was done: answers there before, answers written now, and how many of these say that there is none.
+
+    `read` counts the records that were read, which is ahead of what was written.
+    """
 
     before: int = 0
+    read: int = 0
     written: int = 0
     failed: int = 0
     started: float = 0.0
@@ -113,7 +117,9 @@ class Pump:
         tasks.append(asyncio.ensure_future(self._send(feed, start, asked, room, tasks)))
         try:
             while (task := await asked.get()) is not None:
-                self._write(await task)
+                answers = await task
+                self.counts.read = start + feed.num_read
+                self._write(answers)
                 room.release()
                 tasks.remove(task)
         finally:

@@ -43,10 +43,11 @@ class Watch:
         if now < self._next:
             return
         self._next = now + _EVERY
+        done = counts.before + counts.written
+        # The source is read ahead of what was written.
+        at = self._source.position * done / max(counts.read, 1)
         rate = counts.written / max(counts.seconds, 1e-9)
-        self._progress.update(
-            self._bar, completed=self._source.position, done=counts.before + counts.written, rate=rate
-        )
+        self._progress.update(self._bar, completed=at, done=done, rate=rate)
 
 
 def told(counts: Counts, where: str) -> str:

@@ -121,12 +121,8 @@ async def _served_here(file: Path) -> AsyncIterator[Target]:
 
     from service.cli.inprocess import InProcess, settings_for
 
-    name, version = names_of(file)
     with tempfile.TemporaryDirectory(prefix="elman-") as folder:
-        (Path(folder) / name).mkdir()
-        (Path(folder) / name / version).symlink_to(file.parent, target_is_directory=True)
-        if file.name != "model.onnx":
-            raise refuse(f"a model file is called model.onnx, and not {file.name!r}: put it in a folder of its own")
+        name, _ = put_in_repository(file, Path(folder))
         before = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH)
         try:
@@ -144,9 +140,24 @@ async def _served_here(file: Path) -> AsyncIterator[Target]:
             sys.setswitchinterval(before)
 
 
+def put_in_repository(file: Path, root: Path) -> tuple[str, str]:
+    """Link a model file into a repository of its own; its name and version there."""
+    name, version = names_of(file)
+    (root / name).mkdir(parents=True)
+    if file.name == "model.onnx":
+        # With its folder, where a model.json and the data beside it are found.
+        (root / name / version).symlink_to(file.parent, target_is_directory=True)
+    else:
+        (root / name / version).mkdir()
+        (root / name / version / "model.onnx").symlink_to(file)
+    return name, version
+
+
 def names_of(file: Path) -> tuple[str, str]:
-    """Name and version of a model file by the folders that it is in, as in a repository."""
+    """Name and version of a model file by the folders that it is in, as in a repository, or by its own name."""
     folder = file.parent
+    if file.name != "model.onnx":
+        return _model_name(file.stem), "1"
     if re.fullmatch(r"[1-9][0-9]{0,8}", folder.name):
         return _model_name(folder.parent.name), folder.name
     return _model_name(folder.name), "1"

@@ -168,7 +168,7 @@ def test_whoever_reads_no_more_is_no_failure_to_tell_of(tmp_path: Path, served: 
         (("nobody", "in.txt"), 1, "nobody"),
         (("names-gru@9", "in.txt"), 1, "version"),
         (("./nowhere", "in.txt"), 2, "there is no model.onnx"),
-        (("./in.txt", "in.txt"), 2, "model.onnx"),
+        (("./in.txt", "in.txt"), 1, "not an ONNX file"),
         (("vowels-gru", "in.txt"), 2, "reads no text"),
     ],
 )
@@ -195,6 +195,13 @@ def test_a_model_file_that_is_refused_says_why(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes((NAMES / "1" / "model.onnx").read_bytes()[:1000])
     done = elman("predict", "./model.onnx", cwd=tmp_path, given="x\n")
     assert done.returncode == 1 and "cut short" in done.stderr
+
+
+def test_a_model_file_may_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "best of all.onnx").write_bytes((NAMES / "1" / "model.onnx").read_bytes())
+    done = elman("predict", "best of all.onnx", cwd=tmp_path, given="Novak\n")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["length"] == 5
 
 
 class Flaky(http.server.BaseHTTPRequestHandler):
