@@ -41,9 +41,13 @@ def seeded(seed: int, faults: list[Fault], share: float) -> Plan:
 
 @dataclass
 class FaultProxy:
-    """A proxy that runs. `done` says what happened to each request, `requests` its first line."""
+    """A proxy that runs. `done` says what happened to each request, `requests` its first line.
+
+    `port` is the server's, and may be another's from one connection to the next.
+    """
 
     url: str
+    port: int
     plan: Plan
     done: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
@@ -69,14 +73,14 @@ def fault_proxy(port: int, plan: Plan, delay: float = 0.1, tls: ssl.SSLContext |
         assert task is not None
         tasks.add(task)
         try:
-            await _Connection(started[0], port, delay, reader, writer).serve()
+            await _Connection(started[0], delay, reader, writer).serve()
         finally:
             tasks.discard(task)
 
     async def main() -> None:
         listening = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
         number = listening.sockets[0].getsockname()[1]
-        started.append(FaultProxy(f"http{'s' if tls else ''}://127.0.0.1:{number}", plan))
+        started.append(FaultProxy(f"http{'s' if tls else ''}://127.0.0.1:{number}", port, plan))
         ready.set()
         await stop.wait()
         listening.close()
@@ -101,7 +105,6 @@ class _Connection:
     """One client, and its own connection to the server."""
 
     proxy: FaultProxy
-    port: int
     delay: float
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -109,7 +112,7 @@ class _Connection:
     async def serve(self) -> None:
         upstream: list[asyncio.StreamWriter] = []
         try:
-            back, out = await asyncio.open_connection("127.0.0.1", self.port)
+            back, out = await asyncio.open_connection("127.0.0.1", self.proxy.port)
             upstream.append(out)
             while await self._request(back, out):
                 pass

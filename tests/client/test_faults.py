@@ -1,6 +1,8 @@
 """Every step happens once, whatever the network does: the answers are those of a calm day, bit for bit."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.client import AsyncClient, Client, Retries, StepResult, Timeout
 from tests.client.proxy import Fault, fault_proxy, seeded
-from tests.running import RunningServer
+from tests.running import RunningServer, running_server
 
 Sequences = list[NDArray[np.float32]]
 
@@ -140,3 +142,33 @@ def test_a_caller_who_gave_up_goes_on_with_the_same_steps(server: RunningServer,
             assert session.step("Lindq").replayed
             assert session.step("vist").label == "Swedish"
         assert direct.refresh().step == 9
+
+
+def test_a_server_that_is_killed_costs_its_callers_time_only(
+    pieces: Sequences, calm: list[bytes], tmp_path: Path
+) -> None:
+    """Sessions lie in a file: the next server goes on with them, and the caller goes on asking until it does."""
+    retries = Retries(attempts=1000, first=0.05, longest=0.2)
+    with (
+        running_server(any_exit=True, store_dir=tmp_path) as first,
+        fault_proxy(first.port, lambda _: Fault.PASS) as proxy,
+        Client(proxy.url, timeout=60.0, retries=retries) as far,
+        far.model("vowels-gru").session(keep=True) as session,
+        far.model("vowels-gru").stream(session, returns="steps") as stream,
+    ):
+
+        def step(index: int) -> bytes:
+            piece = pieces[index]
+            return outputs_of(session.step(piece, returns="steps") if index % 2 else stream.send(piece))
+
+        found = [step(index) for index in range(7)]
+        with ThreadPoolExecutor() as pool:
+            first.process.kill()
+            rest = pool.submit(lambda: [step(index) for index in range(7, len(pieces))])
+            with running_server(store_dir=tmp_path) as second:
+                proxy.port = second.port
+                found += rest.result(60)
+                stream.close()
+                assert session.refresh().step == sum(SIZES)
+                session.delete()
+    assert found == calm
