@@ -83,6 +83,7 @@ def container(image: str) -> Iterator[Container]:
     (block,) = [one for one in read_blocks() if one.needs_docker]
     name, port = f"elman-{os.getpid()}", free_port()
     text = block.text.replace("--name elman", f"--name {name}").replace("127.0.0.1:8000:", f"127.0.0.1:{port}:")
+    text = text.replace("elman-state", f"{name}-state")
     assert name in text and re.search(rf":{port}:8000", text)
     with _removed(name), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         shell("bash", "-euo", "pipefail", "-c", text, timeout=BUILD_TIMEOUT)
@@ -109,7 +110,7 @@ def composed(image: str) -> Iterator[Container]:
             started.wait_until_healthy()
             yield started
     finally:
-        shell(*command, "down", timeout=120, variables=variables)
+        shell(*command, "down", "--volumes", timeout=120, variables=variables)
 
 
 @contextlib.contextmanager
@@ -118,3 +119,4 @@ def _removed(name: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)
+        subprocess.run(["docker", "volume", "rm", "--force", f"{name}-state"], capture_output=True, check=False)

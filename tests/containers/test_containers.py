@@ -1,10 +1,16 @@
 """The image and docker-compose.yml, built and run for real."""
 
+import contextlib
+import os
 import subprocess
+from collections.abc import Iterator
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.containers.conftest import Container, shell
+from tests.readme.test_readme import free_port
 from tests.running import RunningServer
 
 pytestmark = pytest.mark.docker
@@ -43,6 +49,47 @@ def test_the_server_is_the_first_process_and_not_root(container: Container) -> N
     assert container.inspect("{{.Config.User}}") == "10001:10001"
     assert container.run("id", "-u") == "10001"
     assert "elman" in container.run("cat", "/proc/1/cmdline")
+
+
+def test_the_page_is_served_with_its_charts(container: Container) -> None:
+    assert "<title>" in container.client.get("/").text
+    charts = container.client.get("/playground/vendor/plotly.min.js")
+    assert charts.status_code == 200 and len(charts.content) > 10**6
+
+
+def test_a_session_outlives_its_container(image: str, server: RunningServer) -> None:
+    """The first container is killed; the second one on its volume goes on."""
+    volume = f"elman-{os.getpid()}-kept"
+    whole = server.predict("names-gru", sequence="Lindqvist", decode=False).json()["results"][0]["output"]
+    try:
+        with on_volume(f"{volume}-first", volume) as first:
+            id = ask(first, "/v1/models/names-gru/sessions", {})["id"]
+            ask(first, f"/v1/sessions/{id}/steps", {"sequence": "Lind", "at": 0})
+            shell("docker", "kill", first.name)
+        with on_volume(f"{volume}-second", volume) as second:
+            rest = ask(second, f"/v1/sessions/{id}/steps", {"sequence": "qvist", "at": 4, "decode": False})
+    finally:
+        subprocess.run(["docker", "volume", "rm", "--force", volume], capture_output=True, check=False)
+    assert rest["output"] == whole
+
+
+@contextlib.contextmanager
+def on_volume(name: str, volume: str) -> Iterator[Container]:
+    """A container whose sessions are in a volume."""
+    port = free_port()
+    command = ["docker", "run", "--detach", "--name", name, "--read-only", "--volume", f"{volume}:/state"]
+    try:
+        shell(*command, "--publish", f"127.0.0.1:{port}:8000", "elman")
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            started = Container(name, client)
+            started.wait_until_healthy()
+            yield started
+    finally:
+        subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)
+
+
+def ask(container: Container, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    return dict(container.client.post(path, json=body).raise_for_status().json())
 
 
 def test_nothing_in_the_container_can_be_written(container: Container) -> None:

@@ -259,12 +259,6 @@ def test_a_folder_that_cannot_be_written_holds_no_store(folder: Path) -> None:
         refused(folder / "deeper", "cannot be written")
 
 
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root writes everywhere")
-def test_a_forbidden_folder_holds_no_store(folder: Path) -> None:
-    folder.mkdir(mode=0o500)
-    refused(folder, "cannot be written")
-
-
 def refused(folder: Path, reason: str) -> None:
     """There can be no store there, for this reason, which does not tell where."""
     with pytest.raises(StoreUnavailable, match=reason) as error:
