@@ -4,11 +4,11 @@ import asyncio
 import gzip
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from hashlib import sha256
 from importlib import resources
-from importlib.util import find_spec
 from importlib.resources.abc import Traversable
+from importlib.util import find_spec
+from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
