@@ -96,7 +96,7 @@ export function engine(page) {
 
   function draw(name, unit, least, format) {
     const y = readings.map((reading) => reading[name]);
-    const x = readings.map((_, i) => i - readings.length + 1);
+    const x = readings.map((reading) => (reading.clock - readings.at(-1).clock) / 1000);
     figures[name].draw(
       (c) => ({
         traces: [{ type: "scatter", mode: y.length > 1 ? "lines" : "markers", x, y, line: { color: c.accent, width: 2, shape: "hv" }, fill: "tozeroy", fillcolor: c.accentSoft, marker: { color: c.accent }, hovertemplate: `%{y:.4~g} ${unit}<extra></extra>` }],

@@ -106,8 +106,9 @@ export function forecast(page) {
     const before = shown.map((_, i) => i - shown.length + 1);
     const ahead = point.map((_, i) => i + 1);
     const now = shown.at(-1);
+    const pairs = pairsOf(bands);
+    const shares = pairs.map(([low, high]) => `${Math.round(100 * (high[0] - low[0]))} %`);
     const build = (c) => {
-      const pairs = Array.from({ length: Math.floor(bands.length / 2) }, (_, i) => [bands[i], bands.at(-1 - i)]);
       const fan = pairs.flatMap(([[, low], [, high]], i) => [
         { ...quiet, x: [0, ...ahead], y: [now, ...high], line: { width: 0 }, hoverinfo: "skip" },
         { ...quiet, x: [0, ...ahead], y: [now, ...low], line: { width: 0 }, fill: "tonexty", fillcolor: alpha(c.accent, 0.13 + 0.09 * i), hoverinfo: "skip" },
@@ -124,13 +125,13 @@ export function forecast(page) {
           xaxis: { title: { text: "steps from now" }, zeroline: true, zerolinecolor: c.muted, zerolinewidth: 1 },
           yaxis: { title: { text: name } },
           hovermode: "x",
-          annotations: key(c, truth, pairs),
+          annotations: key(c, truth),
         },
       };
     };
     const head = ["step", "forecast", ...(answer.mean ? ["mean"] : []), ...bands.map(([q]) => `quantile ${q}`), ...(truth ? ["truth"] : [])];
     const which = Number(outputs.value) || 0;
-    figure.note("");
+    figure.note(shares.length ? `The ${shares.length === 1 ? "band holds" : "bands hold"} ${shares.join(" and ")} of the sampled paths.` : "");
     figure.draw(build, {
       label: `Forecast of ${name}: ${plural(point.length, "step")} ahead, from ${short(point[0])} to ${short(point.at(-1))}${truth ? ", with what truly came" : ""}.`,
       head,
@@ -188,11 +189,14 @@ function quantile(text) {
 }
 
 /** The names of the lines, above the plot and each in its own colour. */
-function key(c, truth, pairs) {
-  const words = [[c.ink, "history"], ...(truth ? [[c.ink, "┄ truth"]] : []), [c.accent, "forecast"], ...(pairs.length ? [[c.muted, `bands ${pairs.map(([low, high]) => `${Math.round(100 * (high[0] - low[0]))} %`).join(", ")}`]] : [])];
+function key(c, truth) {
+  const words = [[c.ink, "history"], ...(truth ? [[c.ink, "┄ truth"]] : []), [c.accent, "forecast"]];
   const text = words.map(([color, word]) => `<span style="color:${color}">${word}</span>`).join("   ");
   return [{ xref: "paper", yref: "paper", x: 0, y: 1, xanchor: "left", yanchor: "bottom", yshift: 6, showarrow: false, text, font: { size: 12.5 } }];
 }
+
+/** The pairs of quantiles around the middle, the widest first. */
+const pairsOf = (bands) => Array.from({ length: Math.floor(bands.length / 2) }, (_, i) => [bands[i], bands.at(-1 - i)]);
 
 /** A colour of the style sheet, `#rrggbb`, let through by so much. */
 function alpha(colour, share) {

@@ -97,7 +97,8 @@ async function open(next, wanted) {
   document.querySelector('[aria-selected="true"]').scrollIntoView({ block: "nearest", inline: "nearest" });
   const { offers, model = true, element, empty_ } = views[view];
   const offered = models.filter(offers);
-  const card = wanted ?? used.get(view) ?? (offered.includes(last) ? last : null) ?? akin(last, offered) ?? FIRST.map((one) => offered.find((other) => other.name === one)).find(Boolean) ?? offered[0];
+  const first = FIRST.map((one) => offered.find((other) => other.name === one)).find(Boolean);
+  const card = wanted ?? used.get(view) ?? (offered.includes(last) ? last : null) ?? akin(last, offered) ?? first ?? offered[0];
   element.hidden = !card;
   empty_.hidden = Boolean(card);
   modelBox.hidden = !card || !model;
@@ -117,8 +118,11 @@ async function open(next, wanted) {
   }
 }
 
-/** A model of the same family: names-lstm-generator for names-lstm. */
-const akin = (card, offered) => card && offered.find((one) => one.name.startsWith(card.name) || one.name.startsWith(card.name.split("-")[0] + "-"));
+/** A model of the same family, of the same cell where there is one: names-lstm-generator for names-lstm. */
+function akin(card, offered) {
+  const family = offered.filter((one) => card && one.name.split("-")[0] === card.name.split("-")[0]);
+  return family.find((one) => one.cell === card.cell) ?? family[0];
+}
 
 function showModel(card, offered) {
   const groups = Map.groupBy ? Map.groupBy(offered, (one) => one.task) : grouping(offered);
