@@ -71,6 +71,10 @@ class _WithFuture:
     def position(self) -> int:
         return self._source.position
 
+    def close(self) -> None:
+        self._source.close()
+        self._future.close()
+
     def __iter__(self) -> Iterator[Record]:
         ahead = iter(self._future)
         for record in self._source:

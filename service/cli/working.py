@@ -143,8 +143,12 @@ class Work:
         async with connect(job.model, job.url, job.api_key, job.timeout) as target:
             shape = shape_of(target.card, decode=job.options.get("decode", True))
             source = open_source(job.file, shape, job.input_format, job.id_column, job.column)
-            source = self._widen(target, source)
-            self._sink = sink = self._opener(target, shape)
+            try:
+                source = self._widen(target, source)
+                self._sink = sink = self._opener(target, shape)
+            except BaseException:
+                source.close()
+                raise
             if job.file == STDIN and sys.stdin.isatty() and not job.quiet:
                 typer.secho("elman: reading from the terminal; Ctrl-D ends it", err=True)
             with Watch(source, job.quiet) as watch:

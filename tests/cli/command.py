@@ -1,9 +1,13 @@
 """The command `elman`, run as a user runs it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from service.cli import app
 from tests.running import environment
 
 COMMAND = [sys.executable, "-m", "service"]
@@ -27,3 +31,15 @@ def elman(
         timeout=timeout,
     )
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def elman_here(*arguments: object, cwd: Path, given: str = "") -> "subprocess.CompletedProcess[str]":
+    """As `elman`, in this process: for what is refused, where a process each would cost more than it shows."""
+    before = os.getcwd()
+    os.chdir(cwd)
+    try:
+        done = CliRunner().invoke(app, list(map(str, arguments)), input=given)
+    finally:
+        os.chdir(before)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return subprocess.CompletedProcess(["elman"], done.exit_code, done.stdout, done.stderr)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.cli.command import elman
+from tests.cli.command import elman, elman_here
 from tests.running import RunningServer
 
 HISTORY = (10 + 2 * np.sin(np.arange(30) / 3)).tolist()
@@ -72,16 +72,17 @@ def test_what_is_known_ahead_comes_from_a_file_of_its_own(tmp_path: Path, served
 
 def test_what_cannot_forecast_says_why(tmp_path: Path, served: RunningServer) -> None:
     for arguments, code, words in (
-        (("vowels-gru", "-"), 1, "cannot forecast"),
-        (("seer", "-", "--quantiles", "2"), 2, "between 0 and 1"),
-        (("seer", "-", "-o", "out.parquet"), 2, ".jsonl or .csv"),
-        (("seer", "-", "--future", "x.csv"), 2, "leave out --future"),
+        (("vowels-gru", "in.jsonl"), 1, "cannot forecast"),
+        (("seer", "in.jsonl", "--quantiles", "2"), 2, "between 0 and 1"),
+        (("seer", "in.jsonl", "-o", "out.parquet"), 2, ".jsonl or .csv"),
+        (("seer", "in.jsonl", "--future", "x.csv"), 2, "leave out --future"),
     ):
         row = [[0.0] * 12] if arguments[0] == "vowels-gru" else [0.0, 1.0]
-        done = elman("forecast", *arguments, "--url", served.url, cwd=tmp_path, given=json.dumps(row) + "\n")
+        (tmp_path / "in.jsonl").write_text(json.dumps(row))
+        done = elman_here("forecast", *arguments, "--url", served.url, cwd=tmp_path)
         assert done.returncode == code and words in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
-        assert list(tmp_path.iterdir()) == []
+        assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
 def test_a_text_is_written_on(tmp_path: Path, served: RunningServer, root: Path) -> None:
@@ -114,6 +115,6 @@ def test_what_cannot_generate_says_why(tmp_path: Path, served: RunningServer) ->
         (("writer", "--stream", "--samples", "2"), 2, "--stream"),
         (("writer", "--temperature", "hot"), 2, "temperature"),
     ):
-        done = elman("generate", *arguments, "--url", served.url, cwd=tmp_path)
+        done = elman_here("generate", *arguments, "--url", served.url, cwd=tmp_path)
         assert done.returncode == code and words in done.stderr, done.stderr
         assert "Traceback" not in done.stderr

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.tasks import names, vowels
-from tests.cli.command import COMMAND, elman, elman_environment
+from tests.cli.command import COMMAND, elman, elman_environment, elman_here
 from tests.running import STORE, RunningServer
 
 NAMES = STORE / "names-gru"
@@ -179,7 +179,7 @@ def test_what_cannot_be_is_told_in_a_line(
     (tmp_path / "in.xyz").write_text("Smith\n")
     (tmp_path / "there.jsonl").write_text("precious\n")
     before = sorted(tmp_path.rglob("*"))
-    done = elman("predict", *arguments, "--url", served.url, cwd=tmp_path)
+    done = elman_here("predict", *arguments, "--url", served.url, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert words in done.stderr and len(done.stderr.splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before

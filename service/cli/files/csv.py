@@ -99,6 +99,9 @@ class CSVSource:
             return others
         raise Unusable(f"which column holds the sequences? Name it with --column; there are {', '.join(header)}")
 
+    def close(self) -> None:
+        self.stream.close()
+
     def __iter__(self) -> Iterator[Record]:
         with self.stream:
             yield from self._texts() if self._whole else self._steps()

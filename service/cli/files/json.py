@@ -34,6 +34,9 @@ class JSONSource:
     def position(self) -> int:
         return self._position
 
+    def close(self) -> None:
+        self.stream.close()
+
     def __iter__(self) -> Iterator[Record]:
         with self.stream:
             for number, line in enumerate(self.stream, 1):
@@ -80,6 +83,9 @@ class TextSource:
     @property
     def position(self) -> int:
         return self._position
+
+    def close(self) -> None:
+        self.stream.close()
 
     def __iter__(self) -> Iterator[Record]:
         with self.stream:

@@ -65,6 +65,9 @@ class NPYSource:
     def position(self) -> int:
         return self._position
 
+    def close(self) -> None:
+        pass
+
     def __iter__(self) -> Iterator[Record]:
         for index, item in enumerate(self._data):
             self._position = index + 1
@@ -103,6 +106,9 @@ class NPZSource:
                 return npy.read_array(stream, allow_pickle=False)
         except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
             raise Unusable(_PICKLED if "allow_pickle" in str(error) else f"{name} cannot be read: {error}") from None
+
+    def close(self) -> None:
+        self._archive.close()
 
     def __iter__(self) -> Iterator[Record]:
         records = self._members() if self._lengths is None else self._cut(self._lengths)

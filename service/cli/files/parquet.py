@@ -72,6 +72,9 @@ class ParquetSource:
             raise Unusable(wrong_columns(self.shape, names))
         return names
 
+    def close(self) -> None:
+        self._file.close()
+
     def __iter__(self) -> Iterator[Record]:
         columns = [*filter(None, [self._id, self._column]), *self._features]
         metadata = self._file.metadata

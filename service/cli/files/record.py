@@ -76,7 +76,13 @@ class Source(Protocol):
     @property
     def position(self) -> int: ...
 
-    def __iter__(self) -> Iterator[Record]: ...
+    def __iter__(self) -> Iterator[Record]:
+        """Once; what is open is closed at the end."""
+        ...
+
+    def close(self) -> None:
+        """Let go of a source that was not begun with."""
+        ...
 
 
 class Sink(Protocol):
