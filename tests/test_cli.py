@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from service.cli import app
 from tests.cli.command import elman
-from tests.running import STORE
+from tests.running import ROOT, STORE
 
 COMMANDS = ("serve", "check", "models", "predict", "forecast", "generate", "bench", "train", "export")
 
@@ -42,9 +42,10 @@ def test_every_command_has_help(tmp_path: Path, command: str) -> None:
 
 
 def examples() -> list[str]:
-    """The lines of every command's help that are commands."""
+    """The lines of every command's help, and of its page, that are commands."""
     runner = CliRunner()
     texts = [runner.invoke(app, [*command, "--help"]).stdout for command in ([], *([one] for one in COMMANDS))]
+    texts.append((ROOT / "service" / "cli" / "README.md").read_text())
     return [line.strip() for text in texts for line in text.splitlines() if re.match(r" +(echo .* )?elman ", line)]
 
 

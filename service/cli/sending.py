@@ -18,10 +18,12 @@ _FIRST_WAIT = 0.2
 _MOST_TRIES = 8
 _LONGEST_WAIT = 30.0
 _AGAIN = frozenset({429, 502, 503})
+# No fault of what was sent: the key is no more, or the model.
+_LOST = frozenset({401, 403, 404, 405})
 
 
 class Unreachable(Exception):
-    """The server went away, or stays too busy: nothing is wrong with what was sent."""
+    """The server or the model went away, or stays too busy: nothing is wrong with what was sent."""
 
 
 class _Results(msgspec.Struct):
@@ -92,6 +94,8 @@ async def post(target: Target, path: str, body: bytes) -> httpx.Response:
             if target.local:
                 raise
             why, response = str(error) or type(error).__name__, None
+        if response is not None and response.status_code in _LOST:
+            raise Unreachable(problem_of(response))
         if response is not None and response.status_code not in _AGAIN:
             return response
         if response is not None:

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -154,6 +155,21 @@ def test_whoever_reads_no_more_is_no_failure_to_tell_of(tmp_path: Path, served: 
     command = " ".join([*COMMAND, "predict", "names-gru", "in.txt", "--url", served.url, "| head -n 2"])
     done = subprocess.run(command, shell=True, cwd=tmp_path, env=elman_environment(), capture_output=True, timeout=60)
     assert len(done.stdout.splitlines()) == 2 and done.stderr == b""
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, served: RunningServer) -> None:
+    peaks = []
+    for count in (4_000, 16_000):
+        (tmp_path / "in.txt").write_text("Smith\n" * count)
+        asked = ["predict", "names-gru", "in.txt", "--no-decode", "-o", f"{count}.jsonl", "--url", served.url]
+        process = subprocess.Popen([*COMMAND, *asked], cwd=tmp_path, env=elman_environment(), stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        assert (tmp_path / f"{count}.jsonl").read_bytes().count(b"\n") == count
+        peaks.append(usage.ru_maxrss / 1024)
+    # Their answers are 3 MB more.
+    assert peaks[1] - peaks[0] < 2.0, peaks
 
 
 @pytest.mark.parametrize(
