@@ -445,10 +445,10 @@ class AsyncStream:
             await opened.close()
 
     async def _exchange(self, x: One, call: Call[None], deadline: Deadline) -> StepResult:
+        opened, frame = await self._connected(deadline), self._frames.text(x)
         async with self._cutting(deadline):
-            opened = await self._connected(deadline)
             async with asyncio.timeout(self._client.timeout.within(call.timeout).silence(deadline.remaining)):
-                await opened.send(self._frames.text(x))
+                await opened.send(frame)
                 message = await opened.recv()
         return self._frames.answered(message)
 

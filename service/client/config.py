@@ -68,7 +68,7 @@ class Batching:
     """
 
     sequences: int = 512
-    numbers: int = 100_000
+    numbers: int = 32_768
     concurrency: int = 4
 
     def __post_init__(self) -> None:

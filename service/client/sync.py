@@ -450,9 +450,9 @@ class Stream:
         self._open.close()
 
     def _exchange(self, x: One, call: Call[None], deadline: Deadline) -> StepResult:
+        opened, frame = self._connected(deadline), self._frames.text(x)
         with self._cutting(deadline):
-            opened = self._connected(deadline)
-            opened.send(self._frames.text(x))
+            opened.send(frame)
             silence = self._client.timeout.within(call.timeout).silence(deadline.remaining)
             message = opened.recv(timeout=silence)
         return self._frames.answered(message)

@@ -56,6 +56,9 @@ def test_a_refused_frame_moves_nothing_and_the_stream_goes_on(elman: Client, vow
         with pytest.raises(RequestError) as raised:
             stream.send(np.zeros((4, 3), np.float32))
         assert raised.value.code == "wrong_features"
+        with pytest.raises(RequestError) as raised:
+            stream.send(np.full((1, 12), np.nan, np.float32))
+        assert (raised.value.code, raised.value.where) == ("not_finite", "sequence[0][0]")
         assert stream.send(vowels[1]).step == len(vowels[0]) + len(vowels[1])
 
 
