@@ -182,7 +182,7 @@ export const MOST_NAMED = 40;
 /** The x axis of steps: the characters of a text under their steps, or numbers. */
 export function stepAxis(labels, length, title = "step") {
   const common = { title: { text: title }, range: [0.5, length + 0.5] };
-  if (!labels || length > MOST_NAMED) return { ...common, tickformat: "d", nticks: 10 };
+  if (!labels || length > MOST_NAMED) return { ...common, tickformat: "d", ...(length > 12 ? { nticks: 10 } : { tick0: 1, dtick: 1 }) };
   return { ...common, title: { text: "" }, tickmode: "array", tickvals: labels.map((_, i) => i + 1), ticktext: labels, tickangle: 0 };
 }
 

@@ -2,6 +2,7 @@
 
 import { key, root } from "./api.js";
 import { el, newId, say } from "./dom.js";
+import { ranked } from "./reading.js";
 
 /** Two blocks of code with a copy button each. `show({curl, python})` fills them. */
 export function snippets() {
@@ -88,6 +89,12 @@ export function sequenceCode(card, sequence) {
   if (typeof sequence === "string") return { imports: [], value: literal(sequence) };
   const type = card.input.kind === "tokens" ? "np.int32" : "np.float32";
   return { imports: ["import numpy as np"], value: `np.array(${literal(sequence)}, ${type})` };
+}
+
+/** The line that prints what an answer of steps says last: a label, values in the data's units, or the bare outputs. */
+export function printed(card, name, answer, before = "") {
+  if (answer ? answer.decoded?.at(-1)?.top : ranked(card)) return `print(${before}${name}.label, ${name}.probability)`;
+  return `print(${before}${name}.${answer?.decoded?.length ? "values" : "outputs"}[-1:])`;
 }
 
 /** Keyword arguments, those that are undefined left out, with a comma before each. */

@@ -2,7 +2,7 @@
 
 import { modelPath, post } from "./api.js";
 import { chart } from "./charts.js";
-import { curl, keywords, literal, python, sequenceCode, snippets } from "./code.js";
+import { curl, keywords, literal, printed, python, sequenceCode, snippets } from "./code.js";
 import { debounced, el, newId, percent, plural, select, say, short } from "./dom.js";
 import { lengthWords, sequenceInput } from "./input.js";
 import { drawHidden, drawInfluence, drawInput, drawOutputs, shares } from "./pictures.js";
@@ -71,7 +71,7 @@ export function explore(page) {
   play.addEventListener("click", () => (timer ? stop() : begin()));
   target.addEventListener("change", () => {
     influence(shown);
-    if (shown) showCode(shown.card, shown.sequence, bodyFor(shown.card, shown.sequence));
+    if (shown) showCode(shown.card, shown.sequence, bodyFor(shown.card, shown.sequence), shown.result);
   });
   tensor.addEventListener("change", () => hidden(shown));
 
@@ -133,6 +133,7 @@ export function explore(page) {
       showCode(mine, sequence, body);
       const answer = await post(modelPath(mine, "predict"), body, signal);
       page.clear();
+      showCode(mine, sequence, body, answer.results[0]);
       present(mine, sequence, answer.results[0]);
       await Promise.all([influence(shown, signal), compare(mine, sequence, signal)]);
     } catch (error) {
@@ -223,7 +224,7 @@ export function explore(page) {
     );
   }
 
-  function showCode(mine, sequence, body) {
+  function showCode(mine, sequence, body, result = null) {
     const { imports, value } = sequenceCode(mine, sequence);
     const of = target.value || undefined;
     code.show({
@@ -232,7 +233,7 @@ export function explore(page) {
         `model = elman.model(${literal(mine.name)}${keywords({ version: versionOf(mine) })})`,
         `sequence = ${value}`,
         `result = model.predict(sequence, returns="steps"${keywords({ top: body.top, hidden: body.hidden })})`,
-        "print(result.decoded[-1])",
+        printed(mine, "result", result),
         ...(mine.streaming ? [`influence = model.influence(sequence${keywords({ target: of })})`, "print(influence.span, influence.influence)"] : []),
       ], imports),
     });
@@ -272,7 +273,7 @@ const spanWords = ({ span, length }, target) =>
 function bar(name, p, first) {
   const fill = el("span", { class: "fill" });
   fill.style.width = `${(100 * p).toFixed(2)}%`;
-  return el("div", { class: first ? "bar first" : "bar" }, el("span", { class: "name" }, name), el("span", { class: "track" }, fill), el("span", { class: "number" }, percent(p)));
+  return el("div", { class: first ? "bar first" : "bar" }, el("span", { class: "name", title: name }, name), el("span", { class: "track" }, fill), el("span", { class: "number" }, percent(p)));
 }
 
 /** The models whose name is this one's with the cell replaced, RNN first; this one is among them. */

@@ -158,7 +158,10 @@ function drawingPad(card, examples, changed) {
     draw.strokeStyle = read("--line");
     draw.lineWidth = 1;
     for (const y of [0.25, 0.5, 0.75]) line(draw, [[0, y * height], [width, y * height]]);
-    series.forEach((values, i) => {
+    // The one that is drawn comes last, and so over the others.
+    const order = series.map((_, i) => i).sort((a, b) => (a === chosen()) - (b === chosen()));
+    order.forEach((i) => {
+      const values = series[i];
       draw.strokeStyle = i === chosen() ? read("--accent") : read("--rest-3");
       draw.lineWidth = i === chosen() ? 2.5 : 1.5;
       line(draw, values.map((value, t) => [((t + 0.5) / values.length) * width, (1 - value) * height]));

@@ -10,6 +10,12 @@ const BESIDE = 104;
 const NAMED_FROM = 0.15;
 const margins = (small, width, named) => ({ l: small ? 40 : 48, r: small ? 12 : width < 480 ? 84 : BESIDE, t: 8, b: named ? 24 : 38 });
 
+/** A name in as many characters as there is room for beside a chart. */
+function beside(name, plot) {
+  const most = plot.clientWidth < 480 ? 10 : 14;
+  return name.length > most ? `${name.slice(0, most - 1).trimEnd()}…` : name;
+}
+
 /** Whether an axis has the steps' own names under it, and so no title. */
 const isNamed = (names) => Boolean(names) && names.length <= MOST_NAMED;
 
@@ -40,7 +46,7 @@ function drawRanking(figure, sequence, labels, small) {
     })).reverse();
     // Named are the leader and those of the next four that mattered at any step.
     const ends = order.slice(0, small ? 0 : 5).filter((name, i) => i === 0 || height(name) >= NAMED_FROM).map((name, i) => ({
-      y: labels.at(labels.length).find((one) => one.name === name)?.p ?? 0, text: show(name), color: i === 0 ? c.accent : c.muted,
+      y: labels.at(labels.length).find((one) => one.name === name)?.p ?? 0, text: beside(show(name), figure.plot), color: i === 0 ? c.accent : c.muted,
     }));
     return {
       traces,
@@ -82,7 +88,7 @@ function drawValues(figure, card, sequence, result, small) {
     const all = [...rows.flatMap((row) => row.slice(0, width)), ...came.flat()];
     const [low, high] = extent(all);
     const ends = [
-      ...names.map((text, i) => ({ y: rows.at(-1)[i], text, color: i === 0 ? c.accent : c.muted })),
+      ...names.map((text, i) => ({ y: rows.at(-1)[i], text: beside(text, figure.plot), color: i === 0 ? c.accent : c.muted })),
       ...(came.length ? [{ y: came[0].at(-1), text: "what came", color: c.muted }] : []),
     ];
     return {
@@ -127,7 +133,7 @@ export function drawInput(figure, card, sequence) {
       layout: {
         margin: margins(false, figure.plot.clientWidth),
         xaxis: stepAxis(null, rows.length, card.input.kind === "frames" ? "sample" : "step"),
-        annotations: width <= 6 ? sideNames(names.slice(0, width), shown.at(-1), x.at(-1), rows, c) : [],
+        annotations: width <= 6 ? sideNames(names.slice(0, width).map((name) => beside(name, figure.plot)), shown.at(-1), x.at(-1), rows, c) : [],
       },
     }),
     {

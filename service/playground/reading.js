@@ -5,7 +5,8 @@ import { percent, short } from "./dom.js";
 /** Labels to ask for: all of them where that is few. */
 const MOST = 40;
 
-export const ranked = (card) => Boolean(card.output.labels) || card.task === "classification" || card.task === "tagging" || card.task === "generation";
+/** Whether a model's outputs are decoded into labels or tokens with probabilities. */
+export const ranked = (card) => Boolean(card.output.labels) || card.task === "generation";
 
 export const topOf = (card) => Math.min(card.output.size, MOST);
 

@@ -2,7 +2,7 @@
 
 import { call, get, modelPath, post } from "./api.js";
 import { chart } from "./charts.js";
-import { curl, literal, python, sequenceCode, snippets } from "./code.js";
+import { curl, literal, printed, python, sequenceCode, snippets } from "./code.js";
 import { el, field, number, plural, say, select, table } from "./dom.js";
 import { asText, parseNumbers, stepWords } from "./input.js";
 import { drawOutputs } from "./pictures.js";
@@ -216,7 +216,7 @@ export function session(page) {
     retry.disabled = !last;
     log.replaceChildren(entries.length
       ? table(["steps", "piece", "answer", "replayed"], entries.map((entry) => [
-          `${entry.from + 1}–${entry.to}`, pieceWords(entry.body.sequence), inWords(entry.answer.decoded?.at(-1), entry.answer.outputs?.at(-1)), String(entry.answer.replayed)]), "What was sent, and the answers")
+          `${entry.from + 1}–${entry.to}`, pieceWords(card, entry.body.sequence), inWords(entry.answer.decoded?.at(-1), entry.answer.outputs?.at(-1)), String(entry.answer.replayed)]), "What was sent, and the answers")
       : el("p", { class: "empty" }, "Nothing yet."));
     const outputs = entries.flatMap((entry) => entry.answer.outputs ?? []);
     figure.element.hidden = !outputs.length;
@@ -239,7 +239,7 @@ export function session(page) {
     const { imports, value } = sequenceCode(card, body.sequence);
     code.show({
       curl: curl("POST", `v1/sessions/${current.id}/steps`, body),
-      python: ofSession([`answer = session.step(${value}, returns="steps", top=${body.top})`, "print(answer.step, answer.decoded[-1])"], imports),
+      python: ofSession([`answer = session.step(${value}, returns="steps", top=${body.top})`, printed(card, "answer", null, "answer.step, ")], imports),
     });
   }
 
@@ -279,4 +279,5 @@ const same = (a, b) => JSON.stringify([a.outputs, a.decoded]) === JSON.stringify
 /** The end of an id: its beginning is the time, which neighbours share. */
 const shortId = (id) => (id.length > 12 ? `…${id.slice(-10)}` : id);
 
-const pieceWords = (sequence) => (typeof sequence === "string" ? sequence : plural(sequence.length, "step"));
+const pieceWords = (card, sequence) =>
+  typeof sequence === "string" ? sequence : plural(sequence.length, card.input.kind === "frames" ? "sample" : "step");

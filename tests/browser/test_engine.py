@@ -41,12 +41,12 @@ def test_it_asks_once_a_second_and_not_while_paused_or_out_of_sight(screen: Scre
         page.wait_for_timeout(milliseconds)
         return sum(url.endswith("/v1/engine") for url in screen.requests[before:])
 
-    assert 1 <= asked(2200) <= 3
+    assert 1 <= asked(1700) <= 3
     page.get_by_role("button", name="Pause").click()
     page.wait_for_timeout(150)
-    assert asked(1300) == 0
+    assert asked(1100) == 0
     page.get_by_role("button", name="Go on").click()
-    assert asked(1300) >= 1
+    assert asked(1100) >= 1
     page.evaluate(
         """() => {
         Object.defineProperty(document, "hidden", {configurable: true, get: () => true});
@@ -54,9 +54,9 @@ def test_it_asks_once_a_second_and_not_while_paused_or_out_of_sight(screen: Scre
     }"""
     )
     page.wait_for_timeout(150)
-    assert asked(1300) == 0
+    assert asked(1100) == 0
     page.evaluate("() => { delete document.hidden; document.dispatchEvent(new Event('visibilitychange')); }")
-    assert asked(1300) >= 1
+    assert asked(1100) >= 1
     page.get_by_role("tab", name="Explore").click()
     page.wait_for_timeout(150)
-    assert asked(1300) == 0
+    assert asked(1100) == 0

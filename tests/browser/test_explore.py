@@ -84,7 +84,7 @@ def test_the_tables_hold_the_numbers_of_the_api(screen: Screen, server: RunningS
 def test_three_cells_stand_side_by_side_on_the_same_sequence(screen: Screen, server: RunningServer) -> None:
     page = typed(screen).page
     compared = page.get_by_role("region", name="RNN, LSTM and GRU side by side")
-    compared.locator(".column").nth(2).wait_for()
+    compared.get_by_text(f"of {len(NAME)} steps hold 90 %").nth(2).wait_for()
     assert compared.locator(".column h3").all_inner_texts() == ["RNN", "LSTM", "GRU"]
     spans = []
     for cell in ("rnn", "lstm", "gru"):
@@ -244,7 +244,7 @@ def test_a_series_is_drawn_by_pointer(open_screen: OpenScreen, server: RunningSe
     # What was drawn is what is shown to have gone in, and without a pointer a shape does the same.
     table = screen.numbers(screen.figure("Input", page.locator(".score")))
     assert [value(row[1]) for row in table] == pytest.approx(drawn, **ROUNDED)
-    page.get_by_label("Shape").select_option("step")
+    page.get_by_label("Shape", exact=True).select_option("step")
     page.wait_for_function("""() => {
         const [first, ...rest] = document.querySelector(".score tbody").rows;
         return first.cells[1].textContent === rest[18].cells[1].textContent;

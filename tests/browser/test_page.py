@@ -203,6 +203,15 @@ def test_a_key_is_asked_for_where_the_server_wants_one(start_server: StartServer
     assert "$ELMAN_API_KEY" in curl and "s3cret" not in page.content()
 
 
+def test_the_numbers_are_there_without_the_charting_library(screen: Screen) -> None:
+    screen.page.route("**/plotly.min.js", lambda route: route.fulfill(status=404))
+    page = screen.open("explore", "names-gru")
+    page.get_by_text("The charting library is not installed").first.wait_for()
+    page.locator(".score summary:visible").first.click()
+    assert page.locator(".score .numbers tbody").first.locator("tr").count() == 8
+    screen.rejected(404)
+
+
 def test_the_policy_allows_this_origin_only(server: RunningServer) -> None:
     page = server.client.get("/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"

@@ -1,9 +1,11 @@
 """Session: stepped, forked, rewound and retried by hand, and the server agrees."""
 
+import subprocess
+import sys
 from typing import Any
 
 from tests.browser.screen import Screen, percent, rows, value
-from tests.running import RunningServer
+from tests.running import RunningServer, environment
 
 
 def held(server: RunningServer, id: str) -> dict[str, Any]:
@@ -101,6 +103,11 @@ def test_a_series_is_sent_in_pieces_of_an_example(screen: Screen, server: Runnin
     taken = server.predict("vowels-gru", sequence=example[9:13]).json()["results"][0]["decoded"]
     sent = rows(live.get_by_role("region", name="What was sent").locator("tbody"))
     assert sent == [["1–4", "4 steps", f"{taken['label']}, {percent(taken['probability'])}", "false"]]  # noqa: RUF001
+    # The program that is shown goes on with this very session.
+    python = page.locator("#session pre[data-language=python]").inner_text()
+    ran = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, env=environment(), timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("8 speaker ") and held(server, id)["step"] == 8
     server.client.delete(f"/v1/sessions/{id}")
 
 
