@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from service.errors import ModelRefused
+from service.repository.feeding import axes_of, why_no_forecast, why_no_generation
 from service.repository.model import Model
 from service.repository.repository import Refusal
 
@@ -39,6 +40,8 @@ def describe(model: Model) -> dict[str, Any]:
         "state": [{"name": s.name, "shape": list(s.row_shape), "dtype": s.dtype.name} for s in network.states],
         "state_bytes": network.state_nbytes,
         "streaming": proof.streaming,
+        "generates": why_no_generation(model) is None,
+        "forecasts": why_no_forecast(model) is None,
         "proof": {
             "exact": proof.exact,
             "tolerance": proof.tolerance,
@@ -102,7 +105,7 @@ def print_models(models: Iterable[Model], refusals: Iterable[Refusal]) -> None:
 
 def _facts(model: Model) -> list[tuple[str, str]]:
     network, proof = model.network, model.proof
-    facts = [
+    facts: list[tuple[str, str]] = [
         ("network", _network(model)),
         ("input", f"{network.input!r}: {_input(model)}"),
         ("output", f"{network.output_names[0]!r}: {network.output_size} numbers a step"),
@@ -111,7 +114,29 @@ def _facts(model: Model) -> list[tuple[str, str]]:
         ("batching", _BATCHING[proof.batched] + ("" if proof.chunked else "; never cut in chunks")),
         ("exact", "the same bits every way it is served" if proof.exact else f"within {proof.tolerance:.2g}"),
     ]
-    return facts if proof.reason is None else [*facts, ("because", proof.reason)]
+    if proof.reason is not None:
+        facts.append(("because", proof.reason))
+    if model.spec.task == "generation" or model.spec.generation is not None:
+        facts.append(("generates", why_no_generation(model) or _generation(model)))
+    if model.spec.task == "forecasting":
+        facts.append(("forecasts", why_no_forecast(model) or _forecast(model)))
+    return facts
+
+
+def _generation(model: Model) -> str:
+    spec = model.spec.generation
+    conditions = ", ".join(spec.conditions) if spec is not None else ""
+    return f"yes, on condition of {conditions}" if conditions else "yes"
+
+
+def _forecast(model: Model) -> str:
+    axes, names = axes_of(model), model.spec.input.names
+    target, known = (
+        ", ".join(names[i] if names else str(i) for i in features) for features in (axes.target, axes.known)
+    )
+    sampled = model.spec.forecast is not None and bool(model.spec.forecast.residuals)
+    parts = [f"feature {target}", f"given {known} ahead" if known else "", "with quantiles" if sampled else ""]
+    return f"yes, {', '.join(filter(None, parts))}"
 
 
 def _network(model: Model) -> str:

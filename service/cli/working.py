@@ -113,6 +113,9 @@ class Work:
             raise refuse("--resume goes on with a file: name it with --output")
         if job.resume and job.overwrite:
             raise refuse("--resume and --overwrite exclude each other")
+        if self._is_whole():
+            typer.echo(f"elman: {job.output} is whole: there is nothing to go on with", err=True)
+            return
         try:
             run(self._work())
             if job.output is not None:
@@ -137,6 +140,13 @@ class Work:
             self._clear()
         if self._counts.written and self._counts.failed == self._counts.written:
             raise typer.Exit(FAILED)
+
+    def _is_whole(self) -> bool:
+        """Whether what is to be gone on with is of a kind that is only there once it is whole."""
+        output = self.job.output
+        if output is None or not self.job.resume or output.suffix not in (".parquet", ".npz"):
+            return False
+        return output.exists() and not note_of(output).exists()
 
     async def _work(self) -> None:
         job = self.job

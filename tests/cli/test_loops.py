@@ -118,3 +118,13 @@ def test_what_cannot_generate_says_why(tmp_path: Path, served: RunningServer) ->
         done = elman_here("generate", *arguments, "--url", served.url, cwd=tmp_path)
         assert done.returncode == code and words in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_check_says_what_feeds_on_itself(tmp_path: Path, root: Path) -> None:
+    for name, words in (
+        ("many", "yes, feature 2, 0, given 3, 1 ahead, with quantiles"),
+        ("seer", "yes, feature 0, with quantiles"),
+        ("writer", "yes, on condition of loud"),
+    ):
+        shown = elman_here("check", root / name, cwd=tmp_path)
+        assert shown.returncode == 0 and words in shown.stdout, shown.stdout

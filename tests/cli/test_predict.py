@@ -71,6 +71,13 @@ def test_answers_stand_in_order_with_their_ids(tmp_path: Path, served: RunningSe
     assert table["label"] == [result["decoded"]["label"] for result in results]
     assert np.array_equal(np.array(table["output"], np.float32), np.array([r["output"] for r in results], np.float32))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.jsonl", "out.parquet"]
+    for output in ("out.parquet", "out.jsonl"):
+        whole = (tmp_path / output).read_bytes()
+        again = elman_here(
+            "predict", "vowels-gru", "in.csv", "-o", output, "--resume", "--url", served.url, cwd=tmp_path
+        )
+        assert again.returncode == 0, again.stderr
+        assert (tmp_path / output).read_bytes() == whole
 
 
 @pytest.mark.parametrize(
