@@ -32,7 +32,7 @@ when the next recipe was looked for.
 LOOPS = """
 The models that are fed their own output, generators and forecasters, were trained by `python -m models.generation`
 and `python -m models.forecasting`. Their hyperparameters and epochs were chosen on a part of the training data that
-was kept back, and their seed is 0 by the same rule.
+was kept back, and their seed is 0 by the same rule. Times are of one core's work, however busy the machine was.
 
 | model | held out, shipped | over seeds: mean (least to most) | parameters | file |
 |---|---|---|---|---|
@@ -56,11 +56,18 @@ HISTORY = {
 }
 
 
-def draw_curves(path: Path, title: str, train_loss: list[float], validation_loss: list[float], best_epoch: int) -> None:
+def draw_curves(
+    path: Path,
+    title: str,
+    train_loss: list[float],
+    validation_loss: list[float],
+    best_epoch: int,
+    validated: str = "last step",
+) -> None:
     """The losses by epoch, and the epoch whose count was kept, as a small PNG."""
     figure, axes = _figure(4.8, 3.0)
     axes.plot(range(1, len(train_loss) + 1), train_loss, label="training (smoothed, augmented)")
-    axes.plot(range(1, len(validation_loss) + 1), validation_loss, label="validation (last step)")
+    axes.plot(range(1, len(validation_loss) + 1), validation_loss, label=f"validation ({validated})")
     axes.axvline(best_epoch, color="grey", linewidth=0.8, linestyle="--", label=f"kept: {best_epoch} epochs")
     axes.set(title=title, xlabel="epoch", ylabel="cross entropy")
     axes.legend(fontsize=7)
