@@ -68,7 +68,12 @@ async function send(method, path, body, signal) {
   if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
   let response;
   try {
-    response = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+    response = await fetch(path, {
+      method,
+      headers,
+      signal,
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem({ code: "unreachable", title: "No answer", detail: "the server cannot be reached" }, 0);

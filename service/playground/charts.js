@@ -47,7 +47,12 @@ export function chart({ title, height = 240, aside = null, note = "", level = "h
   const heading = el(level, { id: titleId }, title);
   const notes = el("p", { class: "note" }, note);
   const numbers = el("div", { class: "numbers", role: "region", tabindex: 0, "aria-label": `${title}: numbers` });
-  const details = el("details", { class: "table-toggle" }, el("summary", {}, "Table", el("span", { class: "unseen" }, ` of ${title}`)), numbers);
+  const details = el(
+    "details",
+    { class: "table-toggle" },
+    el("summary", {}, "Table", el("span", { class: "unseen" }, ` of ${title}`)),
+    numbers,
+  );
   const element = el("figure", { class: "chart" }, el("figcaption", {}, heading, aside, notes), plot, details);
   const state = { build: null, words: null, at: null, width: 0, drawn: false, stale: false, near: false };
 
@@ -64,7 +69,13 @@ export function chart({ title, height = 240, aside = null, note = "", level = "h
     if (!state.build || !state.near || !plot.clientWidth) return;
     const Plotly = await library();
     if (!Plotly) {
-      plot.replaceChildren(el("p", { class: "empty" }, "The charting library is not installed on the server; the table below has the numbers."));
+      plot.replaceChildren(
+        el(
+          "p",
+          { class: "empty" },
+          "The charting library is not installed on the server; the table below has the numbers.",
+        ),
+      );
       plot.style.height = "auto";
       return;
     }
@@ -73,12 +84,17 @@ export function chart({ title, height = 240, aside = null, note = "", level = "h
     state.width = plot.clientWidth;
     const c = colours();
     const { traces, layout = {} } = state.build(c);
-    await Plotly.react(plot, traces, merged(base(c, state.width, plot.clientHeight), layout, marker(c, state.at, layout)), {
-      displayModeBar: false,
-      responsive: false,
-      showTips: false,
-      doubleClick: false,
-    });
+    await Plotly.react(
+      plot,
+      traces,
+      merged(base(c, state.width, plot.clientHeight), layout, marker(c, state.at, layout)),
+      {
+        displayModeBar: false,
+        responsive: false,
+        showTips: false,
+        doubleClick: false,
+      },
+    );
     state.drawn = true;
   }
 
@@ -124,15 +140,34 @@ function dataTable(head, rows, title) {
     {},
     el("caption", { class: "unseen" }, title),
     el("thead", {}, el("tr", {}, ...head.map((words) => el("th", { scope: "col" }, words)))),
-    el("tbody", {}, ...rows.map(([first, ...rest]) =>
-      el("tr", {}, el("th", { scope: "row" }, first), ...rest.map((cell) => el("td", {}, typeof cell === "number" ? short(cell) : cell ?? "–"))))),
+    el(
+      "tbody",
+      {},
+      ...rows.map(([first, ...rest]) =>
+        el(
+          "tr",
+          {},
+          el("th", { scope: "row" }, first),
+          ...rest.map((cell) => el("td", {}, typeof cell === "number" ? short(cell) : (cell ?? "–"))),
+        ),
+      ),
+    ),
   );
 }
 
 function marker(c, at, layout) {
   const own = layout.shapes || [];
   if (at === null) return { shapes: own };
-  const line = { type: "line", xref: "x", yref: "paper", x0: at, x1: at, y0: 0, y1: 1, line: { color: c.ink, width: 1.2, dash: "2px,3px" } };
+  const line = {
+    type: "line",
+    xref: "x",
+    yref: "paper",
+    x0: at,
+    x1: at,
+    y0: 0,
+    y1: 1,
+    line: { color: c.ink, width: 1.2, dash: "2px,3px" },
+  };
   return { shapes: [...own, line] };
 }
 
@@ -182,12 +217,24 @@ export const MOST_NAMED = 40;
 /** The x axis of steps: the characters of a text under their steps, or numbers. */
 export function stepAxis(labels, length, title = "step") {
   const common = { title: { text: title }, range: [0.5, length + 0.5] };
-  if (!labels || length > MOST_NAMED) return { ...common, tickformat: "d", ...(length > 12 ? { nticks: 10 } : { tick0: 1, dtick: 1 }) };
-  return { ...common, title: { text: "" }, tickmode: "array", tickvals: labels.map((_, i) => i + 1), ticktext: labels, tickangle: 0 };
+  if (!labels || length > MOST_NAMED)
+    return { ...common, tickformat: "d", ...(length > 12 ? { nticks: 10 } : { tick0: 1, dtick: 1 }) };
+  return {
+    ...common,
+    title: { text: "" },
+    tickmode: "array",
+    tickvals: labels.map((_, i) => i + 1),
+    ticktext: labels,
+    tickangle: 0,
+  };
 }
 
 /** Values from −limit over zero to limit: dark over the surface's own colour to the accent. */
-export const diverging = (c) => [[0, c.low], [0.5, c.surface], [1, c.accent]];
+export const diverging = (c) => [
+  [0, c.low],
+  [0.5, c.surface],
+  [1, c.accent],
+];
 
 /** Names beside the ends of their lines, moved apart where they would meet. `ends` is [{y, text, color}]. */
 export function endNames(ends, x, top, bottom, gap) {
@@ -203,7 +250,16 @@ export function endNames(ends, x, top, bottom, gap) {
     floor = end.at + gap;
   }
   return sorted.map(({ at, text, color }) => ({
-    x, y: at, xref: "x", yref: "y", xanchor: "left", xshift: 8, showarrow: false, text, font: { size: 12, color }, align: "left",
+    x,
+    y: at,
+    xref: "x",
+    yref: "y",
+    xanchor: "left",
+    xshift: 8,
+    showarrow: false,
+    text,
+    font: { size: 12, color },
+    align: "left",
   }));
 }
 

@@ -28,9 +28,11 @@ function block(name) {
   const id = newId("code");
   const copy = el("button", { type: "button", class: "quiet", "aria-label": `Copy the ${name} code` }, "Copy");
   copy.addEventListener("click", async () => {
-    const done = await copied(code.textContent);
-    copy.textContent = done ? "Copied" : "Select and copy";
-    say(done ? `The ${name} code is copied` : "The browser does not let the page copy");
+    const done = await copied(code);
+    copy.textContent = done ? "Copied" : "Selected";
+    say(
+      done ? `The ${name} code is copied` : `The ${name} code is selected: the browser does not let the page copy it`,
+    );
     setTimeout(() => (copy.textContent = "Copy"), 1600);
   });
   return {
@@ -44,11 +46,13 @@ function block(name) {
   };
 }
 
-async function copied(text) {
+/** Copy an element's text. Where the browser does not let a page do so, as without TLS, it is left selected. */
+async function copied(element) {
   try {
-    await navigator.clipboard.writeText(text);
+    await navigator.clipboard.writeText(element.textContent);
     return true;
   } catch {
+    getSelection().selectAllChildren(element);
     return false;
   }
 }
@@ -79,7 +83,9 @@ export function literal(value) {
   if (value === false) return "False";
   if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
   if (typeof value === "object") {
-    return `{${Object.entries(value).map(([name, one]) => `${literal(name)}: ${literal(one)}`).join(", ")}}`;
+    return `{${Object.entries(value)
+      .map(([name, one]) => `${literal(name)}: ${literal(one)}`)
+      .join(", ")}}`;
   }
   return JSON.stringify(value);
 }
@@ -99,4 +105,7 @@ export function printed(card, name, answer, before = "") {
 
 /** Keyword arguments, those that are undefined left out, with a comma before each. */
 export const keywords = (values) =>
-  Object.entries(values).filter(([, value]) => value !== undefined).map(([name, value]) => `, ${name}=${literal(value)}`).join("");
+  Object.entries(values)
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `, ${name}=${literal(value)}`)
+    .join("");

@@ -21,7 +21,12 @@ export const newId = (word) => `${word}-${++count}`;
 /** A label above its control; `note` stands beside the label's words. */
 export function field(words, control, note = "") {
   control.id ||= newId("field");
-  return el("div", { class: "field" }, el("label", { for: control.id }, words, note ? el("small", {}, " " + note) : null), control);
+  return el(
+    "div",
+    { class: "field" },
+    el("label", { for: control.id }, words, note ? el("small", {}, " " + note) : null),
+    control,
+  );
 }
 
 /** A number input. */
@@ -42,7 +47,10 @@ export function short(value) {
 }
 
 /** A whole number with its thousands apart. */
-export const grouped = (value) => String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, "\u202f").replace("-", "−");
+export const grouped = (value) =>
+  String(Math.round(value))
+    .replace(/\B(?=(\d{3})+$)/g, "\u202f")
+    .replace("-", "−");
 
 export const plural = (number, word, many = word + "s") => `${grouped(number)} ${number === 1 ? word : many}`;
 
@@ -58,8 +66,13 @@ export function table(head, rows, caption) {
     {},
     caption ? el("caption", { class: "unseen" }, caption) : null,
     el("thead", {}, el("tr", {}, ...head.map((words) => el("th", { scope: "col" }, words)))),
-    el("tbody", {}, ...rows.map(([first, ...rest]) =>
-      el("tr", {}, el("th", { scope: "row" }, first), ...rest.map((cell) => el("td", {}, cell))))),
+    el(
+      "tbody",
+      {},
+      ...rows.map(([first, ...rest]) =>
+        el("tr", {}, el("th", { scope: "row" }, first), ...rest.map((cell) => el("td", {}, cell))),
+      ),
+    ),
   );
 }
 

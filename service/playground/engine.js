@@ -16,7 +16,13 @@ export function engine(page) {
   let paused = false;
   let visible = false;
 
-  const tiles = { steps: tile("Steps a second"), rows: tile("Rows a run"), queued: tile("Queued"), sessions: tile("Sessions"), pending: tile("Work waiting") };
+  const tiles = {
+    steps: tile("Steps a second"),
+    rows: tile("Rows a run"),
+    queued: tile("Queued"),
+    sessions: tile("Sessions"),
+    pending: tile("Work waiting"),
+  };
   const pause = el("button", { type: "button", "aria-pressed": "false" }, "Pause");
   const burst = el("button", { type: "button" }, "Send a burst");
   const figures = {
@@ -26,14 +32,34 @@ export function engine(page) {
   };
   const models = el("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": "Figures by model" });
   const code = snippets();
-  const element = el("div", {},
-    el("div", { class: "section-head row" },
-      el("div", {}, el("h2", {}, "Engine"), el("p", { class: "muted lead" }, "Sequences join and leave a running batch between steps. Asked once a second, and not while this page is out of sight.")),
-      el("div", { class: "actions" }, burst, pause)),
+  const element = el(
+    "div",
+    {},
+    el(
+      "div",
+      { class: "section-head row" },
+      el(
+        "div",
+        {},
+        el("h2", {}, "Engine"),
+        el(
+          "p",
+          { class: "muted lead" },
+          "Sequences join and leave a running batch between steps. Asked once a second, and not while this page is out of sight.",
+        ),
+      ),
+      el("div", { class: "actions" }, burst, pause),
+    ),
     el("dl", { class: "tiles" }, ...Object.values(tiles).map((one) => one.element)),
     el("div", { class: "columns" }, ...Object.values(figures).map((one) => el("div", { class: "card" }, one.element))),
-    el("section", { class: "card", "aria-label": "Models" }, el("h2", {}, "By model, since the server started"), models),
-    code.element);
+    el(
+      "section",
+      { class: "card", "aria-label": "Models" },
+      el("h2", {}, "By model, since the server started"),
+      models,
+    ),
+    code.element,
+  );
 
   pause.addEventListener("click", () => {
     paused = !paused;
@@ -66,7 +92,8 @@ export function engine(page) {
       page.problem(error);
     }
     clearTimeout(timer);
-    if (visible && !paused && !document.hidden) timer = setTimeout(read, Math.max(100, EVERY - (performance.now() - began)));
+    if (visible && !paused && !document.hidden)
+      timer = setTimeout(read, Math.max(100, EVERY - (performance.now() - began)));
   }
 
   function take(now, at) {
@@ -99,10 +126,27 @@ export function engine(page) {
     const x = readings.map((reading) => (reading.clock - readings.at(-1).clock) / 1000);
     figures[name].draw(
       (c) => ({
-        traces: [{ type: "scatter", mode: y.length > 1 ? "lines" : "markers", x, y, line: { color: c.accent, width: 2, shape: "hv" }, fill: "tozeroy", fillcolor: c.accentSoft, marker: { color: c.accent }, hovertemplate: `%{y:.4~g} ${unit}<extra></extra>` }],
+        traces: [
+          {
+            type: "scatter",
+            mode: y.length > 1 ? "lines" : "markers",
+            x,
+            y,
+            line: { color: c.accent, width: 2, shape: "hv" },
+            fill: "tozeroy",
+            fillcolor: c.accentSoft,
+            marker: { color: c.accent },
+            hovertemplate: `%{y:.4~g} ${unit}<extra></extra>`,
+          },
+        ],
         layout: {
           margin: { l: 44, r: 8, t: 8, b: 34 },
-          xaxis: { range: [-KEPT / 2, 0], title: { text: "seconds ago" }, tickvals: [-60, -40, -20, 0], ticktext: ["60", "40", "20", "now"] },
+          xaxis: {
+            range: [-KEPT / 2, 0],
+            title: { text: "seconds ago" },
+            tickvals: [-60, -40, -20, 0],
+            ticktext: ["60", "40", "20", "now"],
+          },
           yaxis: { rangemode: "tozero", range: [0, Math.max(...y, least) * 1.15], nticks: 4, tickformat: format },
         },
       }),
@@ -154,7 +198,12 @@ export function engine(page) {
 
 function tile(words) {
   const value = el("dd", { class: "number" }, "–");
-  return { element: el("div", { class: "tile" }, el("dt", {}, words), value), set: (text) => { value.textContent = text; } };
+  return {
+    element: el("div", { class: "tile" }, el("dt", {}, words), value),
+    set: (text) => {
+      value.textContent = text;
+    },
+  };
 }
 
 function modelTable(models) {

@@ -14,6 +14,9 @@ const MOST_STATE = 400_000;
 /** Steps whose influence is asked for at most: it takes as many runs. */
 const MOST_INFLUENCE = 400;
 
+/** Whether it can be asked how far each step reaches: the last of a single one leaves nothing. */
+const reaches = (card, length) => card.streaming && length > 1 && length <= MOST_INFLUENCE;
+
 export function explore(page) {
   let card = null;
   let run = null;
@@ -52,22 +55,46 @@ export function explore(page) {
   const results = el(
     "div",
     { class: "results" },
-    el("div", { class: "card stepper" }, play, el("label", { for: sliderId, class: "unseen" }, "Step"), slider, at, strip),
-    el("div", { class: "card score" }, figures.input.element, figures.outputs.element, figures.influence.element, figures.hidden.element),
+    el(
+      "div",
+      { class: "card stepper" },
+      play,
+      el("label", { for: sliderId, class: "unseen" }, "Step"),
+      slider,
+      at,
+      strip,
+    ),
+    el(
+      "div",
+      { class: "card score" },
+      figures.input.element,
+      figures.outputs.element,
+      figures.influence.element,
+      figures.hidden.element,
+    ),
   );
   const element = el(
     "div",
     {},
-    el("div", { class: "split" },
-      el("div", { class: "side" },
+    el(
+      "div",
+      { class: "split" },
+      el(
+        "div",
+        { class: "side" },
         el("section", { class: "card", "aria-label": "Sequence" }, el("h2", {}, "Sequence"), input.element),
-        el("section", { class: "card", "aria-label": "Answer" }, barsTitle, headline, expected, bars)),
-      results),
+        el("section", { class: "card", "aria-label": "Answer" }, barsTitle, headline, expected, bars),
+      ),
+      results,
+    ),
     compared,
     code.element,
   );
 
-  slider.addEventListener("input", () => { stop(); go(Number(slider.value)); });
+  slider.addEventListener("input", () => {
+    stop();
+    go(Number(slider.value));
+  });
   play.addEventListener("click", () => (timer ? stop() : begin()));
   target.addEventListener("change", () => {
     influence(shown);
@@ -104,17 +131,30 @@ export function explore(page) {
       cell.classList.toggle("done", i < step);
       cell.classList.toggle("now", i === step - 1);
     });
-    barsTitle.textContent = step === length ? `After ${length === 1 ? "the only step" : `all ${length} steps`}` : `After step ${step} of ${length}`;
+    barsTitle.textContent =
+      step === length
+        ? `After ${length === 1 ? "the only step" : `all ${length} steps`}`
+        : `After step ${step} of ${length}`;
     const width = Math.min(card.output.size, 6);
     if (labels) {
       const top = labels.at(step).slice(0, 5);
-      headline.replaceChildren(el("strong", {}, show(top[0].name)), " ", el("span", { class: "number" }, percent(top[0].p)));
+      headline.replaceChildren(
+        el("strong", {}, show(top[0].name)),
+        " ",
+        el("span", { class: "number" }, percent(top[0].p)),
+      );
       bars.replaceChildren(...top.map(({ name, p }, i) => bar(show(name), p, i === 0)));
     } else {
       const row = valueRows(result)[step - 1] ?? [];
       const names = outputNames(card, width);
       headline.replaceChildren(el("strong", { class: "number" }, inWords(row.slice(0, 1))), ` ${names[0]}`);
-      bars.replaceChildren(...row.slice(1, width).map((value, i) => el("div", { class: "value" }, el("span", {}, names[i + 1]), el("span", { class: "number" }, short(value)))));
+      bars.replaceChildren(
+        ...row
+          .slice(1, width)
+          .map((value, i) =>
+            el("div", { class: "value" }, el("span", {}, names[i + 1]), el("span", { class: "number" }, short(value))),
+          ),
+      );
     }
     figures.outputs.mark(step);
     figures.hidden.mark(step);
@@ -148,7 +188,24 @@ export function explore(page) {
     shown = { card: mine, sequence, result, labels, length, names: stepNames(sequence) };
     slider.max = length;
     strip.hidden = !shown.names || length > 60;
-    strip.replaceChildren(...(strip.hidden ? [] : shown.names.map((name, i) => el("span", { on: { click: () => { stop(); go(i + 1); } } }, name))));
+    strip.replaceChildren(
+      ...(strip.hidden
+        ? []
+        : shown.names.map((name, i) =>
+            el(
+              "span",
+              {
+                on: {
+                  click: () => {
+                    stop();
+                    go(i + 1);
+                  },
+                },
+              },
+              name,
+            ),
+          )),
+    );
     figures.input.element.hidden = typeof sequence === "string" || mine.input.kind === "tokens";
     if (!figures.input.element.hidden) drawInput(figures.input, mine, sequence);
     figures.outputs.title(outputTitle(mine, labels));
@@ -156,7 +213,10 @@ export function explore(page) {
     hidden(shown);
     const example = input.example();
     const known = mine.output.labels?.includes(example?.expected) ? example.expected : null;
-    expected.textContent = labels && known ? `The held-out answer is ${known}: ${labels.best.name === known ? "right" : "this model is wrong"}.` : "";
+    expected.textContent =
+      labels && known
+        ? `The held-out answer is ${known}: ${labels.best.name === known ? "right" : "this model is wrong"}.`
+        : "";
     go(length);
     say(`${mine.name}: ${inWords(result.decoded?.at(-1), result.outputs?.at(-1))} after ${lengthWords(sequence)}`);
   }
@@ -171,12 +231,14 @@ export function explore(page) {
     }
     tensorField.hidden = names.length < 2;
     const rows = states[tensor.value];
-    figures.hidden.note(`${plural(rows[0].length, "unit")}: all that the network remembers of the past, a column a step.`);
+    figures.hidden.note(
+      `${plural(rows[0].length, "unit")}: all that the network remembers of the past, a column a step.`,
+    );
     drawHidden(figures.hidden, one.sequence, rows, tensor.value);
   }
 
   async function influence(one, signal) {
-    if (!one || !one.card.streaming || one.length > MOST_INFLUENCE) {
+    if (!one || !reaches(one.card, one.length)) {
       figures.influence.element.hidden = true;
       return;
     }
@@ -199,18 +261,24 @@ export function explore(page) {
     const family = siblings(mine, page.models());
     compared.hidden = family.length < 2;
     if (compared.hidden) return;
-    const answers = await Promise.all(family.map(async (one) => {
-      const [predicted, reach] = await Promise.all([
-        post(modelPath(one, "predict"), bodyFor(one, sequence), signal),
-        !one.streaming || shown.length > MOST_INFLUENCE ? null : post(modelPath(one, "influence"), { sequence }, signal),
-      ]);
-      return { card: one, result: predicted.results[0], reach };
-    }));
+    const answers = await Promise.all(
+      family.map(async (one) => {
+        const [predicted, reach] = await Promise.all([
+          post(modelPath(one, "predict"), bodyFor(one, sequence), signal),
+          !reaches(one, shown.length) ? null : post(modelPath(one, "influence"), { sequence }, signal),
+        ]);
+        return { card: one, result: predicted.results[0], reach };
+      }),
+    );
     if (compared.dataset.family !== family.map((one) => one.name).join()) layOut(family);
     const most = Math.max(...answers.flatMap(({ reach }) => (reach ? shares(reach.influence) : [])), 0);
     answers.forEach((answer, i) => columns[i].draw(sequence, answer, most));
-    const spans = answers.filter((answer) => answer.reach).map(({ card: one, reach }) => `${one.cell.toUpperCase()} ${reach.span}`);
-    reachWords.textContent = spans.length ? `90 % of the influence on the answer lies in the last steps, of ${shown.length}: ${spans.join(", ")}.` : "";
+    const spans = answers
+      .filter((answer) => answer.reach)
+      .map(({ card: one, reach }) => `${one.cell.toUpperCase()} ${reach.span}`);
+    reachWords.textContent = spans.length
+      ? `90 % of the influence on the answer lies in the last steps, of ${shown.length}: ${spans.join(", ")}.`
+      : "";
   }
 
   let columns = [];
@@ -219,7 +287,12 @@ export function explore(page) {
     compared.dataset.family = family.map((one) => one.name).join();
     columns = family.map((one) => column(one));
     compared.replaceChildren(
-      el("div", { class: "section-head" }, el("h2", {}, `${family.map((one) => one.cell.toUpperCase()).join(", ")} side by side`), reachWords),
+      el(
+        "div",
+        { class: "section-head" },
+        el("h2", {}, `${family.map((one) => one.cell.toUpperCase()).join(", ")} side by side`),
+        reachWords,
+      ),
       el("div", { class: "columns" }, ...columns.map((one) => one.element)),
     );
   }
@@ -228,14 +301,27 @@ export function explore(page) {
     const { imports, value } = sequenceCode(mine, sequence);
     const of = target.value || undefined;
     code.show({
-      curl: [curl("POST", modelPath(mine, "predict"), body), ...(mine.streaming ? [curl("POST", modelPath(mine, "influence"), { sequence, target: of })] : [])].join("\n\n"),
-      python: python([
-        `model = elman.model(${literal(mine.name)}${keywords({ version: versionOf(mine) })})`,
-        `sequence = ${value}`,
-        `result = model.predict(sequence, returns="steps"${keywords({ top: body.top, hidden: body.hidden })})`,
-        printed(mine, "result", result),
-        ...(mine.streaming ? [`influence = model.influence(sequence${keywords({ target: of })})`, "print(influence.span, influence.influence)"] : []),
-      ], imports),
+      curl: [
+        curl("POST", modelPath(mine, "predict"), body),
+        ...(reaches(mine, sequence.length)
+          ? [curl("POST", modelPath(mine, "influence"), { sequence, target: of })]
+          : []),
+      ].join("\n\n"),
+      python: python(
+        [
+          `model = elman.model(${literal(mine.name)}${keywords({ version: versionOf(mine) })})`,
+          `sequence = ${value}`,
+          `result = model.predict(sequence, returns="steps"${keywords({ top: body.top, hidden: body.hidden })})`,
+          printed(mine, "result", result),
+          ...(reaches(mine, sequence.length)
+            ? [
+                `influence = model.influence(sequence${keywords({ target: of })})`,
+                "print(influence.span, influence.influence)",
+              ]
+            : []),
+        ],
+        imports,
+      ),
     });
   }
 
@@ -244,10 +330,16 @@ export function explore(page) {
     offers: () => true,
     empty: "No model is served.",
     async show(next) {
+      if (shown?.card === next) return;
       card = next;
-      target.replaceChildren(el("option", { value: "" }, "the whole output"), ...(card.output.labels ?? []).map((label) => el("option", { value: label }, label)));
+      const examples = await page.examples(next);
+      if (card !== next) return;
+      target.replaceChildren(
+        el("option", { value: "" }, "the whole output"),
+        ...(card.output.labels ?? []).map((label) => el("option", { value: label }, label)),
+      );
       figures.influence.element.hidden = figures.hidden.element.hidden = compared.hidden = true;
-      await input.set(card, await page.examples(card));
+      input.set(card, examples);
       await start();
     },
     hide: stop,
@@ -258,7 +350,12 @@ export const versionOf = (card) => (card.version === Math.max(...card.versions) 
 
 function bodyFor(card, sequence) {
   const numbers = (sequence.length * card.state.bytes) / 4;
-  return { sequence, return: "steps", top: topOf(card), hidden: card.streaming && card.state.tensors.length > 0 && numbers <= MOST_STATE ? true : undefined };
+  return {
+    sequence,
+    return: "steps",
+    top: topOf(card),
+    hidden: card.streaming && card.state.tensors.length > 0 && numbers <= MOST_STATE ? true : undefined,
+  };
 }
 
 function outputTitle(card, labels) {
@@ -267,13 +364,22 @@ function outputTitle(card, labels) {
   return card.forecast ? "The next value, foreseen at each step" : "Outputs, step by step";
 }
 
-const spanWords = ({ span, length }, target) =>
-  `How far ${target ? `“${target}”` : "the last output"} moves when a step is withheld. 90 % of it lies in the last ${span} of ${plural(length, "step")}.`;
+function spanWords({ span, length }, target) {
+  const what = target ? `“${target}”` : "the last output";
+  if (!span) return `No step that is withheld moves ${what}.`;
+  return `How far ${what} moves when a step is withheld. 90 % of it lies in the last ${span} of ${plural(length, "step")}.`;
+}
 
 function bar(name, p, first) {
   const fill = el("span", { class: "fill" });
   fill.style.width = `${(100 * p).toFixed(2)}%`;
-  return el("div", { class: first ? "bar first" : "bar" }, el("span", { class: "name", title: name }, name), el("span", { class: "track" }, fill), el("span", { class: "number" }, percent(p)));
+  return el(
+    "div",
+    { class: first ? "bar first" : "bar" },
+    el("span", { class: "name", title: name }, name),
+    el("span", { class: "track" }, fill),
+    el("span", { class: "number" }, percent(p)),
+  );
 }
 
 /** The models whose name is this one's with the cell replaced, RNN first; this one is among them. */
@@ -291,14 +397,22 @@ function column(card) {
   const state = chart({ title: "Hidden state", height: 170, level: "h4" });
   const answer = el("p", { class: "answer small" });
   return {
-    element: el("section", { class: "card column", "aria-label": card.name, "data-model": card.name },
-      el("header", {}, el("h3", {}, card.cell.toUpperCase()), el("span", { class: "muted mono" }, card.name)), answer, outputs.element, reach.element, state.element),
+    element: el(
+      "section",
+      { class: "card column", "aria-label": card.name, "data-model": card.name },
+      el("header", {}, el("h3", {}, card.cell.toUpperCase()), el("span", { class: "muted mono" }, card.name)),
+      answer,
+      outputs.element,
+      reach.element,
+      state.element,
+    ),
     draw(sequence, { result, reach: influence }, most) {
       const labels = ranking(result);
       answer.replaceChildren(
         ...(labels
           ? [el("strong", {}, show(labels.best.name)), " ", el("span", { class: "number" }, percent(labels.best.p))]
-          : [el("strong", { class: "number" }, inWords(valueRows(result).at(-1)))]));
+          : [el("strong", { class: "number" }, inWords(valueRows(result).at(-1)))]),
+      );
       drawOutputs(outputs, card, sequence, result, true);
       reach.element.hidden = !influence;
       if (influence) {

@@ -26,21 +26,47 @@ export function forecast(page) {
   const outputs = select([]);
   const outputsField = field("Shown", outputs);
   const go = el("button", { class: "primary" }, "Forecast");
-  const form = el("form", { class: "card", "aria-label": "What to forecast" },
-    el("h2", {}, "From what, and how far"), exampleField,
-    el("div", { class: "fields two" }, field("Horizon", horizon, "steps"), field("Samples", samples, "paths"), field("Seed", seed), outputsField),
+  const form = el(
+    "form",
+    { class: "card", "aria-label": "What to forecast" },
+    el("h2", {}, "From what, and how far"),
+    exampleField,
+    el(
+      "div",
+      { class: "fields two" },
+      field("Horizon", horizon, "steps"),
+      field("Samples", samples, "paths"),
+      field("Seed", seed),
+      outputsField,
+    ),
     field("Quantiles", quantiles),
     el("details", { class: "more" }, el("summary", {}, "The numbers themselves"), historyField, futureField),
-    el("div", { class: "actions" }, go));
+    el("div", { class: "actions" }, go),
+  );
   const headline = el("p", { class: "answer" });
   const detail = el("p", { class: "muted lead" });
   const figure = chart({ title: "Forecast", height: 420, level: "h2" });
   const code = snippets();
-  const element = el("div", {},
-    el("div", { class: "split" }, el("div", { class: "side" }, form), el("section", { class: "card results", "aria-label": "Forecast" }, headline, detail, figure.element)), code.element);
+  const element = el(
+    "div",
+    {},
+    el(
+      "div",
+      { class: "split" },
+      el("div", { class: "side" }, form),
+      el("section", { class: "card results", "aria-label": "Forecast" }, headline, detail, figure.element),
+    ),
+    code.element,
+  );
 
-  form.addEventListener("submit", (event) => { event.preventDefault(); start(); });
-  example.addEventListener("change", () => { fill(); start(); });
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    start();
+  });
+  example.addEventListener("change", () => {
+    fill();
+    start();
+  });
   outputs.addEventListener("change", () => start());
 
   function fill() {
@@ -54,13 +80,21 @@ export function forecast(page) {
   function request() {
     const ahead = Math.round(Number(horizon.value));
     const count = Math.round(Number(samples.value));
-    const rows = future.value.trim() && card.forecast.known?.length ? parseNumbers(future.value, { input: { kind: "features", size: card.forecast.known.length } }) : undefined;
+    const rows =
+      future.value.trim() && card.forecast.known?.length
+        ? parseNumbers(future.value, { input: { kind: "features", size: card.forecast.known.length } })
+        : undefined;
     const series = parseNumbers(history.value, card);
     return {
       series,
       horizon: ahead,
       samples: count,
-      quantiles: count ? quantiles.value.split(/[\s,;]+/).filter(Boolean).map(quantile) : undefined,
+      quantiles: count
+        ? quantiles.value
+            .split(/[\s,;]+/)
+            .filter(Boolean)
+            .map(quantile)
+        : undefined,
       seed: seed.value === "" ? undefined : Number(seed.value),
       future: rows?.slice(0, ahead),
     };
@@ -84,19 +118,33 @@ export function forecast(page) {
     const which = Number(outputs.value) || 0;
     const one = examples[Number(example.value)];
     // The truth belongs to the example's own history: where that was changed, there is none.
-    const truth = one?.truth && history.value === asText(one.sequence) ? one.truth.slice(0, answer.horizon).map((row) => at(row, which)) : null;
+    const truth =
+      one?.truth && history.value === asText(one.sequence)
+        ? one.truth.slice(0, answer.horizon).map((row) => at(row, which))
+        : null;
     const point = answer.point.map((row) => at(row, which));
-    const bands = Object.entries(answer.quantiles ?? {}).map(([q, rows]) => [Number(q), rows.map((row) => at(row, which))]).sort((a, b) => a[0] - b[0]);
+    const bands = Object.entries(answer.quantiles ?? {})
+      .map(([q, rows]) => [Number(q), rows.map((row) => at(row, which))])
+      .sort((a, b) => a[0] - b[0]);
     const target = card.forecast.target?.[which] ?? which;
     const past = body.series.map((row) => at(row, target));
     const name = card.input.names?.[target] ?? "value";
-    const error = truth ? point.slice(0, truth.length).reduce((sum, value, i) => sum + Math.abs(value - truth[i]), 0) / truth.length : null;
-    headline.replaceChildren(el("strong", { class: "number" }, short(point.at(-1))), ` ${name} after ${plural(answer.horizon, "step")}`);
+    const error = truth
+      ? point.slice(0, truth.length).reduce((sum, value, i) => sum + Math.abs(value - truth[i]), 0) / truth.length
+      : null;
+    headline.replaceChildren(
+      el("strong", { class: "number" }, short(point.at(-1))),
+      ` ${name} after ${plural(answer.horizon, "step")}`,
+    );
     detail.textContent = [
-      bands.length > 1 ? `${Math.round(100 * (bands.at(-1)[0] - bands[0][0]))} % between ${short(bands[0][1].at(-1))} and ${short(bands.at(-1)[1].at(-1))} there.` : "",
+      bands.length > 1
+        ? `${Math.round(100 * (bands.at(-1)[0] - bands[0][0]))} % between ${short(bands[0][1].at(-1))} and ${short(bands.at(-1)[1].at(-1))} there.`
+        : "",
       error === null ? "" : `The line misses the truth by ${short(error)} in the mean.`,
       answer.seed === null || answer.seed === undefined ? "" : `Seed ${answer.seed}.`,
-    ].filter(Boolean).join(" ");
+    ]
+      .filter(Boolean)
+      .join(" ");
     draw(past, point, bands, truth, name, answer);
     say(`Forecast of ${plural(answer.horizon, "step")}: the last is ${short(point.at(-1))}`);
   }
@@ -111,14 +159,44 @@ export function forecast(page) {
     const build = (c) => {
       const fan = pairs.flatMap(([[, low], [, high]], i) => [
         { ...quiet, x: [0, ...ahead], y: [now, ...high], line: { width: 0 }, hoverinfo: "skip" },
-        { ...quiet, x: [0, ...ahead], y: [now, ...low], line: { width: 0 }, fill: "tonexty", fillcolor: alpha(c.accent, 0.13 + 0.09 * i), hoverinfo: "skip" },
+        {
+          ...quiet,
+          x: [0, ...ahead],
+          y: [now, ...low],
+          line: { width: 0 },
+          fill: "tonexty",
+          fillcolor: alpha(c.accent, 0.13 + 0.09 * i),
+          hoverinfo: "skip",
+        },
       ]);
       return {
         traces: [
           ...fan,
-          { ...quiet, x: before, y: shown, line: { color: c.ink, width: 1.6 }, hovertemplate: "%{y:.4~g}<extra>history</extra>" },
-          ...(truth ? [{ ...quiet, x: [0, ...ahead.slice(0, truth.length)], y: [now, ...truth], line: { color: c.ink, width: 1.4, dash: "3px,3px" }, hovertemplate: "%{y:.4~g}<extra>truth</extra>" }] : []),
-          { ...quiet, x: [0, ...ahead], y: [now, ...point], line: { color: c.accent, width: 2.6 }, hovertemplate: "%{y:.4~g}<extra>forecast</extra>" },
+          {
+            ...quiet,
+            x: before,
+            y: shown,
+            line: { color: c.ink, width: 1.6 },
+            hovertemplate: "%{y:.4~g}<extra>history</extra>",
+          },
+          ...(truth
+            ? [
+                {
+                  ...quiet,
+                  x: [0, ...ahead.slice(0, truth.length)],
+                  y: [now, ...truth],
+                  line: { color: c.ink, width: 1.4, dash: "3px,3px" },
+                  hovertemplate: "%{y:.4~g}<extra>truth</extra>",
+                },
+              ]
+            : []),
+          {
+            ...quiet,
+            x: [0, ...ahead],
+            y: [now, ...point],
+            line: { color: c.accent, width: 2.6 },
+            hovertemplate: "%{y:.4~g}<extra>forecast</extra>",
+          },
         ],
         layout: {
           margin: { l: 56, r: 16, t: 30, b: 40 },
@@ -129,13 +207,30 @@ export function forecast(page) {
         },
       };
     };
-    const head = ["step", "forecast", ...(answer.mean ? ["mean"] : []), ...bands.map(([q]) => `quantile ${q}`), ...(truth ? ["truth"] : [])];
+    const head = [
+      "step",
+      "forecast",
+      ...(answer.mean ? ["mean"] : []),
+      ...bands.map(([q]) => `quantile ${q}`),
+      ...(truth ? ["truth"] : []),
+    ];
     const which = Number(outputs.value) || 0;
-    figure.note(shares.length ? `The ${shares.length === 1 ? "band holds" : "bands hold"} ${shares.join(" and ")} of the sampled paths.` : "");
+    figure.note(
+      shares.length
+        ? `The ${shares.length === 1 ? "band holds" : "bands hold"} ${shares.join(" and ")} of the sampled paths.`
+        : "",
+    );
     figure.draw(build, {
       label: `Forecast of ${name}: ${plural(point.length, "step")} ahead, from ${short(point[0])} to ${short(point.at(-1))}${truth ? ", with what truly came" : ""}.`,
       head,
-      rows: () => point.map((value, i) => [String(i + 1), value, ...(answer.mean ? [at(answer.mean[i], which)] : []), ...bands.map(([, rows]) => rows[i]), ...(truth ? [truth[i] ?? null] : [])]),
+      rows: () =>
+        point.map((value, i) => [
+          String(i + 1),
+          value,
+          ...(answer.mean ? [at(answer.mean[i], which)] : []),
+          ...bands.map(([, rows]) => rows[i]),
+          ...(truth ? [truth[i] ?? null] : []),
+        ]),
     });
   }
 
@@ -155,19 +250,32 @@ export function forecast(page) {
   return {
     element,
     offers: (one) => Boolean(one.forecast),
-    empty: "No model here forecasts. One does whose output is its own next input: export it with task=\"forecasting\".",
+    empty: 'No model here forecasts. One does whose output is its own next input: export it with task="forecasting".',
     async show(next) {
       if (card?.name === next.name && card.version === next.version) return;
       card = next;
-      examples = await page.examples(card);
+      const offered = await page.examples(next);
+      if (card !== next) return;
+      examples = offered;
       exampleField.hidden = !examples.length;
       example.replaceChildren(...examples.map((one, i) => el("option", { value: i }, one.title)));
       const names = (card.forecast.target ?? [0]).map((i) => card.input.names?.[i] ?? `output ${i + 1}`);
       outputs.replaceChildren(...names.map((name, i) => el("option", { value: i }, name)));
       outputsField.hidden = names.length < 2;
-      historyField.querySelector("label").replaceChildren("History ", el("small", {}, `${stepWords(card)}; CSV or JSON`));
+      historyField
+        .querySelector("label")
+        .replaceChildren("History ", el("small", {}, `${stepWords(card)}; CSV or JSON`));
       futureField.hidden = !card.forecast.known?.length;
-      futureField.querySelector("label").replaceChildren("Known ahead ", el("small", {}, `a line a step: ${(card.forecast.known ?? []).map((i) => card.input.names?.[i] ?? `feature ${i + 1}`).join(", ")}`));
+      futureField
+        .querySelector("label")
+        .replaceChildren(
+          "Known ahead ",
+          el(
+            "small",
+            {},
+            `a line a step: ${(card.forecast.known ?? []).map((i) => card.input.names?.[i] ?? `feature ${i + 1}`).join(", ")}`,
+          ),
+        );
       samples.disabled = card.forecast.sampled === false;
       if (samples.disabled) samples.value = 0;
       fill();
@@ -185,14 +293,35 @@ const at = (row, which) => (Array.isArray(row) ? row[Math.min(which, row.length 
 function quantile(text) {
   const value = Number(text);
   if (value > 0 && value < 1) return value;
-  throw new Problem({ code: "invalid_quantile", title: "No quantile", detail: `${JSON.stringify(text)} is not between 0 and 1`, where: "quantiles" }, 0);
+  throw new Problem(
+    {
+      code: "invalid_quantile",
+      title: "No quantile",
+      detail: `${JSON.stringify(text)} is not between 0 and 1`,
+      where: "quantiles",
+    },
+    0,
+  );
 }
 
 /** The names of the lines, above the plot and each in its own colour. */
 function key(c, truth) {
   const words = [[c.ink, "history"], ...(truth ? [[c.ink, "┄ truth"]] : []), [c.accent, "forecast"]];
   const text = words.map(([color, word]) => `<span style="color:${color}">${word}</span>`).join("   ");
-  return [{ xref: "paper", yref: "paper", x: 0, y: 1, xanchor: "left", yanchor: "bottom", yshift: 6, showarrow: false, text, font: { size: 12.5 } }];
+  return [
+    {
+      xref: "paper",
+      yref: "paper",
+      x: 0,
+      y: 1,
+      xanchor: "left",
+      yanchor: "bottom",
+      yshift: 6,
+      showarrow: false,
+      text,
+      font: { size: 12.5 },
+    },
+  ];
 }
 
 /** The pairs of quantiles around the middle, the widest first. */

@@ -21,17 +21,43 @@ export function generate(page) {
   const steps = number(40, { min: 1, step: 1 });
   const go = el("button", { class: "primary" }, "Generate");
   const stop = el("button", { type: "button", disabled: true }, "Stop");
-  const form = el("form", { class: "card", "aria-label": "What to generate" },
-    el("h2", {}, "What to generate"), conditionField, field("Prompt", prompt, "what it begins with; may be empty"), temperature.element, topP.element,
-    el("div", { class: "fields two" }, field("Top-k", topK, "0: all"), field("Samples", samples), field("Seed", seed), field("Longest", steps, "steps")),
-    el("div", { class: "actions" }, go, stop));
+  const form = el(
+    "form",
+    { class: "card", "aria-label": "What to generate" },
+    el("h2", {}, "What to generate"),
+    conditionField,
+    field("Prompt", prompt, "what it begins with; may be empty"),
+    temperature.element,
+    topP.element,
+    el(
+      "div",
+      { class: "fields two" },
+      field("Top-k", topK, "0: all"),
+      field("Samples", samples),
+      field("Seed", seed),
+      field("Longest", steps, "steps"),
+    ),
+    el("div", { class: "actions" }, go, stop),
+  );
   const status = el("p", { class: "muted lead" }, "Tokens appear as the server makes them.");
   const outputs = el("ul", { class: "samples", "aria-label": "Samples" });
   const code = snippets();
-  const element = el("div", {},
-    el("div", { class: "split" }, el("div", { class: "side" }, form), el("section", { class: "card results", "aria-label": "Samples" }, el("h2", {}, "Samples"), status, outputs)), code.element);
+  const element = el(
+    "div",
+    {},
+    el(
+      "div",
+      { class: "split" },
+      el("div", { class: "side" }, form),
+      el("section", { class: "card results", "aria-label": "Samples" }, el("h2", {}, "Samples"), status, outputs),
+    ),
+    code.element,
+  );
 
-  form.addEventListener("submit", (event) => { event.preventDefault(); start(); });
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    start();
+  });
   form.addEventListener("input", () => showCode());
   stop.addEventListener("click", () => run?.abort());
 
@@ -40,7 +66,14 @@ export function generate(page) {
   function request() {
     const text = card.input.text;
     return {
-      prompt: text ? prompt.value : prompt.value.trim() ? prompt.value.trim().split(/[\s,]+/).map(Number) : [],
+      prompt: text
+        ? prompt.value
+        : prompt.value.trim()
+          ? prompt.value
+              .trim()
+              .split(/[\s,]+/)
+              .map(Number)
+          : [],
       condition: condition.value || undefined,
       max_steps: Number(steps.value),
       temperature: temperature.value(),
@@ -77,7 +110,9 @@ export function generate(page) {
       finish();
     } catch (error) {
       if (error.name !== "AbortError") page.problem(error);
-      if (mine === run) status.textContent = error.name === "AbortError" ? `Stopped after ${plural(count, "token")}.` : "It failed; see above.";
+      if (mine === run)
+        status.textContent =
+          error.name === "AbortError" ? `Stopped after ${plural(count, "token")}.` : "It failed; see above.";
     }
     if (mine === run) {
       run = null;
@@ -89,8 +124,34 @@ export function generate(page) {
       const seconds = (performance.now() - began) / 1000;
       done?.results.forEach((result, i) => lines[i].finish(result));
       const words = `${plural(count, "token")} in ${seconds.toFixed(seconds < 1 ? 2 : 1)} s.`;
-      status.replaceChildren(words, done ? " " : "", done ? el("span", {}, "Seed ", el("span", { class: "mono seed" }, String(done.seed)), " ",
-        el("button", { type: "button", class: "quiet", on: { click: () => { seed.value = done.seed; showCode(); seed.focus(); } } }, "Keep this seed")) : "");
+      status.replaceChildren(
+        words,
+        done ? " " : "",
+        done
+          ? el(
+              "span",
+              {},
+              "Seed ",
+              el("span", { class: "mono seed" }, String(done.seed)),
+              " ",
+              el(
+                "button",
+                {
+                  type: "button",
+                  class: "quiet",
+                  on: {
+                    click: () => {
+                      seed.value = done.seed;
+                      showCode();
+                      seed.focus();
+                    },
+                  },
+                },
+                "Keep this seed",
+              ),
+            )
+          : "",
+      );
       say(`${words} ${done ? done.results.map((result) => result.text).join(", ") : ""}`);
     }
   }
@@ -112,17 +173,22 @@ export function generate(page) {
   return {
     element,
     offers: (one) => Boolean(one.generation),
-    empty: "No model here generates. One does whose outputs are the next token: export it with task=\"generation\".",
+    empty: 'No model here generates. One does whose outputs are the next token: export it with task="generation".',
     async show(next) {
       if (card?.name === next.name && card.version === next.version) return;
       run?.abort();
       card = next;
       const conditions = card.generation.conditions ?? [];
       conditionField.hidden = !conditions.length;
-      condition.replaceChildren(el("option", { value: "" }, "none"), ...conditions.map((one) => el("option", { value: one }, show(one))));
+      condition.replaceChildren(
+        el("option", { value: "" }, "none"),
+        ...conditions.map((one) => el("option", { value: one }, show(one))),
+      );
       if (conditions.length) condition.value = conditions[0];
       prompt.value = "";
-      outputs.replaceChildren(...Array.from({ length: 6 }, () => el("li", { class: "sample ghost", "aria-hidden": "true" })));
+      outputs.replaceChildren(
+        ...Array.from({ length: 6 }, () => el("li", { class: "sample ghost", "aria-hidden": "true" })),
+      );
       showCode();
     },
     hide: () => run?.abort(),
@@ -151,7 +217,7 @@ function sample(index, prompt) {
     element: el("li", { class: "sample", "data-sample": index }, el("span", { class: "text" }, given, text), ending),
     add: ({ text: piece, token }) => text.append(el("span", { class: "token" }, piece ?? `${token} `)),
     finish({ steps, reason }) {
-      ending.textContent = `${plural(steps, "step")}, ${ { end: "ended itself", stop: "met a stop", length: "cut at the longest" }[reason] ?? reason}`;
+      ending.textContent = `${plural(steps, "step")}, ${{ end: "ended itself", stop: "met a stop", length: "cut at the longest" }[reason] ?? reason}`;
     },
   };
 }

@@ -12,7 +12,12 @@ export function parseNumbers(text, card) {
   if (!trimmed) throw bad("there is nothing here yet");
   if (trimmed.startsWith("[")) return parseJSON(trimmed);
   const lines = trimmed.split(/\r?\n/).filter((line) => line.trim());
-  const cells = lines.map((line) => line.trim().split(/\s*[,;\t]\s*|\s+/).filter((cell) => cell !== ""));
+  const cells = lines.map((line) =>
+    line
+      .trim()
+      .split(/\s*[,;\t]\s*|\s+/)
+      .filter((cell) => cell !== ""),
+  );
   if (cells.length > 1 && cells[0].every((cell) => Number.isNaN(Number(cell)))) cells.shift();
   const rows = cells.map((row, i) => row.map((cell, j) => toNumber(cell, i, j)));
   const flat = card.input.kind !== "features";
@@ -31,19 +36,32 @@ function parseJSON(text) {
 function toNumber(cell, line, column) {
   const value = Number(cell);
   if (Number.isFinite(value)) return value;
-  throw new Problem({ code: "not_a_number", title: "Not a number", detail: `${JSON.stringify(cell)} is not a number`, where: `line ${line + 1}, column ${column + 1}` }, 0);
+  throw new Problem(
+    {
+      code: "not_a_number",
+      title: "Not a number",
+      detail: `${JSON.stringify(cell)} is not a number`,
+      where: `line ${line + 1}, column ${column + 1}`,
+    },
+    0,
+  );
 }
 
 const bad = (detail) => new Problem({ code: "no_sequence", title: "No sequence", detail }, 0);
 
 /** Numbers as one would paste them: a line a step. */
 export const asText = (sequence) =>
-  typeof sequence === "string" ? sequence : Array.isArray(sequence[0]) ? sequence.map((row) => row.join(", ")).join("\n") : sequence.join("\n");
+  typeof sequence === "string"
+    ? sequence
+    : Array.isArray(sequence[0])
+      ? sequence.map((row) => row.join(", ")).join("\n")
+      : sequence.join("\n");
 
 /** What the model wants of one step, in words. */
 export function stepWords(card) {
   const { kind, size } = card.input;
-  if (kind === "tokens") return card.input.text ? "one character a step" : `token ids, 0 to ${card.input.vocabulary_size - 1}`;
+  if (kind === "tokens")
+    return card.input.text ? "one character a step" : `token ids, 0 to ${card.input.vocabulary_size - 1}`;
   if (kind === "frames") return "samples of a signal";
   return size === 1 ? "one number a step" : `a line a step, ${size} numbers a line`;
 }
@@ -56,8 +74,19 @@ export function sequenceInput(changed) {
   let pad = null;
   const modes = el("div", { class: "segments", role: "radiogroup", "aria-label": "Where the sequence comes from" });
   const body = el("div", { class: "input-body" });
-  const text = el("input", { type: "text", autocomplete: "off", autocapitalize: "words", spellcheck: "false", on: { input: () => changed({ now: false }) } });
-  const paste = el("textarea", { rows: 8, spellcheck: "false", class: "mono", on: { input: () => changed({ now: false }) } });
+  const text = el("input", {
+    type: "text",
+    autocomplete: "off",
+    autocapitalize: "words",
+    spellcheck: "false",
+    on: { input: () => changed({ now: false }) },
+  });
+  const paste = el("textarea", {
+    rows: 8,
+    spellcheck: "false",
+    class: "mono",
+    on: { input: () => changed({ now: false }) },
+  });
   const example = el("select", { on: { change: () => changed({ now: true }) } });
 
   function show(next) {
@@ -75,7 +104,7 @@ export function sequenceInput(changed) {
 
   return {
     element: el("div", { class: "sequence-input" }, modes, body),
-    async set(nextCard, nextExamples) {
+    set(nextCard, nextExamples) {
       card = nextCard;
       examples = nextExamples;
       pad = null;
@@ -86,10 +115,36 @@ export function sequenceInput(changed) {
       if (kind === "frames" || (kind === "features" && size <= DRAWABLE)) offered.push(["draw", "Draw"]);
       if (examples.length) offered.push(["example", "Example"]);
       const name = newId("mode");
-      modes.replaceChildren(...offered.map(([value, words]) =>
-        el("label", {}, el("input", { type: "radio", name, value, on: { change: () => { carryOver(value); show(value); changed({ now: true }); } } }), el("span", {}, words))));
-      example.replaceChildren(...examples.map((one, i) =>
-        el("option", { value: i }, one.expected && !one.title.includes(one.expected) ? `${one.title} (${one.expected})` : one.title)));
+      modes.replaceChildren(
+        ...offered.map(([value, words]) =>
+          el(
+            "label",
+            {},
+            el("input", {
+              type: "radio",
+              name,
+              value,
+              on: {
+                change: () => {
+                  carryOver(value);
+                  show(value);
+                  changed({ now: true });
+                },
+              },
+            }),
+            el("span", {}, words),
+          ),
+        ),
+      );
+      example.replaceChildren(
+        ...examples.map((one, i) =>
+          el(
+            "option",
+            { value: i },
+            one.expected && !one.title.includes(one.expected) ? `${one.title} (${one.expected})` : one.title,
+          ),
+        ),
+      );
       const texts = examples.map((one) => one.sequence).filter((sequence) => typeof sequence === "string");
       text.value = texts[Math.floor((3 * texts.length) / 4)] ?? "";
       paste.value = examples[0] && typeof examples[0].sequence !== "string" ? asText(examples[0].sequence) : "";
@@ -131,12 +186,29 @@ const SHAPES = {
 /** A canvas to draw a series on by pointer; shapes and Paste are there for those who use none. */
 function drawingPad(card, examples, changed) {
   const features = card.input.kind === "frames" ? 1 : card.input.size;
-  const names = card.input.names || Array.from({ length: features }, (_, i) => (features === 1 ? "value" : `feature ${i + 1}`));
+  const names =
+    card.input.names || Array.from({ length: features }, (_, i) => (features === 1 ? "value" : `feature ${i + 1}`));
   const ranges = names.map((_, i) => range(examples, i));
-  const canvas = el("canvas", { class: "pad", role: "img", "aria-label": "Drawing area: drag to draw the series. Without a pointer, choose a shape below, or paste numbers instead." });
-  const steps = number(card.input.kind === "frames" ? card.input.size + 24 * card.input.stride : 40, { min: 1, max: 5000, step: 1 });
+  const canvas = el("canvas", {
+    class: "pad",
+    role: "img",
+    "aria-label":
+      "Drawing area: drag to draw the series. Without a pointer, choose a shape below, or paste numbers instead.",
+  });
+  const steps = number(card.input.kind === "frames" ? card.input.size + 24 * card.input.stride : 40, {
+    min: 1,
+    max: 5000,
+    step: 1,
+  });
   const which = select(names.map((name, i) => [i, name]));
-  const shape = select([["", "Choose"], ["zero", "Flat"], ["sine", "Sine"], ["step", "Step"], ["ramp", "Ramp"], ["pulse", "Pulse"]]);
+  const shape = select([
+    ["", "Choose"],
+    ["zero", "Flat"],
+    ["sine", "Sine"],
+    ["step", "Step"],
+    ["ramp", "Ramp"],
+    ["pulse", "Pulse"],
+  ]);
   const low = number(ranges[0][0], { step: "any" });
   const high = number(ranges[0][1], { step: "any" });
   let series = names.map(() => new Array(Number(steps.value)).fill(0.5));
@@ -157,14 +229,21 @@ function drawingPad(card, examples, changed) {
     const read = (name) => style.getPropertyValue(name).trim();
     draw.strokeStyle = read("--line");
     draw.lineWidth = 1;
-    for (const y of [0.25, 0.5, 0.75]) line(draw, [[0, y * height], [width, y * height]]);
+    for (const y of [0.25, 0.5, 0.75])
+      line(draw, [
+        [0, y * height],
+        [width, y * height],
+      ]);
     // The one that is drawn comes last, and so over the others.
     const order = series.map((_, i) => i).sort((a, b) => (a === chosen()) - (b === chosen()));
     order.forEach((i) => {
       const values = series[i];
       draw.strokeStyle = i === chosen() ? read("--accent") : read("--rest-3");
       draw.lineWidth = i === chosen() ? 2.5 : 1.5;
-      line(draw, values.map((value, t) => [((t + 0.5) / values.length) * width, (1 - value) * height]));
+      line(
+        draw,
+        values.map((value, t) => [((t + 0.5) / values.length) * width, (1 - value) * height]),
+      );
     });
   }
 
@@ -187,12 +266,28 @@ function drawingPad(card, examples, changed) {
     last = null;
     to(event);
   });
-  canvas.addEventListener("pointermove", (event) => { if (last) to(event); });
-  canvas.addEventListener("pointerup", () => { last = null; changed(); });
-  canvas.addEventListener("pointercancel", () => { last = null; });
-  which.addEventListener("change", () => { [low.value, high.value] = ranges[chosen()]; paint(); });
-  for (const [box, end] of [[low, 0], [high, 1]]) {
-    box.addEventListener("change", () => { ranges[chosen()][end] = Number(box.value); changed(); });
+  canvas.addEventListener("pointermove", (event) => {
+    if (last) to(event);
+  });
+  canvas.addEventListener("pointerup", () => {
+    last = null;
+    changed();
+  });
+  canvas.addEventListener("pointercancel", () => {
+    last = null;
+  });
+  which.addEventListener("change", () => {
+    [low.value, high.value] = ranges[chosen()];
+    paint();
+  });
+  for (const [box, end] of [
+    [low, 0],
+    [high, 1],
+  ]) {
+    box.addEventListener("change", () => {
+      ranges[chosen()][end] = Number(box.value);
+      changed();
+    });
   }
   shape.addEventListener("change", () => {
     if (!shape.value) return;
@@ -201,7 +296,9 @@ function drawingPad(card, examples, changed) {
     changed();
   });
   steps.addEventListener("change", () => {
-    series = series.map((values) => Array.from({ length: size() }, (_, t) => values[Math.floor((t * values.length) / size())]));
+    series = series.map((values) =>
+      Array.from({ length: size() }, (_, t) => values[Math.floor((t * values.length) / size())]),
+    );
     paint();
     changed();
   });
@@ -212,8 +309,15 @@ function drawingPad(card, examples, changed) {
       "div",
       { class: "drawing" },
       canvas,
-      el("div", { class: "fields" },
-        features > 1 ? field("Draw", which) : null, field("Shape", shape), field("Steps", steps), field("Bottom", low), field("Top", high)),
+      el(
+        "div",
+        { class: "fields" },
+        features > 1 ? field("Draw", which) : null,
+        field("Shape", shape),
+        field("Steps", steps),
+        field("Bottom", low),
+        field("Top", high),
+      ),
     ),
     fit: () => requestAnimationFrame(paint),
     value() {
@@ -235,7 +339,10 @@ function range(examples, feature) {
   if (!values.length) return [-1, 1];
   const [low, high] = values.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, -Infinity]);
   const unit = 10 ** Math.floor(Math.log10(Math.max(high - low, 1e-9)));
-  return [Number((Math.floor(low / unit) * unit).toPrecision(6)), Number((Math.ceil(high / unit) * unit).toPrecision(6))];
+  return [
+    Number((Math.floor(low / unit) * unit).toPrecision(6)),
+    Number((Math.ceil(high / unit) * unit).toPrecision(6)),
+  ];
 }
 
 /** How long a sequence is, in words. */

@@ -44,12 +44,39 @@ const page = {
   problem(error) {
     const asked = error instanceof Problem;
     problemBox.dataset.code = asked ? error.code : "page";
-    problemBox.replaceChildren(el("div", { class: "problem" },
-      el("p", { class: "problem-head" }, el("strong", {}, asked ? error.title : "This did not work"), asked ? el("code", {}, error.code) : null, asked && error.status ? el("span", { class: "muted number" }, String(error.status)) : null),
-      el("p", {}, error.message),
-      asked && error.where ? el("p", {}, "Where: ", el("code", {}, error.where)) : null,
-      asked && error.expected !== undefined && error.expected !== null ? el("p", { class: "muted" }, "Expected: ", typeof error.expected === "object" ? JSON.stringify(error.expected) : String(error.expected)) : null,
-      el("button", { type: "button", class: "quiet close", "aria-label": "Close the message", on: { click: () => page.clear() } }, "Close")));
+    problemBox.replaceChildren(
+      el(
+        "div",
+        { class: "problem" },
+        el(
+          "p",
+          { class: "problem-head" },
+          el("strong", {}, asked ? error.title : "This did not work"),
+          asked ? el("code", {}, error.code) : null,
+          asked && error.status ? el("span", { class: "muted number" }, String(error.status)) : null,
+        ),
+        el("p", {}, error.message),
+        asked && error.where ? el("p", {}, "Where: ", el("code", {}, error.where)) : null,
+        asked && error.expected !== undefined && error.expected !== null
+          ? el(
+              "p",
+              { class: "muted" },
+              "Expected: ",
+              typeof error.expected === "object" ? JSON.stringify(error.expected) : String(error.expected),
+            )
+          : null,
+        el(
+          "button",
+          {
+            type: "button",
+            class: "quiet close",
+            "aria-label": "Close the message",
+            on: { click: () => page.clear() },
+          },
+          "Close",
+        ),
+      ),
+    );
     if (!asked) console.warn(error);
     if (asked && error.status === 401) document.querySelector(".key").open = true;
   },
@@ -98,7 +125,8 @@ async function open(next, wanted) {
   const { offers, model = true, element, empty_ } = views[view];
   const offered = models.filter(offers);
   const first = FIRST.map((one) => offered.find((other) => other.name === one)).find(Boolean);
-  const card = wanted ?? used.get(view) ?? (offered.includes(last) ? last : null) ?? akin(last, offered) ?? first ?? offered[0];
+  const card =
+    wanted ?? used.get(view) ?? (offered.includes(last) ? last : null) ?? akin(last, offered) ?? first ?? offered[0];
   element.hidden = !card;
   empty_.hidden = Boolean(card);
   modelBox.hidden = !card || !model;
@@ -126,11 +154,35 @@ function akin(card, offered) {
 
 function showModel(card, offered) {
   const groups = Map.groupBy ? Map.groupBy(offered, (one) => one.task) : grouping(offered);
-  const choice = el("select", { on: { change: () => open(view, offered.find((one) => one.name === choice.value)) } },
-    ...[...groups].map(([task, ones]) => el("optgroup", { label: task }, ...ones.map((one) => el("option", { value: one.name, selected: one.name === card.name }, one.name)))));
-  const version = card.versions.length > 1
-    ? field("Version", select([...card.versions].reverse().map((one) => [one, String(one)]), { value: card.version, on: { change: (event) => openVersion(card, Number(event.target.value)) } }))
-    : null;
+  const choice = el(
+    "select",
+    {
+      on: {
+        change: () =>
+          open(
+            view,
+            offered.find((one) => one.name === choice.value),
+          ),
+      },
+    },
+    ...[...groups].map(([task, ones]) =>
+      el(
+        "optgroup",
+        { label: task },
+        ...ones.map((one) => el("option", { value: one.name, selected: one.name === card.name }, one.name)),
+      ),
+    ),
+  );
+  const version =
+    card.versions.length > 1
+      ? field(
+          "Version",
+          select(
+            [...card.versions].reverse().map((one) => [one, String(one)]),
+            { value: card.version, on: { change: (event) => openVersion(card, Number(event.target.value)) } },
+          ),
+        )
+      : null;
   const hadFocus = modelBox.contains(document.activeElement);
   modelBox.replaceChildren(el("div", { class: "choice" }, field("Model", choice), version), facts(card));
   if (version) version.querySelector("select").value = card.version;
@@ -161,16 +213,25 @@ function facts(card) {
     ["Input", input.names && input.names.length <= 8 ? input.names.join(", ") : stepWords(card)],
     ["Output", outputWords(card)],
     ["State", `${grouped(state.bytes)} bytes (${state.tensors.map((tensor) => tensor.name).join(", ") || "none"})`],
-    ["Batching", batching.exact ? "exact, the same bits in any batch" : batching.reason ?? `within ${batching.tolerance}`],
+    [
+      "Batching",
+      batching.exact ? "exact, the same bits in any batch" : (batching.reason ?? `within ${batching.tolerance}`),
+    ],
     ["Digest", el("span", { class: "mono", title: card.digest }, card.digest.replace("sha256:", "").slice(0, 12))],
   ];
-  return el("dl", { class: "facts", "aria-label": `Card of ${card.name}` }, ...rows.map(([term, words]) => el("div", {}, el("dt", {}, term), el("dd", {}, words))));
+  return el(
+    "dl",
+    { class: "facts", "aria-label": `Card of ${card.name}` },
+    ...rows.map(([term, words]) => el("div", {}, el("dt", {}, term), el("dd", {}, words))),
+  );
 }
 
 function outputWords({ output, task, forecast }) {
   if (output.labels) return `one of ${plural(output.labels.length, "label")}`;
   if (task === "generation") return `the next of ${plural(output.size, "token")}`;
-  return forecast ? `the next ${output.size === 1 ? "value" : `${output.size} values`}` : `${plural(output.size, "number")} a step`;
+  return forecast
+    ? `the next ${output.size === 1 ? "value" : `${output.size} values`}`
+    : `${plural(output.size, "number")} a step`;
 }
 
 document.getElementById("key").value = key.get();

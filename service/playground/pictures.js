@@ -8,7 +8,12 @@ import { outputNames, ranking, show, stepNames, valueRows } from "./reading.js";
 const BESIDE = 104;
 /** Probability from which a line has its name beside it. */
 const NAMED_FROM = 0.15;
-const margins = (small, width, named) => ({ l: small ? 40 : 48, r: small ? 12 : width < 480 ? 84 : BESIDE, t: 8, b: named ? 24 : 38 });
+const margins = (small, width, named) => ({
+  l: small ? 40 : 48,
+  r: small ? 12 : width < 480 ? 84 : BESIDE,
+  t: 8,
+  b: named ? 24 : 38,
+});
 
 /** A name in as many characters as there is room for beside a chart. */
 function beside(name, plot) {
@@ -34,20 +39,31 @@ function drawRanking(figure, sequence, labels, small) {
   const rest = labels.names.filter((name) => name !== labels.best.name).sort((a, b) => height(b) - height(a));
   const order = [labels.best.name, ...rest];
   const build = (c) => {
-    const traces = order.map((name, i) => ({
-      type: "scatter",
-      mode: labels.length === 1 ? "markers" : "lines",
-      x,
-      y: labels.series(name),
-      name: show(name),
-      line: { color: lineColour(c, i), width: i === 0 ? 2.6 : i < 5 ? 1.6 : 0.8, dash: ["solid", "solid", "dash", "dot", "dashdot"][i] ?? "solid" },
-      marker: { color: lineColour(c, i), size: 7 },
-      hovertemplate: `%{y:.1%} ${show(name)}<extra>step %{x}</extra>`,
-    })).reverse();
+    const traces = order
+      .map((name, i) => ({
+        type: "scatter",
+        mode: labels.length === 1 ? "markers" : "lines",
+        x,
+        y: labels.series(name),
+        name: show(name),
+        line: {
+          color: lineColour(c, i),
+          width: i === 0 ? 2.6 : i < 5 ? 1.6 : 0.8,
+          dash: ["solid", "solid", "dash", "dot", "dashdot"][i] ?? "solid",
+        },
+        marker: { color: lineColour(c, i), size: 7 },
+        hovertemplate: `%{y:.1%} ${show(name)}<extra>step %{x}</extra>`,
+      }))
+      .reverse();
     // Named are the leader and those of the next four that mattered at any step.
-    const ends = order.slice(0, small ? 0 : 5).filter((name, i) => i === 0 || height(name) >= NAMED_FROM).map((name, i) => ({
-      y: labels.at(labels.length).find((one) => one.name === name)?.p ?? 0, text: beside(show(name), figure.plot), color: i === 0 ? c.accent : c.muted,
-    }));
+    const ends = order
+      .slice(0, small ? 0 : 5)
+      .filter((name, i) => i === 0 || height(name) >= NAMED_FROM)
+      .map((name, i) => ({
+        y: labels.at(labels.length).find((one) => one.name === name)?.p ?? 0,
+        text: beside(show(name), figure.plot),
+        color: i === 0 ? c.accent : c.muted,
+      }));
     return {
       traces,
       layout: {
@@ -79,16 +95,31 @@ function drawValues(figure, card, sequence, result, small) {
   const mode = rows.length === 1 ? "markers" : "lines";
   const build = (c) => {
     const outputs = names.map((name, i) => ({
-      type: "scatter", mode, x, y: column(i), name, line: { color: lineColour(c, i), width: i ? 1.5 : 2.4 }, marker: { color: lineColour(c, i) },
+      type: "scatter",
+      mode,
+      x,
+      y: column(i),
+      name,
+      line: { color: lineColour(c, i), width: i ? 1.5 : 2.4 },
+      marker: { color: lineColour(c, i) },
       hovertemplate: `%{y:.4~g} ${name}<extra>step %{x}</extra>`,
     }));
     const truth = came.map((values) => ({
-      type: "scatter", mode: "lines", x: steps(values.length), y: values, line: { color: c.ink, width: 1.1, dash: "2px,3px" }, hovertemplate: "%{y:.4~g} came<extra>step %{x}</extra>",
+      type: "scatter",
+      mode: "lines",
+      x: steps(values.length),
+      y: values,
+      line: { color: c.ink, width: 1.1, dash: "2px,3px" },
+      hovertemplate: "%{y:.4~g} came<extra>step %{x}</extra>",
     }));
     const all = [...rows.flatMap((row) => row.slice(0, width)), ...came.flat()];
     const [low, high] = extent(all);
     const ends = [
-      ...names.map((text, i) => ({ y: rows.at(-1)[i], text: beside(text, figure.plot), color: i === 0 ? c.accent : c.muted })),
+      ...names.map((text, i) => ({
+        y: rows.at(-1)[i],
+        text: beside(text, figure.plot),
+        color: i === 0 ? c.accent : c.muted,
+      })),
       ...(came.length ? [{ y: came[0].at(-1), text: "what came", color: c.muted }] : []),
     ];
     return {
@@ -103,7 +134,8 @@ function drawValues(figure, card, sequence, result, small) {
   figure.draw(build, {
     label: `Output after each of ${plural(rows.length, "step")}. The last is ${(rows.at(-1) ?? []).slice(0, width).map(short).join(", ")}.`,
     head: ["step", ...names, ...came.map((_, i) => (width > 1 ? `${names[i]} that came` : "what came"))],
-    rows: () => rows.map((row, i) => [String(i + 1), ...row.slice(0, width), ...came.map((values) => values[i] ?? null)]),
+    rows: () =>
+      rows.map((row, i) => [String(i + 1), ...row.slice(0, width), ...came.map((values) => values[i] ?? null)]),
   });
 }
 
@@ -111,10 +143,13 @@ function drawValues(figure, card, sequence, result, small) {
 function whatCame(card, sequence, width) {
   if (!card.forecast || !Array.isArray(sequence)) return [];
   const targets = card.forecast.target ?? Array.from({ length: width }, (_, i) => i);
-  return targets.slice(0, width).map((target) => sequence.slice(1).map((row) => (Array.isArray(row) ? row[target] : row)));
+  return targets
+    .slice(0, width)
+    .map((target) => sequence.slice(1).map((row) => (Array.isArray(row) ? row[target] : row)));
 }
 
-const extent = (values) => values.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, -Infinity]);
+const extent = (values) =>
+  values.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, -Infinity]);
 
 /** The numbers that went in, a line a feature. */
 export function drawInput(figure, card, sequence) {
@@ -126,14 +161,31 @@ export function drawInput(figure, card, sequence) {
   figure.draw(
     (c) => ({
       traces: names.map((name, i) => ({
-        type: "scatter", mode: rows.length === 1 ? "markers" : "lines", x, y: shown.map((row) => row[i]), name,
-        line: { color: i === 0 ? c.ink : c.rest[(i - 1) % 3], width: 1.2, dash: ["solid", "dash", "dot"][Math.floor(i / 4) % 3] },
+        type: "scatter",
+        mode: rows.length === 1 ? "markers" : "lines",
+        x,
+        y: shown.map((row) => row[i]),
+        name,
+        line: {
+          color: i === 0 ? c.ink : c.rest[(i - 1) % 3],
+          width: 1.2,
+          dash: ["solid", "dash", "dot"][Math.floor(i / 4) % 3],
+        },
         hovertemplate: `%{y:.4~g} ${name}<extra>step %{x}</extra>`,
       })),
       layout: {
         margin: margins(false, figure.plot.clientWidth),
         xaxis: stepAxis(null, rows.length, card.input.kind === "frames" ? "sample" : "step"),
-        annotations: width <= 6 ? sideNames(names.slice(0, width).map((name) => beside(name, figure.plot)), shown.at(-1), x.at(-1), rows, c) : [],
+        annotations:
+          width <= 6
+            ? sideNames(
+                names.slice(0, width).map((name) => beside(name, figure.plot)),
+                shown.at(-1),
+                x.at(-1),
+                rows,
+                c,
+              )
+            : [],
       },
     }),
     {
@@ -148,7 +200,13 @@ function sideNames(names, last, x, rows, c) {
   const values = rows.flat();
   const [low, high] = extent(values);
   const gap = (high - low || 1) * 0.13;
-  return endNames(names.map((text, i) => ({ y: last[i], text, color: c.muted })), x, high, low, gap);
+  return endNames(
+    names.map((text, i) => ({ y: last[i], text, color: c.muted })),
+    x,
+    high,
+    low,
+    gap,
+  );
 }
 
 /**
@@ -167,16 +225,33 @@ export function drawInfluence(figure, sequence, answer, most = null) {
   const highest = small ? most : Math.max(...influence, 0);
   figure.draw(
     (c) => ({
-      traces: [{
-        type: "bar", x: steps(n), y: values,
-        marker: { color: steps(n).map((step) => (step >= first ? c.accent : c.rest[2])), line: { width: 0 } },
-        hovertemplate: `%{y:${small ? ".1%" : ".4~g"}}<extra>step %{x}</extra>`,
-      }],
+      traces: [
+        {
+          type: "bar",
+          x: steps(n),
+          y: values,
+          marker: { color: steps(n).map((step) => (step >= first ? c.accent : c.rest[2])), line: { width: 0 } },
+          hovertemplate: `%{y:${small ? ".1%" : ".4~g"}}<extra>step %{x}</extra>`,
+        },
+      ],
       layout: {
         margin: margins(small, figure.plot.clientWidth, isNamed(named)),
         xaxis: stepAxis(named, n),
         yaxis: { nticks: small ? 3 : 4, tickformat: small ? ".0%" : ".2~g", range: [0, highest * 1.08 || 1] },
-        shapes: [{ type: "rect", xref: "x", yref: "paper", x0: first - 0.5, x1: n + 0.5, y0: 0, y1: 1, fillcolor: c.accentSoft, line: { width: 0 }, layer: "below" }],
+        shapes: [
+          {
+            type: "rect",
+            xref: "x",
+            yref: "paper",
+            x0: first - 0.5,
+            x1: n + 0.5,
+            y0: 0,
+            y1: 1,
+            fillcolor: c.accentSoft,
+            line: { width: 0 },
+            layer: "below",
+          },
+        ],
       },
     }),
     {
@@ -204,16 +279,41 @@ export function drawHidden(figure, sequence, rows, name, small = false) {
   const x = steps(rows.length);
   figure.draw(
     (c) => ({
-      traces: [{
-        type: "heatmap", x, y: Array.from({ length: units }, (_, i) => i + 1), z: rows[0].map((_, unit) => rows.map((row) => row[unit])),
-        zmin: -limit, zmax: limit, zsmooth: false, colorscale: diverging(c), showscale: !small,
-        colorbar: { thickness: 9, outlinewidth: 0, len: 1, x: 1, xpad: 14, y: 0.5, nticks: 5, tickfont: { size: 11, color: c.muted }, tickformat: ".2~g" },
-        hovertemplate: `%{z:.3f}<extra>unit %{y}, step %{x}</extra>`,
-      }],
+      traces: [
+        {
+          type: "heatmap",
+          x,
+          y: Array.from({ length: units }, (_, i) => i + 1),
+          z: rows[0].map((_, unit) => rows.map((row) => row[unit])),
+          zmin: -limit,
+          zmax: limit,
+          zsmooth: false,
+          colorscale: diverging(c),
+          showscale: !small,
+          colorbar: {
+            thickness: 9,
+            outlinewidth: 0,
+            len: 1,
+            x: 1,
+            xpad: 14,
+            y: 0.5,
+            nticks: 5,
+            tickfont: { size: 11, color: c.muted },
+            tickformat: ".2~g",
+          },
+          hovertemplate: `%{z:.3f}<extra>unit %{y}, step %{x}</extra>`,
+        },
+      ],
       layout: {
         margin: margins(small, figure.plot.clientWidth, isNamed(stepNames(sequence))),
         xaxis: { ...stepAxis(stepNames(sequence), rows.length), ticks: "" },
-        yaxis: { showgrid: false, zeroline: false, title: { text: small ? "" : "unit", standoff: 2 }, range: [0.5, units + 0.5], nticks: small ? 3 : 5 },
+        yaxis: {
+          showgrid: false,
+          zeroline: false,
+          title: { text: small ? "" : "unit", standoff: 2 },
+          range: [0.5, units + 0.5],
+          nticks: small ? 3 : 5,
+        },
       },
     }),
     {

@@ -14,7 +14,9 @@ export const topOf = (card) => Math.min(card.output.size, MOST);
 export function ranking(result) {
   const decoded = result.decoded;
   if (!Array.isArray(decoded) || !decoded.length || !decoded[0]?.top) return null;
-  const steps = decoded.map((one) => one.top.map(({ label, token, probability }) => ({ name: label ?? token, p: probability })));
+  const steps = decoded.map((one) =>
+    one.top.map(({ label, token, probability }) => ({ name: label ?? token, p: probability })),
+  );
   const names = [...new Set(steps.flat().map((one) => one.name))];
   return {
     length: steps.length,
@@ -33,13 +35,15 @@ export function valueRows(result) {
 
 /** The names of a model's outputs. */
 export const outputNames = (card, width) =>
-  card.output.labels ?? (card.forecast?.target && card.input.names
+  card.output.labels ??
+  (card.forecast?.target && card.input.names
     ? card.forecast.target.map((i) => card.input.names[i])
     : Array.from({ length: width }, (_, i) => (width === 1 ? "output" : `output ${i + 1}`)));
 
 /** One decoded output in words: a label with its probability, or its values. */
 export function inWords(decoded, output) {
-  if (decoded && !Array.isArray(decoded) && typeof decoded === "object") return `${show(decoded.label ?? decoded.token)}, ${percent(decoded.probability)}`;
+  if (decoded && !Array.isArray(decoded) && typeof decoded === "object")
+    return `${show(decoded.label ?? decoded.token)}, ${percent(decoded.probability)}`;
   const values = decoded ?? output;
   if (values === null || values === undefined) return "no output yet";
   return [values].flat(Infinity).slice(0, 6).map(short).join(", ");

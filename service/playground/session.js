@@ -26,7 +26,11 @@ export function session(page) {
   const sessions = el("ul", { class: "list", "aria-label": "Sessions of this model" });
   const listEmpty = el("p", { class: "empty" }, "No session yet.");
   const states = el("ul", { class: "list", "aria-label": "Kept states" });
-  const statesEmpty = el("p", { class: "empty" }, "A state that you keep can be put back into any session of this model, whenever you like.");
+  const statesEmpty = el(
+    "p",
+    { class: "empty" },
+    "A state that you keep can be put back into any session of this model, whenever you like.",
+  );
 
   const idLine = el("p", { class: "muted mono id" });
   const stepLine = el("p", { class: "figure-line" });
@@ -43,25 +47,66 @@ export function session(page) {
   const fork = el("button", { type: "button" }, "Fork");
   const keep = el("button", { type: "button" }, "Keep state");
   const remove = el("button", { type: "button", class: "danger" }, "Delete");
-  const form = el("form", { class: "send" }, takeFields, pieceHolder, el("div", { class: "actions" }, sendButton, retry, fork, keep, remove));
+  const form = el(
+    "form",
+    { class: "send" },
+    takeFields,
+    pieceHolder,
+    el("div", { class: "actions" }, sendButton, retry, fork, keep, remove),
+  );
   const replayed = el("p", { class: "callout", hidden: true });
   const log = el("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": "What was sent" });
   const figure = chart({ title: "Outputs over the session", height: 240 });
   const code = snippets();
 
-  const live = el("section", { class: "card live", "aria-label": "Session", hidden: true },
-    el("div", { class: "live-head" }, el("div", {}, el("h2", {}, "Session"), idLine), el("div", { class: "live-now" }, stepLine, outputLine)),
-    form, replayed, figure.element, el("h3", {}, "Sent"), log);
-  const none = el("section", { class: "card", "aria-label": "Session" },
+  const live = el(
+    "section",
+    { class: "card live", "aria-label": "Session", hidden: true },
+    el(
+      "div",
+      { class: "live-head" },
+      el("div", {}, el("h2", {}, "Session"), idLine),
+      el("div", { class: "live-now" }, stepLine, outputLine),
+    ),
+    form,
+    replayed,
+    figure.element,
+    el("h3", {}, "Sent"),
+    log,
+  );
+  const none = el(
+    "section",
+    { class: "card", "aria-label": "Session" },
     el("h2", {}, "A session is a state that the server keeps"),
-    el("p", { class: "muted" }, "Send a sequence piece by piece and the answer goes on where it was, bit for bit as if it had come whole. Fork it to try two futures of one past; keep its state and go back to it."));
-  const element = el("div", {},
-    el("div", { class: "split" },
-      el("div", { class: "side" },
-        el("section", { class: "card", "aria-label": "Sessions" }, el("h2", {}, "Sessions"), el("div", { class: "fields ending" }, field("Lifetime", ttl, "seconds"), create), sessions, listEmpty),
-        el("section", { class: "card", "aria-label": "States" }, el("h2", {}, "Kept states"), states, statesEmpty)),
-      el("div", { class: "results" }, none, live)),
-    code.element);
+    el(
+      "p",
+      { class: "muted" },
+      "Send a sequence piece by piece and the answer goes on where it was, bit for bit as if it had come whole. Fork it to try two futures of one past; keep its state and go back to it.",
+    ),
+  );
+  const element = el(
+    "div",
+    {},
+    el(
+      "div",
+      { class: "split" },
+      el(
+        "div",
+        { class: "side" },
+        el(
+          "section",
+          { class: "card", "aria-label": "Sessions" },
+          el("h2", {}, "Sessions"),
+          el("div", { class: "fields ending" }, field("Lifetime", ttl, "seconds"), create),
+          sessions,
+          listEmpty,
+        ),
+        el("section", { class: "card", "aria-label": "States" }, el("h2", {}, "Kept states"), states, statesEmpty),
+      ),
+      el("div", { class: "results" }, none, live),
+    ),
+    code.element,
+  );
 
   const attempt = (action) => async (event) => {
     event?.preventDefault();
@@ -73,14 +118,22 @@ export function session(page) {
       page.problem(error);
     }
   };
-  create.addEventListener("click", attempt(() => open({})));
+  create.addEventListener(
+    "click",
+    attempt(() => open({})),
+  );
   form.addEventListener("submit", attempt(sendPiece));
   retry.addEventListener("click", attempt(sendAgain));
   fork.addEventListener("click", attempt(forkIt));
   keep.addEventListener("click", attempt(keepState));
   remove.addEventListener("click", attempt(removeIt));
-  take.addEventListener("click", attempt(async () => takePiece()));
-  example.addEventListener("change", () => { taken = 0; });
+  take.addEventListener(
+    "click",
+    attempt(async () => takePiece()),
+  );
+  example.addEventListener("change", () => {
+    taken = 0;
+  });
 
   async function refresh() {
     const answer = await get(`v1/sessions?model=${encodeURIComponent(card.name)}&limit=${LISTED}`);
@@ -116,8 +169,13 @@ export function session(page) {
     const last = sent.get(current.id).at(-1);
     const answer = await post(`v1/sessions/${current.id}/steps`, last.body);
     replayed.hidden = false;
-    replayed.replaceChildren("The same request again, ", el("code", {}, `"at": ${last.body.at}`), ": ", el("code", {}, `"replayed": ${answer.replayed}`),
-      `, still at step ${answer.step}, ${same(answer, last.answer) ? "and the same answer to the bit" : "and another answer"}.`);
+    replayed.replaceChildren(
+      "The same request again, ",
+      el("code", {}, `"at": ${last.body.at}`),
+      ": ",
+      el("code", {}, `"replayed": ${answer.replayed}`),
+      `, still at step ${answer.step}, ${same(answer, last.answer) ? "and the same answer to the bit" : "and another answer"}.`,
+    );
     say(`replayed: ${answer.replayed}, step ${answer.step}`);
     await refresh();
     showCode(last.body);
@@ -156,22 +214,24 @@ export function session(page) {
     });
   }
 
-  const putBack = (state) => attempt(async () => {
-    await call("PUT", `v1/sessions/${current.id}/state`, { state: state.state });
-    sent.set(current.id, [...state.entries]);
-    await refresh();
-    say(`Back at step ${current.step}`);
-    code.show({
-      curl: curl("PUT", `v1/sessions/${current.id}/state`, { state: state.state }),
-      python: ofSession([`session.restore(${literal(state.state)})`, "print(session.step_count)"]),
+  const putBack = (state) =>
+    attempt(async () => {
+      await call("PUT", `v1/sessions/${current.id}/state`, { state: state.state });
+      sent.set(current.id, [...state.entries]);
+      await refresh();
+      say(`Back at step ${current.step}`);
+      code.show({
+        curl: curl("PUT", `v1/sessions/${current.id}/state`, { state: state.state }),
+        python: ofSession([`session.restore(${literal(state.state)})`, "print(session.step_count)"]),
+      });
     });
-  });
 
-  const openFrom = (state) => attempt(async () => {
-    const made = await open({ state: state.state });
-    sent.set(made.id, [...state.entries]);
-    paint();
-  });
+  const openFrom = (state) =>
+    attempt(async () => {
+      const made = await open({ state: state.state });
+      sent.set(made.id, [...state.entries]);
+      paint();
+    });
 
   async function removeIt() {
     await call("DELETE", `v1/sessions/${current.id}`);
@@ -194,37 +254,109 @@ export function session(page) {
 
   function paint() {
     listEmpty.hidden = list.length > 0;
-    sessions.replaceChildren(...list.map((one) => {
-      const button = el("button", { type: "button", class: "row", "aria-current": one.id === current?.id ? "true" : false, on: { click: () => { current = one; replayed.hidden = true; paint(); } } },
-        el("span", { class: "mono" }, shortId(one.id)), el("span", { class: "number" }, `step ${one.step}`));
-      return el("li", {}, button);
-    }));
+    sessions.replaceChildren(
+      ...list.map((one) => {
+        const button = el(
+          "button",
+          {
+            type: "button",
+            class: "row",
+            "aria-current": one.id === current?.id ? "true" : false,
+            on: {
+              click: () => {
+                current = one;
+                replayed.hidden = true;
+                paint();
+              },
+            },
+          },
+          el("span", { class: "mono" }, shortId(one.id)),
+          el("span", { class: "number" }, `step ${one.step}`),
+        );
+        return el("li", {}, button);
+      }),
+    );
     statesEmpty.hidden = kept.length > 0;
-    states.replaceChildren(...kept.map((state) => el("li", { class: "kept" },
-      el("span", {}, el("strong", {}, `step ${state.step}`), " ", el("span", { class: "muted mono" }, `of ${shortId(state.of)}`)),
-      el("span", { class: "actions" },
-        el("button", { type: "button", disabled: !current, "aria-label": `Put back the state of step ${state.step}`, on: { click: putBack(state) } }, "Put back"),
-        el("button", { type: "button", "aria-label": `New session from the state of step ${state.step}`, on: { click: openFrom(state) } }, "New from it")))));
+    states.replaceChildren(
+      ...kept.map((state) =>
+        el(
+          "li",
+          { class: "kept" },
+          el(
+            "span",
+            {},
+            el("strong", {}, `step ${state.step}`),
+            " ",
+            el("span", { class: "muted mono" }, `of ${shortId(state.of)}`),
+          ),
+          el(
+            "span",
+            { class: "actions" },
+            el(
+              "button",
+              {
+                type: "button",
+                disabled: !current,
+                "aria-label": `Put back the state of step ${state.step}`,
+                on: { click: putBack(state) },
+              },
+              "Put back",
+            ),
+            el(
+              "button",
+              {
+                type: "button",
+                "aria-label": `New session from the state of step ${state.step}`,
+                on: { click: openFrom(state) },
+              },
+              "New from it",
+            ),
+          ),
+        ),
+      ),
+    );
     live.hidden = !current;
     none.hidden = Boolean(current);
     if (!current) return;
     const entries = sent.get(current.id) ?? [];
     const last = entries.at(-1);
     idLine.textContent = current.id;
-    stepLine.replaceChildren(el("strong", { class: "number" }, String(current.step)), ` ${card.input.kind === "frames" ? "samples received" : current.step === 1 ? "step" : "steps"}`);
-    outputLine.textContent = last ? inWords(last.answer.decoded?.at(-1), last.answer.outputs?.at(-1)) : current.step ? "what came before was not sent from here" : "nothing sent yet";
+    stepLine.replaceChildren(
+      el("strong", { class: "number" }, String(current.step)),
+      ` ${card.input.kind === "frames" ? "samples received" : current.step === 1 ? "step" : "steps"}`,
+    );
+    outputLine.textContent = last
+      ? inWords(last.answer.decoded?.at(-1), last.answer.outputs?.at(-1))
+      : current.step
+        ? "what came before was not sent from here"
+        : "nothing sent yet";
     retry.disabled = !last;
-    log.replaceChildren(entries.length
-      ? table(["steps", "piece", "answer", "replayed"], entries.map((entry) => [
-          `${entry.from + 1}–${entry.to}`, pieceWords(card, entry.body.sequence), inWords(entry.answer.decoded?.at(-1), entry.answer.outputs?.at(-1)), String(entry.answer.replayed)]), "What was sent, and the answers")
-      : el("p", { class: "empty" }, "Nothing yet."));
+    log.replaceChildren(
+      entries.length
+        ? table(
+            ["steps", "piece", "answer", "replayed"],
+            entries.map((entry) => [
+              `${entry.from + 1}–${entry.to}`,
+              pieceWords(card, entry.body.sequence),
+              inWords(entry.answer.decoded?.at(-1), entry.answer.outputs?.at(-1)),
+              String(entry.answer.replayed),
+            ]),
+            "What was sent, and the answers",
+          )
+        : el("p", { class: "empty" }, "Nothing yet."),
+    );
     const outputs = entries.flatMap((entry) => entry.answer.outputs ?? []);
     figure.element.hidden = !outputs.length;
     if (!outputs.length) return;
-    const decoded = entries.every((entry) => Array.isArray(entry.answer.decoded)) ? entries.flatMap((entry) => entry.answer.decoded) : null;
+    const decoded = entries.every((entry) => Array.isArray(entry.answer.decoded))
+      ? entries.flatMap((entry) => entry.answer.decoded)
+      : null;
     const sequence = entries.map((entry) => entry.body.sequence);
     figure.note(entries[0].from ? `From step ${entries[0].from + 1} on.` : "");
-    drawOutputs(figure, card, typeof sequence[0] === "string" ? sequence.join("") : sequence.flat(), { outputs, decoded });
+    drawOutputs(figure, card, typeof sequence[0] === "string" ? sequence.join("") : sequence.flat(), {
+      outputs,
+      decoded,
+    });
   }
 
   function showCode(body) {
@@ -239,12 +371,19 @@ export function session(page) {
     const { imports, value } = sequenceCode(card, body.sequence);
     code.show({
       curl: curl("POST", `v1/sessions/${current.id}/steps`, body),
-      python: ofSession([`answer = session.step(${value}, returns="steps", top=${body.top})`, printed(card, "answer", null, "answer.step, ")], imports),
+      python: ofSession(
+        [
+          `answer = session.step(${value}, returns="steps", top=${body.top})`,
+          printed(card, "answer", null, "answer.step, "),
+        ],
+        imports,
+      ),
     });
   }
 
   /** A program that goes on with the session that is shown. */
-  const ofSession = (lines, imports = []) => python([`session = elman.session(${literal(current.id)})`, ...lines], imports);
+  const ofSession = (lines, imports = []) =>
+    python([`session = elman.session(${literal(current.id)})`, ...lines], imports);
 
   return {
     element,
@@ -253,7 +392,9 @@ export function session(page) {
     async show(next) {
       const other = card?.name !== next.name || card.version !== next.version;
       card = next;
-      examples = await page.examples(card);
+      const offered = await page.examples(next);
+      if (card !== next) return;
+      examples = offered;
       if (other) {
         current = null;
         kept = [];
@@ -261,9 +402,14 @@ export function session(page) {
         const text = card.input.kind === "tokens" && card.input.text;
         takeFields.hidden = text || !examples.length;
         example.replaceChildren(...examples.map((one, i) => el("option", { value: i }, one.title)));
-        pieceHolder.replaceChildren(text ? field("Piece", piece, "one character a step") : field("Piece", numbers, `${stepWords(card)}; CSV or JSON`));
+        pieceHolder.replaceChildren(
+          text
+            ? field("Piece", piece, "one character a step")
+            : field("Piece", numbers, `${stepWords(card)}; CSV or JSON`),
+        );
         size.value = card.input.kind === "frames" ? card.input.stride : 5;
-        piece.value = text && typeof examples[0]?.sequence === "string" ? [...examples[0].sequence].slice(0, 3).join("") : "";
+        piece.value =
+          text && typeof examples[0]?.sequence === "string" ? [...examples[0].sequence].slice(0, 3).join("") : "";
         numbers.value = "";
         takePiece();
       }

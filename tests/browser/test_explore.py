@@ -122,6 +122,18 @@ def test_play_goes_through_every_step_and_stops_at_the_last(screen: Screen) -> N
     assert at.inner_text() == stopped
 
 
+def test_a_single_step_has_an_answer_and_no_influence(screen: Screen, server: RunningServer) -> None:
+    page = screen.open("explore", "names-gru")
+    page.get_by_label("Text").fill("M")
+    page.get_by_text("1 of 1", exact=True).wait_for()
+    last = answered(server, "names-gru", "M")["decoded"][-1]
+    answer = page.get_by_role("region", name="Answer").locator(".answer")
+    assert answer.inner_text() == f"{last['label']} {percent(last['probability'])}"
+    assert page.locator(".score").get_by_role("heading", name="Influence").count() == 0
+    page.locator(".column", has_text="RNN").first.wait_for()
+    assert page.get_by_role("alert").inner_text() == ""
+
+
 def test_the_card_is_the_models_own(screen: Screen, server: RunningServer) -> None:
     page = screen.open("explore", "vowels-lstm")
     card = server.client.get("/v1/models/vowels-lstm").json()
@@ -203,7 +215,11 @@ def test_the_commands_shown_do_what_the_page_did(screen: Screen, server: Running
         subprocess.run(["bash", "-ec", curl.split("\n\n")[1]], capture_output=True, check=True, timeout=30).stdout
     )["influence"]
 
-    python = page.locator("#explore pre[data-language=python]").inner_text()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy the Python code").click()
+    page.get_by_role("button", name="Copy the Python code").get_by_text("Copied").wait_for()
+    python = page.evaluate("navigator.clipboard.readText()")
+    assert python == page.locator("#explore pre[data-language=python]").inner_text()
     ran = subprocess.run(
         [sys.executable, "-c", python], capture_output=True, text=True, check=True, timeout=60, env=environment()
     )
