@@ -101,6 +101,7 @@ class _LaneCollector(Collector):
         )
         text = "Work not answered yet, by the calibrated costs"
         yield GaugeMetricFamily("elman_pending_seconds", text, self._server.engine.pending_seconds)
+        yield GaugeMetricFamily("elman_sessions", "Sessions in the store", len(self._server.sessions))
         yield GaugeMetricFamily("elman_models", "Model versions served", len(served))
         yield GaugeMetricFamily("elman_refused_models", "Model files refused", len(self._server.repository.refusals))
 
