@@ -52,6 +52,12 @@ export const grouped = (value) =>
     .replace(/\B(?=(\d{3})+$)/g, "\u202f")
     .replace("-", "−");
 
+/** `[name, unit]` of a feature: "demand, GW" is a demand in GW. The unit may be empty. */
+export function nameAndUnit(feature) {
+  const comma = feature.lastIndexOf(", ");
+  return comma < 0 ? [feature, ""] : [feature.slice(0, comma), feature.slice(comma + 2)];
+}
+
 export const plural = (number, word, many = word + "s") => `${grouped(number)} ${number === 1 ? word : many}`;
 
 /** Say something to those who listen to the page; it is on the screen elsewhere. */

@@ -3,7 +3,7 @@
 import { modelPath, post } from "./api.js";
 import { chart } from "./charts.js";
 import { curl, keywords, literal, printed, python, sequenceCode, snippets } from "./code.js";
-import { debounced, el, newId, percent, plural, select, say, short } from "./dom.js";
+import { debounced, el, nameAndUnit, newId, percent, plural, select, say, short } from "./dom.js";
 import { lengthWords, sequenceInput } from "./input.js";
 import { drawHidden, drawInfluence, drawInput, drawOutputs, shares } from "./pictures.js";
 import { inWords, outputNames, ranking, show, stepNames, topOf, valueRows } from "./reading.js";
@@ -147,7 +147,11 @@ export function explore(page) {
     } else {
       const row = valueRows(result)[step - 1] ?? [];
       const names = outputNames(card, width);
-      headline.replaceChildren(el("strong", { class: "number" }, inWords(row.slice(0, 1))), ` ${names[0]}`);
+      const [first, unit] = nameAndUnit(names[0]);
+      headline.replaceChildren(
+        el("strong", { class: "number" }, inWords(row.slice(0, 1)), unit && ` ${unit}`),
+        ` ${first}`,
+      );
       bars.replaceChildren(
         ...row
           .slice(1, width)

@@ -3,7 +3,7 @@
 import { modelPath, post } from "./api.js";
 import { chart } from "./charts.js";
 import { curl, keywords, literal, python, snippets } from "./code.js";
-import { el, field, number, plural, say, select, short } from "./dom.js";
+import { el, field, nameAndUnit, number, plural, say, select, short } from "./dom.js";
 import { asText, parseNumbers, stepWords } from "./input.js";
 import { versionOf } from "./explore.js";
 import { Problem } from "./api.js";
@@ -132,9 +132,10 @@ export function forecast(page) {
     const error = truth
       ? point.slice(0, truth.length).reduce((sum, value, i) => sum + Math.abs(value - truth[i]), 0) / truth.length
       : null;
+    const [what, unit] = nameAndUnit(name);
     headline.replaceChildren(
-      el("strong", { class: "number" }, short(point.at(-1))),
-      ` ${name} after ${plural(answer.horizon, "step")}`,
+      el("strong", { class: "number" }, short(point.at(-1)), unit && ` ${unit}`),
+      ` ${what} after ${plural(answer.horizon, "step")}`,
     );
     detail.textContent = [
       bands.length > 1

@@ -78,7 +78,7 @@ const page = {
       ),
     );
     if (!asked) console.warn(error);
-    if (asked && error.status === 401) document.querySelector(".key").open = true;
+    if (asked && error.status === 401) keyBox.open = true;
   },
   problemOf: (body) => new Problem(body, body.status),
   /** Take the message away; with a code, only a message of that code. */
@@ -210,7 +210,7 @@ function facts(card) {
     ["Task", card.task],
     ["Network", `${card.cell.toUpperCase()}, ${plural(card.layers, "layer")} of ${card.hidden_size}`],
     ["Direction", card.direction === "forward" ? "forward" : "both ways"],
-    ["Input", input.names && input.names.length <= 8 ? input.names.join(", ") : stepWords(card)],
+    ["Input", input.names && input.names.length <= 8 ? input.names.join(" · ") : stepWords(card)],
     ["Output", outputWords(card)],
     ["State", `${grouped(state.bytes)} bytes (${state.tensors.map((tensor) => tensor.name).join(", ") || "none"})`],
     [
@@ -234,11 +234,17 @@ function outputWords({ output, task, forecast }) {
     : `${plural(output.size, "number")} a step`;
 }
 
+const keyBox = document.querySelector(".key");
+keyBox.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  keyBox.open = false;
+  keyBox.querySelector("summary").focus();
+});
 document.getElementById("key").value = key.get();
 document.getElementById("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   key.set(document.getElementById("key").value.trim());
-  document.querySelector(".key").open = false;
+  keyBox.open = false;
   load();
 });
 

@@ -1,7 +1,7 @@
 // The pictures of one sequence, all on the same axis of steps: outputs, influence, hidden state.
 
 import { MOST_NAMED, diverging, endNames, stepAxis } from "./charts.js";
-import { percent, plural, short } from "./dom.js";
+import { nameAndUnit, percent, plural, short } from "./dom.js";
 import { outputNames, ranking, show, stepNames, valueRows } from "./reading.js";
 
 /** Room to the right of a chart for the names of its lines; all charts of a column share it, so that steps align. */
@@ -16,7 +16,8 @@ const margins = (small, width, named) => ({
 });
 
 /** A name in as many characters as there is room for beside a chart. */
-function beside(name, plot) {
+function beside(feature, plot) {
+  const [name] = nameAndUnit(feature);
   const most = plot.clientWidth < 480 ? 10 : 14;
   return name.length > most ? `${name.slice(0, most - 1).trimEnd()}…` : name;
 }
