@@ -4,11 +4,12 @@ import argparse
 import json
 import signal
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
+from benchmarks import loops, pages, quantised, report, sessions
 from benchmarks.contenders import PEERS
 from benchmarks.measure import QUICK, Settings, run
 from benchmarks.models import SHAPES
@@ -19,14 +20,41 @@ RESULTS = HERE / "results" / "results.json"
 _ALWAYS = ("naive", "mosec")
 
 
+@dataclass(frozen=True)
+class Study:
+    """A measurement of its own: how much of it, how it runs, and its page."""
+
+    usual: Any
+    quick: Any
+    run: Callable[[Any, Callable[[dict[str, Any]], None]], dict[str, Any]]
+    page: Callable[[dict[str, Any]], str]
+    publish: Callable[[str], None]
+
+
+def _in_readme(mark: str) -> Callable[[str], None]:
+    return lambda page: report.put(HERE / "README.md", mark, page)
+
+
+def _int8_page(page: str) -> None:
+    (HERE.parent / "models" / "int8.md").write_text(page)
+
+
+STUDIES = {
+    "sessions": Study(sessions.Settings(), sessions.QUICK, sessions.run, pages.sessions, _in_readme("sessions")),
+    "loops": Study(loops.Settings(), loops.QUICK, loops.run, pages.loops, _in_readme("loops")),
+    "int8": Study(quantised.Settings(), quantised.QUICK, quantised.run, pages.int8, _int8_page),
+}
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "command",
         nargs="?",
-        choices=("run", "profile", "report"),
+        choices=("run", "profile", "report", *STUDIES),
         default="run",
-        help="run: measure. profile: where the time of a request goes. report: table and pictures of earlier results.",
+        help="run: measure. profile: where the time of a request goes. report: table and pictures of earlier results. "
+        "sessions, loops, int8: studies of their own, which write their part of the page.",
     )
     parser.add_argument("--quick", action="store_true", help="a run of a few minutes, on fewer and shorter rounds")
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES), help="which models")
@@ -55,11 +83,35 @@ def write(results: dict[str, Any], output: Path) -> None:
     output.write_text(json.dumps(results, indent=1) + "\n")
 
 
+def study(name: str, args: argparse.Namespace) -> None:
+    """Run a study, write its results, and, unless it is a quick one or goes elsewhere, its part of the page."""
+    one = STUDIES[name]
+    settings = one.quick if args.quick else one.usual
+    settings = replace(settings, rounds=args.rounds or settings.rounds, seconds=args.seconds or settings.seconds)
+    usual = not args.quick and args.output is None
+    output = args.output or RESULTS.with_name("quick.json" if args.quick else f"{name}.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    command = " ".join(["python -m benchmarks", *sys.argv[1:]])
+
+    def save(results: dict[str, Any]) -> None:
+        write({**results, "command": command}, output)
+
+    one.run(settings, save)
+    print(f"\nWritten to {output}", file=sys.stderr)
+    page = one.page(json.loads(output.read_text()))
+    print(page)
+    if usual:
+        one.publish(page)
+
+
 def main() -> None:
     # So that whatever ends the run, the servers that it started end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = parse()
     output = args.output or (RESULTS.with_name("quick.json") if args.quick else RESULTS)
+    if args.command in STUDIES:
+        study(args.command, args)
+        return
     if args.command == "profile":
         found = profile(args.models, args.seconds or 2.0)
         print(report.parts_table(found), report.functions(found), sep="\n\n")

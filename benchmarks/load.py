@@ -15,9 +15,10 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from benchmarks.processes import cpu_seconds
 
@@ -29,6 +30,26 @@ _SPIN = 0.0015
 _MAX_CONNECTIONS = 1024
 # How long answers that are outstanding at the end are waited for.
 _GRACE = 20.0
+
+
+@dataclass
+class Report:
+    """What was seen in the measured time. Latencies in seconds, from the moment a request was due.
+
+    `num_done` and `num_steps` count what was answered with 200, `num_lost` the requests that were never answered.
+    """
+
+    num_done: int = 0
+    num_steps: int = 0
+    num_lost: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    server_cpu: float = 0.0
+    generator_cpu: float = 0.0
+    p50: float = 0.0
+    p90: float = 0.0
+    p99: float = 0.0
+    mean: float = 0.0
 
 
 @dataclass
@@ -58,30 +79,16 @@ class Plan:
     core: int | None = None
     seed: int = 0
 
+    report: ClassVar[type[Report]] = Report
 
-@dataclass
-class Report:
-    """What was seen in the measured time. Latencies in seconds, from the moment a request was due.
-
-    `num_done` and `num_steps` count what was answered with 200, `num_lost` the requests that were never answered.
-    """
-
-    num_done: int = 0
-    num_steps: int = 0
-    num_lost: int = 0
-    statuses: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    server_cpu: float = 0.0
-    generator_cpu: float = 0.0
-    p50: float = 0.0
-    p90: float = 0.0
-    p99: float = 0.0
-    mean: float = 0.0
+    def generator(self) -> "Generator":
+        """What runs this plan."""
+        return Generator(self)
 
 
-def request(path: str, body: bytes, content_type: str, accept: str | None = None) -> bytes:
+def request(path: str, body: bytes, content_type: str, accept: str | None = None, headers: Iterable[str] = ()) -> bytes:
     """One whole request."""
-    head = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {content_type}"]
+    head = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {content_type}", *headers]
     head += [f"Accept: {accept}"] if accept else []
     head += [f"Content-Length: {len(body)}"]
     return "\r\n".join(head).encode() + b"\r\n\r\n" + body
@@ -141,14 +148,17 @@ class Connection(asyncio.Protocol):
 class Generator:
     """Runs one plan."""
 
+    connection: ClassVar[type[Connection]] = Connection
+
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.report = Report()
+        self.report = plan.report()
         self._latencies: list[float] = []
         self._next = random.Random(plan.seed).randrange(len(plan.requests))
         self._sent = 0
         self._outstanding = 0
         self._idle: list[Connection] = []
+        self._connections: list[Connection] = []
         self._waiting: deque[float] = deque()
         self._started = self._opened = 0.0
         self._measuring = self._stopping = False
@@ -179,13 +189,22 @@ class Generator:
             self._close()
         if plan.rate:
             arrivals.cancel()
+        gc.enable()
+        await self._hang_up()
         return self._summary()
+
+    async def _hang_up(self) -> None:
+        for connection in self._connections:
+            connection.lost = _as_agreed
+            connection.transport.close()
+        await asyncio.sleep(0)  # they close when the loop comes round
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(
-            lambda: Connection(self._answered, self._lost), "127.0.0.1", self.plan.port
+            lambda: self.connection(self._answered, self._lost), "127.0.0.1", self.plan.port
         )
+        self._connections.append(connection)
         return connection
 
     def _open(self) -> None:
@@ -212,7 +231,11 @@ class Generator:
         self._next = (index + 1) % len(self.plan.requests)
         self._sent += 1
         self._outstanding += 1
-        connection.send(index, self.plan.requests[index], due)
+        connection.send(index, self.content(connection, index), due)
+
+    def content(self, connection: Connection, index: int) -> bytes:
+        """The whole request of that number, to be sent on that connection."""
+        return self.plan.requests[index]
 
     def _answered(self, connection: Connection, status: int) -> None:
         now = time.perf_counter()
@@ -265,12 +288,16 @@ class Generator:
     def _summary(self) -> Report:
         report, latencies = self.report, sorted(self._latencies)
         if latencies:
-            report.p50, report.p90, report.p99 = (_quantile(latencies, q) for q in (0.5, 0.9, 0.99))
+            report.p50, report.p90, report.p99 = (quantile(latencies, q) for q in (0.5, 0.9, 0.99))
             report.mean = sum(latencies) / len(latencies)
         return report
 
 
-def _quantile(ordered: list[float], share: float) -> float:
+def _as_agreed(connection: Connection) -> None:
+    """A connection that is closed here is not lost."""
+
+
+def quantile(ordered: list[float], share: float) -> float:
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
@@ -284,7 +311,7 @@ def main(plan_file: str) -> None:
         loops = asyncio  # type: ignore[misc]
 
     async def run() -> Report:
-        return await Generator(plan).run()
+        return await plan.generator().run()
 
     print(json.dumps(asdict(loops.run(run()))))
 

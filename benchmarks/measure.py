@@ -85,10 +85,15 @@ def say(text: str) -> None:
 def generate(plan: Plan) -> Report:
     """Run a plan in a process of its own."""
     with start_generator(plan) as generator:
-        out, error = generator.communicate()
+        return finish(plan, generator)
+
+
+def finish(plan: Plan, generator: "subprocess.Popen[bytes]") -> Report:
+    """Wait for a plan that is under way."""
+    out, error = generator.communicate()
     if generator.returncode:
         raise RuntimeError(f"the load generator failed: {error.decode()[-800:]}")
-    return Report(**json.loads(out))
+    return plan.report(**json.loads(out))
 
 
 @contextlib.contextmanager

@@ -51,16 +51,29 @@ def resident_bytes(pids: Iterable[int]) -> int:
 
 
 def _share(pid: int) -> int:
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+    found = _in_rollup(pid, "Pss:")
+    if found:
+        return found
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
     except OSError:
         return 0
+
+
+def _in_rollup(pid: int, name: str) -> int:
+    """A line of what the kernel sums up of a process's memory; 0 where it does not say."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def anonymous_bytes(pids: Iterable[int]) -> int:
+    """Memory of processes that no file backs: what they allocated."""
+    return sum(_in_rollup(pid, "Anonymous:") for pid in pids)
 
 
 @dataclass

@@ -102,13 +102,13 @@ def _machine(results: dict[str, Any]) -> str:
     )
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table: words to the left, numbers to the right."""
-    rule = ["---" if index < 2 else "---:" for index in range(len(head))]
+def table(head: list[str], rows: list[list[str]], words: int = 2) -> str:
+    """A Markdown table: words, in the first columns, to the left, numbers to the right."""
+    rule = ["---" if index < words else "---:" for index in range(len(head))]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     if value is None:
         return _NONE
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
@@ -128,30 +128,30 @@ def _contenders(models: list[Figures]) -> str:
                 [
                     one.found["title"],
                     f"**{contender['title']}**" if contender["role"] == "elman" else contender["title"],
-                    *map(_number, rates),
-                    _number(one.median(per_second, name, "octet", connections=most)),
-                    _number(one.median(p50, name, "json", connections=1)),
-                    _number(one.median(p99, name, "json", connections=most)),
-                    _number(one.median(p50, name, "json", share=0.6)),
-                    _number(one.median(p99, name, "json", share=0.6)),
-                    _number(one.median(cpu_milliseconds, name, "json", connections=most)),
+                    *map(number, rates),
+                    number(one.median(per_second, name, "octet", connections=most)),
+                    number(one.median(p50, name, "json", connections=1)),
+                    number(one.median(p99, name, "json", connections=most)),
+                    number(one.median(p50, name, "json", share=0.6)),
+                    number(one.median(p99, name, "json", share=0.6)),
+                    number(one.median(cpu_milliseconds, name, "json", connections=most)),
                     _NONE
                     if contender["role"] == "floor"
-                    else _number(one.median(useful_steps, name, "json", connections=most)),
-                    _number(one.found["memory"].get(name, 0) / 1e6),
+                    else number(one.median(useful_steps, name, "json", connections=most)),
+                    number(one.found["memory"].get(name, 0) / 1e6),
                 ]
             )
         kernel = [_NONE] * (len(head) - 2)
-        kernel[-2] = _number(one.kernel)
+        kernel[-2] = number(one.kernel)
         rows.append([one.found["title"], f"the kernel alone ({one.found['kernel_batch']})", *kernel])
         decode = [_NONE] * (len(head) - 2)
-        decode[-3] = _number(1e3 * one.found["json_seconds"])
+        decode[-3] = number(1e3 * one.found["json_seconds"])
         rows.append([one.found["title"], "JSON alone: decode and encode", *decode])
     title = (
         f"Requests a second in a closed loop, lognormal lengths of mean {models[0].found['mean_length']:.0f} "
         "(1 to 200); the open loop has Poisson arrivals at 60 % of what the best peer reaches."
     )
-    return f"{title}\n\n{_table(head, rows)}"
+    return f"{title}\n\n{table(head, rows)}"
 
 
 def _targets(models: list[Figures]) -> str:
@@ -168,7 +168,7 @@ def _targets(models: list[Figures]) -> str:
     ]
     head = ["Elman, as a ratio", "", *(one.found["title"] for one in models)]
     rows = [[title, "", *(ratio(one) for one in models)] for title, ratio in lines]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _ratio(one: Figures, figure: Callable[[Cell], float], form: str, least: bool = False, **at: Any) -> str:
@@ -208,12 +208,10 @@ def _in_process(models: list[Figures]) -> str:
     rows = []
     for name, title in names.items():
         values = [statistics.median(one.found["policies"][name]) for one in models]
-        shares = [f"{_number(v)} ({v / one.kernel:.2f})" for v, one in zip(values, models, strict=True)]
+        shares = [f"{number(v)} ({v / one.kernel:.2f})" for v, one in zip(values, models, strict=True)]
         rows.append([title, "", *shares])
-    return (
-        "Useful steps a second with 64 sequences in flight, and their share of what the kernel reaches:\n\n"
-        + _table(head, rows)
-    )
+    title = "Useful steps a second with 64 sequences in flight, and their share of what the kernel reaches:"
+    return f"{title}\n\n{table(head, rows)}"
 
 
 def _lengths(models: list[Figures]) -> str:
@@ -230,8 +228,8 @@ def _lengths(models: list[Figures]) -> str:
                 one.median(per_second, name, "json", distribution=each, connections=most)
                 for each in ("lognormal", *others)
             ]
-            rows.append([one.found["title"], contender["title"], *map(_number, rates)])
-    return f"Requests a second at {most} connections, JSON, by how lengths fall (all of mean 23):\n\n" + _table(
+            rows.append([one.found["title"], contender["title"], *map(number, rates)])
+    return f"Requests a second at {most} connections, JSON, by how lengths fall (all of mean 23):\n\n" + table(
         ["model", "server", "lognormal", *others], rows
     )
 
@@ -275,7 +273,7 @@ def parts_table(found: dict[str, Any]) -> str:
         shares = [f"{column[part]:.1f} ({column[part] / sum(column.values()):.0%})" for column in columns]
         rows.append([part, "", *shares])
     rows.append(["**in all**", "", *(f"**{sum(column.values()):.0f}**" for column in columns)])
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def functions(found: dict[str, Any]) -> str:
@@ -312,9 +310,16 @@ _IMAGES = "![Latency against load](pictures/latency.png)\n\n![Throughput against
 
 def write_page(results: dict[str, Any], page: Path) -> None:
     """Put the tables between the marks of the page."""
-    marks = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
-    text = page.read_text()
-    page.write_text(marks.sub(lambda found: f"{found[1]}\n{tables(results)}\n\n{_IMAGES}\n\n{found[2]}", text))
+    put(page, "results", f"{tables(results)}\n\n{_IMAGES}")
+
+
+def put(page: Path, mark: str, content: str) -> None:
+    """Put a part of the page between its marks, `<!-- mark -->` and `<!-- /mark -->`."""
+    marks = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
+    text, num_found = marks.subn(lambda found: f"{found[1]}\n{content}\n\n{found[2]}", page.read_text())
+    if not num_found:
+        raise ValueError(f"{page} has no place for {mark}")
+    page.write_text(text)
 
 
 def draw(results: Path, folder: Path) -> None:

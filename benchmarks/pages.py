@@ -1,0 +1,307 @@
+"""The pages of sessions, loops and int8: tables of what was measured, no number typed by hand."""
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.keeping import AT_ONCE, GROUP
+from benchmarks.loops import STEPS, steps_of
+from benchmarks.quantised import BATCHES, CONNECTIONS
+from benchmarks.report import number, table
+from benchmarks.sessions import Name, rate
+
+TITLES: dict[Name, str] = {
+    "lmdb": "sessions, LMDB",
+    "cold": "sessions, LMDB, none at hand",
+    "memory": "sessions, memory",
+    "tokens": "state tokens, no store",
+    "predict": "predict, no state (the ceiling)",
+}
+AIM = "1.5 times the raw size and 200 bytes"
+
+
+def aim(raw: int) -> float:
+    """Most bytes that a session should take, whose current and previous state have `raw` bytes together."""
+    return 1.5 * raw + 200
+
+
+def sessions(results: dict[str, Any]) -> str:
+    """Everything that was measured, as Markdown."""
+    return "\n\n".join(
+        [
+            about(results),
+            _steps_table(results),
+            _held_table(results["held"]),
+            _disk_table(results["disk"]),
+            _many_lines(results),
+        ]
+    )
+
+
+def about(results: dict[str, Any]) -> str:
+    """What was measured on what, and when."""
+    found, settings = results["machine"], results["settings"]
+    return (
+        f"Measured {found['date']} in {found['minutes']:.1f} minutes on {found['cpu']}, by `{results['command']}`: "
+        "the server on one core, the load on another; medians of "
+        f"{settings['rounds']} rounds of {settings['seconds']:g} s. "
+        f"The load average before the run was {found['load_before']:.1f}."
+    )
+
+
+def _steps_table(results: dict[str, Any]) -> str:
+    settings = results["settings"]
+    head = ["live sessions", "", "format", "steps/s", "p50, ms", "p99, ms", "CPU µs a request", "refused or lost"]
+    rows = []
+    for cell in results["cells"]:
+        rounds = cell["rounds"]
+        refused = sum(one["num_lost"] + sum(one["statuses"].values()) - one["statuses"].get("200", 0) for one in rounds)
+        figures = [
+            _median(rounds, rate),
+            1e3 * _median(rounds, lambda one: float(one["p50"])),
+            1e3 * _median(rounds, lambda one: float(one["p99"])),
+            1e6 * _median(rounds, lambda one: float(one["server_cpu"] / max(one["num_done"], 1))),
+        ]
+        form = "JSON" if cell["form"] == "json" else "octet"
+        rows.append([f"{cell['live']:,}", TITLES[cell["way"]], form, *map(number, figures), str(refused)])
+    title = (
+        f"{results['model']}, one step a request, each with the step that it is believed to be at (`at`), in a closed "
+        f"loop of {settings['connections']} connections (one, where one is live). Tokens come and go with each request:"
+    )
+    return f"{title}\n\n{table(head, rows, words=3)}"
+
+
+def _median(rounds: list[dict[str, Any]], figure: Callable[[dict[str, Any]], float]) -> float:
+    return statistics.median(map(figure, rounds))
+
+
+def _held_table(held: list[dict[str, Any]]) -> str:
+    head = [
+        "model",
+        "store",
+        "raw bytes",
+        "aim",
+        "file",
+        "over the aim",
+        "memory",
+        "over the aim",
+        "CPU µs to make one",
+    ]
+    rows = []
+    for one in held:
+        raw, most = one["raw"], aim(one["raw"])
+        for name, title in (("lmdb", "LMDB"), ("memory", "memory")):
+            found = one[name]
+            file = [number(found["disk"]), f"{found['disk'] / most:.2f}"] if name == "lmdb" else ["", ""]
+            memory = [number(found["memory"]), f"{found['memory'] / most:.2f}"]
+            cost = number(1e6 * found["create_cpu"])
+            rows.append([one["title"], title, number(raw), number(most), *file, *memory, cost])
+    title = (
+        f"Bytes a session of a running server, of {held[0]['sessions']:,} that were stepped twice. Raw is the state, "
+        f"current and previous; the aim is {AIM}. What LMDB's sessions take of memory is the copies at hand of those "
+        "stepped last, which `ELMAN_HOT_SESSION_BYTES` bounds for all together:"
+    )
+    return f"{title}\n\n{table(head, rows)}"
+
+
+def _disk_table(disk: list[dict[str, Any]]) -> str:
+    head = ["bytes of a state", "raw", "aim", "file, new", "file, stepped", "over the aim"]
+    head += ["µs to make one", "to step one", f"to step one of {GROUP} together", "to read one"]
+    rows = []
+    for one in disk:
+        raw = one["raw"]
+        sizes = [number(raw), number(aim(raw)), number(one["created"]), number(one["stepped"])]
+        calls = [number(1e6 * one[name]) for name in ("create", "advance", "advance_together", "read")]
+        rows.append([f"{one['size']:,}", *sizes, f"{one['stepped'] / aim(raw):.2f}", *calls])
+    return f"The store in a file by itself, by the size of a state:\n\n{table(head, rows, words=0)}"
+
+
+def _many_lines(results: dict[str, Any]) -> str:
+    found = results["many"]
+    count = found["sessions"]
+    ready = statistics.median(one["ready"] for one in found["start"])
+    step = statistics.median(one["step"] for one in found["start"])
+    empty = found["start_empty"]["ready"]
+    made, stepped = (count / found[name] for name in ("create_seconds", "step_seconds"))
+    once, again = found["steps"]
+    refused = count - once["statuses"].get("200", 0)
+    lines = [
+        f"{count:,} live sessions of {results['model']}:",
+        "",
+        f"- Made at {made:,.0f} and stepped at {stepped:,.0f} a second without HTTP, {AT_ONCE} at once; "
+        f"{found['disk'] / count:,.0f} bytes of file each.",
+        f"- A server that starts on them is ready after {ready:.2f} s (with none after {empty:.2f} s), and answers the "
+        f"first step {1e3 * step:.1f} ms after it is asked.",
+        f"- Over HTTP, {AT_ONCE} connections, octet-stream, in no order: each stepped once, which reads it from the "
+        f"file, at {rate(once):,.0f} a second ({refused} refused or lost); then, at hand, at {rate(again):,.0f} a "
+        f"second, p99 {1e3 * again['p99']:.1f} ms. "
+        f"The server took {found['memory'] / 1e6:.0f} MB more for it, {found['memory'] / count:,.0f} bytes a session.",
+    ]
+    return "\n".join(lines)
+
+
+def loops(results: dict[str, Any]) -> str:
+    """Everything that was measured of the loops, as Markdown."""
+    return "\n\n".join([about(results), _streams_table(results), *_influence_tables(results["influence"])])
+
+
+def _streams_table(results: dict[str, Any]) -> str:
+    settings, rounds = results["settings"], results["streams"]
+    head = ["", "", "alone", "beside the other"]
+
+    def seen(kind: str, figure: Callable[[dict[str, Any]], float]) -> list[str]:
+        alone = [figure(one[f"{kind} alone"]["reports"][kind]) for one in rounds]
+        beside = [figure(one["beside"]["reports"][kind]) for one in rounds]
+        return [_spread(alone), _spread(beside)]
+
+    def milliseconds(name: str) -> Callable[[dict[str, Any]], float]:
+        return lambda report: float(1e3 * report[name])
+
+    def lost(report: dict[str, Any]) -> float:
+        return float(report["num_lost"] + sum(report["statuses"].values()) - report["statuses"].get("200", 0))
+
+    def iteration(name: str, figure: Callable[[dict[str, Any]], float]) -> str:
+        return _spread([figure(one[name]) for one in rounds])
+
+    def stall(one: dict[str, Any], gap: str) -> float:
+        return float(one["reports"]["streams"][gap] / one["iteration"])
+
+    cases = ("streams alone", "beside")
+    streaming, predicting = f"{settings['streams']} streams", f"{settings['predicting']} predicting"
+    rows = [
+        [streaming, "tokens/s", *seen("streams", lambda one: float(one["num_tokens"] / one["seconds"]))],
+        ["", "time to first token, p50, ms", *seen("streams", milliseconds("first_p50"))],
+        ["", "time to first token, p99, ms", *seen("streams", milliseconds("first_p99"))],
+        ["", "gap between tokens, p50, ms", *seen("streams", milliseconds("gap_p50"))],
+        ["", "gap between tokens, p99, ms", *seen("streams", milliseconds("gap_p99"))],
+        ["", "gap between tokens, longest, ms", *seen("streams", milliseconds("gap_most"))],
+        ["", "from one run of the generator to the next, ms", *(
+            iteration(case, lambda one: float(1e3 * one["iteration"])) for case in cases
+        )],
+        ["", "streams that a run advances", *(iteration(case, lambda one: float(one["rows"])) for case in cases)],
+        ["", "gap p99, in runs", *(iteration(case, lambda one: stall(one, "gap_p99")) for case in cases)],
+        ["", "longest gap, in runs", *(iteration(case, lambda one: stall(one, "gap_most")) for case in cases)],
+        ["", "refused or lost", *seen("streams", lost)],
+        [predicting, "requests/s", *seen("predict", rate)],
+        ["", "p50, ms", *seen("predict", milliseconds("p50"))],
+        ["", "p99, ms", *seen("predict", milliseconds("p99"))],
+        ["", "refused or lost", *seen("predict", lost)],
+    ]  # fmt: skip
+    title = (
+        f"{settings['streams']} clients follow streams of `names-lstm-generator`, each of {STEPS[0]} to {STEPS[1]} "
+        f"letters, one after another, while {settings['predicting']} ask `names-lstm` for the language of surnames as "
+        "fast as they are answered (both closed loops, so each alone fills the server):"
+    )
+    return f"{title}\n\n{table(head, rows)}"
+
+
+def _spread(values: list[float]) -> str:
+    """The median of the rounds, with the least and the most."""
+    middle = number(statistics.median(values))
+    return f"{middle} ({number(min(values))} to {number(max(values))})" if min(values) < max(values) else middle
+
+
+def _influence_tables(influence: dict[str, Any]) -> list[str]:
+    head = [
+        "model",
+        "steps",
+        "influence, ms",
+        "brute force, ms",
+        "ratio",
+        "influence, CPU ms",
+        "brute force, CPU ms",
+    ]
+    head += ["ratio", "of steps run", "furthest apart"]
+    rows = []
+    for name, found in influence.items():
+        for one in found:
+            few, all_steps = steps_of(one["length"])
+            wall = [[1e3 * turn[verb]["p50"] for turn in one["rounds"]] for verb in ("influence", "predict")]
+            cpu = [
+                [1e3 * turn[verb]["server_cpu"] / max(turn[verb]["num_done"], 1) for turn in one["rounds"]]
+                for verb in ("influence", "predict")
+            ]
+            figures: list[str] = []
+            for route, force in (wall, cpu):
+                ratios = [b / a for a, b in zip(route, force, strict=True)]
+                figures += [number(statistics.median(route)), number(statistics.median(force)), _spread(ratios)]
+            rows.append(
+                [f"`{name}`", str(one["length"]), *figures, f"{all_steps / few:.2f}", f"{one['difference']:.1g}"]
+            )
+    title = (
+        "Influence of each step over the wire against brute force, which is one predict request of the sequence and of "
+        "the same with each step left out; one client, the server otherwise idle. Furthest apart is how far the two "
+        "answers differ in any step's influence (a difference of probabilities):"
+    )
+    return [f"{title}\n\n{table(head, rows, words=1)}"]
+
+
+def int8(results: dict[str, Any]) -> str:
+    """The page `models/int8.md`."""
+    models = results["models"]
+    return "\n\n".join([_INT8 + about(results), _accuracy_table(models), _speed_table(models), _labels(models)]) + "\n"
+
+
+_INT8 = """# 8-bit weights
+
+`elman export --quantise`, or `models.export.export(..., quantise=True)`, rounds the weights of LSTM layers and of
+matrix products to 8 bits, and what is multiplied by them as it comes (ONNX Runtime's dynamic quantisation). The file is
+smaller and quicker, and answers only about as the network does. Its scale is taken over everything that is run at once,
+so that a neighbour in a batch would change an answer, and for some the steps that are read later, too. The server finds
+that out when it loads the file, says so on the model's card, and runs every sequence by itself. GRU and RNN layers stay
+as they are. None of the shipped models is rounded.
+
+This page is written by `python -m benchmarks int8`, which rounds the shipped LSTM models for itself.
+
+"""
+
+
+def _accuracy_table(models: dict[str, Any]) -> str:
+    head = ["model", "held out", "right, float32", "right, int8", "answers changed", "KiB, float32", "KiB, int8"]
+    rows = []
+    for name, one in models.items():
+        sizes = [f"{size / 1024:,.0f}" for size in one["sizes"]]
+        if "wrong" not in one:
+            rows.append([f"`{name}`", "", "", "", "", *sizes])
+            continue
+        count = one["held_out"]
+        right = [f"{100 * (count - wrong) / count:.2f} %" for wrong in one["wrong"]]
+        rows.append([f"`{name}`", f"{count:,}", *right, str(one["changed"]), *sizes])
+    title = (
+        "Accuracy of the answer at the last step on the held-out data of each model, by ONNX Runtime on the file, and "
+        "the size of the file. `random-512` is a layer of 512 over 64 features with random weights, for the speed:"
+    )
+    return f"{title}\n\n{table(head, rows, words=1)}"
+
+
+def _speed_table(models: dict[str, Any]) -> str:
+    head = ["model", *(f"ONNX Runtime, batch {batch}" for batch in BATCHES)]
+    head += [f"served, {count} connection{'s' * (count > 1)}" for count in CONNECTIONS]
+    rows = []
+    for name, one in models.items():
+        pairs = [one["kernel"][str(batch)] for batch in BATCHES] + [one["served"][str(count)] for count in CONNECTIONS]
+        rows.append([f"`{name}`", *(f"{number(a)} / {number(b)} = {b / a:.2f}" for a, b in pairs)])
+    title = (
+        "Useful steps a second, float32 / int8 = how many times as many: in ONNX Runtime alone, one thread, rows of 32 "
+        "steps; and by a server that is asked for sequences of 23 steps as octets, in a closed loop. There int8 goes "
+        "without what batching gains the other, since the server runs it one sequence at a time:"
+    )
+    return f"{title}\n\n{table(head, rows, words=1)}"
+
+
+def _labels(models: dict[str, Any]) -> str:
+    head = ["model", "streaming, float32", "int8", "exact, float32", "int8", "the reason on its card"]
+    rows = []
+    for name, one in models.items():
+        streaming = [_yes(found) for found in one["streaming"]]
+        exact = [_yes(found["exact"]) for found in one["batching"]]
+        rows.append([f"`{name}`", *streaming, *exact, one["batching"][1]["reason"] or ""])
+    title = (
+        "What the server found of each file and says on its card. One that is not streaming takes whole "
+        "sequences only, and gives the same bits each time, whence `exact`; they are not those of float32:"
+    )
+    return f"{title}\n\n{table(head, rows, words=len(head))}"
+
+
+def _yes(found: bool) -> str:
+    return "yes" if found else "no"
