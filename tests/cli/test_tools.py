@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from models import exporting
-from tests.cli.command import elman
+from tests.cli.command import elman, elman_here
 from tests.running import STORE, environment
 
 NET = """
@@ -57,10 +57,10 @@ def test_bench_measures_kernel_engine_and_server(tmp_path: Path) -> None:
 
 def test_bench_says_why_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no model")
-    done = elman("bench", ".", cwd=tmp_path)
+    done = elman_here("bench", ".", cwd=tmp_path)
     assert done.returncode == 1 and "refused" in done.stderr and "Traceback" not in done.stderr
-    assert elman("bench", "nowhere", cwd=tmp_path).returncode == 2
-    assert elman("bench", STORE / "vowels-gru", "--connections", "many", cwd=tmp_path).returncode == 2
+    assert elman_here("bench", "nowhere", cwd=tmp_path).returncode == 2
+    assert elman_here("bench", STORE / "vowels-gru", "--connections", "many", cwd=tmp_path).returncode == 2
 
 
 def test_a_module_of_ones_own_is_exported_and_answers(tmp_path: Path) -> None:
