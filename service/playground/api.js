@@ -31,11 +31,14 @@ export async function call(method, path, body, signal) {
 export const get = (path, signal) => call("GET", path, undefined, signal);
 export const post = (path, body, signal) => call("POST", path, body, signal);
 
+/** The version of a card where it is not the default, which is the highest; or undefined. */
+export const versionOf = (card) => (card.version === Math.max(...card.versions) ? undefined : card.version);
+
 /** Where a model's verbs are: its default version, or a version that is named. */
-export const modelPath = (card, verb) =>
-  card.version === Math.max(...card.versions)
-    ? `v1/models/${encodeURIComponent(card.name)}/${verb}`
-    : `v1/models/${encodeURIComponent(card.name)}/versions/${card.version}/${verb}`;
+export function modelPath(card, verb) {
+  const version = versionOf(card);
+  return `v1/models/${encodeURIComponent(card.name)}/${version ? `versions/${version}/` : ""}${verb}`;
+}
 
 /** Post, and call `receive(event, data)` for each server-sent event until the answer ends. */
 export async function events(path, body, signal, receive) {

@@ -20,7 +20,7 @@ function library() {
 }
 
 /** The page's colours, as the style sheet has them in this scheme. */
-export function colours() {
+function colours() {
   const style = getComputedStyle(document.documentElement);
   const read = (name) => style.getPropertyValue(name).trim();
   return {

@@ -31,6 +31,7 @@ export function engine(page) {
     queued: chart({ title: "Queue", height: 190, note: "Sequences not done yet." }),
   };
   const models = el("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": "Figures by model" });
+  const refusals = el("section", { class: "card", "aria-label": "Refused", hidden: true });
   const code = snippets();
   const element = el(
     "div",
@@ -58,6 +59,7 @@ export function engine(page) {
       el("h2", {}, "By model, since the server started"),
       models,
     ),
+    refusals,
     code.element,
   );
 
@@ -176,6 +178,25 @@ export function engine(page) {
     burst.disabled = false;
   }
 
+  /** The files that are not served, and what would mend each. */
+  function showRefused() {
+    const files = page.refused();
+    refusals.hidden = !files.length;
+    refusals.replaceChildren(
+      el("h2", {}, "Refused"),
+      ...files.map((one) =>
+        el(
+          "p",
+          {},
+          el("strong", {}, one.name),
+          one.version ? ` ${one.version}` : "",
+          `: ${one.reason}. `,
+          el("span", { class: "muted" }, one.remedy ?? ""),
+        ),
+      ),
+    );
+  }
+
   return {
     element,
     model: false,
@@ -183,6 +204,7 @@ export function engine(page) {
     empty: "",
     async show() {
       visible = true;
+      showRefused();
       code.show({
         curl: curl("GET", "v1/engine"),
         python: python(["print(elman.engine())"]),

@@ -1,6 +1,6 @@
-// Explore: one sequence, its outputs step by step, its hidden state, its influence, and the three cells beside each other.
+// Explore: one sequence, its outputs, its hidden state and its influence, and the three cells beside each other.
 
-import { modelPath, post } from "./api.js";
+import { modelPath, post, versionOf } from "./api.js";
 import { chart } from "./charts.js";
 import { curl, keywords, literal, printed, python, sequenceCode, snippets } from "./code.js";
 import { debounced, el, nameAndUnit, newId, percent, plural, select, say, short } from "./dom.js";
@@ -350,8 +350,6 @@ export function explore(page) {
   };
 }
 
-export const versionOf = (card) => (card.version === Math.max(...card.versions) ? undefined : card.version);
-
 function bodyFor(card, sequence) {
   const numbers = (sequence.length * card.state.bytes) / 4;
   return {
@@ -387,7 +385,7 @@ function bar(name, p, first) {
 }
 
 /** The models whose name is this one's with the cell replaced, RNN first; this one is among them. */
-export function siblings(card, models) {
+function siblings(card, models) {
   const found = CELLS.find((cell) => new RegExp(`(^|[-_])${cell}($|[-_])`).test(card.name));
   if (!found) return [card];
   const named = (cell) => card.name.replace(new RegExp(`(^|[-_])${found}($|[-_])`), `$1${cell}$2`);

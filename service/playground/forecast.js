@@ -1,12 +1,10 @@
 // Forecast: a history, and the fan of what may come after it.
 
-import { modelPath, post } from "./api.js";
+import { modelPath, post, Problem, versionOf } from "./api.js";
 import { chart } from "./charts.js";
 import { curl, keywords, literal, python, snippets } from "./code.js";
 import { el, field, nameAndUnit, number, plural, say, select, short } from "./dom.js";
 import { asText, parseNumbers, stepWords } from "./input.js";
-import { versionOf } from "./explore.js";
-import { Problem } from "./api.js";
 
 export function forecast(page) {
   let card = null;

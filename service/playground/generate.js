@@ -1,10 +1,9 @@
 // Generate: a network that is fed its own tokens, as they come.
 
-import { events, modelPath } from "./api.js";
+import { events, modelPath, versionOf } from "./api.js";
 import { curl, keywords, literal, python, snippets } from "./code.js";
 import { el, field, newId, number, plural, say, select } from "./dom.js";
 import { show } from "./reading.js";
-import { versionOf } from "./explore.js";
 
 export function generate(page) {
   let card = null;

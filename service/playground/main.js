@@ -1,6 +1,6 @@
 // The page: tabs, the model that is chosen, its card, and the errors of the API.
 
-import { get, key, Problem, modelPath } from "./api.js";
+import { get, key, modelPath, Problem, versionOf } from "./api.js";
 import { el, field, grouped, plural, select } from "./dom.js";
 import { engine } from "./engine.js";
 import { explore } from "./explore.js";
@@ -27,6 +27,7 @@ const examples = new Map();
 
 const page = {
   models: () => models,
+  refused: () => refused,
   chosen: () => last,
   async examples(card) {
     const where = modelPath(card, "examples");
@@ -92,43 +93,44 @@ const page = {
 const views = {};
 for (const [name, create] of Object.entries(VIEWS)) {
   views[name] = create(page);
-  views[name].empty_ = el("p", { class: "card empty nothing", hidden: true }, views[name].empty);
-  document.getElementById(name).append(views[name].empty_, views[name].element);
+  views[name].nothing = el("p", { class: "card empty nothing", hidden: true }, views[name].empty);
+  document.getElementById(name).append(views[name].nothing, views[name].element);
 }
+
+/** The view that a tab opens. */
+const viewOf = (tab) => tab.getAttribute("aria-controls");
 
 // Tabs: one is in the tab order; the arrows, Home and End go from one to the next.
 tabs.forEach((tab, i) => {
-  tab.addEventListener("click", () => open(name(tab)));
+  tab.addEventListener("click", () => open(viewOf(tab)));
   tab.addEventListener("keydown", (event) => {
     const to = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: tabs.length - 1 }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     const next = tabs[(to + tabs.length) % tabs.length];
     next.focus();
-    open(name(next));
+    open(viewOf(next));
   });
 });
-const name = (tab) => tab.getAttribute("aria-controls");
-
 /** Show a view, with a model that it can show. */
 async function open(next, wanted) {
   if (next !== view) views[view].hide();
   view = next;
   page.clear();
   for (const tab of tabs) {
-    const chosen = name(tab) === view;
+    const chosen = viewOf(tab) === view;
     tab.setAttribute("aria-selected", String(chosen));
     tab.tabIndex = chosen ? 0 : -1;
-    document.getElementById(name(tab)).hidden = !chosen;
+    document.getElementById(viewOf(tab)).hidden = !chosen;
   }
   document.querySelector('[aria-selected="true"]').scrollIntoView({ block: "nearest", inline: "nearest" });
-  const { offers, model = true, element, empty_ } = views[view];
+  const { offers, model = true, element, nothing } = views[view];
   const offered = models.filter(offers);
   const first = FIRST.map((one) => offered.find((other) => other.name === one)).find(Boolean);
   const card =
     wanted ?? used.get(view) ?? (offered.includes(last) ? last : null) ?? akin(last, offered) ?? first ?? offered[0];
   element.hidden = !card;
-  empty_.hidden = Boolean(card);
+  nothing.hidden = Boolean(card);
   modelBox.hidden = !card || !model;
   if (card && model) {
     used.set(view, card);
@@ -136,7 +138,7 @@ async function open(next, wanted) {
     showModel(card, offered);
   }
   document.title = `${document.getElementById(`tab-${view}`).textContent} · Elman`;
-  const hash = `#${view}${card && model ? `/${card.name}${card.version === Math.max(...card.versions) ? "" : `/${card.version}`}` : ""}`;
+  const hash = `#${[view, ...(card && model ? [card.name, versionOf(card)] : [])].filter(Boolean).join("/")}`;
   if (location.hash !== hash) history.replaceState(null, "", hash);
   if (!card) return;
   try {
@@ -152,19 +154,17 @@ function akin(card, offered) {
   return family.find((one) => one.cell === card.cell) ?? family[0];
 }
 
+/** The model that is chosen, those that may be, and its card. */
 function showModel(card, offered) {
-  const groups = Map.groupBy ? Map.groupBy(offered, (one) => one.task) : grouping(offered);
+  const groups = grouping(offered);
+  const choose = () =>
+    open(
+      view,
+      offered.find((one) => one.name === choice.value),
+    );
   const choice = el(
     "select",
-    {
-      on: {
-        change: () =>
-          open(
-            view,
-            offered.find((one) => one.name === choice.value),
-          ),
-      },
-    },
+    { on: { change: choose } },
     ...[...groups].map(([task, ones]) =>
       el(
         "optgroup",
@@ -189,12 +189,14 @@ function showModel(card, offered) {
   if (hadFocus) choice.focus();
 }
 
+/** Models by task. */
 function grouping(offered) {
   const groups = new Map();
   for (const one of offered) groups.set(one.task, [...(groups.get(one.task) ?? []), one]);
   return groups;
 }
 
+/** Show another version of the model. */
 async function openVersion(card, version) {
   try {
     await open(view, await get(`v1/models/${encodeURIComponent(card.name)}/versions/${version}`));
@@ -226,6 +228,7 @@ function facts(card) {
   );
 }
 
+/** What comes out at a step, in words. */
 function outputWords({ output, task, forecast }) {
   if (output.labels) return `one of ${plural(output.labels.length, "label")}`;
   if (task === "generation") return `the next of ${plural(output.size, "token")}`;
@@ -248,6 +251,7 @@ document.getElementById("key-form").addEventListener("submit", (event) => {
   load();
 });
 
+/** Ask which models there are, and open what the address says. */
 async function load() {
   try {
     ({ models, refused } = await get("v1/models"));
@@ -261,7 +265,6 @@ async function load() {
   const card = models.find((one) => one.name === wantedModel && views[known].offers(one));
   await open(known, card);
   if (card && version && Number(version) !== card.version) await openVersion(card, Number(version));
-  if (refused.length) document.body.dataset.refused = refused.length;
 }
 
 window.addEventListener("hashchange", load);

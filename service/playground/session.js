@@ -1,13 +1,12 @@
 // Session: a state that lives on the server, stepped, forked and rewound by hand.
 
-import { call, get, modelPath, post } from "./api.js";
+import { call, get, modelPath, post, versionOf } from "./api.js";
 import { chart } from "./charts.js";
 import { curl, literal, printed, python, sequenceCode, snippets } from "./code.js";
 import { el, field, number, plural, say, select, table } from "./dom.js";
 import { asText, parseNumbers, stepWords } from "./input.js";
 import { drawOutputs } from "./pictures.js";
 import { inWords, topOf } from "./reading.js";
-import { versionOf } from "./explore.js";
 
 const LISTED = 20;
 

@@ -1,5 +1,7 @@
 """The page as a whole: keyboard, screen readers, schemes, widths, prefixes, policy and caching."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -186,9 +188,13 @@ def test_a_link_leads_to_the_view_and_the_model(screen: Screen) -> None:
     assert "names-rnn" in offered and "vowels-lstm-bidirectional" not in offered
 
 
-def test_a_key_is_asked_for_where_the_server_wants_one(start_server: StartServer, open_screen: OpenScreen) -> None:
-    folder = STORE / "names-gru"
-    server = start_server(folder.parent, api_keys="s3cret-key-of-the-test", load_timeout=60)
+def test_a_key_is_asked_for_where_the_server_wants_one(
+    start_server: StartServer, open_screen: OpenScreen, tmp_path: Path
+) -> None:
+    shutil.copytree(STORE / "names-gru", tmp_path / "names-gru")
+    (tmp_path / "broken" / "1").mkdir(parents=True)
+    (tmp_path / "broken" / "1" / "model.onnx").write_bytes(b"not a model")
+    server = start_server(tmp_path, api_keys="s3cret-key-of-the-test")
     screen = open_screen(server.url + "/")
     page = screen.page
     page.goto(screen.url)
@@ -203,6 +209,14 @@ def test_a_key_is_asked_for_where_the_server_wants_one(start_server: StartServer
     assert page.get_by_role("alert").inner_text() == ""
     curl = page.locator("#explore pre[data-language=curl]").inner_text()
     assert "$ELMAN_API_KEY" in curl and "s3cret" not in page.content()
+
+    # What is not served is said, with its reason; a view that no model is for says so.
+    page.get_by_role("tab", name="Engine").click()
+    listed = server.client.get("/v1/models", headers={"authorization": "Bearer s3cret-key-of-the-test"}).json()
+    shown = page.get_by_role("region", name="Refused").inner_text()
+    assert listed["refused"][0]["name"] in shown and listed["refused"][0]["reason"] in shown
+    page.get_by_role("tab", name="Forecast").click()
+    page.get_by_text("No model here forecasts").wait_for()
 
 
 def test_the_numbers_are_there_without_the_charting_library(screen: Screen) -> None:
