@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from service import __version__
-from service.api.asgi import PROBLEM, BodyReader, Hot, refuse_socket, respond_problem
+from service.api.asgi import JSON, PROBLEM, BodyReader, ClientGone, Hot, refuse_socket, replayed, respond_problem
 from service.api.callers import OWNER, Callers
 from service.api.forecast import Forecast
 from service.api.generate import Generate
@@ -30,7 +30,7 @@ from service.api.repository import repository_router
 from service.api.sessions import sessions_router
 from service.api.steps import Stepper, Steps
 from service.api.stream import Streams, stream_router
-from service.errors import ElmanError, Internal, InvalidField, MethodNotAllowed, Unauthorized, UnknownRoute
+from service.errors import ElmanError, Internal, InvalidField, InvalidJSON, MethodNotAllowed, Unauthorized, UnknownRoute
 from service.server import Server
 from service.settings import Settings
 
@@ -44,6 +44,7 @@ class Elman(FastAPI):
 
     callers: Callers
     report: Callable[[ElmanError], None]
+    bodies: BodyReader
     predict: Hot
     steps: Hot
 
@@ -66,7 +67,28 @@ class Elman(FastAPI):
                 scope["path_params"] = dict(parameters)
                 await (self.predict if hot == "predict" else self.steps)(scope, receive, send)
                 return
+        if kind == "http":
+            scope["headers"] = [_AS_JSON if header == _AS_FORM else header for header in scope["headers"]]
+            if scope["method"] in _WITH_BODY:
+                try:
+                    body = await self.bodies.read(dict(scope["headers"]), receive)
+                except ClientGone:
+                    return
+                except ElmanError as error:
+                    self.report(error)
+                    await respond_problem(send, error)
+                    return
+                receive = replayed(body, receive)
         await super().__call__(scope, receive, send)
+
+
+# What curl -d says of its body where nothing is said of it; no route takes a form.
+_AS_FORM = (b"content-type", b"application/x-www-form-urlencoded")
+_AS_JSON = (b"content-type", JSON)
+
+
+# Methods whose bodies are read before routing, within the limits on size and time that hot routes have.
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 def _is_guarded(path: str) -> bool:
@@ -120,7 +142,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.server = server
-    app.callers, app.report = Callers(settings.api_keys), metrics.request_failed
+    app.callers, app.report, app.bodies = Callers(settings.api_keys), metrics.request_failed, bodies
     stepper = Stepper(server, watcher)
     streams = Streams(server, metrics, stepper)
     loop = Loop(server, metrics, bodies, watcher)
@@ -161,6 +183,8 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return answer(InvalidJSON(f"the body is not valid JSON: it goes wrong at byte {first['loc'][-1]}"))
         where = ".".join(str(part) for part in first["loc"][1:]) or None
         return answer(InvalidField(str(first["msg"]), where=where))
 
@@ -169,6 +193,8 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
         if error.status_code == 405:
             allow = (error.headers or {}).get("Allow", "")
             return answer(MethodNotAllowed(f"{request.method} is not for this path", allow=allow))
+        if error.status_code == 400:
+            return answer(InvalidJSON("the body cannot be read as JSON"))
         return answer(UnknownRoute(f"there is nothing at {request.url.path}", expected="see /docs"))
 
     @app.exception_handler(Exception)

@@ -121,6 +121,20 @@ async def respond_problem(send: Send, error: ElmanError) -> None:
     await respond(send, orjson.dumps(error.problem()), PROBLEM, error.status, headers)
 
 
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives a body that was read already, and then what comes after it."""
+    unread = True
+
+    async def replay() -> Any:
+        nonlocal unread
+        if not unread:
+            return await receive()
+        unread = False
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
 async def refuse_socket(receive: Receive, send: Send) -> None:
     """Turn a WebSocket away that came without a key that is known: accepted, so that the client learns why."""
     await receive()

@@ -199,6 +199,44 @@ def test_bad_bodies_leave_a_session_where_it_was(server: RunningServer) -> None:
     assert server.client.get(f"/v1/sessions/{id}").json()["step"] == 2
 
 
+def test_a_body_without_a_type_is_json_on_every_route(server: RunningServer) -> None:
+    """curl -d says that it sends a form."""
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    route = f"/v1/models/{MODEL}/sessions"
+    made = server.client.post(route, content=b'{"ttl": 50}', headers=form)
+    assert (made.status_code, made.json()["ttl"]) == (201, 50.0), made.text
+    check_problem(server.client.post(route, content=b"ttl=50", headers=form), 400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b'{"ttl": ', 400, "invalid_json"),
+        (b"[" * 100_000, 400, "invalid_json"),
+        (b'{"ttl": ' + b"9" * 6000 + b"}", 400, "invalid_json"),
+        (b'{"ttl": NaN}', 422, "invalid_field"),
+        (b'{"ttl": 1e999}', 422, "invalid_field"),
+        (b'{"ttl": "\xff"}', 400, "invalid_json"),
+        (b'{"state": 5}', 422, "invalid_field"),
+        (b'{"state": "' + b"x" * 1000 + b'"}', 422, "bad_state_token"),
+        (b"[]", 422, "invalid_field"),
+    ],
+)
+@pytest.mark.parametrize("route", [f"/v1/models/{MODEL}/sessions", "/v1/sessions/{id}/state"])
+def test_hostile_bodies_are_told_what_is_wrong(
+    server: RunningServer, route: str, content: bytes, status: int, code: str
+) -> None:
+    id = create(server)["id"]
+    method = "PUT" if "{id}" in route else "POST"
+    if method == "PUT" and b"ttl" in content and status == 422:
+        code = "invalid_field"
+    answer = server.client.request(
+        method, route.format(id=id), content=content, headers={"content-type": "application/json"}
+    )
+    check_problem(answer, status, code)
+    assert server.client.get(f"/v1/sessions/{id}").status_code == 200
+
+
 def test_lists_are_paged(server: RunningServer) -> None:
     made = [create(server, "vowels-rnn")["id"] for _ in range(5)]
     found: list[str] = []
