@@ -191,7 +191,8 @@ def test_a_link_leads_to_the_view_and_the_model(screen: Screen) -> None:
 def test_a_key_is_asked_for_where_the_server_wants_one(
     start_server: StartServer, open_screen: OpenScreen, tmp_path: Path
 ) -> None:
-    shutil.copytree(STORE / "names-gru", tmp_path / "names-gru")
+    for version in ("1", "2"):
+        shutil.copytree(STORE / "names-gru" / "1", tmp_path / "names-gru" / version)
     (tmp_path / "broken" / "1").mkdir(parents=True)
     (tmp_path / "broken" / "1" / "model.onnx").write_bytes(b"not a model")
     server = start_server(tmp_path, api_keys="s3cret-key-of-the-test")
@@ -209,6 +210,13 @@ def test_a_key_is_asked_for_where_the_server_wants_one(
     assert page.get_by_role("alert").inner_text() == ""
     curl = page.locator("#explore pre[data-language=curl]").inner_text()
     assert "$ELMAN_API_KEY" in curl and "s3cret" not in page.content()
+
+    # The highest version is the default; another is named in the address and in the commands.
+    assert "/v1/models/names-gru/predict" in curl and page.url.endswith("#explore/names-gru")
+    page.get_by_label("Version").select_option("1")
+    page.wait_for_url("**/#explore/names-gru/1")
+    page.locator("#explore pre[data-language=curl]", has_text="/v1/models/names-gru/versions/1/predict").wait_for()
+    page.locator("#explore pre[data-language=python]", has_text="version=1").wait_for()
 
     # What is not served is said, with its reason; a view that no model is for says so.
     page.get_by_role("tab", name="Engine").click()
