@@ -1,16 +1,13 @@
-"""A headless Chromium, one for the session, and pages of it that must behave."""
+"""A headless Chromium, one for this folder, and pages of it that must behave."""
 
 import shutil
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
+from tests.browser.screen import Screen
 from tests.running import RunningServer
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-from tests.browser.screen import Screen  # noqa: E402
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -22,6 +19,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 OpenScreen = Callable[..., Screen]
+Contexts = dict[tuple[str, int, bool], BrowserContext]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,28 +29,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """The browser of this folder's tests, closed behind them: its driver's event loop runs until then."""
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("there is no chromium")
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
 
 
-@pytest.fixture(scope="session")
-def contexts(browser: Any) -> Iterator[dict[tuple[str, int, bool], Any]]:
+@pytest.fixture(scope="package")
+def contexts(browser: Browser) -> Iterator[Contexts]:
     """Contexts by scheme, width and motion: pages that share one share the cached charting library."""
-    made: dict[tuple[str, int, bool], Any] = {}
+    made: Contexts = {}
     yield made
     for context in made.values():
         context.close()
 
 
 @pytest.fixture
-def open_screen(browser: Any, contexts: dict[tuple[str, int, bool], Any]) -> Iterator[OpenScreen]:
+def open_screen(browser: Browser, contexts: Contexts) -> Iterator[OpenScreen]:
     """Opens pages. When the test ends, none may have complained, or asked for anything elsewhere."""
     screens: list[Screen] = []
 

@@ -174,6 +174,16 @@ def test_it_works_under_a_path_prefix(open_screen: OpenScreen, server: RunningSe
         assert page.get_by_role("link", name="API").evaluate("link => link.href") == f"{url}docs"
 
 
+def test_nothing_moves_for_those_who_want_no_motion(open_screen: OpenScreen, server: RunningServer) -> None:
+    for still, expected in ((True, "none"), (False, "arrive")):
+        page = open_screen(server.url + "/", still=still).open("engine")
+        animation = """() => {
+            const token = document.body.appendChild(Object.assign(document.createElement("span"), {className: "token"}));
+            return getComputedStyle(token).animationName;
+        }"""
+        assert page.evaluate(animation) == expected
+
+
 def test_a_link_leads_to_the_view_and_the_model(screen: Screen) -> None:
     page = screen.open("session", "vowels-rnn")
     assert page.get_by_role("combobox", name="Model").input_value() == "vowels-rnn"
