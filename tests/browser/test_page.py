@@ -178,7 +178,8 @@ def test_nothing_moves_for_those_who_want_no_motion(open_screen: OpenScreen, ser
     for still, expected in ((True, "none"), (False, "arrive")):
         page = open_screen(server.url + "/", still=still).open("engine")
         animation = """() => {
-            const token = document.body.appendChild(Object.assign(document.createElement("span"), {className: "token"}));
+            const token = document.body.appendChild(document.createElement("span"));
+            token.className = "token";
             return getComputedStyle(token).animationName;
         }"""
         assert page.evaluate(animation) == expected
