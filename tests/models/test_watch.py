@@ -6,14 +6,19 @@ from dataclasses import replace
 
 import httpx
 import numpy as np
+import onnx
 import pytest
 
 from models import replay
 from models.across import leave_out
+from models.cards import read_results
 from models.tasks import Task, watch
 from models.tasks.watch import EXERCISES, HELD_OUT, MIRROR, RATE, VALIDATION, Recording
-from models.train import HERE, RECIPES, step_answers
+from models.train import HERE, RECIPES, measure, step_answers
+from service.repository.spec import embedded_spec
 from tests.running import RunningServer
+
+WATCH = [name for name in RECIPES if name.startswith("watch-")]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +96,26 @@ def test_a_training_piece_is_never_longer_than_asked_nor_than_the_series(task: T
         assert all(np.isfinite(piece).all() for piece in pieces)
 
 
+@pytest.mark.parametrize("name", WATCH)
+def test_a_shipped_model_is_as_good_at_every_step_as_its_results_say(task: Task, name: str) -> None:
+    result = read_results(HERE / "results.json")[name]
+    measured = measure(HERE / "store" / name / "1" / "model.onnx", task)
+    assert measured.steps.sum() == result["num_steps"]
+    assert measured.step_accuracy == pytest.approx(result["step_accuracy_by_seed"]["0"], abs=1e-3)
+    assert measured.majority_accuracy == pytest.approx(result["majority_accuracy_by_seed"]["0"], abs=0.01)
+    by_label = measured.steps.diagonal() / measured.steps.sum(axis=1)
+    assert by_label == pytest.approx(list(result["accuracy_by_label"].values()), abs=0.01)
+
+
+@pytest.mark.parametrize("name", WATCH)
+def test_a_shipped_model_is_small_and_names_what_it_takes(name: str) -> None:
+    path = HERE / "store" / name / "1" / "model.onnx"
+    assert path.stat().st_size <= 250_000
+    spec = embedded_spec({entry.key: entry.value for entry in onnx.load(path).metadata_props})
+    assert spec is not None
+    assert (spec.task, spec.input.names) == ("tagging", watch.FEATURES)
+
+
 def test_a_person_left_out_is_measured_on_all_that_they_did() -> None:
     quick = replace(RECIPES["watch-rnn"], shape={"hidden_size": 4}, num_epochs=1)
     measured = leave_out("watch-rnn", 4, 0, quick)
@@ -133,7 +158,7 @@ class LosesAnswers(httpx.HTTPTransport):
         return response
 
 
-@pytest.mark.parametrize("model", ["watch-rnn", "watch-lstm", "watch-gru"])
+@pytest.mark.parametrize("model", WATCH)
 def test_lost_answers_do_not_change_what_a_replay_finds(
     server: RunningServer, task: Task, capsys: pytest.CaptureFixture[str], model: str
 ) -> None:
