@@ -46,16 +46,23 @@ class _Draft:
     def events(self, index: int) -> list[bytes]:
         """What was written since the last call, an event a token; text that a stop may yet take back is held."""
         sampler = self.sampler
-        tokens = sampler.tokens[self.num_sent :]
-        settled = sampler.settled
-        text = sampler.text[self.num_read : settled]
-        if not tokens and not text:
-            return []
-        self.num_sent += len(tokens)
+        events = []
+        for settled in sampler.settled[self.num_sent :]:
+            events.append(self._event(index, sampler.tokens[self.num_sent], settled))
+            self.num_sent += 1
+        return events
+
+    def rest(self, index: int) -> list[bytes]:
+        """The same once it has ended, and text that was held in vain."""
+        events = self.events(index)
+        if self.num_read < len(self.sampler.text):
+            events.append(self._event(index, None, len(self.sampler.text)))
+        return events
+
+    def _event(self, index: int, token: int | None, settled: int) -> bytes:
+        text = self.sampler.text[self.num_read : settled]
         self.num_read = settled
-        parts: list[tuple[int | None, str]] = [(token, "") for token in tokens] or [(None, "")]
-        parts[-1] = (parts[-1][0], text)
-        return [_event({"sample": index, "token": token, "text": part}) for token, part in parts]
+        return b"data: " + encode_json({"sample": index, "token": token, "text": text}) + b"\n\n"
 
 
 class Generate:
@@ -131,7 +138,7 @@ class Generate:
                 failed = first_error(running)
                 if failed is not None:
                     raise failed[1]
-            last = b"".join(event for index, draft in enumerate(drafts) for event in draft.events(index))
+            last = b"".join(event for index, draft in enumerate(drafts) for event in draft.rest(index))
             answer = await self._answer(scope, receive, served, request, start, drafts)
             await _send_piece(send, last + b"event: done\ndata: " + answer + b"\n\n", more=False)
         except ElmanError as error:
@@ -225,10 +232,6 @@ def _check(served: Served) -> None:
     reason = why_no_generation(served.model)
     if reason is not None:
         raise CannotGenerate(f"{served.model.name} cannot generate: {reason}")
-
-
-def _event(data: object) -> bytes:
-    return b"data: " + encode_json(data) + b"\n\n"
 
 
 async def _send_piece(send: Send, body: bytes, more: bool = True) -> None:

@@ -52,6 +52,8 @@ class Sampler:
         path: which of the samples of its request it is.
         tokens: drawn so far, without the one that ended it.
         text: what they read, where there is a vocabulary, cut at a stop.
+        settled: for each token how much of the text no stop can take back any more. It grows last, so that another
+            thread that sees a token here finds the rest of it in place.
         reason: why it ended; None as long as it goes on.
     """
 
@@ -59,6 +61,7 @@ class Sampler:
     path: int = 0
     tokens: list[int] = field(default_factory=list)
     text: str = ""
+    settled: list[int] = field(default_factory=list)
     reason: Reason | None = None
 
     def feed(self, feedbacks: list[Feedback], outputs: Array) -> list[Array | None]:
@@ -77,6 +80,7 @@ class Sampler:
             self._read(rule.vocabulary[token])
         if self.reason is None and len(self.tokens) == rule.max_steps:
             self.reason = "length"
+        self.settled.append(self._settle())
         return np.array([token], np.int64) if self.reason is None else None
 
     def _read(self, more: str) -> None:
@@ -88,9 +92,8 @@ class Sampler:
             self.text = self.text[: min(found)]
             self.reason = "stop"
 
-    @property
-    def settled(self) -> int:
-        """How many characters of the text no stop can take back any more."""
+    def _settle(self) -> int:
+        """Characters of the text that no stop can take back any more."""
         if self.reason is not None or not self.rule.stop:
             return len(self.text)
         held = 0

@@ -116,6 +116,8 @@ def test_a_stream_gives_the_same_as_the_whole(writers: RunningServer, stop: list
         mine = [data for kind, data in found[:-1] if kind == "message" and data["sample"] == index]
         assert [data["token"] for data in mine if data["token"] is not None] == result["tokens"]
         assert "".join(data["text"] for data in mine) == result["text"]
+        if not stop:
+            assert [data["text"] for data in mine] == [VOCABULARY[token] for token in result["tokens"]]
 
 
 def test_a_stop_is_cut_off_where_it_first_appears(writers: RunningServer) -> None:
