@@ -43,9 +43,9 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
 # A list, so that the server is the process that SIGTERM reaches.
 ENTRYPOINT ["elman", "serve"]
 RUN groupadd --gid 10001 elman \
- && useradd --uid 10001 --gid elman --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin elman
+ && useradd --uid 10001 --gid elman --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin elman \
+ && install --directory --owner 10001 --group 10001 /state
 COPY --from=build /opt/elman /opt/elman
 COPY models/store /models
-RUN install --directory --owner 10001 --group 10001 /state
 VOLUME /state
 USER 10001:10001
