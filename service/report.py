@@ -87,15 +87,18 @@ def print_refusal(file: Path, refused: ModelRefused) -> None:
 def print_models(models: Iterable[Model], refusals: Iterable[Refusal]) -> None:
     """What `elman models` shows."""
     console = Console(highlight=False)
-    table = Table(
-        Column("model", no_wrap=True), "version", "task", "network", "input", "output", "sessions", "exact", box=None
-    )
-    for model in models:
+    # No word of theirs is cut on 80 columns.
+    least = {"task": 14, "network": 5, "input": 8, "out": 3, "state": 5, "exact": 5}
+    columns = [Column(name, min_width=width) for name, width in least.items()]
+    table = Table(Column("model", no_wrap=True), *columns, box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    listed = list(models)
+    several = {model.name for model in listed if model.version != 1}
+    for model in listed:
         proof = model.proof
+        name = f"{model.name}@{model.version}" if model.name in several else model.name
         table.add_row(
-            escape(model.name), str(model.version), model.spec.task or "raw", _size(model), _input(model),
-            str(model.network.output_size), "yes" if proof.streaming else "no",
-            "yes" if proof.exact else f"within {proof.tolerance:.1g}",
+            escape(name), model.spec.task or "raw", _size(model), _input(model), str(model.network.output_size),
+            "yes" if proof.streaming else "no", "yes" if proof.exact else f"within {proof.tolerance:.1g}",
         )  # fmt: skip
     console.print(table)
     for refusal in refusals:

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import orjson
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from service.cli.files.json import JSONSink
@@ -184,18 +185,28 @@ class TableSink:
         for answer in answers:
             title = str(answer.record.id if answer.record.id is not None else answer.record.place)
             if answer.error is not None:
-                self._console.print(f"{title}: [red]{answer.error}[/]", markup=True)
+                self._console.print(f"{escape(title)}: [red]{escape(answer.error)}[/]", soft_wrap=True)
                 continue
             forecast = orjson.loads(answer.content)
-            levels = [float(level) for level in forecast.get("quantiles", {})]
-            options = {"samples": len(levels), "quantiles": levels}
-            table = Table("step", *header(self._names, options), title=title, title_justify="left", box=None)
-            for column in table.columns:
-                column.justify = "right"
-            for step, row in enumerate(rows_of(forecast), 1):
-                table.add_row(str(step), *(f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}" for value in row))
-            self._console.print(table)
+            for index, name in enumerate(self._names):
+                self._console.print(escape(f"{title}, {name}" if name else title), soft_wrap=True)
+                self._console.print(self._table(forecast, index))
         self.done += len(answers)
+
+    def _table(self, forecast: dict[str, Any], index: int) -> Table:
+        """Of one of the values: a row a step, a column a figure."""
+        levels = [float(level) for level in forecast.get("quantiles", {})]
+        figures = header([""], {"samples": len(levels), "quantiles": levels})
+        table = Table(box=None)
+        for name in ("step", *figures):
+            table.add_column(name, justify="right")
+        for step, row in enumerate(rows_of(forecast), 1):
+            table.add_row(str(step), *map(_shown, row[index :: len(self._names)]))
+        return table
 
     def close(self, complete: bool) -> None:
         pass
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
