@@ -1,6 +1,6 @@
 // Charts: drawn by Plotly in the page's own colours, each with a description and a table of its numbers.
 
-import { el, newId, short } from "./dom.js";
+import { el, newId, table } from "./dom.js";
 
 const NARROW = 480;
 /** How far out of sight a chart is drawn already. */
@@ -53,13 +53,20 @@ export function chart({ title, height = 240, aside = null, note = "", level = "h
     el("summary", {}, "Table", el("span", { class: "unseen" }, ` of ${title}`)),
     numbers,
   );
-  const element = el("figure", { class: "chart" }, el("figcaption", {}, heading, aside, notes), plot, details);
-  const state = { build: null, words: null, at: null, width: 0, drawn: false, stale: false, near: false };
+  const line = el("div", { class: "marker", hidden: true });
+  const element = el(
+    "figure",
+    { class: "chart" },
+    el("figcaption", {}, heading, aside, notes),
+    el("div", { class: "drawn" }, plot, line),
+    details,
+  );
+  const state = { build: null, words: null, at: null, layout: null, width: 0, stale: false, near: false };
 
   const fill = () => {
     if (!details.open || !state.words) return;
     const { head, rows } = state.words;
-    numbers.replaceChildren(dataTable(head, typeof rows === "function" ? rows() : rows, title));
+    numbers.replaceChildren(table(head, typeof rows === "function" ? rows() : rows, title));
   };
   details.addEventListener("toggle", fill);
 
@@ -84,18 +91,20 @@ export function chart({ title, height = 240, aside = null, note = "", level = "h
     state.width = plot.clientWidth;
     const c = colours();
     const { traces, layout = {} } = state.build(c);
-    await Plotly.react(
-      plot,
-      traces,
-      merged(base(c, state.width, plot.clientHeight), layout, marker(c, state.at, layout)),
-      {
-        displayModeBar: false,
-        responsive: false,
-        showTips: false,
-        doubleClick: false,
-      },
-    );
-    state.drawn = true;
+    state.layout = merged(base(c, state.width, plot.clientHeight), layout);
+    await Plotly.react(plot, traces, state.layout, { displayModeBar: false, showTips: false, doubleClick: false });
+    place();
+  }
+
+  /** The line at a step is the page's own: to move it costs nothing, where the library would draw all anew. */
+  function place() {
+    line.hidden = state.at === null || !state.layout;
+    if (line.hidden) return;
+    const { margin, xaxis, width, height } = state.layout;
+    const share = (state.at - xaxis.range[0]) / (xaxis.range[1] - xaxis.range[0]);
+    line.style.left = `${margin.l + share * (width - margin.l - margin.r)}px`;
+    line.style.top = `${margin.t}px`;
+    line.style.height = `${height - margin.t - margin.b}px`;
   }
 
   new ResizeObserver(() => {
@@ -125,50 +134,9 @@ export function chart({ title, height = 240, aside = null, note = "", level = "h
     },
     mark(step) {
       state.at = step;
-      if (!state.drawn || !plot.clientWidth) return;
-      const c = colours();
-      const { layout = {} } = state.build(c);
-      window.Plotly.relayout(plot, { shapes: marker(c, step, layout).shapes });
+      place();
     },
   };
-}
-
-/** A table with row headers; a chart's numbers. */
-function dataTable(head, rows, title) {
-  return el(
-    "table",
-    {},
-    el("caption", { class: "unseen" }, title),
-    el("thead", {}, el("tr", {}, ...head.map((words) => el("th", { scope: "col" }, words)))),
-    el(
-      "tbody",
-      {},
-      ...rows.map(([first, ...rest]) =>
-        el(
-          "tr",
-          {},
-          el("th", { scope: "row" }, first),
-          ...rest.map((cell) => el("td", {}, typeof cell === "number" ? short(cell) : (cell ?? "–"))),
-        ),
-      ),
-    ),
-  );
-}
-
-function marker(c, at, layout) {
-  const own = layout.shapes || [];
-  if (at === null) return { shapes: own };
-  const line = {
-    type: "line",
-    xref: "x",
-    yref: "paper",
-    x0: at,
-    x1: at,
-    y0: 0,
-    y1: 1,
-    line: { color: c.ink, width: 1.2, dash: "2px,3px" },
-  };
-  return { shapes: [...own, line] };
 }
 
 function base(c, width, height) {

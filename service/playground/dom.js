@@ -65,19 +65,18 @@ export function say(words) {
   document.getElementById("said").textContent = words;
 }
 
-/** A table for a chart: who cannot see it reads the same numbers here. */
+/** A table with a head and a header to each row; numbers are written short, and what is missing as a dash. */
 export function table(head, rows, caption) {
+  const cell = (value) => el("td", {}, typeof value === "number" ? short(value) : (value ?? "–"));
   return el(
     "table",
     {},
-    caption ? el("caption", { class: "unseen" }, caption) : null,
+    el("caption", { class: "unseen" }, caption),
     el("thead", {}, el("tr", {}, ...head.map((words) => el("th", { scope: "col" }, words)))),
     el(
       "tbody",
       {},
-      ...rows.map(([first, ...rest]) =>
-        el("tr", {}, el("th", { scope: "row" }, first), ...rest.map((cell) => el("td", {}, cell))),
-      ),
+      ...rows.map(([first, ...rest]) => el("tr", {}, el("th", { scope: "row" }, first), ...rest.map(cell))),
     ),
   );
 }

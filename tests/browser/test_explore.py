@@ -4,9 +4,11 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
 from tests.browser.conftest import OpenScreen
 from tests.browser.screen import Screen, percent, rows, value
@@ -37,8 +39,18 @@ def typed(screen: Screen, name: str = NAME, model: str = "names-gru") -> Screen:
     return screen
 
 
-def test_every_step_shows_the_probabilities_of_the_api(screen: Screen, server: RunningServer) -> None:
-    page = typed(screen).page
+@pytest.fixture(scope="module")
+def name(browser: Browser, server: RunningServer) -> Iterator[Screen]:
+    """One page with the name, which the tests that only read it share."""
+    page = browser.new_page(reduced_motion="reduce", viewport={"width": 1280, "height": 900})
+    screen = typed(Screen(page, server.url + "/"))
+    yield screen
+    page.close()
+    assert screen.complaints == [] and screen.elsewhere() == []
+
+
+def test_every_step_shows_the_probabilities_of_the_api(name: Screen, server: RunningServer) -> None:
+    page = name.page
     result = answered(server, "names-gru", NAME)
     slider = page.get_by_label("Step", exact=True)
     answer = page.get_by_role("region", name="Answer")
@@ -53,36 +65,38 @@ def test_every_step_shows_the_probabilities_of_the_api(screen: Screen, server: R
         page.keyboard.press("ArrowRight")
 
 
-def test_the_tables_hold_the_numbers_of_the_api(screen: Screen, server: RunningServer) -> None:
-    page = typed(screen).page
+def test_the_tables_hold_the_numbers_of_the_api(name: Screen, server: RunningServer) -> None:
+    page = name.page
     score = page.locator(".score")
     result = answered(server, "names-gru", NAME)
-    table = screen.numbers(screen.figure("Probability of each label, step by step", score))
+    table = name.numbers(name.figure("Probability of each label, step by step", score))
     heads = page.locator(".score thead").first.locator("th").all_inner_texts()
     assert [row[0] for row in table] == [f"{i} {letter}" for i, letter in enumerate(NAME, start=1)]
     for row, decoded in zip(table, result["decoded"], strict=True):
         shown = dict(zip(heads[1:], map(value, row[1:]), strict=True))
         assert shown == pytest.approx({one["label"]: one["probability"] for one in decoded["top"]}, **ROUNDED)
 
-    table = screen.numbers(screen.figure("Hidden state", score))
+    table = name.numbers(name.figure("Hidden state", score))
     columns = list(zip(*([value(cell) for cell in row[1:]] for row in table), strict=True))
     assert len(table) == 128
     for column, h in zip(columns, result["hidden"]["h"], strict=True):
         assert list(column) == pytest.approx(h, **ROUNDED)
 
     reach = influence(server, "names-gru", sequence=NAME)
-    figure = screen.figure("Influence", score)
-    assert [value(row[1]) for row in screen.numbers(figure)] == pytest.approx(reach["influence"], **ROUNDED)
+    figure = name.figure("Influence", score)
+    assert [value(row[1]) for row in name.numbers(figure)] == pytest.approx(reach["influence"], **ROUNDED)
     assert f"in the last {reach['span']} of {len(NAME)} steps" in figure.inner_text()
 
     page.get_by_label("on", exact=True).select_option("Slovak")
     slovak = influence(server, "names-gru", sequence=NAME, target="Slovak")
     figure.get_by_text("How far “Slovak” moves").wait_for()
-    assert [value(row[1]) for row in screen.numbers(figure)] == pytest.approx(slovak["influence"], **ROUNDED)
+    assert [value(row[1]) for row in name.numbers(figure)] == pytest.approx(slovak["influence"], **ROUNDED)
+    page.get_by_label("on", exact=True).select_option("")
+    figure.get_by_text("How far the last output moves").wait_for()
 
 
-def test_three_cells_stand_side_by_side_on_the_same_sequence(screen: Screen, server: RunningServer) -> None:
-    page = typed(screen).page
+def test_three_cells_stand_side_by_side_on_the_same_sequence(name: Screen, server: RunningServer) -> None:
+    page = name.page
     compared = page.get_by_role("region", name="RNN, LSTM and GRU side by side")
     compared.get_by_text(f"of {len(NAME)} steps hold 90 %").nth(2).wait_for()
     assert compared.locator(".column h3").all_inner_texts() == ["RNN", "LSTM", "GRU"]
@@ -93,19 +107,19 @@ def test_three_cells_stand_side_by_side_on_the_same_sequence(screen: Screen, ser
         result, reach = answered(server, model, NAME), influence(server, model, sequence=NAME)
         last = result["decoded"][-1]
         assert column.locator(".answer").inner_text() == f"{last['label']} {percent(last['probability'])}"
-        shares = screen.numbers(screen.figure("Influence", column))
+        shares = name.numbers(name.figure("Influence", column))
         assert [row[1] for row in shares] == [percent(one / sum(reach["influence"])) for one in reach["influence"]]
         assert f"{reach['span']} of {len(NAME)} steps hold 90 %" in column.inner_text()
-        outputs = screen.numbers(screen.figure("Outputs", column))
+        outputs = name.numbers(name.figure("Outputs", column))
         assert value(outputs[-1][1]) == pytest.approx(last["probability"], **ROUNDED)
-        state = screen.numbers(screen.figure("Hidden state", column))
+        state = name.numbers(name.figure("Hidden state", column))
         assert [value(row[-1]) for row in state] == pytest.approx(result["hidden"]["h"][-1], **ROUNDED)
         spans.append(f"{cell.upper()} {reach['span']}")
     assert ", ".join(spans) in compared.inner_text()
 
 
 def test_play_goes_through_every_step_and_stops_at_the_last(screen: Screen) -> None:
-    page = typed(screen).page
+    page = typed(screen, NAME[:4]).page
     at = page.locator(".stepper output")
     at.evaluate("""output => {
         window.seen = [];
@@ -114,7 +128,7 @@ def test_play_goes_through_every_step_and_stops_at_the_last(screen: Screen) -> N
     page.get_by_role("button", name="Play").click()
     page.get_by_role("button", name="Pause").wait_for()
     page.get_by_role("button", name="Play").wait_for()
-    assert page.evaluate("window.seen") == [f"{step} of {len(NAME)}" for step in range(1, len(NAME) + 1)]
+    assert page.evaluate("window.seen") == [f"{step} of 4" for step in range(1, 5)]
     page.get_by_role("button", name="Play").click()
     page.get_by_role("button", name="Pause").click()
     stopped = at.inner_text()
@@ -202,8 +216,8 @@ def test_a_model_that_reads_both_ways_is_shown_without_running_state(screen: Scr
     assert page.locator(".score").get_by_role("heading", name="Hidden state").count() == 0
 
 
-def test_the_commands_shown_do_what_the_page_did(screen: Screen, server: RunningServer) -> None:
-    page = typed(screen).page
+def test_the_commands_shown_do_what_the_page_did(name: Screen, server: RunningServer) -> None:
+    page = name.page
     last = answered(server, "names-gru", NAME)["decoded"][-1]
     curl = page.locator("#explore pre[data-language=curl]").inner_text()
     done = subprocess.run(
