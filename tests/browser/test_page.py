@@ -245,7 +245,7 @@ def test_the_numbers_are_there_without_the_charting_library(screen: Screen) -> N
     page = screen.open("explore", "names-gru")
     page.get_by_text("The charting library is not installed").first.wait_for()
     page.locator(".score summary:visible").first.click()
-    assert page.locator(".score .numbers tbody").first.locator("tr").count() == 8
+    page.locator(".score .numbers tbody").first.locator("tr").nth(7).wait_for()
     screen.rejected(404)
 
 
