@@ -52,7 +52,8 @@ HISTORY = {
     "names-gru": "1",
     "watch-rnn": "none",
     "watch-lstm": "none",
-    "watch-gru": "none",
+    "watch-gru": "1: one layer of 64, learning rate 3e-3, 110 epochs: 88.10 % (to 97.62 % over three seeds), and of "
+    "steps 81.05 % (to 85.53 %). The next was chosen by leaving people of the training data out, with the LSTM",
 }
 
 
