@@ -72,7 +72,7 @@ def playground_router() -> APIRouter:
     """`/` and `/playground/...`; nothing is read before it is asked for."""
     router = APIRouter(tags=["playground"])
 
-    @router.get("/", include_in_schema=False)
+    @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page(request: Request) -> Response:
         return _send(request, _assets()["index.html"], _REVALIDATE)
 

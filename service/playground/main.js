@@ -44,6 +44,10 @@ const page = {
   },
   problem(error) {
     const asked = error instanceof Problem;
+    const said = [error.code, error.message, error.where].join(" ");
+    // What is said already is not said again, as by a view that asks every second.
+    if (problemBox.dataset.said === said) return;
+    problemBox.dataset.said = said;
     problemBox.dataset.code = asked ? error.code : "page";
     problemBox.replaceChildren(
       el(
@@ -87,6 +91,7 @@ const page = {
     if (code && problemBox.dataset.code !== code) return;
     problemBox.replaceChildren();
     delete problemBox.dataset.code;
+    delete problemBox.dataset.said;
   },
 };
 
