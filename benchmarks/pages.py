@@ -82,9 +82,9 @@ def _held_table(held: list[dict[str, Any]]) -> str:
         "raw bytes",
         "aim",
         "file",
-        "over the aim",
+        "of the aim",
         "memory",
-        "over the aim",
+        "of the aim",
         "CPU µs to make one",
     ]
     rows = []
@@ -105,7 +105,7 @@ def _held_table(held: list[dict[str, Any]]) -> str:
 
 
 def _disk_table(disk: list[dict[str, Any]]) -> str:
-    head = ["bytes of a state", "raw", "aim", "file, new", "file, stepped", "over the aim"]
+    head = ["bytes of a state", "raw", "aim", "file, new", "file, stepped", "of the aim"]
     head += ["µs to make one", "to step one", f"to step one of {GROUP} together", "to read one"]
     rows = []
     for one in disk:
@@ -124,7 +124,8 @@ def _many_lines(results: dict[str, Any]) -> str:
     empty = found["start_empty"]["ready"]
     made, stepped = (count / found[name] for name in ("create_seconds", "step_seconds"))
     once, again = found["steps"]
-    refused = count - once["statuses"].get("200", 0)
+    sample = sum(once["statuses"].values()) + once["num_lost"]
+    refused = sample - once["statuses"].get("200", 0)
     lines = [
         f"{count:,} live sessions of {results['model']}:",
         "",
@@ -132,10 +133,10 @@ def _many_lines(results: dict[str, Any]) -> str:
         f"{found['disk'] / count:,.0f} bytes of file each.",
         f"- A server that starts on them is ready after {ready:.2f} s (with none after {empty:.2f} s), and answers the "
         f"first step {1e3 * step:.1f} ms after it is asked.",
-        f"- Over HTTP, {AT_ONCE} connections, octet-stream, in no order: each stepped once, which reads it from the "
-        f"file, at {rate(once):,.0f} a second ({refused} refused or lost); then, at hand, at {rate(again):,.0f} a "
-        f"second, p99 {1e3 * again['p99']:.1f} ms. "
-        f"The server took {found['memory'] / 1e6:.0f} MB more for it, {found['memory'] / count:,.0f} bytes a session.",
+        f"- Over HTTP, {AT_ONCE} connections, octet-stream, {sample:,} of them drawn: each stepped once, which reads "
+        f"it from the file, at {rate(once):,.0f} a second ({refused} refused or lost); then, at hand, at "
+        f"{rate(again):,.0f} a second, p99 {1e3 * again['p99']:.1f} ms. Each that is at hand takes "
+        f"{found['memory']:,.0f} bytes of memory.",
     ]
     return "\n".join(lines)
 

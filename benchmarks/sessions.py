@@ -54,11 +54,11 @@ class Settings:
     live: tuple[int, ...] = (1, 100, 10_000)
     json_live: int = 100
     held: tuple[str, ...] = ("small", "mid", "big")
-    held_sessions: int = 5_000
+    held_sessions: int = 4_000
     many: int = 100_000
 
 
-QUICK = Settings(rounds=1, seconds=0.5, live=(1, 100, 1_000), held=("small",), held_sessions=1_000, many=5_000)
+QUICK = Settings(rounds=1, seconds=0.3, live=(1, 100, 1_000), held=("small",), held_sessions=1_000, many=3_000)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Steps:
         self.settings = settings
         self.folder = folder
         self.logs = logs
-        self.model = write_model(shape, BENCH / "models" / shape.name)
+        self.model = write_model(shape, folder / "models" / shape.name)
         self.bodies = with_lengths(shape, [1] * _NUM_BODIES)
         self.checked = with_lengths(shape, [_CHECKED_LENGTH] * _NUM_CHECKED, seed=5)
         self._processes: dict[str, Process] = {}
