@@ -124,6 +124,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await server.start()
+        running = asyncio.get_running_loop()
+
+        def stopping() -> None:
+            """Not ready from the first moment of stopping, so that what is cut off is told why. For signal handlers."""
+            server.ready = False
+            running.call_soon_threadsafe(streams.end)
+
+        app.state.stopping = stopping
         sweeps = [asyncio.create_task(sweep) for sweep in (bodies.sweep(), watcher.sweep(), server.sessions.sweep())]
         try:
             yield
@@ -142,6 +150,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.server = server
+    app.state.stopping = lambda: None
     app.callers, app.report, app.bodies = Callers(settings.api_keys), metrics.request_failed, bodies
     stepper = Stepper(server, watcher)
     streams = Streams(server, metrics, stepper)

@@ -218,7 +218,7 @@ class Server:
     @cached_property
     def tokens(self) -> StateTokens:
         """What seals and opens state tokens."""
-        return StateTokens(self.settings.state_keys or (_own_key(self.settings),))
+        return StateTokens(self.settings.state_keys or (own_key(self.settings),))
 
     def versions(self, name: str) -> list[int]:
         """The versions of a model that are served, ascending."""
@@ -253,7 +253,7 @@ def _open_store(settings: Settings) -> Store:
     return LMDBStore(settings.store_dir, settings.store_bytes, settings.store_sync)
 
 
-def _own_key(settings: Settings) -> str:
+def own_key(settings: Settings) -> str:
     """A key to seal state tokens with, kept beside the sessions where there is such a place."""
     if settings.store == "memory":
         return secrets.token_urlsafe(32)

@@ -13,6 +13,7 @@ from uvicorn.supervisors import Multiprocess
 
 from service.app import create_app
 from service.process import collect_less, drop_silent_peers
+from service.server import own_key
 from service.settings import Settings
 
 # How long a worker may be silent before it is taken for hung: as long as a request may hold the interpreter, and more.
@@ -24,6 +25,9 @@ def run_workers(settings: Settings, **options: Any) -> None:
 
     options: of `uvicorn.Config`. Settings reach the workers through the environment.
     """
+    if not settings.state_keys:
+        # One for all of them, wherever it comes from.
+        settings = settings.model_copy(update={"state_keys": (own_key(settings),)})
     os.environ.update(settings.environment())
     config = uvicorn.Config(
         "service.workers:application",
@@ -45,7 +49,7 @@ def application() -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
-        _not_ready_once_stopping(app)
+        _tell_when_stopping(app)
         async with inner(app) as state:
             yield state
 
@@ -53,12 +57,11 @@ def application() -> FastAPI:
     return app
 
 
-def _not_ready_once_stopping(app: FastAPI) -> None:
-    """Not ready from the first moment of stopping, so that what is cut off at its end is told why."""
+def _tell_when_stopping(app: FastAPI) -> None:
     before = signal.getsignal(signal.SIGTERM)
 
     def stop(number: int, frame: FrameType | None) -> None:
-        app.state.server.ready = False
+        app.state.stopping()
         if callable(before):
             before(number, frame)
 

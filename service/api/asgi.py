@@ -8,11 +8,16 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from service.errors import ElmanError, Internal, RequestError, TooLarge
+from service.errors import ElmanError, Internal, Overloaded, RequestError, TooLarge
 
 PROBLEM = b"application/problem+json"
 JSON = b"application/json"
 BINARY = b"application/octet-stream"
+
+# Bodies of the largest size that may be on their way at once, all clients together, in bytes.
+_MOST_BODIES = 4
+# Time-outs between two pieces that a whole body may take.
+_MOST_TIMEOUTS = 20
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -36,6 +41,7 @@ class BodyReader:
     def __init__(self, limit: int, timeout: float) -> None:
         self.limit = limit
         self.timeout = timeout
+        self._num_held = 0
         self._waiting: dict[asyncio.Task[Any], float] = {}
         self._overdue: set[asyncio.Task[Any]] = set()
         self._stalled: set[asyncio.Task[Any]] = set()
@@ -55,13 +61,23 @@ class BodyReader:
 
     async def _rest(self, first: bytes, receive: Receive) -> bytes:
         pieces, size, more = [first], len(first), True
-        while more:
-            message = await self._next(receive)
-            pieces.append(message.get("body", b""))
-            size += len(pieces[-1])
-            if size > self.limit:
-                raise _too_large(self.limit)
-            more = message.get("more_body", False)
+        until = time.monotonic() + _MOST_TIMEOUTS * self.timeout
+        self._num_held += size
+        try:
+            while more:
+                message = await self._next(receive)
+                pieces.append(message.get("body", b""))
+                size += len(pieces[-1])
+                self._num_held += len(pieces[-1])
+                if size > self.limit:
+                    raise _too_large(self.limit)
+                if self._num_held > _MOST_BODIES * self.limit:
+                    raise Overloaded(f"unfinished bodies hold {self._num_held} bytes", retry_after=1)
+                if time.monotonic() > until:
+                    raise BodyTimeout(f"the body was not whole after {_MOST_TIMEOUTS * self.timeout:g} seconds")
+                more = message.get("more_body", False)
+        finally:
+            self._num_held -= size
         return b"".join(pieces)
 
     async def _next(self, receive: Receive) -> Any:

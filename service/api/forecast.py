@@ -1,5 +1,6 @@
 """`POST /v1/models/{name}/forecast`: a series carried on by the model's own output."""
 
+import asyncio
 import secrets
 import time
 from typing import Any
@@ -8,8 +9,7 @@ import numpy as np
 from starlette.types import Receive, Scope, Send
 
 from service.api.asgi import respond
-from service.api.loop import Loop, Start
-from service.api.stretch import deadline_of
+from service.api.loop import Loop
 from service.codec.answer import encode_json
 from service.codec.loops import ForecastRequest, LoopDecoder
 from service.engine.forecasting import Course, Path
@@ -21,7 +21,9 @@ from service.repository.spec import DecoderSpec, ForecastSpec
 from service.server import Served
 
 # Values that the paths of one request may hold.
-_MAX_VALUES = 20_000_000
+_MAX_VALUES = 2_000_000
+# Values that take milliseconds to sort and write, which is then done beside the event loop.
+_MANY = 20_000
 
 
 class Forecast:
@@ -32,23 +34,25 @@ class Forecast:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        served, request = await self.loop.read(scope, receive, _check, LoopDecoder.forecast)
+        asked = await self.loop.read(scope, receive, _check, LoopDecoder.forecast)
+        served, request = asked.served, asked.request
         _check_size(served, request)
-        course = course_of(served, request)
-        ask = Start(request.session, request.state, request.timeout, "series")
-        served, start = await self.loop.begin(scope, receive, served, request.series, ask)
+        start = await self.loop.begin(asked, request.series, "series")
         assert start.output is not None, "a series was read"
+        course = course_of(served, request)
         paths = [Path(course, None), *(Path(course, path) for path in range(request.samples))]
         first = paths[0].feed(list(paths), np.broadcast_to(start.output, (len(paths), len(start.output))))
-        deadline = deadline_of(request.timeout)
         running = [
-            Sequence(inputs, state=start.state, feedback=path, more=request.horizon - 2, deadline=deadline)
+            Sequence(inputs, state=start.state, feedback=path, more=request.horizon - 2, deadline=asked.deadline)
             for path, inputs in zip(paths, first, strict=True)
             if inputs is not None
         ]
-        if running:
-            await self.loop.watcher.run(self.loop.server, served, running, receive)
-        await respond(send, encode_json(_answer(served, request, course, paths)))
+        await self.loop.run(asked, running, "series")
+        if len(paths) * request.horizon > _MANY:
+            content = await asyncio.to_thread(lambda: encode_json(_answer(served, request, course, paths)))
+        else:
+            content = encode_json(_answer(served, request, course, paths))
+        await respond(send, content)
         self.loop.metrics.request_done(served.model, time.perf_counter() - started)
 
 

@@ -10,16 +10,15 @@ import numpy as np
 from starlette.types import Receive, Scope, Send
 
 from service.api.asgi import ClientGone, respond
-from service.api.callers import owner_of
-from service.api.loop import Loop, Start
-from service.api.predict import watch
-from service.api.stretch import deadline_of, seal_token
+from service.api.loop import Asked, Loop
+from service.api.predict import placed, watch
+from service.api.stretch import seal_token
 from service.codec.answer import encode_json
 from service.codec.loops import GenerateRequest, LoopDecoder
 from service.engine.engine import Ticket, first_error
 from service.engine.sampling import Rule, Sampler
 from service.engine.sequence import Sequence
-from service.errors import CannotGenerate, ElmanError
+from service.errors import CannotGenerate, Draining, ElmanError
 from service.repository.feeding import why_no_generation
 from service.repository.spec import GenerationSpec
 from service.server import Served
@@ -27,6 +26,8 @@ from service.sessions.snapshot import Snapshot
 
 # Scores that take milliseconds to draw from, which is then done beside the event loop.
 _MANY = 200_000
+# Samples that take milliseconds to write.
+_MANY_DRAFTS = 100
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -74,81 +75,71 @@ class Generate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        served, request = await self.loop.read(scope, receive, _check, LoopDecoder.generate)
-        ask = Start(request.session, request.state, request.timeout, "prompt")
-        served, start = await self.loop.begin(scope, receive, served, request.prompt, ask)
-        rule = rule_of(served, request)
-        drafts = await self._drafts(served, request, rule, start)
-        if request.stream:
-            await self._stream(scope, receive, send, served, request, start, drafts)
+        asked = await self.loop.read(scope, receive, _check, LoopDecoder.generate)
+        after_prompt = await self.loop.begin(asked, asked.request.prompt, "prompt")
+        drafts = await self._drafts(asked, after_prompt)
+        if asked.request.stream:
+            await self._stream(asked, send, after_prompt, drafts)
         else:
-            running = [draft.sequence for draft in drafts if draft.sequence is not None]
-            if running:
-                await self.loop.watcher.run(self.server, served, running, receive)
-            await respond(send, await self._answer(scope, receive, served, request, start, drafts))
-        self.loop.metrics.request_done(served.model, time.perf_counter() - started)
+            await self.loop.run(asked, [one.sequence for one in drafts if one.sequence is not None], "prompt")
+            await respond(send, await self._answer(asked, after_prompt, drafts))
+        self.loop.metrics.request_done(asked.served.model, time.perf_counter() - started)
 
-    async def _drafts(self, served: Served, request: GenerateRequest, rule: Rule, start: Snapshot) -> list[_Draft]:
+    async def _drafts(self, asked: Asked[GenerateRequest], start: Snapshot) -> list[_Draft]:
         """Every sample with its first token, which the prompt's last output gives."""
         assert start.output is not None, "a prompt was read"
+        request, rule = asked.request, rule_of(asked.served, asked.request)
+        more = request.max_steps - 2  # beyond the first token, and the last, which nothing reads
         samplers = [Sampler(rule, path) for path in range(request.samples)]
         scores = np.broadcast_to(start.output, (len(samplers), len(start.output)))
         if scores.size > _MANY:
             inputs = await asyncio.to_thread(samplers[0].feed, list(samplers), scores)
         else:
             inputs = samplers[0].feed(list(samplers), scores)
-        deadline = deadline_of(request.timeout)
+        wanted: dict[str, Any] = {
+            "more": request.max_steps - 2,
+            "keep_state": request.return_state,
+            "deadline": asked.deadline,
+        }
         return [
             _Draft(
-                sampler,
-                None
-                if first is None
-                else Sequence(
-                    first,
-                    state=start.state,
-                    feedback=sampler,
-                    more=request.max_steps - 2,
-                    keep_state=request.return_state,
-                    deadline=deadline,
-                ),
+                one, None if first is None else Sequence(first, state=start.state, feedback=one, more=more, **wanted)
             )
-            for sampler, first in zip(samplers, inputs, strict=True)
+            for one, first in zip(samplers, inputs, strict=True)
         ]
 
-    async def _stream(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        served: Served,
-        request: GenerateRequest,
-        start: Snapshot,
-        drafts: list[_Draft],
-    ) -> None:
+    async def _stream(self, asked: Asked[GenerateRequest], send: Send, start: Snapshot, drafts: list[_Draft]) -> None:
         running = [draft.sequence for draft in drafts if draft.sequence is not None]
         news = asyncio.Event()
         for sequence in running:
             sequence.listener = news.set
-        ticket = self.server.engine.submit(served.lane, running) if running else None
+        ticket = self.server.engine.submit(asked.served.lane, running) if running else None
         await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-        watching = None if ticket is None else asyncio.create_task(watch(ticket, receive))
+        watching = None if ticket is None else asyncio.create_task(watch(ticket, asked.receive))
         try:
             if ticket is not None:
                 await self._follow(send, ticket, news, drafts)
                 failed = first_error(running)
                 if failed is not None:
-                    raise failed[1]
+                    raise placed(failed[1], "prompt")
             last = b"".join(event for index, draft in enumerate(drafts) for event in draft.rest(index))
-            answer = await self._answer(scope, receive, served, request, start, drafts)
+            answer = await self._answer(asked, start, drafts)
             await _send_piece(send, last + b"event: done\ndata: " + answer + b"\n\n", more=False)
         except ElmanError as error:
-            self.loop.metrics.request_failed(error)
-            await _send_piece(send, b"event: error\ndata: " + encode_json(error.problem()) + b"\n\n", more=False)
+            await self._send_error(send, error)
+        except asyncio.CancelledError:
+            if self.server.ready:
+                raise
+            await self._send_error(send, Draining("the server stopped before this was done", retry_after=1))
         finally:
             if ticket is not None:
                 ticket.cancel()
             if watching is not None:
                 watching.cancel()
+
+    async def _send_error(self, send: Send, error: ElmanError) -> None:
+        self.loop.metrics.request_failed(error)
+        await _send_piece(send, b"event: error\ndata: " + encode_json(error.problem()) + b"\n\n", more=False)
 
     async def _follow(self, send: Send, ticket: Ticket, news: asyncio.Event, drafts: list[_Draft]) -> None:
         """Send what is written as it is written, until all is. Raises ClientGone."""
@@ -163,51 +154,47 @@ class Generate:
             raise ClientGone
         await ticket.future
 
-    async def _answer(
-        self,
-        scope: Scope,
-        receive: Receive,
-        served: Served,
-        request: GenerateRequest,
-        start: Snapshot,
-        drafts: list[_Draft],
-    ) -> bytes:
-        results = []
+    async def _answer(self, asked: Asked[GenerateRequest], start: Snapshot, drafts: list[_Draft]) -> bytes:
+        results: list[dict[str, Any]] = []
         for draft in drafts:
             sampler = draft.sampler
-            result: dict[str, Any] = {
-                "text": sampler.text if sampler.rule.vocabulary is not None else None,
-                "tokens": sampler.tokens,
-                "steps": len(sampler.tokens),
-                "reason": sampler.reason,
-            }
-            if request.return_state:
-                result["state"] = await self._state(scope, receive, served, request, start, draft)
-            results.append(result)
-        model, seed = served.model, drafts[0].sampler.rule.seed
-        return encode_json({"model": model.name, "version": model.version, "seed": seed, "results": results})
+            text = sampler.text if sampler.rule.vocabulary is not None else None
+            found = {"text": text, "tokens": sampler.tokens, "steps": len(sampler.tokens), "reason": sampler.reason}
+            results.append(found)
+        if asked.request.return_state:
+            for result, token in zip(results, await self._states(asked, start, drafts), strict=True):
+                result["state"] = token
+        model, seed = asked.served.model, drafts[0].sampler.rule.seed
+        answer = {"model": model.name, "version": model.version, "seed": seed, "results": results}
+        return await asyncio.to_thread(encode_json, answer) if len(drafts) > _MANY_DRAFTS else encode_json(answer)
 
-    async def _state(
-        self,
-        scope: Scope,
-        receive: Receive,
-        served: Served,
-        request: GenerateRequest,
-        start: Snapshot,
-        draft: _Draft,
-    ) -> str:
-        """A token for the state after every token of a sample; the last one drawn is read for it."""
-        sampler, sequence = draft.sampler, draft.sequence
-        after, unread = start, sampler.tokens
-        if sequence is not None and sequence.final_state is not None:
-            after, unread = Snapshot(sequence.final_state, sequence.last_output), sampler.tokens[-1:]
-            if sampler.reason == "end":
-                unread = []
-        if unread:
-            inputs = np.array(unread, served.format.numpy_dtype)
-            after = await self.loop.advance(receive, served, inputs, after, request.timeout)
-        step = len(request.prompt) + len(sampler.tokens)
-        return seal_token(self.server, served, owner_of(scope), step, served.snapshots.pack(after))
+    async def _states(self, asked: Asked[GenerateRequest], start: Snapshot, drafts: list[_Draft]) -> list[str]:
+        """A token for the state after every token of each sample; the last one drawn is read for it."""
+        served, dtype = asked.served, asked.served.format.numpy_dtype
+        afters, unread = [], []
+        for draft in drafts:
+            sampler, sequence = draft.sampler, draft.sequence
+            if sequence is None:
+                afters.append(start)
+                unread.append(np.array(sampler.tokens, dtype))
+            else:
+                assert sequence.final_state is not None, "it was to be kept"
+                afters.append(Snapshot(sequence.final_state, sequence.last_output))
+                unread.append(np.array(sampler.tokens[-1:] if sampler.reason != "end" else [], dtype))
+        rows = [row for row, inputs in enumerate(unread) if len(inputs)]
+        read = await self.loop.advance(asked, [unread[row] for row in rows], [afters[row] for row in rows], "prompt")
+        for row, after in zip(rows, read, strict=True):
+            afters[row] = after
+        first = asked.step + len(asked.request.prompt)
+        steps = [first + len(draft.sampler.tokens) for draft in drafts]
+
+        def seal() -> list[str]:
+            return [
+                seal_token(self.server, served, asked.owner, step, served.snapshots.pack(after))
+                for step, after in zip(steps, afters, strict=True)
+            ]
+
+        return await asyncio.to_thread(seal) if len(drafts) > _MANY_DRAFTS else seal()
 
 
 def rule_of(served: Served, request: GenerateRequest) -> Rule:

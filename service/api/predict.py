@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
@@ -22,6 +22,8 @@ from service.errors import Draining, ElmanError, InvalidField, NotAcceptable, To
 from service.repository.network import Array
 from service.server import Served, Server
 
+T = TypeVar("T")
+
 # A request that takes longer than this is watched, so that its work stops when its client is gone.
 _WATCH_AFTER = 0.25
 # Where a request of octets brings its state token along, and its answer the next.
@@ -30,8 +32,12 @@ STATE_HEADER = b"elman-state"
 LARGE = 512 * 1024
 # Numbers that the answer to one request may hold: 400 MB of float32.
 MAX_NUMBERS = 100_000_000
+# The same for an answer in JSON, which holds up the interpreter as long as it is written.
+MAX_JSON_NUMBERS = 20_000_000
 # Numbers of an answer that takes milliseconds to encode, which is then done beside the event loop.
 MANY = 50_000
+# State tokens that take milliseconds to open or seal.
+_MANY_TOKENS = 100
 
 
 class Watcher:
@@ -62,12 +68,14 @@ class Watcher:
             if watch is not None:
                 watch.cancel()
 
-    async def run(self, server: Server, served: Served, sequences: list[Sequence], receive: Receive) -> None:
-        """Run sequences as one request. Raises ClientGone, and the first error of any."""
+    async def run(
+        self, server: Server, served: Served, sequences: list[Sequence], receive: Receive, where: str
+    ) -> None:
+        """Run sequences as one request. Raises ClientGone, and the first error of any, placed."""
         await self.wait(server.engine.submit(served.lane, sequences), receive)
         failed = first_error(sequences)
         if failed is not None:
-            raise failed[1]
+            raise placed(failed[1], where)
 
     async def sweep(self) -> None:
         """Listen to the clients of requests that take long, until cancelled."""
@@ -107,12 +115,18 @@ class Predict:
         check_returns(served, request.returns)
         _check_one(request, binary)
         owner = owner_of(scope)
-        stretches = self._stretches(request, served, owner) if request.carries_state else None
+        stretches = None
+        if request.carries_state:
+            # Tokens are opened and sealed beside the event loop where there are many of them.
+            aside = len(request.sequences) > _MANY_TOKENS
+            stretches = await _aside(aside, self._stretches, request, served, owner)
         sequences = self._sequences(request, served, stretches)
         _check_size(request, sequences, served, binary)
         await self.watcher.wait(self.server.engine.submit(served.lane, sequences), receive)
         _raise_first_error(sequences, request)
-        extras = self._extras(request, served, owner, sequences, stretches) if stretches else None
+        extras = None
+        if stretches is not None:
+            extras = await _aside(aside, self._extras, request, served, owner, sequences, stretches)
         await _answer(send, served, request, sequences, binary, extras)
         self.metrics.request_done(served.model, time.perf_counter() - started)
 
@@ -177,6 +191,11 @@ class Predict:
         return extras
 
 
+async def _aside(aside: bool, call: Callable[..., T], *arguments: Any) -> T:
+    """A call's result, made in a thread or here."""
+    return await asyncio.to_thread(call, *arguments) if aside else call(*arguments)
+
+
 def served_in(server: Server, scope: Scope) -> Served:
     """The model that a path names. Raises UnknownModel."""
     return server.served(scope["path_params"]["name"], scope["path_params"].get("version"))
@@ -227,11 +246,12 @@ def _check_size(request: PredictRequest, sequences: list[Sequence], served: Serv
     rows = num_steps if steps else len(sequences)
     size = served.model.network.output_size
     numbers = rows * size + (num_steps * served.model.network.state_nbytes // 4 if request.hidden else 0)
-    if numbers > MAX_NUMBERS:
+    most = MAX_NUMBERS if binary else MAX_JSON_NUMBERS
+    if numbers > most:
         raise TooLong(
             f"the answer would hold {numbers} numbers",
             where="return" if steps or request.hidden else "sequences",
-            expected=f"at most {MAX_NUMBERS} numbers",
+            expected=f"at most {most} numbers" + ("" if binary else ", more as application/octet-stream"),
         )
     if request.decode and not binary:
         check_listed(rows, min(request.top, size))
@@ -248,10 +268,10 @@ def _raise_first_error(sequences: list[Sequence], request: PredictRequest) -> No
     failed = first_error(sequences)
     if failed is not None:
         index, error = failed
-        raise _placed(error, request.places[index])
+        raise placed(error, request.places[index])
 
 
-def _placed(error: ElmanError, where: str) -> ElmanError:
+def placed(error: ElmanError, where: str) -> ElmanError:
     error.where = error.where or where
     return error
 

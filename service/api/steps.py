@@ -14,6 +14,7 @@ from service.api.callers import owner_of
 from service.api.metrics import Metrics
 from service.api.predict import (
     LARGE,
+    MANY,
     MAX_NUMBERS,
     Watcher,
     check_no_options,
@@ -22,7 +23,7 @@ from service.api.predict import (
     respond_binary,
     wants_binary,
 )
-from service.api.stretch import Stretch, deadline_of
+from service.api.stretch import Stretch, deadline_of, unpacked
 from service.codec.answer import encode_json, outputs_of, rows_of
 from service.codec.binary import decode_binary_step
 from service.codec.request import StepRequest, check_listed
@@ -65,7 +66,7 @@ class Stepper:
         ask = Ask(content_digest(request.sequence), len(request.sequence), request.at)
 
         async def run(snapshot: bytes, save: Save | None) -> tuple[int, Array]:
-            stretch = Stretch(served, request.sequence, served.snapshots.unpack(snapshot))
+            stretch = Stretch(served, request.sequence, unpacked(served, snapshot))
             if not len(stretch.inputs):
                 if save is not None:
                     save.snapshot = served.snapshots.pack(stretch.end(None))
@@ -124,7 +125,7 @@ class Steps:
             returns = request.returns if stepped.length else "steps"
             await respond_binary(send, served, stepped.outputs, returns, fields)
         else:
-            await respond(send, encode_json(step_answer(served, request, stepped)))
+            await respond(send, await encoded(served, request, stepped))
         self.metrics.request_done(served.model, time.perf_counter() - started)
 
     async def _decode(self, scope: Scope, headers: dict[bytes, bytes], body: bytes, served: Served) -> StepRequest:
@@ -132,8 +133,15 @@ class Steps:
             return decode_binary_step(body, scope["query_string"], served.format, served.decoder.limits)
         check_no_options(scope["query_string"])
         if len(body) > LARGE:
-            return await asyncio.to_thread(served.decoder.decode_step, body)
+            return await self.server.decoding.decode_step(body, served.decoder)
         return served.decoder.decode_step(body)
+
+
+async def encoded(served: Served, request: StepRequest, stepped: Stepped) -> bytes:
+    """The answer to a step request as JSON, written beside the event loop where that takes long."""
+    if stepped.outputs.size > MANY:
+        return await asyncio.to_thread(lambda: encode_json(step_answer(served, request, stepped)))
+    return encode_json(step_answer(served, request, stepped))
 
 
 def step_answer(served: Served, request: StepRequest, stepped: Stepped) -> dict[str, Any]:

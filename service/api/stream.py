@@ -14,8 +14,9 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from service.api.callers import owner_of
 from service.api.metrics import Metrics
+from service.api.predict import LARGE
 from service.api.sessions import check_ttl
-from service.api.steps import Stepper, step_answer
+from service.api.steps import Stepper, encoded
 from service.api.stretch import check_streaming
 from service.codec.answer import encode_binary, encode_json
 from service.codec.binary import binary_array, options_of_stream
@@ -36,7 +37,7 @@ class SlowClient(Exception):
 
 @dataclass(slots=True)
 class _Stream:
-    """One connection: the session behind it, and what its binary frames ask for."""
+    """One connection: the session behind it, and what its frames ask for where they do not say."""
 
     socket: WebSocket
     owner: bytes
@@ -53,12 +54,20 @@ class Streams:
         self.metrics = metrics
         self.stepper = stepper
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._idle: set[asyncio.Task[Any]] = set()
+        self._ending = False
 
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def end(self) -> None:
+        """End every stream, each once its step is answered, as the server stops. Called on the event loop."""
+        self._ending = True
+        for task in list(self._idle):
+            task.cancel()
+
     async def close(self) -> None:
-        """End every stream, each once its step is answered, as the server stops."""
+        """End every stream, whatever it does."""
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -100,7 +109,7 @@ class Streams:
         hello = {"session": record.id, "model": record.model, "version": record.version, "step": record.step}
         await self._send(socket.send_text(encode_json(hello).decode()))
         while True:
-            message = await socket.receive()
+            message = await self._receive(socket)
             if message["type"] == "websocket.disconnect":
                 return
             try:
@@ -110,6 +119,18 @@ class Streams:
                 if _ends(error):
                     raise
                 await self._send(socket.send_text(_problem(error)))
+
+    async def _receive(self, socket: WebSocket) -> Any:
+        """The next message. Cancelled as soon as the server stops."""
+        task = asyncio.current_task()
+        assert task is not None, "connections are served in tasks"
+        if self._ending:
+            raise asyncio.CancelledError
+        self._idle.add(task)
+        try:
+            return await socket.receive()
+        finally:
+            self._idle.discard(task)
 
     async def _open(self, socket: WebSocket, name: str, version: str | None) -> _Stream:
         """The session of a stream, found or made. Raises ElmanError."""
@@ -132,13 +153,17 @@ class Streams:
         """Run one frame and send what it gives. Raises ElmanError and SlowClient."""
         served = stream.served
         if text is not None:
-            request = served.decoder.decode_step(text.encode("utf-8", "surrogatepass"))
+            body = text.encode("utf-8", "surrogatepass")
+            if len(body) > LARGE:
+                request = await self.server.decoding.decode_step(body, served.decoder, stream.options)
+            else:
+                request = served.decoder.decode_step(body, stream.options)
         else:
             data = binary_array(content or b"", served.format, served.decoder.limits)
             request = replace(StepRequest(data), **stream.options)
         stepped = await self.stepper.step(stream.owner, stream.record.id, served, request, None)
         if text is not None:
-            await self._send(stream.socket.send_text(encode_json(step_answer(served, request, stepped)).decode()))
+            await self._send(stream.socket.send_text((await encoded(served, request, stepped)).decode()))
         else:
             rows, _ = encode_binary(stepped.outputs, request.returns)
             await self._send(stream.socket.send_bytes(rows))

@@ -6,7 +6,7 @@ from typing import Any
 
 from service.codec.frames import check_cut, cut
 from service.engine.sequence import Sequence
-from service.errors import BadStateToken, InvalidField, NotStreamable
+from service.errors import BadStateToken, ModelChanged, NotStreamable
 from service.repository.network import Array
 from service.server import Served, Server
 from service.sessions.snapshot import Snapshot
@@ -82,22 +82,12 @@ def open_token(server: Server, served: Served, owner: bytes, token: str, where: 
         raise BadStateToken("the token holds no state of this model", where=where) from None
 
 
-async def start_at(
-    server: Server, served: Served, owner: bytes, session: str | None, token: str | None
-) -> tuple[Served, Snapshot]:
-    """Where to go on from: a session, which is not moved, a state token, or the model's initial state.
-
-    Returns the model that this belongs to, and the snapshot. Raises InvalidField, UnknownSession, BadStateToken.
-    """
-    if session is not None:
-        record = await server.sessions.read(owner, session)
-        if record.model != served.model.name:
-            raise InvalidField(f"the session is one of {record.model!r}", where="session", expected=served.model.name)
-        served = server.served_to(record)
-        return served, served.snapshots.unpack(record.snapshot)
-    if token is not None:
-        return served, open_token(server, served, owner, token, "state")[1]
-    return served, served.snapshots.first
+def unpacked(served: Served, snapshot: bytes) -> Snapshot:
+    """A snapshot of a session. Raises ModelChanged where the model keeps its state otherwise now."""
+    try:
+        return served.snapshots.unpack(snapshot)
+    except ValueError:
+        raise ModelChanged(f"the session's state is none that {served.model.name} has now") from None
 
 
 def seal_token(server: Server, served: Served, owner: bytes, step: int, snapshot: bytes) -> str:

@@ -92,8 +92,7 @@ def serve(
                     drop_silent_peers(one, settings.stream_timeout)
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            # Not ready from the first moment of stopping, so that what is cut off at its end is told why.
-            application.state.server.ready = False
+            application.state.stopping()
             super().handle_exit(sig, frame)
 
     server = Server(uvicorn.Config(application, **options))

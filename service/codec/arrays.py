@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from service.codec.format import Format
-from service.codec.request import Limits
+from service.codec.request import Limits, brief
 from service.errors import (
     EmptySequence,
     InvalidField,
@@ -91,7 +91,7 @@ def tokens_array(ids: Sequence[int], format: Format, where: str, limits: Limits)
     if min(ids) < 0 or max(ids) > high:
         step = next(i for i, token in enumerate(ids) if not 0 <= token <= high)
         raise UnknownToken(
-            f"token {ids[step]} is outside the vocabulary", where=f"{where}[{step}]", expected=f"0 to {high}"
+            f"token {brief(ids[step])} is outside the vocabulary", where=f"{where}[{step}]", expected=f"0 to {high}"
         )
     return np.array(ids, format.numpy_dtype)
 

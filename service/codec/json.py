@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -42,7 +43,8 @@ class JSONDecoder:
 
     @cached_property
     def _step(self) -> Any:
-        return body_decoder(("sequence", self.item), *OPTIONS, ("at", int | None, None))
+        options = ((name, kind | msgspec.UnsetType, _unset(name)) for name, kind, _ in OPTIONS)
+        return body_decoder(("sequence", self.item), *options, ("at", int | None, None))
 
     def decode(self, content: bytes) -> PredictRequest:
         """A predict request. Raises RequestError with the place of the first fault."""
@@ -68,13 +70,17 @@ class JSONDecoder:
             body.hidden,
         )
 
-    def decode_step(self, content: bytes) -> StepRequest:
-        """A step request. Raises RequestError with the place of the first fault."""
+    def decode_step(self, content: bytes, defaults: Mapping[str, Any] = MappingProxyType({})) -> StepRequest:
+        """A step request, options that it leaves out being those of `defaults`.
+
+        Raises RequestError with the place of the first fault.
+        """
         body = decode_body(self._step, content)
-        check_options(body.top, body.timeout)
+        given = {name: getattr(body, name) for name in ("returns", "decode", "top", "timeout")}
+        options = {**defaults, **{name: value for name, value in given.items() if value is not msgspec.UNSET}}
+        check_options(options.get("top", 1), options.get("timeout"))
         check_at(body.at)
-        sequence = self.array(body.sequence, "sequence")
-        return StepRequest(sequence, body.returns, body.decode, body.top, body.timeout, body.at)
+        return StepRequest(self.array(body.sequence, "sequence"), at=body.at, **options)
 
     def array(self, item: Any, where: str) -> Array:
         """One decoded sequence as `PredictRequest` has it. Raises RequestError."""
@@ -111,6 +117,10 @@ OPTIONS: tuple[Any, ...] = (
     ("timeout", float | None, None),
 )
 """Fields that requests share."""
+
+
+def _unset(name: str) -> Any:
+    return msgspec.field(name="return", default=msgspec.UNSET) if name == "returns" else msgspec.UNSET
 
 
 def item_type(format: Format) -> Any:

@@ -1,6 +1,5 @@
 """Requests whose answers are fed back: generate, forecast and influence."""
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from service.codec.arrays import features_array, text_array, tokens_array
+from service.codec.arrays import features_array, finite, text_array, tokens_array
 from service.codec.json import JSONDecoder, body_decoder, decode_body
-from service.codec.request import check_options
-from service.errors import EmptySequence, InvalidField, WrongFeatures
+from service.codec.request import brief, check_options
+from service.errors import EmptySequence, InvalidField, TooLong, WrongFeatures
 from service.repository.feeding import axes_of
 from service.repository.model import Model
 from service.repository.network import Array
@@ -19,6 +18,8 @@ from service.repository.spec import GenerationSpec
 
 MAX_SAMPLES = 1000
 MAX_QUANTILES = 100
+# Tokens that the samples of one request may have in all.
+MAX_TOKENS = 1_000_000
 _MAX_STOPS = 16
 _MAX_STOP = 256
 
@@ -75,6 +76,23 @@ class InfluenceRequest:
     decode: bool
     top: int
     timeout: float | None
+
+
+class _Where(msgspec.Struct):
+    session: Any = None
+    state: Any = None
+
+
+_WHERE = msgspec.json.Decoder(_Where)
+
+
+def session_in(content: bytes) -> str | None:
+    """The session that a request goes on from, read before anything else: it decides the version that is asked."""
+    try:
+        where = _WHERE.decode(content)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None  # what is wrong with it is told when all of it is read
+    return where.session if isinstance(where.session, str) and where.state is None else None
 
 
 class LoopDecoder:
@@ -147,6 +165,12 @@ class LoopDecoder:
         if not 0.0 < body.top_p <= 1.0:
             raise InvalidField(f"top_p is {body.top_p:g}", where="top_p", expected="more than 0, at most 1")
         _check_range("samples", body.samples, 1, MAX_SAMPLES)
+        if body.samples * body.max_steps > MAX_TOKENS:
+            raise TooLong(
+                f"{body.samples} samples of {body.max_steps} steps are {body.samples * body.max_steps} tokens",
+                where="samples" if body.samples > 1 else "max_steps",
+                expected=f"at most {MAX_TOKENS} tokens in all",
+            )
         return GenerateRequest(
             self._prompt(body),
             body.session,
@@ -236,7 +260,7 @@ class LoopDecoder:
         for index, row in enumerate(rows):
             if len(row) != len(known):
                 raise WrongFeatures(f"the row has {len(row)} values", where=f"future[{index}]", expected=wanted)
-        return np.array(rows, np.float32)
+        return finite(np.array(rows, np.float64), np.dtype(np.float32), "future")
 
     def influence(self, content: bytes) -> InfluenceRequest:
         """Raises RequestError with the place of the first fault."""
@@ -250,7 +274,7 @@ class LoopDecoder:
         size = self.model.network.output_size
         if target is None or isinstance(target, int):
             if target is not None and not 0 <= target < size:
-                raise InvalidField(f"there is no output {target}", where="target", expected=f"0 to {size - 1}")
+                raise InvalidField(f"there is no output {brief(target)}", where="target", expected=f"0 to {size - 1}")
             return target
         decoder = self.model.spec.decoder
         names = decoder.labels if decoder is not None and decoder.kind == "labels" else None
@@ -269,11 +293,11 @@ def _check_one_start(body: Any) -> None:
 
 
 def _check_range(name: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most or not math.isfinite(value):
-        raise InvalidField(f"{name} is {value:g}", where=name, expected=f"{least:g} to {most:g}")
+    if not least <= value <= most:  # nor does NaN lie between them
+        raise InvalidField(f"{name} is {brief(value)}", where=name, expected=f"{least:g} to {most:g}")
 
 
 def _seed(seed: int | None) -> int | None:
     if seed is not None and not 0 <= seed < 2**63:
-        raise InvalidField(f"seed is {seed}", where="seed", expected="0 or more, below 2**63")
+        raise InvalidField(f"seed is {brief(seed)}", where="seed", expected="0 or more, below 2**63")
     return seed

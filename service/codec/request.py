@@ -67,12 +67,19 @@ class Limits:
     max_sequences: int
 
 
+def brief(value: float) -> str:
+    """A number as an error may show it, however many digits it came with."""
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**30 else "a number of more than 30 digits"
+    return f"{value:g}"
+
+
 def check_options(top: int, timeout: float | None) -> None:
     """Raise InvalidField for an option out of its range."""
     if not 1 <= top <= MAX_TOP:
-        raise InvalidField(f"top is {top}", where="top", expected=f"1 to {MAX_TOP}")
+        raise InvalidField(f"top is {brief(top)}", where="top", expected=f"1 to {MAX_TOP}")
     if timeout is not None and not timeout > 0:
-        raise InvalidField(f"timeout is {timeout}", where="timeout", expected="seconds, more than 0")
+        raise InvalidField(f"timeout is {brief(timeout)}", where="timeout", expected="seconds, more than 0")
 
 
 def check_listed(rows: int, top: int) -> None:
@@ -88,4 +95,4 @@ def check_listed(rows: int, top: int) -> None:
 def check_at(at: int | None) -> None:
     """Raise InvalidField for a step that no session can be at."""
     if at is not None and not 0 <= at < 2**63:
-        raise InvalidField(f"at is {at}", where="at", expected="the session's step, 0 or more")
+        raise InvalidField(f"at is {brief(at)}", where="at", expected="the session's step, 0 or more")

@@ -20,14 +20,18 @@ from service.engine.feedback import Feedback
 from service.engine.runner import Runner
 from service.engine.scheduler import Batch, Policy, Scheduler
 from service.engine.sequence import Sequence
-from service.errors import Draining, ElmanError, Internal, Overloaded
+from service.errors import Draining, ElmanError, Internal, NotFiniteOutput, Overloaded
 from service.repository.model import Model
+from service.repository.network import Array
 
 Commit = Callable[[list[Sequence]], None]
 """Writes what sequences are to save, on the engine's thread, and sets the error of those that it cannot."""
 
 # How much nicer than the event loop the engine's thread is to others (Linux keeps that for each thread).
 _NICER = 10
+
+# What feeding one row takes, beside its run.
+_FEED_SECONDS = 20e-6
 
 # Requests that are passed on without looking for more.
 _TOGETHER = 64
@@ -88,11 +92,14 @@ class Lane:
         cost = model.calibration
         self._sequence_seconds = cost.seconds(0)
         self._step_seconds = cost.seconds(1) - cost.seconds(0)
+        # A step that is a run of its own, in a full batch, and what it is fed with.
+        self._single_seconds = cost.seconds(1) + _FEED_SECONDS
 
     def seconds(self, sequences: list[Sequence]) -> float:
         """What some sequences cost, by the calibration of the model."""
-        steps = sum([len(sequence.inputs) + sequence.more for sequence in sequences])
-        return steps * self._step_seconds + len(sequences) * self._sequence_seconds
+        steps = sum([len(sequence.inputs) for sequence in sequences])
+        singly = sum([len(one.inputs) if one.keep_trace else one.more for one in sequences])
+        return steps * self._step_seconds + singly * self._single_seconds + len(sequences) * self._sequence_seconds
 
     def add(self, sequences: list[Sequence]) -> None:
         """Queue sequences."""
@@ -123,9 +130,7 @@ class Lane:
                 hungry.setdefault(type(sequence.feedback), []).append(sequence)
         fed: list[Sequence] = []
         for group in hungry.values():
-            feedbacks = [one.feedback for one in group if one.feedback is not None]
-            outputs = np.stack([one.last_output for one in group if one.last_output is not None])
-            for sequence, inputs in zip(group, feedbacks[0].feed(feedbacks, outputs), strict=True):
+            for sequence, inputs in zip(group, self._next_inputs(group), strict=True):
                 if inputs is None:
                     done.append(sequence)
                     continue
@@ -133,6 +138,26 @@ class Lane:
                 self.scheduler.add(sequence)
                 fed.append(sequence)
         return done, fed
+
+    def _next_inputs(self, group: list[Sequence]) -> list[Array | None]:
+        """What each of some sequences of one kind reads next; None for those that are done, their error set or not."""
+        outputs = np.stack([one.last_output for one in group if one.last_output is not None])
+        sane = ~(np.isnan(outputs) | np.isposinf(outputs)).any(axis=1)
+        found: list[Array | None] = [None] * len(group)
+        for sequence in (one for one, fine in zip(group, sane, strict=True) if not fine):
+            sequence.error = NotFiniteOutput(f"the output after step {sequence.served + sequence.cursor} is not finite")
+        rows = np.flatnonzero(sane).tolist()
+        feedbacks = [feedback for row in rows if (feedback := group[row].feedback) is not None]
+        if not rows:
+            return found
+        try:
+            for row, inputs in zip(rows, feedbacks[0].feed(feedbacks, outputs[rows]), strict=True):
+                found[row] = inputs
+        except Exception:  # a defect must fail those it feeds and not the lane
+            _LOG.exception("feeding %s on failed", self.model.name)
+            for row in rows:
+                group[row].error = Internal("the engine failed to go on from an output")
+        return found
 
     def fail(self) -> list[Sequence]:
         """After a defect: every sequence of the lane, failed."""
@@ -217,7 +242,8 @@ class Engine:
         ticket = Ticket(sequences, self._loop.create_future(), len(sequences), seconds)
         self._num_pending += len(sequences)
         self._pending_seconds += seconds
-        for sequence in sequences:
+        for place, sequence in enumerate(sequences):
+            sequence.place = place
             self._tickets[id(sequence)] = ticket
         # The engine is woken once the event loop has turned round: what arrived together then runs together, and the
         # two threads change places once a turn and not once a request.

@@ -45,12 +45,16 @@ class Path:
     Attributes:
         course: what it shares with others.
         path: its number; None for the point forecast.
-        values: so far, float64 `(outputs,)` each.
+        values: float64 `(horizon, outputs)`, of which the first `length` are there.
     """
 
     course: Course
     path: int | None
-    values: list[Array] = field(default_factory=list)
+    length: int = 0
+    values: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.values = np.zeros((self.course.horizon, len(self.course.target)))
 
     def feed(self, feedbacks: list[Feedback], outputs: Array) -> list[Array | None]:
         """As `Feedback.feed`: each row's next inputs, `(1, features)`."""
@@ -59,8 +63,9 @@ class Path:
 
     def take(self, value: Array) -> Array | None:
         """Add a value. The inputs to go on with, or None where that was the last."""
-        course, at = self.course, len(self.values)
-        self.values.append(value)
+        course, at = self.course, self.length
+        self.values[at] = value
+        self.length += 1
         if at + 1 == course.horizon:
             return None
         inputs = course.future[at : at + 1].copy()
@@ -76,7 +81,7 @@ def move(paths: list[Path], outputs: Array) -> Array:
     u = uniforms(
         np.array([course.seed for course in courses], np.uint64),
         np.array([path.path or 0 for path in paths], np.uint64),
-        np.array([len(path.values) for path in paths], np.uint64),
+        np.array([path.length for path in paths], np.uint64),
     )
     for value, path, number in zip(values, paths, u.tolist(), strict=True):
         residuals = path.course.residuals

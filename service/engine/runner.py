@@ -91,9 +91,12 @@ class Runner:
     def _gather(self, sequences: list[Sequence], counts: list[int]) -> Array:
         """The next steps of each row, padded with zeros: (batch, chunk, features) or (batch, chunk)."""
         data = np.zeros((len(sequences), max(counts), *sequences[0].inputs.shape[1:]), self.network.input_dtype)
-        for row, sequence, steps in zip(data, sequences, counts, strict=True):
-            cursor = sequence.cursor
-            row[:steps] = sequence.inputs[cursor : cursor + steps]
+        try:
+            for row, sequence, steps in zip(data, sequences, counts, strict=True):
+                cursor = sequence.cursor
+                row[:steps] = sequence.inputs[cursor : cursor + steps]
+        except ValueError as error:  # inputs of another shape than the first one's are to fail alone
+            raise RuntimeFailure(str(error), None) from None
         return data
 
     def _scatter(self, sequences: list[Sequence], counts: list[int], after: list[Array]) -> None:

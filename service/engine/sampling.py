@@ -96,13 +96,14 @@ class Sampler:
         """Characters of the text that no stop can take back any more."""
         if self.reason is not None or not self.rule.stop:
             return len(self.text)
-        held = 0
+        text, held = self.text, len(self.text)
         for stop in self.rule.stop:
-            for size in range(min(len(stop) - 1, len(self.text)), held, -1):
-                if self.text.endswith(stop[:size]):
-                    held = size
-                    break
-        return len(self.text) - held
+            # The first place from which the text reads as the beginning of a stop.
+            at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+            while 0 <= at < held and not stop.startswith(text[at:]):
+                at = text.find(stop[0], at + 1)
+            held = min(held, at) if at >= 0 else held
+        return held
 
 
 def draw(samplers: list[Sampler], scores: Array) -> Array:
@@ -113,7 +114,9 @@ def draw(samplers: list[Sampler], scores: Array) -> Array:
     for row, rule in zip(z, rules, strict=True):
         row[list(rule.banned)] = -np.inf
     greedy = temperatures == 0.0
-    z /= np.where(greedy, 1.0, temperatures)[:, None]
+    z -= z.max(axis=1, keepdims=True)
+    with np.errstate(over="ignore"):  # what lies far below the best at a low temperature is never drawn
+        z /= np.where(greedy, 1.0, temperatures)[:, None]
     order = np.argsort(-z, axis=1, kind="stable")  # (rows, vocabulary), best first, lower id first among equals
     z = np.take_along_axis(z, order, axis=1)
     shares = np.exp(z - z[:, :1])

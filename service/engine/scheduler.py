@@ -20,6 +20,9 @@ _Rank = tuple[int, int, float]
 
 # Steps that a sequence is served before newer ones go first; each further level lasts twice as long.
 _LEVEL_STEPS = 256
+# Sequences of one request that go with the first; each further level holds twice as many, so that a request of
+# thousands is not in the way of one that comes after it.
+_LEVEL_PLACES = 64
 # Where a run takes one row, every so many runs are for whoever would come last.
 _LAST_TURN = 8
 # How often all that waits is looked over for what is late or given up.
@@ -137,7 +140,8 @@ class Scheduler:
 
     def _queue_of(self, sequence: Sequence) -> deque[Sequence]:
         served = sequence.served + sequence.cursor
-        rank = sequence.priority, (served // _LEVEL_STEPS).bit_length(), sequence.deadline
+        level = max((served // _LEVEL_STEPS).bit_length(), (sequence.place // _LEVEL_PLACES).bit_length())
+        rank = sequence.priority, level, sequence.deadline
         queue = self._queues.get(rank)
         if queue is None:
             queue = self._queues[rank] = deque()
@@ -196,11 +200,13 @@ class Scheduler:
         if now < self._next_sweep:
             return
         self._next_sweep = now + _SWEEP_SECONDS
-        for queue in self._queues.values():
+        for rank, queue in self._queues.items():
             over = [sequence for sequence in queue if sequence.cancelled or sequence.deadline <= now]
+            if not over:
+                continue
+            self._queues[rank] = deque(one for one in queue if not (one.cancelled or one.deadline <= now))
+            self._num_queued -= len(over)
             for sequence in over:
-                queue.remove(sequence)
-                self._num_queued -= 1
                 self._give_up(sequence)
 
     def _give_up(self, sequence: Sequence) -> None:

@@ -69,6 +69,10 @@ def _load(path: Path, name: str, version: int) -> Model:
     digest = hashlib.sha256(content)
     for data in embed_external_data(proto, path.parent):
         digest.update(data)
+    beside = path.with_name("model.json")
+    if beside.is_file():
+        # What is said beside the file is part of the model: a state belongs to both.
+        digest.update(b"model.json\0" + beside.read_bytes())
     given = _given_spec(path, proto)
     network, proof = _first_that_holds(proto, given)
     spec = _resolve(given, network)

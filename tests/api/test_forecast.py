@@ -1,6 +1,8 @@
 """Forecasts over HTTP are the plain loop in torch; quantiles are those of its paths."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,6 +111,27 @@ def test_it_goes_on_from_a_session_and_from_a_token(seers: RunningServer) -> Non
     assert seers.client.get(f"/v1/sessions/{id}").json()["step"] == 30
 
 
+def test_a_session_is_forecast_by_the_version_that_it_began_with(
+    seers: RunningServer, networks: dict[str, Recurrent], tmp_path: Path
+) -> None:
+    """Another version beside it, of another width, neither changes what it says nor harms what others ask."""
+    put_forecaster(tmp_path, "one", networks["gru"], ForecastSpec(residuals=RESIDUALS))
+    with running_server(tmp_path, poll=0) as server:
+        data = series()[:, 0].tolist()
+        id = server.client.post("/v1/models/one/sessions").json()["id"]
+        server.client.post(f"/v1/sessions/{id}/steps", json={"sequence": data}).raise_for_status()
+        body = {"session": id, "horizon": 6, "samples": 9, "seed": 2}
+        before = forecast(server, "one", **body)
+        put_forecaster(tmp_path / "later", "one", networks["many"], ForecastSpec(target=(2, 0), known=(3, 1)))
+        shutil.move(tmp_path / "later" / "one" / "1", tmp_path / "one" / "2")
+        server.client.post("/v2/repository/models/one/load").raise_for_status()
+        assert server.client.get("/v1/models/one").json()["version"] == 2
+        assert forecast(server, "one", **body) == before
+        assert server.client.post("/v1/models/one/versions/1/forecast", json=body).json() == before
+        other = server.client.post("/v1/models/one/versions/2/forecast", json=body)
+        assert (other.status_code, other.json()["where"]) == (422, "session")
+
+
 def test_values_are_held_at_the_minimum(seers: RunningServer) -> None:
     answer = forecast(seers, "rnn", series=[-400.0, 400.0] * 20, horizon=50, samples=50, paths=True)
     assert np.min(answer["paths"]) >= 0.0 and np.min(answer["point"]) >= 0.0
@@ -127,6 +150,8 @@ def test_values_are_held_at_the_minimum(seers: RunningServer) -> None:
         ("gru", {"series": [1.0], "quantiles": [1.5]}, 422, "invalid_field", "quantiles"),
         ("gru", {"series": [1.0], "future": [[1.0]]}, 422, "invalid_field", "ahead"),
         ("gru", {"series": [1.0], "samples": 1000, "horizon": 100_000}, 413, "too_long", "values"),
+        ("gru", {"series": [1.0], "horizon": 10**400}, 422, "invalid_field", "horizon"),
+        ("many", {"series": [[1.0] * 4], "horizon": 1, "future": [[1.0, 1e39]]}, 422, "not_finite", "float32"),
         ("many", {"series": [[1.0] * 4], "horizon": 3, "future": [[1.0, 2.0]] * 2}, 422, "invalid_field", "2 rows"),
         ("many", {"series": [[1.0] * 4], "horizon": 2, "future": [[1.0]] * 2}, 422, "wrong_features", "1 values"),
         ("many", {"series": [[1.0] * 3], "horizon": 2, "future": [[1.0] * 2] * 2}, 422, "wrong_features", ""),

@@ -1,9 +1,11 @@
 """Generation over HTTP is the plain loop in torch, token for token, whatever runs beside it."""
 
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -149,6 +151,37 @@ def test_it_goes_on_from_a_session_and_from_a_token(writers: RunningServer) -> N
     assert first["tokens"] + rest["tokens"] == whole["tokens"]
 
 
+def test_a_token_of_what_was_written_says_how_far_it_has_come(writers: RunningServer) -> None:
+    id = writers.client.post("/v1/models/lstm/sessions").json()["id"]
+    writers.client.post(f"/v1/sessions/{id}/steps", json={"sequence": ids("elm")}).raise_for_status()
+    for source in ({"session": id}, {"state": writers.client.get(f"/v1/sessions/{id}/state").json()["state"]}):
+        body = {**source, "prompt": "a", "max_steps": 5, "seed": 4, "samples": 3, "return_state": True}
+        for result in generate(writers, "lstm", **body)["results"]:
+            made = writers.client.post("/v1/models/lstm/sessions", json={"state": result["state"]}).json()
+            assert made["step"] == 4 + 1 + result["steps"]
+
+
+def test_a_low_temperature_takes_the_likeliest(writers: RunningServer) -> None:
+    greedy = generate(writers, "gru", prompt="elm", temperature=0.0, seed=1)["results"]
+    for temperature in (1e-310, 1e-30, 1e-6):
+        assert generate(writers, "gru", prompt="elm", temperature=temperature, seed=1)["results"] == greedy
+
+
+def test_a_stopping_server_says_so_in_its_streams(tmp_path: Path, networks: dict[str, Recurrent]) -> None:
+    put_generator(tmp_path / "models", "endless", networks["gru"], endless=True)
+    body = {"prompt": "a", "seed": 1, "max_steps": 900_000, "stream": True}
+    with (
+        running_server(tmp_path / "models", drain_timeout=1.0) as server,
+        server.client.stream("POST", "/v1/models/endless/generate", json=body) as answer,
+    ):
+        lines = answer.iter_lines()
+        next(lines)
+        server.process.send_signal(signal.SIGTERM)
+        *_, last = [line for line in lines if line]
+        assert server.process.wait(20) == 0
+    assert json.loads(last.removeprefix("data: "))["code"] == "draining"
+
+
 def test_a_condition_stands_in_the_place_of_the_start(writers: RunningServer, networks: dict[str, Recurrent]) -> None:
     result = generate(writers, "gru", prompt="b", condition="loud", seed=1, max_steps=15)["results"][0]
     assert result["tokens"] == written_in_torch(networks["gru"], [2, *ids("b")[1:]], 1, 0, 15)
@@ -171,6 +204,10 @@ def test_a_condition_stands_in_the_place_of_the_start(writers: RunningServer, ne
         ({"prompt": "a", "stop": [""]}, 422, "invalid_field", "stop"),
         ({"prompt": "a", "sotp": ["x"]}, 422, "invalid_field", "sotp"),
         ({"prompt": "a", "state": "x"}, 422, "bad_state_token", "state"),
+        ({"prompt": "a", "samples": 1000, "max_steps": 900_000}, 413, "too_long", "samples"),
+        ({"prompt": "a", "max_steps": 10**400}, 422, "invalid_field", "max_steps"),
+        ({"prompt": "a", "seed": 10**400}, 422, "invalid_field", "seed"),
+        ({"prompt": [10**400]}, 422, "unknown_token", "prompt[0]"),
         ({"prompt": "a", "session": "0" * 44}, 404, "unknown_session", None),
         ({"session": "0" * 44, "state": "x"}, 422, "invalid_field", "state"),
     ],
@@ -200,7 +237,7 @@ def test_a_card_says_how_it_generates(writers: RunningServer) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_work_stops_when_the_client_is_gone(writers: RunningServer, stream: bool) -> None:
-    body = {"prompt": "a", "seed": 1, "max_steps": 900_000, "samples": 4, "stream": stream}
+    body = {"prompt": "a", "seed": 1, "max_steps": 200_000, "samples": 4, "stream": stream}
     try:
         with writers.client.stream("POST", "/v1/models/endless/generate", json=body, timeout=1.0) as answer:
             for _, line in zip(range(50), answer.iter_lines(), strict=False):
@@ -219,7 +256,7 @@ def wait_until_idle(server: RunningServer) -> None:
 
 
 def test_a_deadline_ends_a_stream_with_an_error(writers: RunningServer) -> None:
-    body = {"prompt": "a", "seed": 2, "max_steps": 900_000, "samples": 2, "timeout": 0.4}
+    body = {"prompt": "a", "seed": 2, "max_steps": 400_000, "samples": 2, "timeout": 0.4}
     found = events(writers, "endless", **body)
     assert (found[-1][0], found[-1][1]["code"]) == ("error", "deadline")
     assert len(found) > 10 and found[0][0] == "message"

@@ -74,6 +74,7 @@ def test_it_starts_where_a_token_stands(server: RunningServer) -> None:
         ("vowels-gru", {"sequence": [[0.0] * 12]}, 422, "invalid_field"),
         ("vowels-gru", {"sequence": [[0.0] * 12] * 3, "target": "nobody"}, 422, "invalid_field"),
         ("vowels-gru", {"sequence": [[0.0] * 12] * 3, "target": 9}, 422, "invalid_field"),
+        ("vowels-gru", {"sequence": [[0.0] * 12] * 5001}, 413, "too_long"),
         ("vowels-lstm-bidirectional", {"sequence": [[0.0] * 12] * 3}, 409, "not_streamable"),
         ("nobody", {"sequence": [[0.0] * 12] * 3}, 404, "unknown_model"),
     ],

@@ -1,9 +1,11 @@
 """Sessions over HTTP: a step happens once, and the whole is the sum of its pieces, to the bit."""
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +14,7 @@ import pytest
 
 from tests.conftest import StartServer
 from tests.reference import expected, float32, same_bits
-from tests.running import RunningServer
+from tests.running import STORE, RunningServer
 
 MODEL = "vowels-gru"
 Array = np.ndarray[Any, Any]
@@ -300,11 +302,11 @@ def test_racing_steps_with_the_same_at_and_content_are_one(server: RunningServer
 
 
 def test_a_session_expires_when_it_is_idle(server: RunningServer) -> None:
-    id = create(server, ttl=0.6)["id"]
-    for at in range(3):
-        time.sleep(0.35)
+    id = create(server, ttl=2.5)["id"]
+    for at in range(4):
+        time.sleep(0.8)
         step(server, id, sequence(1), at=at).raise_for_status()
-    time.sleep(0.8)
+    time.sleep(2.7)
     check_problem(step(server, id, sequence(1), at=3), 404, "unknown_session")
     check_problem(server.client.get(f"/v1/sessions/{id}/state"), 404, "unknown_session")
     check_problem(server.client.post(f"/v1/models/{MODEL}/sessions", json={"ttl": -1}), 422, "invalid_field")
@@ -367,6 +369,18 @@ def test_quotas_and_lifetimes_are_kept(keyed: RunningServer) -> None:
     time.sleep(1.2)
     late = client.put(f"/v1/sessions/{ids[1]}/state", json={"state": token}, headers=bob)
     assert "expired" in check_problem(late, 422, "bad_state_token")["detail"]
+
+
+def test_a_spec_that_changed_ends_the_sessions_of_the_old_one(start_server: StartServer, tmp_path: Path) -> None:
+    """What is said beside a file belongs to the model: a state of the one is none of the other."""
+    folder = tmp_path / "models" / MODEL / "1"
+    shutil.copytree(STORE / MODEL / "1", folder)
+    first = start_server(tmp_path / "models", store_dir=tmp_path / "store")
+    id = create(first)["id"]
+    assert first.terminate() == 0
+    (folder / "model.json").write_text('{"task": "tagging"}')
+    second = start_server(tmp_path / "models", store_dir=tmp_path / "store")
+    check_problem(step(second, id, sequence(1)), 409, "model_changed")
 
 
 def test_sessions_and_tokens_outlive_the_server(start_server: StartServer, tmp_path: Any) -> None:

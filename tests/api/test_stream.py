@@ -89,6 +89,24 @@ def test_a_stream_that_cannot_be_says_why(server: RunningServer, model: str, que
     assert closed.value.rcvd is not None and closed.value.rcvd.code == 1008 and closed.value.rcvd.reason
 
 
+def test_the_query_says_what_frames_leave_out(server: RunningServer) -> None:
+    data = sequence(3)
+    with open_stream(server, query="return=steps&decode=false&top=1") as stream:
+        stream.recv(timeout=20)
+        plain = ask(stream, sequence=data.tolist())
+        assert len(plain["outputs"]) == 3 and "decoded" not in plain
+        final = ask(stream, sequence=data.tolist(), decode=True, **{"return": "final"})
+        assert len(final["decoded"]["top"]) == 1 and "outputs" not in final
+
+
+def test_a_large_frame_is_read_and_answered(server: RunningServer) -> None:
+    data = np.random.default_rng(1).standard_normal((6000, 12), np.float32)
+    with open_stream(server, query="return=steps&decode=false", max_size=None) as stream:
+        stream.recv(timeout=20)
+        answer = ask(stream, sequence=data.tolist())
+    assert same_bits(float32(answer["outputs"]), expected(MODEL, data))
+
+
 def test_many_streams_share_batches_and_keep_their_bits(server: RunningServer) -> None:
     before = server.figures()
     inputs = [sequence(40, seed) for seed in range(24)]
@@ -235,4 +253,5 @@ def test_a_stopping_server_ends_its_streams(tmp_path: Path) -> None:
         assert server.terminate() == 0
         with pytest.raises(ConnectionClosed) as closed:
             stream.recv(timeout=20)
-        assert closed.value.rcvd is not None and closed.value.rcvd.code in (1001, 1012)
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "the server is stopping")

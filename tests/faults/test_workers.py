@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -132,6 +133,24 @@ def test_the_same_step_sent_to_all_at_once_happens_once(clients: list[httpx.Clie
         assert [answer.status_code for answer in answers] == [200] * len(clients)
         assert sum(not answer.json()["replayed"] for answer in answers) == 1
         assert all(same_bits(float32(a.json()["outputs"]), expected(MODEL, data)) for a in answers)
+
+
+def test_without_a_folder_for_the_store_tokens_still_go_round(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / MODEL).symlink_to(STORE / MODEL)
+    (tmp_path / "file").write_text("no folder")
+    data = sequence(6)
+    with running_server(tmp_path / "models", workers=2, store_dir=tmp_path / "file" / "store", poll=0) as server:
+        for _ in range(12):
+            with httpx.Client(base_url=server.url, timeout=60) as client:
+                body: dict[str, Any] = {"sequence": data[:3].tolist(), "return_state": True}
+                token = client.post(f"/v1/models/{MODEL}/predict", json=body).json()["results"][0]["state"]
+                refused = client.post(f"/v1/models/{MODEL}/sessions")
+                assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+            with httpx.Client(base_url=server.url, timeout=60) as client:
+                body = {"sequence": data[3:].tolist(), "state": token}
+                result = client.post(f"/v1/models/{MODEL}/predict", json=body).raise_for_status().json()["results"][0]
+                assert same_bits(float32(result["output"]), expected(MODEL, data)[-1])
 
 
 def test_a_token_of_one_worker_is_good_at_another(clients: list[httpx.Client]) -> None:
