@@ -43,7 +43,7 @@ from service.repository.spec import ForecastSpec, ModelSpec, embedded_spec
 # -- config ------------------------------------------------------------------------------------------
 
 TASKS = {"sunspots": sunspots.load, "electricity": electricity.load}
-SEEDS = {"sunspots": (0, 1, 2, 3, 4), "electricity": (0, 1)}
+SEEDS = {"sunspots": (0, 1, 2, 3, 4), "electricity": (0, 1, 2)}
 CHOOSING_SEEDS = {"sunspots": (0, 1), "electricity": (0,)}
 NUM_RESIDUALS = 256
 NUM_PATHS = 200
