@@ -18,7 +18,7 @@ def elman_environment(**settings: object) -> dict[str, str]:
 
 
 def elman(
-    *arguments: object, cwd: Path, given: str | bytes | None = None, timeout: float = 60, **settings: object
+    *arguments: object, cwd: Path, given: str | bytes | None = None, timeout: float = 300, **settings: object
 ) -> "subprocess.CompletedProcess[str]":
     """What the command said and how it ended; `given` is its standard input, `settings` are ELMAN_..."""
     done = subprocess.run(
