@@ -34,6 +34,11 @@ def serve(
 ) -> None:
     """Serve a model repository over HTTP.
 
+    \b
+    elman serve my-models
+    elman serve my-models --host 0.0.0.0 --port 8000 --workers 4
+    elman serve my-models --store-dir /var/lib/elman
+
     Every setting can also be made in the environment: ELMAN_MODELS, ELMAN_MAX_BATCH, ELMAN_MAX_QUEUE and so on.
     """
     import uvicorn
