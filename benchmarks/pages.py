@@ -208,11 +208,11 @@ def _influence_tables(influence: dict[str, Any]) -> list[str]:
         "steps",
         "influence, ms",
         "brute force, ms",
-        "ratio",
+        "brute over influence",
         "influence, CPU ms",
         "brute force, CPU ms",
     ]
-    head += ["ratio", "of steps run", "furthest apart"]
+    head += ["brute over influence", "of the steps run", "furthest apart"]
     rows = []
     for name, found in influence.items():
         for one in found:
