@@ -60,7 +60,7 @@ def open_screen(browser: Browser, contexts: Contexts) -> Iterator[OpenScreen]:
         if wanted not in contexts:
             contexts[wanted] = browser.new_context(
                 color_scheme=scheme,
-                viewport={"width": width, "height": 900},
+                viewport={"width": width, "height": 720},
                 reduced_motion="reduce" if still else "no-preference",
             )
             contexts[wanted].set_default_timeout(15_000)

@@ -62,16 +62,16 @@ class Screen:
             if urlsplit(url).scheme in ("http", "https") and urlsplit(url).netloc != ours.netloc
         ]
 
-    def keep(self, name: str) -> Path:
-        """A picture of the whole page, to be looked at."""
+    def keep(self, name: str, whole: bool = True) -> Path:
+        """A picture of the whole page, or of its first screen, to be looked at."""
         OUTPUT.mkdir(exist_ok=True)
         # Charts are drawn when one comes near them.
-        for plot in self.page.locator(".plot:visible").all():
+        for plot in self.page.locator(".plot:visible").all() if whole else ():
             plot.scroll_into_view_if_needed()
             plot.locator(".main-svg").first.wait_for(state="attached")
         self.page.evaluate("scrollTo(0, 0)")
         path = OUTPUT / f"playground-{name}.png"
-        self.page.screenshot(path=path, full_page=True)
+        self.page.screenshot(path=path, full_page=whole)
         return path
 
 

@@ -42,7 +42,7 @@ def typed(screen: Screen, name: str = NAME, model: str = "names-gru") -> Screen:
 @pytest.fixture(scope="module")
 def name(browser: Browser, server: RunningServer) -> Iterator[Screen]:
     """One page with the name, which the tests that only read it share."""
-    page = browser.new_page(reduced_motion="reduce", viewport={"width": 1280, "height": 900})
+    page = browser.new_page(reduced_motion="reduce", viewport={"width": 1280, "height": 720})
     screen = typed(Screen(page, server.url + "/"))
     yield screen
     page.close()

@@ -36,6 +36,7 @@ def filled(screen: Screen, view: str) -> None:
     elif view == "explore":
         page.locator(".columns .plot").nth(8).wait_for()
     elif view == "forecast" and panel.get_by_role("spinbutton", name="Horizon").count():
+        panel.locator(".plot").first.scroll_into_view_if_needed()
         panel.locator(".main-svg").first.wait_for()
     elif view == "engine":
         panel.locator(".main-svg").first.wait_for()
@@ -58,7 +59,7 @@ def test_every_view_is_accessible_in_both_schemes(open_screen: OpenScreen, serve
     for view in VIEWS:
         screen.page.get_by_role("tab", name=view.capitalize()).click()
         filled(screen, view)
-        screen.keep(f"{view}-{scheme}")
+        screen.keep(f"{view}-{scheme}", whole=scheme == "light")
         # The schemes differ in their colours alone.
         assert violations(screen, ["color-contrast"] if scheme == "dark" else None) == [], view
     background = screen.page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -79,7 +80,7 @@ def test_no_view_scrolls_sideways_on_a_phone(open_screen: OpenScreen, server: Ru
             }).map((one) => one.outerHTML.slice(0, 120))"""
         )
         assert wide == [], view
-        screen.keep(f"{view}-phone")
+        screen.keep(f"{view}-phone", whole=view == "explore")
 
 
 def focused(page: Any) -> str:
