@@ -29,13 +29,10 @@ from torch import Tensor, nn
 
 from models.onnx_layers import UnsupportedLayer, with_onnx_layers
 from models.onnx_scan import expand_projected
-from service.repository.spec import METADATA_KEY, DecoderSpec, InputSpec, ModelSpec, StateSpec, Task
+from service.repository.spec import METADATA_KEY, QUANTISED_KEY, DecoderSpec, InputSpec, ModelSpec, StateSpec, Task
 
 TOLERANCE = 1e-5
 """Largest difference from torch of any output, whatever its size."""
-
-QUANTISED_KEY = "elman.quantised"
-"""The metadata key of a file that answers only about as its module does; its value says how it was rounded."""
 
 TRACED_AT = (3, 5)
 """Batch and time of the trace: 0 and 1 would be taken for constants."""

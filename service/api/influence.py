@@ -1,17 +1,19 @@
 """`POST /v1/models/{name}/influence`: how far each step of a sequence reaches into its last output.
 
-Each step is withheld in turn: the sequence goes on from the state before it with the step after it. The prefix is never
-read again, since its states were kept.
+Each step is withheld in turn: the sequence goes on from a state at hand before it, without that step. The state of
+every few steps is kept, so that of the prefix no more than those few are read again: a run of one step costs nearly as
+much as one of several, and to keep every state would take a run for each.
 """
 
 import asyncio
 import time
+from typing import Literal
 
 import numpy as np
 from starlette.types import Receive, Scope, Send
 
 from service.api.asgi import respond
-from service.api.loop import Loop
+from service.api.loop import Asked, Loop
 from service.api.stretch import Stretch, check_streaming
 from service.codec.answer import encode_json, meaning_of, outputs_of, rows_of
 from service.codec.loops import InfluenceRequest, LoopDecoder
@@ -25,6 +27,10 @@ _SPAN = 0.9
 # Steps of the longest sequence, and bytes of the states that are kept of one.
 _MAX_STEPS = 5_000
 _MAX_TRACE_BYTES = 256 * 2**20
+# Steps from one state that is kept to the next: with more, too much is read again; with fewer, there are too many runs.
+_STRIDE = 12
+# Bytes of the inputs that are copied at once, each without its step.
+_COPIED = 32 * 2**20
 
 
 class Influence:
@@ -39,17 +45,36 @@ class Influence:
         served, request, start = asked.served, asked.request, asked.start
         inputs, deadline = Stretch(served, request.sequence, start).inputs, asked.deadline
         _check_length(len(inputs), served)
-        stem = Sequence(inputs, "steps", start.state, keep_trace=True, deadline=deadline)
-        await self.loop.run(asked, [stem], "sequence")
-        before = [start.state, *stem.trace]
-        forks = [Sequence(inputs[k + 1 :], state=before[k], deadline=deadline) for k in range(len(inputs) - 1)]
-        await self.loop.run(asked, forks, "sequence")
-        outputs = outputs_of(stem)
+        kept, outputs = await self._read(asked, inputs)
+        together = max(1, _COPIED // inputs.nbytes)
+        rows: list[Array] = []
+        for first in range(0, len(inputs) - 1, together):
+            steps = range(first, min(first + together, len(inputs) - 1))
+            forks = [Sequence(*_without(inputs, step, kept), deadline=deadline) for step in steps]
+            await self.loop.run(asked, forks, "sequence")
+            rows += [fork.outputs[-1] for fork in forks]
         # Without its last step a sequence is its own prefix.
-        withheld = np.concatenate([*(fork.outputs[-1] for fork in forks), outputs[-2:-1]])
+        withheld = np.concatenate([*rows, outputs[-2:-1]])
         content = await asyncio.to_thread(lambda: encode_json(_answer(served, request, outputs[-1:], withheld)))
         await respond(send, content)
         self.loop.metrics.request_done(served.model, time.perf_counter() - started)
+
+    async def _read(self, asked: Asked[InfluenceRequest], inputs: Array) -> tuple[list[bytes], Array]:
+        """The states before every so many steps, from the first on, and the outputs of all steps."""
+        kept, outputs = [asked.start.state], []
+        for at in range(0, len(inputs), _STRIDE):
+            stretch = Sequence(inputs[at : at + _STRIDE], "steps", kept[-1], keep_state=True, deadline=asked.deadline)
+            await self.loop.run(asked, [stretch], "sequence")
+            assert stretch.final_state is not None, "it was to be kept"
+            kept.append(stretch.final_state)
+            outputs.append(outputs_of(stretch))
+        return kept, np.concatenate(outputs)
+
+
+def _without(inputs: Array, step: int, kept: list[bytes]) -> tuple[Array, Literal["final"], bytes]:
+    """What is left of a sequence that goes on without a step, as the first arguments of `Sequence`."""
+    at = step // _STRIDE
+    return np.concatenate([inputs[at * _STRIDE : step], inputs[step + 1 :]]), "final", kept[at]
 
 
 def _check_length(length: int, served: Served) -> None:

@@ -1,7 +1,7 @@
 """A model that is known to be exact: its spec, its network, its proof and its digest."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from service.repository.network import Network
 from service.repository.proof import Proof, prove
 from service.repository.rewriting import Rewriting, Sample, rewrite
 from service.repository.runtime import RuntimeFailure
-from service.repository.spec import DecoderSpec, InputSpec, ModelSpec, embedded_spec, parse_spec
+from service.repository.spec import QUANTISED_KEY, DecoderSpec, InputSpec, ModelSpec, embedded_spec, parse_spec
 
 # Rewritten and original may round differently where the runtime fuses other nodes; past this they disagree.
 _SAME = 1e-4
@@ -75,6 +75,10 @@ def _load(path: Path, name: str, version: int) -> Model:
         digest.update(b"model.json\0" + beside.read_bytes())
     given = _given_spec(path, proto)
     network, proof = _first_that_holds(proto, given)
+    if any(entry.key == QUANTISED_KEY for entry in proto.metadata_props):
+        # However well it repeats its own bits, they are not those of the module that it was made from.
+        rounded = "its weights are rounded to 8 bits, so that it answers only about as its module does"
+        proof = replace(proof, exact=False, reason="; ".join(filter(None, [rounded, proof.reason])))
     spec = _resolve(given, network)
     calibration = calibrate(network, proof.min_rows)
     return Model(name, version, spec, network, proof, calibration, f"sha256:{digest.hexdigest()}")

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from service.errors import ModelRefused
 
 METADATA_KEY = "elman"
+QUANTISED_KEY = "elman.quantised"
+"""The metadata key of a file that answers only about as its module does; its value says how it was rounded."""
 
 Task = Literal["classification", "tagging", "regression", "forecasting", "generation", "raw"]
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.export import QUANTISED_KEY, ExportRefused, export, flatten, open_session
+from models.export import ExportRefused, export, flatten, open_session
 from models.recurrent import Cell, Recurrent, Shape
 from service.repository.model import load_model
-from service.repository.spec import METADATA_KEY, ModelSpec, parse_spec
+from service.repository.spec import METADATA_KEY, QUANTISED_KEY, ModelSpec, parse_spec
 
 SIZES = ((1, 1), (4, 3), (2, 50))
 
@@ -264,6 +264,8 @@ def test_a_quantised_file_is_close_and_says_that_it_is_not_exact(tmp_path: Path)
     properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert "DynamicQuantizeLSTM" in operators(path)
     assert "not exact" in properties[QUANTISED_KEY]
+    served = load_model(path, "tagger", 1)
+    assert not served.proof.exact and "8 bits" in (served.proof.reason or "")
     assert embedded(path) == spec
     assert 1e-5 < difference(path, tagger, (torch.randn(2, 30, 12),)) < 0.05
 

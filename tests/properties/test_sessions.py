@@ -133,7 +133,8 @@ class SessionMachine(RuleBasedStateMachine):
         return self.create(model)
 
     def create(self, model: str) -> Twin:
-        return self.born(self.post(f"/v1/models/{model}/versions/1/sessions", {}, 201), model, np.zeros((0, 12), np.float32))
+        made = self.post(f"/v1/models/{model}/versions/1/sessions", {}, 201)
+        return self.born(made, model, np.zeros((0, 12), np.float32))
 
     @rule(twin=sessions, length=lengths, seed=seeds, sure=st.booleans())
     def step(self, twin: Twin, length: int, seed: int, sure: bool) -> None:
