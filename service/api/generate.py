@@ -97,7 +97,6 @@ class Generate:
         else:
             inputs = samplers[0].feed(list(samplers), scores)
         wanted: dict[str, Any] = {
-            "more": request.max_steps - 2,
             "keep_state": request.return_state,
             "deadline": asked.deadline,
         }
