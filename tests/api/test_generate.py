@@ -240,7 +240,8 @@ def test_the_work_stops_when_the_client_is_gone(writers: RunningServer, stream: 
     body = {"prompt": "a", "seed": 1, "max_steps": 200_000, "samples": 4, "stream": stream}
     try:
         with writers.client.stream("POST", "/v1/models/endless/generate", json=body, timeout=1.0) as answer:
-            for _, line in zip(range(50), answer.iter_lines(), strict=False):
+            lines = answer.iter_lines()  # kept: the response is closed with it
+            for _, line in zip(range(50), lines, strict=False):
                 assert not line or line.startswith("data: ")
             assert writers.client.get("/v1/engine").json()["queued"] == 4
     except httpx.ReadTimeout:
