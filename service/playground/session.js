@@ -9,6 +9,7 @@ import { drawOutputs } from "./pictures.js";
 import { inWords, topOf } from "./reading.js";
 
 const LISTED = 20;
+const MOST_PAGES = 50;
 
 export function session(page) {
   let card = null;
@@ -135,10 +136,35 @@ export function session(page) {
   });
 
   async function refresh() {
-    const answer = await get(`v1/sessions?model=${encodeURIComponent(card.name)}&limit=${LISTED}`);
-    list = answer.sessions;
-    current = list.find((one) => one.id === current?.id) ?? null;
+    const before = current;
+    const newest = await newestSessions();
+    // Asked for by itself: it may be older than those that are listed.
+    const own = before === null ? null : await sessionOf(before.id);
+    if (current?.id === before?.id) current = own;
+    list = current === null || newest.some((one) => one.id === current.id) ? newest : [...newest, current];
     paint();
+  }
+
+  /** The last few of this model's sessions, which the server lists oldest first. */
+  async function newestSessions() {
+    let found = [];
+    let after = "";
+    for (let pages = 0; pages < MOST_PAGES && after !== null; pages++) {
+      const query = `model=${encodeURIComponent(card.name)}&limit=1000` + (after ? `&after=${after}` : "");
+      const answer = await get(`v1/sessions?${query}`);
+      found = [...found, ...answer.sessions].slice(-LISTED);
+      after = answer.next;
+    }
+    return found;
+  }
+
+  async function sessionOf(id) {
+    try {
+      return await get(`v1/sessions/${id}`);
+    } catch (error) {
+      if (error.status === 404) return null;
+      throw error;
+    }
   }
 
   async function open(body) {

@@ -126,3 +126,20 @@ def test_what_the_api_refuses_is_said_with_its_code(screen: Screen, server: Runn
     assert refused["code"] in alert.inner_text() and refused["detail"] in alert.inner_text()
     screen.rejected(refused["status"])
     server.client.delete(f"/v1/sessions/{id}")
+
+
+def test_a_new_session_is_shown_though_there_are_many(screen: Screen, server: RunningServer) -> None:
+    """The server lists the oldest first, and the page the newest."""
+    ids = [server.client.post("/v1/models/names-rnn/sessions").json()["id"] for _ in range(25)]
+    page = screen.open("session", "names-rnn")
+    page.get_by_role("button", name="New session").click()
+    live = page.get_by_role("region", name="Session", exact=True)
+    live.get_by_role("textbox", name="Piece").fill("Abc")
+    live.get_by_role("button", name="Send", exact=True).click()
+    live.get_by_text("3 steps").first.wait_for()
+    listed = page.get_by_role("list", name="Sessions of this model")
+    assert listed.get_by_role("button", name=ids[-1][-10:]).count() == 1
+    ids.append(live.locator(".id").inner_text())
+    assert held(server, ids[-1])["step"] == 3
+    for id in ids:
+        server.client.delete(f"/v1/sessions/{id}")
