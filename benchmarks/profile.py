@@ -22,7 +22,7 @@ from benchmarks.policies import IN_FLIGHT, Flight, Queue
 from benchmarks.processes import cores
 from benchmarks.workload import CONTENT_TYPES, Format, Workload, draw
 from service.app import create_app
-from service.codec.answer import encode_answer, encode_binary
+from service.codec.answer import encode_answer, encode_binary, outputs_of
 from service.codec.binary import decode_binary
 from service.codec.request import PredictRequest
 from service.engine.scheduler import Batch
@@ -226,7 +226,7 @@ async def _codec(server: Server, served: Served, workload: Workload, form: Forma
         if form == "json":
             encode_answer(served.model, request, sequences)
         else:
-            encode_binary(sequences[0], "sequence")
+            encode_binary(outputs_of(sequences[0]), "final")
     encoding = time.process_time() - started
     return {"decoding": 1e6 * decoding / len(bodies), "encoding": 1e6 * encoding / len(bodies)}
 
