@@ -22,8 +22,8 @@ _LINE = msgspec.json.Decoder(_Line)
 _BARE = msgspec.json.Decoder(msgspec.Raw)
 
 
-class JSONSource:
-    """A sequence a line, passed on as it is written; the server says what is wrong inside it."""
+class LineSource:
+    """A file that holds a sequence a line; what a line means is for `read` to say."""
 
     def __init__(self, stream: BinaryIO, total: int | None) -> None:
         self.stream = stream
@@ -41,9 +41,21 @@ class JSONSource:
         with self.stream:
             for number, line in enumerate(self.stream, 1):
                 self._position += len(line)
-                line = line.strip()
-                if line:
-                    yield _record(line, f"line {number}")
+                record = self.read(line, f"line {number}")
+                if record is not None:
+                    yield record
+
+    def read(self, line: bytes, place: str) -> Record | None:
+        """The record of a line, its end included; None where there is nothing in it."""
+        raise NotImplementedError
+
+
+class JSONSource(LineSource):
+    """A sequence a line, passed on as it is written; the server says what is wrong inside it."""
+
+    def read(self, line: bytes, place: str) -> Record | None:
+        line = line.strip()
+        return _record(line, place) if line else None
 
 
 def _record(line: bytes, place: str) -> Record:
@@ -72,28 +84,12 @@ def _in_words(error: msgspec.ValidationError) -> str:
     return text[:1].lower() + text[1:]
 
 
-class TextSource:
+class TextSource(LineSource):
     """A sequence of characters a line, for models that read text."""
 
-    def __init__(self, stream: BinaryIO, total: int | None) -> None:
-        self.stream = stream
-        self.total = total
-        self._position = 0
-
-    @property
-    def position(self) -> int:
-        return self._position
-
-    def close(self) -> None:
-        self.stream.close()
-
-    def __iter__(self) -> Iterator[Record]:
-        with self.stream:
-            for number, line in enumerate(self.stream, 1):
-                self._position += len(line)
-                line = line.rstrip(b"\r\n")
-                if line:
-                    yield _text_record(line, f"line {number}")
+    def read(self, line: bytes, place: str) -> Record | None:
+        line = line.rstrip(b"\r\n")
+        return _text_record(line, place) if line else None
 
 
 def _text_record(line: bytes, place: str) -> Record:
