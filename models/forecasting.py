@@ -37,7 +37,7 @@ from models.export import export, open_session
 from models.recurrent import CELLS, Cell, Recurrent, Shape
 from models.tasks import electricity, sunspots
 from models.tasks.series import Series
-from models.train import HERE, SHIPPED_SEED, follow, publish, seed_everything
+from models.train import HERE, SHIPPED_SEED, publish, seed_everything, update
 from service.repository.spec import ForecastSpec, ModelSpec, embedded_spec
 
 # -- config ------------------------------------------------------------------------------------------
@@ -312,12 +312,7 @@ def fit(
         for batch in windows(series, stop, recipe, random):
             noise = recipe.noise * torch.randn(*batch.shape[:2], len(series.target)) if recipe.noise else None
             loss = batch_loss(model, batch, recipe, noise)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            follow(averaged, model, recipe.average_decay)
-            losses.append(loss.item())
+            losses.append(update(model, averaged, optimizer, loss, recipe.average_decay))
         curves.train_loss.append(float(np.mean(losses)))
         if validation is None:
             continue

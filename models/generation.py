@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -36,7 +36,7 @@ from models.export import export, open_session
 from models.recurrent import CELLS, Cell, Recurrent, Shape
 from models.tasks import generator, names
 from models.tasks.generator import END, START, UNKNOWN, Name, Names
-from models.train import HERE, SHIPPED_SEED, Curves, answers, follow, publish, seed_everything
+from models.train import HERE, SHIPPED_SEED, Curves, answers, publish, seed_everything, update
 from service.repository.spec import DecoderSpec, GenerationSpec, ModelSpec
 
 # -- config ------------------------------------------------------------------------------------------
@@ -161,12 +161,7 @@ def fit(
         losses = []
         for batch in shuffled(names, train, recipe, random):
             loss = batch_loss(model, batch, recipe.cell_state_weight)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            follow(averaged, model, recipe.average_decay)
-            losses.append(loss.item())
+            losses.append(update(model, averaged, optimizer, loss, recipe.average_decay))
         curves.train_loss.append(float(np.mean(losses)))
         if validation is None:
             continue

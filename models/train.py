@@ -217,6 +217,18 @@ def follow(averaged: nn.Module, model: nn.Module, decay: float) -> None:
         slow.lerp_(fast, 1 - decay)
 
 
+def update(
+    model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, average_decay: float
+) -> float:
+    """One step down the gradient of a loss, held to a norm of 1, and the average moved after it. The loss's value."""
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    follow(averaged, model, average_decay)
+    return loss.item()
+
+
 @dataclass
 class Curves:
     """One number an epoch."""
@@ -252,12 +264,7 @@ def fit(
         losses = []
         for batch in shuffled(task, train, recipe.batch_size, generator):
             loss = mixed_loss(model, batch, recipe, generator)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            follow(averaged, model, recipe.average_decay)
-            losses.append(loss.item())
+            losses.append(update(model, averaged, optimizer, loss, recipe.average_decay))
         curves.train_loss.append(float(np.mean(losses)))
         if validation is None:
             continue
