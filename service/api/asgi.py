@@ -53,11 +53,9 @@ class BodyReader:
             raise _too_large(self.limit)
         message = await self._next(receive)
         body: bytes = message.get("body", b"")
-        if message.get("more_body", False):
-            body = await self._rest(body, receive)
-        if len(body) > self.limit:
+        if len(body) > self.limit:  # before more of it is waited for, which may never come
             raise _too_large(self.limit)
-        return body
+        return await self._rest(body, receive) if message.get("more_body", False) else body
 
     async def _rest(self, first: bytes, receive: Receive) -> bytes:
         pieces, size, more = [first], len(first), True

@@ -46,6 +46,7 @@ def serve(
 
     from service.app import create_app
     from service.process import collect_less, drop_silent_peers
+    from service.protocol import HTTPProtocol
     from service.settings import Settings
 
     given: dict[str, Any] = {
@@ -68,6 +69,7 @@ def serve(
     options: dict[str, Any] = {
         "host": host,
         "port": port,
+        "http": HTTPProtocol,
         "log_level": log_level,
         "access_log": access_log,
         # An open stream must not keep a stopping server alive.

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from service.codec.arrays import all_finite
 from service.codec.request import PredictRequest
 from service.engine.sequence import Return, Sequence
 from service.errors import NotFiniteOutput
@@ -68,7 +69,7 @@ def rows_of(model: Model, outputs: Array, returns: Return, decode: bool, top: in
 
 
 def _check_finite(outputs: Array, place: str) -> None:
-    if np.isfinite(outputs).all():
+    if all_finite(outputs):
         return
     step = int(np.argwhere(~np.isfinite(outputs))[0][0])
     raise NotFiniteOutput(

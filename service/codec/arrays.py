@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Sequence
 from itertools import chain
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ from service.errors import (
 from service.repository.network import Array
 
 _FLOAT32 = np.dtype(np.float32)
+# Numbers that are not so many that BLAS would share them out among threads.
+_SMALL = 10_000
+# The largest number of each type, or less, whose square is a float.
+_LARGEST = {np.dtype(kind): min(float(np.finfo(kind).max), 1e154) for kind in (np.float16, np.float32, np.float64)}
 
 
 def check_length(length: int, where: str, limits: Limits) -> None:
@@ -44,6 +49,18 @@ def features_array(rows: Sequence[Sequence[float]], format: Format, where: str, 
     _check_widths(rows, features, where)
     flat = list(chain.from_iterable(rows))
     return _pack(flat, (len(rows), features), format.numpy_dtype, where)
+
+
+def numbers_array(data: Array, format: Format, where: str, limits: Limits) -> Array:
+    """Float64 `(rows, features)`, or `(samples,)` of a signal, as `features_array` and `signal_array` give it.
+
+    Raises EmptySequence, TooLong, NotFinite past the network's dtype.
+    """
+    if format.frames:
+        check_samples(len(data), format, where, limits)
+        return finite(data, _FLOAT32, where)
+    check_length(len(data), where, limits)
+    return finite(data, format.numpy_dtype, where)
 
 
 def signal_array(values: Sequence[float], format: Format, where: str, limits: Limits) -> Array:
@@ -74,13 +91,24 @@ def _pack(flat: list[float], shape: tuple[int, ...], dtype: np.dtype[Any], where
 
 def finite(data: Array, dtype: np.dtype[Any], where: str) -> Array:
     """`data` as `dtype`. Raises NotFinite at the first number that is not, there."""
-    if data.dtype != dtype:
-        with np.errstate(over="ignore"):
-            data = data.astype(dtype)
-    if not np.isfinite(data).all():
+    if _all_below(data, inf if data.dtype == dtype else _LARGEST[dtype]):
+        return data.astype(dtype, copy=False)
+    with np.errstate(over="ignore"):
+        data = data.astype(dtype, copy=False)
+    if not all_finite(data):
         place = "".join(f"[{index}]" for index in np.argwhere(~np.isfinite(data))[0])
         raise NotFinite(f"the number is not finite in {dtype.name}", where=where + place, expected="a finite number")
     return data
+
+
+def all_finite(data: Array) -> bool:
+    """Whether no number of a float array is NaN or infinite."""
+    return _all_below(data, inf) or bool(np.isfinite(data).all())
+
+
+def _all_below(data: Array, limit: float) -> bool:
+    """True only where the magnitude of every number is below a limit, which a single pass can often tell."""
+    return data.size <= _SMALL and bool(np.vdot(data, data) < limit * limit)
 
 
 def tokens_array(ids: Sequence[int], format: Format, where: str, limits: Limits) -> Array:

@@ -57,6 +57,8 @@ def parse_options(query: bytes, readers: Readers | None = None) -> dict[str, Any
     """The options of a request whose body is not JSON, from its query string. Raises InvalidField."""
     readers = _COMMON if readers is None else readers
     options: dict[str, Any] = {}
+    if not query:
+        return options
     for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         if name not in readers:
             raise InvalidField(f"there is no option {name!r}", where=name, expected=list(readers))

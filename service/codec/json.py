@@ -8,9 +8,11 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from service.codec.arrays import features_array, signal_array, text_array, tokens_array
+from service.codec.arrays import features_array, numbers_array, signal_array, text_array, tokens_array
 from service.codec.format import Format
+from service.codec.numbers import NotPlain, read_numbers
 from service.codec.request import Limits, PredictRequest, StepRequest, check_at, check_options
 from service.engine.sequence import Return
 from service.errors import ElmanError, InvalidField, InvalidJSON, NotFinite, RequestError, TooLong
@@ -32,25 +34,24 @@ class JSONDecoder:
         self.limits = limits
         self.item = item_type(format)
         item, many = self.item | None, list[self.item] | None  # type: ignore[name-defined]
-        self._predict = body_decoder(
-            ("sequence", item, None),
-            ("sequences", many, None),
-            *OPTIONS,
-            ("state", str | list[str] | None, None),
-            ("return_state", bool, False),
-            ("hidden", bool, False),
-        )
+        # How many numbers a row of a plain body has; None where a sequence is not of numbers.
+        self._width = 0 if format.frames else format.features
+        self._predict = body_decoder(("sequence", item, None), ("sequences", many, None), *_PREDICT_OPTIONS)
 
     @cached_property
     def _step(self) -> Any:
-        options = ((name, kind | msgspec.UnsetType, _unset(name)) for name, kind, _ in OPTIONS)
-        return body_decoder(("sequence", self.item), *options, ("at", int | None, None))
+        return body_decoder(("sequence", self.item), *_STEP_OPTIONS)
 
     def decode(self, content: bytes) -> PredictRequest:
         """A predict request. Raises RequestError with the place of the first fault."""
-        body = decode_body(self._predict, content)
+        plain = self._plain(content, _PredictOptions)
+        if plain is not None:
+            body, items, many = plain
+        else:
+            body = decode_body(self._predict, content)
+            items, many = _items(body)
         check_options(body.top, body.timeout)
-        items, places = self._items(body)
+        places = self._places(items, many)
         sequences = [self.array(item, place) for item, place in zip(items, places, strict=True)]
         if isinstance(body.state, list) and len(body.state) != len(sequences):
             raise InvalidField(
@@ -75,39 +76,62 @@ class JSONDecoder:
 
         Raises RequestError with the place of the first fault.
         """
-        body = decode_body(self._step, content)
+        plain = self._plain(content, _StepOptions)
+        if plain is not None and not plain[2]:
+            body, (sequence,), _ = plain
+        else:
+            body = decode_body(self._step, content)
+            sequence = body.sequence
         given = {name: getattr(body, name) for name in ("returns", "decode", "top", "timeout")}
         options = {**defaults, **{name: value for name, value in given.items() if value is not msgspec.UNSET}}
         check_options(options.get("top", 1), options.get("timeout"))
         check_at(body.at)
-        return StepRequest(self.array(body.sequence, "sequence"), at=body.at, **options)
+        return StepRequest(self.array(sequence, "sequence"), at=body.at, **options)
 
     def array(self, item: Any, where: str) -> Array:
         """One decoded sequence as `PredictRequest` has it. Raises RequestError."""
         convert: Callable[..., Array] = features_array
-        if self.format.tokens:
+        if isinstance(item, np.ndarray):
+            convert = numbers_array
+        elif self.format.tokens:
             convert = text_array if isinstance(item, str) else tokens_array
         elif self.format.frames:
             convert = signal_array
         return convert(item, self.format, where, self.limits)
 
-    def _items(self, body: Any) -> tuple[list[Any], list[str]]:
-        if (body.sequence is None) == (body.sequences is None):
-            raise InvalidField(
-                "the body needs either sequence, for one, or sequences, for many",
-                expected=["sequence", "sequences"],
-            )
-        if body.sequence is not None:
-            return [body.sequence], ["sequence"]
-        if not body.sequences:
+    def _plain(self, content: bytes, options: type) -> tuple[Any, list[Any], bool] | None:
+        """The options of a body of plain numbers, its sequences, and whether they may be many; None for others."""
+        if self._width is None:
+            return None
+        try:
+            fields, items, many = read_numbers(content, self._width)
+            return msgspec.convert(fields, options), items, many
+        except (NotPlain, msgspec.ValidationError):
+            return None
+
+    def _places(self, items: list[Any], many: bool) -> list[str]:
+        """Where each sequence stands. Raises InvalidField and TooLong."""
+        if not many:
+            return ["sequence"]
+        if not items:
             raise InvalidField("sequences is empty", where="sequences", expected="at least one sequence")
-        if len(body.sequences) > self.limits.max_sequences:
+        if len(items) > self.limits.max_sequences:
             raise TooLong(
-                f"the request has {len(body.sequences)} sequences",
+                f"the request has {len(items)} sequences",
                 where="sequences",
                 expected=f"at most {self.limits.max_sequences} sequences",
             )
-        return body.sequences, [f"sequences[{i}]" for i in range(len(body.sequences))]
+        return [f"sequences[{i}]" for i in range(len(items))]
+
+
+def _items(body: Any) -> tuple[list[Any], bool]:
+    """The sequences of a decoded body, and whether they may be many. Raises InvalidField."""
+    if (body.sequence is None) == (body.sequences is None):
+        raise InvalidField(
+            "the body needs either sequence, for one, or sequences, for many",
+            expected=["sequence", "sequences"],
+        )
+    return ([body.sequence], False) if body.sequences is None else (body.sequences, True)
 
 
 OPTIONS: tuple[Any, ...] = (
@@ -118,9 +142,22 @@ OPTIONS: tuple[Any, ...] = (
 )
 """Fields that requests share."""
 
+_PREDICT_OPTIONS: tuple[Any, ...] = (
+    *OPTIONS,
+    ("state", str | list[str] | None, None),
+    ("return_state", bool, False),
+    ("hidden", bool, False),
+)
+
 
 def _unset(name: str) -> Any:
     return msgspec.field(name="return", default=msgspec.UNSET) if name == "returns" else msgspec.UNSET
+
+
+_STEP_OPTIONS: tuple[Any, ...] = (
+    *((name, kind | msgspec.UnsetType, _unset(name)) for name, kind, _ in OPTIONS),
+    ("at", int | None, None),
+)
 
 
 def item_type(format: Format) -> Any:
@@ -132,9 +169,17 @@ def item_type(format: Format) -> Any:
     return list[list[float] | float] if format.features == 1 else list[list[float]]
 
 
+def _body_type(*fields: Any) -> type:
+    """Bodies with these fields and no others, each (name, type, default) or (name, type)."""
+    return msgspec.defstruct("Body", fields, forbid_unknown_fields=True, kw_only=True)
+
+
+_PredictOptions, _StepOptions = _body_type(*_PREDICT_OPTIONS), _body_type(*_STEP_OPTIONS)
+
+
 def body_decoder(*fields: Any) -> Any:
     """A decoder of bodies with these fields and no others, each (name, type, default) or (name, type)."""
-    return msgspec.json.Decoder(msgspec.defstruct("Body", fields, forbid_unknown_fields=True, kw_only=True))
+    return msgspec.json.Decoder(_body_type(*fields))
 
 
 def decode_body(decoder: Any, content: bytes) -> Any:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -91,12 +93,12 @@ class Network:
     look_ahead: str | None = None
     mixes_time: str | None = None
 
-    @property
+    @cached_property
     def output_size(self) -> int:
         """Numbers in one step of the primary output."""
-        return int(np.prod(self.output_shape, dtype=np.int64))
+        return prod(self.output_shape)
 
-    @property
+    @cached_property
     def state_nbytes(self) -> int:
         """Bytes of one sequence's running state."""
         return sum(state.nbytes for state in self.states)

@@ -282,6 +282,14 @@ def test_an_endless_chunked_body_is_413(strict: RunningServer) -> None:
     check_answers(strict)
 
 
+def test_an_unfinished_body_that_is_over_the_limit_at_once_is_413(strict: RunningServer) -> None:
+    piece = b"3e8\r\n" + b" " * 1000 + b"\r\n"
+    with connected(strict) as connection:
+        connection.sendall(head("transfer-encoding: chunked") + piece * (LIMIT // 1000 + 1))
+        check_raw(connection, 413, "too_large")
+    check_answers(strict)
+
+
 def test_a_chunked_body_within_the_limit_is_read(strict: RunningServer) -> None:
     content = body(sequence=[GOOD] * 3)
     pieces = (content[at : at + 7] for at in range(0, len(content), 7))
