@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from service.app import create_app
-from service.process import collect_less, drop_silent_peers
+from service.process import collect_less, drop_silent_peers, keep_memory
 from service.server import own_key
 from service.settings import Settings
 
@@ -44,6 +44,7 @@ def run_workers(settings: Settings, **options: Any) -> None:
 def application() -> FastAPI:
     """One worker's application, with the settings of the environment."""
     collect_less()
+    keep_memory()
     app = create_app(Settings())
     inner = app.router.lifespan_context
 

@@ -45,7 +45,7 @@ def serve(
     from pydantic import ValidationError
 
     from service.app import create_app
-    from service.process import collect_less, drop_silent_peers
+    from service.process import collect_less, drop_silent_peers, keep_memory
     from service.protocol import HTTPProtocol
     from service.settings import Settings
 
@@ -87,6 +87,7 @@ def serve(
         run_workers(settings, **options)
         return
     collect_less()
+    keep_memory()
     # uvicorn raises the signal again once it has shut down; stopping when asked to is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     application = create_app(settings)

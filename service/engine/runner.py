@@ -81,12 +81,12 @@ class Runner:
     def _advance(self, sequences: list[Sequence], counts: list[int]) -> None:
         slots = [sequence.slot for sequence in sequences]
         before = [states.take(slots, axis=axis) for axis, states in zip(self._axes, self._states, strict=True)]
-        wanted = _Wanted(sequences, counts)
+        plan = _Plan(sequences, counts)
         outputs, after = self._executor.run(
-            self._gather(sequences, counts), np.array(counts, np.int32), before, wanted.pairs()
+            self._gather(sequences, counts), np.array(counts, np.int32), before, plan.pairs()
         )
-        self._scatter(sequences, counts, after)
-        wanted.hand_out(outputs)
+        self._scatter(plan, after)
+        plan.hand_out(outputs)
 
     def _gather(self, sequences: list[Sequence], counts: list[int]) -> Array:
         """The next steps of each row, padded with zeros: (batch, chunk, features) or (batch, chunk)."""
@@ -99,28 +99,23 @@ class Runner:
             raise RuntimeFailure(str(error), None) from None
         return data
 
-    def _scatter(self, sequences: list[Sequence], counts: list[int], after: list[Array]) -> None:
+    def _scatter(self, plan: "_Plan", after: list[Array]) -> None:
         """Keep the state of the rows that go on, and give it to those that end and want it."""
-        going, kept, traced = [], [], []
-        for row, (sequence, steps) in enumerate(zip(sequences, counts, strict=True)):
-            ends = sequence.cursor + steps == len(sequence.inputs)
-            if not ends or sequence.feedback is not None:
-                going.append(row)
+        sequences = plan.sequences
+        if plan.going:
+            slots = []
+            for row in plan.going:
+                sequence = sequences[row]
                 if sequence.slot == INITIAL_SLOT:
                     sequence.slot = self._take_slot()
-            if ends and sequence.keep_state:
-                kept.append(row)
-            if sequence.keep_trace:
-                traced.append(row)
-        if going:
-            slots = [sequences[row].slot for row in going]
+                slots.append(sequence.slot)
             for axis, states, value in zip(self._axes, self._states, after, strict=True):
-                states[_at(axis, slots)] = value.take(going, axis=axis)
-        if kept:
-            for row, state in zip(kept, self.packing.pack(after, kept), strict=True):
+                states[_at(axis, slots)] = value.take(plan.going, axis=axis)
+        if plan.kept:
+            for row, state in zip(plan.kept, self.packing.pack(after, plan.kept), strict=True):
                 sequences[row].final_state = state
-        if traced:
-            for row, state in zip(traced, self.packing.pack(after, traced), strict=True):
+        if plan.traced:
+            for row, state in zip(plan.traced, self.packing.pack(after, plan.traced), strict=True):
                 sequences[row].trace.append(state)
 
     def _advance_singly(self, batch: Batch) -> None:
@@ -146,19 +141,33 @@ class Runner:
         self._num_slots += more
 
 
-class _Wanted:
-    """Which outputs of a run go to whom: each step where steps are wanted, the last one of a row that ends."""
+class _Plan:
+    """What becomes of a run: whose state goes on, and which outputs go to whom.
+
+    Each step's output where steps are wanted, that of the last one of a row that ends where it is not.
+    """
 
     def __init__(self, sequences: list[Sequence], counts: list[int]) -> None:
+        self.sequences = sequences
+        self.going: list[int] = []
+        self.kept: list[int] = []
+        self.traced: list[int] = []
         self._takers: list[tuple[Sequence, int]] = []
         self._rows: list[int] = []
         self._steps: list[int] = []
         for row, (sequence, steps) in enumerate(zip(sequences, counts, strict=True)):
+            ends = sequence.cursor + steps == len(sequence.inputs)
+            if not ends or sequence.feedback is not None:
+                self.going.append(row)
+            if ends and sequence.keep_state:
+                self.kept.append(row)
+            if sequence.keep_trace:
+                self.traced.append(row)
             if sequence.returns == "steps" and sequence.feedback is None:
                 self._takers.append((sequence, steps))
                 self._rows += [row] * steps
                 self._steps += range(steps)
-            elif sequence.cursor + steps == len(sequence.inputs):
+            elif ends:
                 self._takers.append((sequence, 1))
                 self._rows.append(row)
                 self._steps.append(steps - 1)

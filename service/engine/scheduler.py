@@ -7,16 +7,16 @@ batch; the levels of service are those of a multi-level feedback queue).
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from math import inf
+from operator import attrgetter
 from typing import Literal
 
-from service.engine.sequence import Sequence
+from service.engine.sequence import Rank, Sequence
 from service.errors import DeadlineExceeded
 from service.repository.calibration import Calibration
 
 Grouping = Literal["ragged", "equal", "alone"]
-_Rank = tuple[int, int, float]
 
 # Steps that a sequence is served before newer ones go first; each further level lasts twice as long.
 _LEVEL_STEPS = 256
@@ -29,8 +29,17 @@ _LAST_TURN = 8
 _SWEEP_SECONDS = 0.5
 # Sequences run whole share a batch when none is shorter than this share of the longest.
 _ALIKE = 0.75
-# How far down the queue a batch of sequences run whole looks for others alike.
-_LOOK = 256
+# How far down the queue a batch looks for sequences that go well together: in batches, and where they are run whole.
+_LOOK = 4
+_LOOK_WHOLE = 256
+# How much longer a run may take for what was served more than the sequences that it is made for.
+_SLOWDOWN = 0.5
+# How long a run may be that ends nothing, over what it costs before its first step: where others come all the time, and
+# where nobody has come for so many runs.
+_FIXED_SHARES_BUSY, _FIXED_SHARES_QUIET = 3, 10
+_QUIET_RUNS = 200
+
+_TRACED = attrgetter("keep_trace")
 
 
 @dataclass(frozen=True)
@@ -78,11 +87,14 @@ class Scheduler:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._queues: dict[_Rank, deque[Sequence]] = {}
-        self._ranks: list[_Rank] = []  # a heap of the keys of _queues
+        self._queues: dict[Rank, deque[Sequence]] = {}
+        self._ranks: list[Rank] = []  # a heap of the keys of _queues
+        # What the batch that runs was taken from, in order.
+        self._taken: list[Sequence] = []
         self._given_up: list[Sequence] = []
         self._num_queued = 0
         self._turns = 0
+        self._runs_since_arrival = 0
         self._next_sweep = 0.0
 
     def __len__(self) -> int:
@@ -100,26 +112,27 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence of at least one step."""
-        self._queue_of(sequence).append(sequence)
+        sequence.rank = _rank_of(sequence)
+        self._queue_of(sequence.rank).append(sequence)
         self._num_queued += 1
+        self._runs_since_arrival = 0
 
     def schedule(self, now: float) -> Batch | None:
         """Take the next batch; None where nothing is ready. Sequences taken come back through `update`."""
         self._sweep(now)
-        taken: list[Sequence] = []
-        passed: list[Sequence] = []
+        self._runs_since_arrival += 1
         policy = self.policy
-        limit = 1 if policy.grouping == "alone" else policy.max_batch
+        room = 1 if policy.grouping == "alone" else policy.max_batch
         last = self._pop_last(now)
-        if last is not None:
-            taken.append(last)
-        for sequence in self._pop_live(now) if len(taken) < limit else ():
-            fits = policy.chunked or not taken or self._alike(taken[0], sequence)
-            (taken if fits else passed).append(sequence)
-            if len(taken) == limit or len(passed) == _LOOK:
-                break
-        self._put_back(passed)
-        return Batch(taken, self._counts(taken)) if taken else None
+        room -= last is not None
+        seen = self._pop(now, _LOOK * room if policy.chunked else max(_LOOK_WHOLE, room)) if room else []
+        first = self._choose(seen, room)
+        others = [] if last is None else [last]
+        if policy.chunked and len(first) == len(seen):
+            others += self._pop_others(now, first, room - len(first), len(others))
+        self._taken = seen + others
+        rows = first + others
+        return Batch(rows, self._counts(first, others)) if rows else None
 
     def update(self, batch: Batch | None) -> list[Sequence]:
         """Take back a batch that ran: what is unfinished queues again, the rest is returned.
@@ -127,44 +140,79 @@ class Scheduler:
         Sequences given up since the last call are returned too, with their error set.
         """
         done, self._given_up = self._given_up, []
-        unfinished = []
         for sequence, steps in zip(batch.sequences, batch.counts, strict=True) if batch else ():
             if sequence.error is None:
                 sequence.cursor += steps
                 if sequence.cursor < len(sequence.inputs):
-                    unfinished.append(sequence)
+                    if sequence.served + sequence.cursor >= _LEVEL_STEPS << sequence.rank[1]:
+                        sequence.rank = _rank_of(sequence)
                     continue
             done.append(sequence)
-        self._put_back(unfinished)
+        self._put_back()
         return done
 
-    def _queue_of(self, sequence: Sequence) -> deque[Sequence]:
-        served = sequence.served + sequence.cursor
-        level = max((served // _LEVEL_STEPS).bit_length(), (sequence.place // _LEVEL_PLACES).bit_length())
-        rank = sequence.priority, level, sequence.deadline
+    def _queue_of(self, rank: Rank) -> deque[Sequence]:
         queue = self._queues.get(rank)
         if queue is None:
             queue = self._queues[rank] = deque()
             heapq.heappush(self._ranks, rank)
         return queue
 
-    def _put_back(self, sequences: list[Sequence]) -> None:
-        """Queue sequences that were taken, in their order, before those of their rank that came later."""
-        for sequence in reversed(sequences):
-            self._queue_of(sequence).appendleft(sequence)
-        self._num_queued += len(sequences)
+    def _put_back(self) -> None:
+        """Queue what was taken and is not done, in its order, before those of its rank that came later."""
+        rank: Rank | None = None
+        for sequence in reversed(self._taken):
+            if sequence.error is None and sequence.cursor < len(sequence.inputs):
+                if sequence.rank != rank:
+                    rank = sequence.rank
+                    queue = self._queue_of(rank)
+                queue.appendleft(sequence)
+                self._num_queued += 1
+        self._taken = []
 
-    def _pop_live(self, now: float) -> Iterator[Sequence]:
-        while self._ranks:
-            queue = self._queues[self._ranks[0]]
-            while queue:
+    def _pop(self, now: float, most: int) -> list[Sequence]:
+        """Up to `most` of those that go first: of one priority and level."""
+        popped: list[Sequence] = []
+        level: tuple[int, int] | None = None
+        while len(popped) < most and (rank := self._first_rank()) is not None:
+            if popped and rank[:2] != level:
+                break
+            level, queue = rank[:2], self._queues[rank]
+            while queue and len(popped) < most:
                 sequence = queue.popleft()
                 self._num_queued -= 1
                 if sequence.cancelled or sequence.deadline <= now:
                     self._give_up(sequence)
                 else:
-                    yield sequence
-            del self._queues[heapq.heappop(self._ranks)]
+                    popped.append(sequence)
+        return popped
+
+    def _choose(self, seen: list[Sequence], room: int) -> list[Sequence]:
+        """The first of some sequences, and as many as there is room for of those that go well with it."""
+        policy = self.policy
+        if not policy.chunked:
+            return [one for one in seen if self._alike(seen[0], one)][:room]
+        if len(seen) <= room or seen[0].deadline < inf:
+            return seen[:room]
+        # What ends together leaves no row to run empty.
+        length = seen[0].remaining
+        apart = [abs(len(one.inputs) - one.cursor - length) for one in seen]
+        return [seen[index] for index in sorted(range(len(seen)), key=apart.__getitem__)[:room]]
+
+    def _pop_others(self, now: float, first: list[Sequence], room: int, taken: int) -> list[Sequence]:
+        """Those that were served more than the first, as far as they do not hold these up too much."""
+        if self.policy.grouping == "ragged" and first:
+            cost, rows = self.policy.cost, len(first)
+            steps = self._pace(first) or self.policy.max_chunk
+            alone = cost.run + cost.row * rows + steps * (cost.step + cost.row_step * rows)
+            room = min(room, int(_SLOWDOWN * alone / (cost.row + steps * cost.row_step)) - taken)
+        others: list[Sequence] = []
+        while len(others) < room:
+            more = self._pop(now, room - len(others))
+            if not more:
+                break
+            others += more
+        return others
 
     def _pop_last(self, now: float) -> Sequence | None:
         """One sequence that was served more than those that go first, of each level in turn."""
@@ -190,7 +238,7 @@ class Scheduler:
             self._give_up(sequence)
         return None
 
-    def _first_rank(self) -> _Rank | None:
+    def _first_rank(self) -> Rank | None:
         while self._ranks and not self._queues[self._ranks[0]]:
             del self._queues[heapq.heappop(self._ranks)]
         return self._ranks[0] if self._ranks else None
@@ -220,38 +268,52 @@ class Scheduler:
         short, long = sorted((first.length, other.length))
         return short >= _ALIKE * long
 
-    def _counts(self, sequences: list[Sequence]) -> list[int]:
-        remaining = [sequence.remaining for sequence in sequences]
-        if not self.policy.chunked:
+    def _counts(self, first: list[Sequence], others: list[Sequence]) -> list[int]:
+        sequences, policy = first + others, self.policy
+        remaining = [len(one.inputs) - one.cursor for one in sequences]
+        if not policy.chunked:
             return remaining
-        if self.policy.grouping == "equal":
-            singly = any(map(self._singly, sequences))
-            return [1 if singly else min(self.policy.max_chunk, *remaining)] * len(remaining)
-        chunk = self._best_chunk(remaining)
-        return [
-            1 if self._singly(sequence) else min(chunk, steps)
-            for sequence, steps in zip(sequences, remaining, strict=True)
-        ]
+        if policy.steps_singly or any(map(_TRACED, sequences)):
+            # What is wanted of every step is had from a run a step.
+            singly = [one.keep_trace or (policy.steps_singly and one.returns == "steps") for one in sequences]
+            remaining = [1 if single else steps for single, steps in zip(singly, remaining, strict=True)]
+        if policy.grouping == "equal":
+            return [min(policy.max_chunk, *remaining)] * len(remaining)
+        chunk = self._best_chunk(sorted(remaining), self._pace(first))
+        return [steps if steps < chunk else chunk for steps in remaining]
 
-    def _singly(self, sequence: Sequence) -> bool:
-        """Whether a sequence must be advanced one step a run, for what is wanted of every step."""
-        return sequence.keep_trace or (self.policy.steps_singly and sequence.returns == "steps")
+    def _pace(self, first: list[Sequence]) -> int:
+        """Steps after which the last of those that a run can end has ended; 0 where it can end none."""
+        limit = self.policy.max_chunk
+        return max([steps for one in first if (steps := len(one.inputs) - one.cursor) <= limit], default=0)
 
-    def _best_chunk(self, remaining: Iterable[int]) -> int:
-        """The chunk that does the most useful steps a second.
+    def _best_chunk(self, ends: list[int], pace: int) -> int:
+        """The chunk that does the most useful steps a second, of rows that end after some steps, ascending.
+
+        No longer than what goes first takes to end; and where nothing of that ends, a few times what a run costs
+        before its first step, since whoever comes next waits for as long.
 
         Only lengths at which a row ends can be best: in between, a longer chunk adds as many useful steps and
-        shares the fixed cost further.
+        shares the fixed cost further. Past the best one the rate only falls, since ever fewer rows are left.
         """
-        cost, limit = self.policy.cost, self.policy.max_chunk
-        ends = sorted(min(steps, limit) for steps in remaining)
-        rows = len(ends)
+        cost, rows = self.policy.cost, len(ends)
         fixed, each = cost.run + cost.row * rows, cost.step + cost.row_step * rows
-        best, best_rate, before = ends[0], 0.0, 0
+        shares = _FIXED_SHARES_QUIET if self._runs_since_arrival > _QUIET_RUNS else _FIXED_SHARES_BUSY
+        limit = pace or min(self.policy.max_chunk, max(1, int(shares * fixed / each)))
+        best, best_rate, before = 1, 0.0, 0
         for index, end in enumerate(ends):
-            useful = before + end * (rows - index)
-            rate = useful / (fixed + end * each)
-            if rate >= best_rate:
-                best, best_rate = end, rate
+            end = min(end, limit)
+            rate = (before + end * (rows - index)) / (fixed + end * each)
+            if rate < best_rate:
+                break
+            best, best_rate = end, rate
+            if end == limit:
+                break
             before += end
         return best
+
+
+def _rank_of(sequence: Sequence) -> Rank:
+    served = sequence.served + sequence.cursor
+    level = max((served // _LEVEL_STEPS).bit_length(), (sequence.place // _LEVEL_PLACES).bit_length())
+    return sequence.priority, level, sequence.deadline

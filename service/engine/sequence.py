@@ -14,6 +14,9 @@ INITIAL_SLOT = 0
 
 Return = Literal["final", "steps"]
 
+Rank = tuple[int, int, float]
+"""The scheduler's order: priority, level of service, deadline; the least goes first."""
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
@@ -35,6 +38,7 @@ class Sequence:
         deadline: on the engine's clock, in seconds; past it the sequence is given up.
         cursor: steps of `inputs` done.
         served: steps done of inputs before these.
+        rank: where it stands in the scheduler's order.
         slot: the row of the runner's state that is this sequence's while it runs.
         outputs: blocks of output rows `(steps, output_size)` so far.
         last_output: `(output_size,)`, for the feedback.
@@ -58,6 +62,7 @@ class Sequence:
     deadline: float = inf
     cursor: int = 0
     served: int = 0
+    rank: Rank = (0, 0, inf)
     slot: int = INITIAL_SLOT
     outputs: list[Array] = field(default_factory=list)
     last_output: Array | None = None

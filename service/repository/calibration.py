@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from math import log2
 
 import numpy as np
 
@@ -10,8 +11,13 @@ from service.repository.network import Array, Network
 
 _CHUNK = 16
 _BATCHES = (1, 4, 8, 16, 32, 64)
-# Rows are added to a batch as long as that makes a row cheaper by this share.
+# The rows of a batch are doubled as long as that leaves of a row's cost no more than this share.
 _WORTH = 0.97
+# A batch this much larger than the best so far is not tried.
+_MOST_TIMES = 4
+# Runs that are timed of each kind, and how few of them once time is up.
+_MOST_RUNS = 5
+_FEWEST_RUNS = 2
 # What one model's calibration may take, in seconds.
 _BUDGET = 0.25
 # What the engine itself spends on a run, and on a row of it, however many steps it takes.
@@ -43,21 +49,20 @@ def calibrate(network: Network, min_rows: int) -> Calibration:
     chunk = 1 if network.layout == "step" else _CHUNK
     deadline = time.thread_time() + _BUDGET
     long: dict[int, float] = {}
+    batch = 1
     for rows in _BATCHES:
-        if rows > (network.max_rows or rows) or (long and time.thread_time() > deadline):
+        late = bool(long) and time.thread_time() > deadline
+        if late or rows > (network.max_rows or rows) or rows > _MOST_TIMES * batch:
             break
         long[rows] = _time(executor, rows, chunk, deadline)
-    batch = _best_batch(long)
+        if _row_seconds(long, rows) < _WORTH ** log2(rows / batch) * _row_seconds(long, batch):
+            batch = rows
     short = {rows: _time(executor, rows, 1, deadline) for rows in (1, batch)}
     return _fit(long, short, chunk, batch)
 
 
-def _best_batch(long: dict[int, float]) -> int:
-    best = 1
-    for rows in sorted(long)[1:]:
-        if (_RUN_SECONDS + long[rows]) / rows < _WORTH * (_RUN_SECONDS + long[best]) / best:
-            best = rows
-    return best
+def _row_seconds(long: dict[int, float], rows: int) -> float:
+    return (_RUN_SECONDS + long[rows]) / rows
 
 
 def _fit(long: dict[int, float], short: dict[int, float], chunk: int, batch: int) -> Calibration:
@@ -74,16 +79,17 @@ def _fit(long: dict[int, float], short: dict[int, float], chunk: int, batch: int
 
 
 def _time(executor: Executor, rows: int, chunk: int, deadline: float) -> float:
-    """Processor seconds that a run takes: the least of a few."""
+    """Processor seconds that a run takes: the least of a few, after one that finds nothing in the caches."""
     data, lengths, select = _inputs(executor.network, rows, chunk)
     states = executor.initial_states(rows)
+    executor.run(data, lengths, states, select)
     least = float("inf")
-    for _ in range(5):
+    for number in range(_MOST_RUNS):
         started = time.thread_time()
         executor.run(data, lengths, states, select)
         ended = time.thread_time()
         least = min(least, ended - started)
-        if ended > deadline:
+        if ended > deadline and number + 1 >= _FEWEST_RUNS:
             break
     return least
 

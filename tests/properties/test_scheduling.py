@@ -1,7 +1,7 @@
 """The scheduler alone: nothing is lost, nothing idles, nothing short waits for something long."""
 
 from dataclasses import dataclass, field
-from math import inf
+from math import ceil, inf
 from typing import Any
 
 import pytest
@@ -110,22 +110,37 @@ def check_batch(policy: Policy, batch: Batch, live: list[Sequence]) -> None:
     if policy.grouping == "equal":
         assert len(set(batch.counts)) == 1
     if policy.chunked:
-        check_choice(batch, live, limit)
+        check_choice(policy, batch, live, limit)
 
 
-def check_choice(batch: Batch, live: list[Sequence], limit: int) -> None:
-    """Rows are taken as far as there is room: by priority, service and deadline, but for one that was served most."""
-    assert len(batch.sequences) == min(limit, len(live)), "a row is left empty"
+def check_choice(policy: Policy, batch: Batch, live: list[Sequence], limit: int) -> None:
+    """Rows are taken as far as there is room, by priority, service and deadline, but for one that was served most."""
+    level = min(rank(one)[:2] for one in live)
+    first = [one for one in batch.sequences if rank(one)[:2] == level]
+    others = sorted((one for one in batch.sequences if one not in first), key=rank)
     left = [one for one in live if one not in batch.sequences]
-    if not left:
-        return
-    taken = sorted(batch.sequences, key=rank)
-    if rank(taken[-1]) > min(map(rank, left)):
-        last = taken.pop()
-        alike = [one for one in left if one.priority == last.priority]
-        assert last.priority == min(one.priority for one in live)
-        assert all(rank(one)[1] <= rank(last)[1] for one in alike), "a row was kept for one that was not served most"
-    assert not taken or rank(taken[-1]) <= min(map(rank, left))
+    left_first = [one for one in left if rank(one)[:2] == level]
+    assert len(first) + bool(others) >= limit or not left_first, "a row is left empty, or taken by one that could wait"
+    assert first or limit == 1
+    if first and min(map(rank, first))[2] < inf:
+        assert all(one.deadline <= another.deadline for one in first for another in left_first), "a deadline waits"
+    if others and left:
+        last = others.pop()
+        if rank(last) > min(map(rank, left)):
+            assert last.priority == level[0]
+            assert rank(last)[1] > level[1], "a row was kept for one that was not served more"
+        assert not others or rank(others[-1]) <= min(map(rank, left))
+    if policy.grouping == "ragged" and first:
+        assert seconds(policy, batch.chunk, len(batch.sequences)) <= 2 * seconds(
+            policy, max(batch.chunk, policy.max_chunk), len(first)
+        ) + seconds(policy, batch.chunk, 1)
+    if not left_first and policy.grouping != "ragged":
+        assert len(batch.sequences) == min(limit, len(live))
+
+
+def seconds(policy: Policy, chunk: int, rows: int) -> float:
+    cost = policy.cost
+    return cost.run + cost.row * rows + chunk * (cost.step + cost.row_step * rows)
 
 
 def rank(one: Sequence) -> tuple[int, int, float]:
@@ -188,15 +203,19 @@ def test_a_short_sequence_does_not_wait_for_long_ones_that_run(max_batch: int, r
 
 @pytest.mark.parametrize("max_batch", [1, 2, 4, 16])
 def test_a_short_sequence_that_arrives_right_behind_long_ones_is_soon_done(max_batch: int) -> None:
-    scheduler = Scheduler(Policy(max_batch=max_batch, max_chunk=64))
+    policy = Policy(max_batch=max_batch, max_chunk=64)
+    scheduler, alone = Scheduler(policy), Scheduler(policy)
     for _ in range(4):
         scheduler.add(sequence(10_000))
+        alone.add(sequence(10_000))
     short = sequence(10)
     scheduler.add(short)
-    # Four long ones may take their first 256 steps, in chunks of 64, before it: 16 rows of runs, of which one a run,
-    # or every eighth run of a single row, is for what was served most.
+    batch = alone.schedule(0.0)
+    assert batch is not None
+    # Four long ones may take their first 256 steps before it, in runs that are short because they end nothing. One row
+    # a run, or every eighth run of a single row, is for what was served most.
     rows = max_batch - 1 if max_batch > 1 else 7 / 8
-    assert iterations_until_done(scheduler, short) <= 2 + 16 / rows
+    assert iterations_until_done(scheduler, short) <= 2 + 4 * ceil(256 / batch.chunk) / rows
 
 
 @pytest.mark.parametrize("max_batch", [1, 2, 4])
@@ -214,15 +233,65 @@ def test_a_long_sequence_goes_on_however_much_that_is_short_arrives(max_batch: i
 
 @settings(max_examples=60)
 @given(remaining=st.lists(st.integers(1, 400), min_size=1, max_size=16), max_chunk=st.integers(1, 128))
-def test_a_chunk_ends_where_a_row_ends_or_at_its_limit(remaining: list[int], max_chunk: int) -> None:
-    scheduler = Scheduler(Policy(max_batch=16, max_chunk=max_chunk))
+def test_a_chunk_ends_where_a_row_ends_and_is_short_where_none_can(remaining: list[int], max_chunk: int) -> None:
+    policy = Policy(max_batch=16, max_chunk=max_chunk)
+    scheduler = Scheduler(policy)
     for steps in remaining:
         scheduler.add(sequence(steps))
     batch = scheduler.schedule(0.0)
     assert batch is not None
-    assert batch.chunk in {min(steps, max_chunk) for steps in remaining}
-    for one, steps in zip(batch.sequences, batch.counts, strict=True):
-        assert steps == min(one.length, batch.chunk)
+    rows = len(remaining)
+    if min(remaining) <= max_chunk:
+        assert batch.chunk in remaining
+    else:
+        assert batch.chunk <= max_chunk
+        assert batch.chunk == 1 or seconds(policy, batch.chunk, rows) <= 9 * seconds(policy, 0, rows)
+
+
+def test_what_ends_together_runs_together() -> None:
+    scheduler = Scheduler(Policy(max_batch=4))
+    every = [sequence(steps) for steps in (30, 5, 60, 29, 7, 200, 31, 33)]
+    for one in every:
+        scheduler.add(one)
+    batch = scheduler.schedule(0.0)
+    assert batch is not None
+    assert sorted(one.length for one in batch.sequences) == [29, 30, 31, 33]
+    scheduler.update(batch)
+    batch = scheduler.schedule(0.0)
+    assert batch is not None
+    assert batch.sequences[0] is next(one for one in every if one.remaining)
+
+
+def test_the_first_is_never_passed_over() -> None:
+    scheduler = Scheduler(Policy(max_batch=2))
+    odd = sequence(200)
+    scheduler.add(odd)
+    for _ in range(200):
+        while len(scheduler) < 20:
+            scheduler.add(sequence(3))
+        if odd in scheduler.update(scheduler.schedule(0.0)):
+            return
+    raise AssertionError(f"it stopped at step {odd.cursor}")
+
+
+@pytest.mark.parametrize("served", [0, 1_000])
+def test_long_ones_go_along_with_a_short_one_and_do_not_hold_it_up(served: int) -> None:
+    policy = Policy(max_batch=64, max_chunk=64)
+    scheduler = Scheduler(policy)
+    for _ in range(40):
+        long = sequence(10_000)
+        long.cursor = served
+        scheduler.add(long)
+    short = sequence(10)
+    scheduler.add(short)
+    batch = scheduler.schedule(0.0)
+    assert batch is not None
+    assert short in batch.sequences
+    assert batch.chunk == 10
+    if served:
+        assert seconds(policy, 10, len(batch.sequences)) <= 2 * seconds(policy, 10, 1) + seconds(policy, 10, 1)
+        assert len(batch.sequences) > 1
+
 
 
 def test_sequences_run_whole_share_a_batch_with_their_like_only() -> None:
