@@ -124,7 +124,7 @@ async def respond(
     headers: Iterable[tuple[bytes, bytes]] = (),
 ) -> None:
     """Send a whole response."""
-    fields = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *headers]
+    fields = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
     await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": body})
 

@@ -242,7 +242,7 @@ def check_returns(served: Served, returns: Return) -> None:
 def _check_size(request: PredictRequest, sequences: list[Sequence], served: Served, binary: bool) -> None:
     """Raise where the answer would be larger than a server can hold ready for one request."""
     steps = request.returns == "steps"
-    num_steps = sum([len(sequence.inputs) for sequence in sequences])
+    num_steps = sum([len(sequence.inputs) for sequence in sequences]) if steps or request.hidden else 0
     rows = num_steps if steps else len(sequences)
     size = served.model.network.output_size
     numbers = rows * size + (num_steps * served.model.network.state_nbytes // 4 if request.hidden else 0)
@@ -285,7 +285,8 @@ async def _answer(
     extras: list[dict[str, Any]] | None,
 ) -> None:
     if not binary:
-        rows = sum([len(block) for sequence in sequences for block in sequence.outputs])
+        steps = request.returns == "steps"
+        rows = sum([len(one.inputs) for one in sequences]) if steps else len(sequences)
         if rows * served.model.network.output_size > MANY or request.hidden:
             content = await asyncio.to_thread(encode_answer, served.model, request, sequences, extras)
         else:

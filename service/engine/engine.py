@@ -10,6 +10,7 @@ import math
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -27,6 +28,8 @@ from service.repository.network import Array
 Commit = Callable[[list[Sequence]], None]
 """Writes what sequences are to save, on the engine's thread, and sets the error of those that it cannot."""
 
+Listener = Callable[[], None]
+
 # How much nicer than the event loop the engine's thread is to others (Linux keeps that for each thread).
 _NICER = 10
 
@@ -35,6 +38,10 @@ _FEED_SECONDS = 20e-6
 
 # Requests that are passed on without looking for more.
 _TOGETHER = 64
+
+# A run that is predicted to take no longer, of so few requests, is not worth handing to another thread and back.
+_LIGHT_SECONDS = 500e-6
+_FEW = 8
 
 _LOG = logging.getLogger("elman")
 
@@ -97,9 +104,22 @@ class Lane:
 
     def seconds(self, sequences: list[Sequence]) -> float:
         """What some sequences cost, by the calibration of the model."""
-        steps = sum([len(sequence.inputs) for sequence in sequences])
-        singly = sum([len(one.inputs) if one.keep_trace else one.more for one in sequences])
+        steps = singly = 0
+        for one in sequences:
+            length = len(one.inputs)
+            steps += length
+            singly += length if one.keep_trace else one.more
         return steps * self._step_seconds + singly * self._single_seconds + len(sequences) * self._sequence_seconds
+
+    def is_light(self, sequences: list[Sequence]) -> bool:
+        """Whether some sequences, where there are no others, are done by one run that takes next to no time."""
+        policy, cost, rows = self.scheduler.policy, self.scheduler.policy.cost, len(sequences)
+        steps = max([len(one.inputs) for one in sequences])
+        if rows > policy.max_batch or steps > policy.max_chunk or len(self.scheduler):
+            return False
+        if any([one.feedback is not None or one.keep_trace for one in sequences]):
+            return False
+        return cost.run + cost.row * rows + steps * (cost.step + cost.row_step * rows) <= _LIGHT_SECONDS
 
     def add(self, sequences: list[Sequence]) -> None:
         """Queue sequences."""
@@ -189,18 +209,26 @@ class Engine:
         max_queue: most sequences that may be unfinished at once; beyond it `submit` raises Overloaded.
         max_queue_seconds: most work that may be unfinished at once, by the calibrated cost of each sequence.
         commit: called once an iteration with the sequences that are done and have something to save.
+        light_saves: whether it takes so little time that it may be called on the event loop.
     """
 
-    def __init__(self, max_queue: int, max_queue_seconds: float = float("inf"), commit: Commit | None = None) -> None:
+    def __init__(
+        self,
+        max_queue: int,
+        max_queue_seconds: float = float("inf"),
+        commit: Commit | None = None,
+        light_saves: bool = False,
+    ) -> None:
         self.max_queue = max_queue
         self._commit = commit
+        self._light_saves = light_saves
         self.max_queue_seconds = max_queue_seconds
         self._pending_seconds = 0.0
         self._arrived: list[_Arrival] = []
         self._num_seen = 0
         # What the engine thread is to take in; None to close.
         self._inbox: SimpleQueue[list[_Arrival] | None] = SimpleQueue()
-        self._tickets: dict[int, Ticket] = {}
+        self._tickets: set[Ticket] = set()
         self._num_pending = 0
         self._draining = False
         self._idle: asyncio.Event | None = None
@@ -242,9 +270,10 @@ class Engine:
         ticket = Ticket(sequences, self._loop.create_future(), len(sequences), seconds)
         self._num_pending += len(sequences)
         self._pending_seconds += seconds
+        self._tickets.add(ticket)
         for place, sequence in enumerate(sequences):
             sequence.place = place
-            self._tickets[id(sequence)] = ticket
+            sequence.ticket = ticket
         # The engine is woken once the event loop has turned round: what arrived together then runs together, and the
         # two threads change places once a turn and not once a request.
         if not self._arrived:
@@ -253,15 +282,37 @@ class Engine:
         return ticket
 
     def _pass_on(self) -> None:
-        arrived = len(self._arrived)
-        if self._num_seen < arrived < _TOGETHER and self._loop is not None:
+        if self._num_seen < len(self._arrived) < _TOGETHER and self._loop is not None:
             # The last turn brought more, and the next may too: the engine would only compete with it for the core.
-            self._num_seen = arrived
+            self._num_seen = len(self._arrived)
             self._loop.call_soon(self._pass_on)
             return
         self._num_seen = 0
-        self._inbox.put(self._arrived)
-        self._arrived = []
+        arrived, self._arrived = self._arrived, []
+        if self._is_light(arrived):
+            self._run_here(arrived)
+        else:
+            self._inbox.put(arrived)
+
+    def _is_light(self, arrived: list[_Arrival]) -> bool:
+        """Whether the engine thread has nothing to do and what arrived is sooner done than handed over."""
+        if len(arrived) > _FEW:
+            return False
+        lane = arrived[0][0]
+        sequences = [one for other, some in arrived for one in some if other is lane]
+        if len(sequences) != self._num_pending:  # for other lanes, or under way
+            return False
+        return lane.is_light(sequences) and (self._light_saves or not any([one.save is not None for one in sequences]))
+
+    def _run_here(self, arrived: list[_Arrival]) -> None:
+        """Run what arrived on the event loop, while the engine thread waits for work."""
+        lane = arrived[0][0]
+        for _, sequences in arrived:
+            lane.add(sequences)
+        done, listeners = self._iterate(lane)
+        self._deliver(done, listeners)
+        if len(lane.scheduler):
+            self._inbox.put([(lane, [])])
 
     def _check_room(self, more: int, seconds: float) -> None:
         if self._num_pending + more > self.max_queue:
@@ -294,7 +345,7 @@ class Engine:
         if self._thread is not None:
             self._thread.join()
         error = Draining("the server stopped before this was done", retry_after=1)
-        for ticket in {id(ticket): ticket for ticket in self._tickets.values()}.values():
+        for ticket in self._tickets:
             if not ticket.future.done():
                 ticket.future.set_exception(error)
         self._tickets.clear()
@@ -303,24 +354,24 @@ class Engine:
 
     def _work(self) -> None:
         _yield_to_the_event_loop()
-        lanes: list[Lane] = []  # those with work, in turn
+        lanes: deque[Lane] = deque()  # those with work, in turn
         while self._take_in(lanes):
-            done: list[Sequence] = []
-            fed: list[Sequence] = []
-            for lane in list(lanes):
-                try:
-                    ended, went_on = lane.iterate(time.monotonic())
-                    done += ended
-                    fed += went_on
-                except Exception:  # a defect must fail its lane and not the engine
-                    _LOG.exception("the engine failed on %s", lane.model.name)
-                    done += lane.fail()
-                if not len(lane.scheduler):
-                    lanes.remove(lane)
-            self._save([sequence for sequence in done if sequence.save is not None and sequence.error is None])
-            listeners = [sequence.listener for sequence in fed if sequence.listener is not None]
+            lane = lanes.popleft()
+            done, listeners = self._iterate(lane)
+            if len(lane.scheduler):
+                lanes.append(lane)
             if done or listeners:
                 self._hand_back(done, listeners)
+
+    def _iterate(self, lane: Lane) -> tuple[list[Sequence], list[Listener]]:
+        """One iteration of a lane: the sequences that are done, and who is to be told of those that were fed on."""
+        try:
+            done, fed = lane.iterate(time.monotonic())
+        except Exception:  # a defect must fail its lane and not the engine
+            _LOG.exception("the engine failed on %s", lane.model.name)
+            done, fed = lane.fail(), []
+        self._save([sequence for sequence in done if sequence.save is not None and sequence.error is None])
+        return done, [sequence.listener for sequence in fed if sequence.listener is not None]
 
     def _save(self, sequences: list[Sequence]) -> None:
         if not sequences or self._commit is None:
@@ -332,7 +383,7 @@ class Engine:
             for sequence in sequences:
                 sequence.error = sequence.error or Internal("the step was not saved")
 
-    def _take_in(self, lanes: list[Lane]) -> bool:
+    def _take_in(self, lanes: deque[Lane]) -> bool:
         """Move what arrived into the lanes, waiting where there is nothing to do. False once closing."""
         inbox = self._inbox
         while not lanes or not inbox.empty():
@@ -345,7 +396,7 @@ class Engine:
                     lanes.append(lane)
         return True
 
-    def _hand_back(self, done: list[Sequence], listeners: list[Callable[[], None]]) -> None:
+    def _hand_back(self, done: list[Sequence], listeners: list[Listener]) -> None:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(self._deliver, done, listeners)
@@ -354,17 +405,17 @@ class Engine:
 
     # The event loop
 
-    def _deliver(self, done: list[Sequence], listeners: list[Callable[[], None]]) -> None:
+    def _deliver(self, done: list[Sequence], listeners: list[Listener]) -> None:
         for listener in listeners:
             listener()
         self._num_pending -= len(done)
         for sequence in done:
-            ticket = self._tickets.pop(id(sequence), None)
-            if ticket is None:
-                continue
+            ticket = sequence.ticket
+            assert isinstance(ticket, Ticket), "what is done was submitted"
             ticket.num_pending -= 1
             if ticket.num_pending:
                 continue
+            self._tickets.discard(ticket)
             self._pending_seconds -= ticket.seconds
             if not ticket.future.done():
                 ticket.future.set_result(ticket.sequences)

@@ -34,8 +34,10 @@ _LOOK = 4
 _LOOK_WHOLE = 256
 # How much longer a run may take for what was served more than the sequences that it is made for.
 _SLOWDOWN = 0.5
-# How long a run may be that ends nothing, over what it costs before its first step: where others come all the time, and
-# where nobody has come for so many runs.
+# Chunks within which a sequence ends soon.
+_SOON = 4
+# How long a run may be where nothing ends soon, over what it costs before its first step: where others come all the
+# time, and where nobody has come for so many runs.
 _FIXED_SHARES_BUSY, _FIXED_SHARES_QUIET = 3, 10
 _QUIET_RUNS = 200
 
@@ -279,7 +281,7 @@ class Scheduler:
             remaining = [1 if single else steps for single, steps in zip(singly, remaining, strict=True)]
         if policy.grouping == "equal":
             return [min(policy.max_chunk, *remaining)] * len(remaining)
-        chunk = self._best_chunk(sorted(remaining), self._pace(first))
+        chunk = self._best_chunk(sorted(remaining), self._longest_chunk(first, len(remaining)))
         return [steps if steps < chunk else chunk for steps in remaining]
 
     def _pace(self, first: list[Sequence]) -> int:
@@ -287,19 +289,28 @@ class Scheduler:
         limit = self.policy.max_chunk
         return max([steps for one in first if (steps := len(one.inputs) - one.cursor) <= limit], default=0)
 
-    def _best_chunk(self, ends: list[int], pace: int) -> int:
-        """The chunk that does the most useful steps a second, of rows that end after some steps, ascending.
+    def _longest_chunk(self, first: list[Sequence], rows: int) -> int:
+        """The most steps of a run that is made for some sequences.
 
-        No longer than what goes first takes to end; and where nothing of that ends, a few times what a run costs
-        before its first step, since whoever comes next waits for as long.
+        No more than those that can end in it need, as whoever ends waits for its end. Where nothing will end soon,
+        no longer than a few times what the run costs before its first step, as whoever comes next waits as long.
+        """
+        pace, limit = self._pace(first), self.policy.max_chunk
+        if pace or not first or min([one.remaining for one in first]) <= _SOON * limit:
+            return pace or limit
+        shares = _FIXED_SHARES_QUIET if self._runs_since_arrival > _QUIET_RUNS else _FIXED_SHARES_BUSY
+        cost = self.policy.cost
+        steps = shares * (cost.run + cost.row * rows) / (cost.step + cost.row_step * rows)
+        return min(limit, max(1, int(steps)))
+
+    def _best_chunk(self, ends: list[int], limit: int) -> int:
+        """The chunk that does the most useful steps a second, of rows that end after some steps, ascending.
 
         Only lengths at which a row ends can be best: in between, a longer chunk adds as many useful steps and
         shares the fixed cost further. Past the best one the rate only falls, since ever fewer rows are left.
         """
         cost, rows = self.policy.cost, len(ends)
         fixed, each = cost.run + cost.row * rows, cost.step + cost.row_step * rows
-        shares = _FIXED_SHARES_QUIET if self._runs_since_arrival > _QUIET_RUNS else _FIXED_SHARES_BUSY
-        limit = pace or min(self.policy.max_chunk, max(1, int(shares * fixed / each)))
         best, best_rate, before = 1, 0.0, 0
         for index, end in enumerate(ends):
             end = min(end, limit)

@@ -33,6 +33,7 @@ class Sequence:
         more: steps that the feedback may add, at most; for admission.
         listener: called on the event loop after each feeding.
         save: what is to be written to a store before the answer goes out; of no concern to the engine.
+        ticket: of the request that it belongs to; the engine's.
         place: how many of its request stand before it.
         priority: lower goes first.
         deadline: on the engine's clock, in seconds; past it the sequence is given up.
@@ -57,6 +58,7 @@ class Sequence:
     more: int = 0
     listener: Callable[[], None] | None = None
     save: object = None
+    ticket: object = None
     place: int = 0
     priority: int = 0
     deadline: float = inf

@@ -192,9 +192,10 @@ def iterations_until_done(scheduler: Scheduler, one: Sequence, limit: int = 10_0
 @pytest.mark.parametrize("returns", ["final", "steps"])
 def test_a_short_sequence_does_not_wait_for_long_ones_that_run(max_batch: int, returns: str) -> None:
     scheduler = Scheduler(Policy(max_batch=max_batch, max_chunk=64))
-    for _ in range(4):
-        scheduler.add(sequence(10_000, returns=returns))
-    for _ in range(40):
+    long = [sequence(10_000, returns=returns) for _ in range(4)]
+    for one in long:
+        scheduler.add(one)
+    while any(one.cursor < 256 for one in long):
         scheduler.update(scheduler.schedule(0.0))
     short = sequence(10)
     scheduler.add(short)
@@ -243,9 +244,11 @@ def test_a_chunk_ends_where_a_row_ends_and_is_short_where_none_can(remaining: li
     rows = len(remaining)
     if min(remaining) <= max_chunk:
         assert batch.chunk in remaining
+    elif min(remaining) <= 4 * max_chunk:
+        assert batch.chunk == max_chunk
     else:
         assert batch.chunk <= max_chunk
-        assert batch.chunk == 1 or seconds(policy, batch.chunk, rows) <= 9 * seconds(policy, 0, rows)
+        assert batch.chunk == 1 or seconds(policy, batch.chunk, rows) <= 4 * seconds(policy, 0, rows)
 
 
 def test_what_ends_together_runs_together() -> None:
@@ -291,7 +294,6 @@ def test_long_ones_go_along_with_a_short_one_and_do_not_hold_it_up(served: int) 
     if served:
         assert seconds(policy, 10, len(batch.sequences)) <= 2 * seconds(policy, 10, 1) + seconds(policy, 10, 1)
         assert len(batch.sequences) > 1
-
 
 
 def test_sequences_run_whole_share_a_batch_with_their_like_only() -> None:
