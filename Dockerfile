@@ -9,15 +9,17 @@ ARG PYTHON_IMAGE=python:3.12-slim
 FROM ${PYTHON_IMAGE} AS build
 
 # What the server needs, in a layer that only a change of pyproject.toml renews. The packages' own tests stay out.
-# Of plotly only its JavaScript is served.
+# Of plotly only its JavaScript is served, and of simdjson its source is not needed.
 COPY pyproject.toml /build/
 RUN cd /build && python -m venv --without-pip /opt/elman \
  && python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
     print(*p['dependencies'], *p['optional-dependencies']['server'], sep='\n')" > /requirements.txt \
  && python -m pip --python /opt/elman/bin/python install --no-cache-dir --no-compile -r /requirements.txt \
  && rm -rf /opt/elman/lib/python*/site-packages/onnx/backend/test \
- && find /opt/elman/lib/python*/site-packages/plotly -mindepth 1 -maxdepth 1 ! -name __init__.py ! -name package_data \
-    -exec rm -rf {} + \
+ && find /opt/elman/lib/python*/site-packages/plotly -mindepth 1 -type f \
+    ! -path '*/plotly/__init__.py' ! -path '*/package_data/plotly.min.js' -delete \
+ && rm -rf /opt/elman/lib/python*/site-packages/narwhals \
+ && find /opt/elman/lib/python*/site-packages/simdjson -name '*.[ch]*' -delete \
  && find /opt/elman/lib/python*/site-packages/numpy -name tests -type d -prune -exec rm -rf {} + \
  && python -m compileall -q -j 0 /opt/elman/lib
 

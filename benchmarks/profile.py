@@ -60,8 +60,8 @@ def profile(names: list[str], seconds: float) -> dict[str, Any]:
 
 
 def _http(shape: Shape, model: Path, workload: Workload, form: Format, seconds: float, logs: Path) -> float:
-    """A server that reads these bodies and answers a constant."""
-    with running(BARE, shape, model, {}, cores()[0], logs) as process:
+    """A server that reads these bodies and answers a constant, under Elman's HTTP protocol."""
+    with running(BARE, shape, model, {"protocol": 1}, cores()[0], logs) as process:
         plan = Plan(process.port, BARE.requests(workload, form), workload.lengths, connections=IN_FLIGHT)
         report = generate(replace(plan, seconds=seconds, pids=process.pids(), core=cores()[1]))
     return 1e6 * report.server_cpu / max(report.num_done, 1)

@@ -53,15 +53,14 @@ class HeadHoldingTransport:
 class HTTPProtocol(AutoHTTPProtocol):  # type: ignore[valid-type,misc]
     """One connection."""
 
-    transport: Any
-
     def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(HeadHoldingTransport(transport))
+        self._holding = HeadHoldingTransport(transport)
+        super().connection_made(self._holding)
 
     def on_response_complete(self) -> None:
-        self.transport.flush()
+        self._holding.flush()
         super().on_response_complete()
 
     def handle_websocket_upgrade(self, *arguments: Any) -> None:
-        self.transport = self.transport.transport
+        self.transport = self._holding.transport
         super().handle_websocket_upgrade(*arguments)

@@ -90,8 +90,8 @@ class Server:
             settings.hot_session_bytes,
             shared=settings.workers > 1,
         )
-        # A write that waits for the disk, or for another process, is not to hold up the event loop.
-        light_saves = not settings.store_sync and settings.workers == 1
+        # A write that waits for the disk, or for another writer, is not to hold up the event loop.
+        light_saves = settings.store == "memory"
         self.engine = Engine(settings.max_queue, settings.max_queue_seconds, self.sessions.commit, light_saves)
         self.decoding = DecodingWorker()
         self.ready = False

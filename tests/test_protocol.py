@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from service.protocol import HeadHoldingTransport
+from tests.conftest import StartServer
 from tests.running import RunningServer
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
@@ -93,3 +94,18 @@ def test_the_answer_to_head_is_its_head(server: RunningServer) -> None:
                 data += piece
             assert data.startswith(b"HTTP/1.1 ")
             assert data.count(b"\r\n\r\n") == 1
+
+
+def test_an_upgrade_before_an_answer_leaves_the_answer_alone(start_server: StartServer) -> None:
+    server = start_server()
+    asked = b"GET /v1/models HTTP/1.1\r\nhost: test\r\n\r\n"
+    upgrade = (
+        b"GET /v1/models/vowels-gru/stream HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(asked + upgrade)
+        data = connection.recv(65536)
+        assert data.startswith(b"HTTP/1.1 ")
+    assert server.client.get("/livez").status_code == 200
+    assert "AttributeError" not in server.log.read_text()

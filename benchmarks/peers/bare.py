@@ -1,5 +1,9 @@
-"""The floor under any Python server: reads the body and answers a constant, under uvicorn."""
+"""The floor under any Python server: reads the body and answers a constant, under uvicorn.
 
+With BENCH_PROTOCOL set, uvicorn runs with Elman's HTTP protocol: what is left of Elman where nothing is asked of it.
+"""
+
+import os
 import sys
 
 import uvicorn
@@ -18,4 +22,8 @@ async def app(scope, receive, send):
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=False, log_level="warning", lifespan="off")
+    http = "auto"
+    if "BENCH_PROTOCOL" in os.environ:
+        from service.protocol import HTTPProtocol as http
+    options = {"access_log": False, "log_level": "warning", "lifespan": "off", "http": http}
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), **options)

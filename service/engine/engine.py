@@ -1,6 +1,7 @@
 """The engine thread: schedule, run, update, hand back.
 
-One thread runs every model's batches in turn; parallelism is over rows, and over processes.
+One thread runs every model's batches in turn; parallelism is over rows, and over processes. While it has nothing to do,
+what is done in next to no time is run on the event loop in its place.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from service.repository.model import Model
 from service.repository.network import Array
 
 Commit = Callable[[list[Sequence]], None]
-"""Writes what sequences are to save, on the engine's thread, and sets the error of those that it cannot."""
+"""Writes what sequences are to save, in the engine's iteration, and sets the error of those that it cannot."""
 
 Listener = Callable[[], None]
 
@@ -88,7 +89,7 @@ class Ticket:
 
 
 class Lane:
-    """One model's scheduler and runner. Only the engine thread touches them once it is open."""
+    """One model's scheduler and runner. Once it is open only the engine touches them, one thread at a time."""
 
     def __init__(self, model: Model, policy: Policy) -> None:
         self.model = model
@@ -115,9 +116,10 @@ class Lane:
         """Whether some sequences, where there are no others, are done by one run that takes next to no time."""
         policy, cost, rows = self.scheduler.policy, self.scheduler.policy.cost, len(sequences)
         steps = max([len(one.inputs) for one in sequences])
-        if rows > policy.max_batch or steps > policy.max_chunk or len(self.scheduler):
+        if rows > (policy.max_batch if policy.grouping == "ragged" else 1) or steps > policy.max_chunk:
             return False
-        if any([one.feedback is not None or one.keep_trace for one in sequences]):
+        # Calibration counts one output of each row.
+        if any([one.returns == "steps" or one.feedback is not None or one.keep_trace for one in sequences]):
             return False
         return cost.run + cost.row * rows + steps * (cost.step + cost.row_step * rows) <= _LIGHT_SECONDS
 
@@ -289,13 +291,18 @@ class Engine:
             return
         self._num_seen = 0
         arrived, self._arrived = self._arrived, []
+        if not arrived:  # closed meanwhile
+            return
         if self._is_light(arrived):
             self._run_here(arrived)
         else:
             self._inbox.put(arrived)
 
     def _is_light(self, arrived: list[_Arrival]) -> bool:
-        """Whether the engine thread has nothing to do and what arrived is sooner done than handed over."""
+        """Whether the engine thread has nothing to do and what arrived is sooner done than handed over.
+
+        What is pending is counted until it is delivered here, which is the last that the engine thread does with it.
+        """
         if len(arrived) > _FEW:
             return False
         lane = arrived[0][0]
@@ -344,6 +351,7 @@ class Engine:
         self._inbox.put(None)
         if self._thread is not None:
             self._thread.join()
+        self._arrived = []
         error = Draining("the server stopped before this was done", retry_after=1)
         for ticket in self._tickets:
             if not ticket.future.done():
@@ -410,7 +418,8 @@ class Engine:
             listener()
         self._num_pending -= len(done)
         for sequence in done:
-            ticket = sequence.ticket
+            # Not kept on the sequence: the two would hold each other, and with them all that they read and gave.
+            ticket, sequence.ticket = sequence.ticket, None
             assert isinstance(ticket, Ticket), "what is done was submitted"
             ticket.num_pending -= 1
             if ticket.num_pending:

@@ -32,12 +32,12 @@ _ALIKE = 0.75
 # How far down the queue a batch looks for sequences that go well together: in batches, and where they are run whole.
 _LOOK = 4
 _LOOK_WHOLE = 256
-# How much longer a run may take for what was served more than the sequences that it is made for.
+# How much longer a run may take for others than the sequences that it is made for.
 _SLOWDOWN = 0.5
 # Chunks within which a sequence ends soon.
 _SOON = 4
-# How long a run may be where nothing ends soon, over what it costs before its first step: where others come all the
-# time, and where nobody has come for so many runs.
+# How long a run may be where nothing ends soon, over what it costs before its first step: where what does end soon
+# comes all the time, and where none of it has come for so many runs.
 _FIXED_SHARES_BUSY, _FIXED_SHARES_QUIET = 3, 10
 _QUIET_RUNS = 200
 
@@ -85,6 +85,10 @@ class Scheduler:
     arrival and not all at once at the end), then earliest deadline, then arrival. A deadline does not come before
     service, or a long sequence with one would hold up every short one. One row of each run is for whoever would come
     last, so that what is long goes on however much that is short arrives.
+
+    Of those that stand alike in that order, a batch is the first and those nearest to it in what they have left to do,
+    since what ends together leaves no row to run empty. Whoever comes after them in that order goes along as far as
+    there is room and the first are not held up much.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -96,7 +100,7 @@ class Scheduler:
         self._given_up: list[Sequence] = []
         self._num_queued = 0
         self._turns = 0
-        self._runs_since_arrival = 0
+        self._runs_since_short = 0
         self._next_sweep = 0.0
 
     def __len__(self) -> int:
@@ -117,24 +121,30 @@ class Scheduler:
         sequence.rank = _rank_of(sequence)
         self._queue_of(sequence.rank).append(sequence)
         self._num_queued += 1
-        self._runs_since_arrival = 0
+        if len(sequence.inputs) <= _SOON * self.policy.max_chunk:
+            self._runs_since_short = 0
 
     def schedule(self, now: float) -> Batch | None:
         """Take the next batch; None where nothing is ready. Sequences taken come back through `update`."""
         self._sweep(now)
-        self._runs_since_arrival += 1
+        self._runs_since_short += 1
         policy = self.policy
-        room = 1 if policy.grouping == "alone" else policy.max_batch
         last = self._pop_last(now)
-        room -= last is not None
-        seen = self._pop(now, _LOOK * room if policy.chunked else max(_LOOK_WHOLE, room)) if room else []
-        first = self._choose(seen, room)
         others = [] if last is None else [last]
-        if policy.chunked and len(first) == len(seen):
-            others += self._pop_others(now, first, room - len(first), len(others))
+        room = (1 if policy.grouping == "alone" else policy.max_batch) - len(others)
+        seen = self._look(now, room)
+        first = self._choose(seen, room)
         self._taken = seen + others
-        rows = first + others
-        return Batch(rows, self._counts(first, others)) if rows else None
+        if not first:
+            first, others = others, []
+        if not first:
+            return None
+        chunk = self._chunk(first)
+        if policy.chunked and len(first) == len(seen):
+            more = self._pop_others(now, first, chunk, room - len(first))
+            self._taken += more
+            others += more
+        return Batch(first + others, self._counts(first, others, chunk))
 
     def update(self, batch: Batch | None) -> list[Sequence]:
         """Take back a batch that ran: what is unfinished queues again, the rest is returned.
@@ -189,30 +199,42 @@ class Scheduler:
                     popped.append(sequence)
         return popped
 
+    def _look(self, now: float, room: int) -> list[Sequence]:
+        """Those that a batch may be chosen from, in order."""
+        policy = self.policy
+        if not room:
+            return []
+        if policy.chunked:
+            rank = self._first_rank()
+            free = rank is not None and rank[2] == inf and policy.grouping != "alone"
+            return self._pop(now, _LOOK * room if free else room)
+        seen = self._pop(now, 1)
+        alike = len(seen)
+        while seen and alike < room and len(seen) < _LOOK_WHOLE and (more := self._pop(now, 1)):
+            seen += more
+            alike += self._alike(seen[0], more[0])
+        return seen
+
     def _choose(self, seen: list[Sequence], room: int) -> list[Sequence]:
         """The first of some sequences, and as many as there is room for of those that go well with it."""
-        policy = self.policy
-        if not policy.chunked:
-            return [one for one in seen if self._alike(seen[0], one)][:room]
-        if len(seen) <= room or seen[0].deadline < inf:
-            return seen[:room]
+        if not self.policy.chunked:
+            return [one for one in seen if self._alike(seen[0], one)]
+        if len(seen) <= room:
+            return seen
         # What ends together leaves no row to run empty.
         length = seen[0].remaining
         apart = [abs(len(one.inputs) - one.cursor - length) for one in seen]
         return [seen[index] for index in sorted(range(len(seen)), key=apart.__getitem__)[:room]]
 
-    def _pop_others(self, now: float, first: list[Sequence], room: int, taken: int) -> list[Sequence]:
-        """Those that were served more than the first, as far as they do not hold these up too much."""
-        if self.policy.grouping == "ragged" and first:
+    def _pop_others(self, now: float, first: list[Sequence], chunk: int, room: int) -> list[Sequence]:
+        """Those that come after the first, as far as they do not hold these up too much."""
+        if self.policy.grouping == "ragged":
             cost, rows = self.policy.cost, len(first)
-            steps = self._pace(first) or self.policy.max_chunk
+            steps = max(chunk, self._least_chunk(rows))
             alone = cost.run + cost.row * rows + steps * (cost.step + cost.row_step * rows)
-            room = min(room, int(_SLOWDOWN * alone / (cost.row + steps * cost.row_step)) - taken)
+            room = min(room, int(_SLOWDOWN * alone / (cost.row + steps * cost.row_step)))
         others: list[Sequence] = []
-        while len(others) < room:
-            more = self._pop(now, room - len(others))
-            if not more:
-                break
+        while len(others) < room and (more := self._pop(now, room - len(others))):
             others += more
         return others
 
@@ -270,38 +292,52 @@ class Scheduler:
         short, long = sorted((first.length, other.length))
         return short >= _ALIKE * long
 
-    def _counts(self, first: list[Sequence], others: list[Sequence]) -> list[int]:
-        sequences, policy = first + others, self.policy
-        remaining = [len(one.inputs) - one.cursor for one in sequences]
-        if not policy.chunked:
-            return remaining
-        if policy.steps_singly or any(map(_TRACED, sequences)):
+    def _left(self, sequences: list[Sequence]) -> list[int]:
+        """How far one run may advance each of some sequences."""
+        policy = self.policy
+        left = [len(one.inputs) - one.cursor for one in sequences]
+        if policy.chunked and (policy.steps_singly or any(map(_TRACED, sequences))):
             # What is wanted of every step is had from a run a step.
             singly = [one.keep_trace or (policy.steps_singly and one.returns == "steps") for one in sequences]
-            remaining = [1 if single else steps for single, steps in zip(singly, remaining, strict=True)]
+            left = [1 if single else steps for single, steps in zip(singly, left, strict=True)]
+        return left
+
+    def _counts(self, first: list[Sequence], others: list[Sequence], chunk: int) -> list[int]:
+        """Steps of each row of a run that takes the first as far as `chunk`."""
+        policy, left = self.policy, self._left(first + others)
+        if not policy.chunked:
+            return left
         if policy.grouping == "equal":
-            return [min(policy.max_chunk, *remaining)] * len(remaining)
-        chunk = self._best_chunk(sorted(remaining), self._longest_chunk(first, len(remaining)))
-        return [steps if steps < chunk else chunk for steps in remaining]
+            return [min(policy.max_chunk, *left)] * len(left)
+        if others:
+            chunk = max(chunk, self._least_chunk(len(first)))
+        return [steps if steps < chunk else chunk for steps in left]
 
-    def _pace(self, first: list[Sequence]) -> int:
-        """Steps after which the last of those that a run can end has ended; 0 where it can end none."""
-        limit = self.policy.max_chunk
-        return max([steps for one in first if (steps := len(one.inputs) - one.cursor) <= limit], default=0)
-
-    def _longest_chunk(self, first: list[Sequence], rows: int) -> int:
+    def _chunk(self, first: list[Sequence]) -> int:
         """The most steps of a run that is made for some sequences.
 
         No more than those that can end in it need, as whoever ends waits for its end. Where nothing will end soon,
         no longer than a few times what the run costs before its first step, as whoever comes next waits as long.
         """
-        pace, limit = self._pace(first), self.policy.max_chunk
-        if pace or not first or min([one.remaining for one in first]) <= _SOON * limit:
-            return pace or limit
-        shares = _FIXED_SHARES_QUIET if self._runs_since_arrival > _QUIET_RUNS else _FIXED_SHARES_BUSY
+        ends, limit = sorted(self._left(first)), self.policy.max_chunk
+        pace = max([steps for steps in ends if steps <= limit], default=0)
+        if pace:
+            limit = max(pace, self._least_chunk(len(ends)))
+        elif ends[0] > _SOON * limit:
+            limit = self._chunk_of(
+                _FIXED_SHARES_QUIET if self._runs_since_short > _QUIET_RUNS else _FIXED_SHARES_BUSY, len(ends)
+            )
+        return self._best_chunk(ends, limit)
+
+    def _least_chunk(self, rows: int) -> int:
+        """Steps that take no longer than what a run costs before its first, which nobody is spared."""
+        return self._chunk_of(1, rows)
+
+    def _chunk_of(self, shares: int, rows: int) -> int:
+        """Steps that take as long as some times what a run costs before its first; at least one."""
         cost = self.policy.cost
         steps = shares * (cost.run + cost.row * rows) / (cost.step + cost.row_step * rows)
-        return min(limit, max(1, int(steps)))
+        return min(self.policy.max_chunk, max(1, int(steps)))
 
     def _best_chunk(self, ends: list[int], limit: int) -> int:
         """The chunk that does the most useful steps a second, of rows that end after some steps, ascending.

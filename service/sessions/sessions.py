@@ -213,7 +213,7 @@ class Sessions:
         (save.won,) = await self._call(lambda store: store.advance([save.advance()]))
 
     def commit(self, sequences: list[Sequence]) -> None:
-        """Write the steps that ended in one iteration of the engine, on its thread, in one transaction."""
+        """Write the steps that ended in one iteration of the engine, in one transaction."""
         saves = []
         try:
             if self._store is None:

@@ -1,6 +1,11 @@
 """The engine thread with real lanes: what is submitted is answered once, in the order of its request."""
 
 import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +15,8 @@ from hypothesis import strategies as st
 from service.engine.engine import Engine, Lane
 from service.engine.scheduler import Policy
 from service.engine.sequence import Sequence
-from service.errors import DeadlineExceeded, Draining, Overloaded
+from service.errors import DeadlineExceeded, Draining, Internal, Overloaded
+from service.repository.calibration import Calibration
 from tests.reference import Array, expected, model, same_bits
 
 NAME = "vowels-gru"
@@ -157,3 +163,132 @@ def test_the_slots_of_state_are_all_given_back(sizes: list[list[int]]) -> None:
         assert lane.runner.num_slots <= len(sequences)
     assert lane.runner.num_slots == 0
     assert lane.figures.num_failed == 0  # nobody waits for what was cancelled, so it is no failure
+
+
+# Where a run is made
+
+
+class Watched(Lane):
+    """A lane that notes on which thread it iterates."""
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        super().__init__(model(NAME), policy or Policy(cost=model(NAME).calibration))
+        self.threads: list[str] = []
+
+    def iterate(self, now: float) -> tuple[list[Sequence], list[Sequence]]:
+        self.threads.append(threading.current_thread().name)
+        return super().iterate(now)
+
+
+HERE, THERE = threading.main_thread().name, "elman-engine"
+
+
+def served_by(lane: Watched, *requests: list[Sequence], **options: Any) -> list[list[Sequence]]:
+    """The answers to requests that arrive together, whose errors stay on the sequences."""
+
+    async def run() -> list[list[Sequence]]:
+        engine = Engine(1_000, **options)
+        engine.start(asyncio.get_running_loop())
+        try:
+            tickets = [engine.submit(lane, request) for request in requests]
+            return await asyncio.gather(*(ticket.future for ticket in tickets))
+        finally:
+            assert engine.num_pending == 0
+            engine.close()
+
+    return asyncio.run(run())
+
+
+def test_what_is_light_runs_where_it_arrived() -> None:
+    lane = Watched()
+    for sequences in served_by(lane, [Sequence(features(5))], [Sequence(features(5, 1))]):
+        check_exact(sequences[0])
+    assert set(lane.threads) == {HERE}
+
+
+HEAVY: dict[str, Callable[[], list[list[Sequence]]]] = {
+    "many requests": lambda: [[Sequence(features(3, i))] for i in range(9)],
+    "a long sequence": lambda: [[Sequence(features(65))]],
+    "every step": lambda: [[Sequence(features(5), returns="steps")]],
+    "a trace": lambda: [[Sequence(features(5), keep_trace=True)]],
+}
+
+
+@pytest.mark.parametrize("what", HEAVY)
+def test_what_is_not_light_runs_on_the_engine_thread(what: str) -> None:
+    lane = Watched()
+    served_by(lane, *HEAVY[what]())
+    assert set(lane.threads) == {THERE}
+
+
+def test_what_takes_long_by_its_calibration_runs_on_the_engine_thread() -> None:
+    lane = Watched(Policy(cost=Calibration(run=1e-3)))
+    served_by(lane, [Sequence(features(5))])
+    assert set(lane.threads) == {THERE}
+
+
+def test_what_a_light_run_leaves_is_handed_over() -> None:
+    # One of them can end in a run that is worth its while, and the run ends with it.
+    lane = Watched(Policy(max_chunk=64, cost=Calibration(run=1e-7, row=1e-7, step=1e-6, row_step=1e-6)))
+    short, long = served_by(lane, [Sequence(features(2))], [Sequence(features(60, 1))])
+    check_exact(short[0])
+    check_exact(long[0])
+    assert lane.threads[0] == HERE and THERE in lane.threads
+
+
+def test_what_saves_is_light_only_where_saving_is() -> None:
+    for light, thread in ((False, THERE), (True, HERE)):
+        lane, saved = Watched(), []
+        ((sequence,),) = served_by(lane, [Sequence(features(5), save=object())], commit=saved.extend, light_saves=light)
+        assert saved == [sequence] and set(lane.threads) == {thread}
+
+
+def test_a_light_run_that_cannot_save_fails_alone() -> None:
+    def commit(sequences: list[Sequence]) -> None:
+        raise RuntimeError("no room")
+
+    saving, plain = served_by(
+        Watched(), [Sequence(features(5), save=object())], [Sequence(features(5))], commit=commit, light_saves=True
+    )
+    assert isinstance(saving[0].error, Internal)
+    check_exact(plain[0])
+
+
+def test_what_is_cancelled_or_late_before_it_is_passed_on_is_given_up() -> None:
+    late, cancelled, live = (
+        Sequence(features(5), deadline=0.0),
+        Sequence(features(5), cancelled=True),
+        Sequence(features(5)),
+    )
+    served_by(Watched(), [late], [cancelled], [live])
+    assert isinstance(late.error, DeadlineExceeded) and isinstance(cancelled.error, DeadlineExceeded)
+    check_exact(live)
+
+
+def test_what_arrives_as_the_engine_closes_is_told() -> None:
+    lane = Watched()
+
+    async def run() -> None:
+        engine = Engine(100)
+        engine.start(asyncio.get_running_loop())
+        ticket = engine.submit(lane, [Sequence(features(5))])
+        engine.close()
+        await asyncio.sleep(0.01)
+        with pytest.raises(Draining):
+            await ticket.future
+        assert not lane.threads
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("length", [5, 500])
+def test_a_request_is_let_go_without_a_search_for_cycles(length: int) -> None:
+    gc.disable()
+    try:
+        inputs = features(length)
+        gone = weakref.ref(inputs)
+        served_by(Watched(), [Sequence(inputs)])
+        del inputs
+        assert gone() is None
+    finally:
+        gc.enable()
