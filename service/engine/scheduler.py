@@ -230,9 +230,8 @@ class Scheduler:
         """Those that come after the first, as far as they do not hold these up too much."""
         if self.policy.grouping == "ragged":
             cost, rows = self.policy.cost, len(first)
-            steps = max(chunk, self._least_chunk(rows))
-            alone = cost.run + cost.row * rows + steps * (cost.step + cost.row_step * rows)
-            room = min(room, int(_SLOWDOWN * alone / (cost.row + steps * cost.row_step)))
+            alone = cost.run + cost.row * rows + chunk * (cost.step + cost.row_step * rows)
+            room = min(room, int(_SLOWDOWN * alone / (cost.row + chunk * cost.row_step)))
         others: list[Sequence] = []
         while len(others) < room and (more := self._pop(now, room - len(others))):
             others += more
@@ -310,28 +309,25 @@ class Scheduler:
         if policy.grouping == "equal":
             return [min(policy.max_chunk, *left)] * len(left)
         if others:
-            chunk = max(chunk, self._least_chunk(len(first)))
+            # On for as long as the run costs before its first step, which nobody is spared.
+            chunk = max(chunk, self._chunk_of(1, len(left)))
         return [steps if steps < chunk else chunk for steps in left]
 
     def _chunk(self, first: list[Sequence]) -> int:
         """The most steps of a run that is made for some sequences.
 
-        No more than those that can end in it need, as whoever ends waits for its end. Where nothing will end soon,
-        no longer than a few times what the run costs before its first step, as whoever comes next waits as long.
+        No more than those that can end in it need, as whoever ends waits for its end. Of what is long, or has been
+        served for long, no more than take a few times what the run costs before its first step, as whoever comes next
+        waits as long.
         """
         ends, limit = sorted(self._left(first)), self.policy.max_chunk
         pace = max([steps for steps in ends if steps <= limit], default=0)
-        if pace:
-            limit = max(pace, self._least_chunk(len(ends)))
-        elif ends[0] > _SOON * limit:
-            limit = self._chunk_of(
-                _FIXED_SHARES_QUIET if self._runs_since_short > _QUIET_RUNS else _FIXED_SHARES_BUSY, len(ends)
-            )
+        if first[0].served + first[0].cursor >= _LEVEL_STEPS or ends[0] > _SOON * limit:
+            quiet = self._runs_since_short > _QUIET_RUNS
+            limit = self._chunk_of(_FIXED_SHARES_QUIET if quiet else _FIXED_SHARES_BUSY, len(ends))
+        elif pace:
+            limit = max(pace, self._chunk_of(1, len(ends)))
         return self._best_chunk(ends, limit)
-
-    def _least_chunk(self, rows: int) -> int:
-        """Steps that take no longer than what a run costs before its first, which nobody is spared."""
-        return self._chunk_of(1, rows)
 
     def _chunk_of(self, shares: int, rows: int) -> int:
         """Steps that take as long as some times what a run costs before its first; at least one."""
