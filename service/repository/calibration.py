@@ -11,12 +11,15 @@ from service.repository.network import Array, Network
 
 _CHUNK = 16
 _BATCHES = (1, 4, 8, 16, 32, 64)
-# The rows of a batch are doubled as long as that leaves of a row's cost no more than this share.
-_WORTH = 0.97
+# A batch has so many rows where they are no dearer than fewer, and is doubled as long as that leaves of a row's cost no
+# more than this share.
+_FEW_ROWS = 8
+_NO_DEARER = 1.02
+_WORTH = 0.975
 # A batch this much larger than the best so far is not tried.
 _MOST_TIMES = 4
 # Runs that are timed of each kind, and how few of them once time is up.
-_MOST_RUNS = 5
+_MOST_RUNS = 10
 _FEWEST_RUNS = 2
 # What one model's calibration may take, in seconds.
 _BUDGET = 0.25
@@ -55,7 +58,8 @@ def calibrate(network: Network, min_rows: int) -> Calibration:
         if late or rows > (network.max_rows or rows) or rows > _MOST_TIMES * batch:
             break
         long[rows] = _time(executor, rows, chunk, deadline)
-        if _row_seconds(long, rows) < _WORTH ** log2(rows / batch) * _row_seconds(long, batch):
+        worth = _NO_DEARER if rows <= _FEW_ROWS else _WORTH ** log2(rows / batch)
+        if _row_seconds(long, rows) < worth * _row_seconds(long, batch):
             batch = rows
     short = {rows: _time(executor, rows, 1, deadline) for rows in (1, batch)}
     return _fit(long, short, chunk, batch)
