@@ -8,6 +8,7 @@ import asyncio
 import cProfile
 import pstats
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ from benchmarks.environments import BENCH, ROOT
 from benchmarks.load import Plan
 from benchmarks.measure import generate, running
 from benchmarks.models import SHAPES, Shape, write_model
-from benchmarks.policies import IN_FLIGHT, Flight, Queue
+from benchmarks.policies import IN_FLIGHT, Flight
 from benchmarks.processes import cores
 from benchmarks.workload import CONTENT_TYPES, Format, Workload, draw
 from service.app import create_app
 from service.codec.answer import encode_answer, encode_binary, outputs_of
 from service.codec.binary import decode_binary
 from service.codec.request import PredictRequest
-from service.engine.scheduler import Batch
+from service.engine.engine import Lane
 from service.engine.sequence import Sequence
 from service.repository.model import load_model
 from service.server import Served, Server
@@ -47,14 +48,13 @@ def profile(names: list[str], seconds: float) -> dict[str, Any]:
         workload = draw(shape, "lognormal", 400)
         http = {form: _http(shape, model, workload, form, seconds, logs) for form in _FORMS}
         with pinned(cores()[0]):
-            engine, functions = _engine(model, workload, seconds)
+            functions = _engine(model, workload, seconds)
             application = asyncio.run(_application(model, workload, seconds))
         found[name] = {"title": shape.title, "functions": functions + application.pop("functions")}
         for form in _FORMS:
             one = application[form]
-            parts = {"HTTP": http[form], "decoding": one["decoding"], **engine, "encoding": one["encoding"]}
-            inside = sum(parts.values()) - parts["HTTP"]
-            parts["routing and hand-over"] = max(one["whole"] - inside, 0.0)
+            whole = one.pop("whole")
+            parts = {"HTTP": http[form], **one, "routing and hand-over": max(whole - sum(one.values()), 0.0)}
             found[name][form] = {part: parts[part] for part in PARTS}
     return found
 
@@ -67,57 +67,61 @@ def _http(shape: Shape, model: Path, workload: Workload, form: Format, seconds: 
     return 1e6 * report.server_cpu / max(report.num_done, 1)
 
 
-class _Timed:
-    """A queue that notes the time that its work takes."""
+class _Watch:
+    """Seconds of the threads that were in some calls."""
 
-    def __init__(self, queue: Queue) -> None:
-        self.queue = queue
+    def __init__(self) -> None:
         self.seconds = 0.0
 
-    def __len__(self) -> int:
-        return len(self.queue)
+    def over(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The call, with the time that it takes noted."""
 
-    def add(self, sequence: Sequence) -> None:
-        started = time.thread_time()
-        self.queue.add(sequence)
-        self.seconds += time.thread_time() - started
+        def timed(*arguments: Any) -> Any:
+            started = time.thread_time()
+            try:
+                return call(*arguments)
+            finally:
+                self.seconds += time.thread_time() - started
 
-    def schedule(self, now: float) -> Batch | None:
-        started = time.thread_time()
-        batch = self.queue.schedule(now)
-        self.seconds += time.thread_time() - started
-        return batch
-
-    def update(self, batch: Batch | None) -> list[Sequence]:
-        started = time.thread_time()
-        done = self.queue.update(batch)
-        self.seconds += time.thread_time() - started
-        return done
+        return timed
 
 
-def _engine(path: Path, workload: Workload, seconds: float) -> tuple[dict[str, float], list[list[Any]]]:
-    """The engine's parts in microseconds a sequence, and its functions."""
-    model = load_model(path, workload.shape.name, 1)
-    flight = Flight(model, workload, "continuous")
-    whole = 1e6 * workload.mean_length / flight.steps_per_second(seconds)
-    timed = _Timed(flight.queue)
-    flight.queue = flight.lane.scheduler = timed  # type: ignore[assignment]
-    before = flight.num_drawn
-    flight.steps_per_second(seconds)
-    scheduling = 1e6 * timed.seconds / (flight.num_drawn - before)
-    flight.queue = flight.lane.scheduler = timed.queue  # type: ignore[assignment]
+class _LaneWatches:
+    """What a lane spends on scheduling, in the kernel, and in its iterations as a whole."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.scheduling, self.kernel, self.iterating = _Watch(), _Watch(), _Watch()
+        queue: Any = lane.scheduler
+        session: Any = lane.runner._executor.session
+        for name in ("add", "schedule", "update"):
+            setattr(queue, name, self.scheduling.over(getattr(queue, name)))
+        session.run = self.kernel.over(session.run)
+        lane.iterate = self.iterating.over(lane.iterate)  # type: ignore[method-assign]
+
+    def reset(self) -> None:
+        for watch in (self.scheduling, self.kernel, self.iterating):
+            watch.seconds = 0.0
+
+    def parts(self, count: int) -> dict[str, float]:
+        """Microseconds a request."""
+        each = 1e6 / count
+        own = self.iterating.seconds - self.kernel.seconds - self.scheduling.seconds
+        return {
+            "scheduling": each * self.scheduling.seconds,
+            "gather and scatter": each * max(own, 0.0),
+            "kernel": each * self.kernel.seconds,
+        }
+
+
+def _engine(path: Path, workload: Workload, seconds: float) -> list[list[Any]]:
+    """The functions of the engine that take most."""
+    flight = Flight(load_model(path, workload.shape.name, 1), workload, "continuous")
+    flight.steps_per_second(seconds / 4)
     profiler = cProfile.Profile(time.thread_time)
     before = flight.num_drawn
     with profiler:
         flight.steps_per_second(seconds)
-    count = flight.num_drawn - before
-    kernel = 1e6 * _cumulative(profiler, "runtime.py", "run") / count
-    parts = {
-        "scheduling": scheduling,
-        "gather and scatter": max(whole - scheduling - kernel, 0.0),
-        "kernel": kernel,
-    }
-    return parts, _functions(profiler, count)
+    return _functions(profiler, flight.num_drawn - before)
 
 
 async def _application(path: Path, workload: Workload, seconds: float) -> dict[str, Any]:
@@ -127,10 +131,13 @@ async def _application(path: Path, workload: Workload, seconds: float) -> dict[s
     async with app.router.lifespan_context(app):
         server: Server = app.state.server
         served = server.served(workload.shape.name)
+        watches = _LaneWatches(served.lane)
         for form in _FORMS:
             asked = _Asked(app, workload, form)
             await asked.run(seconds / 4)
-            found[form] = {"whole": await asked.run(seconds)} | await _codec(server, served, workload, form)
+            watches.reset()
+            whole = {"whole": await asked.run(seconds)}
+            found[form] = whole | watches.parts(asked.count) | await _codec(server, served, workload, form)
         profiler = cProfile.Profile(time.thread_time)
         asked = _Asked(app, workload, "json")
         with profiler:
@@ -229,12 +236,6 @@ async def _codec(server: Server, served: Served, workload: Workload, form: Forma
             encode_binary(outputs_of(sequences[0]), "final")
     encoding = time.process_time() - started
     return {"decoding": 1e6 * decoding / len(bodies), "encoding": 1e6 * encoding / len(bodies)}
-
-
-def _cumulative(profiler: cProfile.Profile, file: str, function: str) -> float:
-    stats: Any = pstats.Stats(profiler)
-    entries = [entry for (path, _, name), entry in stats.stats.items() if path.endswith(file) and name == function]
-    return float(sum(entry[3] for entry in entries))
 
 
 def _functions(profiler: cProfile.Profile, count: int) -> list[list[Any]]:
