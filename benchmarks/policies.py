@@ -89,7 +89,8 @@ class Flight:
     def steps_per_second(self, seconds: float) -> float:
         """Useful steps a second of processor time, for about `seconds`."""
         useful = 0
-        for _ in range(3):
+        # What ends is counted whole, so as much must be under way at the beginning as at the end.
+        while self.num_drawn < 3 * IN_FLIGHT:
             self.iterate()
         started, until = time.process_time(), time.perf_counter() + seconds
         while time.perf_counter() < until:
