@@ -329,7 +329,18 @@ def _listed(rates: dict[str, list[float]]) -> str:
 
 def machine() -> dict[str, Any]:
     """What this was measured on."""
-    names = ("onnxruntime", "numpy", "fastapi", "starlette", "uvicorn", "uvloop", "httptools", "msgspec", "orjson")
+    names = (
+        "onnxruntime",
+        "numpy",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "uvloop",
+        "httptools",
+        "msgspec",
+        "orjson",
+        "pysimdjson",
+    )
     facts = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":", 1)[1].strip() for line in facts if "model name" in line), platform.processor())
     return {
