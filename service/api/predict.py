@@ -241,20 +241,28 @@ def check_returns(served: Served, returns: Return) -> None:
 
 def _check_size(request: PredictRequest, sequences: list[Sequence], served: Served, binary: bool) -> None:
     """Raise where the answer would be larger than a server can hold ready for one request."""
-    steps = request.returns == "steps"
-    num_steps = sum([len(sequence.inputs) for sequence in sequences]) if steps or request.hidden else 0
-    rows = num_steps if steps else len(sequences)
-    size = served.model.network.output_size
-    numbers = rows * size + (num_steps * served.model.network.state_nbytes // 4 if request.hidden else 0)
+    rows, size = _num_rows(request, sequences), served.model.network.output_size
+    numbers = rows * size
+    if request.hidden:
+        numbers += _num_steps(sequences) * served.model.network.state_nbytes // 4
     most = MAX_NUMBERS if binary else MAX_JSON_NUMBERS
     if numbers > most:
         raise TooLong(
             f"the answer would hold {numbers} numbers",
-            where="return" if steps or request.hidden else "sequences",
+            where="return" if request.returns == "steps" or request.hidden else "sequences",
             expected=f"at most {most} numbers" + ("" if binary else ", more as application/octet-stream"),
         )
     if request.decode and not binary:
         check_listed(rows, min(request.top, size))
+
+
+def _num_rows(request: PredictRequest, sequences: list[Sequence]) -> int:
+    """Output rows of an answer."""
+    return _num_steps(sequences) if request.returns == "steps" else len(sequences)
+
+
+def _num_steps(sequences: list[Sequence]) -> int:
+    return sum([len(sequence.inputs) for sequence in sequences])
 
 
 def _check_one(request: PredictRequest, binary: bool) -> None:
@@ -285,9 +293,7 @@ async def _answer(
     extras: list[dict[str, Any]] | None,
 ) -> None:
     if not binary:
-        steps = request.returns == "steps"
-        rows = sum([len(one.inputs) for one in sequences]) if steps else len(sequences)
-        if rows * served.model.network.output_size > MANY or request.hidden:
+        if _num_rows(request, sequences) * served.model.network.output_size > MANY or request.hidden:
             content = await asyncio.to_thread(encode_answer, served.model, request, sequences, extras)
         else:
             content = encode_answer(served.model, request, sequences, extras)

@@ -114,14 +114,14 @@ class Lane:
 
     def is_light(self, sequences: list[Sequence]) -> bool:
         """Whether some sequences, where there are no others, are done by one run that takes next to no time."""
-        policy, cost, rows = self.scheduler.policy, self.scheduler.policy.cost, len(sequences)
+        policy, rows = self.scheduler.policy, len(sequences)
         steps = max([len(one.inputs) for one in sequences])
         if rows > (policy.max_batch if policy.grouping == "ragged" else 1) or steps > policy.max_chunk:
             return False
         # Calibration counts one output of each row.
         if any([one.returns == "steps" or one.feedback is not None or one.keep_trace for one in sequences]):
             return False
-        return cost.run + cost.row * rows + steps * (cost.step + cost.row_step * rows) <= _LIGHT_SECONDS
+        return policy.cost.run_seconds(rows, steps) <= _LIGHT_SECONDS
 
     def add(self, sequences: list[Sequence]) -> None:
         """Queue sequences."""

@@ -229,8 +229,8 @@ class Scheduler:
     def _pop_others(self, now: float, first: list[Sequence], chunk: int, room: int) -> list[Sequence]:
         """Those that come after the first, as far as they do not hold these up too much."""
         if self.policy.grouping == "ragged":
-            cost, rows = self.policy.cost, len(first)
-            alone = cost.run + cost.row * rows + chunk * (cost.step + cost.row_step * rows)
+            cost = self.policy.cost
+            alone = cost.run_seconds(len(first), chunk)
             room = min(room, int(_SLOWDOWN * alone / (cost.row + chunk * cost.row_step)))
         others: list[Sequence] = []
         while len(others) < room and (more := self._pop(now, room - len(others))):
@@ -332,7 +332,7 @@ class Scheduler:
     def _chunk_of(self, shares: int, rows: int) -> int:
         """Steps that take as long as some times what a run costs before its first; at least one."""
         cost = self.policy.cost
-        steps = shares * (cost.run + cost.row * rows) / (cost.step + cost.row_step * rows)
+        steps = shares * cost.before_steps(rows) / cost.step_seconds(rows)
         return min(self.policy.max_chunk, max(1, int(steps)))
 
     def _best_chunk(self, ends: list[int], limit: int) -> int:
@@ -342,7 +342,7 @@ class Scheduler:
         shares the fixed cost further. Past the best one the rate only falls, since ever fewer rows are left.
         """
         cost, rows = self.policy.cost, len(ends)
-        fixed, each = cost.run + cost.row * rows, cost.step + cost.row_step * rows
+        fixed, each = cost.before_steps(rows), cost.step_seconds(rows)
         best, best_rate, before = 1, 0.0, 0
         for index, end in enumerate(ends):
             end = min(end, limit)

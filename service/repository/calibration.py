@@ -41,6 +41,18 @@ class Calibration:
     row_step: float = 1.5e-6
     batch: int = 16
 
+    def before_steps(self, rows: int) -> float:
+        """What a run of some rows costs before its first step."""
+        return self.run + self.row * rows
+
+    def step_seconds(self, rows: int) -> float:
+        """What each step of a run of some rows costs."""
+        return self.step + self.row_step * rows
+
+    def run_seconds(self, rows: int, steps: int) -> float:
+        """What a run costs."""
+        return self.before_steps(rows) + steps * self.step_seconds(rows)
+
     def seconds(self, length: int) -> float:
         """What a sequence of `length` steps costs in a full batch."""
         return length * (self.row_step + self.step / self.batch) + self.row + self.run / self.batch
