@@ -90,16 +90,18 @@ class _LaneWatches:
     """What a lane spends on scheduling, in the kernel, and in its iterations as a whole."""
 
     def __init__(self, lane: Lane) -> None:
-        self.scheduling, self.kernel, self.iterating = _Watch(), _Watch(), _Watch()
+        # Sequences are queued between iterations, and the rest of scheduling is part of one.
+        self.queueing, self.scheduling, self.kernel, self.iterating = _Watch(), _Watch(), _Watch(), _Watch()
         queue: Any = lane.scheduler
         session: Any = lane.runner._executor.session
-        for name in ("add", "schedule", "update"):
+        queue.add = self.queueing.over(queue.add)
+        for name in ("schedule", "update"):
             setattr(queue, name, self.scheduling.over(getattr(queue, name)))
         session.run = self.kernel.over(session.run)
         lane.iterate = self.iterating.over(lane.iterate)  # type: ignore[method-assign]
 
     def reset(self) -> None:
-        for watch in (self.scheduling, self.kernel, self.iterating):
+        for watch in (self.queueing, self.scheduling, self.kernel, self.iterating):
             watch.seconds = 0.0
 
     def parts(self, count: int) -> dict[str, float]:
@@ -107,7 +109,7 @@ class _LaneWatches:
         each = 1e6 / count
         own = self.iterating.seconds - self.kernel.seconds - self.scheduling.seconds
         return {
-            "scheduling": each * self.scheduling.seconds,
+            "scheduling": each * (self.queueing.seconds + self.scheduling.seconds),
             "gather and scatter": each * max(own, 0.0),
             "kernel": each * self.kernel.seconds,
         }
