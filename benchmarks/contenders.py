@@ -1,13 +1,17 @@
 """Who is measured: Elman, the floors under any HTTP server, and the peers."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from struct import pack
 from typing import Any, Literal
 
 import numpy as np
+import orjson
 
 from benchmarks.environments import ROOT, Environment
 from benchmarks.load import request
@@ -30,6 +34,19 @@ def _body_as_it_is(body: bytes) -> bytes:
 
 
 @dataclass(frozen=True)
+class Framing:
+    """How octets go in a body that also says what they are.
+
+    Attributes:
+        wrap: from octets to the body and the headers of its request.
+        unwrap: from a body to its octets.
+    """
+
+    wrap: Callable[[bytes], tuple[bytes, list[str]]] = lambda octets: (octets, [])
+    unwrap: Callable[[bytes], bytes] = _body_as_it_is
+
+
+@dataclass(frozen=True)
 class Contender:
     """A server, how it is started, asked and read.
 
@@ -41,7 +58,7 @@ class Contender:
         tunings: settings to choose from, by the throughput at 64 connections.
         reshape: from the common JSON body to what this server takes.
         row: from its decoded JSON answer to o_n.
-        pauses: whether it survives being stopped while others are measured.
+        framing: of octets, in requests and answers.
     """
 
     name: str
@@ -53,7 +70,7 @@ class Contender:
     tunings: tuple[Tuning, ...] = ({},)
     reshape: Callable[[bytes], bytes] = _body_as_it_is
     row: Callable[[Any], Any] = _answer_row
-    pauses: bool = True
+    framing: Framing = field(default_factory=Framing)
 
     def process(self, shape: Shape, model: Path, core: int, tuning: Tuning, logs: Path) -> Process:
         """The server of one model, not started."""
@@ -73,13 +90,14 @@ class Contender:
         kind = CONTENT_TYPES[form]
         bodies = workload.bodies(form)
         if form == "json":
-            bodies = [self.reshape(body) for body in bodies]
-        return [request(path, body, kind, kind) for body in bodies]
+            return [request(path, self.reshape(body), kind, kind) for body in bodies]
+        framed = [self.framing.wrap(body) for body in bodies]
+        return [request(path, body, kind, kind, headers) for body, headers in framed]
 
     def read(self, form: Format, answer: bytes) -> Array:
         """o_n of an answer's body."""
         if form == "octet":
-            return np.frombuffer(answer, "<f4")
+            return np.frombuffer(self.framing.unwrap(answer), "<f4")
         return np.array(self.row(json.loads(answer)), np.float32).reshape(-1)
 
 
@@ -92,6 +110,43 @@ def _as_batch(body: bytes) -> bytes:
     return b'{"sequences":[' + body[len(b'{"sequence":') : -1] + b"]}"
 
 
+def _as_tensor(body: bytes) -> bytes:
+    """The JSON of the Open Inference Protocol, with the length again where MLServer's batches keep it."""
+    rows = orjson.loads(body)["sequence"]
+    tensor = {
+        "name": "input",
+        "shape": [1, len(rows), len(rows[0])],
+        "datatype": "FP32",
+        "parameters": {"length": len(rows)},
+        "data": list(chain.from_iterable(rows)),
+    }
+    return orjson.dumps({"inputs": [tensor]})
+
+
+def _tensor_row(answer: Any) -> Any:
+    return answer["outputs"][0]["data"]
+
+
+def _as_element(body: bytes) -> bytes:
+    """A common body as the one element of a tensor of the Open Inference Protocol."""
+    tensor = {"name": "input", "shape": [1, 1], "datatype": "BYTES", "data": [body.decode()]}
+    return orjson.dumps({"inputs": [tensor]})
+
+
+def _wrap_element(octets: bytes) -> tuple[bytes, list[str]]:
+    """The same in the protocol's binary extension, as tritonclient writes it: the element after its length."""
+    size = {"binary_data_size": 4 + len(octets)}
+    tensor = {"name": "input", "shape": [1, 1], "datatype": "BYTES", "parameters": size}
+    head = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    return head + pack("<I", len(octets)) + octets, [f"Inference-Header-Content-Length: {len(head)}"]
+
+
+def _unwrap(body: bytes) -> bytes:
+    """What follows the JSON, which ends with the last brace: `binary_data_size` says how much."""
+    size = int(re.search(rb'"binary_data_size":(\d+)', body).group(1))  # type: ignore[union-attr]
+    return body[-size:]
+
+
 ELMAN = Contender(
     "elman",
     "Elman",
@@ -100,6 +155,7 @@ ELMAN = Contender(
     row=lambda answer: answer["results"][0]["output"],
 )
 
+_INFER = "/v2/models/model/infer"
 _ROOT_PATHS: dict[Format, str] = {"json": "/predict", "octet": "/predict"}
 BARE = Contender("bare", "a constant, bare ASGI under uvicorn", "floor", "bare.py", paths=_ROOT_PATHS)
 ENDPOINT = Contender("endpoint", "a constant, FastAPI endpoint", "floor", "endpoint.py", paths=_ROOT_PATHS)
@@ -142,13 +198,34 @@ PEERS = {
             row=lambda answer: answer[0],
         ),
         Contender(
+            "mlserver",
+            "MLServer 1.7.1",
+            script="mlserver_server.py",
+            environment=Environment("mlserver", ("mlserver==1.7.1",)),
+            paths={"json": _INFER},
+            # Without a wait it does not batch.
+            tunings=({"batch": 1, "wait": 0.0}, *_grid((16, 64), (0.1, 2.0))),
+            reshape=_as_tensor,
+            row=_tensor_row,
+        ),
+        Contender(
+            "pytriton",
+            "PyTriton 0.7.0",
+            script="pytriton_server.py",
+            environment=Environment("pytriton", ("nvidia-pytriton==0.7.0", "numpy<2"), own=("numpy",)),
+            paths={"json": _INFER, "octet": _INFER},
+            tunings=_grid((16, 64), (0.0, 2.0)),
+            reshape=_as_element,
+            row=_tensor_row,
+            framing=Framing(_wrap_element, _unwrap),
+        ),
+        Contender(
             "ray",
             "Ray Serve 2.60.0",
             script="ray_server.py",
             environment=Environment("ray", ("ray[serve]==2.60.0",)),
             paths=_ROOT_PATHS,
             tunings=_grid((16, 64), (0.0, 2.0)),
-            pauses=False,
         ),
     )
 }

@@ -23,11 +23,15 @@ class InstallFailure(Exception):
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment and the packages, pinned, that it holds."""
+    """A virtual environment and the packages, pinned, that it holds.
+
+    `own` are those of the shared packages that it needs in a version of its own.
+    """
 
     name: str
     packages: tuple[str, ...]
     serves: bool = True
+    own: tuple[str, ...] = ()
 
     @property
     def python(self) -> Path:
@@ -35,7 +39,8 @@ class Environment:
 
     def make(self) -> None:
         """Make it, unless it is there with these packages already. Raises InstallFailure."""
-        packages = self.packages + (_shared() if self.serves else ())
+        shared = [one for one in _shared() if one.split("==")[0] not in self.own] if self.serves else []
+        packages = (*self.packages, *shared)
         wanted = hashlib.sha256("\n".join(packages).encode()).hexdigest()
         stamp = BENCH / self.name / ".made"
         if stamp.is_file() and stamp.read_text() == wanted:

@@ -239,8 +239,7 @@ class Bout:
     def _keep(self, contender: Contender, process: Process) -> None:
         self._processes[contender.name] = process
         self._pids[contender.name] = process.pids()
-        if contender.pauses:
-            process.pause()
+        process.pause()
 
     def _cells(self) -> list[dict[str, Any]]:
         settings = self.settings
@@ -286,13 +285,11 @@ class Bout:
 
     def _measure(self, contender: Contender, cell: Cell, number: int) -> Report:
         process = self._processes[contender.name]
-        if contender.pauses:
-            process.resume()
+        process.resume()
         try:
             return generate(replace(self._plan(contender, process, cell), seed=number))
         finally:
-            if contender.pauses:
-                process.pause()
+            process.pause()
 
     def _plan(self, contender: Contender, process: Process, cell: Cell) -> Plan:
         workload = self.workloads[cell.distribution]

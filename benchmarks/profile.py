@@ -1,7 +1,7 @@
 """Where the processor time of an Elman request goes: each part by itself, in microseconds a request.
 
-HTTP is a real server that answers a constant; the rest is the application in this process, on a transport that costs
-nothing, with 64 requests under way.
+HTTP is a real server that answers a constant; the rest is the application in this process, given whole requests, with
+64 of them under way.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from benchmarks.models import SHAPES, Shape, write_model
 from benchmarks.policies import IN_FLIGHT, Flight
 from benchmarks.processes import cores
 from benchmarks.workload import CONTENT_TYPES, Format, Workload, draw
+from service.api.asgi import Answer
 from service.app import create_app
 from service.codec.answer import encode_answer, encode_binary, outputs_of
 from service.codec.binary import decode_binary
@@ -127,7 +128,7 @@ def _engine(path: Path, workload: Workload, seconds: float) -> list[list[Any]]:
 
 
 async def _application(path: Path, workload: Workload, seconds: float) -> dict[str, Any]:
-    """The whole application on a fake transport, and its codec alone, in microseconds a request."""
+    """The whole application without HTTP, and its codec alone, in microseconds a request."""
     app = create_app(Settings(models=path.parents[2]))
     found: dict[str, Any] = {}
     async with app.router.lifespan_context(app):
@@ -149,7 +150,7 @@ async def _application(path: Path, workload: Workload, seconds: float) -> dict[s
 
 
 class _Asked:
-    """Requests to an application in this process, 64 under way, over a transport that costs nothing."""
+    """Requests to an application in this process, 64 under way, handed over whole as Elman's HTTP protocol does."""
 
     def __init__(self, app: Any, workload: Workload, form: Format) -> None:
         self.app = app
@@ -158,60 +159,49 @@ class _Asked:
         self.headers = [(b"host", b"localhost"), (b"content-type", kind), (b"accept", kind)]
         self.path = ELMAN.paths[form].format(name=workload.shape.name)
         self.count = 0
+        self._until = 0.0
+        self._running = 0
+        self._done = asyncio.Event()
 
     async def run(self, seconds: float) -> float:
         """Microseconds of processor time a request."""
-        self.count = 0
-        until, started = time.perf_counter() + seconds, time.process_time()
-        await asyncio.gather(*(self._client(until) for _ in range(IN_FLIGHT)))
+        self.count, self._running = 0, IN_FLIGHT
+        self._done.clear()
+        self._until, started = time.perf_counter() + seconds, time.process_time()
+        for _ in range(IN_FLIGHT):
+            self._ask()
+        await self._done.wait()
         return 1e6 * (time.process_time() - started) / self.count
 
-    async def _client(self, until: float) -> None:
-        while time.perf_counter() < until:
-            body = self.bodies[self.count % len(self.bodies)]
-            self.count += 1
-            statuses: list[int] = []
-            length = (b"content-length", str(len(body)).encode())
-            await self.app(self._scope(length), _receiver(body), _sender(statuses))
-            if statuses != [200]:
-                raise RuntimeError(f"the application answers {statuses}")
+    def _ask(self) -> None:
+        body = self.bodies[self.count % len(self.bodies)]
+        self.count += 1
+        length = (b"content-length", str(len(body)).encode())
+        if self.app.begin(self.path, b"", [*self.headers, length], body, _Client(self)) is None:
+            raise RuntimeError("the application does not take a whole request")
 
-    def _scope(self, length: tuple[bytes, bytes]) -> dict[str, Any]:
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": self.path,
-            "raw_path": self.path.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "headers": [*self.headers, length],
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 2),
-            "state": {},
-        }
+    def answered(self, answer: Answer) -> None:
+        """One of the clients has its answer, and asks again."""
+        if answer.status != 200:
+            raise RuntimeError(f"the application answers {answer.status}: {answer.content!r}")
+        if time.perf_counter() < self._until:
+            asyncio.get_running_loop().call_soon(self._ask)
+            return
+        self._running -= 1
+        if not self._running:
+            self._done.set()
 
 
-def _receiver(body: bytes) -> Any:
-    messages = [{"type": "http.request", "body": body, "more_body": False}]
+class _Client:
+    """Who waits for one answer."""
 
-    async def receive() -> dict[str, Any]:
-        if messages:
-            return messages.pop()
-        await asyncio.Event().wait()  # the client stays
-        raise AssertionError
+    gone = False
 
-    return receive
+    def __init__(self, asked: _Asked) -> None:
+        self._asked = asked
 
-
-def _sender(statuses: list[int]) -> Any:
-    async def send(message: dict[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            statuses.append(message["status"])
-
-    return send
+    def reply(self, answer: Answer) -> None:
+        self._asked.answered(answer)
 
 
 async def _codec(server: Server, served: Served, workload: Workload, form: Format) -> dict[str, float]:

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
 from typing import Literal
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
+from fastapi import Request as HTTPRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -14,8 +15,21 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from service import __version__
-from service.api.asgi import JSON, PROBLEM, BodyReader, ClientGone, Hot, refuse_socket, replayed, respond_problem
-from service.api.callers import OWNER, Callers
+from service.api.asgi import (
+    JSON,
+    PROBLEM,
+    BodyReader,
+    Caller,
+    ClientGone,
+    GiveUp,
+    Hot,
+    HotDirect,
+    Request,
+    refuse_socket,
+    replayed,
+    respond_problem,
+)
+from service.api.callers import ANYONE, OWNER, Callers
 from service.api.forecast import Forecast
 from service.api.generate import Generate
 from service.api.influence import Influence
@@ -45,7 +59,7 @@ class Elman(FastAPI):
     callers: Callers
     report: Callable[[ElmanError], None]
     bodies: BodyReader
-    predict: Hot
+    predict: HotDirect
     steps: Hot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,7 +70,7 @@ class Elman(FastAPI):
         path = scope["path"]
         if not self.callers.open and _is_guarded(path.removeprefix(scope.get("root_path", ""))):
             try:
-                scope[OWNER] = self.callers.identify(scope)
+                scope[OWNER] = self.callers.identify(scope["headers"])
             except Unauthorized as error:
                 self.report(error)
                 await (refuse_socket(receive, send) if kind == "websocket" else respond_problem(send, error))
@@ -80,6 +94,25 @@ class Elman(FastAPI):
                     return
                 receive = replayed(body, receive)
         await super().__call__(scope, receive, send)
+
+    def begin(
+        self, path: str, query: bytes, headers: list[tuple[bytes, bytes]], body: bytes, caller: Caller
+    ) -> GiveUp | None:
+        """Begin on a POST whose body is all there, past ASGI and its task, which cost as much as the request.
+
+        Returns:
+            what gives it up; None, with nothing begun, where it is to be served as ASGI.
+        """
+        hot, parameters = hot_path(path)
+        if hot != "predict" or self.user_middleware or len(body) > self.bodies.limit:
+            return None
+        owner = ANYONE
+        if not self.callers.open:
+            try:
+                owner = self.callers.identify(headers)
+            except Unauthorized:
+                return None
+        return self.predict.begin(Request(dict(parameters), dict(headers), query, body, owner), caller)
 
 
 # What curl -d says of its body where nothing is said of it; no route takes a form.
@@ -155,7 +188,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     stepper = Stepper(server, watcher)
     streams = Streams(server, metrics, stepper)
     loop = Loop(server, metrics, bodies, watcher)
-    app.predict = Hot(Predict(server, metrics, bodies, watcher), metrics.request_failed)
+    app.predict = HotDirect(Predict(server, metrics, bodies, watcher), metrics.request_failed)
     app.steps = Hot(Steps(server, metrics, bodies, stepper), metrics.request_failed)
     verbs = {
         "predict": app.predict,
@@ -186,11 +219,11 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
         return JSONResponse(error.problem(), error.status, dict(error.headers), media_type=PROBLEM.decode())
 
     @app.exception_handler(ElmanError)
-    async def on_elman_error(request: Request, error: ElmanError) -> Response:
+    async def on_elman_error(request: HTTPRequest, error: ElmanError) -> Response:
         return answer(error)
 
     @app.exception_handler(RequestValidationError)
-    async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
+    async def on_validation_error(request: HTTPRequest, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             return answer(InvalidJSON(f"the body is not valid JSON: it goes wrong at byte {first['loc'][-1]}"))
@@ -198,7 +231,7 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
         return answer(InvalidField(str(first["msg"]), where=where))
 
     @app.exception_handler(HTTPException)
-    async def on_http_error(request: Request, error: HTTPException) -> Response:
+    async def on_http_error(request: HTTPRequest, error: HTTPException) -> Response:
         if error.status_code == 405:
             allow = (error.headers or {}).get("Allow", "")
             return answer(MethodNotAllowed(f"{request.method} is not for this path", allow=allow))
@@ -207,5 +240,5 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
         return answer(UnknownRoute(f"there is nothing at {request.url.path}", expected="see /docs"))
 
     @app.exception_handler(Exception)
-    async def on_defect(request: Request, error: Exception) -> Response:
+    async def on_defect(request: HTTPRequest, error: Exception) -> Response:
         return answer(Internal("the server failed on this request"))

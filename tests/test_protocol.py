@@ -19,6 +19,7 @@ class Written:
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
+        self.closing = False
 
     def write(self, data: bytes) -> None:
         self.calls.append(data)
@@ -27,7 +28,7 @@ class Written:
         self.calls.append(tuple(pieces))
 
     def is_closing(self) -> bool:
-        return False
+        return self.closing
 
     def close(self) -> None:
         self.calls.append("closed")
@@ -81,6 +82,17 @@ def test_a_head_that_nothing_follows_is_written_at_the_end(written: Written) -> 
     transport.close()
     assert written.calls == [HEAD, HEAD, "closed"]
     assert transport.get_extra_info("peername") == "peername"
+
+
+@pytest.mark.parametrize("size", [2, 1_000_000])
+def test_nothing_is_written_to_a_peer_that_is_gone(written: Written, size: int) -> None:
+    transport = holding(written)
+    transport.write(HEAD)
+    written.closing = True
+    transport.write(bytes(size))
+    transport.write(HEAD)
+    transport.flush()
+    assert written.calls == []
 
 
 def test_the_answer_to_head_is_its_head(server: RunningServer) -> None:

@@ -1,6 +1,7 @@
 """What every batching peer shares: the quickest ways here to read a body, run a padded batch and write an answer."""
 
 import os
+import socket
 from itertools import chain
 from struct import pack
 
@@ -58,3 +59,10 @@ def features() -> int:
 def tuning(name: str) -> float:
     """A setting that the tuning chose: `batch` sequences, `wait` in milliseconds."""
     return float(os.environ[f"BENCH_{name.upper()}"])
+
+
+def free_port() -> int:
+    """For what a server listens on besides."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])

@@ -1,10 +1,19 @@
-"""Ray Serve: one replica, batching with serve.batch."""
+"""Ray Serve: one replica that is asked directly, set for throughput, batching with serve.batch."""
 
+import os
 import signal
 import sys
 
+# Read by Ray as it is imported.
+os.environ |= {
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": sys.argv[1],
+    "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(int(sys.argv[1]) + 1),
+}
+
 import ray
-from padding import decode, encode, features, open_model, run_padded, tuning
+from padding import decode, encode, features, free_port, open_model, run_padded, tuning
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,6 +36,6 @@ class Predictor:
 
 if __name__ == "__main__":
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
-    serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
+    serve.start(http_options={"host": "127.0.0.1", "port": free_port()})
     serve.run(Predictor.bind(), route_prefix="/predict")
     signal.pause()

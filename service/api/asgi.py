@@ -1,9 +1,12 @@
 """The hot path's HTTP: bodies read and answers sent straight over ASGI."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -20,6 +23,64 @@ _MOST_BODIES = 4
 _MOST_TIMEOUTS = 20
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_LOG = logging.getLogger("elman")
+
+
+@dataclass(slots=True)
+class Request:
+    """A request whose body is all there.
+
+    Attributes:
+        parameters: of its path.
+        headers: by name in lower case; of several of one name, the last.
+        query: as it came.
+        owner: whose it is, as `Callers` found.
+    """
+
+    parameters: Mapping[str, str]
+    headers: Mapping[bytes, bytes]
+    query: bytes
+    body: bytes
+    owner: bytes
+
+
+@dataclass(slots=True)
+class Answer:
+    """A whole response. Values of `headers` hold no line break."""
+
+    content: bytes
+    content_type: bytes = JSON
+    headers: Iterable[tuple[bytes, bytes]] = ()
+    status: int = 200
+
+
+class Caller(Protocol):
+    """Who waits for the answer to one request. Used on the event loop."""
+
+    gone: bool
+
+    def reply(self, answer: Answer) -> None:
+        """Send the answer, once. Does not raise."""
+
+
+Settle = Callable[[Callable[[], Answer]], None]
+"""Takes what composes the answer, and sends that or what went wrong; nothing to a client that is gone."""
+
+GiveUp = Callable[[], None]
+"""Stops what was begun, for a client that is gone."""
+
+
+class Direct(Protocol):
+    """An endpoint that can also do without a task."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    def begin(self, request: Request, settle: Settle) -> GiveUp | None:
+        """Begin on a request that is settled on a later turn of the loop; None where that takes a task.
+
+        Raises ElmanError.
+        """
 
 
 class ClientGone(Exception):
@@ -129,10 +190,20 @@ async def respond(
     await send({"type": "http.response.body", "body": body})
 
 
+async def respond_with(send: Send, answer: Answer) -> None:
+    """Send an answer."""
+    await respond(send, answer.content, answer.content_type, answer.status, answer.headers)
+
+
+def problem(error: ElmanError) -> Answer:
+    """An error as `application/problem+json`."""
+    headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    return Answer(orjson.dumps(error.problem()), PROBLEM, headers, error.status)
+
+
 async def respond_problem(send: Send, error: ElmanError) -> None:
     """Send an error as `application/problem+json`."""
-    headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-    await respond(send, orjson.dumps(error.problem()), PROBLEM, error.status, headers)
+    await respond_with(send, problem(error))
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:
@@ -168,10 +239,42 @@ class Hot:
             await self.endpoint(scope, receive, send)
         except ClientGone:
             pass
-        except ElmanError as error:
-            self.report(error)
-            await respond_problem(send, error)
-        except Exception:
-            self.report(Internal("internal error"))
-            await respond_problem(send, Internal("the server failed on this request"))
-            raise
+        except Exception as error:
+            await respond_with(send, self.answer_to(error))
+
+    def answer_to(self, error: Exception) -> Answer:
+        """What is said of an error, which is counted."""
+        if not isinstance(error, ElmanError):
+            _LOG.error("a request failed", exc_info=error)
+            error = Internal("the server failed on this request")
+        self.report(error)
+        return problem(error)
+
+
+class HotDirect(Hot):
+    """The same of an endpoint that can also do without a task."""
+
+    def __init__(self, endpoint: Direct, report: Callable[[ElmanError], None]) -> None:
+        super().__init__(endpoint, report)
+        self._begin = endpoint.begin
+
+    def begin(self, request: Request, caller: Caller) -> GiveUp | None:
+        """Begin on a request, to reply now or later; None, with nothing begun, where it is to be served as ASGI."""
+        try:
+            return self._begin(request, partial(self._settle, caller))
+        except Exception as error:
+            caller.reply(self.answer_to(error))
+            return _nothing
+
+    def _settle(self, caller: Caller, compose: Callable[[], Answer]) -> None:
+        if caller.gone:
+            return
+        try:
+            answer = compose()
+        except Exception as error:
+            answer = self.answer_to(error)
+        caller.reply(answer)
+
+
+def _nothing() -> None:
+    """What there is to give up of a request that was answered at once."""

@@ -26,11 +26,11 @@ class Callers:
         """Whether everybody is let in."""
         return not self._owners
 
-    def identify(self, scope: Scope) -> bytes:
-        """The caller of a request. Raises Unauthorized."""
+    def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """The caller of a request, by its headers. Raises Unauthorized."""
         if not self._owners:
             return ANYONE
-        shown = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        shown = next((value for name, value in headers if name == b"authorization"), b"")
         kind, _, key = shown.partition(b" ")
         owner = self._owners.get(_hash(key.strip())) if kind.lower() == b"bearer" else None
         if owner is None:

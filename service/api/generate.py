@@ -15,7 +15,7 @@ from service.api.predict import placed, watch
 from service.api.stretch import seal_token
 from service.codec.answer import encode_json
 from service.codec.loops import GenerateRequest, LoopDecoder
-from service.engine.engine import Ticket, first_error
+from service.engine.engine import Awaited, first_error
 from service.engine.sampling import Rule, Sampler
 from service.engine.sequence import Sequence
 from service.errors import CannotGenerate, Draining, ElmanError
@@ -140,7 +140,7 @@ class Generate:
         self.loop.metrics.request_failed(error)
         await _send_piece(send, b"event: error\ndata: " + encode_json(error.problem()) + b"\n\n", more=False)
 
-    async def _follow(self, send: Send, ticket: Ticket, news: asyncio.Event, drafts: list[_Draft]) -> None:
+    async def _follow(self, send: Send, ticket: Awaited, news: asyncio.Event, drafts: list[_Draft]) -> None:
         """Send what is written as it is written, until all is. Raises ClientGone."""
         ticket.future.add_done_callback(lambda _: news.set())
         while not ticket.future.done():

@@ -59,7 +59,7 @@ class Loop:
         self, scope: Scope, receive: Receive, check: Callable[[Served], None], decode: Callable[[LoopDecoder, bytes], T]
     ) -> Asked[T]:
         """A request, checked. Raises ElmanError."""
-        served, owner = served_in(self.server, scope), owner_of(scope)
+        served, owner = served_in(self.server, scope["path_params"]), owner_of(scope)
         headers = dict(scope["headers"])
         body = await self.bodies.read(headers, receive)
         if is_binary(headers.get(b"content-type", b"")):

@@ -2,13 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
-from service.api.asgi import BINARY, JSON, BodyReader, ClientGone, respond
+from service.api.asgi import (
+    BINARY,
+    JSON,
+    Answer,
+    BodyReader,
+    ClientGone,
+    GiveUp,
+    Request,
+    Settle,
+    respond_with,
+)
 from service.api.callers import owner_of
 from service.api.metrics import Metrics
 from service.api.stretch import Stretch, check_streaming, cut_whole, deadline_of, open_token, seal_token
@@ -16,7 +27,7 @@ from service.codec.answer import encode_answer, encode_binary, outputs_of
 from service.codec.binary import decode_binary, parse_options
 from service.codec.frames import check_cut
 from service.codec.request import PredictRequest, check_listed
-from service.engine.engine import Ticket, first_error
+from service.engine.engine import Awaited, first_error
 from service.engine.sequence import Return, Sequence
 from service.errors import Draining, ElmanError, InvalidField, NotAcceptable, TooLong, UnsupportedMediaType
 from service.repository.network import Array
@@ -49,10 +60,10 @@ class Watcher:
 
     def __init__(self, serving: Callable[[], bool]) -> None:
         self._serving = serving
-        self._waiting: dict[Ticket, Receive] = {}
-        self._watching: dict[Ticket, asyncio.Task[None]] = {}
+        self._waiting: dict[Awaited, Receive] = {}
+        self._watching: dict[Awaited, asyncio.Task[None]] = {}
 
-    async def wait(self, ticket: Ticket, receive: Receive) -> list[Sequence]:
+    async def wait(self, ticket: Awaited, receive: Receive) -> list[Sequence]:
         """The sequences once they are done. Raises ClientGone where nobody waits any more."""
         self._waiting[ticket] = receive
         try:
@@ -79,7 +90,7 @@ class Watcher:
 
     async def sweep(self) -> None:
         """Listen to the clients of requests that take long, until cancelled."""
-        met: set[Ticket] = set()
+        met: set[Awaited] = set()
         while True:
             await asyncio.sleep(_WATCH_AFTER)
             for ticket in met & self._waiting.keys() - self._watching.keys():
@@ -87,7 +98,7 @@ class Watcher:
             met = set(self._waiting)
 
 
-async def watch(ticket: Ticket, receive: Receive) -> None:
+async def watch(ticket: Awaited, receive: Receive) -> None:
     """Give up a request whose client closes the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -96,8 +107,26 @@ async def watch(ticket: Ticket, receive: Receive) -> None:
         ticket.future.set_exception(ClientGone())
 
 
+@dataclass(slots=True)
+class _Work:
+    """A request on its way: what it runs, and what its answer is made of."""
+
+    served: Served
+    request: PredictRequest
+    binary: bool
+    owner: bytes
+    stretches: list[tuple[int, Stretch]] | None
+    sequences: list[Sequence]
+
+    @property
+    def many_numbers(self) -> bool:
+        """Whether writing its answer takes milliseconds."""
+        rows = _num_rows(self.request, self.sequences)
+        return not self.binary and (self.request.hidden or rows * self.served.model.network.output_size > MANY)
+
+
 class Predict:
-    """The predict endpoint, as bare ASGI."""
+    """The predict endpoint, as bare ASGI and without a task."""
 
     def __init__(self, server: Server, metrics: Metrics, bodies: BodyReader, watcher: Watcher) -> None:
         self.server = server
@@ -107,38 +136,65 @@ class Predict:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        served = served_in(self.server, scope)
+        served = served_in(self.server, scope["path_params"])
         headers = dict(scope["headers"])
         body = await self.bodies.read(headers, receive)
+        asked = Request(scope["path_params"], headers, scope["query_string"], body, owner_of(scope))
         binary = wants_binary(headers.get(b"accept", b""))
-        request = await self._decode(scope, headers, body, served)
-        check_returns(served, request.returns)
-        _check_one(request, binary)
-        owner = owner_of(scope)
-        stretches = None
-        if request.carries_state:
-            # Tokens are opened and sealed beside the event loop where there are many of them.
-            aside = len(request.sequences) > _MANY_TOKENS
-            stretches = await _aside(aside, self._stretches, request, served, owner)
-        sequences = self._sequences(request, served, stretches)
-        _check_size(request, sequences, served, binary)
-        await self.watcher.wait(self.server.engine.submit(served.lane, sequences), receive)
-        _raise_first_error(sequences, request)
-        extras = None
-        if stretches is not None:
-            extras = await _aside(aside, self._extras, request, served, owner, sequences, stretches)
-        await _answer(send, served, request, sequences, binary, extras)
+        if len(body) > LARGE and not is_binary(headers.get(b"content-type", b"")):
+            check_no_options(asked.query)
+            request = await self.server.decoding.decode(body, served.decoder)
+        else:
+            request = _decode(asked, served)
+        many_tokens = _many_tokens(request)
+        work = await _aside(many_tokens, self._prepare, asked.owner, served, request, binary)
+        await self.watcher.wait(self.server.engine.submit(served.lane, work.sequences), receive)
+        answer = await _aside(many_tokens or work.many_numbers, self._compose, work)
+        await respond_with(send, answer)
         self.metrics.request_done(served.model, time.perf_counter() - started)
 
-    async def _decode(self, scope: Scope, headers: dict[bytes, bytes], body: bytes, served: Served) -> PredictRequest:
-        if is_binary(headers.get(b"content-type", b"")):
-            token = headers.get(STATE_HEADER)
-            state = None if token is None else token.decode("latin-1")
-            return decode_binary(body, scope["query_string"], served.format, served.decoder.limits, state)
-        check_no_options(scope["query_string"])
-        if len(body) > LARGE:
-            return await self.server.decoding.decode(body, served.decoder)
-        return served.decoder.decode(body)
+    def begin(self, asked: Request, settle: Settle) -> GiveUp | None:
+        """As `Direct` has it: what takes long to read, to open or to write takes a task."""
+        started = time.perf_counter()
+        served = served_in(self.server, asked.parameters)
+        binary = wants_binary(asked.headers.get(b"accept", b""))
+        if len(asked.body) > LARGE:
+            return None
+        request = _decode(asked, served)
+        if _many_tokens(request):
+            return None
+        work = self._prepare(asked.owner, served, request, binary)
+        if work.many_numbers:
+            return None
+        compose = partial(self._answer, work, started)
+        return self.server.engine.begin(served.lane, work.sequences, partial(finish, settle, compose)).cancel
+
+    def _answer(self, work: _Work, started: float) -> Answer:
+        answer = self._compose(work)
+        self.metrics.request_done(work.served.model, time.perf_counter() - started)
+        return answer
+
+    def _prepare(self, owner: bytes, served: Served, request: PredictRequest, binary: bool) -> _Work:
+        """What a decoded request runs, checked. Raises RequestError."""
+        check_returns(served, request.returns)
+        _check_one(request, binary)
+        stretches = self._stretches(request, served, owner) if request.carries_state else None
+        sequences = self._sequences(request, served, stretches)
+        _check_size(request, sequences, served, binary)
+        return _Work(served, request, binary, owner, stretches, sequences)
+
+    def _compose(self, work: _Work) -> Answer:
+        """The answer, once all has run. Raises the first error of any sequence, placed."""
+        served, request, sequences = work.served, work.request, work.sequences
+        _raise_first_error(sequences, request)
+        extras = (
+            None if work.stretches is None else self._extras(request, served, work.owner, sequences, work.stretches)
+        )
+        if not work.binary:
+            return Answer(encode_answer(served.model, request, sequences, extras))
+        extra = extras[0] if extras else {}
+        headers = [(b"elman-" + name.encode(), str(value).encode()) for name, value in extra.items()]
+        return binary_answer(served, outputs_of(sequences[0]), request.returns, headers)
 
     def _stretches(self, request: PredictRequest, served: Served, owner: bytes) -> list[tuple[int, Stretch]]:
         """Each sequence with the step that it starts at, where it carries state. Raises as `open_token`."""
@@ -191,14 +247,38 @@ class Predict:
         return extras
 
 
+def _decode(asked: Request, served: Served) -> PredictRequest:
+    """Raises RequestError with the place of the first fault."""
+    if is_binary(asked.headers.get(b"content-type", b"")):
+        token = asked.headers.get(STATE_HEADER)
+        state = None if token is None else token.decode("latin-1")
+        return decode_binary(asked.body, asked.query, served.format, served.decoder.limits, state)
+    check_no_options(asked.query)
+    return served.decoder.decode(asked.body)
+
+
+def _many_tokens(request: PredictRequest) -> bool:
+    """Whether opening or sealing the state tokens of a request takes milliseconds."""
+    return request.carries_state and len(request.sequences) > _MANY_TOKENS
+
+
+def finish(settle: Settle, compose: Callable[[], Answer], error: ElmanError | None) -> None:
+    """Settle a request that the engine is done with."""
+    settle(compose if error is None else partial(_raise, error))
+
+
+def _raise(error: ElmanError) -> Answer:
+    raise error
+
+
 async def _aside(aside: bool, call: Callable[..., T], *arguments: Any) -> T:
     """A call's result, made in a thread or here."""
     return await asyncio.to_thread(call, *arguments) if aside else call(*arguments)
 
 
-def served_in(server: Server, scope: Scope) -> Served:
+def served_in(server: Server, parameters: Mapping[str, str]) -> Served:
     """The model that a path names. Raises UnknownModel."""
-    return server.served(scope["path_params"]["name"], scope["path_params"].get("version"))
+    return server.served(parameters["name"], parameters.get("version"))
 
 
 @lru_cache(256)
@@ -284,34 +364,15 @@ def placed(error: ElmanError, where: str) -> ElmanError:
     return error
 
 
-async def _answer(
-    send: Send,
-    served: Served,
-    request: PredictRequest,
-    sequences: list[Sequence],
-    binary: bool,
-    extras: list[dict[str, Any]] | None,
-) -> None:
-    if not binary:
-        if _num_rows(request, sequences) * served.model.network.output_size > MANY or request.hidden:
-            content = await asyncio.to_thread(encode_answer, served.model, request, sequences, extras)
-        else:
-            content = encode_answer(served.model, request, sequences, extras)
-        await respond(send, content)
-        return
-    extra = extras[0] if extras else {}
-    headers = [(b"elman-" + name.encode(), str(value).encode()) for name, value in extra.items()]
-    await respond_binary(send, served, outputs_of(sequences[0]), request.returns, headers)
-
-
-async def respond_binary(
-    send: Send, served: Served, outputs: Array, returns: Return, headers: list[tuple[bytes, bytes]]
-) -> None:
+def binary_answer(
+    served: Served, outputs: Array, returns: Return, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> Answer:
     """Output rows as octets."""
     content, shape = encode_binary(outputs, returns)
-    named = [
-        (b"elman-shape", ",".join(map(str, shape)).encode()),
-        (b"elman-model", served.model.name.encode()),
-        (b"elman-version", str(served.model.version).encode()),
-    ]
-    await respond(send, content, BINARY, headers=[*named, *headers])
+    named = [(b"elman-shape", ",".join(map(str, shape)).encode()), *_name(served.model.name, served.model.version)]
+    return Answer(content, BINARY, [*named, *headers])
+
+
+@lru_cache(256)
+def _name(model: str, version: int) -> tuple[tuple[bytes, bytes], ...]:
+    return (b"elman-model", model.encode()), (b"elman-version", str(version).encode())

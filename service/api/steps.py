@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from starlette.types import Receive, Scope, Send
 
-from service.api.asgi import BodyReader, respond
+from service.api.asgi import BodyReader, respond, respond_with
 from service.api.callers import owner_of
 from service.api.metrics import Metrics
 from service.api.predict import (
@@ -17,10 +17,10 @@ from service.api.predict import (
     MANY,
     MAX_NUMBERS,
     Watcher,
+    binary_answer,
     check_no_options,
     check_returns,
     is_binary,
-    respond_binary,
     wants_binary,
 )
 from service.api.stretch import Stretch, deadline_of, unpacked
@@ -123,7 +123,7 @@ class Steps:
                 (b"elman-replayed", b"true" if stepped.replayed else b"false"),
             ]
             returns = request.returns if stepped.length else "steps"
-            await respond_binary(send, served, stepped.outputs, returns, fields)
+            await respond_with(send, binary_answer(served, stepped.outputs, returns, fields))
         else:
             await respond(send, await encoded(served, request, stepped))
         self.metrics.request_done(served.model, time.perf_counter() - started)

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 
 import numpy as np
@@ -30,6 +31,9 @@ Commit = Callable[[list[Sequence]], None]
 """Writes what sequences are to save, in the engine's iteration, and sets the error of those that it cannot."""
 
 Listener = Callable[[], None]
+
+Finish = Callable[[ElmanError | None], None]
+"""Called on the event loop when the sequences of a request are done, or with the error that kept them from it."""
 
 # How much nicer than the event loop the engine's thread is to others (Linux keeps that for each thread).
 _NICER = 10
@@ -75,10 +79,10 @@ class Figures:
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """The sequences of one request, and the future that waits for the last of them."""
+    """The sequences of one request, and what is called after the last of them."""
 
     sequences: list[Sequence]
-    future: asyncio.Future[list[Sequence]]
+    finish: Finish
     num_pending: int
     seconds: float
 
@@ -86,6 +90,13 @@ class Ticket:
         """Give up what has not run yet; nobody is told."""
         for sequence in self.sequences:
             sequence.cancelled = True
+
+
+@dataclass(eq=False, slots=True)
+class Awaited(Ticket):
+    """A ticket whose sequences a task waits for."""
+
+    future: asyncio.Future[list[Sequence]]
 
 
 class Lane:
@@ -259,17 +270,34 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="elman-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, lane: Lane, sequences: list[Sequence]) -> Ticket:
+    def submit(self, lane: Lane, sequences: list[Sequence]) -> Awaited:
+        """As `begin`, for a task that waits: the ticket has a future of the sequences."""
+        assert self._loop is not None, "the engine was not started"
+        future: asyncio.Future[list[Sequence]] = self._loop.create_future()
+
+        ticket = Awaited(sequences, partial(_set, future, sequences), len(sequences), 0.0, future)
+        self._admit(lane, ticket)
+        return ticket
+
+    def begin(self, lane: Lane, sequences: list[Sequence], finish: Finish) -> Ticket:
         """Queue the sequences of one request, each of at least one step. Called on the event loop.
+
+        Args:
+            finish: called once, on a later turn of the loop; it is not to raise.
 
         Raises Overloaded where the queue has no room for all of them, and Draining once the engine stops.
         """
+        ticket = Ticket(sequences, finish, len(sequences), 0.0)
+        self._admit(lane, ticket)
+        return ticket
+
+    def _admit(self, lane: Lane, ticket: Ticket) -> None:
         if self._draining:
             raise Draining("the server is stopping and takes no new work", retry_after=1)
-        seconds = lane.seconds(sequences)
-        self._check_room(len(sequences), seconds)
         assert self._loop is not None, "the engine was not started"
-        ticket = Ticket(sequences, self._loop.create_future(), len(sequences), seconds)
+        sequences = ticket.sequences
+        ticket.seconds = seconds = lane.seconds(sequences)
+        self._check_room(len(sequences), seconds)
         self._num_pending += len(sequences)
         self._pending_seconds += seconds
         self._tickets.add(ticket)
@@ -281,7 +309,6 @@ class Engine:
         if not self._arrived:
             self._loop.call_soon(self._pass_on)
         self._arrived.append((lane, sequences))
-        return ticket
 
     def _pass_on(self) -> None:
         if self._num_seen < len(self._arrived) < _TOGETHER and self._loop is not None:
@@ -353,10 +380,9 @@ class Engine:
             self._thread.join()
         self._arrived = []
         error = Draining("the server stopped before this was done", retry_after=1)
-        for ticket in self._tickets:
-            if not ticket.future.done():
-                ticket.future.set_exception(error)
-        self._tickets.clear()
+        tickets, self._tickets = self._tickets, set()
+        for ticket in tickets:
+            ticket.finish(error)
 
     # The engine thread
 
@@ -422,16 +448,24 @@ class Engine:
             ticket, sequence.ticket = sequence.ticket, None
             assert isinstance(ticket, Ticket), "what is done was submitted"
             ticket.num_pending -= 1
-            if ticket.num_pending:
+            if ticket.num_pending or ticket not in self._tickets:  # or closed meanwhile
                 continue
-            self._tickets.discard(ticket)
+            self._tickets.remove(ticket)
             self._pending_seconds -= ticket.seconds
-            if not ticket.future.done():
-                ticket.future.set_result(ticket.sequences)
+            ticket.finish(None)
         if not self._num_pending:
             self._pending_seconds = 0.0  # and with it whatever rounding left
             if self._idle is not None:
                 self._idle.set()
+
+
+def _set(future: asyncio.Future[list[Sequence]], sequences: list[Sequence], error: ElmanError | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(sequences)
+    else:
+        future.set_exception(error)
 
 
 def _yield_to_the_event_loop() -> None:

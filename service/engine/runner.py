@@ -156,7 +156,7 @@ class _Plan:
         self._rows: list[int] = []
         self._steps: list[int] = []
         for row, (sequence, steps) in enumerate(zip(sequences, counts, strict=True)):
-            ends = sequence.cursor + steps == len(sequence.inputs)
+            ends = steps == sequence.remaining
             if not ends or sequence.feedback is not None:
                 self.going.append(row)
             if ends and sequence.keep_state:

@@ -155,7 +155,8 @@ class Scheduler:
         for sequence, steps in zip(batch.sequences, batch.counts, strict=True) if batch else ():
             if sequence.error is None:
                 sequence.cursor += steps
-                if sequence.cursor < len(sequence.inputs):
+                sequence.remaining -= steps
+                if sequence.remaining:
                     if sequence.served + sequence.cursor >= _LEVEL_STEPS << sequence.rank[1]:
                         sequence.rank = _rank_of(sequence)
                     continue
@@ -174,7 +175,7 @@ class Scheduler:
         """Queue what was taken and is not done, in its order, before those of its rank that came later."""
         rank: Rank | None = None
         for sequence in reversed(self._taken):
-            if sequence.error is None and sequence.cursor < len(sequence.inputs):
+            if sequence.error is None and sequence.remaining:
                 if sequence.rank != rank:
                     rank = sequence.rank
                     queue = self._queue_of(rank)
@@ -223,7 +224,7 @@ class Scheduler:
             return seen
         # What ends together leaves no row to run empty.
         length = seen[0].remaining
-        apart = [abs(len(one.inputs) - one.cursor - length) for one in seen]
+        apart = [abs(one.remaining - length) for one in seen]
         return [seen[index] for index in sorted(range(len(seen)), key=apart.__getitem__)[:room]]
 
     def _pop_others(self, now: float, first: list[Sequence], chunk: int, room: int) -> list[Sequence]:
@@ -294,7 +295,7 @@ class Scheduler:
     def _left(self, sequences: list[Sequence]) -> list[int]:
         """How far one run may advance each of some sequences."""
         policy = self.policy
-        left = [len(one.inputs) - one.cursor for one in sequences]
+        left = [one.remaining for one in sequences]
         if policy.chunked and (policy.steps_singly or any(map(_TRACED, sequences))):
             # What is wanted of every step is had from a run a step.
             singly = [one.keep_trace or (policy.steps_singly and one.returns == "steps") for one in sequences]

@@ -38,6 +38,7 @@ class Sequence:
         priority: lower goes first.
         deadline: on the engine's clock, in seconds; past it the sequence is given up.
         cursor: steps of `inputs` done.
+        remaining: steps still to do, as far as is known.
         served: steps done of inputs before these.
         rank: where it stands in the scheduler's order.
         slot: the row of the runner's state that is this sequence's while it runs.
@@ -63,6 +64,7 @@ class Sequence:
     priority: int = 0
     deadline: float = inf
     cursor: int = 0
+    remaining: int = field(init=False)
     served: int = 0
     rank: Rank = (0, 0, inf)
     slot: int = INITIAL_SLOT
@@ -73,18 +75,17 @@ class Sequence:
     error: ElmanError | None = None
     cancelled: bool = False
 
+    def __post_init__(self) -> None:
+        self.remaining = len(self.inputs)
+
     @property
     def length(self) -> int:
         """Steps in all."""
         return len(self.inputs)
-
-    @property
-    def remaining(self) -> int:
-        """Steps still to do, as far as is known."""
-        return len(self.inputs) - self.cursor
 
     def go_on(self, inputs: Array) -> None:
         """Read `inputs` next, from the state that the last ones left."""
         self.served += self.cursor
         self.cursor = 0
         self.inputs = inputs
+        self.remaining = len(inputs)

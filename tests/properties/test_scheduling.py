@@ -283,7 +283,7 @@ def test_long_ones_go_along_with_a_short_one_and_do_not_hold_it_up(served: int) 
     scheduler = Scheduler(policy)
     for _ in range(40):
         long = sequence(10_000)
-        long.cursor = served
+        long.served = served
         scheduler.add(long)
     short = sequence(10)
     scheduler.add(short)
