@@ -41,7 +41,8 @@ class Environment:
         """Make it, unless it is there with these packages already. Raises InstallFailure."""
         shared = [one for one in _shared() if one.split("==")[0] not in self.own] if self.serves else []
         packages = (*self.packages, *shared)
-        wanted = hashlib.sha256("\n".join(packages).encode()).hexdigest()
+        # Made anew for another Python, which everyone measured here is to share.
+        wanted = hashlib.sha256("\n".join([sys.version, sys.base_prefix, *packages]).encode()).hexdigest()
         stamp = BENCH / self.name / ".made"
         if stamp.is_file() and stamp.read_text() == wanted:
             return

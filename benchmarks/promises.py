@@ -18,6 +18,9 @@ _OCTET = CONTENT_TYPES["octet"]
 _LONG = 10_000
 _FLOOD = 10_000
 _SMALL_QUEUE = 1_000
+# Steps asked for in all at each length, of no fewer requests than connections and as many more.
+_STEPS = 40_000
+_CONNECTIONS = 4
 _WORDS_LENGTH = 100
 
 
@@ -27,7 +30,7 @@ def keep_promises(settings: Settings, logs: Path) -> dict[str, Any]:
     for name in settings.models:
         with _elman(name, logs) as process:
             found["blocking"][name] = _blocking(process, name, settings)
-            found["length"][name] = _length(process, name, settings)
+            found["length"][name] = _length(process, name)
         say(f"  {name}: ten-step p99 {_milliseconds(found['blocking'][name])}")
     found["flood"] = _flood(settings.models[0], logs)
     found["words"] = _words(settings, logs)
@@ -61,11 +64,12 @@ def _blocking(process: Process, name: str, settings: Settings) -> dict[str, Any]
     return {"rounds": rounds}
 
 
-def _length(process: Process, name: str, settings: Settings) -> list[dict[str, Any]]:
+def _length(process: Process, name: str) -> list[dict[str, Any]]:
     """Useful steps a second, and memory, as sequences get longer."""
     found = []
     for length in (10, 100, 1_000, _LONG):
-        report = generate(_plan(process, name, [length] * 8, connections=4, seconds=settings.seconds))
+        limit = max(2 * _CONNECTIONS, _STEPS // length)
+        report = generate(_plan(process, name, [length] * 8, connections=_CONNECTIONS, limit=limit, seconds=60.0))
         found.append(
             {
                 "length": length,

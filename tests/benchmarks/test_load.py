@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+import orjson
 import pytest
 
 from benchmarks.contenders import BARE, ELMAN, PEERS
@@ -15,7 +16,7 @@ from benchmarks.load import Plan, Report, request
 from benchmarks.measure import generate, start_generator
 from benchmarks.models import SHAPES, Shape, build
 from benchmarks.processes import Process, cpu_seconds, free_port
-from benchmarks.workload import DISTRIBUTIONS, MAX_LENGTH, MEAN_LENGTH, draw, reference
+from benchmarks.workload import DISTRIBUTIONS, MAX_LENGTH, MEAN_LENGTH, draw, reference, with_lengths
 
 # Answers the length of the body as its own, in two pieces for an odd one, 503 for an empty one, after a path's wait.
 _SERVER = """
@@ -146,6 +147,33 @@ def test_requests_are_whole_in_every_format_that_a_contender_takes(contender: ob
         for content in contender.requests(workload, form):  # type: ignore[attr-defined]
             head, body = content.split(b"\r\n\r\n", 1)
             assert f"Content-Length: {len(body)}".encode() in head.split(b"\r\n")
+
+
+def test_a_tensor_in_json_says_its_length_and_shape() -> None:
+    (content,) = PEERS["mlserver"].requests(with_lengths(SHAPES["small"], [5]), "json")
+    (tensor,) = orjson.loads(content.split(b"\r\n\r\n", 1)[1])["inputs"]
+    assert tensor["shape"] == [1, 5, 12] and len(tensor["data"]) == 60
+    assert tensor["parameters"] == {"length": 5}
+
+
+def test_octets_within_a_protocol_of_tensors_go_after_their_description() -> None:
+    workload, pytriton = with_lengths(SHAPES["small"], [5]), PEERS["pytriton"]
+    (content,) = pytriton.requests(workload, "octet")
+    head, body = content.split(b"\r\n\r\n", 1)
+    fields = dict(line.split(": ") for line in head.decode().split("\r\n")[1:])
+    size = int(fields["Inference-Header-Content-Length"])
+    (tensor,) = orjson.loads(body[:size])["inputs"]
+    (octets,) = workload.bodies("octet")
+    assert body[size + 4 :] == octets
+    assert (
+        tensor["parameters"]["binary_data_size"]
+        == len(body) - size
+        == 4 + int.from_bytes(body[size : size + 4], "little")
+    )
+    output = np.arange(9, dtype="<f4")
+    described = {"name": "output", "shape": [1, 9], "parameters": {"binary_data_size": output.nbytes}}
+    answer = orjson.dumps({"outputs": [described]}) + output.tobytes()
+    assert (pytriton.read("octet", answer) == output).all()
 
 
 def test_the_command_explains_itself() -> None:
