@@ -154,8 +154,8 @@ def export(
     initial_state: what learned states start from, as the example's but with a batch of one.
     spec: what it says is kept; the rest is filled in.
     tolerance: largest difference from torch, absolute, that is not refused.
-    quantise: round the weights of LSTM layers and matrix products to 8 bits, and what is multiplied by them as
-        it comes (onnxruntime.quantization.quantize_dynamic). The file is smaller and is NOT exact: `tolerance`
+    quantise: round the weights of LSTM layers and matrix products to 8 bits (half their range, so that no sum
+        overflows on processors without VNNI), and what is multiplied by them as it comes (onnxruntime.quantization.quantize_dynamic). The file is smaller and is NOT exact: `tolerance`
         holds for the graph before rounding, and of the rounded one only that it runs at every size. Its
         metadata has the key `elman.quantised`. GRU and RNN nodes stay as they are.
 
@@ -486,8 +486,13 @@ def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
+            # Of weights of the full range, sums of two products overflow 16 bits on processors without VNNI.
             quantize_dynamic(
-                copy.deepcopy(model), path, weight_type=QuantType.QInt8, op_types_to_quantize=["LSTM", "MatMul"]
+                copy.deepcopy(model),
+                path,
+                weight_type=QuantType.QInt8,
+                reduce_range=True,
+                op_types_to_quantize=["LSTM", "MatMul"],
             )
             rounded = onnx.load(path)
     finally:

@@ -30,7 +30,7 @@ import lmdb
 from service.errors import StoreUnavailable
 from service.sessions.store import Advance, Record, Usage, check_quota, key_of
 
-_FORMAT = b"elman sessions/1"
+_FORMAT = b"elman sessions/2"
 _FORMAT_KEY = b"format"
 
 # Of a session: kind, size of a snapshot, created, ttl, expires, revision, step, previous step, flags, content, and the
@@ -48,8 +48,8 @@ _OWNER_NBYTES = 16
 _PARTS_BITS = 8
 # What LMDB spends: of a page, of a node in it beside key and value, and in a node that only points to pages.
 _PAGE_HEADER, _NODE, _POINTER = 16, 10, 8
-# What a layout may take beyond one and a half times both states, the entries elsewhere not counted.
-_MARGIN = 80
+# What a layout may take beyond one and a half times both states: of 200 bytes what entries elsewhere leave, up to 190.
+_MARGIN = 8
 _MOST_PIECES = 12
 # For each session that a sweep may forget, so many are looked at.
 _LOOKED_AT = 4

@@ -75,7 +75,7 @@ def test_a_stalled_client_does_not_keep_a_stopping_server_alive(start_server: Ca
 
 
 def test_work_that_does_not_end_in_time_is_given_up(start_server: Callable[..., RunningServer]) -> None:
-    server = start_server(drain_timeout=0)
+    server = start_server(drain_timeout=0, max_queue_seconds=3600)  # a slow machine is to take all of it as well
     url, endless = "/v1/models/names-gru/predict", np.zeros(1_000_000, "<i4").tobytes()
     with ThreadPoolExecutor(24) as pool:
         answers = [pool.submit(server.client.post, url, content=endless, headers=HEADERS) for _ in range(24)]
