@@ -155,9 +155,10 @@ def export(
     spec: what it says is kept; the rest is filled in.
     tolerance: largest difference from torch, absolute, that is not refused.
     quantise: round the weights of LSTM layers and matrix products to 8 bits (half their range, so that no sum
-        overflows on processors without VNNI), and what is multiplied by them as it comes (onnxruntime.quantization.quantize_dynamic). The file is smaller and is NOT exact: `tolerance`
-        holds for the graph before rounding, and of the rounded one only that it runs at every size. Its
-        metadata has the key `elman.quantised`. GRU and RNN nodes stay as they are.
+        overflows on processors without VNNI), and what is multiplied by them as it comes
+        (onnxruntime.quantization.quantize_dynamic). The file is smaller and is NOT exact: `tolerance` holds for the
+        graph before rounding, and of the rounded one only that it runs at every size. Its metadata has the key
+        `elman.quantised`. GRU and RNN nodes stay as they are.
 
     Raises ExportRefused, having written nothing, where the module cannot be traced, where the description
     does not fit it, and where the file would answer otherwise than the module by more than `tolerance`.
