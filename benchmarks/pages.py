@@ -246,12 +246,12 @@ def int8(results: dict[str, Any]) -> str:
 _INT8 = """# 8-bit weights
 
 `elman export --quantise`, or `models.export.export(..., quantise=True)`, rounds the weights of LSTM layers and of
-matrix products to 8 bits, and what is multiplied by them as it comes (ONNX Runtime's dynamic quantisation). Of the range
-of 8 bits weights use half: with all of it, sums overflow on processors without VNNI, and the file would answer otherwise
-there than elsewhere. It is smaller and quicker, and answers only about as the network does. Its scale is taken over
-everything that is run at once, so that a neighbour in a batch would change an answer, and for some the steps that are
-read later, too. The server finds that out when it loads the file, says so on the model's card, and runs every sequence
-by itself. GRU and RNN layers stay as they are. None of the shipped models is rounded.
+matrix products to 8 bits, and what is multiplied by them as it comes (ONNX Runtime's dynamic quantisation). Of the
+range of 8 bits weights use half: with all of it, sums overflow on processors without VNNI, and the file would answer
+otherwise there than elsewhere. It is smaller and quicker, and answers only about as the network does. Its scale is
+taken over everything that is run at once, so that a neighbour in a batch would change an answer, and for some the
+steps that are read later, too. The server finds that out when it loads the file, says so on the model's card, and
+runs every sequence by itself. GRU and RNN layers stay as they are. None of the shipped models is rounded.
 
 This page is written by `python -m benchmarks int8`, which rounds the shipped LSTM models for itself.
 

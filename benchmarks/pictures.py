@@ -11,8 +11,16 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-_COLOURS = {"elman": "#c2410c", "mosec": "#1d4ed8", "naive": "#64748b", "litserve": "#15803d"}
-_OTHERS = ("#7e22ce", "#0e7490", "#a16207", "#9d174d")
+_COLOURS = {
+    "elman": "#c2410c",
+    "mosec": "#1d4ed8",
+    "naive": "#64748b",
+    "litserve": "#15803d",
+    "bentoml": "#7e22ce",
+    "mlserver": "#0e7490",
+    "pytriton": "#a16207",
+    "ray": "#db2777",
+}
 
 
 def main(results_file: str, folder: str) -> None:
@@ -27,10 +35,6 @@ def _servers(found: dict[str, Any]) -> list[str]:
     return [name for name, one in found["contenders"].items() if one["role"] != "floor"]
 
 
-def _colour(name: str) -> str:
-    return _COLOURS.get(name) or _OTHERS[sum(map(ord, name)) % len(_OTHERS)]
-
-
 def _median(rounds: list[dict[str, Any]], key: str) -> float:
     return float(statistics.median(one[key] for one in rounds))
 
@@ -38,7 +42,7 @@ def _median(rounds: list[dict[str, Any]], key: str) -> float:
 def _latency(results: dict[str, Any], path: Path) -> None:
     """p99 and p50 in the open loop, against the rate offered."""
     models = results["models"]
-    figure, panels = plt.subplots(1, len(models), figsize=(4.2 * len(models), 3.6), squeeze=False)
+    figure, panels = plt.subplots(1, len(models), figsize=(4.2 * len(models), 4.2), squeeze=False)
     for panel, found in zip(panels[0], models.values(), strict=True):
         for name in _servers(found):
             cells = [c for c in found["cells"] if c["contender"] == name and c["rate"] and c["form"] == "json"]
@@ -47,12 +51,13 @@ def _latency(results: dict[str, Any], path: Path) -> None:
             for key, style in (("p99", "o-"), ("p50", "o:")):
                 label = found["contenders"][name]["title"] if key == "p99" else None
                 values = [1e3 * _median(cell["rounds"], key) for cell in cells]
-                panel.plot(rates, values, style, color=_colour(name), label=label, markersize=3)
+                panel.plot(rates, values, style, color=_COLOURS[name], label=label, markersize=3)
         panel.set(title=found["title"], xlabel="requests/s offered", yscale="log", xlim=(0, None))
         panel.grid(axis="y", alpha=0.25)
     panels[0][0].set_ylabel("latency, ms: p99 solid, p50 dotted")
-    panels[0][0].legend(frameon=False, fontsize=8)
-    figure.tight_layout()
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0.06 + 0.06 * (len(labels) - 1 >> 2), 1, 1))
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -67,13 +72,13 @@ def _throughput(results: dict[str, Any], path: Path) -> None:
         for offset, form in ((-0.2, "json"), (0.2, "octet")):
             rates = [_rate(found, name, form, most) for name in names]
             places = [index + offset for index in range(len(names))]
-            colours = [_colour(name) for name in names]
+            colours = [_COLOURS[name] for name in names]
             panel.bar(places, rates, 0.36, color=colours, alpha=1.0 if form == "json" else 0.5)
-        _ceiling(panel, max(found["kernel"]) / found["mean_length"], "kernel")
-        _ceiling(panel, _rate(found, "bare", "json", most), "bare HTTP")
-        _ceiling(panel, 1 / found["json_seconds"], "JSON")
+        _ceiling(panel, max(found["kernel"]) / found["mean_length"], "kernel", "right")
+        _ceiling(panel, _rate(found, "bare", "json", most), "bare HTTP", "center")
+        _ceiling(panel, 1 / found["json_seconds"], "JSON", "left")
         titles = [found["contenders"][name]["title"].replace(" + pydantic + ONNX Runtime", "") for name in names]
-        panel.set_xticks(range(len(names)), titles, fontsize=8, rotation=15)
+        panel.set_xticks(range(len(names)), titles, fontsize=8, rotation=35, ha="right", rotation_mode="anchor")
         panel.set(title=found["title"], yscale="log")
     panels[0][0].set_ylabel("requests/s at the most connections\nJSON solid, octet-stream pale")
     figure.tight_layout()
@@ -89,10 +94,12 @@ def _rate(found: dict[str, Any], name: str, form: str, connections: int) -> floa
     return float("nan")
 
 
-def _ceiling(panel: Any, rate: float, name: str) -> None:
+def _ceiling(panel: Any, rate: float, name: str, side: str) -> None:
+    """A line; ceilings near each other have their names on different sides."""
     if rate == rate:
+        at = {"left": 0.0, "center": 0.5, "right": 1.0}[side]
         panel.axhline(rate, color="black", linewidth=0.8, linestyle="--")
-        panel.annotate(name, (1.0, rate), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+        panel.annotate(name, (at, rate), xycoords=("axes fraction", "data"), ha=side, va="bottom", fontsize=8)
 
 
 if __name__ == "__main__":

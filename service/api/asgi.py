@@ -1,4 +1,4 @@
-"""The hot path's HTTP: bodies read and answers sent straight over ASGI."""
+"""The hot path's HTTP: bodies read and answers sent straight over ASGI, or without it where a request came whole."""
 
 import asyncio
 import logging
