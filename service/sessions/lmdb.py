@@ -235,7 +235,10 @@ class LMDBStore:
             if found is None and txn.stat()["entries"]:
                 raise StoreUnavailable("the file in the session store's folder holds something else")
             if found not in (None, _FORMAT):
-                raise StoreUnavailable("the session store was written by another version of this server")
+                raise StoreUnavailable(
+                    "the session store was written by another version of this server: "
+                    "move its folder away, or name another by ELMAN_STORE_DIR"
+                )
             if found is None:
                 txn.put(_FORMAT_KEY, _FORMAT)
             self._ids = self._env.open_db(b"ids", txn)

@@ -63,8 +63,11 @@ def end(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGKIL
 def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of the server that the page's first block starts."""
     assert BLOCKS[0].text == SERVE
-    port, log = free_port(), tmp_path_factory.mktemp("readme") / "log"
-    process = start(["bash", "-euo", "pipefail", "-c", SERVE], ROOT, log, PORT=str(port))
+    port, folder = free_port(), tmp_path_factory.mktemp("readme")
+    log = folder / "log"
+    # Sessions that a server left in the clone before are none of this one's.
+    variables = {"PORT": str(port), "ELMAN_STORE_DIR": str(folder / "store")}
+    process = start(["bash", "-euo", "pipefail", "-c", SERVE], ROOT, log, **variables)
     try:
         until = time.monotonic() + 300
         while not _ready(port):
