@@ -195,7 +195,7 @@ class _Asked:
 class _Client:
     """Who waits for one answer."""
 
-    gone = False
+    disconnected = False
 
     def __init__(self, asked: _Asked) -> None:
         self._asked = asked

@@ -29,7 +29,7 @@ from service.api.asgi import (
     replayed,
     respond_problem,
 )
-from service.api.callers import ANYONE, OWNER, Callers
+from service.api.callers import OWNER, Callers
 from service.api.forecast import Forecast
 from service.api.generate import Generate
 from service.api.influence import Influence
@@ -106,12 +106,10 @@ class Elman(FastAPI):
         hot, parameters = hot_path(path)
         if hot != "predict" or self.user_middleware or len(body) > self.bodies.limit:
             return None
-        owner = ANYONE
-        if not self.callers.open:
-            try:
-                owner = self.callers.identify(headers)
-            except Unauthorized:
-                return None
+        try:
+            owner = self.callers.identify(headers)
+        except Unauthorized:
+            return None
         return self.predict.begin(Request(dict(parameters), dict(headers), query, body, owner), caller)
 
 

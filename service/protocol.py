@@ -39,14 +39,18 @@ class HeadHoldingTransport:
             self._head = b""
         elif self._head:
             head, self._head = self._head, b""
-            if len(data) <= _COPIED:
-                self.transport.write(head + data)
-            else:
-                self.transport.writelines((head, data))
+            self.write_whole(head, data)
         elif data.startswith(b"HTTP/") and data.endswith(b"\r\n\r\n") and b"\r\ncontent-length: " in data:
             self._head = data
         else:
             self.transport.write(data)
+
+    def write_whole(self, head: bytes, body: bytes) -> None:
+        """Write an answer in one call."""
+        if len(body) <= _COPIED:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
 
     def flush(self) -> None:
         """Write a head that nothing follows, as the answer to HEAD is."""
@@ -89,10 +93,6 @@ class _Exchange:
         self.disconnected = False
         self.give_up: Any = None
 
-    @property
-    def gone(self) -> bool:
-        return self.disconnected
-
     def reply(self, answer: Answer) -> None:
         """Send the answer, once."""
         if self.disconnected or self.response_complete:
@@ -116,7 +116,6 @@ class HTTPProtocol(HttpToolsProtocol):
         self._exchange: _Exchange | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._socket = transport
         self._holding = HeadHoldingTransport(transport)
         super().connection_made(self._holding)  # type: ignore[arg-type]
 
@@ -130,7 +129,7 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._held is not None and not self._socket.is_closing():  # more of it is to come
+        if self._held is not None and not self._holding.is_closing():  # more of it is to come
             self._serve_as_asgi()
 
     def on_message_begin(self) -> None:
@@ -190,7 +189,7 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def send_answer(self, answer: Answer, keep_alive: bool) -> None:
         """Write a whole answer, which ends the request that is under way."""
-        if self._socket.is_closing():
+        if self._holding.is_closing():
             return
         content = answer.content
         head = [STATUS_LINE[answer.status]]
@@ -200,13 +199,9 @@ class HTTPProtocol(HttpToolsProtocol):
         for name, value in answer.headers:
             head += name, b": ", value, b"\r\n"
         head.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
-        if len(content) <= _COPIED:
-            head.append(content)
-            self._socket.write(b"".join(head))
-        else:
-            self._socket.writelines((b"".join(head), content))
+        self._holding.write_whole(b"".join(head), content)
         if not keep_alive:
-            self._socket.close()
+            self._holding.close()
         self.on_response_complete()
 
     def on_response_complete(self) -> None:

@@ -258,7 +258,7 @@ class Waiting:
     """Who waits for one answer, in this process."""
 
     def __init__(self) -> None:
-        self.gone = False
+        self.disconnected = False
         self.answers: list[Answer] = []
 
     def reply(self, answer: Answer) -> None:
@@ -321,7 +321,7 @@ class Endpoint:
 def told(endpoint: Endpoint, gone: bool = False) -> tuple[list[Answer], list[ElmanError]]:
     reported: list[ElmanError] = []
     caller = Waiting()
-    caller.gone = gone
+    caller.disconnected = gone
     assert HotDirect(endpoint, reported.append).begin(Request({}, {}, b"", b"", b""), caller) is not None
     return caller.answers, reported
 

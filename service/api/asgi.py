@@ -58,7 +58,7 @@ class Answer:
 class Caller(Protocol):
     """Who waits for the answer to one request. Used on the event loop."""
 
-    gone: bool
+    disconnected: bool
 
     def reply(self, answer: Answer) -> None:
         """Send the answer, once. Does not raise."""
@@ -267,7 +267,7 @@ class HotDirect(Hot):
             return _nothing
 
     def _settle(self, caller: Caller, compose: Callable[[], Answer]) -> None:
-        if caller.gone:
+        if caller.disconnected:
             return
         try:
             answer = compose()

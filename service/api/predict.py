@@ -167,7 +167,7 @@ class Predict:
         if work.many_numbers:
             return None
         compose = partial(self._answer, work, started)
-        return self.server.engine.begin(served.lane, work.sequences, partial(finish, settle, compose)).cancel
+        return self.server.engine.begin(served.lane, work.sequences, partial(_finish, settle, compose)).cancel
 
     def _answer(self, work: _Work, started: float) -> Answer:
         answer = self._compose(work)
@@ -262,7 +262,7 @@ def _many_tokens(request: PredictRequest) -> bool:
     return request.carries_state and len(request.sequences) > _MANY_TOKENS
 
 
-def finish(settle: Settle, compose: Callable[[], Answer], error: ElmanError | None) -> None:
+def _finish(settle: Settle, compose: Callable[[], Answer], error: ElmanError | None) -> None:
     """Settle a request that the engine is done with."""
     settle(compose if error is None else partial(_raise, error))
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 
@@ -83,8 +83,8 @@ class Ticket:
 
     sequences: list[Sequence]
     finish: Finish
-    num_pending: int
-    seconds: float
+    num_pending: int = field(init=False)
+    seconds: float = field(init=False)
 
     def cancel(self) -> None:
         """Give up what has not run yet; nobody is told."""
@@ -274,8 +274,7 @@ class Engine:
         """As `begin`, for a task that waits: the ticket has a future of the sequences."""
         assert self._loop is not None, "the engine was not started"
         future: asyncio.Future[list[Sequence]] = self._loop.create_future()
-
-        ticket = Awaited(sequences, partial(_set, future, sequences), len(sequences), 0.0, future)
+        ticket = Awaited(sequences, partial(_set, future, sequences), future)
         self._admit(lane, ticket)
         return ticket
 
@@ -287,7 +286,7 @@ class Engine:
 
         Raises Overloaded where the queue has no room for all of them, and Draining once the engine stops.
         """
-        ticket = Ticket(sequences, finish, len(sequences), 0.0)
+        ticket = Ticket(sequences, finish)
         self._admit(lane, ticket)
         return ticket
 
@@ -296,6 +295,7 @@ class Engine:
             raise Draining("the server is stopping and takes no new work", retry_after=1)
         assert self._loop is not None, "the engine was not started"
         sequences = ticket.sequences
+        ticket.num_pending = len(sequences)
         ticket.seconds = seconds = lane.seconds(sequences)
         self._check_room(len(sequences), seconds)
         self._num_pending += len(sequences)
