@@ -14,8 +14,8 @@ import orjson
 import simdjson
 
 from benchmarks.workload import Workload
-from service.repository.model import Model
-from service.repository.runtime import GraphSession
+from elman.repository.model import Model
+from elman.repository.runtime import GraphSession
 
 BATCHES = (1, 4, 8, 16, 32, 64)
 CHUNKS = (8, 16, 32, 64, 128)

@@ -78,7 +78,7 @@ class Contender:
         log = logs / f"{self.name}-{shape.name}.log"
         if self.script is None:
             repository = model.parents[2]
-            command = [sys.executable, "-m", "service", "serve", str(repository), "--port", str(port)]
+            command = [sys.executable, "-m", "elman", "serve", str(repository), "--port", str(port)]
             return Process([*command, "--log-level", "warning"], port, core, log, {"PYTHONPATH": str(ROOT)})
         python = self.environment.python if self.environment else sys.executable
         environment = {"BENCH_MODEL": str(model), "BENCH_FEATURES": str(shape.features), "OMP_NUM_THREADS": "1"}

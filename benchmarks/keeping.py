@@ -18,14 +18,14 @@ from benchmarks.processes import Process, anonymous_bytes, cores
 from benchmarks.serving import elman, fetch_json, serving, wait_until_ready
 from benchmarks.walking import WalkPlan
 from benchmarks.workload import Workload, with_lengths
-from service.api.callers import ANYONE
-from service.api.predict import Watcher
-from service.api.steps import Stepper
-from service.codec.request import StepRequest
-from service.server import Server
-from service.sessions.lmdb import LMDBStore
-from service.sessions.store import Advance, Record, Usage, new_id
-from service.settings import Settings
+from elman.api.predict import Watcher
+from elman.api.server import Server
+from elman.api.steps import Stepper
+from elman.codec.request import StepRequest
+from elman.http.callers import ANYONE
+from elman.sessions.store import Advance, Record, Usage, new_id
+from elman.sessions.stores.lmdb import LMDBStore
+from elman.settings import Settings
 
 STORES = ("lmdb", "memory")
 # Steps that are made together.

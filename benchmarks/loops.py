@@ -19,8 +19,8 @@ from benchmarks.processes import Process, cores
 from benchmarks.serving import fetch_json, serving
 from benchmarks.streaming import StreamPlan
 from benchmarks.workload import CONTENT_TYPES
+from elman.repository.spec import METADATA_KEY, parse_spec
 from models.tasks import Task, names, vowels
-from service.repository.spec import METADATA_KEY, parse_spec
 
 STORE = ROOT / "models" / "store"
 WRITER = "names-lstm-generator"

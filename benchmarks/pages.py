@@ -245,7 +245,7 @@ def int8(results: dict[str, Any]) -> str:
 
 _INT8 = """# 8-bit weights
 
-`elman export --quantise`, or `models.export.export(..., quantise=True)`, rounds the weights of LSTM layers and of
+`elman export --quantise`, or `elman.export(..., quantise=True)`, rounds the weights of LSTM layers and of
 matrix products to 8 bits, and what is multiplied by them as it comes (ONNX Runtime's dynamic quantisation). Of the
 range of 8 bits weights use half: with all of it, sums overflow on processors without VNNI, and the file would answer
 otherwise there than elsewhere. It is smaller and quicker, and answers only about as the network does. Its scale is

@@ -1,4 +1,4 @@
-"""Ways to batch, on the same lane, runner and kernel in process: what continuous batching itself is worth.
+"""Ways to batch, on the same queue, runner and kernel in process: what continuous batching itself is worth.
 
 Sixty-four sequences are in flight at all times, as with sixty-four connections: each that ends is followed by another.
 """
@@ -7,19 +7,19 @@ import time
 from typing import Protocol
 
 from benchmarks.workload import Workload
-from service.engine.engine import Lane
-from service.engine.scheduler import Batch
-from service.engine.sequence import Sequence
-from service.repository.model import Model
-from service.server import policy_of
-from service.settings import Settings
+from elman.api.server import policy_of
+from elman.engine.engine import ModelQueue
+from elman.engine.scheduler import Batch
+from elman.engine.sequence import Sequence
+from elman.repository.model import Model
+from elman.settings import Settings
 
 IN_FLIGHT = 64
 BATCH = 16
 
 
 class Queue(Protocol):
-    """What a lane asks of its scheduler."""
+    """What a queue asks of its scheduler."""
 
     def __len__(self) -> int: ...
     def add(self, sequence: Sequence) -> None: ...
@@ -65,13 +65,13 @@ POLICIES = ("continuous", "bucketed", "padded", "singly")
 
 
 class Flight:
-    """A lane under one policy, kept full from a workload."""
+    """A queue under one policy, kept full from a workload."""
 
     def __init__(self, model: Model, workload: Workload, policy: str) -> None:
-        self.lane = Lane(model, policy_of(model, Settings()))
+        self.queue = ModelQueue(model, policy_of(model, Settings()))
         queues: dict[str, Queue] = {"bucketed": Bucketed(), "padded": Padded(), "singly": Padded(batch=1)}
-        self.queue: Queue = queues.get(policy, self.lane.scheduler)
-        self.lane.scheduler = self.queue  # type: ignore[assignment]
+        self.queue: Queue = queues.get(policy, self.queue.scheduler)
+        self.queue.scheduler = self.queue  # type: ignore[assignment]
         self._inputs = workload.sequences
         self.num_drawn = 0
 
@@ -80,7 +80,7 @@ class Flight:
         while len(self.queue) < IN_FLIGHT:
             self.queue.add(Sequence(self._inputs[self.num_drawn % len(self._inputs)]))
             self.num_drawn += 1
-        done, _ = self.lane.iterate(time.monotonic())
+        done, _ = self.queue.iterate(time.monotonic())
         for sequence in done:
             if sequence.error is not None:
                 raise sequence.error

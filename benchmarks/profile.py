@@ -22,16 +22,16 @@ from benchmarks.models import SHAPES, Shape, write_model
 from benchmarks.policies import IN_FLIGHT, Flight
 from benchmarks.processes import cores
 from benchmarks.workload import CONTENT_TYPES, Format, Workload, draw
-from service.api.asgi import Answer
-from service.app import create_app
-from service.codec.answer import encode_answer, encode_binary, outputs_of
-from service.codec.binary import decode_binary
-from service.codec.request import PredictRequest
-from service.engine.engine import Lane
-from service.engine.sequence import Sequence
-from service.repository.model import load_model
-from service.server import Served, Server
-from service.settings import Settings
+from elman.api.server import ServedModel, Server
+from elman.app import create_app
+from elman.codec.answer import encode_answer, encode_binary, outputs_of
+from elman.codec.binary import decode_binary
+from elman.codec.request import PredictRequest
+from elman.engine.engine import ModelQueue
+from elman.engine.sequence import Sequence
+from elman.http.asgi import Answer
+from elman.repository.model import load_model
+from elman.settings import Settings
 
 PARTS = ("HTTP", "decoding", "scheduling", "gather and scatter", "kernel", "encoding", "routing and hand-over")
 _FORMS: tuple[Format, ...] = ("json", "octet")
@@ -88,18 +88,18 @@ class _Watch:
 
 
 class _LaneWatches:
-    """What a lane spends on scheduling, in the kernel, and in its iterations as a whole."""
+    """What a queue spends on scheduling, in the kernel, and in its iterations as a whole."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, queue: ModelQueue) -> None:
         # Sequences are queued between iterations, and the rest of scheduling is part of one.
         self.queueing, self.scheduling, self.kernel, self.iterating = _Watch(), _Watch(), _Watch(), _Watch()
-        queue: Any = lane.scheduler
-        session: Any = lane.runner._executor.session
+        queue: Any = queue.scheduler
+        session: Any = queue.runner._executor.session
         queue.add = self.queueing.over(queue.add)
         for name in ("schedule", "update"):
             setattr(queue, name, self.scheduling.over(getattr(queue, name)))
         session.run = self.kernel.over(session.run)
-        lane.iterate = self.iterating.over(lane.iterate)  # type: ignore[method-assign]
+        queue.iterate = self.iterating.over(queue.iterate)  # type: ignore[method-assign]
 
     def reset(self) -> None:
         for watch in (self.queueing, self.scheduling, self.kernel, self.iterating):
@@ -134,7 +134,7 @@ async def _application(path: Path, workload: Workload, seconds: float) -> dict[s
     async with app.router.lifespan_context(app):
         server: Server = app.state.server
         served = server.served(workload.shape.name)
-        watches = _LaneWatches(served.lane)
+        watches = _LaneWatches(served.queue)
         for form in _FORMS:
             asked = _Asked(app, workload, form)
             await asked.run(seconds / 4)
@@ -204,7 +204,7 @@ class _Client:
         self._asked.answered(answer)
 
 
-async def _codec(server: Server, served: Served, workload: Workload, form: Format) -> dict[str, float]:
+async def _codec(server: Server, served: ServedModel, workload: Workload, form: Format) -> dict[str, float]:
     """Decoding a body and encoding its answer."""
     bodies = workload.bodies(form)
 
@@ -219,7 +219,7 @@ async def _codec(server: Server, served: Served, workload: Workload, form: Forma
     answered = []
     for request in requests:
         sequences = [Sequence(inputs) for inputs in request.sequences]
-        answered.append(await server.engine.submit(served.lane, sequences).future)
+        answered.append(await server.engine.submit(served.queue, sequences).future)
     started = time.process_time()
     for request, sequences in zip(requests, answered, strict=True):
         if form == "json":

@@ -19,7 +19,7 @@ _LOOK_AGAIN = 0.005
 def elman(repository: Path, folder: Path, log: Path, **settings: object) -> Process:
     """A server of a repository, not started, whose store, if it has one, is in `folder`."""
     port = free_port()
-    command = [sys.executable, "-m", "service", "serve", str(repository), "--port", str(port)]
+    command = [sys.executable, "-m", "elman", "serve", str(repository), "--port", str(port)]
     ours = {"store_dir": folder, "models": repository, "poll": 0, **settings}
     environment = {f"ELMAN_{name.upper()}": str(value) for name, value in ours.items()}
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@
     python -m models.forecasting --all                                all of them, several seeds each
 
 A forecaster's output at one step is the next step's values, and its next input. It is trained on that loop: after a
-stretch of the past it is fed its own answers, and what it then says is compared with what came (R. J. Williams and
+segment of the past it is fed its own answers, and what it then says is compared with what came (R. J. Williams and
 D. Zipser, "A Learning Algorithm for Continually Running Fully Recurrent Neural Networks", 1989, call the other way,
 of feeding the truth, teacher forcing; sunspots are foretold one year ahead, and are trained so).
 
@@ -31,14 +31,14 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from elman.exporter.export import export, open_session
+from elman.repository.spec import ForecastSpec, ModelSpec, embedded_spec
 from models.cards import draw_losses, draw_paths
 from models.examples import write_examples
-from models.export import export, open_session
 from models.recurrent import CELLS, Cell, Recurrent, Shape
 from models.tasks import electricity, sunspots
 from models.tasks.series import Series
 from models.train import HERE, SHIPPED_SEED, publish, seed_everything, update
-from service.repository.spec import ForecastSpec, ModelSpec, embedded_spec
 
 # -- config ------------------------------------------------------------------------------------------
 
@@ -635,7 +635,7 @@ def examples(series: Series, recipe: Recipe) -> list[dict[str, Any]]:
     """A history before held-out rows, what is known of those ahead, and what came."""
     horizon = CYCLE if recipe.horizon == 1 else recipe.horizon
     starts = {called: rows.start for called, rows in series.tests.items()}
-    if len(starts) == 1:  # Three forecasts out of one long stretch, a third of it apart.
+    if len(starts) == 1:  # Three forecasts out of one long segment, a third of it apart.
         (called, rows), *_ = series.tests.items()
         first_day, third = rows.start, len(rows) // 3 // recipe.start_every * recipe.start_every
         starts = {f"{called}, {i + 1} of 3": first_day + i * third for i in range(3)}

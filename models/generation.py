@@ -30,14 +30,14 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from elman.exporter.export import export, open_session
+from elman.repository.spec import DecoderSpec, GenerationSpec, ModelSpec
 from models.cards import draw_losses
 from models.examples import write_examples
-from models.export import export, open_session
 from models.recurrent import CELLS, Cell, Recurrent, Shape
 from models.tasks import generator, names
 from models.tasks.generator import END, START, UNKNOWN, Name, Names
 from models.train import HERE, SHIPPED_SEED, Curves, answers, publish, seed_everything, update
-from service.repository.spec import DecoderSpec, GenerationSpec, ModelSpec
 
 # -- config ------------------------------------------------------------------------------------------
 

@@ -106,7 +106,7 @@ class Recurrent(nn.Module):
         return tuple(state.expand(-1, batch, -1).contiguous() for state in self.initial)
 
     def forward(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """One stretch of a sequence.
+        """One segment of a sequence.
 
         x: (batch, time, features) float32, or (batch, time) int64 tokens.
         state: h (and c), each (layers, batch, hidden); without it the sequence starts here.

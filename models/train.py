@@ -31,12 +31,12 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from elman.exporter.export import export, open_session
+from elman.repository.spec import embedded_spec
 from models.cards import draw_confusion, draw_curves, read_results, write_cards, write_results
 from models.examples import held_out, write_examples
-from models.export import export, open_session
 from models.recurrent import CELLS, Cell, Recurrent, Shape
 from models.tasks import Recipe, Sequence, Split, Task, names, vowels, watch
-from service.repository.spec import embedded_spec
 
 # -- config ------------------------------------------------------------------------------------------
 

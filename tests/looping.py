@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.export import export
+from elman.exporter.export import export
+from elman.repository.spec import DecoderSpec, ForecastSpec, GenerationSpec, ModelSpec
 from models.recurrent import Cell, Recurrent, Shape
-from service.repository.spec import DecoderSpec, ForecastSpec, GenerationSpec, ModelSpec
 
 Array = np.ndarray[Any, Any]
 
@@ -63,7 +63,7 @@ def written_in_torch(
     banned: tuple[int, ...] = (0, 2),
     end: int = 1,
 ) -> list[int]:
-    """The tokens after a prompt, by the rule that `service.engine.sampling` states, in the plainest of loops."""
+    """The tokens after a prompt, by the rule that `elman.engine.sampling` states, in the plainest of loops."""
     mix = Mix(seed)
     outputs, *state = network(torch.tensor([prompt]))
     tokens: list[int] = []

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from service.repository.model import Model, load_model
+from elman.repository.model import Model, load_model
 from tests.running import STORE
 
 Array = np.ndarray[Any, Any]

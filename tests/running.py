@@ -17,6 +17,8 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).parent.parent
+# The package lies in service; the recipes of the shipped models, in the root.
+PYTHONPATH = f"{ROOT / 'service'}:{ROOT}"
 STORE = ROOT / "models" / "store"
 
 _START_TIMEOUT = 60.0
@@ -44,7 +46,7 @@ class RunningServer:
     def predict(self, model: str, **body: object) -> httpx.Response:
         return self.client.post(f"/v1/models/{model}/predict", json=body)
 
-    def figures(self) -> dict[tuple[str, tuple[str, ...]], float]:
+    def stats(self) -> dict[tuple[str, tuple[str, ...]], float]:
         """The metrics by sample name and label values."""
         families = text_string_to_metric_families(self.client.get("/metrics").text)
         return {
@@ -56,7 +58,7 @@ class RunningServer:
     def wait_for(self, name: str, value: float, *labels: str, timeout: float = 20.0) -> None:
         """Wait until a metric has a value."""
         until = time.monotonic() + timeout
-        while self.figures().get((name, labels), 0.0) != value:
+        while self.stats().get((name, labels), 0.0) != value:
             assert time.monotonic() < until, f"{name} did not become {value}"
             time.sleep(0.02)
 
@@ -65,7 +67,7 @@ def environment(**settings: object) -> dict[str, str]:
     """The environment for a command of the server: nothing of ours but `settings`, as ELMAN_..."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ELMAN_")}
     ours = {f"ELMAN_{name.upper()}": str(value) for name, value in settings.items()}
-    return {**inherited, **ours, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    return {**inherited, **ours, "PYTHONPATH": PYTHONPATH, "PYTHONUNBUFFERED": "1"}
 
 
 @contextlib.contextmanager
@@ -73,7 +75,7 @@ def running_server(
     models: Path = STORE, *flags: str, any_exit: bool = False, **settings: object
 ) -> Iterator[RunningServer]:
     """Serve `models` on a free port, and see to it that SIGTERM ends the process with 0, unless `any_exit` will do."""
-    command = [sys.executable, "-m", "service", "serve", str(models), "--port", "0", *flags]
+    command = [sys.executable, "-m", "elman", "serve", str(models), "--port", "0", *flags]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as stream:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from service.cli import app
+from elman.cli import app
 from tests.cli.command import elman
 from tests.running import ROOT, STORE
 
@@ -45,7 +45,7 @@ def examples() -> list[str]:
     """The lines of every command's help, and of its page, that are commands."""
     runner = CliRunner()
     texts = [runner.invoke(app, [*command, "--help"]).stdout for command in ([], *([one] for one in COMMANDS))]
-    texts.append((ROOT / "service" / "cli" / "README.md").read_text())
+    texts.append((ROOT / "service" / "elman" / "cli" / "README.md").read_text())
     return [line.strip() for text in texts for line in text.splitlines() if re.match(r" +(echo .* )?elman ", line)]
 
 

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from service.api.asgi import Answer, GiveUp, HotDirect, Request, Settle
-from service.app import create_app
-from service.errors import ElmanError, Overloaded
-from service.settings import Settings
+from elman.app import create_app
+from elman.errors import ElmanError, Overloaded
+from elman.http.asgi import Answer, GiveUp, HotDirect, Request, Settle
+from elman.settings import Settings
 from tests.conftest import StartServer
 from tests.reference import expected, same_bits
 from tests.running import STORE, RunningServer, running_server
@@ -170,7 +170,7 @@ def test_a_client_that_asks_before_it_sends_is_told_to_go_on(server: RunningServ
 def test_a_reader_that_does_not_read_holds_up_its_own_requests_only(server: RunningServer) -> None:
     """Answers that are not taken are not piled up: the next request on the connection waits for them."""
     request = post(sequence(3_000).tobytes(), PATH + "?return=steps", **OCTETS)
-    before = server.figures()["elman_sequences_total", ("vowels-gru", "1")]
+    before = server.stats()["elman_sequences_total", ("vowels-gru", "1")]
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", server.port))
@@ -181,14 +181,14 @@ def test_a_reader_that_does_not_read_holds_up_its_own_requests_only(server: Runn
                 connection.sendall(request)
                 num_sent += 1
         assert server.predict("vowels-gru", sequence=sequence(2).tolist()).status_code == 200
-        done = server.figures()["elman_sequences_total", ("vowels-gru", "1")] - before - 1
+        done = server.stats()["elman_sequences_total", ("vowels-gru", "1")] - before - 1
         assert done < 200, "and each leaves an answer of 100 kB"
 
 
 def test_a_client_that_goes_takes_its_work_along(server: RunningServer) -> None:
     """As a request that came whole has it: it is given up at once, and not counted as one that failed."""
     labels, failed = ("vowels-gru", "1"), ("elman_errors_total", ("deadline_exceeded",))
-    before = server.figures()
+    before = server.stats()
     many = orjson.dumps({"sequences": [[[0.0] * 12] * 2_000] * 2, "return": "final"})
     request = post(many)
     assert len(request) < 256 * 1024, "to be one read"
@@ -196,7 +196,7 @@ def test_a_client_that_goes_takes_its_work_along(server: RunningServer) -> None:
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             connection.sendall(request)
     server.wait_for("elman_pending_sequences", 0.0)
-    after = server.figures()
+    after = server.stats()
     assert after.get(failed) == before.get(failed)
     assert after["elman_steps_total", labels] - before["elman_steps_total", labels] < 40 * 4_000
     assert "Traceback" not in server.log.read_text()

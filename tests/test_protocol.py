@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.protocol import HeadHoldingTransport
+from elman.http.protocol import HeadHoldingTransport
 from tests.conftest import StartServer
 from tests.running import RunningServer
 

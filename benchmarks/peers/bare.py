@@ -25,8 +25,8 @@ async def app(scope, receive, send):
 if __name__ == "__main__":
     http = "auto"
     if "BENCH_PROTOCOL" in os.environ:
-        from service.api.asgi import Answer
-        from service.protocol import HTTPProtocol as http
+        from elman.http.asgi import Answer
+        from elman.http.protocol import HTTPProtocol as http
 
         def begin(path, query, headers, body, caller):
             caller.reply(Answer(_ANSWER))

@@ -1,4 +1,4 @@
-"""BentoML: a service with adaptive batching."""
+"""BentoML: a elman with adaptive batching."""
 
 import os
 import sys

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from elman.repository.spec import ForecastSpec
 from models.recurrent import Recurrent
-from service.repository.spec import ForecastSpec
 from tests.looping import RESIDUALS, Mix, carried_on_in_torch, forecaster, put_forecaster
 from tests.running import STORE, RunningServer, running_server
 

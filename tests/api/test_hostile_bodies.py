@@ -127,7 +127,7 @@ def check_answers(server: RunningServer) -> None:
     (result,) = server.predict(FEATURES, sequence=sequence.tolist()).json()["results"]
     assert same_bits(float32(result["output"]), expected(FEATURES, sequence)[-1])
     assert server.client.get("/readyz").status_code == 200
-    assert server.figures()["elman_pending_sequences", ()] == 0
+    assert server.stats()["elman_pending_sequences", ()] == 0
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from starlette.routing import WebSocketRoute
 
-from service.app import create_app
-from service.settings import Settings
+from elman.app import create_app
+from elman.settings import Settings
 from tests.running import STORE, RunningServer
 
 VERBS = {"get", "put", "post", "delete", "patch", "head", "options", "trace"}

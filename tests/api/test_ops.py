@@ -20,12 +20,12 @@ def test_a_working_server_says_so(server: RunningServer, path: str, status: str)
 
 def test_the_figures_move_by_exactly_what_was_sent(server: RunningServer) -> None:
     lengths = [1, 30, 7, 300, 12]
-    before = server.figures()
+    before = server.stats()
     response = server.predict("vowels-gru", sequences=[[[0.5] * 12] * length for length in lengths])
     assert response.status_code == 200
     answered = "elman_request_seconds_count"
     server.wait_for(answered, before.get((answered, LABELS), 0.0) + 1, *LABELS)
-    after = server.figures()
+    after = server.stats()
     assert delta(before, after, answered, *LABELS) == 1
     assert delta(before, after, "elman_sequences_total", *LABELS) == len(lengths)
     assert delta(before, after, "elman_failed_sequences_total", *LABELS) == 0
@@ -39,17 +39,17 @@ def test_the_figures_move_by_exactly_what_was_sent(server: RunningServer) -> Non
 
 def test_other_models_do_not_move(server: RunningServer) -> None:
     other = ("vowels-lstm", "1")
-    before = server.figures()
+    before = server.stats()
     server.predict("vowels-gru", sequence=[[0.5] * 12])
-    after = server.figures()
+    after = server.stats()
     for name in ("elman_runs_total", "elman_steps_total", "elman_sequences_total"):
         assert delta(before, after, name, *other) == 0
 
 
 def test_padding_is_counted_apart_from_useful_steps(server: RunningServer) -> None:
-    before = server.figures()
+    before = server.stats()
     server.predict("vowels-lstm-bidirectional", sequences=[[[0.5] * 12] * 20, [[0.5] * 12] * 19])
-    after = server.figures()
+    after = server.stats()
     labels = ("vowels-lstm-bidirectional", "1")
     assert delta(before, after, "elman_steps_total", *labels) == 39
     runs = delta(before, after, "elman_runs_total", *labels)
@@ -70,9 +70,9 @@ def test_padding_is_counted_apart_from_useful_steps(server: RunningServer) -> No
 def test_a_refused_request_is_counted_by_its_code_and_nowhere_else(
     server: RunningServer, path: str, body: dict, code: str
 ) -> None:
-    before = server.figures()
+    before = server.stats()
     assert server.client.post(path, json=body).status_code >= 400
-    after = server.figures()
+    after = server.stats()
     moved = {key for key in after if key[0] == "elman_errors_total" and after[key] != before.get(key, 0.0)}
     assert moved == {("elman_errors_total", (code,))}
     assert delta(before, after, "elman_errors_total", code) == 1
@@ -82,7 +82,7 @@ def test_a_refused_request_is_counted_by_its_code_and_nowhere_else(
 
 def test_the_number_of_models_is_the_number_served(server: RunningServer) -> None:
     listed = server.client.get("/v1/models").json()
-    figures = server.figures()
+    figures = server.stats()
     assert figures["elman_models", ()] == len(listed["models"])
     assert figures["elman_refused_models", ()] == 0
 

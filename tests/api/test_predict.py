@@ -197,7 +197,7 @@ def test_json_sent_as_curl_sends_it_is_read(server: RunningServer) -> None:
 
 def test_a_passed_deadline_is_504_and_stops_the_work(server: RunningServer) -> None:
     content = np.zeros((1_000_000, 12), "<f4").tobytes()
-    before = server.figures()
+    before = server.stats()
     started = time.monotonic()
     response = server.client.post("/v1/models/vowels-lstm/predict?timeout=0.2", content=content, headers=BINARY)
     took = time.monotonic() - started
@@ -206,7 +206,7 @@ def test_a_passed_deadline_is_504_and_stops_the_work(server: RunningServer) -> N
     assert (problem["code"], problem["where"]) == ("deadline", "sequence")
     assert took < 10.0
     server.wait_for("elman_pending_sequences", 0.0)
-    after = server.figures()
+    after = server.stats()
     labels = ("vowels-lstm", "1")
     done = after["elman_steps_total", labels] - before["elman_steps_total", labels]
     assert 0 < done < 1_000_000
@@ -232,11 +232,11 @@ def test_a_short_sequence_is_answered_while_a_long_one_runs(server: RunningServe
     labels = ("vowels-lstm", "1")
     url = "/v1/models/vowels-lstm/predict"
     content = np.zeros((400_000, 12), "<f4").tobytes()
-    before = server.figures()["elman_steps_total", labels]
+    before = server.stats()["elman_steps_total", labels]
     with ThreadPoolExecutor(1) as pool:
         long = pool.submit(server.client.post, url, content=content, headers=BINARY)
         server.wait_for("elman_pending_sequences", 1.0)
-        while server.figures()["elman_steps_total", labels] == before:
+        while server.stats()["elman_steps_total", labels] == before:
             time.sleep(0.005)
         short = server.predict("vowels-lstm", sequence=[[0.5] * 12] * 10)
         assert short.status_code == 200

@@ -108,7 +108,7 @@ def test_a_large_frame_is_read_and_answered(server: RunningServer) -> None:
 
 
 def test_many_streams_share_batches_and_keep_their_bits(server: RunningServer) -> None:
-    before = server.figures()
+    before = server.stats()
     inputs = [sequence(40, seed) for seed in range(24)]
     found: list[list[Array]] = [[] for _ in inputs]
 
@@ -126,7 +126,7 @@ def test_many_streams_share_batches_and_keep_their_bits(server: RunningServer) -
         thread.join()
     for data, rows in zip(inputs, found, strict=True):
         assert same_bits(np.stack(rows), expected(MODEL, data))
-    after = server.figures()
+    after = server.stats()
     runs, rows_run = (
         after[name, (MODEL, "1")] - before.get((name, (MODEL, "1")), 0.0)
         for name in ("elman_runs_total", "elman_run_rows_total")

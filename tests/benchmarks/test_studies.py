@@ -23,7 +23,7 @@ from benchmarks.sessions import first_token
 from benchmarks.streaming import StreamPlan, StreamReport, Streams
 from benchmarks.walking import Walk, WalkPlan
 from benchmarks.workload import Format, with_lengths
-from service.repository.spec import QUANTISED_KEY
+from elman.repository.spec import QUANTISED_KEY
 
 SMALL = SHAPES["small"]
 BODIES = with_lengths(SMALL, [1, 2, 3])

@@ -14,7 +14,7 @@ def test_the_figures_are_those_of_the_engine(screen: Screen, server: RunningServ
     page.wait_for_timeout(1300)
     page.get_by_role("button", name="Pause").click()
     truth = {one["model"]: one for one in server.client.get("/v1/engine").json()["models"]}
-    table = rows(page.get_by_role("region", name="Figures by model").locator("tbody"))
+    table = rows(page.get_by_role("region", name="Stats by model").locator("tbody"))
     assert {row[0] for row in table} == set(truth)
     for name, runs, occupancy, steps, padding, sequences, queued in table:
         one = truth[name]

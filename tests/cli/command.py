@@ -7,10 +7,10 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from service.cli import app
+from elman.cli import app
 from tests.running import environment
 
-COMMAND = [sys.executable, "-m", "service"]
+COMMAND = [sys.executable, "-m", "elman"]
 
 
 def elman_environment(**settings: object) -> dict[str, str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.repository.spec import ForecastSpec
+from elman.repository.spec import ForecastSpec
 from tests.looping import RESIDUALS, forecaster, generator, put_forecaster, put_generator
 from tests.running import STORE, RunningServer, running_server
 

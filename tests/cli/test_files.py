@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from service.cli.files.csv import CSVSource
-from service.cli.files.json import JSONSource, TextSource
-from service.cli.files.opening import open_sink, open_source
-from service.cli.files.record import Answer, Record, Shape, Unusable
+from elman.cli.jobs.files.csv import CSVSource
+from elman.cli.jobs.files.json import JSONSource, TextSource
+from elman.cli.jobs.files.opening import open_sink, open_source
+from elman.cli.jobs.files.record import Answer, Record, Shape, Unusable
 
 Array = np.ndarray[Any, Any]
 
@@ -244,7 +244,7 @@ def test_an_output_cut_at_any_byte_is_gone_on_with_to_the_same_bytes(tmp_path: P
 def test_an_output_in_parts_is_gone_on_with_to_the_same_bytes(
     tmp_path: Path, suffix: str, steps: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.cli.files.parquet._PART_ROWS", 2)
+    monkeypatch.setattr("elman.cli.jobs.files.parquet._PART_ROWS", 2)
     path, kind, given = tmp_path / f"out{suffix}", suffix[1:], answers(steps)
     whole = b""
     for cut in (len(given), *range(len(given))):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models import exporting
+from elman.exporter import script as exporting
 from tests.cli.command import elman, elman_here
 from tests.running import STORE, environment
 
@@ -134,14 +134,14 @@ def test_without_torch_they_say_what_to_install(tmp_path: Path, command: str) ->
     statement = (
         "import importlib.util, sys; real = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *rest: None if name == 'torch' else real(name, *rest)\n"
-        f"from service.cli import main; sys.argv = ['elman', *{command.split()}]; main()"
+        f"from elman.cli import main; sys.argv = ['elman', *{command.split()}]; main()"
     )
     done = subprocess.run([sys.executable, "-c", statement], cwd=tmp_path, env=environment(), capture_output=True)
     assert done.returncode == 3 and b"pip install 'elman[train]'" in done.stderr
 
 
 def test_shells_complete_commands_and_options(tmp_path: Path) -> None:
-    start = "import sys; sys.argv = ['elman']; from service.cli import main; main()"
+    start = "import sys; sys.argv = ['elman']; from elman.cli import main; main()"
     for words, index, wanted in (("elman pre", "1", "predict"), ("elman predict --conc", "2", "--concurrency")):
         asked = {"_ELMAN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": index}
         done = subprocess.run(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.client import Client
+from elman.client import Client
 from tests.running import ROOT, RunningServer
 
 

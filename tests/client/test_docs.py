@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-import service.client
-from service.client import Client
+import elman.client
+from elman.client import Client
 from tests.readme.blocks import read_blocks
 from tests.running import RunningServer
 
-PAGE = Path(service.client.__file__).parent / "README.md"
+PAGE = Path(elman.client.__file__).parent / "README.md"
 SHOWN = "http://localhost:8000"
-MODULES = [f"service.client.{module.name}" for module in pkgutil.iter_modules(service.client.__path__)]
+MODULES = [f"elman.client.{module.name}" for module in pkgutil.iter_modules(elman.client.__path__)]
 
 
 def test_the_page_runs_from_top_to_bottom(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,4 +49,4 @@ def test_there_are_docstrings_to_run() -> None:
         for test in doctest.DocTestFinder().find(importlib.import_module(module))
         if test.examples
     }
-    assert {"service.client.sync.Client", "service.client.sync.Model.predict", "service.client.sync.Session"} <= found
+    assert {"elman.client.sync.Client", "elman.client.sync.Model.predict", "elman.client.sync.Session"} <= found

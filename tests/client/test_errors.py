@@ -6,8 +6,8 @@ import httpx
 import numpy as np
 import pytest
 
-import service.app  # noqa: F401  (defines every error of the server)
-from service.client import (
+import elman.app  # noqa: F401  (defines every error of the server)
+from elman.client import (
     BadAnswer,
     Client,
     DeadlineExceeded,
@@ -21,10 +21,10 @@ from service.client import (
     Unavailable,
     UnknownModel,
 )
-from service.client.errors import CLASSES, error_of
-from service.client.wire import error_in, seconds_of
-from service.errors import ElmanError as ServerError
-from service.errors import RequestError as ServerRequestError
+from elman.client.errors import CLASSES, error_of
+from elman.client.wire import error_in, seconds_of
+from elman.errors import ElmanError as ServerError
+from elman.errors import RequestError as ServerRequestError
 
 
 def codes_of_the_server(base: type[ServerError] = ServerError) -> set[tuple[str, int]]:

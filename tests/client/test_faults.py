@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.client import AsyncClient, Client, Retries, StepResult, Timeout
+from elman.client import AsyncClient, Client, Retries, StepResult, Timeout
 from tests.client.proxy import Fault, fault_proxy, seeded
 from tests.running import RunningServer, running_server
 

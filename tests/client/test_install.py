@@ -27,7 +27,7 @@ SERVER_ONLY = [
 LOOK = f"""
 import importlib.util, json, sys
 import numpy as np
-from service.client import Client
+from elman.client import Client
 
 with Client(sys.argv[1]) as elman:
     label = elman.model("names-gru").predict("Lindqvist").label
@@ -35,9 +35,9 @@ with Client(sys.argv[1]) as elman:
 print(json.dumps({{
     "label": label,
     "output": output,
-    "modules": sorted(name for name in sys.modules if name.split(".")[0] == "service"),
+    "modules": sorted(name for name in sys.modules if name.split(".")[0] == "elman"),
     "importable": [name for name in {SERVER_ONLY!r} if importlib.util.find_spec(name)],
-    "file": sys.modules["service"].__file__,
+    "file": sys.modules["elman"].__file__,
 }}))
 """
 
@@ -75,12 +75,12 @@ def test_the_client_alone_works_and_brings_nothing_of_the_server(
     assert str(ROOT) not in seen["file"]
     assert seen["label"] == "Swedish" and len(seen["output"]) == 9
     assert seen["importable"] == []
-    assert all(name == "service" or name.startswith("service.client") for name in seen["modules"]), seen["modules"]
+    assert all(name == "elman" or name.startswith("elman.client") for name in seen["modules"]), seen["modules"]
 
 
 def test_streams_say_what_they_need(installed: str, server: RunningServer, tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom service.client import Client\n"
+        "import sys\nfrom elman.client import Client\n"
         "with Client(sys.argv[1]) as elman, elman.model('names-gru').stream() as stream: stream.send('Mc')"
     )
     done = subprocess.run([installed, "-c", script, server.url], capture_output=True, text=True, cwd=tmp_path)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.client import AsyncClient, Client, NotAllowed, UnknownSession
+from elman.client import AsyncClient, Client, NotAllowed, UnknownSession
 from tests.running import running_server
 
 

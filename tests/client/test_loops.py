@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.client import (
+from elman.client import (
     AsyncClient,
     Client,
     Disconnected,
@@ -17,7 +17,7 @@ from service.client import (
     Tokens,
     Unable,
 )
-from service.repository.spec import ForecastSpec
+from elman.repository.spec import ForecastSpec
 from tests.client.proxy import Fault, fault_proxy
 from tests.looping import RESIDUALS, forecaster, generator, put_forecaster, put_generator
 from tests.running import STORE, RunningServer, running_server

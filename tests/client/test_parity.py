@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-import service.client as client
-from service.client import (
+import elman.client as client
+from elman.client import (
     AsyncClient,
     AsyncModel,
     AsyncSession,
@@ -61,4 +61,4 @@ def test_every_public_method_says_what_it_does(kind: type) -> None:
 
 def test_every_exported_name_is_there_and_nothing_of_the_server() -> None:
     for name in client.__all__:
-        assert getattr(client, name).__module__.startswith("service.client."), name
+        assert getattr(client, name).__module__.startswith("elman.client."), name

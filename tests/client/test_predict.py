@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.client import AsyncClient, Batching, Client, RequestError, Result
-from service.client.calls import groups
+from elman.client import AsyncClient, Batching, Client, RequestError, Result
+from elman.client.calls import groups
 from tests.running import RunningServer
 
 Sequences = list[NDArray[np.float32]]

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.client import (
+from elman.client import (
     BadAnswer,
     DeadlineExceeded,
     Disconnected,
@@ -20,10 +20,10 @@ from service.client import (
     TimedOut,
     Unavailable,
 )
-from service.client.calls import Call, ModelCalls, ServerCalls, SessionCalls
-from service.client.config import Batching
-from service.client.results import SessionInfo
-from service.client.retrying import may_be_repeated
+from elman.client.calls import Call, ModelCalls, ServerCalls, SessionCalls
+from elman.client.config import Batching
+from elman.client.results import SessionInfo
+from elman.client.retrying import may_be_repeated
 
 MODEL, SESSION = ModelCalls("m"), SessionCalls(SessionInfo("s", "m", 1, 7, 0.0, 60.0))
 READS: list[Call[Any]] = [

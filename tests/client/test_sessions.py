@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.client import (
+from elman.client import (
     AsyncClient,
     BadStateToken,
     Client,
@@ -18,7 +18,7 @@ from service.client import (
     Unable,
     UnknownSession,
 )
-from service.client.calls import Returns, SessionCalls
+from elman.client.calls import Returns, SessionCalls
 from tests.codec.test_odd_models import gru, put
 from tests.running import RunningServer, running_server
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.client import AsyncClient, Client, RequestError, Timeout, Unable, UnknownModel, UnknownSession
+from elman.client import AsyncClient, Client, RequestError, Timeout, Unable, UnknownModel, UnknownSession
 from tests.client.proxy import Fault, fault_proxy
 from tests.client.test_timeouts import ends_in_time
 from tests.running import RunningServer

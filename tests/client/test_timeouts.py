@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.client import (
+from elman.client import (
     AsyncClient,
     Batching,
     Client,

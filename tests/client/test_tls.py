@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from service.client import AsyncClient, Client, NotConnected, Retries, TimedOut
+from elman.client import AsyncClient, Client, NotConnected, Retries, TimedOut
 from tests.client.proxy import Fault, fault_proxy
 from tests.client.test_timeouts import TOTAL, ends_in_time
 from tests.running import RunningServer

@@ -1,4 +1,4 @@
-"""The engine thread with real lanes: what is submitted is answered once, in the order of its request."""
+"""The engine thread with real queues: what is submitted is answered once, in the order of its request."""
 
 import asyncio
 import gc
@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.engine import Engine, Lane
-from service.engine.scheduler import Policy
-from service.engine.sequence import Sequence
-from service.errors import DeadlineExceeded, Draining, Internal, Overloaded
-from service.repository.calibration import Calibration
+from elman.engine.engine import Engine, ModelQueue
+from elman.engine.scheduler import Policy
+from elman.engine.sequence import Sequence
+from elman.errors import DeadlineExceeded, Draining, Internal, Overloaded
+from elman.repository.calibration import Calibration
 from tests.reference import Array, expected, model, same_bits
 
 NAME = "vowels-gru"
@@ -32,14 +32,16 @@ def check_exact(sequence: Sequence, name: str = NAME) -> None:
 
 
 def test_many_callers_at_once_each_get_their_own_answers() -> None:
-    lanes = {name: Lane(model(name), Policy()) for name in ("vowels-gru", "vowels-lstm", "vowels-lstm-bidirectional")}
-    lanes["vowels-lstm-bidirectional"].scheduler.policy = Policy(chunked=False)
+    queues = {
+        name: ModelQueue(model(name), Policy()) for name in ("vowels-gru", "vowels-lstm", "vowels-lstm-bidirectional")
+    }
+    queues["vowels-lstm-bidirectional"].scheduler.policy = Policy(chunked=False)
 
     async def call(engine: Engine, index: int) -> tuple[str, list[Sequence]]:
         await asyncio.sleep(0.0005 * (index % 17))
-        name = list(lanes)[index % 3]
+        name = list(queues)[index % 3]
         mine = [Sequence(features(1 + (7 * index + 3 * i) % 90, seed=100 * index + i)) for i in range(1 + index % 4)]
-        answered = await engine.submit(lanes[name], mine).future
+        answered = await engine.submit(queues[name], mine).future
         assert all(one is other for one, other in zip(answered, mine, strict=True))
         return name, answered
 
@@ -55,24 +57,24 @@ def test_many_callers_at_once_each_get_their_own_answers() -> None:
     for name, answered in asyncio.run(run()):
         for sequence in answered:
             check_exact(sequence, name)
-    total = sum(lane.figures.num_sequences for lane in lanes.values())
+    total = sum(queue.stats.num_sequences for queue in queues.values())
     assert total == sum(1 + i % 4 for i in range(150))
 
 
 def test_a_short_sequence_is_done_long_before_a_long_one() -> None:
-    lane = Lane(model(NAME), Policy(max_batch=4))
+    queue = ModelQueue(model(NAME), Policy(max_batch=4))
 
     async def run() -> None:
         engine = Engine(100)
         engine.start(asyncio.get_running_loop())
-        long = [engine.submit(lane, [Sequence(features(50_000, i))]) for i in range(4)]
-        while not lane.figures.num_runs:
+        long = [engine.submit(queue, [Sequence(features(50_000, i))]) for i in range(4)]
+        while not queue.stats.num_runs:
             await asyncio.sleep(0.001)
-        runs = lane.figures.num_runs
-        await engine.submit(lane, [Sequence(features(10))]).future
+        runs = queue.stats.num_runs
+        await engine.submit(queue, [Sequence(features(10))]).future
         assert not any(ticket.future.done() for ticket in long)
         # The one that was under way, its own, and those until the loop here wakes up: time, so a loose bound.
-        assert lane.figures.num_runs - runs < 400
+        assert queue.stats.num_runs - runs < 400
         for ticket in long:
             ticket.cancel()
         await engine.drain(10.0)
@@ -82,16 +84,16 @@ def test_a_short_sequence_is_done_long_before_a_long_one() -> None:
 
 
 def test_a_drained_engine_has_answered_all_and_takes_no_more() -> None:
-    lane = Lane(model(NAME), Policy())
+    queue = ModelQueue(model(NAME), Policy())
 
     async def run() -> None:
         engine = Engine(100)
         engine.start(asyncio.get_running_loop())
-        ticket = engine.submit(lane, [Sequence(features(5_000, i)) for i in range(10)])
+        ticket = engine.submit(queue, [Sequence(features(5_000, i)) for i in range(10)])
         await engine.drain(30.0)
         assert ticket.future.done() and engine.num_pending == 0
         with pytest.raises(Draining):
-            engine.submit(lane, [Sequence(features(1))])
+            engine.submit(queue, [Sequence(features(1))])
         engine.close()
         for sequence in ticket.future.result():
             check_exact(sequence)
@@ -100,12 +102,12 @@ def test_a_drained_engine_has_answered_all_and_takes_no_more() -> None:
 
 
 def test_what_is_queued_when_the_engine_closes_is_told() -> None:
-    lane = Lane(model(NAME), Policy())
+    queue = ModelQueue(model(NAME), Policy())
 
     async def run() -> None:
         engine = Engine(100)
         engine.start(asyncio.get_running_loop())
-        tickets = [engine.submit(lane, [Sequence(features(200_000, i))]) for i in range(3)]
+        tickets = [engine.submit(queue, [Sequence(features(200_000, i))]) for i in range(3)]
         await engine.drain(0.05)
         engine.close()
         assert not engine.alive
@@ -117,13 +119,13 @@ def test_what_is_queued_when_the_engine_closes_is_told() -> None:
 
 
 def test_a_deadline_is_kept_while_others_go_on() -> None:
-    lane = Lane(model(NAME), Policy())
+    queue = ModelQueue(model(NAME), Policy())
 
     async def run() -> None:
         engine = Engine(100)
         engine.start(asyncio.get_running_loop())
-        late = engine.submit(lane, [Sequence(features(5), deadline=-1.0)])
-        fine = engine.submit(lane, [Sequence(features(500, 1))])
+        late = engine.submit(queue, [Sequence(features(5), deadline=-1.0)])
+        fine = engine.submit(queue, [Sequence(features(500, 1))])
         (one,) = await late.future
         assert isinstance(one.error, DeadlineExceeded) and not one.cursor
         (other,) = await fine.future
@@ -134,42 +136,42 @@ def test_a_deadline_is_kept_while_others_go_on() -> None:
 
 
 def test_a_request_that_does_not_fit_the_queue_is_refused_whole() -> None:
-    lane = Lane(model(NAME), Policy())
+    queue = ModelQueue(model(NAME), Policy())
 
     async def run() -> None:
         engine = Engine(4)
         engine.start(asyncio.get_running_loop())
         with pytest.raises(Overloaded) as refused:
-            engine.submit(lane, [Sequence(features(1)) for _ in range(5)])
+            engine.submit(queue, [Sequence(features(1)) for _ in range(5)])
         assert refused.value.headers == {"retry-after": "1"}
         assert engine.num_pending == 0
-        await engine.submit(lane, [Sequence(features(1)) for _ in range(4)]).future
+        await engine.submit(queue, [Sequence(features(1)) for _ in range(4)]).future
         engine.close()
 
     asyncio.run(run())
-    assert lane.figures.num_sequences == 4
+    assert queue.stats.num_sequences == 4
 
 
 @settings(max_examples=25)
 @given(sizes=st.lists(st.lists(st.integers(1, 80), min_size=1, max_size=5), min_size=1, max_size=12))
 def test_the_slots_of_state_are_all_given_back(sizes: list[list[int]]) -> None:
-    lane = Lane(model(NAME), Policy(max_batch=3, max_chunk=8))
+    queue = ModelQueue(model(NAME), Policy(max_batch=3, max_chunk=8))
     sequences = [Sequence(features(length)) for each in sizes for length in each]
     for index, sequence in enumerate(sequences):
         sequence.cancelled = index % 5 == 4
-        lane.scheduler.add(sequence)
-    while len(lane.scheduler):
-        lane.iterate(0.0)
-        assert lane.runner.num_slots <= len(sequences)
-    assert lane.runner.num_slots == 0
-    assert lane.figures.num_failed == 0  # nobody waits for what was cancelled, so it is no failure
+        queue.scheduler.add(sequence)
+    while len(queue.scheduler):
+        queue.iterate(0.0)
+        assert queue.runner.num_slots <= len(sequences)
+    assert queue.runner.num_slots == 0
+    assert queue.stats.num_failed == 0  # nobody waits for what was cancelled, so it is no failure
 
 
 # Where a run is made
 
 
-class Watched(Lane):
-    """A lane that notes on which thread it iterates."""
+class Watched(ModelQueue):
+    """A queue that notes on which thread it iterates."""
 
     def __init__(self, policy: Policy | None = None) -> None:
         super().__init__(model(NAME), policy or Policy(cost=model(NAME).calibration))
@@ -183,14 +185,14 @@ class Watched(Lane):
 HERE, THERE = threading.main_thread().name, "elman-engine"
 
 
-def served_by(lane: Watched, *requests: list[Sequence], **options: Any) -> list[list[Sequence]]:
+def served_by(queue: Watched, *requests: list[Sequence], **options: Any) -> list[list[Sequence]]:
     """The answers to requests that arrive together, whose errors stay on the sequences."""
 
     async def run() -> list[list[Sequence]]:
         engine = Engine(1_000, **options)
         engine.start(asyncio.get_running_loop())
         try:
-            tickets = [engine.submit(lane, request) for request in requests]
+            tickets = [engine.submit(queue, request) for request in requests]
             return await asyncio.gather(*(ticket.future for ticket in tickets))
         finally:
             assert engine.num_pending == 0
@@ -200,10 +202,10 @@ def served_by(lane: Watched, *requests: list[Sequence], **options: Any) -> list[
 
 
 def test_what_is_light_runs_where_it_arrived() -> None:
-    lane = Watched()
-    for sequences in served_by(lane, [Sequence(features(5))], [Sequence(features(5, 1))]):
+    queue = Watched()
+    for sequences in served_by(queue, [Sequence(features(5))], [Sequence(features(5, 1))]):
         check_exact(sequences[0])
-    assert set(lane.threads) == {HERE}
+    assert set(queue.threads) == {HERE}
 
 
 HEAVY: dict[str, Callable[[], list[list[Sequence]]]] = {
@@ -216,31 +218,33 @@ HEAVY: dict[str, Callable[[], list[list[Sequence]]]] = {
 
 @pytest.mark.parametrize("what", HEAVY)
 def test_what_is_not_light_runs_on_the_engine_thread(what: str) -> None:
-    lane = Watched()
-    served_by(lane, *HEAVY[what]())
-    assert set(lane.threads) == {THERE}
+    queue = Watched()
+    served_by(queue, *HEAVY[what]())
+    assert set(queue.threads) == {THERE}
 
 
 def test_what_takes_long_by_its_calibration_runs_on_the_engine_thread() -> None:
-    lane = Watched(Policy(cost=Calibration(run=1e-3)))
-    served_by(lane, [Sequence(features(5))])
-    assert set(lane.threads) == {THERE}
+    queue = Watched(Policy(cost=Calibration(run=1e-3)))
+    served_by(queue, [Sequence(features(5))])
+    assert set(queue.threads) == {THERE}
 
 
 def test_what_a_light_run_leaves_is_handed_over() -> None:
     # One of them can end in a run that is worth its while, and the run ends with it.
-    lane = Watched(Policy(max_chunk=64, cost=Calibration(run=1e-7, row=1e-7, step=1e-6, row_step=1e-6)))
-    short, long = served_by(lane, [Sequence(features(2))], [Sequence(features(60, 1))])
+    queue = Watched(Policy(max_chunk=64, cost=Calibration(run=1e-7, row=1e-7, step=1e-6, row_step=1e-6)))
+    short, long = served_by(queue, [Sequence(features(2))], [Sequence(features(60, 1))])
     check_exact(short[0])
     check_exact(long[0])
-    assert lane.threads[0] == HERE and THERE in lane.threads
+    assert queue.threads[0] == HERE and THERE in queue.threads
 
 
 def test_what_saves_is_light_only_where_saving_is() -> None:
     for light, thread in ((False, THERE), (True, HERE)):
-        lane, saved = Watched(), []
-        ((sequence,),) = served_by(lane, [Sequence(features(5), save=object())], commit=saved.extend, light_saves=light)
-        assert saved == [sequence] and set(lane.threads) == {thread}
+        queue, saved = Watched(), []
+        ((sequence,),) = served_by(
+            queue, [Sequence(features(5), save=object())], commit=saved.extend, light_saves=light
+        )
+        assert saved == [sequence] and set(queue.threads) == {thread}
 
 
 def test_a_light_run_that_cannot_save_fails_alone() -> None:
@@ -266,17 +270,17 @@ def test_what_is_cancelled_or_late_before_it_is_passed_on_is_given_up() -> None:
 
 
 def test_what_arrives_as_the_engine_closes_is_told() -> None:
-    lane = Watched()
+    queue = Watched()
 
     async def run() -> None:
         engine = Engine(100)
         engine.start(asyncio.get_running_loop())
-        ticket = engine.submit(lane, [Sequence(features(5))])
+        ticket = engine.submit(queue, [Sequence(features(5))])
         engine.close()
         await asyncio.sleep(0.01)
         with pytest.raises(Draining):
             await ticket.future
-        assert not lane.threads
+        assert not queue.threads
 
     asyncio.run(run())
 

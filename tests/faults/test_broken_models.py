@@ -83,7 +83,7 @@ def test_what_is_broken_is_listed_as_refused_and_the_rest_serves(broken: Running
     assert set(refused(broken)) == BROKEN | {"half-good"}
     listed = broken.client.get("/v1/models").json()["models"]
     assert [(one["name"], one["versions"]) for one in listed] == [("half-good", [1]), (GOOD, [1])]
-    assert broken.figures()["elman_refused_models", ()] == len(BROKEN) + 1
+    assert broken.stats()["elman_refused_models", ()] == len(BROKEN) + 1
 
 
 @pytest.mark.parametrize("name", sorted(BROKEN))

@@ -18,14 +18,14 @@ def test_work_stops_when_its_client_disconnects(server: RunningServer) -> None:
         "POST /v1/models/vowels-lstm/predict HTTP/1.1\r\nhost: test\r\n"
         f"content-type: application/octet-stream\r\ncontent-length: {len(content)}\r\n\r\n"
     ).encode()
-    before, logged = server.figures(), len(server.log.read_text())
+    before, logged = server.stats(), len(server.log.read_text())
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(head + content)
         server.wait_for("elman_pending_sequences", 1.0)
     left = time.monotonic()
     server.wait_for("elman_pending_sequences", 0.0)
     assert time.monotonic() - left < 3.0
-    after = server.figures()
+    after = server.stats()
     assert after["elman_steps_total", LABELS] - before["elman_steps_total", LABELS] < LENGTH
     answered = ("elman_request_seconds_count", LABELS)
     assert after.get(answered) == before.get(answered)

@@ -48,7 +48,7 @@ def test_of_two_thousand_requests_thrown_at_a_small_queue_each_is_answered_or_re
             assert response.json()["code"] == "overloaded"
             assert int(response.headers["retry-after"]) >= 1
 
-    figures = server.figures()
+    figures = server.stats()
     labels = ("vowels-gru", "1")
     assert figures["elman_sequences_total", labels] == by_status[200]
     assert figures["elman_steps_total", labels] == 150 * by_status[200]
@@ -68,7 +68,7 @@ def test_a_request_that_the_queue_has_no_room_for_leaves_none_of_its_sequences_b
     async def both() -> tuple[httpx.Response, httpx.Response, httpx.Response]:
         async with httpx.AsyncClient(base_url=server.url, timeout=60.0) as client:
             running = asyncio.create_task(client.post(url, content=content, headers=headers))
-            while server.figures()["elman_pending_sequences", ()] != 1:
+            while server.stats()["elman_pending_sequences", ()] != 1:
                 await asyncio.sleep(0.02)
             too_many = await client.post(url, json={"sequences": [[[0.5] * 12]] * 10})
             enough = await client.post(url, json={"sequences": [[[0.5] * 12]] * 9})
@@ -78,4 +78,4 @@ def test_a_request_that_the_queue_has_no_room_for_leaves_none_of_its_sequences_b
     assert (running.status_code, too_many.status_code, enough.status_code) == (200, 503, 200)
     wanted = expected("vowels-lstm", np.full((1, 12), 0.5, np.float32))[0]
     assert all(same_bits(float32(one["output"]), wanted) for one in enough.json()["results"])
-    assert server.figures()["elman_sequences_total", ("vowels-lstm", "1")] == 10
+    assert server.stats()["elman_sequences_total", ("vowels-lstm", "1")] == 10

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from service.engine.engine import Engine, Lane
-from service.engine.scheduler import Policy
-from service.engine.sequence import Sequence
-from service.errors import Internal, ModelFailed, Overloaded
+from elman.engine.engine import Engine, ModelQueue
+from elman.engine.scheduler import Policy
+from elman.engine.sequence import Sequence
+from elman.errors import Internal, ModelFailed, Overloaded
 from tests.reference import NAMES, Array, expected, model, same_bits
 
 NUM_ROWS = 16
@@ -44,7 +44,7 @@ def check_exact(name: str, sequence: Sequence) -> None:
 @pytest.mark.parametrize("at", [0, 30, 99])
 @pytest.mark.parametrize("name", NAMES)
 def test_one_poisoned_sequence_of_sixteen_fails_alone(name: str, at: int) -> None:
-    lane = Lane(model(name), Policy(max_batch=NUM_ROWS, max_chunk=16))
+    queue = ModelQueue(model(name), Policy(max_batch=NUM_ROWS, max_chunk=16))
     sequences = [
         Sequence(tokens(name, 100 + i, seed=i), returns="steps" if i % 2 else "final") for i in range(NUM_ROWS)
     ]
@@ -53,7 +53,7 @@ def test_one_poisoned_sequence_of_sixteen_fails_alone(name: str, at: int) -> Non
 
     async def run() -> None:
         async with running_engine() as engine:
-            await engine.submit(lane, sequences).future
+            await engine.submit(queue, sequences).future
 
     asyncio.run(run())
     assert isinstance(poisoned.error, ModelFailed)
@@ -62,26 +62,26 @@ def test_one_poisoned_sequence_of_sixteen_fails_alone(name: str, at: int) -> Non
         if sequence is not poisoned:
             check_exact(name, sequence)
     # They did share runs with it up to the fault, and with one another after it.
-    assert lane.figures.num_rows > 12 * lane.figures.num_runs
-    assert (lane.figures.num_sequences, lane.figures.num_failed) == (NUM_ROWS, 1)
-    assert lane.runner.num_slots == 0
+    assert queue.stats.num_rows > 12 * queue.stats.num_runs
+    assert (queue.stats.num_sequences, queue.stats.num_failed) == (NUM_ROWS, 1)
+    assert queue.runner.num_slots == 0
 
 
 def test_what_follows_a_poisoned_batch_is_exact() -> None:
     name = "names-gru"
-    lane = Lane(model(name), Policy())
+    queue = ModelQueue(model(name), Policy())
 
     async def run() -> list[Sequence]:
         async with running_engine() as engine:
-            await engine.submit(lane, [Sequence(np.full(9, OUT_OF_RANGE))]).future
-            return await engine.submit(lane, [Sequence(tokens(name, 50, i)) for i in range(20)]).future
+            await engine.submit(queue, [Sequence(np.full(9, OUT_OF_RANGE))]).future
+            return await engine.submit(queue, [Sequence(tokens(name, 50, i)) for i in range(20)]).future
 
     for sequence in asyncio.run(run()):
         check_exact(name, sequence)
 
 
 def test_two_models_do_not_share_a_fault() -> None:
-    good, bad = Lane(model("names-lstm"), Policy()), Lane(model("names-gru"), Policy())
+    good, bad = ModelQueue(model("names-lstm"), Policy()), ModelQueue(model("names-gru"), Policy())
 
     async def run() -> list[Sequence]:
         async with running_engine() as engine:
@@ -98,13 +98,13 @@ def test_two_models_do_not_share_a_fault() -> None:
 
 def test_a_defect_of_the_runner_fails_its_batch_and_not_the_engine() -> None:
     name = "names-gru"
-    lane = Lane(model(name), Policy())
+    queue = ModelQueue(model(name), Policy())
 
     async def run() -> tuple[Sequence, Sequence]:
         async with running_engine() as engine:
             # Inputs of a shape that no validated request has: what fails is the gathering, not the graph.
-            (broken,) = await engine.submit(lane, [Sequence(np.zeros((5, 7, 3), np.int64))]).future
-            (fine,) = await engine.submit(lane, [Sequence(tokens(name, 40, 1))]).future
+            (broken,) = await engine.submit(queue, [Sequence(np.zeros((5, 7, 3), np.int64))]).future
+            (fine,) = await engine.submit(queue, [Sequence(tokens(name, 40, 1))]).future
             assert engine.alive
             return broken, fine
 
@@ -117,11 +117,11 @@ def test_a_defect_of_the_runner_fails_its_batch_and_not_the_engine() -> None:
 def test_a_cancelled_caller_does_not_strand_those_it_shares_a_batch_with(gives_up: bool) -> None:
     """Whether its work is given up, or is done to the end and finds nobody there."""
     name = "names-gru"
-    lane = Lane(model(name), Policy(max_batch=16, max_chunk=8))
+    queue = ModelQueue(model(name), Policy(max_batch=16, max_chunk=8))
 
     async def run() -> list[Sequence]:
         async with running_engine() as engine:
-            tickets = [engine.submit(lane, [Sequence(tokens(name, 400, i))]) for i in range(12)]
+            tickets = [engine.submit(queue, [Sequence(tokens(name, 400, i))]) for i in range(12)]
 
             async def wait(index: int) -> list[Sequence]:
                 try:
@@ -143,21 +143,21 @@ def test_a_cancelled_caller_does_not_strand_those_it_shares_a_batch_with(gives_u
     assert len(answered) == 8
     for sequence in answered:
         check_exact(name, sequence)
-    assert lane.runner.num_slots == 0
+    assert queue.runner.num_slots == 0
 
 
 def test_a_cancelled_ticket_frees_its_place_in_the_queue() -> None:
-    lane = Lane(model("names-gru"), Policy())
+    queue = ModelQueue(model("names-gru"), Policy())
 
     async def run() -> None:
         async with running_engine(max_queue=4) as engine:
-            ticket = engine.submit(lane, [Sequence(tokens("names-gru", 200_000, i)) for i in range(4)])
+            ticket = engine.submit(queue, [Sequence(tokens("names-gru", 200_000, i)) for i in range(4)])
             with pytest.raises(Overloaded):
-                engine.submit(lane, [Sequence(tokens("names-gru", 5, 0))])
+                engine.submit(queue, [Sequence(tokens("names-gru", 5, 0))])
             ticket.cancel()
             await asyncio.wait_for(ticket.future, 10.0)
             assert engine.num_pending == 0
-            (one,) = await engine.submit(lane, [Sequence(tokens("names-gru", 5, 0))]).future
+            (one,) = await engine.submit(queue, [Sequence(tokens("names-gru", 5, 0))]).future
             check_exact("names-gru", one)
 
     asyncio.run(run())

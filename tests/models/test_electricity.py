@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 
+from elman.repository.spec import METADATA_KEY, parse_spec
 from models.cards import read_results
 from models.forecasting import CELLS, ELECTRICITY, HERE, Loop, cut, mape, measure_electricity
 from models.tasks import electricity
 from models.tasks.series import Series
-from service.repository.spec import METADATA_KEY, parse_spec
 
 RESULTS = read_results(HERE / "results.json")
 NAMES = [f"electricity-{cell}" for cell in CELLS]

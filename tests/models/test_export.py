@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.export import ExportRefused, export, flatten, open_session
+from elman.exporter.export import ExportRefused, export, flatten, open_session
+from elman.repository.model import load_model
+from elman.repository.spec import METADATA_KEY, QUANTISED_KEY, ModelSpec, parse_spec
 from models.recurrent import Cell, Recurrent, Shape
-from service.repository.model import load_model
-from service.repository.spec import METADATA_KEY, QUANTISED_KEY, ModelSpec, parse_spec
 
 SIZES = ((1, 1), (4, 3), (2, 50))
 

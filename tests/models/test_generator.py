@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
+from elman.repository.spec import METADATA_KEY, parse_spec
 from models.cards import read_results
 from models.generation import (
     HERE,
@@ -20,7 +21,6 @@ from models.generation import (
 )
 from models.tasks import generator, names
 from models.tasks.generator import END, START, UNKNOWN, Names
-from service.repository.spec import METADATA_KEY, parse_spec
 
 RESULTS = read_results(HERE / "results.json")
 

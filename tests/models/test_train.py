@@ -9,9 +9,10 @@ import onnx
 import pytest
 import torch
 
+from elman.exporter.export import open_session, quantised
+from elman.repository.spec import METADATA_KEY, parse_spec
 from models import forecasting, generation
 from models.cards import read_results, write_cards
-from models.export import open_session, quantised
 from models.recurrent import Cell, Recurrent, Shape
 from models.tasks import Recipe, Task
 from models.train import (
@@ -31,7 +32,6 @@ from models.train import (
     sequence_loss,
     train,
 )
-from service.repository.spec import METADATA_KEY, parse_spec
 
 RESULTS = read_results(HERE / "results.json")
 TINY = {"hidden_size": 8}

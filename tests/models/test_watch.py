@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import pytest
 
+from elman.repository.spec import embedded_spec
 from models import replay
 from models.across import leave_out
 from models.cards import read_results
 from models.tasks import Task, watch
 from models.tasks.watch import EXERCISES, HELD_OUT, MIRROR, RATE, VALIDATION, Recording
 from models.train import HERE, RECIPES, measure, step_answers
-from service.repository.spec import embedded_spec
 from tests.running import RunningServer
 
 WATCH = [name for name in RECIPES if name.startswith("watch-")]

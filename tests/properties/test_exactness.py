@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.engine import Lane
-from service.engine.scheduler import Policy
-from service.engine.sequence import Return, Sequence
-from service.server import policy_of
-from service.settings import Settings
+from elman.api.server import policy_of
+from elman.engine.engine import ModelQueue
+from elman.engine.scheduler import Policy
+from elman.engine.sequence import Return, Sequence
+from elman.settings import Settings
 from tests.reference import BIDIRECTIONAL, CELLS, NAMES, Array, expected, model, same_bits
 
 NUM_FEATURES = 12
@@ -65,18 +65,18 @@ def tokens(one: Arrival, name: str) -> Array:
     return np.random.default_rng(one.seed).integers(0, size, one.length).astype(np.int64)
 
 
-def run(lane: Lane, pending: list[tuple[int, Sequence]]) -> None:
+def run(queue: ModelQueue, pending: list[tuple[int, Sequence]]) -> None:
     """Let sequences arrive before their iterations, and iterate until all are done."""
     done: list[Sequence] = []
     iteration = 0
-    while pending or len(lane.scheduler):
+    while pending or len(queue.scheduler):
         for _, sequence in [one for one in pending if one[0] <= iteration]:
-            lane.scheduler.add(sequence)
+            queue.scheduler.add(sequence)
         pending = [one for one in pending if one[0] > iteration]
-        done += lane.iterate(now=0.0)[0]
+        done += queue.iterate(now=0.0)[0]
         iteration += 1
     assert len(done) == len({id(one) for one in done})
-    assert not lane.runner.num_slots, "a slot is still held"
+    assert not queue.runner.num_slots, "a slot is still held"
 
 
 def answer(sequence: Sequence) -> Array:
@@ -87,12 +87,12 @@ def answer(sequence: Sequence) -> Array:
 def check(name: str, traffic: Traffic, inputs: list[Array]) -> None:
     served = model(name)
     given_policy = policy_of(served, Settings(max_batch=traffic.max_batch, max_chunk=traffic.max_chunk))
-    lane = Lane(served, given_policy)
+    queue = ModelQueue(served, given_policy)
     sequences = [
         Sequence(data, returns=one.returns, priority=one.priority)
         for one, data in zip(traffic.arrivals, inputs, strict=True)
     ]
-    run(lane, [(one.at, sequence) for one, sequence in zip(traffic.arrivals, sequences, strict=True)])
+    run(queue, [(one.at, sequence) for one, sequence in zip(traffic.arrivals, sequences, strict=True)])
     for sequence in sequences:
         steps = expected(name, sequence.inputs)
         wanted = steps if sequence.returns == "steps" else steps[-1:]
@@ -120,12 +120,12 @@ def test_a_sequence_carried_on_from_its_state_gives_the_bits_of_the_whole(
 ) -> None:
     inputs = features(one)
     pieces = np.split(inputs, sorted(cut for cut in cuts if cut < len(inputs)))
-    lane = Lane(model(name), Policy(max_batch=5, max_chunk=16))
+    queue = ModelQueue(model(name), Policy(max_batch=5, max_chunk=16))
     state, outputs = None, []
     for index, piece in enumerate(pieces):
         sequence = Sequence(piece, returns="steps", state=state, keep_state=True)
         others = [Sequence(features(other)) for other in neighbours[index::2]]
-        run(lane, [(0, each) for each in (*others, sequence)])
+        run(queue, [(0, each) for each in (*others, sequence)])
         outputs.append(answer(sequence))
         state = sequence.final_state
     assert same_bits(np.concatenate(outputs), expected(name, inputs))
@@ -133,15 +133,15 @@ def test_a_sequence_carried_on_from_its_state_gives_the_bits_of_the_whole(
 
 @pytest.mark.parametrize("name", CELLS)
 def test_sequences_do_share_runs(name: str) -> None:
-    lane = Lane(model(name), Policy(max_batch=16, max_chunk=64))
+    queue = ModelQueue(model(name), Policy(max_batch=16, max_chunk=64))
     generator = np.random.default_rng(0)
-    run(lane, [(0, Sequence(generator.standard_normal((n, 12), np.float32))) for n in range(1, 33)])
-    assert lane.figures.num_rows > 8 * lane.figures.num_runs
-    assert lane.figures.num_steps == sum(range(1, 33))
+    run(queue, [(0, Sequence(generator.standard_normal((n, 12), np.float32))) for n in range(1, 33)])
+    assert queue.stats.num_rows > 8 * queue.stats.num_runs
+    assert queue.stats.num_steps == sum(range(1, 33))
 
 
 def test_the_bidirectional_network_is_never_cut() -> None:
     served = model(BIDIRECTIONAL)
-    lane = Lane(served, policy_of(served, Settings(max_chunk=4)))
-    run(lane, [(0, Sequence(np.ones((300, NUM_FEATURES), np.float32)))])
-    assert lane.figures.num_runs == 1
+    queue = ModelQueue(served, policy_of(served, Settings(max_chunk=4)))
+    run(queue, [(0, Sequence(np.ones((300, NUM_FEATURES), np.float32)))])
+    assert queue.stats.num_runs == 1

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.codec.format import Format
-from service.codec.json import JSONDecoder
-from service.codec.numbers import NotPlain, read_numbers
-from service.codec.request import Limits
-from service.errors import ElmanError
+from elman.codec.format import Format
+from elman.codec.json import JSONDecoder
+from elman.codec.numbers import NotPlain, read_numbers
+from elman.codec.request import Limits
+from elman.errors import ElmanError
 
 LIMITS = Limits(max_steps=8, max_sequences=3)
 FORMATS = (

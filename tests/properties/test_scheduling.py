@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.scheduler import Batch, Policy, Scheduler
-from service.engine.sequence import Sequence
-from service.errors import DeadlineExceeded
+from elman.engine.scheduler import Batch, Policy, Scheduler
+from elman.engine.sequence import Sequence
+from elman.errors import DeadlineExceeded
 
 
 def sequence(length: int, **fields: Any) -> Sequence:
@@ -68,7 +68,7 @@ policies = st.builds(
 
 
 def simulate(policy: Policy, arriving: list[Arrival]) -> tuple[Run, list[Sequence]]:
-    """Run the scheduler as a lane does, one second an iteration, checking what holds of every batch."""
+    """Run the scheduler as a queue does, one second an iteration, checking what holds of every batch."""
     scheduler, seen = Scheduler(policy), Run()
     every = [
         sequence(one.length, returns=one.returns, priority=one.priority, deadline=one.deadline) for one in arriving
@@ -114,7 +114,7 @@ def check_batch(policy: Policy, batch: Batch, live: list[Sequence]) -> None:
 
 
 def check_choice(policy: Policy, batch: Batch, live: list[Sequence], limit: int) -> None:
-    """Rows are taken as far as there is room, by priority, service and deadline, but for one that was served most."""
+    """Rows are taken as far as there is room, by priority, elman and deadline, but for one that was served most."""
     level = min(rank(one)[:2] for one in live)
     first = [one for one in batch.sequences if rank(one)[:2] == level]
     others = sorted((one for one in batch.sequences if one not in first), key=rank)

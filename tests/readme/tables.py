@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pydantic_core import PydanticUndefined
 
-import service.app  # noqa: F401  (defines every error)
-from service.errors import ElmanError, RequestError
-from service.settings import Settings
+import elman.app  # noqa: F401  (defines every error)
+from elman.errors import ElmanError, RequestError
+from elman.settings import Settings
 
 README = Path(__file__).parents[2] / "README.md"
 

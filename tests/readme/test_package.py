@@ -32,7 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_it_holds_code_only(wheel: zipfile.ZipFile) -> None:
     names = [Path(name) for name in wheel.namelist() if ".dist-info/" not in name]
-    assert {name.parts[0] for name in names} == {"service", "models"}
+    assert {name.parts[0] for name in names} == {"elman", "models"}
     assert {name.suffix for name in names if name.parts[0] == "models"} == {".py"}
     assert sum(entry.file_size for entry in wheel.infolist()) < 2_000_000
 

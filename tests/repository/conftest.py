@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from matrix import CASES, Array, Case, Reference
 
-from service.engine.engine import Lane
-from service.engine.scheduler import Policy
-from service.engine.sequence import Return, Sequence
-from service.repository.loading import Loader
-from service.repository.model import Model
-from service.server import policy_of
-from service.settings import Settings
+from elman.api.server import policy_of
+from elman.engine.engine import ModelQueue
+from elman.engine.scheduler import Policy
+from elman.engine.sequence import Return, Sequence
+from elman.repository.loading import Loader
+from elman.repository.model import Model
+from elman.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,12 +55,12 @@ def folder_name(id: str) -> str:
 
 
 def run(model: Model, sequences: list[Sequence], policy: Policy | None = None) -> list[Sequence]:
-    """Run sequences together in one lane, as the engine would."""
-    lane = Lane(model, policy or policy_of(model, Settings()))
+    """Run sequences together in one queue, as the engine would."""
+    queue = ModelQueue(model, policy or policy_of(model, Settings()))
     for sequence in sequences:
-        lane.scheduler.add(sequence)
-    while len(lane.scheduler):
-        lane.iterate(0.0)
+        queue.scheduler.add(sequence)
+    while len(queue.scheduler):
+        queue.iterate(0.0)
     for sequence in sequences:
         assert sequence.error is None, sequence.error
     return sequences
@@ -113,7 +113,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path],
         log = tmp_path_factory.mktemp("server") / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "service", "serve", str(root), "--port", "0"],
+                [sys.executable, "-m", "elman", "serve", str(root), "--port", "0"],
                 cwd=ROOT,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -12,9 +12,9 @@ from conftest import run_alone
 from matrix import Array
 from onnx.backend.test.case.node import gru, lstm, rnn
 
-from service.errors import ModelRefused
-from service.repository.graph import RECURRENT
-from service.repository.model import load_model
+from elman.errors import ModelRefused
+from elman.repository.graph import RECURRENT
+from elman.repository.model import load_model
 
 # The modules are imported for what they register.
 assert gru and lstm and rnn

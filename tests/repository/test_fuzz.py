@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from fuzzing import BASES, MUTATIONS, SECRET, write_case
 
-from service.errors import ModelRefused
-from service.repository.model import Model, load_model
+from elman.errors import ModelRefused
+from elman.repository.model import Model, load_model
 
 try:
-    from service.repository.loading import load_isolated as load
+    from elman.repository.loading import load_isolated as load
 except ImportError:
     load = load_model
 

@@ -7,11 +7,11 @@ import pytest
 from conftest import Service, Zoo, folder_name, outputs, run, run_alone
 from matrix import CASES, Array, Case
 
-from service.engine.sequence import Return, Sequence
-from service.errors import ModelRefused
-from service.repository.model import Model
-from service.server import policy_of
-from service.settings import Settings
+from elman.api.server import policy_of
+from elman.engine.sequence import Return, Sequence
+from elman.errors import ModelRefused
+from elman.repository.model import Model
+from elman.settings import Settings
 
 SERVED = [case for case in CASES if case.refused is None]
 STREAMING = [case for case in SERVED if case.streams]

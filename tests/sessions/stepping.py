@@ -5,8 +5,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from service.sessions.lmdb import LMDBStore
-from service.sessions.store import Record
+from elman.sessions.store import Record
+from elman.sessions.stores.lmdb import LMDBStore
 from tests.sessions.records import PLENTY, advance_of, new_record
 
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import StoreUnavailable
-from service.sessions.lmdb import _HEAD_NBYTES, LMDBStore, _layout
-from service.sessions.store import Record, Usage
+from elman.errors import StoreUnavailable
+from elman.sessions.store import Record, Usage
+from elman.sessions.stores.lmdb import _HEAD_NBYTES, LMDBStore, _layout
 from tests.running import ROOT
 from tests.sessions.records import OWNER, PLENTY, Clock, advance_of, new_record, state
 

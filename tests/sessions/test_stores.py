@@ -12,10 +12,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from service.errors import Quota
-from service.sessions.lmdb import LMDBStore
-from service.sessions.memory import MemoryStore
-from service.sessions.store import Advance, Record, Store, Usage, key_of, new_id
+from elman.errors import Quota
+from elman.sessions.store import Advance, Record, Store, Usage, key_of, new_id
+from elman.sessions.stores.lmdb import LMDBStore
+from elman.sessions.stores.memory import MemoryStore
 from tests.sessions.records import OTHER, OWNER, PLENTY, START, Clock, advance_of, new_record, state
 
 # Around every change of how a state is cut: in a head, in pieces, in pages for both, in pages for each.

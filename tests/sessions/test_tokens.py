@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import BadStateToken, StoreUnavailable
-from service.sessions.tokens import State, StateTokens, load_or_make_key
+from elman.errors import BadStateToken, StoreUnavailable
+from elman.sessions.tokens import State, StateTokens, load_or_make_key
 from tests.running import ROOT
 
 NOW = 1_700_000_000.0
@@ -127,7 +127,7 @@ def test_a_key_is_made_once_and_kept(tmp_path: Path) -> None:
 
 def test_processes_that_start_at_once_agree_on_a_key(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom service.sessions.tokens import load_or_make_key\n"
+        "import sys\nfrom pathlib import Path\nfrom elman.sessions.tokens import load_or_make_key\n"
         "sys.stdin.readline()\nprint(load_or_make_key(Path(sys.argv[1])))"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

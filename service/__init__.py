@@ -1,3 +1,0 @@
-"""Elman: an inference server for recurrent networks, and its client."""
-
-__version__ = "0.1.0"

@@ -1,0 +1,126 @@
+"""`GET /v1/models` and each model's card."""
+
+from fastapi import APIRouter
+
+from elman.api.schemas import (
+    BatchingCard,
+    Examples,
+    ForecastCard,
+    GenerationCard,
+    InputCard,
+    ModelCard,
+    ModelList,
+    OutputCard,
+    RefusedModel,
+    StateCard,
+    StateTensorCard,
+)
+from elman.api.server import ServedModel, Server
+from elman.repository.feeding import axes_of, why_no_forecast, why_no_generation
+from elman.repository.model import Model
+from elman.repository.repository import Refusal
+from elman.repository.spec import ForecastSpec, GenerationSpec
+
+
+def models_router(server: Server) -> APIRouter:
+    """The routes that list models and show one."""
+    router = APIRouter(prefix="/v1/models", tags=["models"])
+
+    @router.get("")
+    async def list_models() -> ModelList:
+        """Every model that is served, at its default version, and every file that was refused."""
+        return ModelList(
+            models=[card(server, one) for one in server.defaults()],
+            refused=[_refused(refusal) for refusal in server.repository.refusals],
+        )
+
+    @router.get("/{name}")
+    async def show_model(name: str) -> ModelCard:
+        """The card of a model at its default version."""
+        return card(server, server.served(name))
+
+    @router.get("/{name}/versions/{version}")
+    async def show_version(name: str, version: str) -> ModelCard:
+        """The card of one version of a model."""
+        return card(server, server.served(name, version))
+
+    @router.get("/{name}/examples")
+    async def show_examples(name: str) -> Examples:
+        """Real sequences that the model was not trained on, where its folder holds any."""
+        return Examples.model_validate({"examples": server.examples(server.served(name))})
+
+    @router.get("/{name}/versions/{version}/examples")
+    async def show_version_examples(name: str, version: str) -> Examples:
+        """The same of one version."""
+        return Examples.model_validate({"examples": server.examples(server.served(name, version))})
+
+    return router
+
+
+def card(server: Server, served: ServedModel) -> ModelCard:
+    """A model's card."""
+    model = served.model
+    network, proof, spec = model.network, model.proof, model.spec
+    labels = spec.decoder.labels if spec.decoder else None
+    return ModelCard(
+        name=model.name,
+        version=model.version,
+        versions=server.versions(model.name),
+        task=spec.task or "raw",
+        cell=network.cell,
+        layers=network.layers,
+        hidden_size=network.hidden_size,
+        direction="forward" if network.forward else "bidirectional",
+        streaming=proof.streaming,
+        input=InputCard(
+            kind=spec.input.kind or "features",
+            size=network.features,
+            stride=(spec.input.stride or spec.input.size) if model.frames else None,
+            left_pad=spec.input.left_pad if model.frames else None,
+            names=list(spec.input.names) if spec.input.names else None,
+            vocabulary_size=spec.input.vocabulary_size,
+            text=spec.input.vocabulary is not None,
+        ),
+        output=OutputCard(size=network.output_size, labels=list(labels) if labels else None),
+        state=_state(model),
+        batching=BatchingCard(exact=proof.exact, tolerance=proof.tolerance, reason=proof.reason),
+        generation=_generation(model),
+        forecast=_forecast(model),
+        examples=len(server.examples(served)),
+        digest=model.digest,
+    )
+
+
+def _generation(model: Model) -> GenerationCard | None:
+    if why_no_generation(model) is not None:
+        return None
+    spec = model.spec.generation or GenerationSpec()
+    return GenerationCard(start=spec.start, end=spec.end, conditions=list(spec.conditions))
+
+
+def _forecast(model: Model) -> ForecastCard | None:
+    if why_no_forecast(model) is not None:
+        return None
+    axes, spec = axes_of(model), model.spec.forecast or ForecastSpec()
+    return ForecastCard(target=list(axes.target), known=list(axes.known), sampled=bool(spec.residuals))
+
+
+def _state(model: Model) -> StateCard:
+    states = model.network.states
+    return StateCard(
+        bytes=model.network.state_nbytes,
+        tensors=[StateTensorCard(name=s.name, shape=list(s.row_shape), dtype=s.dtype.name) for s in states],
+        initial=model.spec.initial_state,
+    )
+
+
+def _refused(refusal: Refusal) -> RefusedModel:
+    reason = refusal.reason
+    return RefusedModel(
+        name=refusal.name,
+        version=refusal.version,
+        reason=reason.reason,
+        node=reason.node,
+        remedy=reason.remedy,
+        model_json=reason.template or None,
+    )

@@ -1,0 +1,249 @@
+"""The OpenAPI document: what FastAPI knows of its own routes, and the routes served as bare ASGI."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from elman.api.schemas import (
+    ForecastAnswer,
+    ForecastBody,
+    GenerateAnswer,
+    GenerateBody,
+    InfluenceAnswer,
+    InfluenceBody,
+    PredictAnswer,
+    PredictBody,
+    Problem,
+    StepsAnswer,
+    StepsBody,
+)
+
+_REF = "#/components/schemas/{model}"
+_JSON = "application/json"
+_OCTETS = "application/octet-stream"
+_EVENTS = "text/event-stream"
+
+_BINARY = {"type": "string", "format": "binary", "contentMediaType": _OCTETS}
+_STRING = {"type": "string"}
+_VERSION = {"type": "integer", "minimum": 1}
+
+_OPTIONS = (
+    ("return", {"type": "string", "enum": ["final", "steps"], "default": "final"}),
+    ("decode", {"type": "boolean", "default": True}),
+    ("top", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 3}),
+    ("timeout", {"type": "number", "exclusiveMinimum": 0}),
+)
+_AT = ("at", {"type": "integer", "minimum": 0})
+_RETURN_STATE = ("return_state", {"type": "boolean", "default": False})
+
+_ERRORS = {
+    "400": "Not JSON: `invalid_json`",
+    "401": "`unauthorized`",
+    "404": "`unknown_model`",
+    "406": "`not_acceptable`",
+    "408": "`body_timeout`",
+    "409": "`not_streamable`",
+    "413": "`too_large`, `too_long`",
+    "415": "`unsupported_media_type`",
+    "422": "`not_finite`, `ragged_features`, `wrong_features`, `unknown_token`, `empty_sequence`, `invalid_field`, "
+    "`bad_state_token`",
+    "500": "`model_failed`, `not_finite_output`, `internal`",
+    "503": "`overloaded` or `draining`, with Retry-After",
+    "504": "`deadline`",
+}
+_SESSION_ERRORS = {
+    "404": "`unknown_session`, `unknown_model`",
+    "409": "`step_conflict` with the session's step in `expected`, `model_changed`",
+    "422": "As of predict, and `step_reused`",
+    "503": "`overloaded` or `draining`, with Retry-After; `store_unavailable`",
+}
+
+_PREDICT = (
+    "Run one sequence, or many of any lengths, and return the output after the last step (`final`) or after each step "
+    "(`steps`). One sequence may also be sent as little-endian float32, row-major (int32 for token ids), with the "
+    "options in the query string and a state token in the header `Elman-State`; with `Accept: "
+    "application/octet-stream` the outputs come back as float32, `Elman-Shape` gives their shape, and `Elman-State` "
+    "the next state token."
+)
+_STEPS = (
+    "Move a session on by one step or many. With `at`, the step that the session is believed to be at, sending it "
+    "again is safe: the same content gets the same answer, with `replayed` true, and moves nothing. Octets as of "
+    "predict, with `Elman-Step` and `Elman-Replayed`."
+)
+_GENERATE = (
+    "Write on from a prompt, a session or a state token, token by token. With `stream`, server-sent events: one for "
+    "each token, `{sample, token, text}`, then `done` with the whole answer, or `error` with a problem."
+)
+_FORECAST = "Carry a series on by the model's own output; sampled paths give mean and quantiles."
+_INFLUENCE = "Withhold each step in turn, and report how far the last output moves."
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """One route served as bare ASGI."""
+
+    path: str
+    verb: str
+    tag: str
+    description: str
+    body: type[BaseModel]
+    answer: type[BaseModel]
+    query: tuple[tuple[str, dict[str, Any]], ...] = ()
+    octets: bool = False
+    events: bool = False
+    errors: tuple[tuple[str, str], ...] = ()
+
+    def describe(self, versioned: bool) -> dict[str, Any]:
+        formats = {_JSON: {"schema": {"$ref": _REF.format(model=self.body.__name__)}}}
+        answers = {_JSON: {"schema": {"$ref": _REF.format(model=self.answer.__name__)}}}
+        if self.octets:
+            formats[_OCTETS] = answers[_OCTETS] = {"schema": _BINARY}
+        if self.events:
+            answers[_EVENTS] = {"schema": _STRING}
+        errors = {**_ERRORS, **dict(self.errors)}
+        return {
+            "tags": [self.tag],
+            "summary": self.verb.capitalize(),
+            "operationId": f"{self.verb}_version" if versioned else self.verb,
+            "description": self.description,
+            "parameters": self._parameters(versioned),
+            "requestBody": {"required": True, "content": formats},
+            "responses": {
+                "200": {"description": "The answer", "content": answers},
+                **{code: {"description": text, "content": _problem_content()} for code, text in errors.items()},
+            },
+        }
+
+    def _parameters(self, versioned: bool) -> list[dict[str, Any]]:
+        path: list[tuple[str, dict[str, Any]]] = [("name" if "{name}" in self.path else "id", _STRING)]
+        path += [("version", _VERSION)] if versioned else []
+        note = {"description": f"For {_OCTETS} bodies"}
+        return [
+            *({"name": name, "in": "path", "required": True, "schema": schema} for name, schema in path),
+            *({"name": name, "in": "query", "required": False, "schema": one, **note} for name, one in self.query),
+        ]
+
+
+_OPERATIONS = (
+    _Operation(
+        "/v1/models/{name}/predict",
+        "predict",
+        "predict",
+        _PREDICT,
+        PredictBody,
+        PredictAnswer,
+        (*_OPTIONS, _RETURN_STATE),
+        octets=True,
+    ),
+    _Operation(
+        "/v1/models/{name}/generate",
+        "generate",
+        "loops",
+        _GENERATE,
+        GenerateBody,
+        GenerateAnswer,
+        events=True,
+        errors=(("409", "`cannot_generate`"), ("404", "`unknown_model`, `unknown_session`")),
+    ),
+    _Operation(
+        "/v1/models/{name}/forecast",
+        "forecast",
+        "loops",
+        _FORECAST,
+        ForecastBody,
+        ForecastAnswer,
+        errors=(("409", "`cannot_forecast`"), ("404", "`unknown_model`, `unknown_session`")),
+    ),
+    _Operation("/v1/models/{name}/influence", "influence", "loops", _INFLUENCE, InfluenceBody, InfluenceAnswer),
+    _Operation(
+        "/v1/sessions/{id}/steps",
+        "step",
+        "sessions",
+        _STEPS,
+        StepsBody,
+        StepsAnswer,
+        (*_OPTIONS, _AT),
+        octets=True,
+        errors=tuple(_SESSION_ERRORS.items()),
+    ),
+)
+_STREAM = (
+    "A WebSocket: a session, a frame a step request. The server first sends `{session, model, version, step}`. A text "
+    "frame is a body as of the steps route and is answered by one; a binary frame holds float32 steps (int32 tokens) "
+    "and is answered by float32 outputs. A frame that is refused is answered by a problem. A client that does not read "
+    "is slowed, then closed with 1008; 1001 says that the server stops, 1013 that it has too many streams."
+)
+
+
+def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """The function that makes the application's document, once."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _complete(original())
+        return app.openapi_schema
+
+    return openapi
+
+
+def _complete(schema: dict[str, Any]) -> dict[str, Any]:
+    """Add what is served as bare ASGI, the streams, and how a caller shows its key."""
+    components = schema.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    kinds = [(one.body, "validation") for one in _OPERATIONS] + [(one.answer, "serialization") for one in _OPERATIONS]
+    _, ours = models_json_schema(
+        [*kinds, (Problem, "serialization")],  # type: ignore[list-item]
+        by_alias=True,
+        ref_template=_REF,
+    )
+    for name, definition in ours["$defs"].items():
+        schemas.setdefault(name, definition)
+    for one in _OPERATIONS:
+        schema["paths"][one.path] = {"post": one.describe(versioned=False)}
+        if "{name}" in one.path:
+            schema["paths"][_versioned(one.path)] = {"post": one.describe(versioned=True)}
+    path = "/v1/models/{name}/stream"
+    schema["paths"][path] = {"get": _stream(versioned=False)}
+    schema["paths"][_versioned(path)] = {"get": _stream(versioned=True)}
+    # A key is asked for where any are set, so the scheme is offered and an empty one is allowed.
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    schema["security"] = [{"key": []}, {}]
+    return schema
+
+
+def _versioned(path: str) -> str:
+    return path.replace("{name}/", "{name}/versions/{version}/")
+
+
+def _stream(versioned: bool) -> dict[str, Any]:
+    path: list[tuple[str, dict[str, Any]]] = [("name", _STRING)]
+    path += [("version", _VERSION)] if versioned else []
+    query = [*_OPTIONS, ("session", _STRING), ("ttl", {"type": "number", "exclusiveMinimum": 0})]
+    return {
+        "tags": ["sessions"],
+        "summary": "Stream",
+        "operationId": "stream_version" if versioned else "stream",
+        "description": _STREAM,
+        "parameters": [
+            *({"name": name, "in": "path", "required": True, "schema": schema} for name, schema in path),
+            *({"name": name, "in": "query", "required": False, "schema": schema} for name, schema in query),
+        ],
+        "responses": {
+            "101": {"description": "The connection is a WebSocket from here on"},
+            "default": {"description": "Error", "content": _problem_content()},
+        },
+    }
+
+
+def problem_responses() -> dict[int | str, dict[str, Any]]:
+    """The error responses of the routes that FastAPI serves."""
+    return {"default": {"description": "Error", "content": _problem_content()}}
+
+
+def _problem_content() -> dict[str, Any]:
+    return {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}

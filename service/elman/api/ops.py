@@ -1,0 +1,68 @@
+"""For operators: liveness, readiness, metrics."""
+
+import asyncio
+import os
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from elman.api.metrics import Metrics
+from elman.api.schemas import EngineStats, Health, ModelStats
+from elman.api.server import ServedModel, Server
+from elman.api.stream import Streams
+
+
+def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
+    """`/livez`, `/readyz` and `/metrics`."""
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/livez", responses={503: {"model": Health}}, response_model_exclude_none=True)
+    async def livez(response: Response) -> Health:
+        """Whether the process works; if it does not, restart it."""
+        if server.engine.alive:
+            return Health(status="live")
+        response.status_code = 503
+        return Health(status="dead", detail="the engine thread is not running")
+
+    @router.get("/readyz", responses={503: {"model": Health}}, response_model_exclude_none=True)
+    async def readyz(response: Response) -> Health:
+        """Whether to send requests here: the models are loaded, and the server is not stopping."""
+        if server.ready:
+            return Health(status="ready")
+        response.status_code = 503
+        return Health(status="not ready", detail="stopping")
+
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def read_metrics() -> Response:
+        """Prometheus metrics."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    @router.get("/v1/engine")
+    async def show_engine() -> EngineStats:
+        """What the engine does now, and has done for each model since it was loaded."""
+        return EngineStats(
+            process=os.getpid(),
+            queued=server.engine.num_pending,
+            pending_seconds=server.engine.pending_seconds,
+            sessions=await asyncio.to_thread(len, server.sessions),
+            streams=len(streams),
+            models=[_figures(one) for one in server],
+        )
+
+    return router
+
+
+def _figures(served: ServedModel) -> ModelStats:
+    figures = served.queue.stats
+    return ModelStats(
+        model=served.model.name,
+        version=served.model.version,
+        runs=figures.num_runs,
+        rows=figures.num_rows,
+        steps=figures.num_steps,
+        padded_steps=figures.num_padded_steps,
+        sequences=figures.num_sequences,
+        queued=len(served.queue.scheduler),
+        run_seconds=figures.run_seconds,
+        max_batch=served.queue.scheduler.policy.max_batch,
+    )

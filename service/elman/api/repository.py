@@ -1,0 +1,62 @@
+"""`/v2/repository`: the model repository extension of the Open Inference Protocol."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from elman.api.server import Server
+from elman.errors import InvalidModel, ModelRefused
+
+
+class IndexQuery(BaseModel):
+    """What to list."""
+
+    ready: bool = False
+
+
+class IndexEntry(BaseModel):
+    """One model version: READY, or UNAVAILABLE with the reason."""
+
+    name: str
+    version: str | None = None
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str = ""
+
+
+def repository_router(server: Server) -> APIRouter:
+    """The routes that list, load and unload models while serving."""
+    router = APIRouter(prefix="/v2/repository", tags=["repository"])
+
+    @router.post("/index")
+    async def index(query: IndexQuery | None = None) -> list[IndexEntry]:
+        """Every model version in the repository, served or refused."""
+        ready = [IndexEntry(name=one.model.name, version=str(one.model.version), state="READY") for one in server]
+        if query is not None and query.ready:
+            return ready
+        return ready + [
+            IndexEntry(
+                name=refusal.name,
+                version=None if refusal.version is None else str(refusal.version),
+                state="UNAVAILABLE",
+                reason=str(refusal.reason),
+            )
+            for refusal in server.repository.refusals
+        ]
+
+    @router.post("/models/{name}/load", response_class=Response)
+    async def load(name: str) -> Response:
+        """Load a model from the repository, or load it again. Where that fails, what was served stays."""
+        try:
+            await server.load(name)
+        except ModelRefused as refused:
+            raise InvalidModel(str(refused), where=refused.node) from None
+        return Response(status_code=200)
+
+    @router.post("/models/{name}/unload", response_class=Response)
+    async def unload(name: str) -> Response:
+        """Serve a model no more. Requests that are queued for it are answered."""
+        await server.unload(name)
+        return Response(status_code=200)
+
+    return router

@@ -1,0 +1,266 @@
+"""What the routes share: the repository, the engine, the sessions, and a queue and a decoder for each model."""
+
+import asyncio
+import json
+import logging
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from elman.codec.autoregressive import LoopDecoder
+from elman.codec.format import Format, format_of
+from elman.codec.json import JSONDecoder
+from elman.codec.request import Limits
+from elman.codec.worker import DecodingWorker
+from elman.engine.engine import Engine, ModelQueue
+from elman.engine.scheduler import Policy
+from elman.errors import ModelChanged, StoreUnavailable, UnknownModel
+from elman.repository.model import Model
+from elman.repository.repository import Repository
+from elman.sessions.sessions import Sessions
+from elman.sessions.snapshot import SnapshotFormat
+from elman.sessions.store import Record, Store, Usage
+from elman.sessions.stores.lmdb import LMDBStore
+from elman.sessions.stores.memory import MemoryStore
+from elman.sessions.tokens import StateTokens, load_or_make_key
+from elman.settings import Settings
+
+_LOG = logging.getLogger("elman")
+
+# Replaced model files that are kept for the sessions that began with them.
+_MOST_RETIRED = 4
+# Bytes of the largest file of examples that is read.
+_MOST_EXAMPLES = 2**20
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model version with all that serving it takes."""
+
+    model: Model
+    queue: ModelQueue
+    format: Format
+    decoder: JSONDecoder
+
+    @cached_property
+    def snapshots(self) -> SnapshotFormat:
+        """How its state is kept between requests."""
+        return SnapshotFormat(self.model)
+
+    @cached_property
+    def loops(self) -> LoopDecoder:
+        """What decodes the requests whose answers are fed back."""
+        return LoopDecoder(self.model, self.decoder)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """The model's digest, 32 bytes."""
+        return bytes.fromhex(self.model.digest.removeprefix("sha256:"))
+
+
+def policy_of(model: Model, settings: Settings) -> Policy:
+    """How the engine may batch a model, by what was proved of it."""
+    network, proof = model.network, model.proof
+    return Policy(
+        max_batch=1 if proof.batched == "alone" else settings.max_batch or model.calibration.batch,
+        max_chunk=1 if network.layout == "step" else settings.max_chunk,
+        chunked=proof.chunked,
+        steps_singly=network.outputs == "last",
+        grouping=proof.batched,
+        cost=model.calibration,
+    )
+
+
+class Server:
+    """The running parts behind one application."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.limits = Limits(settings.max_steps, settings.max_queue)
+        self.repository = Repository(settings.models, settings.load_timeout, settings.load_memory or None)
+        self.sessions = Sessions(
+            lambda: _open_store(settings),
+            Usage(settings.max_sessions, settings.max_session_bytes),
+            settings.session_ttl,
+            settings.hot_session_bytes,
+            shared=settings.workers > 1,
+        )
+        # A write that waits for the disk, or for another writer, is not to hold up the event loop.
+        light_saves = settings.store == "memory"
+        self.engine = Engine(settings.max_queue, settings.max_queue_seconds, self.sessions.commit, light_saves)
+        self.decoding = DecodingWorker()
+        self.ready = False
+        self._served: dict[str, dict[int, ServedModel]] = {}
+        self._retired: OrderedDict[tuple[str, int, bytes], ServedModel] = OrderedDict()
+        self._changing = asyncio.Lock()
+        self._polling: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load the repository, start the engine, and look for changed models from then on."""
+        await self._change(self.repository.load)
+        await asyncio.to_thread(self.sessions.open)
+        self.engine.start(asyncio.get_running_loop())
+        self.ready = True
+        if self.settings.poll:
+            self._polling = asyncio.create_task(self._poll())
+
+    async def load(self, name: str) -> None:
+        """Load a model, or load it again, while serving. Raises UnknownModel and ModelRefused."""
+        await self._change(lambda: self.repository.load_name(name))
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no more; what is queued for it is finished. Raises UnknownModel."""
+        await self._change(lambda: self.repository.unload_name(name))
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.poll)
+            try:
+                await self._change(self.repository.load)
+            except OSError as error:
+                # The folder may be gone for a moment, as when a volume is mounted anew. What is loaded stays.
+                _LOG.warning("the model repository cannot be read: %s", error.strerror)
+            except Exception:  # whatever one look meets, the next is to be taken
+                _LOG.exception("looking at the model repository failed")
+
+    async def _change(self, change: Callable[[], None]) -> None:
+        """Change the repository off the event loop, then serve what it holds, then let go of what it dropped."""
+        async with self._changing:
+            try:
+                await asyncio.to_thread(change)
+            finally:
+                self._served = await asyncio.to_thread(self._serve_all)
+
+    def _serve_all(self) -> dict[str, dict[int, ServedModel]]:
+        served: dict[str, dict[int, ServedModel]] = {}
+        for model in self.repository:
+            before = self._served.get(model.name, {}).get(model.version)
+            # A model that did not change keeps its queue; one that did gets another, and the old queue is finished.
+            try:
+                one = before if before is not None and before.model is model else self._serve(model)
+            except Exception:  # one model that cannot be opened is not to keep the others from being served
+                _LOG.exception("%s version %d cannot be opened", model.name, model.version)
+                continue
+            served.setdefault(model.name, {})[model.version] = one
+            if before is not None and one is not before:
+                self._retire(before)
+        return served
+
+    def _retire(self, served: ServedModel) -> None:
+        """Keep what was replaced for the sessions that began with it."""
+        self._retired[served.model.name, served.model.version, served.digest] = served
+        while len(self._retired) > _MOST_RETIRED:
+            self._retired.popitem(last=False)
+
+    def _serve(self, model: Model) -> ServedModel:
+        queue = ModelQueue(model, policy_of(model, self.settings))
+        format, limits = format_of(model), self.limits
+        if not model.proof.chunked:
+            # What is run whole holds up everything else for as long as it takes.
+            limits = replace(limits, max_steps=min(limits.max_steps, self.settings.max_whole_steps))
+        return ServedModel(model, queue, format, JSONDecoder(format, limits))
+
+    async def stop(self) -> None:
+        """Take no new work, finish what is queued, stop."""
+        self.ready = False
+        if self._polling is not None:
+            self._polling.cancel()
+        await asyncio.to_thread(self.repository.close)
+        await self.engine.drain(self.settings.drain_timeout)
+        self.engine.close()
+        self.decoding.close()
+        await asyncio.to_thread(self.sessions.close)
+
+    def served(self, name: str, version: str | None = None) -> ServedModel:
+        """A model ready to run, at its default version unless one is given, as it stands in a path.
+
+        Raises UnknownModel.
+        """
+        versions = self._served.get(name)
+        if versions is None:
+            refused = any(refusal.name == name for refusal in self.repository.refusals)
+            why = "was refused at load; see GET /v1/models" if refused else "is not served"
+            raise UnknownModel(f"the model {name!r} {why}", expected=sorted(self._served) or None)
+        if version is None:
+            return versions[max(versions)]
+        number = int(version) if re.fullmatch(r"[1-9][0-9]{0,8}", version) else None
+        if number not in versions:
+            raise UnknownModel(f"the model {name!r} has no version {version[:20]!r}", expected=sorted(versions))
+        return versions[number]
+
+    def served_to(self, record: Record) -> ServedModel:
+        """The model that a session began with. Raises UnknownModel and ModelChanged."""
+        key = (record.model, record.version, record.digest)
+        served = self._served.get(record.model, {}).get(record.version)
+        if served is not None and served.digest == record.digest:
+            return served
+        if key in self._retired:
+            return self._retired[key]
+        if served is None:
+            raise UnknownModel(f"version {record.version} of {record.model!r}, the session's, is served no more")
+        raise ModelChanged(
+            f"version {record.version} of {record.model!r} is another file than the one that the session began with",
+            expected=f"sha256:{record.digest.hex()}",
+        )
+
+    def examples(self, served: ServedModel) -> list[Any]:
+        """Held-out sequences that travel with a model, from the file beside it; none where that is no such list."""
+        path = self.settings.models / served.model.name / str(served.model.version) / "examples.json"
+        try:
+            stat = path.stat()
+            return _examples(path, stat.st_mtime_ns, stat.st_size)
+        except (OSError, ValueError):
+            return []
+
+    @cached_property
+    def tokens(self) -> StateTokens:
+        """What seals and opens state tokens."""
+        return StateTokens(self.settings.state_keys or (own_key(self.settings),))
+
+    def versions(self, name: str) -> list[int]:
+        """The versions of a model that are served, ascending."""
+        return sorted(self._served.get(name, {}))
+
+    def defaults(self) -> list[ServedModel]:
+        """Every model at its default version, by name."""
+        return [versions[max(versions)] for _, versions in sorted(self._served.items())]
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        for versions in self._served.values():
+            yield from versions.values()
+
+
+@lru_cache(256)
+def _examples(path: Path, changed: int, size: int) -> list[Any]:
+    """The list in an examples file, read again once it has changed. Raises OSError and ValueError."""
+    if size > _MOST_EXAMPLES:
+        raise ValueError("too large for examples")
+    examples = json.loads(path.read_bytes())
+    if not isinstance(examples, list):
+        raise ValueError("no list")
+    return [
+        one for one in examples if isinstance(one, dict) and isinstance(one.get("title"), str) and "sequence" in one
+    ]
+
+
+def _open_store(settings: Settings) -> Store:
+    """Raises StoreUnavailable."""
+    if settings.store == "memory":
+        return MemoryStore()
+    return LMDBStore(settings.store_dir, settings.store_bytes, settings.store_sync)
+
+
+def own_key(settings: Settings) -> str:
+    """A key to seal state tokens with, kept beside the sessions where there is such a place."""
+    if settings.store == "memory":
+        return secrets.token_urlsafe(32)
+    try:
+        return load_or_make_key(settings.store_dir)
+    except (OSError, StoreUnavailable):
+        _LOG.warning("no key can be kept in the store's folder: state tokens are good until the server stops")
+        return secrets.token_urlsafe(32)

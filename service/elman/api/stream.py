@@ -1,0 +1,213 @@
+"""`/v1/models/{name}/stream`: a session over a WebSocket, a frame a step request.
+
+One frame is read, run and answered before the next is read: a client that does not read its answers is slowed by its
+own connection, and dropped once it has not read for `stream_timeout` seconds. Frames of all streams share batches.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+
+from elman.api.metrics import Metrics
+from elman.api.predict import LARGE
+from elman.api.segment import check_streaming
+from elman.api.server import ServedModel, Server
+from elman.api.sessions import check_ttl
+from elman.api.steps import Stepper, encoded
+from elman.codec.answer import encode_binary, encode_json
+from elman.codec.binary import binary_array, options_of_stream
+from elman.codec.request import StepRequest
+from elman.errors import Draining, ElmanError, Internal, Overloaded, UnknownModel
+from elman.http.callers import owner_of
+from elman.sessions.store import Record
+
+_GOING_AWAY = 1001
+_POLICY_VIOLATION = 1008
+_INTERNAL_ERROR = 1011
+_TRY_AGAIN_LATER = 1013
+
+
+class SlowClient(Exception):
+    """The client does not read what is sent to it."""
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One connection: the session behind it, and what its frames ask for where they do not say."""
+
+    socket: WebSocket
+    owner: bytes
+    served: ServedModel
+    record: Record
+    options: dict[str, Any]
+
+
+class Streams:
+    """The streams of one server."""
+
+    def __init__(self, server: Server, metrics: Metrics, stepper: Stepper) -> None:
+        self.server = server
+        self.metrics = metrics
+        self.stepper = stepper
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._idle: set[asyncio.Task[Any]] = set()
+        self._ending = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def end(self) -> None:
+        """End every stream, each once its step is answered, as the server stops. Called on the event loop."""
+        self._ending = True
+        for task in list(self._idle):
+            task.cancel()
+
+    async def close(self) -> None:
+        """End every stream, whatever it does."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=2.0)
+
+    async def serve(self, socket: WebSocket, name: str, version: str | None) -> None:
+        """One connection, from its handshake to its end."""
+        task = asyncio.current_task()
+        assert task is not None, "connections are served in tasks"
+        self._tasks.add(task)
+        try:
+            await socket.accept()
+            await self._serve(socket, name, version)
+        except WebSocketDisconnect:
+            pass
+        except SlowClient:
+            await _close(socket, _POLICY_VIOLATION, "slow consumer: answers were not read")
+        except asyncio.CancelledError:
+            await _close(socket, _GOING_AWAY, "the server is stopping")
+        except ElmanError as error:
+            self.metrics.request_failed(error)
+            with contextlib.suppress(SlowClient, RuntimeError, WebSocketDisconnect):
+                await self._send(socket.send_text(_problem(error)))
+            await _close(socket, _code_of(error), error.detail)
+        except Exception:
+            self.metrics.request_failed(Internal("internal error"))
+            await _close(socket, _INTERNAL_ERROR, "the server failed on this stream")
+            raise
+        finally:
+            self._tasks.discard(task)
+
+    async def _serve(self, socket: WebSocket, name: str, version: str | None) -> None:
+        if len(self._tasks) > self.server.settings.max_streams:
+            raise Overloaded(f"{self.server.settings.max_streams} streams are open, and no more may be", retry_after=5)
+        if not self.server.ready:
+            raise Draining("the server is stopping and takes no new work", retry_after=1)
+        stream = await self._open(socket, name, version)
+        record = stream.record
+        hello = {"session": record.id, "model": record.model, "version": record.version, "step": record.step}
+        await self._send(socket.send_text(encode_json(hello).decode()))
+        while True:
+            message = await self._receive(socket)
+            if message["type"] == "websocket.disconnect":
+                return
+            try:
+                await self._answer(stream, message.get("text"), message.get("bytes"))
+            except ElmanError as error:
+                self.metrics.request_failed(error)
+                if _ends(error):
+                    raise
+                await self._send(socket.send_text(_problem(error)))
+
+    async def _receive(self, socket: WebSocket) -> Any:
+        """The next message. Cancelled as soon as the server stops."""
+        task = asyncio.current_task()
+        assert task is not None, "connections are served in tasks"
+        if self._ending:
+            raise asyncio.CancelledError
+        self._idle.add(task)
+        try:
+            return await socket.receive()
+        finally:
+            self._idle.discard(task)
+
+    async def _open(self, socket: WebSocket, name: str, version: str | None) -> _Stream:
+        """The session of a stream, found or made. Raises ElmanError."""
+        server, owner = self.server, owner_of(socket.scope)
+        options = options_of_stream(socket.scope["query_string"])
+        id, ttl = options.pop("session", None), options.pop("ttl", None)
+        served = server.served(name, version)
+        check_streaming(served)
+        if id is None:
+            model, snapshot = served.model, served.snapshots.pack(served.snapshots.first)
+            lives = check_ttl(server, ttl)
+            record = await server.sessions.create(owner, model.name, model.version, served.digest, 0, snapshot, lives)
+            return _Stream(socket, owner, served, record, options)
+        record = await server.sessions.read(owner, id)
+        if record.model != name or (version is not None and str(record.version) != version):
+            raise UnknownModel(f"the session is one of {record.model!r}, version {record.version}, not of this model")
+        return _Stream(socket, owner, server.served_to(record), record, options)
+
+    async def _answer(self, stream: _Stream, text: str | None, content: bytes | None) -> None:
+        """Run one frame and send what it gives. Raises ElmanError and SlowClient."""
+        served = stream.served
+        if text is not None:
+            body = text.encode("utf-8", "surrogatepass")
+            if len(body) > LARGE:
+                request = await self.server.decoding.decode_step(body, served.decoder, stream.options)
+            else:
+                request = served.decoder.decode_step(body, stream.options)
+        else:
+            data = binary_array(content or b"", served.format, served.decoder.limits)
+            request = replace(StepRequest(data), **stream.options)
+        stepped = await self.stepper.step(stream.owner, stream.record.id, served, request, None)
+        if text is not None:
+            await self._send(stream.socket.send_text((await encoded(served, request, stepped)).decode()))
+        else:
+            rows, _ = encode_binary(stepped.outputs, request.returns)
+            await self._send(stream.socket.send_bytes(rows))
+
+    async def _send(self, sending: Awaitable[None]) -> None:
+        """Raises SlowClient where the client leaves no room for it in time."""
+        try:
+            await asyncio.wait_for(sending, self.server.settings.stream_timeout)
+        except TimeoutError:
+            raise SlowClient from None
+
+
+def stream_router(streams: Streams) -> APIRouter:
+    """The WebSocket routes."""
+    router = APIRouter(tags=["sessions"])
+
+    @router.websocket("/v1/models/{name}/stream")
+    async def stream(socket: WebSocket, name: str) -> None:
+        await streams.serve(socket, name, None)
+
+    @router.websocket("/v1/models/{name}/versions/{version}/stream")
+    async def stream_version(socket: WebSocket, name: str, version: str) -> None:
+        await streams.serve(socket, name, version)
+
+    return router
+
+
+def _problem(error: ElmanError) -> str:
+    return encode_json(error.problem()).decode()
+
+
+def _ends(error: ElmanError) -> bool:
+    """Whether a stream cannot go on after an error: its session is gone, or the server."""
+    return isinstance(error, Draining) or error.code in ("unknown_session", "unknown_model", "model_changed")
+
+
+def _code_of(error: ElmanError) -> int:
+    if isinstance(error, Draining):
+        return _GOING_AWAY
+    return _TRY_AGAIN_LATER if isinstance(error, Overloaded) else _POLICY_VIOLATION
+
+
+async def _close(socket: WebSocket, code: int, reason: str) -> None:
+    """Say why, as far as a close frame has room for it (123 bytes), to a client that may be gone or not reading."""
+    short = reason.encode()[:120].decode(errors="ignore")
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(socket.close(code, short), 1.0)

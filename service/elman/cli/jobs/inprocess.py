@@ -1,0 +1,151 @@
+"""The application behind httpx without a socket: the server's own engine, codec and errors, in this process."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from elman.app import create_app
+from elman.settings import Settings
+
+# Nobody else waits: what a server refuses for the sake of others is taken here.
+_PATIENCE = 1e9
+_LARGEST_BODY = 1 << 40
+
+
+def settings_for(models: Path) -> Settings:
+    """The settings of an application that one caller has to itself, whatever the environment says of servers."""
+    return Settings(
+        models=models,
+        poll=0,
+        workers=1,
+        api_keys=(),
+        store="memory",
+        max_queue_seconds=_PATIENCE,
+        max_body=_LARGEST_BODY,
+        body_timeout=_PATIENCE,
+        drain_timeout=0.1,
+    )
+
+
+class InProcess(httpx.AsyncBaseTransport):
+    """A transport that calls the application; its lifespan is the transport's. Answers stream as they are sent."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.app = create_app(settings)
+        self._lifespan: Any = None
+
+    async def __aenter__(self) -> "InProcess":
+        self._lifespan = self.app.router.lifespan_context(self.app)
+        await self._lifespan.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        at: TracebackType | None = None,
+    ) -> None:
+        lifespan, self._lifespan = self._lifespan, None
+        if lifespan is not None:
+            await lifespan.__aexit__(None, None, None)
+
+    async def refusal(self) -> str:
+        """Why the one model of the repository is not served."""
+        async with httpx.AsyncClient(transport=_Borrowed(self), base_url="http://elman") as client:
+            refused = (await client.get("/v1/models")).json()["refused"]
+        return (
+            " ".join(filter(None, (refused[0]["reason"] + ".", refused[0]["remedy"]))) if refused else "no reason given"
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        exchange = _Exchange(await request.aread())
+        exchange.task = asyncio.create_task(self._call(request, exchange))
+        try:
+            start = await exchange.next()
+        except BaseException:
+            await exchange.aclose()
+            raise
+        return httpx.Response(start["status"], headers=start["headers"], stream=exchange, request=request)
+
+    async def _call(self, request: httpx.Request, exchange: "_Exchange") -> None:
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": request.method,
+            "scheme": "http",
+            "path": request.url.path,
+            "raw_path": request.url.raw_path.split(b"?")[0],
+            "query_string": request.url.query,
+            "root_path": "",
+            "headers": [(name.lower(), value) for name, value in request.headers.raw],
+            "client": ("127.0.0.1", 0),
+            "server": ("elman", 80),
+            "state": {},
+        }
+        try:
+            await self.app(scope, exchange.receive, exchange.send)
+        except Exception as error:
+            exchange.fail(error)
+        else:
+            exchange.fail(httpx.RemoteProtocolError("the application gave no answer"))
+
+
+class _Exchange(httpx.AsyncByteStream):
+    """One request and its answer."""
+
+    def __init__(self, body: bytes) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self._body: bytes | None = body
+        self._gone = asyncio.Event()
+        self._sent: asyncio.Queue[dict[str, Any] | Exception] = asyncio.Queue()
+
+    async def receive(self) -> dict[str, Any]:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        self._sent.put_nowait(message)
+
+    def fail(self, error: Exception) -> None:
+        self._sent.put_nowait(error)
+
+    async def next(self) -> dict[str, Any]:
+        message = await self._sent.get()
+        if isinstance(message, Exception):
+            raise message
+        return message
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        more = True
+        while more:
+            message = await self.next()
+            more = message.get("more_body", False)
+            yield message.get("body", b"")
+
+    async def aclose(self) -> None:
+        self._gone.set()
+        if self.task is not None and not self.task.done():
+            # Most have nothing left to do but to return.
+            await asyncio.sleep(0)
+            self.task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await self.task
+
+
+class _Borrowed(httpx.AsyncBaseTransport):
+    """The same application for another client, which does not close it."""
+
+    def __init__(self, owner: InProcess) -> None:
+        self.owner = owner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self.owner.handle_async_request(request)

@@ -1,0 +1,176 @@
+"""Models and refusals, for people at a terminal and for programs."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from elman.errors import ModelRefused
+from elman.repository.feeding import axes_of, why_no_forecast, why_no_generation
+from elman.repository.model import Model
+from elman.repository.repository import Refusal
+
+# Items of a list that a person is shown.
+_FEW = 12
+
+_BATCHING = {
+    "ragged": "sequences of any lengths share a run",
+    "equal": "sequences of one length share a run",
+    "alone": "each sequence runs alone",
+}
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """A model as a JSON object: its spec, its network and its proof."""
+    network, proof = model.network, model.proof
+    return {
+        "name": model.name,
+        "version": model.version,
+        "digest": model.digest,
+        "spec": model.spec.dump(),
+        "cell": network.cell,
+        "layers": network.layers,
+        "hidden_size": network.hidden_size,
+        "layout": network.layout,
+        "output": {"name": network.output_names[0], "size": network.output_size},
+        "state": [{"name": s.name, "shape": list(s.row_shape), "dtype": s.dtype.name} for s in network.states],
+        "state_bytes": network.state_nbytes,
+        "streaming": proof.streaming,
+        "generates": why_no_generation(model) is None,
+        "forecasts": why_no_forecast(model) is None,
+        "proof": {
+            "exact": proof.exact,
+            "tolerance": proof.tolerance,
+            "batched": proof.batched,
+            "chunked": proof.chunked,
+            "min_rows": proof.min_rows,
+            "reason": proof.reason,
+        },
+    }
+
+
+def refusal_report(refused: ModelRefused) -> dict[str, Any]:
+    """A refusal as a JSON object."""
+    return {"reason": refused.reason, "node": refused.node, "remedy": refused.remedy, "model_json": refused.template}
+
+
+def print_model(file: Path, model: Model) -> None:
+    """What `elman check` shows of a model that can be served."""
+    console = Console(highlight=False)
+    console.print(f"[green]served[/]  {escape(str(file))}")
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in _facts(model):
+        table.add_row(f"[bold]{name}[/]", escape(value))
+    console.print(table)
+    console.print("\nspec, which a model.json beside the file overrides:")
+    console.print(escape(json.dumps(_shorten(model.spec.dump()), indent=2, ensure_ascii=False)), soft_wrap=True)
+
+
+def print_refusal(file: Path, refused: ModelRefused) -> None:
+    """What `elman check` shows of a file that is refused."""
+    console = Console(highlight=False)
+    console.print(f"[red]refused[/] {escape(str(file))}")
+    console.print(f"  {escape(refused.reason)}", soft_wrap=True)
+    if refused.node:
+        console.print(f"  [bold]at[/] {escape(refused.node)}", soft_wrap=True)
+    if refused.remedy:
+        console.print(f"  {escape(refused.remedy)}", soft_wrap=True)
+    if refused.template:
+        console.print("  model.json to start from:")
+        console.print(escape(json.dumps(refused.template, indent=2)), soft_wrap=True)
+
+
+def print_models(models: Iterable[Model], refusals: Iterable[Refusal]) -> None:
+    """What `elman models` shows."""
+    console = Console(highlight=False)
+    # No word of theirs is cut on 80 columns.
+    least = {"task": 14, "network": 5, "input": 8, "out": 3, "state": 5, "exact": 5}
+    columns = [Column(name, min_width=width) for name, width in least.items()]
+    table = Table(Column("model", no_wrap=True), *columns, box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    listed = list(models)
+    several = {model.name for model in listed if model.version != 1}
+    for model in listed:
+        proof = model.proof
+        name = f"{model.name}@{model.version}" if model.name in several else model.name
+        table.add_row(
+            escape(name), model.spec.task or "raw", _size(model), _input(model), str(model.network.output_size),
+            "yes" if proof.streaming else "no", "yes" if proof.exact else f"within {proof.tolerance:.1g}",
+        )  # fmt: skip
+    console.print(table)
+    for refusal in refusals:
+        version = "" if refusal.version is None else f" version {refusal.version}"
+        console.print(f"[red]refused[/] {escape(refusal.name)}{version}: {escape(str(refusal.reason))}", soft_wrap=True)
+
+
+def _facts(model: Model) -> list[tuple[str, str]]:
+    network, proof = model.network, model.proof
+    facts: list[tuple[str, str]] = [
+        ("network", _network(model)),
+        ("input", f"{network.input!r}: {_input(model)}"),
+        ("output", f"{network.output_names[0]!r}: {network.output_size} numbers a step"),
+        ("state", _state(model)),
+        ("sessions", "yes" if proof.streaming else "no"),
+        ("batching", _BATCHING[proof.batched] + ("" if proof.chunked else "; never cut in chunks")),
+        ("exact", "the same bits every way it is served" if proof.exact else f"within {proof.tolerance:.2g}"),
+    ]
+    if proof.reason is not None:
+        facts.append(("because", proof.reason))
+    if model.spec.task == "generation" or model.spec.generation is not None:
+        facts.append(("generates", why_no_generation(model) or _generation(model)))
+    if model.spec.task == "forecasting":
+        facts.append(("forecasts", why_no_forecast(model) or _forecast(model)))
+    return facts
+
+
+def _generation(model: Model) -> str:
+    spec = model.spec.generation
+    conditions = ", ".join(spec.conditions) if spec is not None else ""
+    return f"yes, on condition of {conditions}" if conditions else "yes"
+
+
+def _forecast(model: Model) -> str:
+    axes, names = axes_of(model), model.spec.input.names
+    target, known = (
+        ", ".join(names[i] if names else str(i) for i in features) for features in (axes.target, axes.known)
+    )
+    sampled = model.spec.forecast is not None and bool(model.spec.forecast.residuals)
+    parts = [f"feature {target}", f"given {known} ahead" if known else "", "with quantiles" if sampled else ""]
+    return f"yes, {', '.join(filter(None, parts))}"
+
+
+def _network(model: Model) -> str:
+    network = model.network
+    direction = "" if network.look_ahead is None else ", looks ahead"
+    return f"{network.layers} x {network.cell}, hidden size {network.hidden_size}{direction}"
+
+
+def _size(model: Model) -> str:
+    network = model.network
+    return f"{network.cell} {network.layers}x{network.hidden_size}"
+
+
+def _shorten(value: Any) -> Any:
+    """Long lists, such as vocabularies, by their first few items."""
+    if isinstance(value, dict):
+        return {key: _shorten(item) for key, item in value.items()}
+    if isinstance(value, list) and len(value) > _FEW:
+        return [*value[:_FEW], f"... {len(value) - _FEW} more"]
+    return value
+
+
+def _input(model: Model) -> str:
+    spec = model.spec.input
+    if spec.kind == "frames":
+        return f"signal, frames of {spec.size} every {spec.stride or spec.size}"
+    if model.tokens:
+        return "tokens" if spec.vocabulary_size is None else f"{spec.vocabulary_size} tokens"
+    return f"{model.network.features} features"
+
+
+def _state(model: Model) -> str:
+    tensors = ", ".join(f"{state.name} {list(state.row_shape)}" for state in model.network.states)
+    return f"{tensors}: {model.network.state_nbytes} bytes a sequence" if tensors else "none is carried"

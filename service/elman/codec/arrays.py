@@ -1,0 +1,156 @@
+"""Decoded numbers, tokens and text to the arrays that a model takes, checked."""
+
+import struct
+from collections.abc import Sequence
+from itertools import chain
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from elman.codec.format import Format
+from elman.codec.request import Limits, brief
+from elman.errors import (
+    EmptySequence,
+    InvalidField,
+    NotFinite,
+    RaggedFeatures,
+    TooLong,
+    UnknownToken,
+    WrongFeatures,
+)
+from elman.repository.network import Array
+
+_FLOAT32 = np.dtype(np.float32)
+# Numbers that are not so many that BLAS would share them out among threads.
+_SMALL = 10_000
+# The largest number of each type, or less, whose square is a float.
+_LARGEST = {np.dtype(kind): min(float(np.finfo(kind).max), 1e154) for kind in (np.float16, np.float32, np.float64)}
+
+
+def check_length(length: int, where: str, limits: Limits) -> None:
+    """Raise EmptySequence or TooLong."""
+    if not length:
+        raise EmptySequence("a sequence needs at least one step", where=where)
+    if length > limits.max_steps:
+        raise TooLong(f"the sequence has {length} steps", where=where, expected=f"at most {limits.max_steps} steps")
+
+
+def features_array(rows: Sequence[Sequence[float]], format: Format, where: str, limits: Limits) -> Array:
+    """Rows of numbers to `(length, features)` in the network's dtype.
+
+    Raises EmptySequence, TooLong, RaggedFeatures, WrongFeatures, NotFinite.
+    """
+    features = format.features
+    assert features is not None, "a model of tokens has no features"
+    check_length(len(rows), where, limits)
+    if features == 1:
+        rows = [[value] if isinstance(value, float | int) else value for value in rows]
+    _check_widths(rows, features, where)
+    flat = list(chain.from_iterable(rows))
+    return _pack(flat, (len(rows), features), format.numpy_dtype, where)
+
+
+def numbers_array(data: Array, format: Format, where: str, limits: Limits) -> Array:
+    """Float64 `(rows, features)`, or `(samples,)` of a signal, as `features_array` and `signal_array` give it.
+
+    Raises EmptySequence, TooLong, NotFinite past the network's dtype.
+    """
+    if format.frames:
+        check_samples(len(data), format, where, limits)
+        return finite(data, _FLOAT32, where)
+    check_length(len(data), where, limits)
+    return finite(data, format.numpy_dtype, where)
+
+
+def signal_array(values: Sequence[float], format: Format, where: str, limits: Limits) -> Array:
+    """The samples of a signal, float32 `(samples,)`, not cut yet. Raises TooLong, NotFinite."""
+    check_samples(len(values), format, where, limits)
+    return _pack(list(values), (len(values),), _FLOAT32, where)
+
+
+def check_samples(count: int, format: Format, where: str, limits: Limits) -> None:
+    """Raise TooLong where a signal holds more frames than a sequence may have steps."""
+    assert format.stride is not None, "only a signal is cut"
+    if count > limits.max_steps * format.stride:
+        raise TooLong(
+            f"the signal has {count} samples", where=where, expected=f"at most {limits.max_steps * format.stride}"
+        )
+
+
+def _pack(flat: list[float], shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Array:
+    """Numbers of decoded JSON, which holds no NaN and no infinity, as an array. Raises NotFinite past float32."""
+    if dtype != _FLOAT32:
+        return finite(np.array(flat, np.float64).reshape(shape), dtype, where)
+    try:
+        # Packed in standard layout, what lies past float32 is refused; in native layout it becomes an infinity.
+        return np.frombuffer(struct.pack(f"<{len(flat)}f", *flat), "<f4").reshape(shape)
+    except (OverflowError, struct.error):
+        return finite(np.array(flat, np.float64).reshape(shape), dtype, where)
+
+
+def finite(data: Array, dtype: np.dtype[Any], where: str) -> Array:
+    """`data` as `dtype`. Raises NotFinite at the first number that is not, there."""
+    if _all_below(data, inf if data.dtype == dtype else _LARGEST[dtype]):
+        return data.astype(dtype, copy=False)
+    with np.errstate(over="ignore"):
+        data = data.astype(dtype, copy=False)
+    if not all_finite(data):
+        place = "".join(f"[{index}]" for index in np.argwhere(~np.isfinite(data))[0])
+        raise NotFinite(f"the number is not finite in {dtype.name}", where=where + place, expected="a finite number")
+    return data
+
+
+def all_finite(data: Array) -> bool:
+    """Whether no number of a float array is NaN or infinite."""
+    return _all_below(data, inf) or bool(np.isfinite(data).all())
+
+
+def _all_below(data: Array, limit: float) -> bool:
+    """True only where the magnitude of every number is below a limit, which a single pass can often tell."""
+    return data.size <= _SMALL and bool(np.vdot(data, data) < limit * limit)
+
+
+def tokens_array(ids: Sequence[int], format: Format, where: str, limits: Limits) -> Array:
+    """Token ids to `(length,)` in the network's dtype. Raises EmptySequence, TooLong, UnknownToken."""
+    check_length(len(ids), where, limits)
+    size = format.vocabulary_size
+    high = (size if size is not None else int(np.iinfo(format.numpy_dtype).max)) - 1
+    if min(ids) < 0 or max(ids) > high:
+        step = next(i for i, token in enumerate(ids) if not 0 <= token <= high)
+        raise UnknownToken(
+            f"token {brief(ids[step])} is outside the vocabulary", where=f"{where}[{step}]", expected=f"0 to {high}"
+        )
+    return np.array(ids, format.numpy_dtype)
+
+
+def text_array(text: str, format: Format, where: str, limits: Limits) -> Array:
+    """The characters of a string to `(length,)` token ids. Raises as `tokens_array`, and InvalidField."""
+    table = format.token_ids
+    if table is None:
+        raise InvalidField(f"{format.name} has no vocabulary to read text with", where=where, expected="token ids")
+    check_length(len(text), where, limits)
+    unknown = table.get(format.unknown) if format.unknown is not None else None
+    ids = [table.get(character, unknown) for character in text]
+    if None in ids:
+        step = ids.index(None)
+        raise UnknownToken(f"the character {text[step]!r} is not in the vocabulary", where=f"{where}[{step}]")
+    return np.array(ids, format.numpy_dtype)
+
+
+def _check_widths(rows: Sequence[Sequence[float]], features: int, where: str) -> None:
+    widths = set(map(len, rows))
+    if widths == {features}:
+        return
+    if len(widths) > 1:
+        step = next(i for i, row in enumerate(rows) if len(row) != len(rows[0]))
+        raise RaggedFeatures(
+            f"step {step} has {len(rows[step])} features, step 0 has {len(rows[0])}",
+            where=f"{where}[{step}]",
+            expected=features,
+        )
+    raise WrongFeatures(
+        f"steps have {len(rows[0])} features, the model takes {features}",
+        where=f"{where}[0]",
+        expected=features,
+    )

@@ -1,0 +1,192 @@
+"""Runs batches: gathers inputs and state, runs the network, scatters state and hands out outputs."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from elman.engine.packing import Packing
+from elman.engine.scheduler import Batch
+from elman.engine.sequence import INITIAL_SLOT, Sequence
+from elman.errors import ModelFailed
+from elman.repository.executor import Executor
+from elman.repository.model import Model
+from elman.repository.network import Array
+from elman.repository.runtime import RuntimeFailure
+
+_FIRST_SLOTS = 64
+
+
+class Runner:
+    """One model's network and the state of its running sequences, a slot each in one array a state tensor.
+
+    Slot 0 holds the initial state, which every new sequence reads; a sequence gets a slot of its own when a run
+    leaves it unfinished, so that one that is done in a single run never has one.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.network = model.network
+        self._executor = Executor(model.network, model.proof.min_rows)
+        self.packing = Packing(model.network)
+        self._axes = [state.batch_axis for state in model.network.states]
+        self._states = self._executor.initial_states(1)
+        self._num_slots = 1
+        self._free: list[int] = []
+        self._grow(_FIRST_SLOTS)
+
+    @property
+    def num_slots(self) -> int:
+        """Slots held by running sequences."""
+        return self._num_slots - 1 - len(self._free)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the state arrays."""
+        return sum(states.nbytes for states in self._states)
+
+    def run(self, batch: Batch) -> None:
+        """Advance a batch.
+
+        Outputs, and final states where they are wanted, are left on each sequence; one that the graph fails on has
+        its error set.
+        """
+        self._admit(batch.sequences)
+        try:
+            self._advance(batch.sequences, batch.counts)
+        except RuntimeFailure:
+            self._advance_singly(batch)
+
+    def release(self, sequences: Iterable[Sequence]) -> None:
+        """Give back the slots of sequences that are done or given up."""
+        for sequence in sequences:
+            if sequence.slot != INITIAL_SLOT:
+                self._free.append(sequence.slot)
+                sequence.slot = INITIAL_SLOT
+
+    def _admit(self, sequences: list[Sequence]) -> None:
+        """Put the states that sequences bring along into slots."""
+        arriving = [one for one in sequences if one.state is not None and one.slot == INITIAL_SLOT]
+        if not arriving or not self._states:
+            return
+        values = self.packing.unpack([one.state for one in arriving if one.state is not None])
+        slots = []
+        for sequence in arriving:
+            sequence.slot = self._take_slot()
+            sequence.state = None
+            slots.append(sequence.slot)
+        for axis, states, value in zip(self._axes, self._states, values, strict=True):
+            states[_at(axis, slots)] = value
+
+    def _advance(self, sequences: list[Sequence], counts: list[int]) -> None:
+        slots = [sequence.slot for sequence in sequences]
+        before = [states.take(slots, axis=axis) for axis, states in zip(self._axes, self._states, strict=True)]
+        plan = _Plan(sequences, counts)
+        outputs, after = self._executor.run(
+            self._gather(sequences, counts), np.array(counts, np.int32), before, plan.pairs()
+        )
+        self._scatter(plan, after)
+        plan.hand_out(outputs)
+
+    def _gather(self, sequences: list[Sequence], counts: list[int]) -> Array:
+        """The next steps of each row, padded with zeros: (batch, chunk, features) or (batch, chunk)."""
+        data = np.zeros((len(sequences), max(counts), *sequences[0].inputs.shape[1:]), self.network.input_dtype)
+        try:
+            for row, sequence, steps in zip(data, sequences, counts, strict=True):
+                cursor = sequence.cursor
+                row[:steps] = sequence.inputs[cursor : cursor + steps]
+        except ValueError as error:  # inputs of another shape than the first one's are to fail alone
+            raise RuntimeFailure(str(error), None) from None
+        return data
+
+    def _scatter(self, plan: "_Plan", after: list[Array]) -> None:
+        """Keep the state of the rows that go on, and give it to those that end and want it."""
+        sequences = plan.sequences
+        if plan.going:
+            slots = []
+            for row in plan.going:
+                sequence = sequences[row]
+                if sequence.slot == INITIAL_SLOT:
+                    sequence.slot = self._take_slot()
+                slots.append(sequence.slot)
+            for axis, states, value in zip(self._axes, self._states, after, strict=True):
+                states[_at(axis, slots)] = value.take(plan.going, axis=axis)
+        if plan.kept:
+            for row, state in zip(plan.kept, self.packing.pack(after, plan.kept), strict=True):
+                sequences[row].final_state = state
+        if plan.traced:
+            for row, state in zip(plan.traced, self.packing.pack(after, plan.traced), strict=True):
+                sequences[row].trace.append(state)
+
+    def _advance_singly(self, batch: Batch) -> None:
+        """After a batch failed: each row by itself, so that only the one at fault fails."""
+        for sequence, steps in zip(batch.sequences, batch.counts, strict=True):
+            try:
+                self._advance([sequence], [steps])
+            except RuntimeFailure as failure:
+                where = f" at {failure.node}" if failure.node else ""
+                sequence.error = ModelFailed(f"the model failed on this sequence{where}")
+
+    def _take_slot(self) -> int:
+        if not self._free:
+            self._grow(self._num_slots)
+        return self._free.pop()
+
+    def _grow(self, more: int) -> None:
+        self._states = [
+            np.concatenate([states, np.repeat(state.initial, more, axis=state.batch_axis)], axis=state.batch_axis)
+            for state, states in zip(self.network.states, self._states, strict=True)
+        ]
+        self._free += range(self._num_slots + more - 1, self._num_slots - 1, -1)
+        self._num_slots += more
+
+
+class _Plan:
+    """What becomes of a run: whose state goes on, and which outputs go to whom.
+
+    Each step's output where steps are wanted, that of the last one of a row that ends where it is not.
+    """
+
+    def __init__(self, sequences: list[Sequence], counts: list[int]) -> None:
+        self.sequences = sequences
+        self.going: list[int] = []
+        self.kept: list[int] = []
+        self.traced: list[int] = []
+        self._takers: list[tuple[Sequence, int]] = []
+        self._rows: list[int] = []
+        self._steps: list[int] = []
+        for row, (sequence, steps) in enumerate(zip(sequences, counts, strict=True)):
+            ends = steps == sequence.remaining
+            if not ends or sequence.feedback is not None:
+                self.going.append(row)
+            if ends and sequence.keep_state:
+                self.kept.append(row)
+            if sequence.keep_trace:
+                self.traced.append(row)
+            if sequence.returns == "steps" and sequence.feedback is None:
+                self._takers.append((sequence, steps))
+                self._rows += [row] * steps
+                self._steps += range(steps)
+            elif ends:
+                self._takers.append((sequence, 1))
+                self._rows.append(row)
+                self._steps.append(steps - 1)
+
+    def pairs(self) -> Array:
+        """The (row, step) pairs to decode, int64 `(selected, 2)`."""
+        return np.array([self._rows, self._steps], np.int64).T.copy()
+
+    def hand_out(self, outputs: Array) -> None:
+        """Give `(selected, output_size)` to those who wanted it."""
+        at = 0
+        for sequence, steps in self._takers:
+            if sequence.feedback is None:
+                sequence.outputs.append(outputs[at : at + steps])
+            else:
+                sequence.last_output = outputs[at]
+            at += steps
+
+
+def _at(axis: int, slots: int | list[int]) -> Any:
+    """The index of some slots, on the batch axis of a state array."""
+    return (*(slice(None),) * axis, slots)

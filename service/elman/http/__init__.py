@@ -1,0 +1,1 @@
+"""HTTP itself: the protocol, the contract of an endpoint, callers and limits."""

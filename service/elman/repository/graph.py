@@ -1,0 +1,204 @@
+"""An editable view of an ONNX graph: who makes a tensor, who reads it, and what it hangs on."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, helper, numpy_helper
+
+from elman.repository.network import Array
+
+# Operators that only move or rename what they are given: a state seen through them is still that state.
+MOVES = frozenset("Identity Reshape Squeeze Unsqueeze Transpose Concat Slice Split Gather Cast Flatten Expand".split())
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+QUANTISED = frozenset({"DynamicQuantizeLSTM"})
+
+
+def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
+    """The value of a node's attribute, strings decoded."""
+    for item in node.attribute:
+        if item.name == name:
+            value = helper.get_attribute_value(item)
+            return value.decode() if isinstance(value, bytes) else value
+    return default
+
+
+def subgraphs(node: NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that a control-flow node holds."""
+    for item in node.attribute:
+        if item.type == onnx.AttributeProto.GRAPH:
+            yield item.g
+        elif item.type == onnx.AttributeProto.GRAPHS:
+            yield from item.graphs
+
+
+def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and every graph inside it."""
+    yield graph
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from all_graphs(inner)
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[NodeProto]:
+    """Every node of a graph and of the graphs inside it."""
+    for one in all_graphs(graph):
+        yield from one.node
+
+
+def reads(node: NodeProto) -> list[str]:
+    """The tensors that a node reads, those that its inner graphs take from outside included."""
+    names = [name for name in node.input if name]
+    for inner in subgraphs(node):
+        made = {value.name for value in inner.input} | {value.name for value in inner.initializer}
+        for child in inner.node:
+            names += [name for name in reads(child) if name not in made]
+            made.update(child.output)
+        names += [value.name for value in inner.output if value.name not in made]
+    return names
+
+
+class Graph:
+    """A view over one ModelProto, which it edits in place."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.proto = model.graph
+        self.index()
+
+    def index(self) -> None:
+        """Look again, after the graph was edited."""
+        self.initializers = {value.name: value for value in self.proto.initializer}
+        self.inputs = {v.name: v for v in self.proto.input if v.name not in self.initializers}
+        self.outputs = {v.name: v for v in self.proto.output}
+        self.producer = {name: node for node in self.proto.node for name in node.output if name}
+        self.consumers: dict[str, list[NodeProto]] = {}
+        for node in self.proto.node:
+            for name in dict.fromkeys(reads(node)):
+                self.consumers.setdefault(name, []).append(node)
+
+    # Looking
+
+    def recurrent(self) -> list[NodeProto]:
+        """The LSTM, GRU and RNN nodes of the top level, in order."""
+        return [node for node in self.proto.node if node.op_type in RECURRENT and not node.domain]
+
+    def backward(self, names: Iterable[str], through: Callable[[NodeProto], bool] = lambda node: True) -> set[str]:
+        """`names` and every tensor that they are made from, not looking past nodes that `through` refuses."""
+        seen: set[str] = set()
+        todo = [name for name in names if name]
+        while todo:
+            name = todo.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            node = self.producer.get(name)
+            if node is not None and through(node):
+                todo += reads(node)
+        return seen
+
+    def forward(self, names: Iterable[str], through: Callable[[NodeProto], bool] = lambda node: True) -> set[str]:
+        """`names` and every tensor made from them, not looking past nodes that `through` refuses."""
+        seen: set[str] = set()
+        todo = [name for name in names if name]
+        while todo:
+            name = todo.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            for node in self.consumers.get(name, []):
+                if through(node):
+                    todo += [output for output in node.output if output]
+        return seen
+
+    def constant(self, name: str) -> Array | None:
+        """The value of an initialiser or a Constant node; None for anything else."""
+        if name in self.initializers:
+            return numpy_helper.to_array(self.initializers[name])
+        node = self.producer.get(name)
+        if node is None or node.op_type != "Constant":
+            return None
+        for key, convert in (
+            ("value", numpy_helper.to_array),
+            ("value_int", np.asarray),
+            ("value_ints", np.asarray),
+            ("value_float", np.asarray),
+            ("value_floats", np.asarray),
+        ):
+            value = attribute(node, key)
+            if value is not None:
+                return np.asarray(convert(value))
+        return None
+
+    def dims(self, name: str) -> list[int | str | None]:
+        """Declared dimensions of a graph input or output: a number, a name, or None where it says nothing."""
+        value = self.inputs.get(name) or self.outputs.get(name)
+        if value is None:
+            return []
+        shape = value.type.tensor_type.shape
+        return [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in shape.dim]
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The declared element type of a graph input or output."""
+        value = self.inputs.get(name) or self.outputs[name]
+        return np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+
+    # Editing
+
+    def add_input(self, name: str, dtype: np.dtype[Any], shape: list[int | str]) -> None:
+        kind = helper.np_dtype_to_tensor_dtype(dtype)
+        self.proto.input.append(helper.make_tensor_value_info(name, kind, shape))
+
+    def add_output(self, name: str, dtype: np.dtype[Any]) -> None:
+        """Make a tensor an output, with no declared shape. Look again (`index`) once all are added."""
+        value = self.proto.output.add()
+        value.name = name
+        value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(dtype)
+
+    def add_initializer(self, name: str, value: Array) -> str:
+        self.proto.initializer.append(numpy_helper.from_array(value, name))
+        return name
+
+    def insert_after(self, name: str | None, nodes: list[NodeProto]) -> None:
+        """Put `nodes` right after the node that makes `name`; first of all where it is an input."""
+        at = 0
+        if name is not None and name in self.producer:
+            at = next(i for i, node in enumerate(self.proto.node) if name in node.output) + 1
+        for offset, node in enumerate(nodes):
+            self.proto.node.insert(at + offset, node)
+        self.index()
+
+    def set_input_dims(self, name: str, dims: list[int | str]) -> None:
+        """Declare the shape of a graph input anew."""
+        shape = self.inputs[name].type.tensor_type.shape
+        del shape.dim[:]
+        for dim in dims:
+            entry = shape.dim.add()
+            if isinstance(dim, int):
+                entry.dim_value = dim
+            else:
+                entry.dim_param = dim
+
+    def set_outputs(self, names: list[str], dtypes: dict[str, np.dtype[Any]]) -> None:
+        """Make `names` the graph's outputs, with no declared shape, and drop all that they do not need."""
+        del self.proto.output[:]
+        for name in names:
+            self.add_output(name, dtypes[name])
+        del self.proto.value_info[:]
+        self.index()
+        needed = self.backward(names)
+        nodes = [node for node in self.proto.node if any(name in needed for name in node.output)]
+        del self.proto.node[:]
+        self.proto.node.extend(nodes)
+        self.index()
+        read = {name for node in nodes for name in reads(node)} | set(names)
+        for group in (self.proto.initializer, self.proto.input, self.proto.sparse_initializer):
+            kept = [value for value in group if _name(value) in read]
+            del group[:]
+            group.extend(kept)
+        self.index()
+
+
+def _name(value: Any) -> str:
+    return str(value.values.name if hasattr(value, "values") else value.name)

@@ -1,0 +1,192 @@
+"""A model that is known to be exact: its spec, its network, its proof and its digest."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from elman.errors import ModelRefused
+from elman.repository.calibration import Calibration, calibrate
+from elman.repository.executor import Executor
+from elman.repository.external import embed_external_data
+from elman.repository.network import Network
+from elman.repository.proof import Proof, prove
+from elman.repository.rewriting import Rewriting, Sample, rewrite_graph
+from elman.repository.runtime import RuntimeFailure
+from elman.repository.spec import QUANTISED_KEY, DecoderSpec, InputSpec, ModelSpec, embedded_spec, parse_spec
+
+# Rewritten and original may round differently where the runtime fuses other nodes; past this they disagree.
+_SAME = 1e-4
+
+_AGAIN = "Copy or export the file again; onnx.checker.check_model says what is wrong with it."
+
+
+@dataclass(frozen=True)
+class Model:
+    """One version of one model, ready to serve."""
+
+    name: str
+    version: int
+    spec: ModelSpec
+    network: Network
+    proof: Proof
+    calibration: Calibration
+    digest: str
+
+    @property
+    def tokens(self) -> bool:
+        """Whether a sequence is token ids rather than rows of features."""
+        return self.network.features is None
+
+    @property
+    def frames(self) -> bool:
+        """Whether a sequence is a signal that the server cuts into frames."""
+        return self.spec.input.kind == "frames"
+
+
+def load_model(path: Path, name: str, version: int) -> Model:
+    """Read, rewrite and prove the model file at `path`.
+
+    Raises ModelRefused, saying what is wrong with it and what would mend it, and nothing else.
+    """
+    try:
+        return _load(path, name, version)
+    except ModelRefused:
+        raise
+    except OSError as error:
+        raise ModelRefused(f"a file of it cannot be read: {error.strerror}", remedy=_AGAIN) from None
+    except MemoryError:
+        raise ModelRefused("loading it takes more memory than there is", remedy=_AGAIN) from None
+    except Exception as error:  # a file may be broken in more ways than can be named
+        raise ModelRefused(f"the file is broken: {type(error).__name__}: {error}"[:500], remedy=_AGAIN) from None
+
+
+def _load(path: Path, name: str, version: int) -> Model:
+    content = _read(path)
+    proto = _parse(content, path)
+    digest = hashlib.sha256(content)
+    for data in embed_external_data(proto, path.parent):
+        digest.update(data)
+    beside = path.with_name("model.json")
+    if beside.is_file():
+        # What is said beside the file is part of the model: a state belongs to both.
+        digest.update(b"model.json\0" + beside.read_bytes())
+    given = _given_spec(path, proto)
+    network, proof = _first_that_holds(proto, given)
+    if any(entry.key == QUANTISED_KEY for entry in proto.metadata_props):
+        # However well it repeats its own bits, they are not those of the module that it was made from.
+        rounded = "its weights are rounded to 8 bits, so that it answers only about as its module does"
+        proof = replace(proof, exact=False, reason="; ".join(filter(None, [rounded, proof.reason])))
+    spec = _resolve(given, network)
+    calibration = calibrate(network, proof.min_rows)
+    return Model(name, version, spec, network, proof, calibration, f"sha256:{digest.hexdigest()}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelRefused(f"{path.name} cannot be read: {error.strerror}", remedy=_AGAIN) from None
+
+
+def _parse(content: bytes, path: Path) -> onnx.ModelProto:
+    try:
+        proto = onnx.load_model_from_string(content)
+    except Exception:
+        raise ModelRefused(f"{path.name} is not an ONNX file, or is cut short", remedy=_AGAIN) from None
+    if not proto.graph.node:
+        raise ModelRefused(f"{path.name} holds no graph", remedy=_AGAIN)
+    return proto
+
+
+def _given_spec(path: Path, proto: onnx.ModelProto) -> ModelSpec:
+    beside = path.with_name("model.json")
+    if beside.is_file():
+        return parse_spec(beside.read_bytes(), "model.json")
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    return embedded_spec(metadata) or ModelSpec()
+
+
+def _first_that_holds(proto: onnx.ModelProto, spec: ModelSpec) -> tuple[Network, Proof]:
+    """Rewrite as much as the graph takes: all of it, then without the cut before the decoder, then plainly."""
+    failures = []
+    for want in (Rewriting(), Rewriting(select=False), Rewriting(ragged=False, select=False)):
+        try:
+            network, sample = rewrite_graph(proto, spec, want)
+            difference = _disagreement(network, sample)
+            proof = prove(network)
+        except RuntimeFailure as failure:
+            remedy = "Run it in ONNX Runtime on sequences of one step and of many, alone and together."
+            failures.append(ModelRefused(f"the graph fails on a probe: {failure}", node=failure.node, remedy=remedy))
+            continue
+        if difference <= _SAME:
+            return network, proof
+        reason = f"rewritten for batching, its outputs move by {difference:.2g}"
+        failures.append(ModelRefused(reason, remedy="Export it again with elman.export."))
+    raise failures[0]
+
+
+def _disagreement(network: Network, sample: Sample) -> float:
+    """How far the rewritten network is from the graph as it was, as a share of the output's magnitude."""
+    rows, time = sample.data.shape[:2]
+    first = [np.zeros_like(s.initial) if s.input in sample.zero_states else s.initial for s in network.states]
+    states = [value.repeat(rows, state.batch_axis) for state, value in zip(network.states, first, strict=True)]
+    if sample.time_axis is None or network.layout == "step":
+        pairs = [(row, time - 1) for row in range(rows)]
+        expected = np.moveaxis(sample.output, sample.batch_axis, 0).reshape(len(pairs), -1)
+    else:
+        pairs = [(row, step) for row in range(rows) for step in range(time)]
+        moved = np.moveaxis(sample.output, (sample.batch_axis, sample.time_axis), (0, 1))
+        expected = moved.reshape(len(pairs), -1)
+    lengths = np.full(rows, time, np.int32)
+    seen, _ = Executor(network).run(sample.data, lengths, states, np.array(pairs, np.int64))
+    scale = max(float(np.abs(expected).max(initial=0.0)), 1.0)
+    with np.errstate(all="ignore"):
+        difference = float(np.abs(seen.astype(np.float64) - expected).max(initial=0.0)) / scale
+    return difference if np.isfinite(difference) else float("inf")
+
+
+def _resolve(given: ModelSpec, network: Network) -> ModelSpec:
+    """Fill what the spec left out from the network, and refuse what contradicts it."""
+    declared = given.input
+    vocabulary_size = network.vocabulary_size or declared.vocabulary_size
+    if declared.vocabulary is not None:
+        if vocabulary_size is not None and len(declared.vocabulary) > vocabulary_size:
+            raise ModelRefused(
+                f"the vocabulary lists {len(declared.vocabulary)} tokens, the embedding has {vocabulary_size}",
+                node=f"input {network.input!r}",
+            )
+        vocabulary_size = len(declared.vocabulary)
+    resolved = InputSpec.model_validate(
+        declared.model_dump(exclude_none=True)
+        | {
+            "kind": declared.kind or ("tokens" if network.features is None else "features"),
+            "name": network.input,
+        }
+        | ({} if network.features is None else {"size": network.features})
+        | ({} if vocabulary_size is None or network.features is not None else {"vocabulary_size": vocabulary_size})
+    )
+    decoder = given.decoder or DecoderSpec()
+    task = given.task or ("classification" if decoder.kind == "labels" else "raw")
+    _check_decoder(decoder, resolved, network)
+    return given.model_copy(update={"task": task, "input": resolved, "decoder": decoder})
+
+
+def _check_decoder(decoder: DecoderSpec, declared: InputSpec, network: Network) -> None:
+    """Raise ModelRefused where the decoder does not fit the output."""
+    size = network.output_size
+    vocabulary = declared.vocabulary if decoder.kind == "tokens" else None
+    for what, values in (
+        ("labels", decoder.labels),
+        ("mean", decoder.mean),
+        ("std", decoder.std),
+        ("tokens of the vocabulary", vocabulary),
+    ):
+        if values is not None and len(values) != size and not (what in ("mean", "std") and len(values) == 1):
+            raise ModelRefused(
+                f"the spec lists {len(values)} {what}, a step of the output has {size} numbers",
+                node=f"output {network.output_names[0]!r}",
+                remedy="Give as many as the output has numbers.",
+            )

@@ -1,0 +1,210 @@
+"""Graph rewriting: a `lengths` input, state exposed, and only the steps that are asked for decoded.
+
+The file on disk is never touched; all of this happens on a copy in memory.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx.inliner import inline_local_functions
+
+from elman.errors import ModelRefused
+from elman.repository.graph import RECURRENT, Graph, all_nodes, attribute
+from elman.repository.graph_analysis import find_cell, find_features, find_look_ahead, find_mixing, find_vocabulary_size
+from elman.repository.graph_io import directions, find_roles, node_label, port
+from elman.repository.graph_rewrite import GraphRewrite, axes_of, recurrent_inside
+from elman.repository.network import Array, Network
+from elman.repository.precision import widen_halves
+from elman.repository.probing import find_axes, free_dims
+from elman.repository.rnn import replace_rnns
+from elman.repository.selecting import find_outputs, output_shape_of
+from elman.repository.spec import ModelSpec
+from elman.repository.specialise import bind_constants, inline_decided_branches
+from elman.repository.states import add_lengths, collect_states, expose_states
+
+_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """What to change. The proof may ask for less than everything where a graph does not take it."""
+
+    ragged: bool = True
+    select: bool = True
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the graph answered before it was rewritten, to hold the rewritten one against.
+
+    `data` is `(batch, time, ...)`; `output` has the axes of the graph's own primary output, with the batch and time
+    axes named; the states that the graph takes as inputs, `zero_states`, were zeros.
+    """
+
+    data: Array
+    output: Array
+    batch_axis: int
+    time_axis: int | None
+    zero_states: frozenset[str]
+
+
+def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> tuple[Network, Sample]:
+    """Bring a graph to normal form.
+
+    Raises ModelRefused, naming the node and the remedy, where it cannot be.
+    """
+    graph = _prepare(model, spec)
+    learned = _take_initialisers(graph, spec)
+    rewrite = GraphRewrite(graph, spec, find_roles(graph, spec))
+    find_axes(rewrite)
+    _check_recurrent(rewrite)
+    rewrite.look_ahead = find_look_ahead(graph)
+    cell, layers, hidden_size = find_cell(rewrite)
+    sample = _sample(rewrite)
+    mixes_time = find_mixing(rewrite)
+    collect_states(rewrite, learned)
+    ragged = want.ragged and add_lengths(rewrite)
+    if rewrite.look_ahead is None:
+        expose_states(rewrite)
+    output_names = rewrite.roles.outputs
+    outputs = find_outputs(rewrite, want.select)
+    if ragged:
+        replace_rnns(graph)
+    dtypes = {name: graph.dtype(name) for name in rewrite.roles.outputs}
+    dtypes |= {state.output: state.dtype for state in rewrite.states}
+    graph.set_outputs([*rewrite.roles.outputs, *(state.output for state in rewrite.states)], dtypes)
+    free_dims(graph.model, rewrite)
+    graph.index()
+    # A state input that nothing reads any more is gone; what is carried must be what the graph takes.
+    rewrite.states = [state for state in rewrite.states if state.input in graph.inputs]
+    data = rewrite.roles.data
+    network = Network(
+        model=graph.model.SerializeToString(),
+        input=data,
+        input_dtype=graph.dtype(data),
+        layout=rewrite.layout,
+        features=find_features(rewrite),
+        vocabulary_size=find_vocabulary_size(graph, data),
+        ragged=ragged,
+        outputs=outputs,
+        output=rewrite.roles.outputs[0],
+        output_names=output_names,
+        output_shape=output_shape_of(rewrite, output_names[0]),
+        states=tuple(rewrite.states),
+        forward=rewrite.look_ahead is None,
+        cell=cell,
+        layers=layers,
+        hidden_size=hidden_size,
+        max_rows=rewrite.max_rows,
+        look_ahead=rewrite.look_ahead,
+        mixes_time=mixes_time,
+    )
+    return network, sample
+
+
+def _sample(rewrite: GraphRewrite) -> Sample:
+    name = rewrite.roles.outputs[0]
+    data, output = rewrite.values[0][rewrite.roles.data], rewrite.values[0][name]
+    batch, time = axes_of(rewrite, name)
+    if rewrite.layout == "step":
+        data = data[:, None]
+    elif rewrite.layout == "time_first":
+        data = data.swapaxes(0, 1)
+    return Sample(data, output, batch or 0, time, frozenset(state.input for state in rewrite.roles.states))
+
+
+def _prepare(model: onnx.ModelProto, spec: ModelSpec) -> Graph:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if copy.functions:
+        copy = inline_local_functions(copy)
+    _check_operators(copy)
+    widen_halves(copy)
+    bind_constants(copy, spec)
+    inline_decided_branches(copy)
+    graph = Graph(copy)
+    _check_weights(graph)
+    _thaw_reshapes(graph)
+    return graph
+
+
+def _thaw_reshapes(graph: Graph) -> None:
+    """Free the extents that torch's exporter freezes when it merges the directions of a recurrent output.
+
+    Y is (time, directions, batch, hidden); moved to (time, batch, directions, hidden) it is reshaped to
+    (example's time, -1, directions * hidden), which can only have meant to merge the last two axes.
+    """
+    for node in graph.proto.node:
+        if node.op_type != "Reshape":
+            continue
+        move = graph.producer.get(node.input[0])
+        source = graph.producer.get(move.input[0]) if move is not None and move.op_type == "Transpose" else None
+        if move is None or source is None or source.op_type not in RECURRENT or source.output[0] != move.input[0]:
+            continue
+        target = graph.constant(node.input[1])
+        width = attribute(source, "hidden_size", 0) * directions(source)
+        merges = target is not None and target.size == 3 and int(target[2]) in (width, -1)
+        if merges and attribute(move, "perm") == [0, 2, 1, 3]:
+            name = graph.add_initializer(f"{node.output[0]}.thawed", np.array([0, 0, width], np.int64))
+            kept = [item for item in node.attribute if item.name != "allowzero"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            node.input[1] = name
+    graph.index()
+
+
+def _check_operators(model: onnx.ModelProto) -> None:
+    for node in all_nodes(model.graph):
+        if node.domain not in _DOMAINS:
+            raise ModelRefused(
+                f"the operator {node.op_type} is of the domain {node.domain!r}, which is not known here",
+                node=node_label(node),
+                remedy="Export the model with the standard ONNX operators.",
+            )
+        if node.op_type in RECURRENT and attribute(node, "layout", 0) == 1:
+            raise ModelRefused(
+                "layout=1 is not implemented by ONNX Runtime",
+                node=node_label(node),
+                remedy="Export with layout=0, as torch.onnx.export does, and transpose outside the node.",
+            )
+
+
+def _check_recurrent(rewrite: GraphRewrite) -> None:
+    """Refuse a graph in which nothing recurs. Raises ModelRefused."""
+    if rewrite.roles.states or any(recurrent_inside(node) for node in rewrite.graph.proto.node):
+        return
+    raise ModelRefused(
+        "nothing in the graph is recurrent, and it takes no state",
+        remedy="Elman serves recurrent networks; a server for any graph suits this one better.",
+    )
+
+
+def _check_weights(graph: Graph) -> None:
+    """Refuse recurrent nodes whose weights are not of their hidden size, as torch writes for projections."""
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}
+    for node in graph.recurrent():
+        weights, hidden_size = graph.constant(port(node, 2)), attribute(node, "hidden_size")
+        if weights is not None and weights.shape[1:] != (gates[node.op_type] * hidden_size, hidden_size):
+            raise ModelRefused(
+                f"the recurrent weights are {list(weights.shape)}, which is not for a hidden size of {hidden_size}: "
+                "the operator holds no projection (proj_size)",
+                node=node_label(node),
+                remedy="Train without proj_size, with a Linear after the layer, or export the cell as a Scan.",
+            )
+
+
+def _take_initialisers(graph: Graph, spec: ModelSpec) -> dict[str, Array]:
+    """The learned initial states, by the name of the state input that each is for."""
+    learned = {}
+    for state in spec.state or ():
+        if state.initial is None:
+            continue
+        value = graph.constant(state.initial)
+        if value is None:
+            raise ModelRefused(
+                f"the spec's initial state {state.initial!r} is not an initialiser of the graph",
+                node=f"state {state.input!r}",
+            )
+        learned[state.input] = value
+    return learned

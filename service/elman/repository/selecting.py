@@ -1,0 +1,220 @@
+"""Decoding only the steps that are asked for: a selection in front of everything after the last recurrent node."""
+
+from dataclasses import replace
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from elman.errors import ModelRefused
+from elman.repository.graph import RECURRENT, Graph, attribute, reads, subgraphs
+from elman.repository.graph_rewrite import GraphRewrite, axes_of, path_of, recurrent_inside
+from elman.repository.network import SELECT, Outputs
+
+
+def find_outputs(rewrite: GraphRewrite, select: bool) -> Outputs:
+    """Arrange that only the steps that are asked for are decoded, as far as the graph allows."""
+    batch, time = axes_of(rewrite, rewrite.roles.outputs[0])
+    if rewrite.layout == "step":
+        return "dense"
+    if time is None:
+        if select and _select_before_head(rewrite):
+            return "selected"
+        _batch_first(rewrite)
+        return "last"
+    if (batch, time) != ((1, 0) if rewrite.layout == "time_first" else (0, 1)):
+        raise ModelRefused(
+            f"the output {rewrite.roles.outputs[0]!r} does not have its batch and time axes where the input has",
+            node=f"output {rewrite.roles.outputs[0]!r}",
+            remedy="Name a per-step output under outputs in model.json.",
+        )
+    return "selected" if select and _select_at_cut(rewrite) else "dense"
+
+
+def _select_at_cut(rewrite: GraphRewrite) -> bool:
+    """Cut at the first tensor after the last recurrent node that everything later hangs on alone."""
+    graph = rewrite.graph
+    path = path_of(rewrite)
+    last = max((i for i, node in enumerate(path) if recurrent_inside(node)), default=-1)
+    varying = graph.forward(graph.inputs)
+    for index in range(last, len(path)):
+        made = {name for node in path[: index + 1] for name in node.output} | set(graph.inputs)
+        read = {name for node in path[index + 1 :] for name in reads(node)} | set(rewrite.roles.outputs)
+        live = made & read & varying
+        if index < 0 or len(live) != 1:
+            continue
+        name = live.pop()
+        axes = axes_of(rewrite, name)
+        if axes in ((0, 1), (1, 0)) and not _feeds_state(rewrite, name):
+            _add_select(graph)
+            chosen = f"{name}.chosen"
+            graph.insert_after(name, _gather_steps(rewrite, name, chosen, time_first=axes == (1, 0)))
+            return _clone_head(rewrite, {name: chosen}, path[index + 1 :])
+    return False
+
+
+def _feeds_state(rewrite: GraphRewrite, name: str) -> bool:
+    later = rewrite.graph.forward([name]) - {name}
+    return any(state.output in later for state in rewrite.states)
+
+
+def _clone_head(rewrite: GraphRewrite, chosen: dict[str, str], path: list[NodeProto]) -> bool:
+    """Repeat the nodes of `path` that hang on a key of `chosen`, on its value instead, and answer with theirs.
+
+    What the nodes made before stays for whoever else reads it, such as a state output. False, and nothing changed,
+    where a node reads from inside a graph of its own.
+    """
+    graph = rewrite.graph
+    names = dict(chosen)
+    clones = []
+    for node in path:
+        if not any(name in names for name in reads(node)):
+            continue
+        if not any(name in names for name in node.input) or any(True for _ in subgraphs(node)):
+            return False
+        clone = NodeProto()
+        clone.CopyFrom(node)
+        clone.name = f"{node.name}.selected" if node.name else ""
+        clone.input[:] = [names.get(name, name) for name in node.input]
+        names |= {name: f"{name}.selected" for name in node.output if name}
+        clone.output[:] = [names.get(name, "") for name in node.output]
+        clones.append((node.output[0], clone))
+    for after, clone in clones:
+        graph.insert_after(after, [clone])
+    dtypes = {output: graph.dtype(output) for output in rewrite.roles.outputs}
+    rewrite.roles = replace(rewrite.roles, outputs=tuple(names.get(output, output) for output in rewrite.roles.outputs))
+    for before, after in zip(dtypes, rewrite.roles.outputs, strict=True):
+        if after != before:
+            graph.add_output(after, dtypes[before])
+    graph.index()
+    return True
+
+
+def _add_select(graph: Graph) -> None:
+    if SELECT not in graph.inputs:
+        graph.add_input(SELECT, np.dtype(np.int64), ["selected", 2])
+        graph.index()
+
+
+def _gather_steps(rewrite: GraphRewrite, name: str, chosen: str, *, time_first: bool) -> list[NodeProto]:
+    """(batch, time, ...) -> (selected, 1, ...), or (time, batch, ...) -> (1, selected, ...)."""
+    axis = rewrite.graph.add_initializer(f"{chosen}.axis", np.array([0 if time_first else 1], np.int64))
+    nodes = []
+    select = SELECT
+    if time_first:
+        swap = rewrite.graph.add_initializer(f"{chosen}.swap", np.array([1, 0], np.int64))
+        select = f"{chosen}.select"
+        nodes.append(helper.make_node("Gather", [SELECT, swap], [select], axis=1))
+    nodes.append(helper.make_node("GatherND", [name, select], [f"{chosen}.flat"]))
+    nodes.append(helper.make_node("Unsqueeze", [f"{chosen}.flat", axis], [chosen]))
+    return nodes
+
+
+def _select_before_head(rewrite: GraphRewrite) -> bool:
+    """For a head after the last step only: feed it any step, by standing in for what picks the last one.
+
+    What picks it is the final h of a recurrent node, or a Gather or Slice of the last step of a per-step tensor.
+    """
+    graph = rewrite.graph
+    path = path_of(rewrite)
+    stands = [(node, name) for node in path if (name := _picks_last(rewrite, node)) is not None]
+    picked = {name for _, name in stands}
+    reached = graph.backward(rewrite.roles.outputs, lambda node: not picked & set(node.output))
+    varying = graph.forward(graph.inputs)
+    loose = [
+        node
+        for node in path
+        if set(node.output) & reached & varying
+        and not set(node.output) & picked
+        and any(
+            name in graph.inputs or _recurrent_output(graph, name)
+            for name in reads(node)
+            if name in varying and name not in picked
+        )
+    ]
+    if not stands or loose:
+        return False
+    _add_select(graph)
+    for node, name in stands:
+        _stand_in(rewrite, node, name)
+    return _clone_head(rewrite, {name: f"{name}.chosen" for name in picked}, path)
+
+
+def _recurrent_output(graph: Graph, name: str) -> bool:
+    node = graph.producer.get(name)
+    return node is not None and recurrent_inside(node)
+
+
+def _picks_last(rewrite: GraphRewrite, node: NodeProto) -> str | None:
+    """The tensor by which `node` gives the last step of a per-step tensor, if it does that."""
+    if node.op_type in RECURRENT:
+        final = list(node.output)[1:2]
+        used = bool(final and final[0] and rewrite.graph.consumers.get(final[0]))
+        needed = used and final[0] in rewrite.graph.backward(rewrite.roles.outputs)
+        return final[0] if needed and _look_ahead_free(node) else None
+    if node.op_type not in ("Gather", "Slice"):
+        return None
+    batch, time = axes_of(rewrite, node.input[0])
+    if (batch, time) not in ((0, 1), (1, 0)):
+        return None
+    if node.op_type == "Gather":
+        index = rewrite.graph.constant(node.input[1])
+        last = index is not None and index.size == 1 and int(index.reshape(())) == -1
+        return node.output[0] if last and attribute(node, "axis", 0) == time else None
+    return node.output[0] if _slices_last(rewrite, node, time) else None
+
+
+def _look_ahead_free(node: NodeProto) -> bool:
+    return bool(attribute(node, "direction", "forward") == "forward")
+
+
+def _slices_last(rewrite: GraphRewrite, node: NodeProto, time: int | None) -> bool:
+    arrays = [rewrite.graph.constant(name) for name in list(node.input)[1:4]]
+    if any(array is None or array.size != 1 for array in arrays) or len(arrays) < 3:
+        return False
+    start, _, axis = (int(array.reshape(())) for array in arrays if array is not None)
+    return axis == time and start == -1
+
+
+def _stand_in(rewrite: GraphRewrite, node: NodeProto, name: str) -> None:
+    """Make the selected steps of what `name` is the last step of, in its shape, as `name`.chosen."""
+    graph = rewrite.graph
+    chosen = f"{name}.chosen"
+    if node.op_type in RECURRENT:
+        # Y is (time, 1, batch, hidden); its row at a step is what the final h would be there.
+        if not node.output[0]:
+            node.output[0] = f"{name}.steps"
+        flat = f"{chosen}.steps"
+        one = graph.add_initializer(f"{flat}.axis", np.array([1], np.int64))
+        nodes = [helper.make_node("Squeeze", [node.output[0], one], [flat])]
+        nodes += _gather_steps(rewrite, flat, chosen, time_first=True)
+    else:
+        source = node.input[0]
+        nodes = _gather_steps(rewrite, source, chosen, time_first=axes_of(rewrite, source) == (1, 0))
+        index = graph.constant(node.input[1])
+        if node.op_type == "Gather" and index is not None and index.ndim == 0:
+            nodes[-1].output[0] = f"{chosen}.row"
+            nodes.append(helper.make_node("Squeeze", [f"{chosen}.row", nodes[-1].input[1]], [chosen]))
+    graph.insert_after(name, nodes)
+
+
+def _batch_first(rewrite: GraphRewrite) -> None:
+    """Move the batch axis of an answer without time to the front, as where the final h itself is the answer."""
+    graph, name = rewrite.graph, rewrite.roles.outputs[0]
+    batch, _ = axes_of(rewrite, name)
+    if not batch:
+        return
+    rank = len(rewrite.shapes[0][name])
+    moved = f"{name}.moved"
+    perm = [batch, *(axis for axis in range(rank) if axis != batch)]
+    graph.add_output(moved, graph.dtype(name))
+    graph.insert_after(name, [helper.make_node("Transpose", [name], [moved], perm=perm)])
+    rewrite.roles = replace(rewrite.roles, outputs=(moved, *rewrite.roles.outputs[1:]))
+
+
+def output_shape_of(rewrite: GraphRewrite, name: str) -> tuple[int, ...]:
+    """Shape of one step of the output that the author calls `name`."""
+    batch, time = axes_of(rewrite, name)
+    shape = rewrite.shapes[0][name]
+    if rewrite.layout == "step":
+        return shape[1:]
+    return tuple(extent for axis, extent in enumerate(shape) if axis not in (batch, time))

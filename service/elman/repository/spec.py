@@ -1,0 +1,157 @@
+"""What a model is: the spec that `model.json`, the ONNX metadata key `elman`, or the graph itself supplies."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from elman.errors import ModelRefused
+
+METADATA_KEY = "elman"
+QUANTISED_KEY = "elman.quantised"
+"""The metadata key of a file that answers only about as its module does; its value says how it was rounded."""
+
+Task = Literal["classification", "tagging", "regression", "forecasting", "generation", "raw"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputSpec(_Frozen):
+    """The data input. `size` is the number of features of a step; `vocabulary` lists tokens by id."""
+
+    kind: Literal["features", "tokens", "frames"] | None = None
+    name: str | None = None
+    size: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    names: tuple[str, ...] | None = None
+    vocabulary: tuple[str, ...] | None = None
+    vocabulary_size: Annotated[int, Field(ge=1)] | None = None
+    unknown: str | None = None
+    """The token that stands for characters outside the vocabulary; without it they are refused."""
+    stride: Annotated[int, Field(ge=1)] | None = None
+    """Of frames: samples from the start of one to the start of the next. `size` where it is left out."""
+    left_pad: Annotated[int, Field(ge=0)] = 0
+    """Of frames: zeros before the first sample."""
+    batch_axis: Annotated[int, Field(ge=0, le=1)] | None = None
+    time_axis: Annotated[int, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "InputSpec":
+        if self.vocabulary is not None:
+            if len(set(self.vocabulary)) != len(self.vocabulary):
+                raise ValueError("vocabulary lists a token twice")
+            if self.vocabulary_size not in (None, len(self.vocabulary)):
+                raise ValueError(
+                    f"vocabulary_size is {self.vocabulary_size} but vocabulary lists {len(self.vocabulary)} tokens"
+                )
+            if self.unknown is not None and self.unknown not in self.vocabulary:
+                raise ValueError(f"unknown token {self.unknown!r} is not in the vocabulary")
+        if self.kind == "frames" and self.size is None:
+            raise ValueError("an input of frames needs a size")
+        if self.stride is not None and self.size is not None and self.stride > self.size:
+            raise ValueError(f"stride {self.stride} leaves out samples between frames of {self.size}")
+        if self.names is not None and self.size is not None and len(self.names) != self.size:
+            raise ValueError(f"names lists {len(self.names)} features but size is {self.size}")
+        return self
+
+
+class StateSpec(_Frozen):
+    """One piece of running state: the graph input that takes it and the output that replaces it.
+
+    `initial` names the initialiser of shape (..., 1 on the batch axis, ...) that it starts from; none means zeros.
+    """
+
+    input: str
+    output: str
+    batch_axis: Annotated[int, Field(ge=0)] = 1
+    initial: str | None = None
+
+
+class DecoderSpec(_Frozen):
+    """How an output row becomes an answer.
+
+    `labels`: one score a label, taken as `scores` says (softmax is applied to logits, exp to log probabilities).
+    `values`: numbers, in the data's own units after `output * std + mean`.
+    `tokens`: one score a token of the vocabulary.
+    """
+
+    kind: Literal["labels", "values", "tokens", "none"] = "none"
+    labels: tuple[str, ...] | None = None
+    scores: Literal["logits", "log_probabilities", "probabilities"] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "DecoderSpec":
+        if self.kind == "labels" and not self.labels:
+            raise ValueError("a labels decoder needs labels")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std go together")
+        return self
+
+
+class GenerationSpec(_Frozen):
+    """How a model of tokens, whose output scores the next one, writes on.
+
+    `start` is the token that every sequence begins with, `end` the one that closes it. `conditions` are what may be
+    asked for by name, each with the token that stands in the place of `start`.
+    """
+
+    start: str | None = None
+    end: str | None = None
+    conditions: dict[str, str] = {}
+
+
+class ForecastSpec(_Frozen):
+    """How a model whose output is the next step's values is fed its own output.
+
+    `target` lists the input features that the outputs are, in the order of the outputs; `known` those that the caller
+    knows ahead, in the order in which a request gives them. `residuals` are rows of output-sized errors (truth minus
+    forecast of one step, in the data's own units) seen on data that was not trained on: a sampled path adds one row,
+    drawn at random, to each step. Values are held at `minimum` or above.
+    """
+
+    target: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    known: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    residuals: tuple[tuple[float, ...], ...] = ()
+    minimum: float | None = None
+
+
+class ModelSpec(_Frozen):
+    """The whole description of a model. Every field may be left out where the graph decides it."""
+
+    task: Task | None = None
+    input: InputSpec = InputSpec()
+    state: tuple[StateSpec, ...] | None = None
+    outputs: tuple[str, ...] | None = None
+    constants: dict[str, Any] = {}
+    decoder: DecoderSpec | None = None
+    generation: GenerationSpec | None = None
+    forecast: ForecastSpec | None = None
+    initial_state: Literal["zeros", "learned"] = "zeros"
+
+    def dump(self) -> dict[str, Any]:
+        """The spec as a JSON object, without what was left out."""
+        return self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+
+
+def parse_spec(text: str | bytes, source: str) -> ModelSpec:
+    """Read a spec from JSON; `source` says where it came from in the refusal.
+
+    Raises ModelRefused where the text is not a spec, naming the field.
+    """
+    try:
+        return ModelSpec.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ModelRefused(
+            f"{source} is not a valid spec: {field + ': ' if field else ''}{first['msg']}", node=source
+        ) from None
+
+
+def embedded_spec(metadata: Mapping[str, str]) -> ModelSpec | None:
+    """The spec that an ONNX file carries under the metadata key `elman`, if any."""
+    text = metadata.get(METADATA_KEY)
+    return None if text is None else parse_spec(text, f"ONNX metadata {METADATA_KEY!r}")

@@ -1,0 +1,114 @@
+"""State and lengths: the inputs and outputs that a graph is given where it has none."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from elman.errors import ModelRefused
+from elman.repository.graph import RECURRENT, Graph, all_nodes, attribute
+from elman.repository.graph_io import INITIAL_C, INITIAL_H, SEQUENCE_LENS, directions, node_label, port, state_ports
+from elman.repository.graph_rewrite import GraphRewrite
+from elman.repository.network import LENGTHS, Array, StateTensor
+from elman.repository.probing import state_dims
+
+
+def collect_states(rewrite: GraphRewrite, learned: Mapping[str, Array]) -> None:
+    for state in rewrite.roles.states:
+        shape = state_dims(rewrite, state.input, state.batch_axis, 1)
+        dtype = rewrite.graph.dtype(state.input)
+        initial = np.zeros(shape, dtype)
+        if state.input in learned:
+            initial = np.asarray(learned[state.input], dtype)
+            if list(initial.shape) != shape:
+                raise ModelRefused(
+                    f"the initial state {state.initial!r} has shape {list(initial.shape)}, not {shape}",
+                    node=f"state {state.input!r}",
+                )
+        rewrite.states.append(_state_tensor(state.input, state.input, state.output, state.batch_axis, initial))
+
+
+def _state_tensor(name: str, input: str, output: str, batch_axis: int, initial: Array) -> StateTensor:
+    shape = (*initial.shape[:batch_axis], 0, *initial.shape[batch_axis + 1 :])
+    return StateTensor(name, input, output, shape, batch_axis, initial)
+
+
+def expose_states(rewrite: GraphRewrite) -> None:
+    """Turn the initial and final state of every recurrent node without state inputs into inputs and outputs."""
+    carried = {state.input for state in rewrite.states}
+    for index, node in enumerate(rewrite.graph.recurrent()):
+        for kind, (initial, _) in zip("hc", state_ports(node), strict=False):
+            position = INITIAL_H if kind == "h" else INITIAL_C
+            if rewrite.graph.backward([initial]) & carried:
+                continue
+            value = _initial_value(rewrite, node, initial)
+            if value is None:
+                rewrite.look_ahead = rewrite.look_ahead or (
+                    f"the initial state of {node_label(node)} is computed from the input"
+                )
+                continue
+            name = f"{kind}{index}" if len(rewrite.graph.recurrent()) > 1 else kind
+            tensor = _state_tensor(name, f"elman.{name}", _final_output(node, kind, name), 1, value)
+            _set_port(node, position, tensor.input)
+            shape: list[int | str] = [value.shape[0], "batch", value.shape[2]]
+            rewrite.graph.add_input(tensor.input, value.dtype, shape)
+            rewrite.states.append(tensor)
+    rewrite.graph.index()
+
+
+def _initial_value(rewrite: GraphRewrite, node: NodeProto, initial: str) -> Array | None:
+    """What a node starts from, as (directions, 1, hidden); None where it depends on the data."""
+    if not initial:
+        weights = rewrite.graph.constant(node.input[2])
+        dtype = np.dtype(np.float32) if weights is None else weights.dtype
+        return np.zeros((directions(node), 1, attribute(node, "hidden_size")), dtype)
+    constant = rewrite.graph.constant(initial)
+    seen = [constant] if constant is not None else [values[initial] for values in rewrite.values if initial in values]
+    if not seen or any(value.ndim != 3 for value in seen):
+        return None
+    first = seen[0][:, :1]
+    same = all(np.array_equal(value, np.broadcast_to(first, value.shape)) for value in seen)
+    return np.array(first) if same else None
+
+
+def _final_output(node: NodeProto, kind: str, name: str) -> str:
+    position = 1 if kind == "h" else 2
+    while len(node.output) <= position:
+        node.output.append("")
+    if not node.output[position]:
+        node.output[position] = f"elman.{name}.next"
+    return str(node.output[position])
+
+
+def _set_port(node: NodeProto, position: int, name: str) -> None:
+    while len(node.input) <= position:
+        node.input.append("")
+    node.input[position] = name
+
+
+def add_lengths(rewrite: GraphRewrite) -> bool:
+    """Give every recurrent node the lengths of the rows. False where time passes through anything else."""
+    graph = rewrite.graph
+    nodes = [node for node in all_nodes(graph.proto) if node.op_type in RECURRENT]
+    if rewrite.layout == "step" or not nodes:
+        return False
+    given = [port(node, SEQUENCE_LENS) for node in nodes]
+    foreign = [name for name in given if name and rewrite.roles.lengths not in graph.backward([name])]
+    if foreign or any(node.op_type in ("Loop", "Scan") for node in graph.proto.node):
+        return False
+    for node in nodes:
+        _set_port(node, SEQUENCE_LENS, LENGTHS)
+    graph.add_input(LENGTHS, np.dtype(np.int32), ["batch"])
+    if rewrite.roles.lengths is not None:
+        # The author's own lengths may be read elsewhere too, as a mask: it gets the same numbers.
+        _alias_lengths(graph, rewrite.roles.lengths)
+    graph.index()
+    return True
+
+
+def _alias_lengths(graph: Graph, name: str) -> None:
+    kind = graph.inputs[name].type.tensor_type.elem_type
+    kept = [value for value in graph.proto.input if value.name != name]
+    del graph.proto.input[:]
+    graph.proto.input.extend(kept)
+    graph.insert_after(None, [helper.make_node("Cast", [LENGTHS], [name], to=kind)])

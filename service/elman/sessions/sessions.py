@@ -1,0 +1,328 @@
+"""Sessions: what a step request does to a record, once, however often and to whichever process it is sent."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from typing import TypeVar
+
+from elman.engine.sequence import Sequence
+from elman.errors import StepConflict, StepReused, StoreUnavailable, UnknownSession
+from elman.sessions.store import Advance, Record, Store, Usage, new_id
+
+T = TypeVar("T")
+
+_LOG = logging.getLogger("elman")
+
+# What is looked at each second for expired sessions.
+_SWEPT = 2_000
+# How long a store that could not be opened is left alone.
+_REOPEN_SECONDS = 5.0
+# How often a step that lost to another process is judged anew.
+_TRIES = 4
+# What a record takes in memory beside its states.
+_RECORD_NBYTES = 700
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A step request as far as the record is concerned.
+
+    `content` stands for what is to be read, `length` is how far the session moves, `at` where it is believed to be.
+    """
+
+    content: bytes
+    length: int
+    at: int | None
+
+
+@dataclass(slots=True, eq=False)
+class StepWrite:
+    """What is to be written once a step has run. `compose` makes the new snapshot of the sequence that ran."""
+
+    id: str
+    revision: int
+    step: int
+    content: bytes
+    expires_at: float
+    compose: Callable[[Sequence], bytes] | None = None
+    snapshot: bytes = b""
+    won: bool = False
+
+    def advance(self) -> Advance:
+        """As the store takes it."""
+        return Advance(self.id, self.revision, self.step, self.snapshot, self.content, self.expires_at)
+
+
+Run = Callable[[bytes, StepWrite | None], Awaitable[T]]
+"""Runs a step from a snapshot, and sees to it that the save, where there is one, is written."""
+
+
+class _Verdict(Enum):
+    ADVANCE = auto()
+    REPLAY = auto()
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Whose turn it is on one session, in this process."""
+
+    lock: asyncio.Lock
+    num_waiting: int = 0
+
+
+class Sessions:
+    """The sessions of one server.
+
+    Args:
+        open_store: opens the store; called again after it failed.
+        most: what one caller may hold.
+        ttl: seconds that a session lives after its last step, where its creator does not say.
+        hot_bytes: memory for records that are kept at hand, so that a live session is not read again for each step.
+        shared: whether other processes may step the same sessions.
+    """
+
+    def __init__(self, open_store: Callable[[], Store], most: Usage, ttl: float, hot_bytes: int, shared: bool) -> None:
+        self.ttl = ttl
+        self._open_store = open_store
+        self._most = most
+        self._shared = shared
+        self._hot: OrderedDict[str, Record] = OrderedDict()
+        self._hot_nbytes = 0
+        self._most_hot = hot_bytes
+        self._turns: dict[str, _Turn] = {}
+        self._store: Store | None = None
+        self._failure: StoreUnavailable | None = None
+        self._reopen_at = 0.0
+
+    def open(self) -> None:
+        """Open the store. Where that fails, sessions are refused with the reason and all else works."""
+        try:
+            self._store, self._failure = self._open_store(), None
+        except StoreUnavailable as failure:
+            _LOG.error("the session store does not work, and sessions are refused: %s", failure.detail)
+            self._failure = failure
+            self._reopen_at = time.monotonic() + _REOPEN_SECONDS
+
+    def close(self) -> None:
+        """Let go of the store."""
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+    def __len__(self) -> int:
+        """Sessions held, 0 where the store does not work."""
+        try:
+            return len(self._store) if self._store is not None else 0
+        except StoreUnavailable:
+            return 0
+
+    async def create(
+        self, owner: bytes, model: str, version: int, digest: bytes, step: int, snapshot: bytes, ttl: float | None
+    ) -> Record:
+        """A new session that stands at `step`. Raises Quota, StoreUnavailable."""
+        now, ttl = time.time(), self.ttl if ttl is None else ttl
+        record = Record(new_id(), owner, model, version, digest, now, now + ttl, ttl, 0, step, snapshot)
+        await self._call(lambda store: store.create(record, self._most))
+        self._keep(record)
+        return record
+
+    async def read(self, owner: bytes, id: str) -> Record:
+        """A session as it stands in the store. Raises UnknownSession, for another caller's too; StoreUnavailable."""
+        record = await self._call(lambda store: store.read(id))
+        if record is None or record.owner != owner:
+            self._forget(id)
+            raise _unknown()
+        self._keep(record)
+        return record
+
+    async def at_hand(self, owner: bytes, id: str) -> Record:
+        """A session as this process saw it last. Raises as `read`."""
+        record = self._hot.get(id)
+        if record is None or record.owner != owner or record.expires_at <= time.time():
+            return await self.read(owner, id)
+        return record
+
+    async def owned(self, owner: bytes, limit: int, after: str | None, model: str | None) -> list[Record]:
+        """A caller's sessions by id. Raises StoreUnavailable."""
+        return await self._call(lambda store: store.list(owner, limit, after, model))
+
+    async def delete(self, owner: bytes, id: str) -> None:
+        """Forget a session. Raises UnknownSession, StoreUnavailable."""
+        await self.read(owner, id)
+        self._forget(id)
+        if not await self._call(lambda store: store.delete(id)):
+            raise _unknown()
+
+    async def restore(self, owner: bytes, id: str, step: int, snapshot: bytes) -> Record:
+        """Put a session at another state, earlier or later. Raises UnknownSession, StepConflict, StoreUnavailable."""
+        async with self._turn(id, wait=True):
+            for _ in range(_TRIES):
+                before = await self.read(owner, id)
+                after = replace(
+                    before,
+                    revision=before.revision + 1,
+                    step=step,
+                    snapshot=snapshot,
+                    previous_step=0,
+                    previous=None,
+                    content=b"",
+                    expires_at=time.time() + before.ttl,
+                )
+                if await self._call(lambda store, one=after, old=before: store.replace(one, old.revision)):  # type: ignore[misc]
+                    self._keep(after)
+                    return after
+        raise StepConflict("the session moves on faster than it can be restored", expected=before.step)
+
+    async def step(self, owner: bytes, id: str, ask: Ask, run: Run[T]) -> tuple[T, Record, bool]:
+        """Move a session on, once.
+
+        Returns what `run` returned, the session as it stands now, and whether the step had been done already.
+        Raises UnknownSession, StepConflict, StepReused, StoreUnavailable, and what `run` raises.
+        """
+        async with self._turn(id, wait=ask.at is not None):
+            return await self._step(owner, id, ask, run)
+
+    async def _step(self, owner: bytes, id: str, ask: Ask, run: Run[T]) -> tuple[T, Record, bool]:
+        # Without `at` only the store can say whether somebody else was here in between.
+        fresh = self._shared and ask.at is None
+        record = await (self.read(owner, id) if fresh else self.at_hand(owner, id))
+        for _ in range(_TRIES):
+            if not fresh and _moves_on(record, ask) is not True:
+                record, fresh = await self.read(owner, id), True
+            if _judge(record, ask) is _Verdict.REPLAY:
+                assert record.previous is not None, "judged"
+                return await run(record.previous, None), record, True
+            save = StepWrite(id, record.revision, record.step + ask.length, ask.content, time.time() + record.ttl)
+            result = await run(record.snapshot, save)
+            if save.won:
+                record = _advanced(record, save)
+                self._keep(record)
+                return result, record, False
+            record, fresh = await self.read(owner, id), True
+            if ask.at is None:
+                break
+        raise StepConflict("another step of this session was faster", expected=record.step)
+
+    async def save(self, save: StepWrite) -> None:
+        """Write a step that needed no run."""
+        (save.won,) = await self._call(lambda store: store.advance([save.advance()]))
+
+    def commit(self, sequences: list[Sequence]) -> None:
+        """Write the steps that ended in one iteration of the engine, in one transaction."""
+        saves = []
+        try:
+            if self._store is None:
+                raise self._failure or StoreUnavailable("the session store is closed")
+            for sequence in sequences:
+                save = sequence.save
+                assert isinstance(save, StepWrite) and save.compose is not None, "only sessions save"
+                save.snapshot = save.compose(sequence)
+                saves.append(save)
+            for save, won in zip(saves, self._store.advance([save.advance() for save in saves]), strict=True):
+                save.won = won
+        except StoreUnavailable as failure:
+            for sequence in sequences:
+                sequence.error = StoreUnavailable(failure.detail)
+
+    async def sweep(self) -> None:
+        """Forget expired sessions, a part of the store each second, until cancelled."""
+        while True:
+            await asyncio.sleep(1.0)
+            with contextlib.suppress(StoreUnavailable):
+                await self._call(lambda store: store.sweep(time.time(), _SWEPT))
+            now = time.time()
+            for id in [id for id, record in self._hot.items() if record.expires_at <= now]:
+                self._forget(id)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, id: str, wait: bool) -> AsyncIterator[None]:
+        """One step of a session at a time. Raises StepConflict where another is under way and none is waited for."""
+        turn = self._turns.get(id)
+        if turn is None:
+            turn = self._turns[id] = _Turn(asyncio.Lock())
+        if turn.lock.locked() and not wait:
+            record = self._hot.get(id)
+            raise StepConflict(
+                "another step of this session is under way", expected=None if record is None else record.step
+            )
+        turn.num_waiting += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.num_waiting -= 1
+            if not turn.num_waiting:
+                del self._turns[id]
+
+    async def _call(self, call: Callable[[Store], T]) -> T:
+        """A call of the store, off the event loop. Raises StoreUnavailable."""
+        if self._store is None and time.monotonic() >= self._reopen_at:
+            await asyncio.to_thread(self.open)
+        if self._store is None:
+            assert self._failure is not None, "opened or failed"
+            raise StoreUnavailable(self._failure.detail)
+        return await asyncio.to_thread(call, self._store)
+
+    def _keep(self, record: Record) -> None:
+        """Have a record at hand."""
+        self._forget(record.id)
+        self._hot[record.id] = record
+        self._hot_nbytes += _nbytes(record)
+        while self._hot_nbytes > self._most_hot:
+            _, dropped = self._hot.popitem(last=False)
+            self._hot_nbytes -= _nbytes(dropped)
+
+    def _forget(self, id: str) -> None:
+        record = self._hot.pop(id, None)
+        if record is not None:
+            self._hot_nbytes -= _nbytes(record)
+
+
+def _nbytes(record: Record) -> int:
+    return _RECORD_NBYTES + len(record.snapshot) + len(record.previous or b"")
+
+
+def _advanced(record: Record, save: StepWrite) -> Record:
+    return replace(
+        record,
+        revision=record.revision + 1,
+        step=save.step,
+        snapshot=save.snapshot,
+        previous_step=record.step,
+        previous=record.snapshot,
+        content=save.content,
+        expires_at=save.expires_at,
+    )
+
+
+def _moves_on(record: Record, ask: Ask) -> bool:
+    """Whether a step goes on from where the session stands."""
+    return ask.at is None or ask.at == record.step
+
+
+def _judge(record: Record, ask: Ask) -> _Verdict:
+    """What a step request is to a session. Raises StepConflict and StepReused."""
+    if _moves_on(record, ask):
+        return _Verdict.ADVANCE
+    if record.previous is None or ask.at != record.previous_step:
+        raise StepConflict(
+            f"the session is at step {record.step}, not {ask.at}"
+            + ("; only its last step can be done again" if (ask.at or 0) < record.step else ""),
+            expected=record.step,
+        )
+    if record.content != ask.content:
+        raise StepReused(
+            f"step {ask.at} was done with other content; the session is at step {record.step}",
+            where="at",
+            expected=record.step,
+        )
+    return _Verdict.REPLAY
+
+
+def _unknown() -> UnknownSession:
+    return UnknownSession("there is no such session, or it has expired")

@@ -1,0 +1,197 @@
+"""State tokens: a running state in the hands of the caller, sealed so that only this server's keys open it.
+
+A token is base64url text of: format (1 byte), key number (4), salt (16), nonce (12), and, encrypted and authenticated
+by AES-256-GCM, what `State` holds. Each token has a key of its own, HMAC-SHA256(key, salt), so that a key may seal as
+many as it is asked to.
+"""
+
+import base64
+import binascii
+import hmac
+import os
+import secrets
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from elman.errors import BadStateToken, StoreUnavailable
+
+_FORMAT = 1
+_PREFIX = struct.Struct(">B4s")
+_SALT_NBYTES, _NONCE_NBYTES, _TAG_NBYTES = 16, 12, 16
+_SEALED_AT = _PREFIX.size + _SALT_NBYTES + _NONCE_NBYTES
+# Version, step, expiry, digest, owner, length of the model's name.
+_FACTS = struct.Struct("<QQd32s16sH")
+_KEY_FILE = "state.key"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a token holds: a snapshot, after how many steps, whose, until when, and what it belongs to.
+
+    `digest` has 32 bytes, `owner` 16; `expires_at` is in seconds since the epoch.
+    """
+
+    model: str
+    version: int
+    digest: bytes
+    owner: bytes
+    step: int
+    expires_at: float
+    snapshot: bytes
+
+
+class StateTokens:
+    """Seals states with the first of some secrets, and opens what any of them sealed.
+
+    Raises ValueError where there is no secret, or an empty one.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        if not keys or not all(keys):
+            raise ValueError("state tokens need a key, and no empty one")
+        derived = [_derive(key) for key in keys]
+        self._number, self._key = derived[0]
+        # Of two keys with one number, which is next to impossible, the earlier is kept.
+        self._keys = dict(reversed(derived))
+
+    def seal(self, state: State) -> str:
+        """A state as url-safe text, about 4/3 of its snapshot and 180 characters long."""
+        model = state.model.encode()
+        facts = _FACTS.pack(state.version, state.step, state.expires_at, state.digest, state.owner, len(model))
+        prefix = _PREFIX.pack(_FORMAT, self._number)
+        salt, nonce = os.urandom(_SALT_NBYTES), os.urandom(_NONCE_NBYTES)
+        sealed = _cipher(self._key, salt).encrypt(nonce, facts + model + state.snapshot, prefix)
+        return base64.urlsafe_b64encode(prefix + salt + nonce + sealed).rstrip(b"=").decode()
+
+    def open(
+        self, token: str, model: str, version: int, digest: bytes, owner: bytes, now: float, where: str | None = None
+    ) -> State:
+        """The state in a token, where it is one of this model's and this caller's that has not expired.
+
+        Raises BadStateToken, with `where`, and the reason: what it was another's of is told only to its owner.
+        """
+        state = self._unseal(token, where)
+        if state.owner != owner:
+            raise BadStateToken("the state token was given to another caller", where=where)
+        if state.expires_at <= now:
+            raise BadStateToken(f"the state token expired on {_date(state.expires_at)}", where=where)
+        if state.model != model:
+            raise BadStateToken(
+                f"the state token belongs to the model {state.model!r}, not to {model!r}", where=where, expected=model
+            )
+        if state.version != version:
+            raise BadStateToken(
+                f"the state token belongs to version {state.version} of {model!r}, not to version {version}",
+                where=where,
+                expected=version,
+            )
+        if state.digest != digest:
+            raise BadStateToken(
+                f"the state token belongs to another file of version {version} of {model!r} than the one that is "
+                "served now",
+                where=where,
+                expected=f"sha256:{digest.hex()}",
+            )
+        return state
+
+    def _unseal(self, token: str, where: str | None) -> State:
+        content = _decode(token)
+        if content is None or len(content) < _SEALED_AT + _FACTS.size + _TAG_NBYTES or content[0] != _FORMAT:
+            raise BadStateToken("this is no state token, or not all of one", where=where)
+        _, number = _PREFIX.unpack_from(content)
+        key = self._keys.get(number)
+        if key is None:
+            raise BadStateToken(
+                "the state token was sealed with a key that this server does not have, or it was changed", where=where
+            )
+        salt, nonce = (
+            content[_PREFIX.size : _PREFIX.size + _SALT_NBYTES],
+            content[_SEALED_AT - _NONCE_NBYTES : _SEALED_AT],
+        )
+        try:
+            opened = _cipher(key, salt).decrypt(nonce, content[_SEALED_AT:], content[: _PREFIX.size])
+        except InvalidTag:
+            raise BadStateToken("the state token was changed after it was sealed", where=where) from None
+        version, step, expires_at, digest, owner, length = _FACTS.unpack_from(opened)
+        at = _FACTS.size + length
+        model = opened[_FACTS.size : at].decode()
+        return State(model, version, digest, owner, step, expires_at, opened[at:])
+
+
+def load_or_make_key(folder: Path) -> str:
+    """The key that is kept in a folder, made where there is none; the same for all processes that start at once.
+
+    Raises StoreUnavailable where it can be neither read nor kept.
+    """
+    file = folder / _KEY_FILE
+    try:
+        return _read_key(file)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        raise StoreUnavailable("the key of state tokens in the session store's folder cannot be read") from None
+    draft = folder / f"{_KEY_FILE}.{os.getpid()}.{secrets.token_hex(4)}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+                out.write(secrets.token_urlsafe(32))
+                out.flush()
+                os.fsync(out.fileno())
+            try:
+                # A link, unlike a rename, leaves be what another process was first to put there.
+                os.link(draft, file)
+            except FileExistsError:
+                pass
+        finally:
+            draft.unlink(missing_ok=True)
+        return _read_key(file)
+    except OSError:
+        raise StoreUnavailable("the key of state tokens cannot be kept in the session store's folder") from None
+
+
+def _read_key(file: Path) -> str:
+    try:
+        key = file.read_text().strip()
+    except UnicodeDecodeError:
+        key = ""
+    if len(key) < 32:
+        raise StoreUnavailable("the key of state tokens in the session store's folder is damaged")
+    return key
+
+
+def _derive(key: str) -> tuple[bytes, bytes]:
+    """A secret's number, which a token shows, and its key."""
+    derived = HKDF(SHA256(), length=36, salt=None, info=b"elman state token 1").derive(key.encode())
+    return derived[:4], derived[4:]
+
+
+def _cipher(key: bytes, salt: bytes) -> AESGCM:
+    return AESGCM(hmac.digest(key, salt, "sha256"))
+
+
+def _decode(token: str) -> bytes | None:
+    """The bytes of a token, None where it is not written exactly as `seal` writes."""
+    try:
+        text = token.encode("ascii")
+        content = base64.urlsafe_b64decode(text + b"=" * (-len(text) % 4))
+    except (UnicodeEncodeError, binascii.Error):
+        return None
+    # Decoding passes over what is no base64, and over the last bits: one token, one spelling.
+    return content if base64.urlsafe_b64encode(content).rstrip(b"=") == text else None
+
+
+def _date(seconds: float) -> str:
+    """A time for a person, in UTC."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d at %H:%M:%S UTC")
+    except (OverflowError, ValueError, OSError):
+        return f"second {seconds:g}"
