@@ -3,6 +3,7 @@
 #   make serve [PORT=8000]   serve the shipped models on 127.0.0.1
 #   make test [TESTS=...]    run the tests, or some of them
 #   make lint                ruff, its formatter and mypy
+#   make client              generate the blocking client from the asynchronous one
 #   make bench [BENCH=--quick]  measure against the ceilings and other servers
 #   make image               build the container image
 #   make clean               remove .venv and what the tools leave behind
@@ -23,7 +24,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := serve
-.PHONY: serve test lint bench image clean
+.PHONY: serve test lint client bench image clean
 
 # The recipes hand over to the program (exec), so that Ctrl-C and SIGTERM reach it.
 serve: .venv/.server
@@ -36,6 +37,9 @@ lint: .venv/.test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+client: .venv/.test
+	$(BIN)/python -m tests.client.unasync
 
 bench: .venv/.server
 	@exec $(BIN)/python -m benchmarks $(BENCH)

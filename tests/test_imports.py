@@ -109,3 +109,14 @@ def test_serving_loads_no_torch() -> None:
 
 def test_the_command_line_imports_little_until_it_serves() -> None:
     assert not loaded_after("import elman.cli") & {"onnxruntime", "onnx", "fastapi", "uvicorn", "numpy"}
+
+
+def test_the_package_itself_imports_little() -> None:
+    loaded = loaded_after("import elman")
+    assert "elman" in loaded and not loaded & {"httpx", "numpy", "fastapi", "onnxruntime", *TRAINING}
+
+
+def test_the_client_loads_nothing_of_the_server() -> None:
+    loaded = loaded_after("from elman import AsyncClient, Client")
+    assert {"httpx", "numpy", "tenacity"} <= loaded
+    assert not loaded & {"fastapi", "starlette", "uvicorn", "onnx", "onnxruntime", "pydantic", "msgspec", *TRAINING}

@@ -1,20 +1,32 @@
-"""What the page and the docstrings show runs as it stands."""
+"""The examples on the client's page and in its docstrings run, and print what they show."""
 
+import ast
+import asyncio
+import contextlib
 import doctest
 import importlib
+import inspect
+import io
 import pkgutil
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
 import elman.client
-from elman.client import Client
+from elman import AsyncClient, Client
 from tests.readme.blocks import read_blocks
 from tests.running import RunningServer
 
 PAGE = Path(elman.client.__file__).parent / "README.md"
 SHOWN = "http://localhost:8000"
-MODULES = [f"elman.client.{module.name}" for module in pkgutil.iter_modules(elman.client.__path__)]
+MODULES = [module.name for module in pkgutil.walk_packages(elman.client.__path__, "elman.client.")]
+TESTS = [
+    test
+    for module in MODULES
+    for test in doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(module))
+    if test.examples
+]
 
 
 def test_the_page_runs_from_top_to_bottom(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,29 +36,43 @@ def test_the_page_runs_from_top_to_bottom(server: RunningServer, capsys: pytest.
     for block in blocks:
         code = compile(block.text.replace(SHOWN, server.url), f"{PAGE.name}:{block.line}", "exec")
         exec(code, names)
-    client = names["elman"]
+    client = names["client"]
     assert isinstance(client, Client)
     client.close()
     assert "wrong_features sequences[1][0] 12" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_the_docstrings_say_what_happens(server: RunningServer, module: str) -> None:
-    report: list[str] = []
-    with Client(server.url) as elman:
-        for test in doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(module)):
-            for example in test.examples:
-                example.source = example.source.replace(SHOWN, server.url)
-            test.globs["elman"] = elman
-            doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=report.append)
-    assert not report, "".join(report)
+def compiled(example: doctest.Example, server: RunningServer) -> CodeType:
+    """An example as the interactive interpreter reads it, where `await` may stand anywhere."""
+    source = example.source.replace(SHOWN, server.url)
+    return compile(source, "<example>", "single", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
-def test_there_are_docstrings_to_run() -> None:
-    found = {
-        test.name
-        for module in MODULES
-        for test in doctest.DocTestFinder().find(importlib.import_module(module))
-        if test.examples
-    }
-    assert {"elman.client.sync.Client", "elman.client.sync.Model.predict", "elman.client.sync.Session"} <= found
+async def run(test: doctest.DocTest, server: RunningServer, names: dict[str, object]) -> None:
+    """Run the examples of a docstring one after the other and compare what they print."""
+    for example in test.examples:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            running = eval(compiled(example, server), names)
+            if inspect.iscoroutine(running):
+                await running
+        assert printed.getvalue() == example.want, f"{test.name}: {example.source}"
+
+
+@pytest.mark.parametrize("test", TESTS, ids=lambda test: test.name)
+def test_a_docstring_prints_what_it_shows(server: RunningServer, test: doctest.DocTest) -> None:
+    async def main() -> None:
+        if test.name.startswith("elman.client.aio"):
+            async with AsyncClient(server.url) as client:
+                await run(test, server, {"client": client})
+        else:
+            with Client(server.url) as client:
+                await run(test, server, {"client": client})
+
+    asyncio.run(main())
+
+
+def test_the_main_methods_have_examples() -> None:
+    names = {test.name for test in TESTS}
+    assert {"elman.client.sync.client.Client", "elman.client.aio.client.AsyncClient"} <= names
+    assert {"elman.client.sync.model.Model.predict", "elman.client.sync.session.Session"} <= names

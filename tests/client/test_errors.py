@@ -22,7 +22,7 @@ from elman.client import (
     UnknownModel,
 )
 from elman.client.errors import CLASSES, error_of
-from elman.client.wire import error_in, seconds_of
+from elman.client.wire import parse_retry_after, read_error
 from elman.errors import ElmanError as ServerError
 from elman.errors import RequestError as ServerRequestError
 
@@ -63,19 +63,19 @@ def test_an_error_survives_a_pickle() -> None:
 
 
 def test_an_answer_that_is_no_problem_is_a_bad_one() -> None:
-    error = error_in(httpx.Response(418, text="<html>teapot</html>"))
+    error = read_error(httpx.Response(418, text="<html>teapot</html>"))
     assert isinstance(error, BadAnswer) and "teapot" in error.detail
 
 
 def test_a_gateway_that_is_away_is_unavailable() -> None:
-    error = error_in(httpx.Response(503, text="<html>", headers={"retry-after": "7"}))
+    error = read_error(httpx.Response(503, text="<html>", headers={"retry-after": "7"}))
     assert isinstance(error, Unavailable) and error.retry_after == 7.0
 
 
 def test_retry_after_may_be_seconds_or_a_date() -> None:
-    assert seconds_of("3") == 3.0
-    assert seconds_of("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
-    assert seconds_of("soon") is None and seconds_of("inf") is None and seconds_of(None) is None
+    assert parse_retry_after("3") == 3.0
+    assert parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert parse_retry_after("soon") is None and parse_retry_after("inf") is None and parse_retry_after(None) is None
 
 
 def test_the_server_s_words_arrive(elman: Client) -> None:

@@ -145,12 +145,12 @@ def test_a_caller_who_gave_up_goes_on_with_the_same_steps(server: RunningServer,
 
 
 def test_a_server_that_is_killed_costs_its_callers_time_only(
-    pieces: Sequences, calm: list[bytes], tmp_path: Path
+    pieces: Sequences, calm: list[bytes], small_store: Path, tmp_path: Path
 ) -> None:
     """Sessions lie in a file: the next server goes on with them, and the caller goes on asking until it does."""
     retries = Retries(attempts=1000, first=0.05, longest=0.2)
     with (
-        running_server(any_exit=True, store_dir=tmp_path) as first,
+        running_server(small_store, any_exit=True, store_dir=tmp_path / "sessions") as first,
         fault_proxy(first.port, lambda _: Fault.PASS) as proxy,
         Client(proxy.url, timeout=60.0, retries=retries) as far,
         far.model("vowels-gru").session(keep=True) as session,
@@ -165,7 +165,7 @@ def test_a_server_that_is_killed_costs_its_callers_time_only(
         with ThreadPoolExecutor() as pool:
             first.process.kill()
             rest = pool.submit(lambda: [step(index) for index in range(7, len(pieces))])
-            with running_server(store_dir=tmp_path) as second:
+            with running_server(small_store, store_dir=tmp_path / "sessions") as second:
                 proxy.port = second.port
                 found += rest.result(60)
                 stream.close()

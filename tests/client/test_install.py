@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -24,14 +25,16 @@ SERVER_ONLY = [
     "torch",
 ]
 
+SCRIPT = Path(__file__).parent / "script.py"
+
 LOOK = f"""
 import importlib.util, json, sys
 import numpy as np
-from elman.client import Client
+from elman import Client
 
-with Client(sys.argv[1]) as elman:
-    label = elman.model("names-gru").predict("Lindqvist").label
-    output = elman.model("vowels-gru").predict(np.ones((3, 12))).output.tolist()
+with Client(sys.argv[1]) as client:
+    label = client.model("names-gru").predict("Lindqvist").label
+    output = client.model("vowels-gru").predict(np.ones((3, 12))).output.tolist()
 print(json.dumps({{
     "label": label,
     "output": output,
@@ -80,8 +83,31 @@ def test_the_client_alone_works_and_brings_nothing_of_the_server(
 
 def test_streams_say_what_they_need(installed: str, server: RunningServer, tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom elman.client import Client\n"
-        "with Client(sys.argv[1]) as elman, elman.model('names-gru').stream() as stream: stream.send('Mc')"
+        "import sys\nfrom elman import Client\n"
+        "with Client(sys.argv[1]) as client, client.model('names-gru').stream() as stream: stream.send('Mc')"
     )
     done = subprocess.run([installed, "-c", script, server.url], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and "pip install 'elman[stream]'" in done.stderr
+
+
+def test_a_user_s_script_runs_and_passes_mypy_strict(installed: str, server: RunningServer, tmp_path: Path) -> None:
+    streams = tmp_path / "streams"
+    assert pip("install", "--only-binary", ":all:", "--target", str(streams), "websockets").returncode == 0
+    script = shutil.copy(SCRIPT, tmp_path)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MYPY"))}
+    ran = subprocess.run(
+        [installed, script, server.url],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**clean, "PYTHONPATH": str(streams)},
+        timeout=60,
+    )
+    assert (ran.returncode, ran.stdout) == (0, "Swedish\n"), ran.stderr
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", installed, script]
+    checked = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=clean, timeout=300)
+    assert checked.returncode == 0, checked.stdout
+    # mypy knows the signatures: a wrong name of an option is an error.
+    Path(script).write_text(SCRIPT.read_text("utf-8").replace("top=2", "tops=2"), "utf-8")
+    refused = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=clean, timeout=300)
+    assert refused.returncode == 1 and "tops" in refused.stdout

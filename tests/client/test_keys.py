@@ -1,6 +1,7 @@
 """A server that wants keys, and what belongs to each."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -8,8 +9,8 @@ from elman.client import AsyncClient, Client, NotAllowed, UnknownSession
 from tests.running import running_server
 
 
-def test_a_key_opens_the_server_and_holds_its_own_sessions() -> None:
-    with running_server(api_keys="first-key-of-this-test,second-key-of-this-test") as server:
+def test_a_key_opens_the_server_and_holds_its_own_sessions(small_store: Path) -> None:
+    with running_server(small_store, api_keys="first-key-of-this-test,second-key-of-this-test") as server:
         with Client(server.url) as nobody:
             assert nobody.live()
             with pytest.raises(NotAllowed) as raised:

@@ -63,7 +63,7 @@ def test_what_is_written_is_what_the_route_writes(
 ) -> None:
     raw = posted(looping, "writer", "generate", prompt="el", seed=3, **options)
     whole = elman.model("writer").generate("el", seed=3, **options)
-    assert whole == Generation.of(raw) and whole.seed == 3
+    assert whole == Generation.from_json(raw) and whole.seed == 3
     assert whole.text == whole.texts[0] == raw["results"][0]["text"]
     assert [one.reason for one in whole.results] == [one["reason"] for one in raw["results"]]
     with elman.model("writer").generate("el", seed=3, stream=True, **options) as tokens:

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from elman.client import AsyncClient, Batching, Client, RequestError, Result
-from elman.client.calls import groups
+from elman.client.calls.model import cut
 from tests.running import RunningServer
 
 Sequences = list[NDArray[np.float32]]
@@ -129,8 +129,8 @@ def test_a_list_may_be_empty_or_of_text(elman: Client) -> None:
 
 def test_groups_hold_no_more_than_they_may() -> None:
     sequences = [np.zeros((n, 2)) for n in (1, 2, 3, 60, 1, 1)]
-    assert groups(sequences, Batching(sequences=2, numbers=10)) == [(0, 2), (2, 3), (3, 4), (4, 6)]
-    assert groups([], Batching()) == []
+    assert cut(sequences, Batching(sequences=2, numbers=10)) == [(0, 2), (2, 3), (3, 4), (4, 6)]
+    assert cut([], Batching()) == []
 
 
 @pytest.mark.parametrize(

@@ -20,26 +20,36 @@ from elman.client import (
     TimedOut,
     Unavailable,
 )
-from elman.client.calls import Call, ModelCalls, ServerCalls, SessionCalls
+from elman.client.calls import (
+    Call,
+    ForecastOptions,
+    GenerateOptions,
+    InfluenceOptions,
+    ModelCalls,
+    PredictOptions,
+    SessionCalls,
+    StepOptions,
+    server,
+)
 from elman.client.config import Batching
 from elman.client.results import SessionInfo
 from elman.client.retrying import may_be_repeated
 
 MODEL, SESSION = ModelCalls("m"), SessionCalls(SessionInfo("s", "m", 1, 7, 0.0, 60.0))
 READS: list[Call[Any]] = [
-    ServerCalls().models(),
-    ServerCalls().load("m"),
+    server.models(),
+    server.load("m"),
     MODEL.card(),
-    MODEL.predict_one("a", None, {}),
-    *[draft() for draft in MODEL.predict_many(["a"], None, {}, Batching())],
-    MODEL.generate_whole("a", {}),
-    MODEL.forecast([1.0]),
-    MODEL.influence("a"),
-    SESSION.step("a"),
+    MODEL.predict_one("a", None, PredictOptions()),
+    *[make() for make in MODEL.predict_many(["a"], None, PredictOptions(), Batching())],
+    MODEL.generate("a", GenerateOptions()),
+    MODEL.forecast([1.0], ForecastOptions()),
+    MODEL.influence("a", InfluenceOptions()),
+    SESSION.step("a", StepOptions()),
     SESSION.restore("token"),
     SESSION.delete(),
 ]
-MAKES: list[Call[Any]] = [MODEL.create(), SESSION.forked(), MODEL.generate_stream("a", {})]
+MAKES: list[Call[Any]] = [MODEL.create_session(), SESSION.fork(), MODEL.generate_stream("a", GenerateOptions())]
 UNKNOWN = [Disconnected("cut"), TimedOut("silent"), Unavailable("no word when")]
 NOT_DONE = [NotConnected("away"), Unavailable("later", retry_after=1.0), Quota("full", retry_after=1.0)]
 ANSWERS: list[ElmanError] = [
@@ -70,22 +80,22 @@ def test_what_makes_something_is_sent_again_only_where_it_was_not_done(call: Cal
 
 
 def test_a_step_that_is_in_the_way_of_itself_is_sent_again() -> None:
-    assert may_be_repeated(SESSION.step("a"), StepConflict("another is under way", expected=7))
+    assert may_be_repeated(SESSION.step("a", StepOptions()), StepConflict("another is under way", expected=7))
 
 
 def test_a_delete_whose_answer_was_lost_is_done() -> None:
     gone = httpx.Response(404, json={"code": "unknown_session", "detail": "no such session"})
-    SESSION.delete().answer(gone)
+    SESSION.delete().read(gone)
     with pytest.raises(Refused):
-        SESSION.delete().answer(httpx.Response(404, json={"code": "unknown_route", "detail": "no such route"}))
+        SESSION.delete().read(httpx.Response(404, json={"code": "unknown_route", "detail": "no such route"}))
 
 
 def test_an_answer_that_says_something_else_is_a_bad_one() -> None:
     for body in ({}, [], {"results": [{}]}, {"results": None}, "text", None):
         with pytest.raises(BadAnswer):
-            MODEL.predict_one("a", None, {}).answer(httpx.Response(200, json=body))
+            MODEL.predict_one("a", None, PredictOptions()).read(httpx.Response(200, json=body))
     with pytest.raises(BadAnswer):
-        MODEL.card().answer(httpx.Response(200, text="<html>"))
+        MODEL.card().read(httpx.Response(200, text="<html>"))
 
 
 @pytest.mark.parametrize("wrong", [{"attempts": 0}, {"first": -1.0}, {"first": 9.0, "longest": 1.0}])

@@ -33,8 +33,7 @@ SLACK = 0.4
 NAME = "Lindqvist"
 SILENT = [Fault.SWALLOW, Fault.DRIP]
 
-Ask = Callable[[Client, Timeout], object]
-CALLS: dict[str, Ask] = {
+CALLS: dict[str, Callable[[Client, Timeout], object]] = {
     "card": lambda elman, _: elman.model("names-gru").card(),
     "models": lambda elman, _: elman.models(),
     "metrics": lambda elman, _: elman.metrics(),
@@ -136,7 +135,7 @@ def test_a_request_that_is_not_read_ends_in_time() -> None:
         big = np.ones((400_000, 12), np.float32)  # more than the kernel holds
         with Client(url, timeout=TOTAL) as elman:
             model = elman.model("vowels-gru")
-            model._calls._shapes.taken(big)
+            model._calls._shapes.add(big)
             with ends_in_time(), pytest.raises(TimedOut):
                 model.predict(big)
 
@@ -192,7 +191,7 @@ def test_connections_are_used_again(server: RunningServer) -> None:
         counted.append(proxy)
         for _ in range(5):
             elman.model("names-gru").predict(NAME)
-        pool = elman._http._transport._pool  # type: ignore[attr-defined]
+        pool = elman._sender._http._transport._pool  # type: ignore[attr-defined]
         assert len(pool.connections) == 1
 
 

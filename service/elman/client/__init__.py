@@ -1,9 +1,12 @@
-"""The client: models, sessions and streams of a server, blocking or asynchronous, with arrays in and out.
+"""The client: models, sessions and streams of a server, blocking or asynchronous.
 
-It imports nothing of the server: httpx, numpy and tenacity are all that it needs, and `websockets` for streams.
+It imports nothing of the server. It needs httpx, numpy and tenacity, and for streams websockets.
 """
 
-from elman.client.aio import AsyncClient, AsyncModel, AsyncSession, AsyncStream, AsyncTokens
+from elman.client.aio.client import AsyncClient
+from elman.client.aio.model import AsyncModel
+from elman.client.aio.session import AsyncSession
+from elman.client.aio.streams import AsyncStream, AsyncTokens
 from elman.client.config import Batching, Retries, Timeout
 from elman.client.errors import (
     BadAnswer,
@@ -45,7 +48,10 @@ from elman.client.results import (
     StepResult,
     Token,
 )
-from elman.client.sync import Client, Model, Session, Stream, Tokens
+from elman.client.sync.client import Client
+from elman.client.sync.model import Model
+from elman.client.sync.session import Session
+from elman.client.sync.streams import Stream, Tokens
 
 __all__ = [
     "AsyncClient",

@@ -1,19 +1,19 @@
-"""How long a call may take, how it is tried again, and how large batches are cut: value objects."""
+"""Settings of a client: how long calls may take, how they are repeated, how long lists are cut."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
 class Timeout:
-    """How long a call may take, in seconds.
+    """How long a call may take, in seconds. Raises ValueError if a value is not more than 0.
 
     Attributes:
-        total: the whole call, from the first byte sent to the last one read, retries and their waiting included.
+        total: the whole call, from the first byte sent to the last byte read, including retries and pauses.
         connect: one attempt to open a connection.
-        read: the longest silence while one attempt waits for its answer, after which it is given up and, where the
-            call may be repeated, sent again; so it must be longer than the longest computation. None for as long as
-            there is time.
-        write: the longest stall while sending.
+        read: the longest silence while one attempt waits for its response. Then the attempt is given up and, if the
+            call may be repeated, sent again. So it must be longer than the longest computation. None for no limit
+            beside `total`.
+        write: the longest pause while sending.
     """
 
     total: float = 60.0
@@ -25,27 +25,30 @@ class Timeout:
         for name in self.__slots__:
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"{name} is {value}, and must be more than 0 seconds")
+                raise ValueError(f"{name} is {value}; it must be more than 0 seconds")
 
     def silence(self, left: float) -> float:
-        """How long one attempt may be silent, of what is left."""
+        """How many seconds one attempt may be silent, if `left` seconds are left in all."""
         return left if self.read is None else min(self.read, left)
 
-    def within(self, total: "Timeout | float | None") -> "Timeout":
-        """This, or another one, or this with another total."""
-        if total is None:
+    def override(self, timeout: "Timeout | float | None") -> "Timeout":
+        """This timeout if `timeout` is None, with another total if it is a number, and else `timeout` itself."""
+        if timeout is None:
             return self
-        return total if isinstance(total, Timeout) else replace(self, total=float(total))
+        return timeout if isinstance(timeout, Timeout) else replace(self, total=float(timeout))
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How a call that failed is tried again: never past its total timeout, and never where it might be done twice.
+    """How often and when a failed call is sent again. Raises ValueError unless 1 <= attempts and 0 <= first <= longest.
+
+    A call is never repeated after its total timeout, and never if its effect could happen twice.
 
     Attributes:
         attempts: most attempts in all; 1 for no retries.
-        first: seconds before the first retry, at most; doubled for each further one, a random part of it waited.
-        longest: most seconds between two attempts, but for a `Retry-After` of the server, which is waited in full.
+        first: longest pause before the first retry, in seconds. It doubles for each further one. A random half to whole
+            of it is waited.
+        longest: longest pause between two attempts, in seconds. A `Retry-After` of the server is waited in full.
     """
 
     attempts: int = 6
@@ -54,17 +57,17 @@ class Retries:
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or not 0 <= self.first <= self.longest:
-            raise ValueError(f"attempts must be 1 or more, and 0 <= first <= longest: {self}")
+            raise ValueError(f"attempts must be 1 or more, and 0 <= first <= longest; got {self}")
 
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How a long list of sequences is cut into requests, which are sent side by side.
+    """How a long list of sequences is cut into requests. Raises ValueError if a value is less than 1.
 
     Attributes:
-        sequences: most sequences a request.
-        numbers: most numbers a request, unless one sequence alone has more.
-        concurrency: most requests of one call on their way at once.
+        sequences: most sequences in a request.
+        numbers: most numbers in a request. A single sequence with more is sent alone.
+        concurrency: how many requests of one call are sent at the same time.
     """
 
     sequences: int = 512
@@ -73,4 +76,4 @@ class Batching:
 
     def __post_init__(self) -> None:
         if min(self.sequences, self.numbers, self.concurrency) < 1:
-            raise ValueError(f"each must be 1 or more: {self}")
+            raise ValueError(f"each value must be 1 or more; got {self}")

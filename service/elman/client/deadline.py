@@ -1,7 +1,7 @@
-"""A point in time that a blocking call never passes, however slowly bytes trickle.
+"""A deadline that a blocking call never passes, however slowly bytes arrive.
 
-httpx limits each read and each write, not the whole call. An asynchronous call is simply cancelled; for a blocking one
-the sockets themselves look at the deadline of the call that uses them.
+httpx limits each read and each write, not the whole call. An asynchronous call can be cancelled. A blocking call cannot
+be, so here each socket operation gets no more time than the current call has left.
 """
 
 import contextlib
@@ -14,15 +14,16 @@ from math import inf
 from types import TracebackType
 from typing import Any
 
-import httpcore  # what httpx itself sends with
+import httpcore  # httpx itself is built on it
 import httpx
 
-# The server closes a connection that was idle for five seconds; ours are closed first, so that none is used as it goes.
+# Seconds. The server closes a connection after five idle seconds. The client closes it sooner, so that it never sends a
+# request on a connection that is just being closed.
 KEEPALIVE = 4.0
 
 
 class Deadline:
-    """`total` seconds from now."""
+    """The point in time `total` seconds after it was made."""
 
     def __init__(self, total: float) -> None:
         self.total = total
@@ -35,7 +36,7 @@ class Deadline:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Hold every socket operation of this thread to the deadline."""
+        """Limit every socket operation of this thread to the time that is left."""
         token = _current.set(self)
         try:
             yield
@@ -47,7 +48,7 @@ _current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
 
 
 def _left(timeout: float | None) -> float:
-    """Seconds that one socket operation may take; what is over gets a moment, since 0 would mean not to wait at all."""
+    """Seconds that one socket operation may take. Never 0, which would make the socket non-blocking."""
     deadline = _current.get()
     least = min(inf if timeout is None else timeout, inf if deadline is None else deadline.remaining)
     return max(least, 1e-3)
@@ -59,7 +60,7 @@ def _seconds(timeout: float | None) -> float | None:
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection whose reads and writes end at the deadline of the call that uses it."""
+    """A connection whose reads and writes end at the deadline of the current call."""
 
     def __init__(self, inner: httpcore.NetworkStream) -> None:
         self._inner = inner
@@ -92,7 +93,7 @@ class _Stream(httpcore.NetworkStream):
 
 
 class _Backend(httpcore.NetworkBackend):
-    """Opens connections that keep to deadlines, and keeps to them itself over all addresses of a host."""
+    """Opens connections that respect deadlines. One time limit covers all addresses of a host together."""
 
     def __init__(self) -> None:
         self._inner = httpcore.SyncBackend()
@@ -126,7 +127,7 @@ def _addresses(host: str, port: int) -> list[str]:
 
 @contextlib.contextmanager
 def _as_httpx() -> Iterator[None]:
-    """Raise httpcore's errors as those of httpx, which have the same names."""
+    """Raise the errors of httpcore as those of httpx, which have the same names."""
     try:
         yield
     except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
@@ -149,7 +150,7 @@ class _Body(httpx.SyncByteStream):
 
 
 class DeadlineTransport(httpx.BaseTransport):
-    """What httpx sends blocking requests with: a pool of connections that keep to deadlines."""
+    """The transport of blocking requests for httpx: a pool of connections that respect deadlines."""
 
     def __init__(self, verify: ssl.SSLContext, max_connections: int = 100) -> None:
         self._pool = httpcore.ConnectionPool(

@@ -1,27 +1,27 @@
-"""Every error of the client, with what the server said of it.
+"""The errors of the client.
 
 ElmanError
-├── NoAnswer                no answer came that could be read
-│   ├── NotConnected        the server was not reached: nothing happened there
-│   ├── Disconnected        the connection was cut before the answer was whole
-│   ├── TimedOut            the call's own time was over (a TimeoutError too)
-│   └── BadAnswer           what came is no answer of Elman's
-└── Refused                 the server answered with a problem
-    ├── RequestError        400 406 408 413 415 422  what was sent is wrong
-    │   ├── StepReused      422  the step was done already, with other content
-    │   └── BadStateToken   422  a state token that is broken, expired or somebody else's
-    ├── NotAllowed          401 403  no API key, an unknown one, or one that is not for this
-    ├── NotFound            404 405  there is nothing there
+├── NoAnswer                no response came that could be read
+│   ├── NotConnected        the server was not reached, so it did nothing
+│   ├── Disconnected        the connection broke before the response was complete
+│   ├── TimedOut            the call took longer than its timeout (a TimeoutError too)
+│   └── BadAnswer           the response is not one of Elman's
+└── Refused                 the server answered with an error
+    ├── RequestError        400 406 408 413 415 422  the request is wrong
+    │   ├── StepReused      422  the step was done before, with other content
+    │   └── BadStateToken   422  a state token is broken, has expired, or is of another caller
+    ├── NotAllowed          401 403  the API key is missing, unknown, or does not allow this
+    ├── NotFound            404 405  there is no such thing
     │   ├── UnknownModel    404
-    │   └── UnknownSession  404  no such session, or no more, or another caller's
+    │   └── UnknownSession  404  there is no such session, it has expired, or it is of another caller
     ├── Conflict            409
     │   ├── StepConflict    409  the session is at another step, `expected`
-    │   ├── ModelChanged    409  the session's model is not the one that is served now
-    │   └── Unable          409  the model cannot do this: stream, generate or forecast
+    │   ├── ModelChanged    409  the model was replaced since the session began
+    │   └── Unable          409  the model cannot stream, generate or forecast
     ├── Busy                `retry_after` says when to try again
-    │   ├── Quota           429  the caller holds as many sessions as it may
-    │   └── Unavailable     502 503  overloaded, stopping, or the session store is away
-    ├── DeadlineExceeded    504  the server gave up at the request's own timeout (a TimeoutError too)
+    │   ├── Quota           429  the caller has as many sessions as it may have
+    │   └── Unavailable     502 503  overloaded, stopping, or without its session store
+    ├── DeadlineExceeded    504  the server stopped at the request's timeout (a TimeoutError too)
     └── ServerFailed        500  the model or the server failed on this input
 """
 
@@ -30,15 +30,15 @@ from typing import Any, ClassVar
 
 
 class ElmanError(Exception):
-    """Base of all errors of the client.
+    """The base of all errors of the client.
 
     Attributes:
-        code: a stable word to branch on, the server's where it answered.
-        status: the HTTP status; None where no answer came.
-        detail: one or two sentences for a person.
-        where: the place in the request, such as `sequences[3][17][2]`; None where there is none.
-        expected: what would have been accepted there; of a StepConflict the step that the session is at.
-        retry_after: seconds after which to try again, where the server said so.
+        code: a stable word to branch on; the server's own if there was a response.
+        status: the HTTP status; None if no response came.
+        detail: one or two sentences for people.
+        where: the place in the request, such as `sequences[3][17][2]`; None if the error has no place.
+        expected: what would have been accepted there; for a StepConflict the step that the session is at.
+        retry_after: seconds after which to try again; None if the server did not say.
     """
 
     codes: ClassVar[tuple[str, ...]] = ()
@@ -74,48 +74,48 @@ class ElmanError(Exception):
 
 
 def _restore(kind: type[ElmanError], detail: str, attributes: dict[str, Any]) -> ElmanError:
-    """An error out of a pickle."""
+    """Makes an error again when it is read from a pickle."""
     error = kind(detail)
     error.__dict__.update(attributes)
     return error
 
 
 class NoAnswer(ElmanError):
-    """No answer came that could be read."""
+    """No response came that could be read."""
 
     codes: ClassVar[tuple[str, ...]] = ("no_answer",)
 
 
 class NotConnected(NoAnswer):
-    """The server was not reached, so nothing happened there."""
+    """The server was not reached, so it did nothing."""
 
     codes: ClassVar[tuple[str, ...]] = ("not_connected",)
 
 
 class Disconnected(NoAnswer):
-    """The connection was cut before the answer was whole: the server may have done what was asked, or not."""
+    """The connection broke before the response was complete. The server may have done what was asked."""
 
     codes: ClassVar[tuple[str, ...]] = ("disconnected",)
 
 
 class TimedOut(NoAnswer, TimeoutError):
-    """The call's own time was over: the server may have done what was asked, or not."""
+    """The call took longer than its timeout. The server may have done what was asked."""
 
     codes: ClassVar[tuple[str, ...]] = ("timed_out",)
 
 
 class BadAnswer(NoAnswer):
-    """What came is no answer of Elman's: another server, or a proxy, answered."""
+    """The response is not one of Elman's: perhaps another server or a proxy answered."""
 
     codes: ClassVar[tuple[str, ...]] = ("bad_answer",)
 
 
 class Refused(ElmanError):
-    """The server answered with a problem; of this class itself where its code is not known here."""
+    """The server answered with an error. A code that is not known here is raised as this class."""
 
 
 class RequestError(Refused):
-    """What was sent is wrong; sending it again changes nothing."""
+    """The request is wrong. Sending it again gives the same error."""
 
     codes: ClassVar[tuple[str, ...]] = (
         "invalid_request",
@@ -136,85 +136,85 @@ class RequestError(Refused):
 
 
 class StepReused(RequestError):
-    """The step was done already, with other content."""
+    """The step was done before, with other content."""
 
     codes: ClassVar[tuple[str, ...]] = ("step_reused",)
 
 
 class BadStateToken(RequestError):
-    """A state token that is broken, expired, of another model, or somebody else's."""
+    """A state token is broken, has expired, or is of another model or caller."""
 
     codes: ClassVar[tuple[str, ...]] = ("bad_state_token",)
 
 
 class NotAllowed(Refused):
-    """No API key, an unknown one, or one that is not for this."""
+    """The API key is missing, unknown, or does not allow this."""
 
     codes: ClassVar[tuple[str, ...]] = ("unauthorized", "forbidden")
 
 
 class NotFound(Refused):
-    """There is nothing there."""
+    """There is no such route, model or session."""
 
     codes: ClassVar[tuple[str, ...]] = ("unknown_route", "method_not_allowed")
 
 
 class UnknownModel(NotFound):
-    """No such model, or no such version."""
+    """There is no such model, or no such version of it."""
 
     codes: ClassVar[tuple[str, ...]] = ("unknown_model",)
 
 
 class UnknownSession(NotFound):
-    """No such session, or no more, or another caller's."""
+    """There is no such session, it has expired, or it is of another caller."""
 
     codes: ClassVar[tuple[str, ...]] = ("unknown_session",)
 
 
 class Conflict(Refused):
-    """What was asked does not go with what the server holds."""
+    """The request does not fit the state of the session or the model."""
 
     codes: ClassVar[tuple[str, ...]] = ("conflict",)
 
 
 class StepConflict(Conflict):
-    """The session is at another step, which is `expected`."""
+    """The session is at another step, which `expected` names."""
 
     codes: ClassVar[tuple[str, ...]] = ("step_conflict",)
 
 
 class ModelChanged(Conflict):
-    """The session belongs to a model file that is served no more."""
+    """The session belongs to a model file that is no longer served."""
 
     codes: ClassVar[tuple[str, ...]] = ("model_changed",)
 
 
 class Unable(Conflict):
-    """The model cannot do this; the detail says why."""
+    """The model cannot do this; `detail` has the reason."""
 
     codes: ClassVar[tuple[str, ...]] = ("not_streamable", "cannot_generate", "cannot_forecast")
 
 
 class Busy(Refused):
-    """Not now; `retry_after` says when to try again."""
+    """The server cannot do this now; `retry_after` says when to try again."""
 
     codes: ClassVar[tuple[str, ...]] = ("busy",)
 
 
 class Quota(Busy):
-    """The caller holds as many sessions, or as much state, as it may."""
+    """The caller has as many sessions, or as much state, as it may have."""
 
     codes: ClassVar[tuple[str, ...]] = ("quota",)
 
 
 class Unavailable(Busy):
-    """The server is overloaded or stopping, or its session store is away. Nothing happened."""
+    """The server is overloaded or stopping, or cannot reach its session store. It did nothing."""
 
     codes: ClassVar[tuple[str, ...]] = ("overloaded", "draining", "store_unavailable")
 
 
 class DeadlineExceeded(Refused, TimeoutError):
-    """The server gave the request up, since its own timeout was over."""
+    """The server stopped, since the request took longer than its timeout."""
 
     codes: ClassVar[tuple[str, ...]] = ("deadline",)
 
@@ -232,23 +232,23 @@ def _tree(base: type[ElmanError]) -> Iterator[type[ElmanError]]:
 
 
 CLASSES: dict[str, type[ElmanError]] = {code: kind for kind in _tree(Refused) for code in kind.codes}
-"""The class of each code that the server may answer with."""
+"""The class for each code that the server may answer with."""
 
 _BY_STATUS: dict[int, type[ElmanError]] = {502: Unavailable, 503: Unavailable, 429: Busy}
 
 
 def error_of(status: int, problem: object, text: str, retry_after: float | None = None) -> ElmanError:
-    """The error that an answer stands for.
+    """The error that a response describes.
 
     Args:
-        status: of the answer.
-        problem: its body as JSON, or None; a problem where it is an object with a `code`.
-        text: its body, for an answer that is no problem.
+        status: of the response.
+        problem: its body as JSON, or None. It describes an error of Elman's if it is an object with a `code`.
+        text: its body, which is quoted if it is not an error of Elman's.
         retry_after: seconds, from its headers.
     """
     if not isinstance(problem, dict) or not isinstance(problem.get("code"), str):
         kind = _BY_STATUS.get(status, BadAnswer)
-        detail = f"the answer has status {status} and is no problem of Elman's: {text[:200]}"
+        detail = f"the response has status {status} and is not one of Elman's: {text[:200]}"
         return kind(detail, code=None if kind is BadAnswer else "busy", status=status, retry_after=retry_after)
     code = problem["code"]
     kind = CLASSES.get(code) or _BY_STATUS.get(status, Refused)

@@ -1,4 +1,4 @@
-"""A progress bar over a long list, where one is wanted and can be drawn."""
+"""The progress of a long list: a bar, or a function that is called."""
 
 import contextlib
 import importlib
@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Progress = bool | Callable[[int, int], None]
-"""Whether to draw a bar (with the package rich, where it is installed), or what to call with (done, total)."""
+"""True for a bar, if the package rich is installed; or a function that is called with (done, total)."""
 
 
 @contextlib.contextmanager
-def counted(progress: Progress, total: int) -> Iterator[Callable[[int], None]]:
-    """What to call with the number of sequences that are done."""
+def report_progress(progress: Progress, total: int) -> Iterator[Callable[[int], None]]:
+    """Yields a function to call with the number of sequences that were just done."""
     done = 0
 
     def report(number: int) -> None:

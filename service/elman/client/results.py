@@ -1,8 +1,12 @@
-"""Answers as values: arrays where the server has arrays, and what it decoded them into."""
+"""Responses as values, with arrays where the server has arrays.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+Every class reads itself from the server's JSON. It ignores fields that it does not know, since a newer server may have
+more of them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +14,64 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Values = NDArray[np.float64]
 
+Readers = Mapping[str, Callable[[Any], Any]]
+"""Functions that turn the JSON value of a field into its type. A field that has none keeps its JSON value."""
+
+
+def _float32(values: Any) -> Floats:
+    return np.array(values, np.float32)
+
+
+def _float64(values: Any) -> Values:
+    return np.array(values, np.float64)
+
+
+def _rows(rows: list[Any]) -> Floats:
+    """Rows as float32; no rows as an array of the shape `(0, 0)`."""
+    return np.array(rows, np.float32) if rows else np.zeros((0, 0), np.float32)
+
+
+def _sequence(sequence: Any) -> str | NDArray[Any]:
+    if isinstance(sequence, str):
+        return sequence
+    array = np.array(sequence)
+    return array if array.dtype.kind == "i" and array.ndim == 1 else array.astype(np.float32)
+
+
+def _quantiles(quantiles: Mapping[str, Any]) -> dict[float, Values]:
+    return {float(share): _float64(rows) for share, rows in quantiles.items()}
+
+
+class _FromJson:
+    """Reads a dataclass from JSON. A field without a default has to be there."""
+
+    __slots__ = ()
+    _readers: ClassVar[Readers] = {}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+        """Read the server's JSON. Raises KeyError, TypeError or ValueError if it is not of this kind."""
+        values: dict[str, Any] = {}
+        for one in fields(cls):  # type: ignore[arg-type]  # every subclass is a dataclass
+            if raw.get(one.name) is not None:
+                values[one.name] = cls._readers.get(one.name, lambda value: value)(raw[one.name])
+            elif one.default is MISSING and one.default_factory is MISSING:
+                values[one.name] = raw[one.name]
+        return cls(**values)
+
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """What a client needs to know of a model; `raw` is the whole card as the server gave it.
+class Card(_FromJson):
+    """What a client needs to know of a model.
 
-    `input`, `output`, `state` and `batching` are objects of the card: `card.input["size"]`.
+    Attributes:
+        name, version: the model, and the version that this card describes.
+        versions: every version that is served.
+        cell, layers, hidden_size, direction: its recurrent layers.
+        streaming: whether its state can be carried from one request to the next, as sessions do.
+        digest: identifies the model file.
+        input, output, state, batching: objects of the card, such as `card.input["size"]`.
+        raw: the whole card as the server sent it.
     """
 
     name: str
@@ -35,39 +91,37 @@ class Card:
     raw: Mapping[str, Any] = field(repr=False)
 
     @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> "Card":
-        names = [name for name in cls.__slots__ if name != "raw"]
-        return cls(**{name: raw[name] for name in names}, raw=raw)
+    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+        """Read the server's JSON. Raises KeyError or TypeError if it is not a card."""
+        return cls(**{one.name: raw[one.name] for one in fields(cls) if one.name != "raw"}, raw=raw)
 
     @property
     def labels(self) -> list[str] | None:
-        """The labels of its outputs, in order, where it has any."""
+        """The labels of the outputs, in their order; None if the model has none."""
         return self.output.get("labels")
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """A file in the repository that is not served: why, and what would mend it."""
+class Refusal(_FromJson):
+    """A file in the repository that is not served: the reason, and what would repair it."""
 
     name: str
-    version: int | None
     reason: str
+    version: int | None = None
     remedy: str | None = None
-
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> "Refusal":
-        return cls(raw["name"], raw.get("version"), raw["reason"], raw.get("remedy"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Example:
-    """Real held-out data of a model: a sequence to predict from, or a history to forecast from.
+class Example(_FromJson):
+    """Held-out data of a model: a sequence to predict from, or a history to forecast from.
 
     Attributes:
-        sequence: text, `(time,)` integer tokens, or float32 `(time, features)` or `(time,)`.
-        expected: what is right, where one word says it.
-        condition: of the beginning of a text: what to write on under.
-        future, truth: of a history: the known features of the steps to come, and what came.
+        title: what it is, for a person.
+        sequence: text, int64 `(time,)` of token ids, or float32 `(time, features)` or `(time,)`.
+        expected: the right label, for a classifier.
+        condition: the condition to generate under, for a generator.
+        future: for a history: the features of the coming steps that are known ahead, float64 `(horizon, known)`.
+        truth: for a history: what really came, float64 `(horizon,)` or `(horizon, outputs)`.
     """
 
     title: str
@@ -77,39 +131,29 @@ class Example:
     future: Values | None = None
     truth: Values | None = None
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> "Example":
-        sequence = raw["sequence"]
-        return cls(
-            title=raw["title"],
-            sequence=sequence if isinstance(sequence, str) else _numbers(sequence),
-            expected=raw.get("expected"),
-            condition=raw.get("condition"),
-            future=_values(raw.get("future")),
-            truth=_values(raw.get("truth")),
-        )
+    _readers: ClassVar[Readers] = {"sequence": _sequence, "future": _float64, "truth": _float64}
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A label or token, and its probability."""
+    """A label or token, and its probability, 0 to 1."""
 
     label: str
     probability: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Result:
-    """The answer for one sequence.
+class Result(_FromJson):
+    """The result for one sequence.
 
     Attributes:
-        length: steps done.
-        output: o_n, float32 `(size,)`, where the final output was asked for.
-        outputs: o_1..o_n, float32 `(length, size)`, where every step's was.
-        decoded: what the server decoded them into, as it came: one item, or one a step.
-        state: the state after the last step as a token, where it was asked for.
-        step: steps done since the sequence's very beginning, where the answer says it.
-        hidden: the state tensors after every step, float32 `(length, width)`, by name, where they were asked for.
+        length: number of steps.
+        output: the last output o_n, float32 `(size,)`; None with `returns="steps"`.
+        outputs: all outputs o_1..o_n, float32 `(length, size)`; None with `returns="final"`.
+        decoded: what the server decoded the outputs into, as JSON: one item, or a list with one item a step.
+        state: the state after the last step as a token; None unless asked for.
+        step: steps since the sequence began, over all requests that carried its state on; None if not said.
+        hidden: the state tensors after every step by name, each float32 `(length, width)`; None unless asked for.
     """
 
     length: int
@@ -120,39 +164,31 @@ class Result:
     step: int | None = None
     hidden: Mapping[str, Floats] | None = None
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any], **more: Any) -> Any:
-        outputs = raw.get("outputs")
-        return cls(
-            length=raw["length"],
-            output=None if raw.get("output") is None else np.array(raw["output"], np.float32),
-            outputs=None if outputs is None else _rows(outputs),
-            decoded=raw.get("decoded"),
-            state=raw.get("state"),
-            step=raw.get("step"),
-            hidden={name: _rows(rows) for name, rows in raw["hidden"].items()} if raw.get("hidden") else None,
-            **more,
-        )
+    _readers: ClassVar[Readers] = {
+        "output": _float32,
+        "outputs": _rows,
+        "hidden": lambda tensors: {name: _rows(rows) for name, rows in tensors.items()} or None,
+    }
 
     @property
     def label(self) -> str | None:
-        """The best label or token of the last step; None where there is none."""
+        """The most likely label or token after the last step; None if the model has no labels."""
         return _label(self._last)
 
     @property
     def labels(self) -> list[str | None]:
-        """The best label or token of every step that was answered."""
+        """The most likely label or token after every step that was returned."""
         return [_label(item) for item in self._items]
 
     @property
     def probability(self) -> float | None:
-        """The probability of `label`."""
+        """The probability of `label`, 0 to 1."""
         last = self._last
         return last["probability"] if isinstance(last, Mapping) else None
 
     @property
     def top(self) -> list[Ranked]:
-        """The best labels or tokens of the last step, best first."""
+        """The most likely labels or tokens after the last step, best first."""
         last = self._last
         if not isinstance(last, Mapping):
             return []
@@ -160,7 +196,7 @@ class Result:
 
     @property
     def values(self) -> Values | None:
-        """The outputs in the data's own units, float64, shaped as they are; None where they have none."""
+        """The outputs in the data's own units: float64 of the same shape; None if they have no units."""
         if not self._items or isinstance(self._last, Mapping):
             return None
         return np.array(self.decoded, np.float64)
@@ -178,9 +214,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class StepResult(Result):
-    """The answer to steps of a session: a Result, whose `step` is where the session is now.
+    """The result for steps of a session. Its `step` is the step that the session is at now.
 
-    `replayed` says that the steps had been done already, and that this is their answer once more.
+    Attributes:
+        id: of the session.
+        replayed: True if these steps had been done before, and this is their result again.
     """
 
     id: str
@@ -188,8 +226,16 @@ class StepResult(Result):
 
 
 @dataclass(frozen=True, slots=True)
-class SessionInfo:
-    """A session as the server holds it. Times are seconds since the epoch; `ttl` is seconds from its last change."""
+class SessionInfo(_FromJson):
+    """A session as the server holds it.
+
+    Attributes:
+        id: with which `Client.session` finds it again.
+        model, version: the model that it runs.
+        step: steps done; for a model of a signal, samples received.
+        expires_at, created_at: in seconds since 1970 (Unix time).
+        ttl: seconds from its last step until it expires.
+    """
 
     id: str
     model: str
@@ -199,17 +245,18 @@ class SessionInfo:
     ttl: float
     created_at: float | None = None
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> "SessionInfo":
-        names = ("id", "model", "version", "step", "expires_at", "ttl")
-        return cls(**{name: raw[name] for name in names}, created_at=raw.get("created_at"))
-
 
 @dataclass(frozen=True, slots=True)
-class Token:
-    """One generated token, as it comes: `str(token)` is its text.
+class Token(_FromJson):
+    """One generated token. `str(token)` is its text.
 
-    Text that a `stop` may yet take back is held until it may not: then it comes with a later token, or without one.
+    Text that could be the start of a stop string is held back until that is decided. It then comes with a later token,
+    or not at all.
+
+    Attributes:
+        sample: index of the sample that it belongs to.
+        token: its id; None for text that was held back.
+        text: its text.
     """
 
     sample: int
@@ -221,8 +268,16 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Generated:
-    """One generated sequence: `reason` is `stop`, `end` or `length`."""
+class Generated(_FromJson):
+    """One generated sample.
+
+    Attributes:
+        text: what was generated; None if the model has no vocabulary.
+        tokens: its token ids.
+        steps: how many tokens were generated.
+        reason: why it ended: `stop` (a stop string), `end` (the model's end token) or `length` (`max_steps`).
+        state: the state at its end as a token; None unless `return_state` was set.
+    """
 
     text: str | None
     tokens: list[int]
@@ -230,27 +285,21 @@ class Generated:
     reason: str
     state: str | None = None
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> "Generated":
-        return cls(raw["text"], raw["tokens"], raw["steps"], raw["reason"], raw.get("state"))
-
 
 @dataclass(frozen=True, slots=True)
-class Generation:
-    """What a model wrote: one result a sample. The same seed and request give the same again."""
+class Generation(_FromJson):
+    """What a model generated: one result a sample. The same request with the same seed gives the same again."""
 
     model: str
     version: int
     seed: int
     results: list[Generated]
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> "Generation":
-        return cls(raw["model"], raw["version"], raw["seed"], [Generated.of(one) for one in raw["results"]])
+    _readers: ClassVar[Readers] = {"results": lambda results: [Generated.from_json(one) for one in results]}
 
     @property
     def text(self) -> str | None:
-        """The text of the first sample; None where the model has no vocabulary."""
+        """The text of the first sample; None if the model has no vocabulary."""
         return self.results[0].text
 
     @property
@@ -260,48 +309,41 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Forecast:
-    """What is to come, in the series' own units: float64, `(horizon,)` or `(horizon, outputs)`.
+class Forecast(_FromJson):
+    """The coming steps of a series, in its own units: float64, `(horizon,)` or `(horizon, outputs)` each.
 
     Attributes:
-        point: each step from the model's most likely past.
-        mean, quantiles: over the sampled paths, where there were any; quantiles by their share, such as 0.9.
-        paths: `(samples, horizon[, outputs])`, where they were asked for.
+        horizon: number of steps.
+        seed: with which the paths were sampled; None without samples.
+        point: the point forecast.
+        mean: mean of the sampled paths; None without samples.
+        quantiles: quantiles of the sampled paths by their share, such as `quantiles[0.9]`; empty without samples.
+        paths: the sampled paths, float64 `(samples, horizon[, outputs])`; None unless `paths` was set.
     """
 
     model: str
     version: int
     horizon: int
-    seed: int | None
     point: Values
-    mean: Values | None
-    quantiles: Mapping[float, Values]
-    paths: Values | None
+    seed: int | None = None
+    mean: Values | None = None
+    quantiles: Mapping[float, Values] = field(default_factory=dict)
+    paths: Values | None = None
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> "Forecast":
-        quantiles = raw.get("quantiles") or {}
-        return cls(
-            model=raw["model"],
-            version=raw["version"],
-            horizon=raw["horizon"],
-            seed=raw.get("seed"),
-            point=np.array(raw["point"], np.float64),
-            mean=_values(raw.get("mean")),
-            quantiles={float(share): np.array(rows, np.float64) for share, rows in quantiles.items()},
-            paths=_values(raw.get("paths")),
-        )
+    _readers: ClassVar[Readers] = {"point": _float64, "mean": _float64, "quantiles": _quantiles, "paths": _float64}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Influence:
-    """How far each step reaches into the last output.
+class Influence(_FromJson):
+    """How much each step of a sequence moves its last output.
 
     Attributes:
-        influence: float64 `(length,)`: how far the output moves when step k is withheld.
-        span: how many last steps hold 90 % of it all.
-        target: the index of the output that was looked at; None for the whole output.
-        output: o_n, float32 `(size,)`; decoded: what the server decoded it into.
+        length: number of steps.
+        influence: float64 `(length,)`: how far the last output moves when step k is left out.
+        span: the number of last steps that hold 90 % of all influence.
+        output: the last output o_n, float32 `(size,)`.
+        target: index of the output that was looked at; None for the whole output.
+        decoded: what the server decoded the last output into, as JSON.
     """
 
     model: str
@@ -309,51 +351,22 @@ class Influence:
     length: int
     influence: Values
     span: int
-    target: int | None
     output: Floats
-    decoded: Any
+    target: int | None = None
+    decoded: Any = None
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> "Influence":
-        return cls(
-            model=raw["model"],
-            version=raw["version"],
-            length=raw["length"],
-            influence=np.array(raw["influence"], np.float64),
-            span=raw["span"],
-            target=raw.get("target"),
-            output=np.array(raw["output"], np.float32),
-            decoded=raw.get("decoded"),
-        )
+    _readers: ClassVar[Readers] = {"influence": _float64, "output": _float32}
 
 
 @dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """One model version in the repository: READY, or UNAVAILABLE with the reason."""
+class IndexEntry(_FromJson):
+    """A model version in the repository. Its `state` is READY, or UNAVAILABLE with a `reason`."""
 
     name: str
-    version: str | None
     state: str
+    version: str | None = None
     reason: str = ""
-
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> "IndexEntry":
-        return cls(raw["name"], raw.get("version"), raw["state"], raw.get("reason", ""))
 
 
 def _label(item: Any) -> str | None:
     return item.get("label", item.get("token")) if isinstance(item, Mapping) else None
-
-
-def _rows(rows: list[Any]) -> Floats:
-    """Rows as float32; none of them as `(0, 0)`."""
-    return np.array(rows, np.float32) if rows else np.zeros((0, 0), np.float32)
-
-
-def _numbers(sequence: list[Any]) -> NDArray[Any]:
-    made = np.array(sequence)
-    return made if made.dtype.kind == "i" and made.ndim == 1 else made.astype(np.float32)
-
-
-def _values(rows: list[Any] | None) -> Values | None:
-    return None if rows is None else np.array(rows, np.float64)

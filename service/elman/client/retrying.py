@@ -1,4 +1,4 @@
-"""When a call is tried again: only where nothing can happen twice, and never past its timeout."""
+"""When a call is sent again: only if nothing can happen twice, and never after its timeout."""
 
 import contextlib
 import random
@@ -26,8 +26,8 @@ from elman.client.errors import (
 def may_be_repeated(call: Call[Any], error: BaseException | None) -> bool:
     """Whether a call that ended with `error` may be sent again.
 
-    What certainly was not done always may: the server was not reached, or refused and said when to come again. Where
-    the answer was lost, only what is the same done twice may: what only reads, and steps, which carry `at`.
+    It may if the server certainly did nothing: it was not reached, or it refused the call and said when to retry. If
+    the response was lost, only a repeatable call may: one that only reads, or steps, which name the step they start at.
     """
     if isinstance(error, NotConnected):
         return True
@@ -36,7 +36,7 @@ def may_be_repeated(call: Call[Any], error: BaseException | None) -> bool:
     if isinstance(error, Busy):
         return error.retry_after is not None or (call.repeatable and isinstance(error, Unavailable))
     if isinstance(error, StepConflict):
-        # Still at our step: an attempt of ours whose answer was lost is on its way.
+        # The session is still at the step of this call, so an earlier attempt of it is running on the server.
         return call.at is not None and error.expected == call.at
     return False
 
@@ -44,41 +44,45 @@ def may_be_repeated(call: Call[Any], error: BaseException | None) -> bool:
 def policy(call: Call[Any], retries: Retries, deadline: Deadline) -> dict[str, Any]:
     """The arguments of tenacity's Retrying and AsyncRetrying for a call."""
 
-    def worth_another(state: RetryCallState) -> bool:
+    def may_retry(state: RetryCallState) -> bool:
         return may_be_repeated(call, state.outcome.exception() if state.outcome else None)
 
-    def over(state: RetryCallState) -> bool:
+    def must_stop(state: RetryCallState) -> bool:
         return state.attempt_number >= retries.attempts or state.upcoming_sleep >= deadline.remaining
 
-    return {"retry": worth_another, "wait": _wait(retries), "stop": over, "reraise": True}
+    return {"retry": may_retry, "wait": _wait(retries), "stop": must_stop, "reraise": True}
 
 
 def _wait(retries: Retries) -> Callable[[RetryCallState], float]:
     def wait(state: RetryCallState) -> float:
         backoff: float = min(retries.longest, retries.first * 2 ** (state.attempt_number - 1))
         error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after if isinstance(error, ElmanError) else None
-        # A random part, so that callers who failed together do not come again together.
-        return (asked or 0.0) + backoff * random.uniform(0.5, 1.0)
+        retry_after = error.retry_after if isinstance(error, ElmanError) else None
+        # Random, so that clients that failed together do not all retry together.
+        return (retry_after or 0.0) + backoff * random.uniform(0.5, 1.0)
 
     return wait
 
 
 @contextlib.contextmanager
 def translated(deadline: Deadline, target: str) -> Iterator[None]:
-    """Raise what httpx and the clock raise as errors of ours."""
+    """Raise the errors of httpx and of asyncio.timeout as those of this client."""
     try:
         yield
-    except ElmanError:  # some are TimeoutErrors too
+    except ElmanError:  # some of them are TimeoutErrors too
         raise
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-        raise _no_answer(NotConnected, f"{target} was not reached", error) from error
+        raise _no_answer(NotConnected, f"{target} could not be reached", error) from error
     except (httpx.TimeoutException, TimeoutError) as error:
-        raise _no_answer(TimedOut, f"no answer from {target} in time, of {deadline.total:g} s in all", error) from error
+        raise _no_answer(
+            TimedOut, f"{target} did not respond in time, {deadline.total:g} s for the whole call", error
+        ) from error
     except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-        raise _no_answer(Disconnected, f"the connection to {target} was cut before its answer", error) from error
+        raise _no_answer(
+            Disconnected, f"the connection to {target} broke before the response was complete", error
+        ) from error
     except httpx.RequestError as error:
-        raise _no_answer(NoAnswer, f"no answer from {target}", error) from error
+        raise _no_answer(NoAnswer, f"{target} did not respond", error) from error
 
 
 def _no_answer(kind: type[NoAnswer], detail: str, error: Exception) -> NoAnswer:

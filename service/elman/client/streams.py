@@ -1,14 +1,14 @@
-"""What goes over an open stream: events of a generation, frames of a session. Nothing here sends."""
+"""The messages of open streams: events of a generation, and steps of a session. Nothing here sends."""
 
 import contextlib
 import importlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
-from elman.client.calls import Call, ModelCalls, Returns, SessionCalls, Wait
+from elman.client.calls import Call, ModelCalls, SessionCalls, StepOptions
+from elman.client.config import Timeout
 from elman.client.deadline import Deadline
 from elman.client.errors import (
     CLASSES,
@@ -22,11 +22,11 @@ from elman.client.errors import (
 )
 from elman.client.results import Generation, SessionInfo, StepResult, Token
 from elman.client.retrying import translated
-from elman.client.wire import One, encode, plain, seconds_of
+from elman.client.wire import SequenceLike, encode_json, parse_retry_after, to_json_value
 
 
-class Events:
-    """Server-sent events of a generation, line by line."""
+class GenerationEvents:
+    """Reads the server-sent events of a generation line by line."""
 
     def __init__(self) -> None:
         self.generation: Generation | None = None
@@ -34,7 +34,7 @@ class Events:
         self._data: list[str] = []
 
     def read(self, line: str) -> Token | None:
-        """The token that a line completes, if any. Raises ElmanError for an event that is an error."""
+        """The token that a line completes, if any. Raises Refused for an event that is an error."""
         if line:
             name, _, value = line.partition(":")
             if name == "event":
@@ -52,94 +52,86 @@ class Events:
             if event == "error":
                 raise error_of(int(body.get("status", 500)), body, data)
             if event == "done":
-                self.generation = Generation.of(body)
+                self.generation = Generation.from_json(body)
                 return None
-            return Token(body["sample"], body["token"], body["text"])
+            return Token.from_json(body)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BadAnswer(f"an event of the generation is not as expected: {error!r}") from error
+            raise BadAnswer(f"an event of the generation is not what Elman sends: {error!r}") from error
 
     def end(self) -> None:
-        """Raise Disconnected where the events ended before the generation did."""
+        """Raise Disconnected if the events ended before the generation was complete."""
         if self.generation is None:
-            raise Disconnected("the stream ended before the generation was done")
+            raise Disconnected("the stream ended before the generation was complete")
 
 
-@dataclass(frozen=True)
-class StreamOptions:
-    """What every frame of a stream is answered with."""
+class StreamProtocol:
+    """The messages of one session over a WebSocket.
 
-    returns: Returns
-    decode: bool
-    top: int
-    ttl: float | None
-
-
-class Frames:
-    """The frames of one session over a WebSocket.
-
-    Each goes as JSON with the step that it starts at, so that it may be sent again over the next connection; a frame
-    of bytes has no room for that.
+    Each request is JSON with the step that it starts at, so that it can be sent again over the next connection. Binary
+    messages have no field for that step.
     """
 
-    def __init__(self, model: ModelCalls, session: SessionCalls | str | None, options: StreamOptions) -> None:
+    def __init__(
+        self, model: ModelCalls, session: SessionCalls | str | None, options: StepOptions, ttl: float | None
+    ) -> None:
         self.model = model
         self.session = session if isinstance(session, SessionCalls) else None
         self.options = options
+        self._ttl = ttl
         self._id = session if isinstance(session, str) else None
 
     def url(self, base: str) -> str:
-        """Where to connect: to the session, once there is one."""
+        """Where to connect: to the session if it is known already, else to a new one."""
         scheme, host, path, _, _ = urlsplit(base)
         query: dict[str, Any] = {}
         id = self._id if self.session is None else self.session.info.id
         if id is not None:
             query["session"] = id
-        elif self.options.ttl is not None:
-            query["ttl"] = self.options.ttl
+        elif self._ttl is not None:
+            query["ttl"] = self._ttl
         path = f"{path.rstrip('/')}{self.model.path}/stream"
         return urlunsplit(("wss" if scheme == "https" else "ws", host, path, urlencode(query, quote_via=quote), ""))
 
-    def opened(self, message: str | bytes) -> None:
-        """Take on the session that the server's first message names. Our own step is kept: a replay goes on from it."""
+    def read_opening(self, message: str | bytes) -> None:
+        """Read the server's first message, which names the session. Raises Refused if it is an error.
+
+        After a reconnection the step that is known here is kept, so that a repeated request continues from it.
+        """
         raw = _read(message)
-        if "code" in raw:
-            raise error_of(int(raw.get("status", 500)), raw, str(message))
         if self.session is None:
             info = SessionInfo(raw["session"], raw["model"], raw["version"], raw["step"], 0.0, 0.0)
             self.session = SessionCalls(info)
 
-    def call(self, timeout: Wait) -> Call[None]:
-        """One frame as a call, for the policy of retries."""
+    def call(self, timeout: Timeout | float | None) -> Call[None]:
+        """One message as a call, which decides whether it may be repeated."""
         at = None if self.session is None else self.session.step_count
-        return Call("WS", f"{self.model.path}/stream", lambda answer: None, at=at, timeout=timeout)
+        return Call("WS", f"{self.model.path}/stream", lambda response: None, at=at, timeout=timeout)
 
-    def text(self, x: One) -> str:
-        """A frame as JSON, with the step that it starts at."""
-        options = {"return": self.options.returns, "decode": self.options.decode, "top": self.options.top}
-        return encode({"sequence": plain(x, "sequence"), "at": self.known.step_count, **options}).decode()
+    def request(self, x: SequenceLike) -> str:
+        """The message for the next steps."""
+        body = {"sequence": to_json_value(x, "sequence"), "at": self.known.step_count, **self.options.body()}
+        return encode_json(body).decode()
 
-    def answered(self, message: str | bytes) -> StepResult:
-        """The answer to a frame. Raises Refused where it is a problem."""
-        raw = _read(message)
-        if "code" in raw:
-            raise error_of(int(raw.get("status", 500)), raw, str(message))
-        return self.known.took(raw)
+    def read_result(self, message: str | bytes) -> StepResult:
+        """The result that a message holds. Raises Refused if it is an error."""
+        return self.known.stepped(_read(message))
 
     @property
     def known(self) -> SessionCalls:
-        """The session, which the server's first message names."""
-        assert self.session is not None, "the stream is open"
+        """The session, once the stream has been opened."""
+        if self.session is None:
+            raise RuntimeError("the stream is not open; use it as a context manager")
         return self.session
 
 
 @contextlib.contextmanager
-def stream_translated(deadline: Deadline, target: str) -> Iterator[None]:
-    """Raise what a WebSocket raises as errors of ours."""
+def websocket_translated(deadline: Deadline, target: str) -> Iterator[None]:
+    """Raise the errors of the package websockets as those of this client."""
     exceptions: Any = websockets("exceptions")
     try:
         with translated(deadline, target):
             yield
-    except ElmanError:  # some are OSErrors too
+    except ElmanError:  # some of them are OSErrors too
         raise
     except exceptions.ConnectionClosed as error:
         raise _closed(error.rcvd) from error
@@ -147,13 +139,13 @@ def stream_translated(deadline: Deadline, target: str) -> Iterator[None]:
         response = error.response
         raise _refused(response.status_code, response.body, response.headers) from error
     except (OSError, EOFError, exceptions.WebSocketException) as error:
-        raise NotConnected(f"{target} was not reached ({error or type(error).__name__})") from error
+        raise NotConnected(f"{target} could not be reached ({error or type(error).__name__})") from error
 
 
 def _closed(frame: Any) -> ElmanError:
-    """The error that a close frame stands for, or its absence."""
+    """The error for a close frame. `frame` is None if the connection broke without one."""
     if frame is None:
-        return Disconnected("the stream was cut")
+        return Disconnected("the connection of the stream broke")
     detail = f"the server closed the stream: {frame.reason or frame.code}"
     if frame.code == 1001:
         return Unavailable(detail, code="draining", status=503)
@@ -162,33 +154,36 @@ def _closed(frame: Any) -> ElmanError:
     code = frame.reason.partition(":")[0]
     if code in CLASSES:
         return CLASSES[code](detail, code=code)
-    # A slow consumer may come again and go on; what is against the rules otherwise stays so.
+    # A client that read too slowly may connect again and continue. Any other breach of policy would happen again.
     return Refused(detail, code="policy") if frame.code == 1008 and code != "slow consumer" else Disconnected(detail)
 
 
 def _refused(status: int, body: bytes | None, headers: Mapping[str, str]) -> ElmanError:
-    """The error of a handshake that was answered with `status`."""
+    """The error for a handshake that the server refused with `status`."""
     text = (body or b"").decode("utf-8", "replace")
     try:
         problem = json.loads(text)
     except ValueError:
         problem = None
-    return error_of(status, problem, text, seconds_of(headers.get("retry-after")))
+    return error_of(status, problem, text, parse_retry_after(headers.get("retry-after")))
 
 
-def websockets(room: str) -> Any:
-    """A module of the package `websockets`, which streams alone need."""
+def websockets(module: str) -> Any:
+    """A module of the package websockets, which only streams need."""
     try:
-        return importlib.import_module(f"websockets.{room}")
+        return importlib.import_module(f"websockets.{module}")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("streams need the package websockets: pip install 'elman[stream]'") from error
 
 
 def _read(message: str | bytes) -> dict[str, Any]:
+    """The JSON object of a message. Raises Refused if it describes an error, BadAnswer if it is not a JSON object."""
     try:
         raw = json.loads(message)
     except ValueError as error:
         raise BadAnswer(f"a message of the stream is not JSON: {message[:200]!r}") from error
     if not isinstance(raw, dict):
-        raise BadAnswer(f"a message of the stream is no object: {message[:200]!r}")
+        raise BadAnswer(f"a message of the stream is not a JSON object: {message[:200]!r}")
+    if "code" in raw:
+        raise error_of(int(raw.get("status", 500)), raw, str(message))
     return raw

@@ -1,11 +1,11 @@
-"""Sequences to bytes and answers to values: what goes over the wire, and no sending."""
+"""Sequences to bytes and JSON, and responses to arrays and errors."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 import httpx
 import numpy as np
@@ -18,70 +18,70 @@ JSON = "application/json"
 BINARY = "application/octet-stream"
 EVENTS = "text/event-stream"
 
-One = NDArray[Any] | str
+SequenceLike = NDArray[Any] | str
 """One sequence: an array `(time, features)`, `(time,)` of token ids or of a signal, or text."""
 
-Many = list[NDArray[Any]] | list[str] | list[One] | tuple[One, ...]
-"""Sequences, of any lengths."""
+SequenceList = list[NDArray[Any]] | list[str] | list[SequenceLike] | tuple[SequenceLike, ...]
+"""Many sequences, of any lengths."""
+
+Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
+"""The beginning of a text to generate: text, or token ids `(time,)`."""
 
 
-def is_one(x: object) -> bool:
-    """Whether `x` is one sequence and not a list of them. Raises TypeError for what is neither."""
+def is_one(x: object) -> TypeGuard[SequenceLike]:
+    """True for one sequence, False for a list of them. Raises TypeError for anything else."""
     if isinstance(x, str):
         return True
     if isinstance(x, np.ndarray):
         _check_axes(x)
         return True
     if not isinstance(x, Sequence):
-        raise TypeError(
-            f"a sequence is an array or a string, and many are a list of them; this is a {type(x).__name__}"
-        )
+        raise TypeError(f"expected one sequence (an array or a string) or a list of them, got {type(x).__name__}")
     if any(isinstance(item, int | float | np.number) for item in x):
-        raise TypeError("a list holds sequences; for one sequence of numbers, pass np.array(...)")
+        raise TypeError("a list must hold sequences; pass one sequence of numbers as np.array(...)")
     return False
 
 
 def _check_axes(x: NDArray[Any]) -> None:
     if x.ndim not in (1, 2):
-        raise TypeError(f"a sequence is (time, features) or (time,), and this is {x.shape}; for a batch, pass list(x)")
+        raise TypeError(
+            f"a sequence must have the shape (time, features) or (time,), got {x.shape}; pass a batch as list(x)"
+        )
     if x.dtype.kind not in "fiu":
-        raise TypeError(f"a sequence has numbers, and this has {x.dtype}")
+        raise TypeError(f"a sequence must hold floats or integers, got dtype {x.dtype}")
 
 
-Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
-"""What to write on from: text, or token ids."""
+class AcceptedShapes:
+    """The shapes of a step that a model has accepted.
 
-
-class Shapes:
-    """The shapes of a step that a model is known to take.
-
-    Bytes do not say their shape: four steps of three features would be read as one of twelve. So the first array of a
-    shape goes as JSON, where the server sees it; once it took that, those like it go as bytes.
+    Bytes do not carry their shape: four steps of three features would be read as one step of twelve. So the first array
+    of each shape is sent as JSON, where the server checks it. Once that succeeded, arrays like it are sent as bytes.
     """
 
     def __init__(self) -> None:
-        self._taken: set[tuple[int, ...]] = set()
+        self._shapes: set[tuple[int, ...]] = set()
 
-    def taken(self, x: object) -> None:
-        """Take note that the server took a sequence as JSON."""
+    def add(self, x: object) -> None:
+        """Remember that the server accepted a sequence that was sent as JSON."""
         if isinstance(x, np.ndarray):
-            self._taken.add(x.shape[1:])
+            self._shapes.add(x.shape[1:])
 
-    def known(self, x: object) -> bool:
-        """Whether a sequence may go as bytes. Integers `(time,)` may be tokens or a signal: only JSON says both."""
-        return isinstance(x, np.ndarray) and x.shape[1:] in self._taken and (x.dtype.kind == "f" or x.ndim == 2)
+    def has(self, x: object) -> TypeGuard[NDArray[Any]]:
+        """Whether a sequence may be sent as bytes."""
+        # Integers (time,) may be token ids or a signal; only JSON tells them apart.
+        return isinstance(x, np.ndarray) and x.shape[1:] in self._shapes and (x.dtype.kind == "f" or x.ndim == 2)
 
-    def octets(self, x: object) -> bytes | None:
-        """A sequence as little-endian float32, row-major; None where it has to go as JSON."""
-        if not (isinstance(x, np.ndarray) and self.known(x)):
+    def to_bytes(self, x: object) -> bytes | None:
+        """A sequence as little-endian float32, row-major; None if it has to be sent as JSON."""
+        if not self.has(x):
             return None
         _check_axes(x)
-        with np.errstate(over="ignore"):  # the server says where it is too large
+        with np.errstate(over="ignore"):  # the server refuses infinity and names its place
             return np.ascontiguousarray(x, "<f4").tobytes()
 
 
-def plain(x: object, where: str) -> Any:
-    """A sequence as JSON has it: lists and numbers, or text. Raises RequestError where a number is not finite."""
+def to_json_value(x: object, where: str) -> Any:
+    """A sequence as JSON holds it: lists of numbers, or text. Raises RequestError if a number is not finite."""
     if isinstance(x, str):
         return x
     array = np.asarray(x)
@@ -97,27 +97,27 @@ def plain(x: object, where: str) -> Any:
     return array.tolist()
 
 
-def numbers(x: object) -> int:
-    """How many numbers a sequence holds, nearly: what a request is measured by."""
+def count_numbers(x: object) -> int:
+    """How many numbers or characters a sequence has."""
     return x.size if isinstance(x, np.ndarray) else len(x) if isinstance(x, str) else np.asarray(x).size
 
 
-def encode(body: Mapping[str, Any]) -> bytes:
-    """A JSON body."""
+def encode_json(body: Mapping[str, Any]) -> bytes:
     return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
 
 
-def query_of(options: Mapping[str, Any]) -> dict[str, str]:
-    """Options as a query string has them."""
-    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in options.items()}
+def to_query(options: Mapping[str, Any]) -> dict[str, str]:
+    """Options as a query string has them, without those that are None."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in given.items()}
 
 
 def read_json(response: httpx.Response) -> Any:
-    """Raises BadAnswer for what is not JSON."""
+    """The JSON value of a response. Raises BadAnswer if it is not JSON."""
     try:
         return response.json()
     except ValueError as error:
-        detail = f"the answer is not JSON: {response.text[:200]}"
+        detail = f"the response is not JSON: {response.text[:200]}"
         raise BadAnswer(detail, status=response.status_code) from error
 
 
@@ -125,34 +125,50 @@ def is_binary(response: httpx.Response) -> bool:
     return str(response.headers.get("content-type", "")).startswith(BINARY)
 
 
-def read_array(response: httpx.Response) -> Floats:
-    """The float32 array of a binary answer, in the shape that its header says. Raises BadAnswer."""
+def steps_are_known(x: SequenceLike, returns: str) -> bool:
+    """Whether a binary response tells the number of steps. Only the server counts the windows of a signal `(time,)`."""
+    return returns == "steps" or (isinstance(x, np.ndarray) and x.ndim == 2)
+
+
+def binary_fields(response: httpx.Response, sent: int) -> dict[str, Any]:
+    """The fields of a Result from the binary response to a request of `sent` steps."""
+    array = _read_array(response)
+    every_step = array.ndim == 2
+    return {
+        "length": len(array) if every_step else sent,
+        "outputs" if every_step else "output": array,
+        "state": response.headers.get("elman-state"),
+    }
+
+
+def _read_array(response: httpx.Response) -> Floats:
+    """The float32 array of a binary response, in the shape of its header. Raises BadAnswer."""
     try:
         shape = [int(part) for part in response.headers["elman-shape"].split(",") if part]
         return np.frombuffer(response.content, "<f4").reshape(shape).astype(np.float32, copy=False)
     except (KeyError, ValueError) as error:
-        raise BadAnswer(f"a binary answer without its shape: {error}", status=response.status_code) from error
+        raise BadAnswer(f"the header Elman-Shape does not fit: {error}", status=response.status_code) from error
 
 
-def error_in(response: httpx.Response) -> ElmanError:
-    """The error that a read answer stands for."""
+def read_error(response: httpx.Response) -> ElmanError:
+    """The error that a response describes."""
     try:
         problem = response.json()
     except ValueError:
         problem = None
-    retry_after = seconds_of(response.headers.get("retry-after"))
+    retry_after = parse_retry_after(response.headers.get("retry-after"))
     return error_of(response.status_code, problem, response.text, retry_after)
 
 
-def seconds_of(retry_after: str | None) -> float | None:
-    """A Retry-After header in seconds: it may be a number or a date."""
-    if retry_after is None:
+def parse_retry_after(header: str | None) -> float | None:
+    """Seconds from a Retry-After header, which is a number or a date; None if it is neither."""
+    if header is None:
         return None
     try:
-        seconds = float(retry_after)
+        seconds = float(header)
     except ValueError:
         try:
-            seconds = (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
+            seconds = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
         except (ValueError, TypeError):
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None

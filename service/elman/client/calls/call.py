@@ -1,0 +1,85 @@
+"""One request, and how its response is read."""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import httpx
+
+from elman.client.config import Timeout
+from elman.client.errors import BadAnswer, ElmanError
+from elman.client.wire import JSON, encode_json, read_error
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """A request, and how its response is read.
+
+    Attributes:
+        parse: turns the response into a value.
+        repeatable: whether sending it twice does the same as sending it once.
+        at: for steps of a session, the step that they start at.
+        accepts: statuses beside 2xx that are parsed too, and not raised as errors.
+        timeout: replaces the client's own timeout.
+        offset: index of the request's first sequence in the caller's list, so that errors name places in that list.
+    """
+
+    method: str
+    path: str
+    parse: Callable[[httpx.Response], T]
+    query: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    repeatable: bool = True
+    at: int | None = None
+    accepts: Collection[int] = ()
+    timeout: Timeout | float | None = None
+    offset: int | None = None
+
+    def read(self, response: httpx.Response) -> T:
+        """The value of a response. Raises Refused if it is an error, BadAnswer if it cannot be parsed."""
+        if not (response.is_success or response.status_code in self.accepts):
+            raise self._located(read_error(response))
+        try:
+            return self.parse(response)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadAnswer(
+                f"the response to {self.method} {self.path} is not what Elman sends: {type(error).__name__}: {error}",
+                status=response.status_code,
+            ) from error
+
+    def _located(self, error: ElmanError) -> ElmanError:
+        """The error with the `where` of this request changed to a place in the caller's list."""
+        if self.offset is not None and error.where is not None:
+            found = re.match(r"(sequences|state)\[(\d+)\]|sequence\b", error.where)
+            if found:
+                index = self.offset + int(found[2] or 0)
+                error.where = f"{found[1] or 'sequences'}[{index}]{error.where[found.end() :]}"
+        return error
+
+
+CallFactory = Callable[[], Call[T]]
+"""Makes a call just before it is sent, so that of a long list only the requests on their way are held as bytes."""
+
+
+class HasId(Protocol):
+    """A session, blocking or asynchronous."""
+
+    @property
+    def id(self) -> str: ...
+
+
+def id_of(session: HasId | str | None) -> str | None:
+    return session if session is None or isinstance(session, str) else session.id
+
+
+def json_call(
+    method: str, path: str, parse: Callable[[httpx.Response], T], body: Mapping[str, Any], **more: Any
+) -> Call[T]:
+    """A call with a JSON body. Fields of the body that are None are left out."""
+    given = {name: value for name, value in body.items() if value is not None}
+    headers = {"content-type": JSON, "accept": JSON}
+    return Call(method, path, parse, content=encode_json(given), headers=headers, **more)

@@ -1,0 +1,200 @@
+"""Calls for one model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+from numpy.typing import ArrayLike
+
+from elman.client.calls.call import Call, CallFactory, json_call
+from elman.client.calls.options import ForecastOptions, GenerateOptions, InfluenceOptions, PredictOptions
+from elman.client.calls.session import SessionCalls, read_session
+from elman.client.config import Batching, Timeout
+from elman.client.results import Card, Example, Forecast, Generation, Influence, Result
+from elman.client.wire import (
+    BINARY,
+    EVENTS,
+    JSON,
+    AcceptedShapes,
+    Prompt,
+    SequenceLike,
+    binary_fields,
+    count_numbers,
+    encode_json,
+    is_binary,
+    read_json,
+    steps_are_known,
+    to_json_value,
+    to_query,
+)
+
+# A longer state token is not sent in a header, since proxies and servers limit their length.
+_MAX_HEADER = 4096
+
+
+class ModelCalls:
+    """Calls for one model. They remember which shapes it accepted, so that later arrays can be sent as bytes."""
+
+    def __init__(self, name: str, version: int | None = None, shapes: AcceptedShapes | None = None) -> None:
+        self.name = name
+        pinned = "" if version is None else f"/versions/{version}"
+        self.path = f"/v1/models/{quote(name, safe='')}{pinned}"
+        self._shapes = shapes or AcceptedShapes()
+
+    def card(self) -> Call[Card]:
+        return Call("GET", self.path, lambda response: Card.from_json(read_json(response)))
+
+    def examples(self) -> Call[list[Example]]:
+        return Call(
+            "GET",
+            f"{self.path}/examples",
+            lambda response: [Example.from_json(one) for one in read_json(response)["examples"]],
+        )
+
+    def predict_one(self, x: SequenceLike, state: str | None, options: PredictOptions) -> Call[Result]:
+        content, path, timeout = self._shapes.to_bytes(x), f"{self.path}/predict", options.timeout
+        if content is None or options.hidden or len(state or "") > _MAX_HEADER:
+            body = {"sequence": to_json_value(x, "sequence"), **options.body(), "state": state}
+            return json_call("POST", path, partial(self._read_first, x), body, timeout=timeout)
+        as_bytes = not options.decode and not options.return_state and steps_are_known(x, options.returns)
+        headers = {"content-type": BINARY, "accept": BINARY if as_bytes else JSON}
+        if state is not None:
+            headers["elman-state"] = state
+        return Call(
+            "POST",
+            path,
+            lambda response: _read_result(response, len(x)),
+            query=to_query(options.body()),
+            content=content,
+            headers=headers,
+            timeout=timeout,
+        )
+
+    def _read_first(self, x: SequenceLike, response: httpx.Response) -> Result:
+        result = _read_result(response, len(x))
+        self._shapes.add(x)
+        return result
+
+    def predict_many(
+        self,
+        sequences: Sequence[SequenceLike],
+        state: str | Sequence[str] | None,
+        options: PredictOptions,
+        batching: Batching,
+    ) -> list[CallFactory[list[Result]]]:
+        """The requests that a list of sequences is cut into, in order. Raises ValueError for too few or many states."""
+        if state is not None and not isinstance(state, str) and len(state) != len(sequences):
+            raise ValueError(f"there are {len(state)} states for {len(sequences)} sequences")
+
+        def make(begin: int, end: int) -> Call[list[Result]]:
+            states = state if state is None or isinstance(state, str) else list(state[begin:end])
+            return self._predict_part(sequences, begin, end, states, options)
+
+        return [partial(make, begin, end) for begin, end in cut(sequences, batching)]
+
+    def _predict_part(
+        self,
+        sequences: Sequence[SequenceLike],
+        begin: int,
+        end: int,
+        states: str | list[str] | None,
+        options: PredictOptions,
+    ) -> Call[list[Result]]:
+        first = sequences[begin]
+        if end - begin == 1 and self._shapes.has(first):
+            one = self.predict_one(first, states[0] if isinstance(states, list) else states, options)
+            alone: Call[list[Result]] = replace(
+                cast(Any, one), parse=lambda response: [one.parse(response)], offset=begin
+            )
+            return alone
+
+        def parse(response: httpx.Response) -> list[Result]:
+            results = [Result.from_json(one) for one in read_json(response)["results"]]
+            self._shapes.add(first)
+            return results
+
+        values = [to_json_value(sequences[i], f"sequences[{i}]") for i in range(begin, end)]
+        body = {"sequences": values, **options.body(), "state": states}
+        return json_call("POST", f"{self.path}/predict", parse, body, timeout=options.timeout, offset=begin)
+
+    def create_session(
+        self, state: str | None = None, ttl: float | None = None, timeout: Timeout | float | None = None
+    ) -> Call[SessionCalls]:
+        body = {"state": state, "ttl": ttl}
+        return json_call("POST", f"{self.path}/sessions", read_session, body, repeatable=False, timeout=timeout)
+
+    def generate(self, prompt: Prompt | None, options: GenerateOptions) -> Call[Generation]:
+        return json_call(
+            "POST",
+            f"{self.path}/generate",
+            lambda response: Generation.from_json(read_json(response)),
+            _generate_body(prompt, options),
+            timeout=options.timeout,
+        )
+
+    def generate_stream(self, prompt: Prompt | None, options: GenerateOptions) -> Call[None]:
+        return Call(
+            "POST",
+            f"{self.path}/generate",
+            lambda response: None,
+            content=encode_json({**_generate_body(prompt, options), "stream": True}),
+            headers={"content-type": JSON, "accept": EVENTS},
+            repeatable=False,
+            timeout=options.timeout,
+        )
+
+    def forecast(self, series: ArrayLike, options: ForecastOptions) -> Call[Forecast]:
+        body = {"series": to_json_value(np.asarray(series, np.float64), "series"), **options.body()}
+        if options.quantiles is not None:
+            body["quantiles"] = list(options.quantiles)
+        if options.future is not None:
+            body["future"] = to_json_value(np.asarray(options.future, np.float64), "future")
+        return json_call(
+            "POST",
+            f"{self.path}/forecast",
+            lambda response: Forecast.from_json(read_json(response)),
+            body,
+            timeout=options.timeout,
+        )
+
+    def influence(self, x: SequenceLike, options: InfluenceOptions) -> Call[Influence]:
+        return json_call(
+            "POST",
+            f"{self.path}/influence",
+            lambda response: Influence.from_json(read_json(response)),
+            {"sequence": to_json_value(x, "sequence"), **options.body()},
+            timeout=options.timeout,
+        )
+
+
+def cut(sequences: Sequence[SequenceLike], batching: Batching) -> list[tuple[int, int]]:
+    """Where to cut a list into requests: `(begin, end)` of each."""
+    parts, begin, held = [], 0, 0
+    for i, x in enumerate(sequences):
+        size = count_numbers(x)
+        if i > begin and (i - begin >= batching.sequences or held + size > batching.numbers):
+            parts.append((begin, i))
+            begin, held = i, 0
+        held += size
+    return [*parts, (begin, len(sequences))] if len(sequences) else []
+
+
+def _generate_body(prompt: Prompt | None, options: GenerateOptions) -> dict[str, Any]:
+    body = options.body()
+    if options.stop is not None:
+        body["stop"] = [options.stop] if isinstance(options.stop, str) else list(options.stop)
+    if prompt is not None:
+        body["prompt"] = prompt if isinstance(prompt, str) else [int(token) for token in prompt]
+    return body
+
+
+def _read_result(response: httpx.Response, sent: int) -> Result:
+    """The result for one sequence of `sent` steps, from JSON or bytes."""
+    if not is_binary(response):
+        return Result.from_json(read_json(response)["results"][0])
+    step = response.headers.get("elman-step")
+    return Result(**binary_fields(response, sent), step=None if step is None else int(step))

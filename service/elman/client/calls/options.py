@@ -1,0 +1,80 @@
+"""The options of requests. Each default is the server's own, so only options that differ from it are sent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from numpy.typing import ArrayLike
+
+from elman.client.config import Timeout
+
+Returns = Literal["final", "steps"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Options that every request has. The server is told the timeout, so that it stops when its caller does."""
+
+    timeout: Timeout | float | None = None
+
+    def body(self) -> dict[str, Any]:
+        """The options as fields of a request's body, without those that have their default."""
+        given = {field.name: getattr(self, field.name) for field in fields(self) if self._is_given(field)}
+        if "returns" in given:
+            given["return"] = given.pop("returns")
+        if self.timeout is not None:
+            given["timeout"] = self.timeout.total if isinstance(self.timeout, Timeout) else float(self.timeout)
+        return given
+
+    def _is_given(self, field: Any) -> bool:
+        value = getattr(self, field.name)
+        # An array is compared with None only, since `!=` would compare it element by element.
+        return value is not None and (field.default is None or value != field.default)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOptions(Options):
+    returns: Returns = "final"
+    decode: bool = True
+    top: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictOptions(StepOptions):
+    return_state: bool = False
+    hidden: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateOptions(Options):
+    condition: str | None = None
+    max_steps: int = 100
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
+    samples: int = 1
+    stop: str | Sequence[str] | None = None
+    session: str | None = None
+    state: str | None = None
+    return_state: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForecastOptions(Options):
+    horizon: int = 24
+    samples: int = 0
+    quantiles: Sequence[float] | None = None
+    seed: int | None = None
+    future: ArrayLike | None = None
+    paths: bool = False
+    session: str | None = None
+    state: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfluenceOptions(Options):
+    target: str | int | None = None
+    state: str | None = None
+    decode: bool = True
+    top: int = 3

@@ -1,0 +1,144 @@
+# Generated from aio/session.py by `python -m tests.client.unasync`. Change that file, not this one.
+"""A session of the blocking client."""
+
+import contextlib
+from types import TracebackType
+from typing import Self
+
+from elman.client.calls import Call, Returns, SessionCalls, StepOptions
+from elman.client.config import Timeout
+from elman.client.errors import ElmanError
+from elman.client.results import SessionInfo, StepResult
+from elman.client.sync.sender import Sender
+from elman.client.wire import SequenceLike
+
+
+class Session:
+    """The running state of one sequence, which the server keeps between steps.
+
+    `Model.session` makes one, `Client.session` finds one again. In a `with` block it is deleted at the
+    end, unless it was opened with `keep=True`. Use it from one place at a time: its steps have an order.
+
+    >>> import numpy as np
+    >>> with client.model("vowels-gru").session(ttl=600) as session:
+    ...     result = session.step(np.zeros((3, 12), np.float32))
+    >>> result.output.shape, session.step_count
+    ((9,), 3)
+    """
+
+    def __init__(self, sender: Sender, calls: SessionCalls, keep: bool) -> None:
+        self._sender = sender
+        self._calls = calls
+        self._keep = keep
+
+    @property
+    def id(self) -> str:
+        """Its id, with which `Client.session` finds it again."""
+        return self._calls.info.id
+
+    @property
+    def model(self) -> str:
+        """The name of its model."""
+        return self._calls.info.model
+
+    @property
+    def version(self) -> int:
+        """The version of its model."""
+        return self._calls.info.version
+
+    @property
+    def step_count(self) -> int:
+        """Steps done, as far as this client knows; for a model of a signal, samples received."""
+        return self._calls.step_count
+
+    @property
+    def info(self) -> SessionInfo:
+        """The session as the server last described it: when it was opened, or by `refresh` or `restore`."""
+        return self._calls.info
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._keep:
+            return
+        # An error in the block is not replaced by one of the deletion; the session then expires by itself.
+        with contextlib.suppress(*[ElmanError] if error else []):
+            self.delete()
+
+    def __repr__(self) -> str:
+        return f"Session({self.id!r}, model={self.model!r}, step_count={self.step_count})"
+
+    def step(
+        self,
+        x: SequenceLike,
+        *,
+        returns: Returns = "final",
+        decode: bool = True,
+        top: int = 3,
+        timeout: Timeout | float | None = None,
+    ) -> StepResult:
+        """Run the next steps. They are done exactly once, even if the connection breaks and the request is repeated.
+
+        After `NoAnswer` call it again with the same steps: if they had been done, their result is returned again.
+
+        Args:
+            x: the next steps: float `(time, features)`, integer `(time,)` of token ids, `(time,)` of a signal, or text.
+            returns: `final` for the output after the last step, `steps` for the output after each step.
+            decode: whether to decode outputs into labels, values or tokens.
+            top: how many labels to list, 1 to 1000.
+            timeout: seconds for the whole call, or a `Timeout`; None for the client's own.
+
+        Raises:
+            RequestError: the steps are wrong; `where` names the place. Nothing was done.
+            StepConflict: another client has moved the session on; call `refresh` to continue from its step.
+            StepReused: other steps than these were done from here.
+            ModelChanged: the model was replaced since the session began.
+            UnknownSession: it was deleted, or it has expired.
+        """
+        options = StepOptions(returns=returns, decode=decode, top=top, timeout=timeout)
+        return self._sender.send(self._calls.step(x, options))
+
+    def refresh(self) -> SessionInfo:
+        """Ask the server for the session, and continue from its step. Raises UnknownSession."""
+        return self._sender.send(self._calls.refresh())
+
+    def state(self) -> str:
+        """The state as a token, which any server with the same model and the same secret accepts.
+
+        Raises UnknownSession.
+        """
+        return self._sender.send(self._calls.state())
+
+    def restore(self, token: str) -> SessionInfo:
+        """Put the session into the state of a token: its own earlier state, or that of another session.
+
+        Raises:
+            BadStateToken: the token is broken, has expired, or is of another model.
+            UnknownSession: it was deleted, or it has expired.
+        """
+        return self._sender.send(self._calls.restore(token))
+
+    def fork(self, *, ttl: float | None = None, keep: bool = False) -> "Session":
+        """A new session that begins with the state of this one.
+
+        Args:
+            ttl: seconds from its last step until it expires; None for the server's own.
+            keep: whether the new session stays after a `with` block. If False, it is deleted there.
+
+        Raises:
+            UnknownSession: this session was deleted, or it has expired.
+            Quota: there are as many sessions as this API key may have.
+        """
+        return open_session(self._sender, self._calls.fork(ttl), keep)
+
+    def delete(self) -> None:
+        """Delete the session. It is no error if it is gone already."""
+        self._sender.send(self._calls.delete())
+
+
+def open_session(sender: Sender, call: Call[SessionCalls], keep: bool) -> Session:
+    """The session that a call makes or finds."""
+    return Session(sender, sender.send(call), keep)
