@@ -1,4 +1,4 @@
-"""A TCP proxy that does to HTTP what networks do: it delays, cuts and swallows, by a plan."""
+"""A TCP proxy that delays, cuts or swallows HTTP requests, by a plan."""
 
 import asyncio
 import contextlib
@@ -29,11 +29,11 @@ class Fault(StrEnum):
 
 
 Plan = Callable[[int], Fault]
-"""What happens to the request of a number, counted over all connections."""
+"""What happens to request number n, counted over all connections."""
 
 
 def seeded(seed: int, faults: list[Fault], share: float) -> Plan:
-    """A plan that does one of `faults` to a `share` of the requests."""
+    """A plan that applies one of `faults` to a `share` of the requests."""
     chance = random.Random(seed)
     drawn = [chance.choice(faults) if chance.random() < share else Fault.PASS for _ in range(100_000)]
     return drawn.__getitem__
@@ -41,9 +41,9 @@ def seeded(seed: int, faults: list[Fault], share: float) -> Plan:
 
 @dataclass
 class FaultProxy:
-    """A proxy that runs. `done` says what happened to each request, `requests` its first line.
+    """A running proxy. `done` has what happened to each request, `requests` the first line of each.
 
-    `port` is the server's, and may be another's from one connection to the next.
+    `port` is that of the server. A change of it holds for the connections that are opened afterwards.
     """
 
     url: str
@@ -63,7 +63,7 @@ class FaultProxy:
 
 @contextlib.contextmanager
 def fault_proxy(port: int, plan: Plan, delay: float = 0.1, tls: ssl.SSLContext | None = None) -> Iterator[FaultProxy]:
-    """A proxy before the server at `port`, in a thread of its own; with `tls` it is what ends TLS."""
+    """A proxy in front of the server at `port`, in a thread of its own. With `tls` it terminates TLS."""
     loop = asyncio.new_event_loop()
     started: list[FaultProxy] = []
     ready, tasks = threading.Event(), set[asyncio.Task[None]]()
@@ -102,7 +102,7 @@ def fault_proxy(port: int, plan: Plan, delay: float = 0.1, tls: ssl.SSLContext |
 
 @dataclass
 class _Connection:
-    """One client, and its own connection to the server."""
+    """One connection of a client, and its connection to the server."""
 
     proxy: FaultProxy
     delay: float
@@ -123,7 +123,7 @@ class _Connection:
                 writer.transport.abort()
 
     async def _request(self, back: asyncio.StreamReader, out: asyncio.StreamWriter) -> bool:
-        """Whether the connection goes on after one request."""
+        """Whether the connection stays open after one request."""
         head = await self.reader.readuntil(b"\r\n\r\n")
         body = await self.reader.readexactly(_length(head))
         fault = self.proxy.next(head.split(b"\r\n")[0].decode())
@@ -165,7 +165,7 @@ class _Connection:
         return fault is not Fault.CUT_WITHIN
 
     async def _pipe(self, back: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
-        """An open stream, each piece from the client under the plan."""
+        """An open stream. The plan applies to each piece that the client sends."""
         answering = asyncio.create_task(_copy(back, self.writer))
         try:
             while piece := await self.reader.read(65536):
@@ -196,7 +196,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 def _length(head: bytes) -> int:
-    """The length of the body behind a head. Nothing here is sent in chunks."""
+    """The length of the body after a head, by its Content-Length. Chunked bodies do not occur here."""
     for line in head.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")
         if name.strip().lower() == b"content-length":

@@ -43,7 +43,7 @@ def test_the_page_runs_from_top_to_bottom(server: RunningServer, capsys: pytest.
 
 
 def compiled(example: doctest.Example, server: RunningServer) -> CodeType:
-    """An example as the interactive interpreter reads it, where `await` may stand anywhere."""
+    """An example, compiled as the interactive interpreter does. It may have `await` at the top level."""
     source = example.source.replace(SHOWN, server.url)
     return compile(source, "<example>", "single", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 

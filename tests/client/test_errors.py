@@ -1,4 +1,4 @@
-"""Every error of the server has its class on the client's side, and says there all that it says here."""
+"""Every error of the server has a class in the client, with the same code, status, place and text."""
 
 import pickle
 
@@ -45,13 +45,13 @@ def test_no_class_is_for_a_code_that_the_server_lacks() -> None:
     assert set(CLASSES) - generic == {code for code, _ in codes_of_the_server()}
 
 
-def test_a_new_code_is_a_refusal_that_keeps_it() -> None:
+def test_an_unknown_code_is_raised_as_refused_with_that_code() -> None:
     error = error_of(418, {"code": "teapot", "detail": "short and stout"}, "")
     assert type(error) is Refused
     assert (error.code, error.status) == ("teapot", 418)
 
 
-def test_what_is_over_is_a_timeout_error() -> None:
+def test_errors_of_time_are_timeout_errors() -> None:
     assert issubclass(TimedOut, TimeoutError) and issubclass(DeadlineExceeded, TimeoutError)
 
 
@@ -62,12 +62,12 @@ def test_an_error_survives_a_pickle() -> None:
     assert again.__dict__ == error.__dict__ and str(again) == str(error)
 
 
-def test_an_answer_that_is_no_problem_is_a_bad_one() -> None:
+def test_a_response_that_is_not_elmans_is_a_bad_answer() -> None:
     error = read_error(httpx.Response(418, text="<html>teapot</html>"))
     assert isinstance(error, BadAnswer) and "teapot" in error.detail
 
 
-def test_a_gateway_that_is_away_is_unavailable() -> None:
+def test_status_503_of_a_gateway_is_unavailable() -> None:
     error = read_error(httpx.Response(503, text="<html>", headers={"retry-after": "7"}))
     assert isinstance(error, Unavailable) and error.retry_after == 7.0
 
@@ -78,7 +78,7 @@ def test_retry_after_may_be_seconds_or_a_date() -> None:
     assert parse_retry_after("soon") is None and parse_retry_after("inf") is None and parse_retry_after(None) is None
 
 
-def test_the_server_s_words_arrive(elman: Client) -> None:
+def test_code_status_and_place_of_a_server_error_arrive(elman: Client) -> None:
     with pytest.raises(UnknownModel) as raised:
         elman.model("nobody").card()
     assert raised.value.code == "unknown_model" and raised.value.status == 404
@@ -87,7 +87,7 @@ def test_the_server_s_words_arrive(elman: Client) -> None:
     assert refused.value.code == "unknown_token" and refused.value.where == "sequence[1]"
 
 
-def test_the_place_is_that_of_the_caller_s_own_list(elman: Client) -> None:
+def test_where_names_a_place_in_the_callers_list(elman: Client) -> None:
     sequences = [np.zeros((2, 12), np.float32) for _ in range(700)]
     sequences[650] = np.zeros((2, 5), np.float32)
     with pytest.raises(RequestError) as raised:
@@ -100,13 +100,13 @@ def test_the_place_is_that_of_the_caller_s_own_list(elman: Client) -> None:
     assert raised.value.code == "not_finite" and raised.value.where == "sequences[650][1][3]"
 
 
-def test_a_server_that_is_not_there_is_not_connected() -> None:
+def test_an_unreachable_server_raises_not_connected() -> None:
     with Client("http://127.0.0.1:1", retries=Retries(2)) as elman, pytest.raises(NotConnected) as raised:
         elman.models()
     assert isinstance(raised.value, ElmanError) and raised.value.status is None
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "", "ftp://localhost", "http://"])
-def test_what_is_no_address_is_told_at_once(url: str) -> None:
+def test_a_wrong_address_is_refused_when_the_client_is_made(url: str) -> None:
     with pytest.raises(ValueError, match="address"):
         Client(url)

@@ -1,4 +1,4 @@
-"""Every step happens once, whatever the network does: the answers are those of a calm day, bit for bit."""
+"""Every step happens once, whatever the network does: the results are those without faults, bit for bit."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +31,8 @@ def pieces(vowels: Sequences) -> list[NDArray[np.float32]]:
 
 
 @pytest.fixture
-def calm(elman: Client, pieces: list[NDArray[np.float32]]) -> list[bytes]:
-    """What each step answers when nothing goes wrong."""
+def without_faults(elman: Client, pieces: list[NDArray[np.float32]]) -> list[bytes]:
+    """The output of each step when nothing goes wrong."""
     with elman.model("vowels-gru").session() as session:
         return [outputs_of(session.step(piece, returns="steps")) for piece in pieces]
 
@@ -45,7 +45,7 @@ def outputs_of(result: StepResult) -> bytes:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("decode", [True, False])
 def test_every_step_happens_once(
-    server: RunningServer, elman: Client, pieces: Sequences, calm: list[bytes], seed: int, decode: bool
+    server: RunningServer, elman: Client, pieces: Sequences, without_faults: list[bytes], seed: int, decode: bool
 ) -> None:
     found = []
     with elman.model("vowels-gru").session() as direct:
@@ -57,16 +57,16 @@ def test_every_step_happens_once(
             for piece in pieces:
                 found.append(session.step(piece, returns="steps", decode=decode))
                 assert direct.refresh().step == session.step_count
-    assert [outputs_of(one) for one in found] == calm
+    assert [outputs_of(one) for one in found] == without_faults
     assert session.step_count == sum(SIZES)
-    # The plan did its worst: answers were lost that the server had given.
+    # The plan did lose responses that the server had sent.
     assert any(one.replayed for one in found)
     assert sum(fault is not Fault.PASS for fault in proxy.done) >= len(pieces) / 2
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_awaited_step_happens_once(
-    server: RunningServer, elman: Client, pieces: Sequences, calm: list[bytes], seed: int
+    server: RunningServer, elman: Client, pieces: Sequences, without_faults: list[bytes], seed: int
 ) -> None:
     async def main(url: str, id: str) -> list[bytes]:
         async with AsyncClient(url, timeout=TIMES, retries=RETRIES) as far:
@@ -75,13 +75,13 @@ def test_every_awaited_step_happens_once(
 
     with elman.model("vowels-gru").session() as direct:
         with fault_proxy(server.port, seeded(seed, LOSSES, 0.5)) as proxy:
-            assert asyncio.run(main(proxy.url, direct.id)) == calm
+            assert asyncio.run(main(proxy.url, direct.id)) == without_faults
         assert direct.refresh().step == sum(SIZES)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_streamed_step_happens_once(
-    server: RunningServer, elman: Client, pieces: Sequences, calm: list[bytes], seed: int
+    server: RunningServer, elman: Client, pieces: Sequences, without_faults: list[bytes], seed: int
 ) -> None:
     faults = [Fault.DELAY, Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.SWALLOW]
     drawn = seeded(seed, faults, 0.4)
@@ -94,14 +94,14 @@ def test_every_streamed_step_happens_once(
             found = [stream.send(piece) for piece in pieces]
             assert stream.step_count == sum(SIZES)
         assert direct.refresh().step == sum(SIZES)
-    assert [outputs_of(one) for one in found] == calm
+    assert [outputs_of(one) for one in found] == without_faults
     assert any(one.replayed for one in found)
     assert sum(fault is not Fault.PASS for fault in proxy.done) >= 5
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_awaited_streamed_step_happens_once(
-    server: RunningServer, elman: Client, pieces: Sequences, calm: list[bytes], seed: int
+    server: RunningServer, elman: Client, pieces: Sequences, without_faults: list[bytes], seed: int
 ) -> None:
     async def main(url: str, id: str) -> list[bytes]:
         async with (
@@ -113,11 +113,13 @@ def test_every_awaited_streamed_step_happens_once(
     faults = [Fault.DELAY, Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.SWALLOW]
     with elman.model("vowels-gru").session() as direct:
         with fault_proxy(server.port, seeded(seed, faults, 0.4)) as proxy:
-            assert asyncio.run(main(proxy.url, direct.id)) == calm
+            assert asyncio.run(main(proxy.url, direct.id)) == without_faults
         assert direct.refresh().step == sum(SIZES)
 
 
-def test_predictions_are_those_of_a_calm_day(server: RunningServer, elman: Client, vowels: Sequences) -> None:
+def test_predictions_through_faults_are_those_without_them(
+    server: RunningServer, elman: Client, vowels: Sequences
+) -> None:
     expected = elman.model("vowels-gru").predict(vowels[:60])
     with (
         fault_proxy(server.port, seeded(5, LOSSES, 0.4)) as proxy,
@@ -130,8 +132,8 @@ def test_predictions_are_those_of_a_calm_day(server: RunningServer, elman: Clien
     )
 
 
-def test_a_caller_who_gave_up_goes_on_with_the_same_steps(server: RunningServer, elman: Client) -> None:
-    """The time of a call may be over when its step was done: the same step again is its answer."""
+def test_a_step_that_timed_out_can_be_called_again(server: RunningServer, elman: Client) -> None:
+    """A call may time out after its step was done. Calling the same step again returns its result."""
     with elman.model("names-gru").session() as direct:
         plan = [Fault.PASS, Fault.SWALLOW, Fault.PASS, Fault.PASS].__getitem__
         with fault_proxy(server.port, plan) as proxy, Client(proxy.url, timeout=0.4) as far:
@@ -144,10 +146,10 @@ def test_a_caller_who_gave_up_goes_on_with_the_same_steps(server: RunningServer,
         assert direct.refresh().step == 9
 
 
-def test_a_server_that_is_killed_costs_its_callers_time_only(
-    pieces: Sequences, calm: list[bytes], small_store: Path, tmp_path: Path
+def test_no_step_is_lost_or_repeated_when_the_server_is_killed(
+    pieces: Sequences, without_faults: list[bytes], small_store: Path, tmp_path: Path
 ) -> None:
-    """Sessions lie in a file: the next server goes on with them, and the caller goes on asking until it does."""
+    """Sessions are kept on disk, so the next server continues them, and the client retries until it does."""
     retries = Retries(attempts=1000, first=0.05, longest=0.2)
     with (
         running_server(small_store, any_exit=True, store_dir=tmp_path / "sessions") as first,
@@ -171,4 +173,4 @@ def test_a_server_that_is_killed_costs_its_callers_time_only(
                 stream.close()
                 assert session.refresh().step == sum(SIZES)
                 session.delete()
-    assert found == calm
+    assert found == without_faults

@@ -81,7 +81,7 @@ def test_the_client_alone_works_and_brings_nothing_of_the_server(
     assert all(name == "elman" or name.startswith("elman.client") for name in seen["modules"]), seen["modules"]
 
 
-def test_streams_say_what_they_need(installed: str, server: RunningServer, tmp_path: Path) -> None:
+def test_a_stream_without_websockets_names_the_extra(installed: str, server: RunningServer, tmp_path: Path) -> None:
     script = (
         "import sys\nfrom elman import Client\n"
         "with Client(sys.argv[1]) as client, client.model('names-gru').stream() as stream: stream.send('Mc')"

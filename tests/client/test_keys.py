@@ -1,4 +1,4 @@
-"""A server that wants keys, and what belongs to each."""
+"""A server that asks for API keys: each key sees its own sessions only."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Generation, forecasts and influence through the client are the answers of the routes, as arrays and tokens."""
+"""Generation, forecasts and influence through the client are those of the routes, as arrays and tokens."""
 
 import asyncio
 from collections.abc import Iterator
@@ -58,9 +58,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_what_is_written_is_what_the_route_writes(
-    looping: RunningServer, elman: Client, options: dict[str, Any]
-) -> None:
+def test_generate_gives_what_the_route_gives(looping: RunningServer, elman: Client, options: dict[str, Any]) -> None:
     raw = posted(looping, "writer", "generate", prompt="el", seed=3, **options)
     whole = elman.model("writer").generate("el", seed=3, **options)
     assert whole == Generation.from_json(raw) and whole.seed == 3
@@ -81,7 +79,7 @@ def test_a_stop_may_be_one_text_and_a_prompt_token_ids(elman: Client) -> None:
     assert model.generate(seed=1).results
 
 
-def test_what_is_written_goes_on_from_a_session_and_a_state(elman: Client) -> None:
+def test_generate_continues_a_session_and_a_state(elman: Client) -> None:
     model = elman.model("writer")
     with model.session() as session:
         session.step(np.array([0]))  # the start
@@ -94,7 +92,7 @@ def test_what_is_written_goes_on_from_a_session_and_a_state(elman: Client) -> No
     assert by_session.results[0].state
 
 
-def test_tokens_come_as_they_are_written_and_may_be_left(looping: RunningServer, elman: Client) -> None:
+def test_tokens_come_one_by_one_and_close_stops_the_server(looping: RunningServer, elman: Client) -> None:
     tokens = elman.model("endless").generate("a", stream=True, max_steps=100_000, seed=1)
     assert isinstance(tokens, Tokens)
     first = [next(tokens) for _ in range(20)]
@@ -104,7 +102,7 @@ def test_tokens_come_as_they_are_written_and_may_be_left(looping: RunningServer,
     looping.wait_for("elman_queued_sequences", 0.0)
 
 
-def test_a_stream_that_is_refused_says_so(elman: Client) -> None:
+def test_a_refused_generation_raises_from_its_tokens(elman: Client) -> None:
     with pytest.raises(RequestError) as raised:
         list(elman.model("writer").generate("el", stream=True, temperature=-1.0))
     assert raised.value.where == "temperature"
@@ -116,19 +114,19 @@ def test_a_stream_that_is_refused_says_so(elman: Client) -> None:
     assert unforeseen.value.code == "cannot_forecast"
 
 
-def test_a_stream_of_tokens_that_takes_too_long_ends(elman: Client) -> None:
+def test_a_stream_of_tokens_ends_at_its_timeout(elman: Client) -> None:
     with pytest.raises(TimeoutError):
         list(elman.model("endless").generate("a", stream=True, max_steps=1_000_000, timeout=0.3))
 
 
-def test_a_stream_of_tokens_is_never_begun_twice(looping: RunningServer) -> None:
+def test_a_stream_of_tokens_is_never_started_twice(looping: RunningServer) -> None:
     with fault_proxy(looping.port, lambda _: Fault.CUT_BEFORE) as proxy, Client(proxy.url) as far:
         with pytest.raises(Disconnected):
             list(far.model("writer").generate("el", stream=True))
         assert len(proxy.done) == 1
 
 
-def test_a_forecast_is_what_the_route_foretells(looping: RunningServer, elman: Client) -> None:
+def test_forecast_gives_what_the_route_gives(looping: RunningServer, elman: Client) -> None:
     series = 10 + np.random.default_rng(0).standard_normal(40)
     asked = {"horizon": 12, "samples": 30, "quantiles": [0.05, 0.5, 0.95], "seed": 4}
     raw = posted(looping, "seer", "forecast", series=series.astype(np.float32).tolist(), paths=True, **asked)
@@ -142,7 +140,7 @@ def test_a_forecast_is_what_the_route_foretells(looping: RunningServer, elman: C
     assert plain.horizon == 24 and plain.mean is None and plain.paths is None and plain.quantiles == {}
 
 
-def test_a_forecast_takes_what_is_known_of_the_future(looping: RunningServer, elman: Client) -> None:
+def test_forecast_uses_features_that_are_known_ahead(looping: RunningServer, elman: Client) -> None:
     chance = np.random.default_rng(1)
     series, future = chance.standard_normal((30, 4)), chance.standard_normal((8, 2))
     found = elman.model("seers").forecast(series, 8, future=future, samples=10, seed=2)
@@ -153,7 +151,7 @@ def test_a_forecast_takes_what_is_known_of_the_future(looping: RunningServer, el
     assert again.point.tolist() == found.point.tolist()
 
 
-def test_influence_is_that_of_the_route(looping: RunningServer, elman: Client) -> None:
+def test_influence_gives_what_the_route_gives(looping: RunningServer, elman: Client) -> None:
     x = np.random.default_rng(2).standard_normal((15, 12)).astype(np.float32)
     raw = posted(looping, "vowels-gru", "influence", sequence=x.tolist(), target="speaker 4")
     found = elman.model("vowels-gru").influence(x, target="speaker 4")
@@ -163,7 +161,7 @@ def test_influence_is_that_of_the_route(looping: RunningServer, elman: Client) -
     assert found.decoded["label"].startswith("speaker")
 
 
-def test_the_asynchronous_client_writes_and_foretells_the_same(looping: RunningServer, elman: Client) -> None:
+def test_the_asynchronous_client_generates_and_forecasts_the_same(looping: RunningServer, elman: Client) -> None:
     series, x = np.arange(20.0), np.ones((5, 12), np.float32)
     whole = elman.model("writer").generate("el", seed=3)
     point = elman.model("seer").forecast(series).point

@@ -49,7 +49,7 @@ def public(kind: type) -> dict[str, Any]:
 
 
 def parameters(function: Any) -> list[tuple[str, Any, Any]]:
-    """What a method takes: types apart, since each names its own kind."""
+    """The parameters of a method without their types, which differ in the prefix Async."""
     return [(one.name, one.kind, one.default) for one in inspect.signature(function).parameters.values()]
 
 
@@ -79,7 +79,7 @@ def methods(kind: type) -> Iterator[tuple[str, Any]]:
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_every_public_method_has_a_docstring_and_a_signature(kind: type) -> None:
     assert kind.__module__.startswith("elman.client.")
-    assert kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}(")  # what a dataclass makes up by itself
+    assert kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}(")  # the default of a dataclass
     for name, member in methods(kind):
         assert inspect.getdoc(member), f"{kind.__name__}.{name} has no docstring"
         signature = inspect.signature(member.fget if isinstance(member, property) else member)

@@ -1,4 +1,4 @@
-"""Predictions through the client: the server's own bits, whatever they travel as."""
+"""Predictions through the client have the server's own bits, sent as JSON or as bytes."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ def test_text_and_tokens(elman: Client) -> None:
 
 
 class Recorder(httpx.HTTPTransport):
-    """Keeps what was sent."""
+    """A transport that records the media types of each request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Recorder(httpx.HTTPTransport):
         return super().handle_request(request)
 
 
-def test_arrays_travel_as_bytes_once_their_shape_was_taken(server: RunningServer, vowels: Sequences) -> None:
+def test_arrays_are_sent_as_bytes_once_their_shape_was_accepted(server: RunningServer, vowels: Sequences) -> None:
     octets, text = "application/octet-stream", "application/json"
     recorder = Recorder()
     with Client(server.url, transport=recorder) as elman:
@@ -74,7 +74,7 @@ def test_arrays_travel_as_bytes_once_their_shape_was_taken(server: RunningServer
     assert first.length == second.length == third.length == steps.length
 
 
-def test_a_long_sequence_of_a_list_travels_as_bytes(server: RunningServer, vowels: Sequences) -> None:
+def test_a_long_sequence_of_a_list_is_sent_as_bytes(server: RunningServer, vowels: Sequences) -> None:
     recorder = Recorder()
     with Client(server.url, transport=recorder, batching=Batching(numbers=1_000, concurrency=1)) as elman:
         model, long = elman.model("vowels-gru"), np.concatenate(vowels[:5])
@@ -99,7 +99,7 @@ def test_a_wrong_shape_is_never_read_as_a_right_one(elman: Client, vowels: Seque
         model.predict(vowels[0])
 
 
-def test_whatever_numbers_are_held_in(elman: Client, vowels: Sequences) -> None:
+def test_dtype_and_memory_layout_do_not_change_the_result(elman: Client, vowels: Sequences) -> None:
     model, x = elman.model("vowels-gru"), vowels[2]
     expected = model.predict(x).output
     for same_numbers in (x.astype(np.float64), np.asfortranarray(x), np.repeat(x, 2, axis=0)[::2], x.astype(">f4")):
@@ -127,7 +127,7 @@ def test_a_list_may_be_empty_or_of_text(elman: Client) -> None:
     assert [one.label for one in model.predict(("Lindqvist",), progress=True)] == ["Swedish"]
 
 
-def test_groups_hold_no_more_than_they_may() -> None:
+def test_a_list_is_cut_by_sequences_and_by_numbers() -> None:
     sequences = [np.zeros((n, 2)) for n in (1, 2, 3, 60, 1, 1)]
     assert cut(sequences, Batching(sequences=2, numbers=10)) == [(0, 2), (2, 3), (3, 4), (4, 6)]
     assert cut([], Batching()) == []
@@ -136,12 +136,12 @@ def test_groups_hold_no_more_than_they_may() -> None:
 @pytest.mark.parametrize(
     "x", [[1.0, 2.0], np.zeros((2, 3, 4)), np.array(["a"]), 7, np.zeros((), np.float32)], ids=lambda x: type(x).__name__
 )
-def test_what_is_no_sequence_is_told_before_it_is_sent(elman: Client, x: object) -> None:
+def test_a_wrong_type_is_refused_before_it_is_sent(elman: Client, x: object) -> None:
     with pytest.raises(TypeError):
         elman.model("vowels-gru").predict(x)  # type: ignore[call-overload]
 
 
-def test_the_server_is_told_how_long_its_caller_waits(elman: Client, vowels: Sequences) -> None:
+def test_the_timeout_is_sent_to_the_server(elman: Client, vowels: Sequences) -> None:
     assert elman.model("vowels-gru").predict(vowels[0], timeout=5.0).label is not None
     with pytest.raises(TimeoutError):
         elman.model("vowels-gru").predict(np.zeros((400_000, 12), np.float32), timeout=0.3)

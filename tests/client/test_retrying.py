@@ -1,4 +1,4 @@
-"""What may be sent again: what certainly was not done, and what is the same done twice."""
+"""A call may be sent again if it certainly was not done, or if doing it twice is the same."""
 
 from typing import Any
 
@@ -68,29 +68,29 @@ def named(call: Call[Any]) -> str:
 
 
 @pytest.mark.parametrize("call", READS, ids=named)
-def test_what_is_the_same_done_twice_is_sent_again_when_its_answer_is_lost(call: Call[Any]) -> None:
+def test_a_repeatable_call_is_sent_again_when_its_response_is_lost(call: Call[Any]) -> None:
     assert all(may_be_repeated(call, error) for error in UNKNOWN + NOT_DONE)
     assert not any(may_be_repeated(call, error) for error in ANSWERS)
 
 
 @pytest.mark.parametrize("call", MAKES, ids=named)
-def test_what_makes_something_is_sent_again_only_where_it_was_not_done(call: Call[Any]) -> None:
+def test_a_call_that_creates_is_sent_again_only_if_it_was_not_done(call: Call[Any]) -> None:
     assert all(may_be_repeated(call, error) for error in NOT_DONE)
     assert not any(may_be_repeated(call, error) for error in UNKNOWN + ANSWERS)
 
 
-def test_a_step_that_is_in_the_way_of_itself_is_sent_again() -> None:
+def test_a_step_in_conflict_with_its_own_earlier_attempt_is_sent_again() -> None:
     assert may_be_repeated(SESSION.step("a", StepOptions()), StepConflict("another is under way", expected=7))
 
 
-def test_a_delete_whose_answer_was_lost_is_done() -> None:
+def test_deleting_a_session_twice_is_no_error() -> None:
     gone = httpx.Response(404, json={"code": "unknown_session", "detail": "no such session"})
     SESSION.delete().read(gone)
     with pytest.raises(Refused):
         SESSION.delete().read(httpx.Response(404, json={"code": "unknown_route", "detail": "no such route"}))
 
 
-def test_an_answer_that_says_something_else_is_a_bad_one() -> None:
+def test_a_response_of_another_form_is_a_bad_answer() -> None:
     for body in ({}, [], {"results": [{}]}, {"results": None}, "text", None):
         with pytest.raises(BadAnswer):
             MODEL.predict_one("a", None, PredictOptions()).read(httpx.Response(200, json=body))

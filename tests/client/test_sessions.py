@@ -1,4 +1,4 @@
-"""Sessions through the client: a chunk at a time gives the bits of the whole, and state is a thing to hold."""
+"""Sessions through the client: chunks give the bits of the whole, and state can be read, restored and forked."""
 
 import asyncio
 from collections.abc import Iterator
@@ -67,10 +67,10 @@ def test_a_session_is_deleted_at_the_end_unless_it_is_kept(elman: Client) -> Non
         pass
     with pytest.raises(UnknownSession):
         kept.step("x")
-    kept.delete()  # what is gone may be deleted
+    kept.delete()  # deleting it again is no error
 
 
-def test_a_fork_goes_its_own_way(elman: Client, x: NDArray[np.float32]) -> None:
+def test_a_fork_and_its_session_are_independent(elman: Client, x: NDArray[np.float32]) -> None:
     with elman.model("vowels-gru").session() as session:
         session.step(x[:10])
         with session.fork() as fork:
@@ -81,7 +81,7 @@ def test_a_fork_goes_its_own_way(elman: Client, x: NDArray[np.float32]) -> None:
         assert session.refresh().step == 20
 
 
-def test_a_state_rewinds_carries_on_and_needs_no_session(elman: Client, x: NDArray[np.float32]) -> None:
+def test_a_state_token_rewinds_a_session_and_continues_a_prediction(elman: Client, x: NDArray[np.float32]) -> None:
     model = elman.model("vowels-gru")
     with model.session() as session:
         session.step(x[:10])
@@ -130,11 +130,11 @@ def test_hidden_states_come_by_name(elman: Client, x: NDArray[np.float32]) -> No
     }
 
 
-def test_two_who_step_one_session_are_told(elman: Client, x: NDArray[np.float32]) -> None:
+def test_two_clients_of_one_session_conflict(elman: Client, x: NDArray[np.float32]) -> None:
     with elman.model("vowels-gru").session() as mine:
         theirs = elman.session(mine.id)
         mine.step(x[:4])
-        assert theirs.step(x[:4]).replayed  # the same is the same
+        assert theirs.step(x[:4]).replayed  # the same steps are a repetition
         mine.step(x[4:6])
         with pytest.raises(StepReused):
             theirs.step(x[4:7])
@@ -161,7 +161,7 @@ def test_a_model_without_a_running_state_says_so(elman: Client) -> None:
     assert raised.value.code == "not_streamable"
 
 
-def test_an_error_inside_is_not_hidden_by_one_at_the_end(server: RunningServer) -> None:
+def test_an_error_in_the_block_is_not_replaced_by_one_of_the_deletion(server: RunningServer) -> None:
     with pytest.raises(KeyError), Client(server.url) as elman, elman.model("names-gru").session() as session:
         session._calls.path = "/nowhere"
         raise KeyError
@@ -203,7 +203,7 @@ def test_the_asynchronous_session_does_the_same(server: RunningServer, elman: Cl
     asyncio.run(main())
 
 
-def test_a_session_knows_itself_without_asking(elman: Client) -> None:
+def test_the_repr_of_a_session_needs_no_request(elman: Client) -> None:
     with elman.model("names-gru").session() as session:
         assert isinstance(session._calls, SessionCalls)
         assert session.id in repr(session) and "names-gru" in repr(session)

@@ -29,7 +29,7 @@ def test_a_stream_gives_the_bits_of_the_whole(elman: Client, vowels: Sequences) 
         elman.session(id)
 
 
-def test_a_stream_goes_on_with_a_session_and_leaves_it(elman: Client, vowels: Sequences) -> None:
+def test_a_stream_continues_a_session_and_leaves_it(elman: Client, vowels: Sequences) -> None:
     model, x = elman.model("vowels-gru"), vowels[0]
     with model.session() as session:
         session.step(x[:2])
@@ -41,7 +41,7 @@ def test_a_stream_goes_on_with_a_session_and_leaves_it(elman: Client, vowels: Se
     assert result.output is not None and expected is not None and result.output.tobytes() == expected.tobytes()
 
 
-def test_options_hold_for_every_frame(elman: Client, vowels: Sequences) -> None:
+def test_options_hold_for_every_message(elman: Client, vowels: Sequences) -> None:
     with elman.model("vowels-gru").stream(returns="steps", decode=False) as stream:
         for x in vowels[:3]:
             result = stream.send(x)
@@ -50,7 +50,7 @@ def test_options_hold_for_every_frame(elman: Client, vowels: Sequences) -> None:
         assert len(stream.send(vowels[0]).top) == 1
 
 
-def test_a_refused_frame_moves_nothing_and_the_stream_goes_on(elman: Client, vowels: Sequences) -> None:
+def test_a_refused_message_moves_nothing_and_the_stream_continues(elman: Client, vowels: Sequences) -> None:
     with elman.model("vowels-gru").stream() as stream:
         stream.send(vowels[0])
         with pytest.raises(RequestError) as raised:
@@ -62,7 +62,7 @@ def test_a_refused_frame_moves_nothing_and_the_stream_goes_on(elman: Client, vow
         assert stream.send(vowels[1]).step == len(vowels[0]) + len(vowels[1])
 
 
-def test_what_cannot_be_opened_says_why(elman: Client) -> None:
+def test_opening_a_stream_raises_the_reason(elman: Client) -> None:
     with pytest.raises(UnknownModel), elman.model("nobody").stream():
         pass
     with pytest.raises(UnknownSession), elman.model("vowels-gru").stream("0" * 44):

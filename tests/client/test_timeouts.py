@@ -1,4 +1,4 @@
-"""Every call ends within its timeout, whatever the network does; and nothing is done twice that might matter."""
+"""Every call ends within its timeout, whatever the network does, and no call that creates is sent twice."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ from tests.client.proxy import Fault, FaultProxy, fault_proxy
 from tests.running import RunningServer
 
 TOTAL = 0.6
-# What a busy machine may take to notice that the time is over.
+# Seconds. On a busy machine a call may end a little late.
 SLACK = 0.4
 NAME = "Lindqvist"
 SILENT = [Fault.SWALLOW, Fault.DRIP]
@@ -102,23 +102,23 @@ def test_retries_end_in_time_too(server: RunningServer) -> None:
         assert len(proxy.done) > 3
 
 
-def test_a_silent_attempt_is_given_up_and_the_next_one_answers(server: RunningServer) -> None:
+def test_a_silent_attempt_is_given_up_and_the_next_one_succeeds(server: RunningServer) -> None:
     plan = [Fault.SWALLOW, Fault.CUT_AFTER, Fault.PASS].__getitem__
     with (
         fault_proxy(server.port, plan) as proxy,
-        Client(proxy.url, timeout=Timeout(total=10.0, read=0.2)) as elman,
+        Client(proxy.url, timeout=Timeout(total=30.0, read=1.0)) as elman,
     ):
         assert elman.model("names-gru").predict(NAME).label == "Swedish"
     assert len(proxy.done) == 3
 
 
-def test_a_host_that_takes_no_connection_ends_in_time() -> None:
+def test_a_host_that_accepts_no_connection_ends_in_time() -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         port = full.getsockname()[1]
         with contextlib.ExitStack() as stack:
-            for _ in range(4):  # what the kernel takes by itself
+            for _ in range(4):  # fills the backlog, which the kernel accepts by itself
                 waiting = stack.enter_context(socket.socket())
                 waiting.setblocking(False)
                 waiting.connect_ex(("127.0.0.1", port))
@@ -132,7 +132,7 @@ def test_a_request_that_is_not_read_ends_in_time() -> None:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(5)
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
-        big = np.ones((400_000, 12), np.float32)  # more than the kernel holds
+        big = np.ones((400_000, 12), np.float32)  # more than the buffers of the kernel
         with Client(url, timeout=TOTAL) as elman:
             model = elman.model("vowels-gru")
             model._calls._shapes.add(big)
@@ -161,20 +161,20 @@ def test_a_server_that_starts_late_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("fault", [Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.CUT_WITHIN, Fault.ABANDON])
-def test_what_might_be_done_twice_is_sent_once(server: RunningServer, fault: Fault) -> None:
+def test_a_call_that_creates_is_sent_once(server: RunningServer, fault: Fault) -> None:
     with fault_proxy(server.port, lambda _: fault) as proxy, Client(proxy.url) as elman, pytest.raises(Disconnected):
         elman.model("names-gru").session()
     assert len(proxy.done) == 1
 
 
-def test_what_was_refused_is_sent_again_when_the_server_says(server: RunningServer) -> None:
+def test_retry_after_is_waited_for(server: RunningServer) -> None:
     plan = [Fault.BUSY, Fault.BUSY, Fault.PASS].__getitem__
     with fault_proxy(server.port, plan) as proxy, Client(proxy.url) as elman:
         elman.model("names-gru").predict(NAME)
     assert [later - sooner >= 1.0 for sooner, later in zip(proxy.times, proxy.times[1:], strict=False)] == [True, True]
 
 
-def test_no_call_waits_for_a_server_past_its_own_time(server: RunningServer) -> None:
+def test_retry_after_beyond_the_timeout_is_not_waited_for(server: RunningServer) -> None:
     def busy(url: str) -> None:
         with Client(url, timeout=TOTAL) as elman, ends_in_time(0.1), pytest.raises(Unavailable) as raised:
             elman.model("names-gru").predict(NAME)
@@ -195,13 +195,13 @@ def test_connections_are_used_again(server: RunningServer) -> None:
         assert len(pool.connections) == 1
 
 
-def test_no_retries_where_none_are_wanted() -> None:
+def test_one_attempt_means_no_retries() -> None:
     with Client("http://127.0.0.1:1", retries=Retries(attempts=1)) as elman, pytest.raises(NotConnected):
         elman.models()
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
-def test_a_timeout_is_more_than_nothing(value: float) -> None:
+def test_a_timeout_has_to_be_more_than_0(value: float) -> None:
     with pytest.raises(ValueError, match="more than 0"):
         Timeout(total=value)
     with pytest.raises((ValueError, ElmanError)):

@@ -1,4 +1,4 @@
-"""Over TLS, deadlines hold as they do without, and nobody is trusted unasked."""
+"""Over TLS deadlines hold too, and certificates are checked."""
 
 import asyncio
 import datetime
@@ -20,7 +20,7 @@ from tests.running import RunningServer
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A key and a certificate of its own for 127.0.0.1, in one file."""
+    """A key and a self-signed certificate for 127.0.0.1, in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.datetime.now(datetime.UTC)
@@ -68,7 +68,7 @@ def test_both_clients_speak_tls(server: RunningServer, ends: ssl.SSLContext, tru
         assert asyncio.run(main(proxy.url)) == "Swedish"
 
 
-def test_whom_nobody_vouches_for_is_not_connected_to(server: RunningServer, ends: ssl.SSLContext) -> None:
+def test_an_untrusted_certificate_is_refused(server: RunningServer, ends: ssl.SSLContext) -> None:
     with fault_proxy(server.port, lambda _: Fault.PASS, tls=ends) as proxy:
         with Client(proxy.url, retries=Retries(1)) as elman, pytest.raises(NotConnected, match="certificate"):
             elman.models()

@@ -36,7 +36,7 @@ SUBSTITUTIONS = [
 
 
 def generate(name: str) -> str:
-    """The blocking twin of a module, formatted as ruff does."""
+    """The blocking form of a module, formatted by ruff."""
     source = (ASYNC / name).read_text("utf-8")
     for pattern, replacement in SUBSTITUTIONS:
         source = re.sub(pattern, replacement, source, flags=re.MULTILINE)
