@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import loops, pages, quantised, report, sessions
+from benchmarks import autoregressive, pages, quantised, report, sessions
 from benchmarks.contenders import PEERS
 from benchmarks.measure import QUICK, Settings, run
 from benchmarks.models import SHAPES
@@ -41,7 +41,13 @@ def _int8_page(page: str) -> None:
 
 STUDIES = {
     "sessions": Study(sessions.Settings(), sessions.QUICK, sessions.run, pages.sessions, _in_readme("sessions")),
-    "loops": Study(loops.Settings(), loops.QUICK, loops.run, pages.loops, _in_readme("loops")),
+    "autoregressive": Study(
+        autoregressive.Settings(),
+        autoregressive.QUICK,
+        autoregressive.run,
+        pages.autoregressive,
+        _in_readme("autoregressive"),
+    ),
     "int8": Study(quantised.Settings(), quantised.QUICK, quantised.run, pages.int8, _int8_page),
 }
 
@@ -54,7 +60,7 @@ def parse() -> argparse.Namespace:
         choices=("run", "profile", "report", *STUDIES),
         default="run",
         help="run: measure. profile: where the time of a request goes. report: table and pictures of earlier results. "
-        "sessions, loops, int8: studies of their own, which write their part of the page.",
+        "sessions, autoregressive, int8: studies of their own, which write their part of the page.",
     )
     parser.add_argument("--quick", action="store_true", help="a run of a few minutes, on fewer and shorter rounds")
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES), help="which models")

@@ -9,7 +9,7 @@ from benchmarks.measure import generate
 from benchmarks.models import Shape
 from benchmarks.processes import Process, cores
 from benchmarks.serving import fetch_json
-from benchmarks.walking import WalkPlan
+from benchmarks.session_load import WalkPlan
 from benchmarks.workload import CONTENT_TYPES, Format, Workload
 
 # What is done to a number of sessions, and not for a time, may take so long.

@@ -1,13 +1,13 @@
-"""The pages of sessions, loops and int8: tables of what was measured, no number typed by hand."""
+"""The pages of sessions, autoregressive requests and int8: tables of what was measured, no number typed by hand."""
 
 import statistics
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.keeping import AT_ONCE, GROUP
-from benchmarks.loops import STEPS, steps_of
+from benchmarks.autoregressive import STEPS, steps_of
 from benchmarks.quantised import BATCHES, CONNECTIONS
 from benchmarks.report import number, table
+from benchmarks.session_footprint import AT_ONCE, GROUP
 from benchmarks.sessions import Name, rate
 
 TITLES: dict[Name, str] = {
@@ -141,8 +141,8 @@ def _many_lines(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def loops(results: dict[str, Any]) -> str:
-    """Everything that was measured of the loops, as Markdown."""
+def autoregressive(results: dict[str, Any]) -> str:
+    """Everything that was measured of autoregressive requests, as Markdown."""
     return "\n\n".join([about(results), _streams_table(results), *_influence_tables(results["influence"])])
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from benchmarks.workload import Workload
 from elman.api.server import policy_of
-from elman.engine.engine import ModelQueue
+from elman.engine.queue import ModelQueue
 from elman.engine.scheduler import Batch
 from elman.engine.sequence import Sequence
 from elman.repository.model import Model
@@ -18,7 +18,7 @@ IN_FLIGHT = 64
 BATCH = 16
 
 
-class Queue(Protocol):
+class Waiting(Protocol):
     """What a queue asks of its scheduler."""
 
     def __len__(self) -> int: ...
@@ -69,15 +69,15 @@ class Flight:
 
     def __init__(self, model: Model, workload: Workload, policy: str) -> None:
         self.queue = ModelQueue(model, policy_of(model, Settings()))
-        queues: dict[str, Queue] = {"bucketed": Bucketed(), "padded": Padded(), "singly": Padded(batch=1)}
-        self.queue: Queue = queues.get(policy, self.queue.scheduler)
-        self.queue.scheduler = self.queue  # type: ignore[assignment]
+        others: dict[str, Waiting] = {"bucketed": Bucketed(), "padded": Padded(), "singly": Padded(batch=1)}
+        self.waiting: Waiting = others.get(policy, self.queue.scheduler)
+        self.queue.scheduler = self.waiting  # type: ignore[assignment]
         self._inputs = workload.sequences
         self.num_drawn = 0
 
     def iterate(self) -> int:
         """Fill up, and run one batch. Returns the steps of the sequences that ended."""
-        while len(self.queue) < IN_FLIGHT:
+        while len(self.waiting) < IN_FLIGHT:
             self.queue.add(Sequence(self._inputs[self.num_drawn % len(self._inputs)]))
             self.num_drawn += 1
         done, _ = self.queue.iterate(time.monotonic())

@@ -24,13 +24,14 @@ from benchmarks.processes import cores
 from benchmarks.workload import CONTENT_TYPES, Format, Workload, draw
 from elman.api.server import ServedModel, Server
 from elman.app import create_app
-from elman.codec.answer import encode_answer, encode_binary, outputs_of
-from elman.codec.binary import decode_binary
-from elman.codec.request import PredictRequest
-from elman.engine.engine import ModelQueue
+from elman.codec.answer import encode_answer, encode_octets, outputs_of
+from elman.codec.octets import decode_octets
+from elman.codec.requests import PredictRequest
+from elman.engine.queue import ModelQueue
 from elman.engine.sequence import Sequence
-from elman.http.asgi import Answer
+from elman.http.endpoint import Exchange, Response
 from elman.repository.model import load_model
+from elman.repository.network import Array
 from elman.settings import Settings
 
 PARTS = ("HTTP", "decoding", "scheduling", "gather and scatter", "kernel", "encoding", "routing and hand-over")
@@ -87,17 +88,17 @@ class _Watch:
         return timed
 
 
-class _LaneWatches:
+class _QueueWatches:
     """What a queue spends on scheduling, in the kernel, and in its iterations as a whole."""
 
     def __init__(self, queue: ModelQueue) -> None:
         # Sequences are queued between iterations, and the rest of scheduling is part of one.
         self.queueing, self.scheduling, self.kernel, self.iterating = _Watch(), _Watch(), _Watch(), _Watch()
-        queue: Any = queue.scheduler
+        scheduler: Any = queue.scheduler
         session: Any = queue.runner._executor.session
-        queue.add = self.queueing.over(queue.add)
+        scheduler.add = self.queueing.over(scheduler.add)
         for name in ("schedule", "update"):
-            setattr(queue, name, self.scheduling.over(getattr(queue, name)))
+            setattr(scheduler, name, self.scheduling.over(getattr(scheduler, name)))
         session.run = self.kernel.over(session.run)
         queue.iterate = self.iterating.over(queue.iterate)  # type: ignore[method-assign]
 
@@ -134,7 +135,7 @@ async def _application(path: Path, workload: Workload, seconds: float) -> dict[s
     async with app.router.lifespan_context(app):
         server: Server = app.state.server
         served = server.served(workload.shape.name)
-        watches = _LaneWatches(served.queue)
+        watches = _QueueWatches(served.queue)
         for form in _FORMS:
             asked = _Asked(app, workload, form)
             await asked.run(seconds / 4)
@@ -176,11 +177,11 @@ class _Asked:
     def _ask(self) -> None:
         body = self.bodies[self.count % len(self.bodies)]
         self.count += 1
-        length = (b"content-length", str(len(body)).encode())
-        if self.app.begin(self.path, b"", [*self.headers, length], body, _Client(self)) is None:
+        headers = [*self.headers, (b"content-length", str(len(body)).encode())]
+        if not self.app.start(self.path, b"", headers, body, _Client(self), time.monotonic()):
             raise RuntimeError("the application does not take a whole request")
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: Response) -> None:
         """One of the clients has its answer, and asks again."""
         if answer.status != 200:
             raise RuntimeError(f"the application answers {answer.status}: {answer.content!r}")
@@ -192,40 +193,38 @@ class _Asked:
             self._done.set()
 
 
-class _Client:
+class _Client(Exchange):
     """Who waits for one answer."""
-
-    disconnected = False
 
     def __init__(self, asked: _Asked) -> None:
         self._asked = asked
 
-    def reply(self, answer: Answer) -> None:
-        self._asked.answered(answer)
+    def reply(self, response: Response) -> None:
+        self._asked.answered(response)
 
 
 async def _codec(server: Server, served: ServedModel, workload: Workload, form: Format) -> dict[str, float]:
     """Decoding a body and encoding its answer."""
     bodies = workload.bodies(form)
 
-    def decode(body: bytes) -> PredictRequest:
+    def decode(body: bytes) -> tuple[PredictRequest[Any], list[Array]]:
         if form == "json":
-            return served.decoder.decode(body)
-        return decode_binary(body, b"", served.format, server.limits)
+            return served.decoder.predict(body)
+        return PredictRequest(sequence=None), [decode_octets(body, served.format, server.limits)]
 
     started = time.process_time()
     requests = [decode(body) for body in bodies]
     decoding = time.process_time() - started
     answered = []
-    for request in requests:
-        sequences = [Sequence(inputs) for inputs in request.sequences]
+    for _, arrays in requests:
+        sequences = [Sequence(inputs) for inputs in arrays]
         answered.append(await server.engine.submit(served.queue, sequences).future)
     started = time.process_time()
-    for request, sequences in zip(requests, answered, strict=True):
+    for (request, _), sequences in zip(requests, answered, strict=True):
         if form == "json":
-            encode_answer(served.model, request, sequences)
+            encode_answer(served.outputs, request, [(len(one.inputs), outputs_of(one)) for one in sequences])
         else:
-            encode_binary(outputs_of(sequences[0]), "final")
+            encode_octets(outputs_of(sequences[0]), "final")
     encoding = time.process_time() - started
     return {"decoding": 1e6 * decoding / len(bodies), "encoding": 1e6 * encoding / len(bodies)}
 

@@ -12,14 +12,14 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks.environments import BENCH
-from benchmarks.keeping import disk, held, many
 from benchmarks.live import create, standing, texts, walk
 from benchmarks.load import Plan, Report, request
 from benchmarks.measure import WrongAnswer, generate, machine, raise_file_limit, say
 from benchmarks.models import SHAPES, Shape, write_model
 from benchmarks.processes import Process, cores
 from benchmarks.serving import fetch, fetch_json, serving
-from benchmarks.walking import WalkPlan
+from benchmarks.session_footprint import disk, held, many
+from benchmarks.session_load import WalkPlan
 from benchmarks.workload import CONTENT_TYPES, Format, Workload, reference, with_lengths
 
 Name = Literal["lmdb", "cold", "memory", "tokens", "predict"]

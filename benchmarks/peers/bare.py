@@ -24,14 +24,28 @@ async def app(scope, receive, send):
 
 if __name__ == "__main__":
     http = "auto"
+    served = app
     if "BENCH_PROTOCOL" in os.environ:
-        from elman.http.asgi import Answer
+        from elman.http.bodies import Bodies
+        from elman.http.endpoint import Response
+        from elman.http.protocol import Connections
         from elman.http.protocol import HTTPProtocol as http
 
-        def begin(path, query, headers, body, caller):
-            caller.reply(Answer(_ANSWER))
-            return list
+        class Constant:
+            """Answers every POST with the same bytes."""
 
-        app.begin = begin
-    options = {"access_log": False, "log_level": "warning", "lifespan": "off", "http": http}
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), **options)
+            driver = None
+            bodies = Bodies(2**26, 30.0)
+            connections = Connections()
+
+            def start(self, path, query, headers, body, exchange, arrived):
+                exchange.reply(Response(_ANSWER))
+                return True
+
+            async def __call__(self, scope, receive, send):
+                await app(scope, receive, send)
+
+        served = Constant()
+    # Without proxy_headers=False uvicorn puts a layer of its own around the application.
+    options = {"access_log": False, "log_level": "warning", "lifespan": "off", "http": http, "proxy_headers": False}
+    uvicorn.run(served, host="127.0.0.1", port=int(sys.argv[1]), **options)

@@ -2,9 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import lru_cache
-from typing import Literal
 
 from fastapi import FastAPI, Response
 from fastapi import Request as HTTPRequest
@@ -15,7 +14,6 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from elman import __version__
-from elman.api.autoregressive import Loop
 from elman.api.forecast import Forecast
 from elman.api.generate import Generate
 from elman.api.influence import Influence
@@ -24,102 +22,86 @@ from elman.api.models import models_router
 from elman.api.openapi import document, problem_responses
 from elman.api.ops import ops_router
 from elman.api.playground import playground_router
-from elman.api.predict import Predict, Watcher
+from elman.api.predict import Predict
 from elman.api.repository import repository_router
 from elman.api.server import Server
 from elman.api.sessions import sessions_router
-from elman.api.steps import Stepper, Steps
+from elman.api.steps import SessionSteps, Stepper
 from elman.api.stream import Streams, stream_router
-from elman.errors import ElmanError, Internal, InvalidField, InvalidJSON, MethodNotAllowed, Unauthorized, UnknownRoute
-from elman.http.asgi import (
-    JSON,
-    PROBLEM,
-    BodyReader,
-    Caller,
-    ClientGone,
-    GiveUp,
-    Hot,
-    HotDirect,
-    Request,
-    refuse_socket,
-    replayed,
-    respond_problem,
-)
+from elman.errors import ElmanError, Internal, InvalidField, InvalidJSON, MethodNotAllowed, UnknownRoute
+from elman.http.asgi import ASGIEndpoint, ClientGone, read_body, refuse_socket, replayed, respond
+from elman.http.bodies import Bodies
 from elman.http.callers import OWNER, Callers
+from elman.http.endpoint import JSON, PROBLEM, Driver, Endpoint, Exchange, Request
+from elman.http.protocol import Connections
 from elman.settings import Settings
+
+# What curl -d says of its body where nothing is said of it; no route takes a form.
+_AS_FORM = (b"content-type", b"application/x-www-form-urlencoded")
+_AS_JSON = (b"content-type", JSON)
+# Methods whose bodies are read before routing, within the limits on size and time that endpoints have.
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 class Elman(FastAPI):
-    """The application, with a way past its routing for the hot routes.
+    """The application, with a way past its routing for the endpoints.
 
-    Routing and the framework's own middleware cost several times what a hot endpoint does. Where the application is
-    mounted in another, or has middleware of its user's, hot routes go the ordinary way and are the same endpoints.
+    Routing and the framework's own middleware cost several times what an endpoint does. Where a user adds middleware,
+    requests pass through it and reach the same endpoints by the router.
     """
 
     callers: Callers
-    report: Callable[[ElmanError], None]
-    bodies: BodyReader
-    predict: HotDirect
-    steps: Hot
+    driver: Driver
+    bodies: Bodies
+    connections: Connections
+    endpoints: dict[str, ASGIEndpoint]
+
+    def start(
+        self,
+        path: str,
+        query: bytes,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        exchange: Exchange,
+        arrived: float,
+    ) -> bool:
+        """Begin on a POST whose body is all there, to reply to its exchange. False where it is to be served as ASGI."""
+        name, parameters = endpoint_of(path)
+        if name is None or self.user_middleware:
+            return False
+        owner = self.callers.identify(headers)
+        request = Request(parameters, dict(headers), query, body, owner, arrived)
+        self.driver.start(self.endpoints[name].endpoint, request, exchange)
+        return True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "lifespan":
             await super().__call__(scope, receive, send)
             return
-        path = scope["path"]
-        if not self.callers.open and _is_guarded(path.removeprefix(scope.get("root_path", ""))):
-            try:
-                scope[OWNER] = self.callers.identify(scope["headers"])
-            except Unauthorized as error:
-                self.report(error)
-                await (refuse_socket(receive, send) if kind == "websocket" else respond_problem(send, error))
-                return
-        if kind == "http" and scope["method"] == "POST" and not self.user_middleware and not scope.get("root_path"):
-            hot, parameters = hot_path(path)
-            if hot is not None:
-                scope["path_params"] = dict(parameters)
-                await (self.predict if hot == "predict" else self.steps)(scope, receive, send)
-                return
-        if kind == "http":
-            scope["headers"] = [_AS_JSON if header == _AS_FORM else header for header in scope["headers"]]
-            if scope["method"] in _WITH_BODY:
-                try:
-                    body = await self.bodies.read(dict(scope["headers"]), receive)
-                except ClientGone:
-                    return
-                except ElmanError as error:
-                    self.report(error)
-                    await respond_problem(send, error)
-                    return
-                receive = replayed(body, receive)
-        await super().__call__(scope, receive, send)
-
-    def begin(
-        self, path: str, query: bytes, headers: list[tuple[bytes, bytes]], body: bytes, caller: Caller
-    ) -> GiveUp | None:
-        """Begin on a POST whose body is all there, past ASGI and its task, which cost as much as the request.
-
-        Returns:
-            what gives it up; None, with nothing begun, where it is to be served as ASGI.
-        """
-        hot, parameters = hot_path(path)
-        if hot != "predict" or self.user_middleware or len(body) > self.bodies.limit:
-            return None
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
         try:
-            owner = self.callers.identify(headers)
-        except Unauthorized:
-            return None
-        return self.predict.begin(Request(dict(parameters), dict(headers), query, body, owner), caller)
-
-
-# What curl -d says of its body where nothing is said of it; no route takes a form.
-_AS_FORM = (b"content-type", b"application/x-www-form-urlencoded")
-_AS_JSON = (b"content-type", JSON)
-
-
-# Methods whose bodies are read before routing, within the limits on size and time that hot routes have.
-_WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+            if not self.callers.open and _is_guarded(path):
+                scope[OWNER] = self.callers.identify(scope["headers"])
+            if kind == "http":
+                name, parameters = endpoint_of(path) if scope["method"] == "POST" else (None, {})
+                if name is not None and not self.user_middleware:
+                    scope["path_params"] = parameters
+                    await self.endpoints[name](scope, receive, send)
+                    return
+                scope["headers"] = [_AS_JSON if header == _AS_FORM else header for header in scope["headers"]]
+                if scope["method"] in _WITH_BODY:
+                    receive = replayed(await read_body(self.bodies, dict(scope["headers"]), receive), receive)
+        except ClientGone:
+            return
+        except ElmanError as error:
+            if kind == "websocket":
+                self.driver.problem(error)
+                await refuse_socket(receive, send)
+            else:
+                await respond(send, self.driver.problem(error))
+            return
+        await super().__call__(scope, receive, send)
 
 
 def _is_guarded(path: str) -> bool:
@@ -127,18 +109,27 @@ def _is_guarded(path: str) -> bool:
     return path.startswith(("/v1/", "/v2/")) or path in ("/v1", "/v2")
 
 
-@lru_cache(1024)
-def hot_path(path: str) -> tuple[Literal["predict", "steps"] | None, tuple[tuple[str, str], ...]]:
-    """Which hot route a path is, and its parameters; None for any other path."""
+_VERBS = frozenset({"predict", "generate", "forecast", "influence"})
+
+
+def endpoint_of(path: str) -> tuple[str | None, dict[str, str]]:
+    """The name of the endpoint at a path, and the parameters of the path; None for any other path."""
+    return _endpoint_of(path) if len(path) < 256 else _find_endpoint(path)
+
+
+def _find_endpoint(path: str) -> tuple[str | None, dict[str, str]]:
     parts = path.split("/")
-    if parts[:3] == ["", "v1", "models"] and parts[-1] == "predict":
+    if parts[:3] == ["", "v1", "models"] and parts[-1] in _VERBS:
         if len(parts) == 5:
-            return "predict", (("name", parts[3]),)
+            return parts[4], {"name": parts[3]}
         if len(parts) == 7 and parts[4] == "versions":
-            return "predict", (("name", parts[3]), ("version", parts[5]))
+            return parts[6], {"name": parts[3], "version": parts[5]}
     elif parts[:3] == ["", "v1", "sessions"] and parts[-1] == "steps" and len(parts) == 5:
-        return "steps", (("id", parts[3]),)
-    return None, ()
+        return "steps", {"id": parts[3]}
+    return None, {}
+
+
+_endpoint_of = lru_cache(1024)(_find_endpoint)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -149,8 +140,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     server = Server(settings)
     metrics = Metrics(server)
-    bodies = BodyReader(settings.max_body, settings.body_timeout)
-    watcher = Watcher(lambda: server.ready)
+    driver = Driver(server.engine, metrics)
+    bodies = Bodies(settings.max_body, settings.body_timeout)
+    connections = Connections()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -163,7 +155,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             running.call_soon_threadsafe(streams.end)
 
         app.state.stopping = stopping
-        sweeps = [asyncio.create_task(sweep) for sweep in (bodies.sweep(), watcher.sweep(), server.sessions.sweep())]
+        sweeping = (bodies.sweep(), connections.sweep(), server.sessions.sweep())
+        sweeps = [asyncio.create_task(sweep) for sweep in sweeping]
         try:
             yield
         finally:
@@ -182,30 +175,29 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.server = server
     app.state.stopping = lambda: None
-    app.callers, app.report, app.bodies = Callers(settings.api_keys), metrics.request_failed, bodies
-    stepper = Stepper(server, watcher)
-    streams = Streams(server, metrics, stepper)
-    loop = Loop(server, metrics, bodies, watcher)
-    app.predict = HotDirect(Predict(server, metrics, bodies, watcher), metrics.request_failed)
-    app.steps = Hot(Steps(server, metrics, bodies, stepper), metrics.request_failed)
-    verbs = {
-        "predict": app.predict,
-        "generate": Hot(Generate(loop), metrics.request_failed),
-        "forecast": Hot(Forecast(loop), metrics.request_failed),
-        "influence": Hot(Influence(loop), metrics.request_failed),
+    app.callers, app.driver, app.bodies, app.connections = Callers(settings.api_keys), driver, bodies, connections
+    stepper = Stepper(server)
+    streams = Streams(server, driver, metrics, stepper)
+    endpoints: dict[str, Endpoint] = {
+        "predict": Predict(server),
+        "generate": Generate(server, metrics),
+        "forecast": Forecast(server),
+        "influence": Influence(server),
+        "steps": SessionSteps(server, stepper),
     }
-    for verb, endpoint in verbs.items():
+    app.endpoints = {name: ASGIEndpoint(endpoint, driver, bodies) for name, endpoint in endpoints.items()}
+    for verb in sorted(_VERBS):
         for path in (f"/v1/models/{{name}}/{verb}", f"/v1/models/{{name}}/versions/{{version}}/{verb}"):
-            app.router.routes.append(Route(path, endpoint, methods=["POST"]))
-    app.router.routes.append(Route("/v1/sessions/{id}/steps", app.steps, methods=["POST"]))
+            app.router.routes.append(Route(path, app.endpoints[verb], methods=["POST"]))
+    app.router.routes.append(Route("/v1/sessions/{id}/steps", app.endpoints["steps"], methods=["POST"]))
     app.include_router(models_router(server))
-    app.include_router(sessions_router(server))
+    app.include_router(sessions_router(server, driver))
     app.include_router(stream_router(streams))
     app.include_router(repository_router(server))
     app.include_router(ops_router(server, metrics, streams))
     app.include_router(playground_router())
     _handle_errors(app, metrics)
-    app.openapi = document(app)  # type: ignore[method-assign]
+    app.openapi = document(app, settings)  # type: ignore[method-assign]
     return app
 
 

@@ -37,7 +37,10 @@ class Child:
         self._turn = threading.Lock()
 
     def call(self, request: bytes, timeout: float) -> bytes:
-        """The answer to a request. Raises TimeoutError, having stopped the child, and ChildDied."""
+        """The answer to a request. Raises TimeoutError, having stopped the child, and ChildDied.
+
+        timeout: seconds for writing the request and reading the answer together.
+        """
         with self._turn:
             return self._call(request, timeout)
 
@@ -49,8 +52,8 @@ class Child:
         assert process.stdin is not None
         deadline = time.monotonic() + timeout
         try:
-            process.stdin.write(struct.pack("!Q", len(request)) + request)
-            process.stdin.flush()
+            self._write(process.stdin.fileno(), struct.pack("!Q", len(request)), deadline)
+            self._write(process.stdin.fileno(), request, deadline)
             (length,) = struct.unpack("!Q", self._read(8, deadline))
             if length > _MAX_MESSAGE:
                 raise ConnectionResetError
@@ -83,6 +86,7 @@ class Child:
             self._process = subprocess.Popen(
                 [*self._command, str(end), *self._arguments],
                 stdin=subprocess.PIPE,
+                bufsize=0,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(end,),
@@ -94,7 +98,19 @@ class Child:
         finally:
             os.close(end)
         self._answers = answers
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
         return self._process
+
+    def _write(self, out: int, content: bytes, deadline: float) -> None:
+        """Raises TimeoutError where the child does not read in time, and OSError where it is gone."""
+        poll = select.poll()
+        poll.register(out, select.POLLOUT)
+        rest = memoryview(content)
+        while rest:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1e3):
+                raise TimeoutError
+            rest = rest[os.write(out, rest[:_PIECE]) :]
 
     def _read(self, length: int, deadline: float) -> bytes:
         poll = select.poll()

@@ -11,6 +11,9 @@ ElmanError
 │   ├── InvalidField           422  a field of the wrong type or value
 │   ├── TooLong                413  more steps than the server takes
 │   ├── TooLarge               413  more bytes than the server takes
+│   ├── HeadTooLarge           431  more bytes or header fields than a head may have
+│   ├── InvalidHTTP            400  not HTTP/1.1
+│   ├── BodyTimeout            408  a body that stopped arriving
 │   ├── StepReused             422  the step was done already, with other content
 │   ├── BadStateToken          422  a state token that is broken, expired, or somebody else's
 │   ├── UnsupportedMediaType   415
@@ -148,6 +151,24 @@ class TooLong(RequestError):
     status = 413
     code = "too_long"
     title = "Sequence is too long"
+
+
+class InvalidHTTP(RequestError):
+    status = 400
+    code = "invalid_http"
+    title = "Invalid HTTP request"
+
+
+class HeadTooLarge(RequestError):
+    status = 431
+    code = "head_too_large"
+    title = "Head of the request is too large"
+
+
+class BodyTimeout(RequestError):
+    status = 408
+    code = "body_timeout"
+    title = "The body did not arrive in time"
 
 
 class TooLarge(RequestError):

@@ -63,7 +63,7 @@ def test_every_route_is_in_the_document(document: dict[str, Any]) -> None:
 
 def test_every_reference_resolves(document: dict[str, Any]) -> None:
     found = set(references(document))
-    assert "#/components/schemas/PredictBody" in found
+    assert "#/components/schemas/PredictRequest" in found
     for reference in found:
         target: Any = document
         assert reference.startswith("#/")
@@ -115,7 +115,7 @@ def test_predict_documents_both_formats_and_its_options(document: dict[str, Any]
         query = {one["name"] for one in predict["parameters"] if one["in"] == "query"}
         assert query == {"return", "decode", "top", "timeout", "return_state"}
         assert {"400", "404", "406", "408", "413", "415", "422", "500", "503", "504"} <= set(predict["responses"])
-    body = document["components"]["schemas"]["PredictBody"]["properties"]
+    body = document["components"]["schemas"]["PredictRequest"]["properties"]
     assert set(body) >= {"sequence", "sequences", "return", "decode", "top", "timeout"}
 
 

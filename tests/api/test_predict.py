@@ -199,12 +199,12 @@ def test_a_passed_deadline_is_504_and_stops_the_work(server: RunningServer) -> N
     content = np.zeros((1_000_000, 12), "<f4").tobytes()
     before = server.stats()
     started = time.monotonic()
-    response = server.client.post("/v1/models/vowels-lstm/predict?timeout=0.2", content=content, headers=BINARY)
+    response = server.client.post("/v1/models/vowels-lstm/predict?timeout=2", content=content, headers=BINARY)
     took = time.monotonic() - started
     assert response.status_code == 504, response.text
     problem = response.json()
     assert (problem["code"], problem["where"]) == ("deadline", "sequence")
-    assert took < 10.0
+    assert took < 15.0
     server.wait_for("elman_pending_sequences", 0.0)
     after = server.stats()
     labels = ("vowels-lstm", "1")

@@ -1,4 +1,4 @@
-"""The studies of sessions, loops and int8: what sends, what counts and what writes the pages."""
+"""The studies of sessions, autoregressive requests and int8: what sends, what counts and what writes the pages."""
 
 import asyncio
 import json
@@ -10,18 +10,18 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import keeping, loops, report
+from benchmarks import autoregressive, report, session_footprint
+from benchmarks.autoregressive import put, steps_of, without
 from benchmarks.live import create, standing, walk
 from benchmarks.load import Plan, request
-from benchmarks.loops import put, steps_of, without
 from benchmarks.models import SHAPES, write_model
 from benchmarks.pages import aim
 from benchmarks.processes import Process, anonymous_bytes
 from benchmarks.quantised import SUFFIX, Kernel, put_both
 from benchmarks.serving import fetch_json, serving
+from benchmarks.session_load import Walk, WalkPlan
 from benchmarks.sessions import first_token
 from benchmarks.streaming import StreamPlan, StreamReport, Streams
-from benchmarks.walking import Walk, WalkPlan
 from benchmarks.workload import Format, with_lengths
 from elman.repository.spec import QUANTISED_KEY
 
@@ -34,8 +34,8 @@ PREDICT = f"/v1/models/{SMALL.name}/predict"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     folder = tmp_path_factory.mktemp("studies")
     write_model(SMALL, folder / "models")
-    writer = Path(loops.WRITER) / "1" / "model.onnx"
-    put(loops.STORE / writer, folder / "models" / writer, endless=True)
+    writer = Path(autoregressive.WRITER) / "1" / "model.onnx"
+    put(autoregressive.STORE / writer, folder / "models" / writer, endless=True)
     with serving(folder / "models", folder / "store", folder / "log", store="memory") as process:
         yield process
 
@@ -72,7 +72,7 @@ def test_a_walk_hands_each_token_on(server: Process, form: Format) -> None:
 
 def test_every_token_of_a_stream_is_heard(server: Process) -> None:
     asked = [{"condition": "Irish", "seed": seed, "max_steps": 5 + seed, "stream": True} for seed in range(6)]
-    path = f"/v1/models/{loops.WRITER}/generate"
+    path = f"/v1/models/{autoregressive.WRITER}/generate"
     requests = [request(path, json.dumps(one).encode(), "application/json") for one in asked]
     seen = asyncio.run(Streams(StreamPlan(server.port, requests, [0] * 6, connections=3, limit=6)).run())
     assert isinstance(seen, StreamReport)
@@ -104,9 +104,9 @@ def test_leaving_each_step_out_in_turn() -> None:
 
 def test_sessions_are_made_and_stepped_without_http(tmp_path: Path) -> None:
     write_model(SMALL, tmp_path / "models")
-    seconds = asyncio.run(keeping._fill(tmp_path / "models", tmp_path / "store", SMALL, 40))
+    seconds = asyncio.run(session_footprint._fill(tmp_path / "models", tmp_path / "store", SMALL, 40))
     assert min(seconds.values()) > 0
-    assert keeping.file_bytes(tmp_path / "store") > 40 * 1024
+    assert session_footprint.file_bytes(tmp_path / "store") > 40 * 1024
     with serving(tmp_path / "models", tmp_path / "store", tmp_path / "log") as process:
         assert [step for _, step in standing(process.port)] == [1] * 40
         assert anonymous_bytes(process.pids()) > 2**20
@@ -125,7 +125,7 @@ def test_both_files_of_a_model_run_and_one_says_that_it_is_rounded(tmp_path: Pat
 
 
 def test_chances_of_labels_are_those_of_their_scores() -> None:
-    chances = loops.probabilities(np.array([[0.0, np.log(3.0)]], np.float32))
+    chances = autoregressive.probabilities(np.array([[0.0, np.log(3.0)]], np.float32))
     assert chances == pytest.approx(np.array([[0.25, 0.75]]), abs=1e-7)
 
 
@@ -138,7 +138,7 @@ def test_a_part_of_a_page_is_put_between_its_marks(tmp_path: Path) -> None:
         report.put(page, "three", "new")
 
 
-@pytest.mark.parametrize("mark", ["results", "sessions", "loops"])
+@pytest.mark.parametrize("mark", ["results", "sessions", "autoregressive"])
 def test_the_readme_has_a_place_for_each_study(mark: str, tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text(Path(report.__file__).with_name("README.md").read_text())

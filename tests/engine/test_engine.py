@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elman.engine.engine import Engine, ModelQueue
+from elman.engine.engine import Engine
+from elman.engine.queue import ModelQueue
 from elman.engine.scheduler import Policy
 from elman.engine.sequence import Sequence
 from elman.errors import DeadlineExceeded, Draining, Internal, Overloaded

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from elman.engine.engine import Engine, ModelQueue
+from elman.engine.engine import Engine
+from elman.engine.queue import ModelQueue
 from elman.engine.scheduler import Policy
 from elman.engine.sequence import Sequence
 from elman.errors import Internal, ModelFailed, Overloaded

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elman.api.server import policy_of
-from elman.engine.engine import ModelQueue
+from elman.engine.queue import ModelQueue
 from elman.engine.scheduler import Policy
 from elman.engine.sequence import Return, Sequence
 from elman.settings import Settings

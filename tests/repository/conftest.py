@@ -15,7 +15,7 @@ import pytest
 from matrix import CASES, Array, Case, Reference
 
 from elman.api.server import policy_of
-from elman.engine.engine import ModelQueue
+from elman.engine.queue import ModelQueue
 from elman.engine.scheduler import Policy
 from elman.engine.sequence import Return, Sequence
 from elman.repository.loading import Loader

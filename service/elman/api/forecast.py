@@ -1,70 +1,72 @@
 """`POST /v1/models/{name}/forecast`: a series carried on by the model's own output."""
 
-import asyncio
 import secrets
-import time
 from typing import Any
 
 import numpy as np
-from starlette.types import Receive, Scope, Send
 
-from elman.api.autoregressive import Loop
-from elman.api.server import ServedModel
+from elman.api.autoregressive import read_prompt, read_start
+from elman.api.server import ServedModel, Server
 from elman.codec.answer import encode_json
-from elman.codec.autoregressive import ForecastRequest, LoopDecoder
+from elman.codec.autoregressive import AutoregressiveDecoder
+from elman.codec.requests import ForecastRequest
 from elman.engine.forecasting import ForecastPlan, SamplePath
 from elman.engine.sequence import Sequence
+from elman.engine.work import Steps, Work, run, script
 from elman.errors import CannotForecast, NotFiniteOutput, TooLong
-from elman.http.asgi import respond
+from elman.http.endpoint import Request, Response
 from elman.repository.feeding import axes_of, why_no_forecast
 from elman.repository.network import Array
 from elman.repository.spec import DecoderSpec, ForecastSpec
 
 # Values that the paths of one request may hold.
 _MAX_VALUES = 2_000_000
-# Values that take milliseconds to sort and write, which is then done beside the event loop.
+# Values that take milliseconds to sort and write, which the pool then does.
 _MANY = 20_000
 
 
 class Forecast:
-    """The forecast endpoint, as bare ASGI."""
+    """The forecast endpoint."""
 
-    def __init__(self, loop: Loop) -> None:
-        self.loop = loop
+    def __init__(self, server: Server) -> None:
+        self.server = server
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
-        asked = await self.loop.read(scope, receive, _check, LoopDecoder.forecast)
-        served, request = asked.served, asked.request
-        _check_size(served, request)
-        start = await self.loop.begin(asked, request.series, "series")
-        assert start.output is not None, "a series was read"
-        plan = forecast_plan(served, request)
-        paths = [SamplePath(plan, None), *(SamplePath(plan, path) for path in range(request.samples))]
-        first = paths[0].feed(list(paths), np.broadcast_to(start.output, (len(paths), len(start.output))))
-        running = [
-            Sequence(inputs, state=start.state, feedback=path, more=request.horizon - 2, deadline=asked.deadline)
+    def parse(self, request: Request) -> Work | Response:
+        """The series to read first. Raises ElmanError."""
+        return script(self._forecast(request))  # type: ignore[no-any-return]
+
+    def _forecast(self, request: Request) -> Steps[Response]:
+        begun = yield from read_start(
+            self.server, request, _check, AutoregressiveDecoder.forecast, lambda decoded: decoded[0].state
+        )
+        served, (asked, series, future) = begun.served, begun.decoded
+        _check_size(served, asked)
+        deadline = request.deadline(asked.timeout)
+        start, output = yield from read_prompt(served, begun.snapshot, series, deadline, "series")
+        plan = forecast_plan(served, asked, future)
+        paths = [SamplePath(plan, None), *(SamplePath(plan, path) for path in range(asked.samples))]
+        first = paths[0].feed(list(paths), np.broadcast_to(output, (len(paths), len(output))))
+        sequences = [
+            Sequence(inputs, state=start.state, feedback=path, more=asked.horizon - 2, deadline=deadline)
             for path, inputs in zip(paths, first, strict=True)
             if inputs is not None
         ]
-        await self.loop.run(asked, running, "series")
-        if len(paths) * request.horizon > _MANY:
-            content = await asyncio.to_thread(lambda: encode_json(_answer(served, request, plan, paths)))
-        else:
-            content = encode_json(_answer(served, request, plan, paths))
-        await respond(send, content)
-        self.loop.metrics.request_done(served.model, time.perf_counter() - started)
+        yield from run(served.queue, sequences, "series")
+        values = np.array([path.values for path in paths])  # (1 + samples, horizon, outputs)
+        arguments = served.key, asked, plan.seed, values
+        content = yield from self.server.pool.offload(values.size > _MANY, encode_forecast, *arguments)
+        return Response(content, model=served.key)
 
 
-def forecast_plan(served: ServedModel, request: ForecastRequest) -> ForecastPlan:
+def forecast_plan(served: ServedModel, request: ForecastRequest[Any], ahead: Array | None) -> ForecastPlan:
     """What the paths of a request share."""
     model, axes = served.model, axes_of(served.model)
     size, features = model.network.output_size, model.network.features or 0
     decoder = model.spec.decoder or DecoderSpec()
     spec = model.spec.forecast or ForecastSpec()
     future = np.zeros((request.horizon - 1, features), np.float32)
-    if request.future is not None:
-        future[:, axes.known] = request.future[: request.horizon - 1]
+    if ahead is not None:
+        future[:, axes.known] = ahead[: request.horizon - 1]
     return ForecastPlan(
         horizon=request.horizon,
         future=future,
@@ -77,18 +79,21 @@ def forecast_plan(served: ServedModel, request: ForecastRequest) -> ForecastPlan
     )
 
 
-def _answer(
-    served: ServedModel, request: ForecastRequest, plan: ForecastPlan, paths: list[SamplePath]
-) -> dict[str, Any]:
-    values = np.array([path.values for path in paths])  # (1 + samples, horizon, outputs)
+def encode_forecast(key: tuple[str, int], request: ForecastRequest[Any], seed: int, values: Array) -> bytes:
+    """The answer as JSON, of the values of the point forecast and of each sampled path.
+
+    values: float64 `(1 + samples, horizon, outputs)`.
+
+    Raises NotFiniteOutput.
+    """
     if not np.isfinite(values).all():
         step = int(np.argwhere(~np.isfinite(values))[:, 1].min())
         raise NotFiniteOutput(f"the forecast is not finite from step {step}", where="horizon", expected=f"{step}")
     answer: dict[str, Any] = {
-        "model": served.model.name,
-        "version": served.model.version,
+        "model": key[0],
+        "version": key[1],
         "horizon": request.horizon,
-        "seed": plan.seed,
+        "seed": seed,
         "point": _rows(values[0]),
     }
     if request.samples:
@@ -98,7 +103,7 @@ def _answer(
         answer["quantiles"] = {f"{level:g}": _rows(rows) for level, rows in zip(request.quantiles, levels, strict=True)}
         if request.paths:
             answer["paths"] = [_rows(path) for path in sampled]
-    return answer
+    return encode_json(answer)
 
 
 def _rows(values: Array) -> Array:
@@ -112,7 +117,7 @@ def _check(served: ServedModel) -> None:
         raise CannotForecast(f"{served.model.name} cannot forecast: {reason}")
 
 
-def _check_size(served: ServedModel, request: ForecastRequest) -> None:
+def _check_size(served: ServedModel, request: ForecastRequest[Any]) -> None:
     spec = served.model.spec.forecast
     if request.samples and (spec is None or not spec.residuals):
         raise CannotForecast(

@@ -1,33 +1,33 @@
 """`POST /v1/models/{name}/generate`: what comes next, token by token, whole or as server-sent events."""
 
-import asyncio
 import secrets
-import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from starlette.types import Receive, Scope, Send
 
-from elman.api.autoregressive import Asked, Loop
-from elman.api.predict import placed, watch
+from elman.api.autoregressive import Start, advance, read_prompt, read_start
+from elman.api.metrics import Metrics
 from elman.api.segment import seal_token
-from elman.api.server import ServedModel
+from elman.api.server import ServedModel, Server
 from elman.codec.answer import encode_json
-from elman.codec.autoregressive import GenerateRequest, LoopDecoder
-from elman.engine.engine import AwaitedRequest, first_error
+from elman.codec.autoregressive import AutoregressiveDecoder
+from elman.codec.requests import GenerateRequest
 from elman.engine.sampling import Rule, Sampler
 from elman.engine.sequence import Sequence
-from elman.errors import CannotGenerate, Draining, ElmanError
-from elman.http.asgi import ClientGone, respond
+from elman.engine.work import Run, Steps, Work, aside, run, script
+from elman.errors import CannotGenerate, ElmanError
+from elman.http.endpoint import Request, Response, Send
 from elman.repository.feeding import why_no_generation
+from elman.repository.network import Array
 from elman.repository.spec import GenerationSpec
 from elman.sessions.snapshot import Snapshot
 
-# Scores that take milliseconds to draw from, which is then done beside the event loop.
-_MANY = 200_000
-# Samples that take milliseconds to write.
-_MANY_DRAFTS = 100
+# Scores that take milliseconds to draw from, which a thread then does.
+_MANY_SCORES = 200_000
+# Samples whose answer takes milliseconds to write.
+_MANY_SAMPLES = 100
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -36,7 +36,7 @@ _STREAM_HEADERS = [
 
 
 @dataclass(slots=True)
-class _Draft:
+class _Sample:
     """One sample as it is written: its sampler, and the sequence that runs it, where it did not end at once."""
 
     sampler: Sampler
@@ -45,7 +45,10 @@ class _Draft:
     num_read: int = 0
 
     def events(self, index: int) -> list[bytes]:
-        """What was written since the last call, an event a token; text that a stop may yet take back is held."""
+        """What was written since the last call, an event a token.
+
+        Text that could be the start of a stop text is held back until that is decided.
+        """
         sampler = self.sampler
         events = []
         for settled in sampler.settled[self.num_sent :]:
@@ -54,7 +57,7 @@ class _Draft:
         return events
 
     def rest(self, index: int) -> list[bytes]:
-        """The same once it has ended, and text that was held in vain."""
+        """The same once it has ended, with the text that was held back."""
         events = self.events(index)
         if self.num_read < len(self.sampler.text):
             events.append(self._event(index, None, len(self.sampler.text)))
@@ -66,113 +69,142 @@ class _Draft:
         return b"data: " + encode_json({"sample": index, "token": token, "text": text}) + b"\n\n"
 
 
+class _Followed(Run):
+    """Samples that run, and are followed: it is resumed at each news of them, until `done`."""
+
+    done = False
+    failure: ElmanError | None = None
+    _begun = False
+    _woken = False
+    _waited = False
+
+    def begin(self, driver: Any) -> bool:
+        self.driver = driver
+        if not self._begun:
+            self._begun = True
+            for sequence in self.sequences:
+                sequence.listener = self._wake
+            if self.sequences:
+                driver.engine.begin(self)
+            else:
+                self.done = True
+        self._waited = not (self._woken or self.done)
+        self._woken = False
+        return self._waited
+
+    def finish(self, error: ElmanError | None) -> None:
+        self.done, self.failure = True, error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waited:
+            self._waited = False
+            self.driver.resume(self, None)
+        else:
+            self._woken = True
+
+
 class Generate:
-    """The generate endpoint, as bare ASGI."""
+    """The generate endpoint."""
 
-    def __init__(self, loop: Loop) -> None:
-        self.loop = loop
-        self.server = loop.server
+    def __init__(self, server: Server, metrics: Metrics) -> None:
+        self.server = server
+        self.metrics = metrics
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
-        asked = await self.loop.read(scope, receive, _check, LoopDecoder.generate)
-        after_prompt = await self.loop.begin(asked, asked.request.prompt, "prompt")
-        drafts = await self._drafts(asked, after_prompt)
-        if asked.request.stream:
-            await self._stream(asked, send, after_prompt, drafts)
-        else:
-            await self.loop.run(asked, [one.sequence for one in drafts if one.sequence is not None], "prompt")
-            await respond(send, await self._answer(asked, after_prompt, drafts))
-        self.loop.metrics.request_done(asked.served.model, time.perf_counter() - started)
+    def parse(self, request: Request) -> Work | Response:
+        """The prompt to read first. Raises ElmanError."""
+        return script(self._generate(request))  # type: ignore[no-any-return]
 
-    async def _drafts(self, asked: Asked[GenerateRequest], start: Snapshot) -> list[_Draft]:
+    def _generate(self, request: Request) -> Steps[Response]:
+        begun = yield from read_start(
+            self.server, request, _check, AutoregressiveDecoder.generate, lambda decoded: decoded[0].state
+        )
+        served, (asked, prompt) = begun.served, begun.decoded
+        deadline = request.deadline(asked.timeout)
+        start, output = yield from read_prompt(served, begun.snapshot, prompt, deadline, "prompt")
+        samples = yield from self._samples(served, asked, start, output, deadline)
+        step = begun.step + len(prompt)
+        if asked.stream:
+            return (yield from self._stream(begun, start, step, samples, deadline))
+        yield from run(served.queue, [one.sequence for one in samples if one.sequence is not None], "prompt")
+        content = yield from self._answer(begun, start, step, samples, deadline)
+        return Response(content, model=served.key)
+
+    def _samples(
+        self, served: ServedModel, asked: GenerateRequest, start: Snapshot, output: Array, deadline: float
+    ) -> Steps[list[_Sample]]:
         """Every sample with its first token, which the prompt's last output gives."""
-        assert start.output is not None, "a prompt was read"
-        request, rule = asked.request, rule_of(asked.served, asked.request)
-        more = request.max_steps - 2  # beyond the first token, and the last, which nothing reads
-        samplers = [Sampler(rule, path) for path in range(request.samples)]
-        scores = np.broadcast_to(start.output, (len(samplers), len(start.output)))
-        if scores.size > _MANY:
-            inputs = await asyncio.to_thread(samplers[0].feed, list(samplers), scores)
+        rule = rule_of(served, asked)
+        samplers = [Sampler(rule, path) for path in range(asked.samples)]
+        scores = np.broadcast_to(output, (len(samplers), len(output)))
+        feed = samplers[0].feed
+        if scores.size > _MANY_SCORES:
+            inputs = yield from aside(feed, list(samplers), scores)
         else:
-            inputs = samplers[0].feed(list(samplers), scores)
-        wanted: dict[str, Any] = {
-            "keep_state": request.return_state,
-            "deadline": asked.deadline,
-        }
+            inputs = feed(list(samplers), scores)
+        more = asked.max_steps - 2  # beyond the first token, and the last, which nothing reads
+        wanted: dict[str, Any] = {"keep_state": asked.return_state, "deadline": deadline, "more": more}
         return [
-            _Draft(
-                one, None if first is None else Sequence(first, state=start.state, feedback=one, more=more, **wanted)
-            )
+            _Sample(one, None if first is None else Sequence(first, state=start.state, feedback=one, **wanted))
             for one, first in zip(samplers, inputs, strict=True)
         ]
 
-    async def _stream(self, asked: Asked[GenerateRequest], send: Send, start: Snapshot, drafts: list[_Draft]) -> None:
-        running = [draft.sequence for draft in drafts if draft.sequence is not None]
-        news = asyncio.Event()
-        for sequence in running:
-            sequence.listener = news.set
-        ticket = self.server.engine.submit(asked.served.queue, running) if running else None
-        await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-        watching = None if ticket is None else asyncio.create_task(watch(ticket, asked.receive))
+    def _stream(
+        self, begun: Start[Any], start: Snapshot, step: int, samples: list[_Sample], deadline: float
+    ) -> Steps[Response]:
+        """Send what is written as it is written. What goes wrong after the head is sent is an event of its own."""
+        running = [one.sequence for one in samples if one.sequence is not None]
+        work = _Followed(begun.served.queue, running)
+        work.where = "prompt"
         try:
-            if ticket is not None:
-                await self._follow(send, ticket, news, drafts)
-                failed = first_error(running)
-                if failed is not None:
-                    raise placed(failed[1], "prompt")
-            last = b"".join(event for index, draft in enumerate(drafts) for event in draft.rest(index))
-            answer = await self._answer(asked, start, drafts)
-            await _send_piece(send, last + b"event: done\ndata: " + answer + b"\n\n", more=False)
+            yield Send(b"", _STREAM_HEADERS)
+            while not work.done:
+                yield work
+                events = b"".join(_events(samples))
+                if events:
+                    yield Send(events, _STREAM_HEADERS)
+            if work.failure is not None:
+                raise work.failure
+            work.check()
+            last = b"".join(event for index, one in enumerate(samples) for event in one.rest(index))
+            answer = yield from self._answer(begun, start, step, samples, deadline)
+            return Response(last + b"event: done\ndata: " + answer + b"\n\n", model=begun.served.key)
         except ElmanError as error:
-            await self._send_error(send, error)
-        except asyncio.CancelledError:
-            if self.server.ready:
-                raise
-            await self._send_error(send, Draining("the server stopped before this was done", retry_after=1))
+            self.metrics.request_failed(error)
+            return Response(b"event: error\ndata: " + encode_json(error.problem()) + b"\n\n")
         finally:
-            if ticket is not None:
-                ticket.cancel()
-            if watching is not None:
-                watching.cancel()
+            work.cancel()
 
-    async def _send_error(self, send: Send, error: ElmanError) -> None:
-        self.loop.metrics.request_failed(error)
-        await _send_piece(send, b"event: error\ndata: " + encode_json(error.problem()) + b"\n\n", more=False)
-
-    async def _follow(self, send: Send, ticket: AwaitedRequest, news: asyncio.Event, drafts: list[_Draft]) -> None:
-        """Send what is written as it is written, until all is. Raises ClientGone."""
-        ticket.future.add_done_callback(lambda _: news.set())
-        while not ticket.future.done():
-            await news.wait()
-            news.clear()
-            events = b"".join(event for index, draft in enumerate(drafts) for event in draft.events(index))
-            if events:
-                await _send_piece(send, events)
-        if isinstance(ticket.future.exception(), ClientGone):
-            raise ClientGone
-        await ticket.future
-
-    async def _answer(self, asked: Asked[GenerateRequest], start: Snapshot, drafts: list[_Draft]) -> bytes:
+    def _answer(
+        self, begun: Start[Any], start: Snapshot, step: int, samples: list[_Sample], deadline: float
+    ) -> Steps[bytes]:
+        served, (asked, _) = begun.served, begun.decoded
         results: list[dict[str, Any]] = []
-        for draft in drafts:
-            sampler = draft.sampler
+        for sample in samples:
+            sampler = sample.sampler
             text = sampler.text if sampler.rule.vocabulary is not None else None
             found = {"text": text, "tokens": sampler.tokens, "steps": len(sampler.tokens), "reason": sampler.reason}
             results.append(found)
-        if asked.request.return_state:
-            for result, token in zip(results, await self._states(asked, start, drafts), strict=True):
+        if asked.return_state:
+            afters = yield from self._states(served, start, samples, deadline)
+            steps = [step + len(sample.sampler.tokens) for sample in samples]
+            sealing = self._seal, served, begun.owner, steps, afters
+            many = len(samples) > _MANY_SAMPLES
+            tokens = (yield from aside(*sealing)) if many else self._seal(*sealing[1:])
+            for result, token in zip(results, tokens, strict=True):
                 result["state"] = token
-        model, seed = asked.served.model, drafts[0].sampler.rule.seed
-        answer = {"model": model.name, "version": model.version, "seed": seed, "results": results}
-        return await asyncio.to_thread(encode_json, answer) if len(drafts) > _MANY_DRAFTS else encode_json(answer)
+        name, version = served.key
+        answer = {"model": name, "version": version, "seed": samples[0].sampler.rule.seed, "results": results}
+        return (yield from self.server.pool.offload(len(samples) > _MANY_SAMPLES, encode_json, answer))
 
-    async def _states(self, asked: Asked[GenerateRequest], start: Snapshot, drafts: list[_Draft]) -> list[str]:
-        """A token for the state after every token of each sample; the last one drawn is read for it."""
-        served, dtype = asked.served, asked.served.format.numpy_dtype
+    def _states(
+        self, served: ServedModel, start: Snapshot, samples: list[_Sample], deadline: float
+    ) -> Steps[list[Snapshot]]:
+        """Where each sample stands after every token of it; the last one drawn is read for it."""
+        dtype = served.format.numpy_dtype
         afters, unread = [], []
-        for draft in drafts:
-            sampler, sequence = draft.sampler, draft.sequence
+        for sample in samples:
+            sampler, sequence = sample.sampler, sample.sequence
             if sequence is None:
                 afters.append(start)
                 unread.append(np.array(sampler.tokens, dtype))
@@ -181,19 +213,22 @@ class Generate:
                 afters.append(Snapshot(sequence.final_state, sequence.last_output))
                 unread.append(np.array(sampler.tokens[-1:] if sampler.reason != "end" else [], dtype))
         rows = [row for row, inputs in enumerate(unread) if len(inputs)]
-        read = await self.loop.advance(asked, [unread[row] for row in rows], [afters[row] for row in rows], "prompt")
+        starts = [afters[row] for row in rows]
+        read = yield from advance(served, [unread[row] for row in rows], starts, deadline, "prompt")
         for row, after in zip(rows, read, strict=True):
             afters[row] = after
-        first = asked.step + len(asked.request.prompt)
-        steps = [first + len(draft.sampler.tokens) for draft in drafts]
+        return afters
 
-        def seal() -> list[str]:
-            return [
-                seal_token(self.server, served, asked.owner, step, served.snapshots.pack(after))
-                for step, after in zip(steps, afters, strict=True)
-            ]
+    def _seal(self, served: ServedModel, owner: bytes, steps: list[int], afters: list[Snapshot]) -> list[str]:
+        return [
+            seal_token(self.server, served, owner, step, served.snapshots.pack(after))
+            for step, after in zip(steps, afters, strict=True)
+        ]
 
-        return await asyncio.to_thread(seal) if len(drafts) > _MANY_DRAFTS else seal()
+
+def _events(samples: list[_Sample]) -> Iterable[bytes]:
+    for index, sample in enumerate(samples):
+        yield from sample.events(index)
 
 
 def rule_of(served: ServedModel, request: GenerateRequest) -> Rule:
@@ -208,7 +243,7 @@ def rule_of(served: ServedModel, request: GenerateRequest) -> Rule:
         seed=secrets.randbits(32) if request.seed is None else request.seed,
         max_steps=request.max_steps,
         end=None if spec.end is None else ids[spec.end],
-        stop=request.stop,
+        stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop),
         vocabulary=served.format.vocabulary,
         banned=tuple(sorted({ids[token] for token in begins} - {ids.get(spec.end or "", -1)})),
     )
@@ -218,7 +253,3 @@ def _check(served: ServedModel) -> None:
     reason = why_no_generation(served.model)
     if reason is not None:
         raise CannotGenerate(f"{served.model.name} cannot generate: {reason}")
-
-
-async def _send_piece(send: Send, body: bytes, more: bool = True) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": more})

@@ -12,9 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from elman.api.server import ServedModel, Server
-from elman.engine.engine import Stats
+from elman.engine.queue import Stats
 from elman.errors import ElmanError
-from elman.repository.model import Model
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LABELS = ("model", "version")
@@ -49,9 +48,9 @@ class Metrics:
         self.registry.register(_QueueCollector(server))
         ProcessCollector(registry=self.registry)
 
-    def request_done(self, model: Model, seconds: float) -> None:
-        """Count one answered predict request."""
-        requests = self.requests[model.name, model.version]
+    def request_done(self, model: tuple[str, int], seconds: float) -> None:
+        """Count one answered request of a model, by its name and version."""
+        requests = self.requests[model]
         requests.buckets[bisect_left(_SECONDS, seconds)] += 1
         requests.seconds += seconds
 
@@ -69,7 +68,7 @@ class _RequestCollector(Collector):
         self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
-        text = "From the start of a predict request to the end of its answer"
+        text = "From a whole request to its answer"
         family = HistogramMetricFamily("elman_request_seconds", text, labels=_LABELS)
         for (name, version), requests in list(self._metrics.requests.items()):
             bounds = [*map(str, _SECONDS), "+Inf"]

@@ -1,28 +1,41 @@
-"""The OpenAPI document: what FastAPI knows of its own routes, and the routes served as bare ASGI."""
+"""The OpenAPI document: what FastAPI knows of its own routes, and the endpoints that it does not route.
+
+Bodies and query options are those of `elman.codec.requests`, with their bounds.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from elman.api.schemas import (
     ForecastAnswer,
-    ForecastBody,
     GenerateAnswer,
-    GenerateBody,
     InfluenceAnswer,
-    InfluenceBody,
     PredictAnswer,
-    PredictBody,
     Problem,
     StepsAnswer,
-    StepsBody,
 )
+from elman.codec.requests import (
+    AnySequence,
+    ForecastRequest,
+    GenerateRequest,
+    InfluenceRequest,
+    PredictQuery,
+    PredictRequest,
+    StepsQuery,
+    StepsRequest,
+    StreamQuery,
+)
+from elman.settings import Settings
 
 _REF = "#/components/schemas/{model}"
+_NAMED = _REF.format(model="{name}")
 _JSON = "application/json"
 _OCTETS = "application/octet-stream"
 _EVENTS = "text/event-stream"
@@ -31,14 +44,12 @@ _BINARY = {"type": "string", "format": "binary", "contentMediaType": _OCTETS}
 _STRING = {"type": "string"}
 _VERSION = {"type": "integer", "minimum": 1}
 
-_OPTIONS = (
-    ("return", {"type": "string", "enum": ["final", "steps"], "default": "final"}),
-    ("decode", {"type": "boolean", "default": True}),
-    ("top", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 3}),
-    ("timeout", {"type": "number", "exclusiveMinimum": 0}),
-)
-_AT = ("at", {"type": "integer", "minimum": 0})
-_RETURN_STATE = ("return_state", {"type": "boolean", "default": False})
+_EXAMPLES: dict[str, dict[str, Any]] = {
+    "PredictRequest": {"sequence": [[0.1, 0.2], [0.3, 0.4]], "return": "final"},
+    "StepsRequest": {"sequence": [[0.1, 0.2], [0.3, 0.4]], "at": 0},
+    "GenerateRequest": {"prompt": "Mc", "max_steps": 20, "seed": 1},
+    "ForecastRequest": {"series": [5.0, 11.0, 16.0], "horizon": 10},
+}
 
 _ERRORS = {
     "400": "Not JSON: `invalid_json`",
@@ -84,21 +95,21 @@ _INFLUENCE = "Withhold each step in turn, and report how far the last output mov
 
 @dataclass(frozen=True)
 class _Operation:
-    """One route served as bare ASGI."""
+    """One endpoint: the type of its JSON body, its answer, and the options of its query string."""
 
     path: str
     verb: str
     tag: str
     description: str
-    body: type[BaseModel]
+    body: Any
     answer: type[BaseModel]
-    query: tuple[tuple[str, dict[str, Any]], ...] = ()
+    query: type[msgspec.Struct] | None = None
     octets: bool = False
     events: bool = False
     errors: tuple[tuple[str, str], ...] = ()
 
     def describe(self, versioned: bool) -> dict[str, Any]:
-        formats = {_JSON: {"schema": {"$ref": _REF.format(model=self.body.__name__)}}}
+        formats = {_JSON: {"schema": {"$ref": _REF.format(model=_name(self.body))}}}
         answers = {_JSON: {"schema": {"$ref": _REF.format(model=self.answer.__name__)}}}
         if self.octets:
             formats[_OCTETS] = answers[_OCTETS] = {"schema": _BINARY}
@@ -124,7 +135,7 @@ class _Operation:
         note = {"description": f"For {_OCTETS} bodies"}
         return [
             *({"name": name, "in": "path", "required": True, "schema": schema} for name, schema in path),
-            *({"name": name, "in": "query", "required": False, "schema": one, **note} for name, one in self.query),
+            *({**one, **note} for one in _query(self.query)),
         ]
 
 
@@ -134,17 +145,17 @@ _OPERATIONS = (
         "predict",
         "predict",
         _PREDICT,
-        PredictBody,
+        PredictRequest[AnySequence],
         PredictAnswer,
-        (*_OPTIONS, _RETURN_STATE),
+        PredictQuery,
         octets=True,
     ),
     _Operation(
         "/v1/models/{name}/generate",
         "generate",
-        "loops",
+        "autoregressive",
         _GENERATE,
-        GenerateBody,
+        GenerateRequest,
         GenerateAnswer,
         events=True,
         errors=(("409", "`cannot_generate`"), ("404", "`unknown_model`, `unknown_session`")),
@@ -152,21 +163,28 @@ _OPERATIONS = (
     _Operation(
         "/v1/models/{name}/forecast",
         "forecast",
-        "loops",
+        "autoregressive",
         _FORECAST,
-        ForecastBody,
+        ForecastRequest[AnySequence],
         ForecastAnswer,
         errors=(("409", "`cannot_forecast`"), ("404", "`unknown_model`, `unknown_session`")),
     ),
-    _Operation("/v1/models/{name}/influence", "influence", "loops", _INFLUENCE, InfluenceBody, InfluenceAnswer),
+    _Operation(
+        "/v1/models/{name}/influence",
+        "influence",
+        "autoregressive",
+        _INFLUENCE,
+        InfluenceRequest[AnySequence],
+        InfluenceAnswer,
+    ),
     _Operation(
         "/v1/sessions/{id}/steps",
         "step",
         "sessions",
         _STEPS,
-        StepsBody,
+        StepsRequest[AnySequence],
         StepsAnswer,
-        (*_OPTIONS, _AT),
+        StepsQuery,
         octets=True,
         errors=tuple(_SESSION_ERRORS.items()),
     ),
@@ -179,29 +197,28 @@ _STREAM = (
 )
 
 
-def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
+def document(app: FastAPI, settings: Settings) -> Callable[[], dict[str, Any]]:
     """The function that makes the application's document, once."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _complete(original())
+            app.openapi_schema = _complete(original(), settings)
         return app.openapi_schema
 
     return openapi
 
 
-def _complete(schema: dict[str, Any]) -> dict[str, Any]:
-    """Add what is served as bare ASGI, the streams, and how a caller shows its key."""
+def _complete(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Add the endpoints, the streams, and how a caller shows its key."""
     components = schema.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    kinds = [(one.body, "validation") for one in _OPERATIONS] + [(one.answer, "serialization") for one in _OPERATIONS]
-    _, ours = models_json_schema(
-        [*kinds, (Problem, "serialization")],  # type: ignore[list-item]
+    _, answers = models_json_schema(
+        [(one, "serialization") for one in (*(one.answer for one in _OPERATIONS), Problem)],  # type: ignore[misc]
         by_alias=True,
         ref_template=_REF,
     )
-    for name, definition in ours["$defs"].items():
+    for name, definition in (*answers["$defs"].items(), *_bodies().items()):
         schemas.setdefault(name, definition)
     for one in _OPERATIONS:
         schema["paths"][one.path] = {"post": one.describe(versioned=False)}
@@ -210,10 +227,51 @@ def _complete(schema: dict[str, Any]) -> dict[str, Any]:
     path = "/v1/models/{name}/stream"
     schema["paths"][path] = {"get": _stream(versioned=False)}
     schema["paths"][_versioned(path)] = {"get": _stream(versioned=True)}
+    for body in ("NewSession", "ForkBody"):
+        for kind in schemas[body]["properties"]["ttl"]["anyOf"]:
+            if kind["type"] == "number":
+                kind |= {"exclusiveMinimum": 0, "maximum": settings.max_session_ttl}
     # A key is asked for where any are set, so the scheme is offered and an empty one is allowed.
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     schema["security"] = [{"key": []}, {}]
     return schema
+
+
+def _name(kind: Any) -> str:
+    """The name of a body in the document: its class, without the type of its sequences."""
+    name: str = getattr(kind, "__origin__", kind).__name__
+    return name
+
+
+@lru_cache(1)
+def _bodies() -> dict[str, dict[str, Any]]:
+    """The JSON schema of each body."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in _OPERATIONS:
+        _, parts = msgspec.json.schema_components([one.body], ref_template=_NAMED)
+        (definition,) = parts.values()
+        name = _name(one.body)
+        found[name] = {**definition, "title": name}
+        if name in _EXAMPLES:
+            found[name]["example"] = _EXAMPLES[name]
+    found["PredictRequest"]["oneOf"] = [{"required": ["sequence"]}, {"required": ["sequences"]}]
+    return found
+
+
+def _query(kind: type[msgspec.Struct] | None) -> list[dict[str, Any]]:
+    """The options of a query string, as parameters."""
+    if kind is None:
+        return []
+    (definition,) = msgspec.json.schema_components([kind], ref_template=_NAMED)[1].values()
+    parameters = []
+    for name, one in definition["properties"].items():
+        # A query string cannot say null.
+        options = [part for part in one.pop("anyOf", []) if part.get("type") != "null"]
+        schema = {**one, **(options[0] if options else {})}
+        if schema.get("default", 0) is None:
+            del schema["default"]
+        parameters.append({"name": name, "in": "query", "required": False, "schema": schema})
+    return parameters
 
 
 def _versioned(path: str) -> str:
@@ -223,7 +281,6 @@ def _versioned(path: str) -> str:
 def _stream(versioned: bool) -> dict[str, Any]:
     path: list[tuple[str, dict[str, Any]]] = [("name", _STRING)]
     path += [("version", _VERSION)] if versioned else []
-    query = [*_OPTIONS, ("session", _STRING), ("ttl", {"type": "number", "exclusiveMinimum": 0})]
     return {
         "tags": ["sessions"],
         "summary": "Stream",
@@ -231,7 +288,7 @@ def _stream(versioned: bool) -> dict[str, Any]:
         "description": _STREAM,
         "parameters": [
             *({"name": name, "in": "path", "required": True, "schema": schema} for name, schema in path),
-            *({"name": name, "in": "query", "required": False, "schema": schema} for name, schema in query),
+            *_query(StreamQuery),
         ],
         "responses": {
             "101": {"description": "The connection is a WebSocket from here on"},

@@ -1,4 +1,4 @@
-"""The shapes of requests and answers, for the OpenAPI document and for the routes that are not hot."""
+"""The answers, for the OpenAPI document, and the bodies of the routes that FastAPI serves."""
 
 from typing import Any, Literal
 
@@ -102,42 +102,6 @@ class RefusedModel(BaseModel):
 class ModelList(BaseModel):
     models: list[ModelCard]
     refused: list[RefusedModel]
-
-
-Step = list[float]
-SequenceBody = list[Step] | list[float] | list[int] | str
-
-
-class PredictBody(BaseModel):
-    """Either `sequence`, for one, or `sequences`, for many of any lengths."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"sequence": [[0.1, 0.2], [0.3, 0.4]], "return": "final"}})
-
-    sequence: SequenceBody | None = Field(
-        None,
-        description="[[f, ...], ...] of features, [t, ...] of tokens, or a string where there is a vocabulary",
-    )
-    sequences: list[SequenceBody] | None = None
-    returns: Literal["final", "steps"] = Field("final", alias="return")
-    decode: bool = Field(True, description="Whether to decode outputs into labels, values or tokens")
-    top: int = Field(3, ge=1, le=1000, description="How many labels to list with their probability")
-    timeout: float | None = Field(None, gt=0, description="Seconds after which the answer is of no use: 504")
-    state: str | list[str] | None = Field(None, description="A state token to go on from: one for all, or one each")
-    return_state: bool = Field(False, description="Whether each result has a state token to go on with")
-    hidden: bool = Field(False, description="Whether each result has the state after every step")
-
-
-class StepsBody(BaseModel):
-    """The next steps of a session."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"sequence": [[0.1, 0.2], [0.3, 0.4]], "at": 0}})
-
-    sequence: SequenceBody
-    at: int | None = Field(None, ge=0, description="The step that the session is believed to be at")
-    returns: Literal["final", "steps"] = Field("final", alias="return")
-    decode: bool = True
-    top: int = Field(3, ge=1, le=1000)
-    timeout: float | None = Field(None, gt=0, description="Seconds after which the answer is of no use: 504")
 
 
 class Ranked(BaseModel):
@@ -283,27 +247,6 @@ class Examples(BaseModel):
     examples: list[Example]
 
 
-class GenerateBody(BaseModel):
-    """A prompt, or a session or state, to write on from."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"prompt": "Mc", "max_steps": 20, "seed": 1}})
-
-    prompt: str | list[int] | None = None
-    condition: str | None = Field(default=None, description="One of the card's generation.conditions")
-    session: str | None = Field(default=None, description="Go on from a session, which is not moved")
-    state: str | None = Field(default=None, description="Go on from a state token")
-    max_steps: int = Field(default=100, ge=1)
-    temperature: float = Field(default=1.0, ge=0, le=100, description="0 takes the likeliest token")
-    top_k: int = Field(default=0, ge=0, description="0 keeps all")
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=0, description="The same seed gives the same tokens")
-    samples: int = Field(default=1, ge=1, le=1000)
-    stop: list[str] | str = []
-    stream: bool = Field(default=False, description="Answer with server-sent events, one a token")
-    return_state: bool = False
-    timeout: float | None = Field(default=None, gt=0)
-
-
 class Generated(BaseModel):
     """One sample."""
 
@@ -321,23 +264,6 @@ class GenerateAnswer(BaseModel):
     results: list[Generated]
 
 
-class ForecastBody(BaseModel):
-    """A series, or a session or state, to carry on."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"series": [5.0, 11.0, 16.0], "horizon": 10}})
-
-    series: list[Step] | list[float] | None = Field(default=None, description="In the data's own units")
-    session: str | None = Field(default=None, description="Go on from a session, which is not moved")
-    state: str | None = Field(default=None, description="Go on from a state token")
-    horizon: int = Field(default=24, ge=1)
-    samples: int = Field(default=0, ge=0, le=1000, description="Paths to sample for mean and quantiles")
-    quantiles: list[float] = [0.1, 0.5, 0.9]
-    seed: int | None = Field(default=None, ge=0)
-    future: list[Step] | list[float] | None = Field(default=None, description="What is known ahead, a row a step")
-    paths: bool = Field(default=False, description="Whether the sampled paths are wanted too")
-    timeout: float | None = Field(default=None, gt=0)
-
-
 Values = list[float] | list[list[float]]
 
 
@@ -352,17 +278,6 @@ class ForecastAnswer(BaseModel):
     mean: Values | None = None
     quantiles: dict[str, Values] | None = None
     paths: list[Values] | None = None
-
-
-class InfluenceBody(BaseModel):
-    """A sequence of two steps or more."""
-
-    sequence: SequenceBody
-    target: str | int | None = Field(default=None, description="The label or output to look at; all without it")
-    state: str | None = Field(default=None, description="A state token to go on from")
-    decode: bool = True
-    top: int = Field(default=3, ge=1, le=1000)
-    timeout: float | None = Field(default=None, gt=0)
 
 
 class InfluenceAnswer(BaseModel):

@@ -1,7 +1,6 @@
 """One segment of a sequence: from where it starts to where it will stand."""
 
 import time
-from math import inf
 from typing import Any
 
 from elman.api.server import ServedModel, Server
@@ -18,7 +17,7 @@ class Segment:
 
     Args:
         served: the model.
-        data: as `PredictRequest.sequences` has it. A signal is cut here.
+        data: as `JSONDecoder.predict` gives it. A signal is cut here.
         start: where the sequence stands.
 
     Attributes:
@@ -95,8 +94,3 @@ def seal_token(server: Server, served: ServedModel, owner: bytes, step: int, sna
     model = served.model
     expires_at = time.time() + server.settings.token_ttl
     return server.tokens.seal(State(model.name, model.version, served.digest, owner, step, expires_at, snapshot))
-
-
-def deadline_of(timeout: float | None) -> float:
-    """On the engine's clock."""
-    return inf if timeout is None else time.monotonic() + timeout

@@ -6,18 +6,20 @@ import logging
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from elman.codec.autoregressive import LoopDecoder
-from elman.codec.format import Format, format_of
+from elman.codec.answer import OutputFormat
+from elman.codec.autoregressive import AutoregressiveDecoder
+from elman.codec.input_format import InputFormat, input_format
 from elman.codec.json import JSONDecoder
-from elman.codec.request import Limits
-from elman.codec.worker import DecodingWorker
-from elman.engine.engine import Engine, ModelQueue
+from elman.codec.limits import Limits
+from elman.codec.pool import CodecPool
+from elman.engine.engine import Engine
+from elman.engine.queue import ModelQueue
 from elman.engine.scheduler import Policy
 from elman.errors import ModelChanged, StoreUnavailable, UnknownModel
 from elman.repository.model import Model
@@ -44,8 +46,18 @@ class ServedModel:
 
     model: Model
     queue: ModelQueue
-    format: Format
     decoder: JSONDecoder
+    outputs: OutputFormat
+
+    @property
+    def format(self) -> InputFormat:
+        """What a sequence of it looks like on the wire."""
+        return self.decoder.format
+
+    @cached_property
+    def key(self) -> tuple[str, int]:
+        """Its name and version."""
+        return self.model.name, self.model.version
 
     @cached_property
     def snapshots(self) -> SnapshotFormat:
@@ -53,9 +65,9 @@ class ServedModel:
         return SnapshotFormat(self.model)
 
     @cached_property
-    def loops(self) -> LoopDecoder:
-        """What decodes the requests whose answers are fed back."""
-        return LoopDecoder(self.model, self.decoder)
+    def autoregressive(self) -> AutoregressiveDecoder:
+        """What decodes the requests whose outputs are fed back."""
+        return AutoregressiveDecoder(self.model, self.decoder)
 
     @cached_property
     def digest(self) -> bytes:
@@ -93,7 +105,7 @@ class Server:
         # A write that waits for the disk, or for another writer, is not to hold up the event loop.
         light_saves = settings.store == "memory"
         self.engine = Engine(settings.max_queue, settings.max_queue_seconds, self.sessions.commit, light_saves)
-        self.decoding = DecodingWorker()
+        self.pool = CodecPool()
         self.ready = False
         self._served: dict[str, dict[int, ServedModel]] = {}
         self._retired: OrderedDict[tuple[str, int, bytes], ServedModel] = OrderedDict()
@@ -159,11 +171,11 @@ class Server:
 
     def _serve(self, model: Model) -> ServedModel:
         queue = ModelQueue(model, policy_of(model, self.settings))
-        format, limits = format_of(model), self.limits
+        limits = self.limits
         if not model.proof.chunked:
             # What is run whole holds up everything else for as long as it takes.
             limits = replace(limits, max_steps=min(limits.max_steps, self.settings.max_whole_steps))
-        return ServedModel(model, queue, format, JSONDecoder(format, limits))
+        return ServedModel(model, queue, JSONDecoder(input_format(model), limits), OutputFormat(model))
 
     async def stop(self) -> None:
         """Take no new work, finish what is queued, stop."""
@@ -173,7 +185,7 @@ class Server:
         await asyncio.to_thread(self.repository.close)
         await self.engine.drain(self.settings.drain_timeout)
         self.engine.close()
-        self.decoding.close()
+        self.pool.close()
         await asyncio.to_thread(self.sessions.close)
 
     def served(self, name: str, version: str | None = None) -> ServedModel:
@@ -192,6 +204,10 @@ class Server:
         if number not in versions:
             raise UnknownModel(f"the model {name!r} has no version {version[:20]!r}", expected=sorted(versions))
         return versions[number]
+
+    def served_in(self, parameters: Mapping[str, str]) -> ServedModel:
+        """The model that the parameters of a path name. Raises UnknownModel."""
+        return self.served(parameters["name"], parameters.get("version"))
 
     def served_to(self, record: Record) -> ServedModel:
         """The model that a session began with. Raises UnknownModel and ModelChanged."""

@@ -9,13 +9,14 @@ from elman.api.segment import check_streaming, open_token, seal_token
 from elman.api.server import Server
 from elman.errors import InvalidField
 from elman.http.callers import owner_of
+from elman.http.endpoint import Driver
 from elman.sessions.store import Record
 
 
-def sessions_router(server: Server) -> APIRouter:
+def sessions_router(server: Server, driver: Driver) -> APIRouter:
     """The routes that make, show, fork, restore and end sessions."""
     router = APIRouter(prefix="/v1", tags=["sessions"])
-    sessions = server.sessions
+    sessions, complete = server.sessions, driver.complete
 
     @router.post("/models/{name}/sessions", status_code=201)
     async def create_session(request: Request, name: str, body: NewSession | None = None) -> SessionCard:
@@ -38,7 +39,8 @@ def sessions_router(server: Server) -> APIRouter:
         ttl = check_ttl(server, body.ttl)
         snapshot = served.snapshots.pack(start)
         model = served.model
-        return card(await sessions.create(owner, model.name, model.version, served.digest, step, snapshot, ttl))
+        making = sessions.create(owner, model.name, model.version, served.digest, step, snapshot, ttl)
+        return card(await complete(making))
 
     @router.get("/sessions")
     async def list_sessions(
@@ -48,34 +50,35 @@ def sessions_router(server: Server) -> APIRouter:
         after: Annotated[str | None, Query(pattern="^[0-9a-f]{1,64}$")] = None,
     ) -> SessionList:
         """The caller's sessions, oldest first."""
-        records = await sessions.owned(owner_of(request.scope), limit, after, model)
+        records = await complete(sessions.owned(owner_of(request.scope), limit, after, model))
         following = records[-1].id if len(records) == limit else None
         return SessionList(sessions=[card(record) for record in records], next=following)
 
     @router.get("/sessions/{id}")
     async def show_session(request: Request, id: str) -> SessionCard:
         """Where a session stands."""
-        return card(await sessions.read(owner_of(request.scope), id))
+        return card(await complete(sessions.read(owner_of(request.scope), id)))
 
     @router.delete("/sessions/{id}", status_code=204, response_class=Response)
     async def delete_session(request: Request, id: str) -> Response:
         """End a session."""
-        await sessions.delete(owner_of(request.scope), id)
+        await complete(sessions.delete(owner_of(request.scope), id))
         return Response(status_code=204)
 
     @router.post("/sessions/{id}/fork", status_code=201)
     async def fork_session(request: Request, id: str, body: ForkBody | None = None) -> SessionCard:
         """A second session that stands where this one does, and goes its own way from here."""
         owner = owner_of(request.scope)
-        one = await sessions.read(owner, id)
+        one = await complete(sessions.read(owner, id))
         ttl = check_ttl(server, body.ttl) if body is not None and body.ttl is not None else one.ttl
-        return card(await sessions.create(owner, one.model, one.version, one.digest, one.step, one.snapshot, ttl))
+        making = sessions.create(owner, one.model, one.version, one.digest, one.step, one.snapshot, ttl)
+        return card(await complete(making))
 
     @router.get("/sessions/{id}/state")
     async def read_state(request: Request, id: str) -> StateAnswer:
         """The session's state as a token, with which anything can go on from here, with or without a session."""
         owner = owner_of(request.scope)
-        record = await sessions.read(owner, id)
+        record = await complete(sessions.read(owner, id))
         served = server.served_to(record)
         return StateAnswer(state=seal_token(server, served, owner, record.step, record.snapshot), step=record.step)
 
@@ -83,9 +86,9 @@ def sessions_router(server: Server) -> APIRouter:
     async def write_state(request: Request, id: str, body: StateBody) -> SessionCard:
         """Put a session at the state of a token: back to an earlier step, or to where another one stands."""
         owner = owner_of(request.scope)
-        served = server.served_to(await sessions.read(owner, id))
+        served = server.served_to(await complete(sessions.read(owner, id)))
         step, start = open_token(server, served, owner, body.state, "state")
-        return card(await sessions.restore(owner, id, step, served.snapshots.pack(start)))
+        return card(await complete(sessions.restore(owner, id, step, served.snapshots.pack(start))))
 
     return router
 

@@ -6,23 +6,26 @@ own connection, and dropped once it has not read for `stream_timeout` seconds. F
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from elman.api.metrics import Metrics
-from elman.api.predict import LARGE
 from elman.api.segment import check_streaming
 from elman.api.server import ServedModel, Server
 from elman.api.sessions import check_ttl
-from elman.api.steps import Stepper, encoded
-from elman.codec.answer import encode_binary, encode_json
-from elman.codec.binary import binary_array, options_of_stream
-from elman.codec.request import StepRequest
+from elman.api.steps import Stepper
+from elman.codec.answer import encode_json, encode_octets
+from elman.codec.octets import decode_octets, parse_query
+from elman.codec.requests import StepsRequest, StreamQuery
+from elman.engine.work import Steps
 from elman.errors import Draining, ElmanError, Internal, Overloaded, UnknownModel
 from elman.http.callers import owner_of
+from elman.http.endpoint import Driver
 from elman.sessions.store import Record
 
 _GOING_AWAY = 1001
@@ -43,14 +46,24 @@ class _Stream:
     owner: bytes
     served: ServedModel
     record: Record
-    options: dict[str, Any]
+    query: StreamQuery
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The options of a frame that does not say otherwise, where they differ from those of a request."""
+        names = ("returns", "decode", "top", "timeout")
+        return {name: value for name in names if (value := getattr(self.query, name)) != getattr(_USUAL, name)}
+
+
+_USUAL = StreamQuery()
 
 
 class Streams:
     """The streams of one server."""
 
-    def __init__(self, server: Server, metrics: Metrics, stepper: Stepper) -> None:
+    def __init__(self, server: Server, driver: Driver, metrics: Metrics, stepper: Stepper) -> None:
         self.server = server
+        self.driver = driver
         self.metrics = metrics
         self.stepper = stepper
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -135,38 +148,38 @@ class Streams:
     async def _open(self, socket: WebSocket, name: str, version: str | None) -> _Stream:
         """The session of a stream, found or made. Raises ElmanError."""
         server, owner = self.server, owner_of(socket.scope)
-        options = options_of_stream(socket.scope["query_string"])
-        id, ttl = options.pop("session", None), options.pop("ttl", None)
+        query = parse_query(socket.scope["query_string"], StreamQuery)
         served = server.served(name, version)
         check_streaming(served)
-        if id is None:
+        if query.session is None:
             model, snapshot = served.model, served.snapshots.pack(served.snapshots.first)
-            lives = check_ttl(server, ttl)
-            record = await server.sessions.create(owner, model.name, model.version, served.digest, 0, snapshot, lives)
-            return _Stream(socket, owner, served, record, options)
-        record = await server.sessions.read(owner, id)
+            lives = check_ttl(server, query.ttl)
+            making = server.sessions.create(owner, model.name, model.version, served.digest, 0, snapshot, lives)
+            return _Stream(socket, owner, served, await self.driver.complete(making), query)
+        record = await self.driver.complete(server.sessions.read(owner, query.session))
         if record.model != name or (version is not None and str(record.version) != version):
             raise UnknownModel(f"the session is one of {record.model!r}, version {record.version}, not of this model")
-        return _Stream(socket, owner, server.served_to(record), record, options)
+        return _Stream(socket, owner, server.served_to(record), record, query)
 
     async def _answer(self, stream: _Stream, text: str | None, content: bytes | None) -> None:
         """Run one frame and send what it gives. Raises ElmanError and SlowClient."""
-        served = stream.served
+        answer = await self.driver.complete(self._step(stream, text, content, time.monotonic()))
+        sending = stream.socket.send_bytes(answer) if text is None else stream.socket.send_text(answer.decode())
+        await self._send(sending)
+
+    def _step(self, stream: _Stream, text: str | None, content: bytes | None, arrived: float) -> Steps[bytes]:
+        served, stepper = stream.served, self.stepper
         if text is not None:
-            body = text.encode("utf-8", "surrogatepass")
-            if len(body) > LARGE:
-                request = await self.server.decoding.decode_step(body, served.decoder, stream.options)
-            else:
-                request = served.decoder.decode_step(body, stream.options)
+            request, data = yield from stepper.decoded(served, text.encode("utf-8", "surrogatepass"), stream.defaults)
         else:
-            data = binary_array(content or b"", served.format, served.decoder.limits)
-            request = replace(StepRequest(data), **stream.options)
-        stepped = await self.stepper.step(stream.owner, stream.record.id, served, request, None)
-        if text is not None:
-            await self._send(stream.socket.send_text((await encoded(served, request, stepped)).decode()))
-        else:
-            rows, _ = encode_binary(stepped.outputs, request.returns)
-            await self._send(stream.socket.send_bytes(rows))
+            request = StepsRequest(sequence=None, **stream.defaults)
+            data = decode_octets(content or b"", served.format, served.decoder.limits)
+        deadline = math.inf if request.timeout is None else arrived + request.timeout
+        octets = text is None
+        done = yield from stepper.step(stream.owner, stream.record.id, served, request, data, deadline, octets)
+        if octets:
+            return encode_octets(done.outputs, request.returns)[0]
+        return (yield from stepper.encoded(served, request, done))
 
     async def _send(self, sending: Awaitable[None]) -> None:
         """Raises SlowClient where the client leaves no room for it in time."""

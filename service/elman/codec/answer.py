@@ -1,14 +1,15 @@
 """Outputs to answers: labels with probabilities, values in the data's units, tokens."""
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
 
 from elman.codec.arrays import all_finite
-from elman.codec.request import PredictRequest
-from elman.engine.sequence import Return, Sequence
+from elman.codec.json import place_of
+from elman.codec.requests import PredictRequest, Return
+from elman.engine.sequence import Sequence
 from elman.errors import NotFiniteOutput
 from elman.repository.model import Model
 from elman.repository.network import Array
@@ -20,6 +21,39 @@ _JSON_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _FEW = 128
 
 
+class Asked(Protocol):
+    """How the output rows of an answer are wanted."""
+
+    @property
+    def returns(self) -> Return: ...
+
+    @property
+    def decode(self) -> bool: ...
+
+    @property
+    def top(self) -> int: ...
+
+
+class OutputFormat:
+    """What the outputs of one model look like on the wire: all that the codec must know to write them.
+
+    It can be pickled: other processes write large answers.
+
+    Attributes:
+        name, version: of the model.
+        decoder: how outputs become labels, tokens or values.
+        names: the text of each label or token, where there is one.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.name = model.name
+        self.version = model.version
+        self.decoder = model.spec.decoder or DecoderSpec()
+        self.names = self.decoder.labels or ()
+        if self.decoder.kind == "tokens":
+            self.names = model.spec.input.vocabulary or tuple(map(str, range(model.network.output_size)))
+
+
 def outputs_of(sequence: Sequence) -> Array:
     """The output rows that a finished sequence was asked for: `(length, output_size)`, or one row."""
     blocks = sequence.outputs
@@ -27,19 +61,27 @@ def outputs_of(sequence: Sequence) -> Array:
 
 
 def encode_answer(
-    model: Model, request: PredictRequest, sequences: list[Sequence], extras: list[dict[str, Any]] | None = None
+    format: OutputFormat,
+    request: PredictRequest[Any],
+    rows: list[tuple[int, Array]],
+    extras: list[dict[str, Any]] | None = None,
 ) -> bytes:
-    """The JSON answer to a predict request, each result with its `extras`.
+    """The JSON answer to a predict request.
+
+    Args:
+        rows: of each sequence its length, and the outputs that it was asked for, `(rows, output_size)`.
+        extras: further fields of each result.
 
     Raises NotFiniteOutput, which JSON cannot carry.
     """
+    many = request.many
     results = [
-        {"length": one.length, **rows_of(model, outputs_of(one), one.returns, request.decode, request.top, place)}
-        for one, place in zip(sequences, request.places, strict=True)
+        {"length": length, **rows_of(format, outputs, request, place_of(index, many))}
+        for index, (length, outputs) in enumerate(rows)
     ]
     for result, extra in zip(results, extras or (), strict=False):
         result.update(extra)
-    return encode_json({"model": model.name, "version": model.version, "results": results})
+    return encode_json({"model": format.name, "version": format.version, "results": results})
 
 
 def encode_json(answer: object) -> bytes:
@@ -47,22 +89,22 @@ def encode_json(answer: object) -> bytes:
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def encode_binary(outputs: Array, returns: Return) -> tuple[bytes, tuple[int, ...]]:
+def encode_octets(outputs: Array, returns: Return) -> tuple[bytes, tuple[int, ...]]:
     """Output rows as little-endian float32, row-major, and their shape; one row where the last one is all."""
     outputs = np.ascontiguousarray(outputs, "<f4")
     shape = outputs.shape if returns == "steps" else outputs.shape[1:]
     return outputs.tobytes(), shape
 
 
-def rows_of(model: Model, outputs: Array, returns: Return, decode: bool, top: int, place: str) -> dict[str, Any]:
+def rows_of(format: OutputFormat, outputs: Array, asked: Asked, place: str) -> dict[str, Any]:
     """`output` or `outputs`, and `decoded`, of the output rows of one sequence. Raises NotFiniteOutput."""
     _check_finite(outputs, place)
     if outputs.dtype not in _JSON_DTYPES:
         outputs = outputs.astype(np.float32)
-    steps = returns == "steps"
+    steps = asked.returns == "steps"
     result: dict[str, Any] = {"outputs": outputs} if steps else {"output": outputs[0]}
-    if decode:
-        decoded = decode_outputs(outputs, model, top)
+    if asked.decode:
+        decoded = decode_outputs(outputs, format, asked.top)
         if decoded is not None:
             result["decoded"] = decoded if steps else decoded[0]
     return result
@@ -79,22 +121,17 @@ def _check_finite(outputs: Array, place: str) -> None:
     )
 
 
-def decode_outputs(outputs: Array, model: Model, top: int) -> list[Any] | None:
+def decode_outputs(outputs: Array, format: OutputFormat, top: int) -> list[Any] | None:
     """Decode each row of `(rows, output_size)` as the model's spec says; None where it says nothing."""
-    decoder = model.spec.decoder or DecoderSpec()
-    if decoder.kind == "labels":
-        return _labels(outputs, decoder, decoder.labels or (), top)
-    if decoder.kind == "tokens":
-        names = model.spec.input.vocabulary
-        return _labels(outputs, decoder, names or tuple(map(str, range(outputs.shape[1]))), top, word="token")
-    if decoder.kind == "values":
-        return list(_values(outputs, decoder))
-    return None
+    kind = format.decoder.kind
+    if kind in ("labels", "tokens"):
+        return _labels(outputs, format, top)
+    return list(_values(outputs, format.decoder)) if kind == "values" else None
 
 
-def meaning_of(outputs: Array, model: Model) -> Array:
+def meaning_of(outputs: Array, format: OutputFormat) -> Array:
     """What output rows say, float64 of their shape: probabilities of labels or tokens, values in the data's units."""
-    decoder = model.spec.decoder or DecoderSpec()
+    decoder = format.decoder
     rows = outputs.astype(np.float64)
     if decoder.kind == "values":
         return _values(rows, decoder)
@@ -114,11 +151,10 @@ def _values(outputs: Array, decoder: DecoderSpec) -> Array:
     return values
 
 
-def _labels(
-    outputs: Array, decoder: DecoderSpec, names: tuple[str, ...], top: int, word: str = "label"
-) -> list[dict[str, Any]]:
-    few = outputs.shape[1] <= _FEW
-    return [_ranked(*(_rank_few if few else _rank_many)(row, decoder, top), names, word) for row in outputs]
+def _labels(outputs: Array, format: OutputFormat, top: int) -> list[dict[str, Any]]:
+    rank = _rank_few if outputs.shape[1] <= _FEW else _rank_many
+    word = "label" if format.decoder.kind == "labels" else "token"
+    return [_ranked(*rank(row, format.decoder, top), format.names, word) for row in outputs]
 
 
 def _ranked(order: list[int], shares: list[float], names: tuple[str, ...], word: str) -> dict[str, Any]:

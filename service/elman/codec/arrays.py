@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from elman.codec.format import Format
-from elman.codec.request import Limits, brief
+from elman.codec.faults import brief
+from elman.codec.input_format import InputFormat
+from elman.codec.limits import Limits
 from elman.errors import (
     EmptySequence,
     InvalidField,
@@ -36,7 +37,7 @@ def check_length(length: int, where: str, limits: Limits) -> None:
         raise TooLong(f"the sequence has {length} steps", where=where, expected=f"at most {limits.max_steps} steps")
 
 
-def features_array(rows: Sequence[Sequence[float]], format: Format, where: str, limits: Limits) -> Array:
+def features_array(rows: Sequence[Sequence[float]], format: InputFormat, where: str, limits: Limits) -> Array:
     """Rows of numbers to `(length, features)` in the network's dtype.
 
     Raises EmptySequence, TooLong, RaggedFeatures, WrongFeatures, NotFinite.
@@ -51,7 +52,7 @@ def features_array(rows: Sequence[Sequence[float]], format: Format, where: str, 
     return _pack(flat, (len(rows), features), format.numpy_dtype, where)
 
 
-def numbers_array(data: Array, format: Format, where: str, limits: Limits) -> Array:
+def numbers_array(data: Array, format: InputFormat, where: str, limits: Limits) -> Array:
     """Float64 `(rows, features)`, or `(samples,)` of a signal, as `features_array` and `signal_array` give it.
 
     Raises EmptySequence, TooLong, NotFinite past the network's dtype.
@@ -63,13 +64,13 @@ def numbers_array(data: Array, format: Format, where: str, limits: Limits) -> Ar
     return finite(data, format.numpy_dtype, where)
 
 
-def signal_array(values: Sequence[float], format: Format, where: str, limits: Limits) -> Array:
+def signal_array(values: Sequence[float], format: InputFormat, where: str, limits: Limits) -> Array:
     """The samples of a signal, float32 `(samples,)`, not cut yet. Raises TooLong, NotFinite."""
     check_samples(len(values), format, where, limits)
     return _pack(list(values), (len(values),), _FLOAT32, where)
 
 
-def check_samples(count: int, format: Format, where: str, limits: Limits) -> None:
+def check_samples(count: int, format: InputFormat, where: str, limits: Limits) -> None:
     """Raise TooLong where a signal holds more frames than a sequence may have steps."""
     assert format.stride is not None, "only a signal is cut"
     if count > limits.max_steps * format.stride:
@@ -111,7 +112,7 @@ def _all_below(data: Array, limit: float) -> bool:
     return data.size <= _SMALL and bool(np.vdot(data, data) < limit * limit)
 
 
-def tokens_array(ids: Sequence[int], format: Format, where: str, limits: Limits) -> Array:
+def tokens_array(ids: Sequence[int], format: InputFormat, where: str, limits: Limits) -> Array:
     """Token ids to `(length,)` in the network's dtype. Raises EmptySequence, TooLong, UnknownToken."""
     check_length(len(ids), where, limits)
     size = format.vocabulary_size
@@ -124,7 +125,7 @@ def tokens_array(ids: Sequence[int], format: Format, where: str, limits: Limits)
     return np.array(ids, format.numpy_dtype)
 
 
-def text_array(text: str, format: Format, where: str, limits: Limits) -> Array:
+def text_array(text: str, format: InputFormat, where: str, limits: Limits) -> Array:
     """The characters of a string to `(length,)` token ids. Raises as `tokens_array`, and InvalidField."""
     table = format.token_ids
     if table is None:

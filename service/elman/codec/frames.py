@@ -2,17 +2,17 @@
 
 import numpy as np
 
-from elman.codec.format import Format
+from elman.codec.input_format import InputFormat
 from elman.errors import EmptySequence
 from elman.repository.network import Array
 
 
-def first_carry(format: Format) -> Array:
+def first_carry(format: InputFormat) -> Array:
     """What a new signal is preceded by: `left_pad` zeros, float32."""
     return np.zeros(format.left_pad, np.float32)
 
 
-def cut(signal: Array, carry: Array, format: Format) -> tuple[Array, Array]:
+def cut(signal: Array, carry: Array, format: InputFormat) -> tuple[Array, Array]:
     """Cut the next piece of a signal.
 
     Args:
@@ -32,7 +32,7 @@ def cut(signal: Array, carry: Array, format: Format) -> tuple[Array, Array]:
     return np.ascontiguousarray(windows, format.numpy_dtype), samples[len(windows) * stride :].copy()
 
 
-def check_cut(windows: Array, signal: Array, carry: Array, format: Format, where: str) -> None:
+def check_cut(windows: Array, signal: Array, carry: Array, format: InputFormat, where: str) -> None:
     """Raise EmptySequence where a signal was too short for a single window."""
     if not len(windows):
         raise EmptySequence(

@@ -2,7 +2,7 @@
 
 Continuous batching: sequences join and leave between chunks of steps, so nothing waits for a batch to fill and
 nothing short waits for something long (after Orca, OSDI 2022, and E-BATCH, TACO 2021, which tunes the steps of a
-batch; the levels of elman are those of a multi-level feedback queue).
+batch; the levels of service are those of a multi-level feedback queue).
 """
 
 import heapq
@@ -83,7 +83,7 @@ class Scheduler:
 
     Order: priority, then least served (by levels that double, so that work of one kind is finished in order of
     arrival and not all at once at the end), then earliest deadline, then arrival. A deadline does not come before
-    elman, or a long sequence with one would hold up every short one. One row of each run is for whoever would come
+    service, or a long sequence with one would hold up every short one. One row of each run is for whoever would come
     last, so that what is long goes on however much that is short arrives.
 
     Of those that stand alike in that order, a batch is the first and those nearest to it in what they have left to do,

@@ -15,7 +15,7 @@ INITIAL_SLOT = 0
 Return = Literal["final", "steps"]
 
 Rank = tuple[int, int, float]
-"""The scheduler's order: priority, level of elman, deadline; the least goes first."""
+"""The scheduler's order: priority, level of service, deadline; the least goes first."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,8 +33,8 @@ class Sequence:
         more: steps that the feedback may add, at most; for admission.
         listener: called on the event loop after each feeding.
         save: what is to be written to a store before the answer goes out; of no concern to the engine.
-        ticket: of the request that it belongs to; the engine's.
-        place: how many of its request stand before it.
+        request: the `PendingRequest` that it belongs to, until it is done. The engine sets it.
+        place: how many sequences of its request stand before it.
         priority: lower goes first.
         deadline: on the engine's clock, in seconds; past it the sequence is given up.
         cursor: steps of `inputs` done.
@@ -59,7 +59,7 @@ class Sequence:
     more: int = 0
     listener: Callable[[], None] | None = None
     save: object = None
-    ticket: object = None
+    request: object = None
     place: int = 0
     priority: int = 0
     deadline: float = inf

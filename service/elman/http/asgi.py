@@ -1,209 +1,143 @@
-"""The hot path's HTTP: bodies read and answers sent straight over ASGI, or without it where a request came whole."""
+"""The adapter from ASGI: requests of any ASGI server, brought to the driver and answered."""
 
 import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any
 
-import orjson
 from starlette.types import Receive, Scope, Send
 
-from elman.errors import ElmanError, Internal, Overloaded, RequestError, TooLarge
+from elman.errors import BodyTimeout, ElmanError
+from elman.http.bodies import Bodies, Body
+from elman.http.callers import owner_of
+from elman.http.endpoint import Driver, Endpoint, Exchange, Request, Response
 
-PROBLEM = b"application/problem+json"
-JSON = b"application/json"
-BINARY = b"application/octet-stream"
-
-# Bodies of the largest size that may be on their way at once, all clients together, in bytes.
-_MOST_BODIES = 4
-# Time-outs between two pieces that a whole body may take.
-_MOST_TIMEOUTS = 20
-
-Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-_LOG = logging.getLogger("elman")
-
-
-@dataclass(slots=True)
-class Request:
-    """A request whose body is all there.
-
-    Attributes:
-        parameters: of its path.
-        headers: by name in lower case; of several of one name, the last.
-        query: as it came.
-        owner: whose it is, as `Callers` found.
-    """
-
-    parameters: Mapping[str, str]
-    headers: Mapping[bytes, bytes]
-    query: bytes
-    body: bytes
-    owner: bytes
-
-
-@dataclass(slots=True)
-class Answer:
-    """A whole response. Values of `headers` hold no line break."""
-
-    content: bytes
-    content_type: bytes = JSON
-    headers: Iterable[tuple[bytes, bytes]] = ()
-    status: int = 200
-
-
-class Caller(Protocol):
-    """Who waits for the answer to one request. Used on the event loop."""
-
-    disconnected: bool
-
-    def reply(self, answer: Answer) -> None:
-        """Send the answer, once. Does not raise."""
-
-
-Settle = Callable[[Callable[[], Answer]], None]
-"""Takes what composes the answer, and sends that or what went wrong; nothing to a client that is gone."""
-
-GiveUp = Callable[[], None]
-"""Stops what was begun, for a client that is gone."""
-
-
-class Direct(Protocol):
-    """An endpoint that can also do without a task."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
-
-    def begin(self, request: Request, settle: Settle) -> GiveUp | None:
-        """Begin on a request that is settled on a later turn of the loop; None where that takes a task.
-
-        Raises ElmanError.
-        """
+# A request that takes longer is watched, so that its work stops when its client is gone.
+_WATCH_AFTER = 0.25
 
 
 class ClientGone(Exception):
     """The client closed the connection before its request was whole."""
 
 
-class BodyTimeout(RequestError):
-    status = 408
-    code = "body_timeout"
-    title = "The body did not arrive in time"
+async def read_body(bodies: Bodies, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    """The whole body of a request. Raises TooLarge, BodyTimeout, Overloaded and ClientGone."""
+    bodies.check_declared(headers)
+    task = asyncio.current_task()
+    assert task is not None, "bodies are read in a task"
+    stalled: list[BodyTimeout] = []
 
+    def stop(error: BodyTimeout) -> None:
+        stalled.append(error)
+        task.cancel()
 
-class BodyReader:
-    """Reads request bodies, up to a size, and gives up those that stall.
-
-    One sweep a second looks after all of them, which costs a request far less than a timer of its own.
-    """
-
-    def __init__(self, limit: int, timeout: float) -> None:
-        self.limit = limit
-        self.timeout = timeout
-        self._num_held = 0
-        self._waiting: dict[asyncio.Task[Any], float] = {}
-        self._overdue: set[asyncio.Task[Any]] = set()
-        self._stalled: set[asyncio.Task[Any]] = set()
-
-    async def read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        """The whole body. Raises TooLarge, BodyTimeout and ClientGone."""
-        declared = headers.get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > self.limit:
-            raise _too_large(self.limit)
-        message = await self._next(receive)
-        body: bytes = message.get("body", b"")
-        if len(body) > self.limit:  # before more of it is waited for, which may never come
-            raise _too_large(self.limit)
-        return await self._rest(body, receive) if message.get("more_body", False) else body
-
-    async def _rest(self, first: bytes, receive: Receive) -> bytes:
-        pieces, size, more = [first], len(first), True
-        until = time.monotonic() + _MOST_TIMEOUTS * self.timeout
-        self._num_held += size
-        try:
-            while more:
-                message = await self._next(receive)
-                pieces.append(message.get("body", b""))
-                size += len(pieces[-1])
-                self._num_held += len(pieces[-1])
-                if size > self.limit:
-                    raise _too_large(self.limit)
-                if self._num_held > _MOST_BODIES * self.limit:
-                    raise Overloaded(f"unfinished bodies hold {self._num_held} bytes", retry_after=1)
-                if time.monotonic() > until:
-                    raise BodyTimeout(f"the body was not whole after {_MOST_TIMEOUTS * self.timeout:g} seconds")
-                more = message.get("more_body", False)
-        finally:
-            self._num_held -= size
-        return b"".join(pieces)
-
-    async def _next(self, receive: Receive) -> Any:
-        task = asyncio.current_task()
-        assert task is not None, "bodies are read in a task"
-        self._waiting[task] = time.monotonic() + self.timeout
-        try:
+    body = Body(bodies, stop)
+    try:
+        more = True
+        while more:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            body.add(message.get("body", b""))
+            more = message.get("more_body", False)
+    except asyncio.CancelledError:
+        if not stalled:
+            raise
+        task.uncancel()
+        raise stalled[0] from None
+    finally:
+        content = body.close()
+    return content
+
+
+class ASGIExchange(Exchange):
+    """A request that a task of an ASGI server waits for."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._done = asyncio.Event()
+        self._response: Response | None = None
+        self._streaming = False
+        self._failure: Exception | None = None
+
+    def reply(self, response: Response) -> None:
+        self._response = response
+        self._done.set()
+
+    def send(self, piece: bytes, headers: Iterable[tuple[bytes, bytes]]) -> "asyncio.Future[None]":
+        return asyncio.ensure_future(self._send_piece(piece, headers))
+
+    def disconnect(self) -> None:
+        super().disconnect()
+        self._done.set()
+
+    async def wait(self) -> None:
+        """Send the response once it is there. Raises ClientGone where the client is gone before."""
+        watch: asyncio.Task[None] | None = None
+
+        def start_watching() -> None:
+            nonlocal watch
+            watch = asyncio.ensure_future(self._watch())
+
+        timer = asyncio.get_running_loop().call_later(_WATCH_AFTER, start_watching)
+        try:
+            await self._done.wait()
         except asyncio.CancelledError:
-            if task not in self._stalled:
-                raise
-            self._stalled.discard(task)
-            task.uncancel()
-            raise BodyTimeout(f"nothing of the body came for {self.timeout:g} seconds") from None
+            self.disconnect()
+            raise
         finally:
-            del self._waiting[task]
-            self._overdue.discard(task)
-        if message["type"] == "http.disconnect":
+            timer.cancel()
+            if watch is not None:
+                watch.cancel()
+        if self._response is None:
             raise ClientGone
-        return message
+        if self._streaming:
+            await self._send({"type": "http.response.body", "body": self._response.content, "more_body": False})
+        else:
+            await respond(self._send, self._response)
 
-    async def sweep(self) -> None:
-        """Give up the bodies that stalled, until cancelled.
+    async def _send_piece(self, piece: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        if not self._streaming:
+            self._streaming = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": list(headers)})
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
-        Only those overdue for two sweeps in a row: after a stall of the loop itself, what has arrived is read first.
-        """
-        while True:
-            await asyncio.sleep(min(1.0, self.timeout / 4))
-            now = time.monotonic()
-            overdue = {task for task, deadline in self._waiting.items() if now > deadline} - self._stalled
-            for task in overdue & self._overdue:
-                self._stalled.add(task)
-                task.cancel()
-            self._overdue = overdue
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the body is larger than {limit} bytes", expected=f"at most {limit} bytes")
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.disconnect()
 
 
-async def respond(
-    send: Send,
-    body: bytes,
-    content_type: bytes = JSON,
-    status: int = 200,
-    headers: Iterable[tuple[bytes, bytes]] = (),
-) -> None:
+class ASGIEndpoint:
+    """An endpoint as an ASGI application."""
+
+    def __init__(self, endpoint: Endpoint, driver: Driver, bodies: Bodies) -> None:
+        self.endpoint = endpoint
+        self._driver = driver
+        self._bodies = bodies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        arrived = time.monotonic()
+        headers = dict(scope["headers"])
+        exchange = ASGIExchange(receive, send)
+        try:
+            body = await read_body(self._bodies, headers, receive)
+            request = Request(scope["path_params"], headers, scope["query_string"], body, owner_of(scope), arrived)
+            self._driver.start(self.endpoint, request, exchange)
+            await exchange.wait()
+        except ClientGone:
+            pass
+        except ElmanError as error:
+            await respond(send, self._driver.problem(error))
+
+
+async def respond(send: Send, response: Response) -> None:
     """Send a whole response."""
-    fields = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
-    await send({"type": "http.response.start", "status": status, "headers": fields})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def respond_with(send: Send, answer: Answer) -> None:
-    """Send an answer."""
-    await respond(send, answer.content, answer.content_type, answer.status, answer.headers)
-
-
-def problem(error: ElmanError) -> Answer:
-    """An error as `application/problem+json`."""
-    headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-    return Answer(orjson.dumps(error.problem()), PROBLEM, headers, error.status)
-
-
-async def respond_problem(send: Send, error: ElmanError) -> None:
-    """Send an error as `application/problem+json`."""
-    await respond_with(send, problem(error))
+    content = response.content
+    fields = [(b"content-type", response.content_type), (b"content-length", b"%d" % len(content)), *response.headers]
+    await send({"type": "http.response.start", "status": response.status, "headers": fields})
+    await send({"type": "http.response.body", "body": content})
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:
@@ -225,56 +159,3 @@ async def refuse_socket(receive: Receive, send: Send) -> None:
     await receive()
     await send({"type": "websocket.accept"})
     await send({"type": "websocket.close", "code": 1008, "reason": "unauthorized: an API key is needed"})
-
-
-class Hot:
-    """An endpoint served as bare ASGI, with every error turned into a problem."""
-
-    def __init__(self, endpoint: Endpoint, report: Callable[[ElmanError], None]) -> None:
-        self.endpoint = endpoint
-        self.report = report
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self.endpoint(scope, receive, send)
-        except ClientGone:
-            pass
-        except Exception as error:
-            await respond_with(send, self.answer_to(error))
-
-    def answer_to(self, error: Exception) -> Answer:
-        """What is said of an error, which is counted."""
-        if not isinstance(error, ElmanError):
-            _LOG.error("a request failed", exc_info=error)
-            error = Internal("the server failed on this request")
-        self.report(error)
-        return problem(error)
-
-
-class HotDirect(Hot):
-    """The same of an endpoint that can also do without a task."""
-
-    def __init__(self, endpoint: Direct, report: Callable[[ElmanError], None]) -> None:
-        super().__init__(endpoint, report)
-        self._begin = endpoint.begin
-
-    def begin(self, request: Request, caller: Caller) -> GiveUp | None:
-        """Begin on a request, to reply now or later; None, with nothing begun, where it is to be served as ASGI."""
-        try:
-            return self._begin(request, partial(self._settle, caller))
-        except Exception as error:
-            caller.reply(self.answer_to(error))
-            return _nothing
-
-    def _settle(self, caller: Caller, compose: Callable[[], Answer]) -> None:
-        if caller.disconnected:
-            return
-        try:
-            answer = compose()
-        except Exception as error:
-            answer = self.answer_to(error)
-        caller.reply(answer)
-
-
-def _nothing() -> None:
-    """What there is to give up of a request that was answered at once."""

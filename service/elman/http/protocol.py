@@ -1,213 +1,328 @@
-"""uvicorn's HTTP protocol, with two things done otherwise.
+"""HTTP/1.1 on one connection, for uvicorn's server in the place of its own protocol class.
 
-The head and the body of an answer are given to the kernel in one call. uvicorn writes the two one after the other, and
-each write is a system call that sends a packet and wakes the peer: for a small answer the second costs about as much
-as all of its parsing.
+uvicorn keeps the sockets, the signals, the lifespan and the workers. This class parses with httptools and reads each
+request whole. A request for an endpoint of ours goes to the driver as it is, which costs a third of what a scope, a
+task and ASGI's messages do. Every other request is served as ASGI. Head and body of a response are one write.
 
-A request that arrived whole is first offered to the application as it is, and answered without a scope, a task and
-ASGI's messages, which cost as much as all that Elman does for a small request. What the application does not take so,
-and whatever comes in pieces, is served as ASGI.
+What it uses of uvicorn is what every protocol class must: the arguments of its constructor, `shutdown`, and the
+`ServerState` (connections, tasks, total_requests, default_headers).
 """
 
 import asyncio
-from functools import lru_cache
-from typing import Any
-from urllib.parse import unquote
+import contextlib
+import time
+from collections import deque
+from typing import Any, Protocol
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
-from elman.http.asgi import Answer
+from elman.errors import ElmanError, HeadTooLarge, InvalidHTTP
+from elman.http.bodies import Bodies, Body
+from elman.http.endpoint import Driver, Exchange
+from elman.http.exchange import HTTPExchange, address_of
 
 # Bytes up to which a body is copied behind its head; a larger one is written beside it.
 _COPIED = 64 * 1024
+# The largest head, in bytes, and the most header fields.
+MOST_HEAD = 32 * 1024
+MOST_FIELDS = 100
+# How long a head may take, and how long the rest of a request that was refused is read.
+HEAD_SECONDS = 10.0
+_LINGER_SECONDS = 5.0
+
+_NEVER = float("inf")
 
 
-class HeadHoldingTransport:
-    """A transport that keeps the head of an answer of known length until what follows it is written.
+class Connections:
+    """The connections of one server. One sweep closes those that say nothing for too long."""
 
-    Everything else is the transport's own.
-    """
+    def __init__(self) -> None:
+        self.all: set[HTTPProtocol] = set()
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self.transport = transport
-        self.is_closing = transport.is_closing
-        self._head = b""
-
-    def write(self, data: bytes) -> None:
-        if self.is_closing():  # the peer is gone, and what is written now would be an error
-            self._head = b""
-        elif self._head:
-            head, self._head = self._head, b""
-            self.write_whole(head, data)
-        elif data.startswith(b"HTTP/") and data.endswith(b"\r\n\r\n") and b"\r\ncontent-length: " in data:
-            self._head = data
-        else:
-            self.transport.write(data)
-
-    def write_whole(self, head: bytes, body: bytes) -> None:
-        """Write an answer in one call."""
-        if len(body) <= _COPIED:
-            self.transport.write(head + body)
-        else:
-            self.transport.writelines((head, body))
-
-    def flush(self) -> None:
-        """Write a head that nothing follows, as the answer to HEAD is."""
-        head, self._head = self._head, b""
-        if head and not self.is_closing():
-            self.transport.write(head)
-
-    def close(self) -> None:
-        self.flush()
-        self.transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.transport, name)
+    async def sweep(self) -> None:
+        """Close silent connections, until cancelled."""
+        while True:
+            await asyncio.sleep(1.0)
+            now = time.monotonic()
+            for connection in [one for one in self.all if one.deadline < now]:
+                connection.expire()
 
 
-@lru_cache(1024)
-def _target(url: bytes) -> tuple[str, bytes]:
-    """(path, query) of a request's target."""
-    parsed = httptools.parse_url(url)
-    return unquote(parsed.path.decode("ascii")), parsed.query or b""
+class Application(Protocol):
+    """What this protocol asks of an application, beside ASGI."""
+
+    driver: Driver
+    bodies: Bodies
+    connections: "Connections"
+
+    def start(
+        self,
+        path: str,
+        query: bytes,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        exchange: Exchange,
+        arrived: float,
+    ) -> bool:
+        """Take a POST whose body is whole, to reply to its exchange. False where it is to be served as ASGI."""
 
 
-class _Ignored:
-    """An event that nobody waits for."""
-
-    def set(self) -> None: ...
-
-
-class _Exchange:
-    """A request that is served without a task, in the place of uvicorn's cycle of one that is served as ASGI."""
-
-    message_event = _Ignored()
-
-    __slots__ = ("_protocol", "disconnected", "give_up", "keep_alive", "response_complete")
-
-    def __init__(self, protocol: "HTTPProtocol", keep_alive: bool) -> None:
-        self._protocol = protocol
-        self.keep_alive = keep_alive
-        self.response_complete = False
-        self.disconnected = False
-        self.give_up: Any = None
-
-    def reply(self, answer: Answer) -> None:
-        """Send the answer, once."""
-        if self.disconnected or self.response_complete:
-            return
-        self.response_complete = True
-        self.give_up = None
-        self._protocol.send_answer(answer, self.keep_alive)
+def _served_by(app: Any) -> Application:
+    """The application under what uvicorn put around it. Raises TypeError where it is none of ours."""
+    inner = app
+    while not hasattr(inner, "connections"):
+        inner = getattr(inner, "app", None)
+        if inner is None:
+            raise TypeError("this protocol serves applications of elman.create_app")
+    served: Application = inner
+    return served
 
 
-class HTTPProtocol(HttpToolsProtocol):
-    """One connection."""
+class HTTPProtocol(asyncio.Protocol):
+    """One connection. `deadline` is when the sweep closes it, on the clock of `time.monotonic`."""
 
-    cycle: Any
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        if not config.loaded:
+            config.load()
+        self.config = config
+        self.state = server_state
+        self.app_state = app_state
+        self.app: Any = config.loaded_app
+        self.access_log = config.access_log
+        self.http = _served_by(self.app)
+        self._bodies = self.http.bodies
+        self._connections = self.http.connections
+        self._idle_seconds = config.timeout_keep_alive
+        self.parser: Any = httptools.HttpRequestParser(self)
+        # Requests that are whole, and wait for the answer to the one before.
+        self._waiting: deque[HTTPExchange] = deque()
+        self._current: HTTPExchange | None = None
+        self._body: Body | None = None
+        self._pieces: list[bytes] = []
+        self._head_size = 0
+        self._in_head = self._in_body = False
+        self._refused = False
+        self.stopping = False
+        self._drained: asyncio.Future[None] | None = None
+        self.deadline = time.monotonic() + HEAD_SECONDS
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        # Nothing may stand between: not what uvicorn puts around an application, nor what it says of each request.
-        self._begin = None if self.access_log or self.root_path else getattr(self.app, "begin", None)
-        # The body so far of a request that may come whole.
-        self._held: list[bytes] | None = None
-        self._exchange: _Exchange | None = None
+    # The transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._holding = HeadHoldingTransport(transport)
-        super().connection_made(self._holding)  # type: ignore[arg-type]
+        self.transport = transport
+        self.client: tuple[str, int] | None = address_of(transport.get_extra_info("peername"))
+        self.state.connections.add(self)  # type: ignore[arg-type]
+        self._connections.all.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        exchange = self._exchange
-        if exchange is not None and not exchange.response_complete:
-            exchange.disconnected = True
-            if exchange.give_up is not None:
-                exchange.give_up()
-        super().connection_lost(error)
+        self.state.connections.discard(self)
+        self._connections.all.discard(self)
+        if self._body is not None:
+            self._body.close()
+            self._body = None
+        if self._current is not None:
+            self._current.disconnect()
+            self._current = None
+        self._waiting.clear()
+        self.resume_writing()
+        self.parser = None  # the two hold each other
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._held is not None and not self._holding.is_closing():  # more of it is to come
-            self._serve_as_asgi()
+        if self._in_head or self._current is None:
+            self._head_size += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._upgrade()
+            return
+        except httptools.HttpParserError as error:
+            self._refuse(_refusal(error))
+            return
+        if self._in_head and self._head_size > MOST_HEAD:
+            self._refuse(HeadTooLarge(f"the head of the request is larger than {MOST_HEAD} bytes"))
+        elif self._in_body and self._body is None and not self._refused:
+            self._meter_body()
+
+    def pause_writing(self) -> None:
+        self._drained = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+            if self._current is None and not self.transport.is_closing():
+                self._next()
+
+    def shutdown(self) -> None:
+        """The server stops: close once what is under way is answered."""
+        self.stopping = True
+        if self._current is None and not self._waiting:
+            self.transport.close()
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self.transport.close()
+
+    # The parser
 
     def on_message_begin(self) -> None:
-        self.url, self.headers, self.expect_100_continue = b"", [], False
+        now = time.monotonic()
+        self.arrived = now
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self._in_head = True
+        if self._current is None:
+            self.deadline = now + HEAD_SECONDS
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+        if len(self.headers) > MOST_FIELDS:
+            raise HeadTooLarge(f"the request has more than {MOST_FIELDS} header fields")
 
     def on_headers_complete(self) -> None:
-        if (
-            self._begin is not None
-            and (self.cycle is None or self.cycle.response_complete)
-            and not self.flow.write_paused
-            and self.parser.get_method() == b"POST"
-            and self.parser.get_http_version() == "1.1"
-            and not self.expect_100_continue
-            and not self.parser.should_upgrade()
-        ):
-            self._held = []
-        else:
-            self._serve_as_asgi()
+        self._in_head, self._in_body, self._head_size = False, True, 0
+        self.deadline = _NEVER
+        headers = dict(self.headers)
+        self._bodies.check_declared(headers)
+        if headers.get(b"expect", b"").lower() == b"100-continue" and self._current is None:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def on_body(self, body: bytes) -> None:
-        if self._held is None:
-            super().on_body(body)
+    def on_body(self, piece: bytes) -> None:
+        if self._refused:
+            return
+        if self._body is None:
+            self._pieces.append(piece)
         else:
-            self._held.append(body)
+            self._body.add(piece)
 
     def on_message_complete(self) -> None:
-        if self._held is not None:
-            if self._serve():
-                return
-            self._serve_as_asgi()
-        super().on_message_complete()
-
-    def _serve(self) -> bool:
-        """Offer the application a whole request. False where it is to be served as ASGI."""
-        held = self._held
-        assert held is not None and self._begin is not None
-        path, query = _target(self.url)
-        body = held[0] if len(held) == 1 else b"".join(held)
-        exchange = _Exchange(self, self.parser.should_keep_alive())
-        before, self.cycle = self.cycle, exchange
-        exchange.give_up = self._begin(path, query, self.headers, body, exchange)
-        if exchange.give_up is None:
-            self.cycle = before
-            return False
-        self._exchange, self._held = exchange, None
-        return True
-
-    def _serve_as_asgi(self) -> None:
-        held, self._held = self._held or [], None
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()  # makes a scope, which a request that is not served so does without
-        self.url, self.expect_100_continue = url, expects
-        self.headers += headers
-        super().on_headers_complete()
-        for piece in held:
-            super().on_body(piece)
-
-    def send_answer(self, answer: Answer, keep_alive: bool) -> None:
-        """Write a whole answer, which ends the request that is under way."""
-        if self._holding.is_closing():
+        self._in_body = False
+        if self._refused:
+            self.transport.close()
             return
-        content = answer.content
-        head = [STATUS_LINE[answer.status]]
-        for name, value in self.server_state.default_headers:
-            head += name, b": ", value, b"\r\n"
-        head += b"content-type: ", answer.content_type, b"\r\ncontent-length: %d\r\n" % len(content)
-        for name, value in answer.headers:
-            head += name, b": ", value, b"\r\n"
-        head.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
-        self._holding.write_whole(b"".join(head), content)
-        if not keep_alive:
-            self._holding.close()
-        self.on_response_complete()
+        pieces = self._pieces
+        if self._body is not None:
+            content, self._body = self._body.close(), None
+        else:
+            content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if pieces:
+            self._pieces = []
+        if self.parser.should_upgrade() and _header(self.headers, b"upgrade").lower() == b"websocket":
+            return
+        self._take(HTTPExchange(self, content))
 
-    def on_response_complete(self) -> None:
-        self._holding.flush()
-        super().on_response_complete()
+    def _meter_body(self) -> None:
+        """Hold a body that did not come whole to its limits."""
+        body = self._body = Body(self._bodies, self._refuse)
+        pieces, self._pieces = self._pieces, []
+        try:
+            for piece in pieces:
+                body.add(piece)
+        except ElmanError as error:
+            self._refuse(error)
 
-    def handle_websocket_upgrade(self, *arguments: Any) -> None:
-        self.transport = self._holding.transport
-        super().handle_websocket_upgrade(*arguments)
+    def _refuse(self, error: ElmanError) -> None:
+        """Answer a request that is not read to its end, after those before it, and close the connection."""
+        if self._refused:
+            return
+        self._refused, self._in_head = True, False
+        self._pieces = []
+        if self._body is not None:
+            self._body.close()
+            self._body = None
+        exchange = HTTPExchange(self, b"")
+        exchange.error, exchange.keep_alive = error, False
+        self._take(exchange)
+
+    def _take(self, exchange: HTTPExchange) -> None:
+        if self._current is None and self._drained is None:
+            self._current = exchange
+            exchange.start()
+        else:
+            self._waiting.append(exchange)
+            self.transport.pause_reading()
+
+    def _next(self) -> None:
+        """Begin on the next request, now that the one before is answered."""
+        if self._waiting and self._drained is None:
+            self._current = self._waiting.popleft()
+            if not self._waiting:
+                self.transport.resume_reading()
+            self._current.start()
+
+    def finished(self, keep_alive: bool) -> None:
+        """The current request has its whole response."""
+        self._current = None
+        self.state.total_requests += 1
+        if self.stopping or not (keep_alive or self._refused):
+            self.transport.close()
+        elif self._waiting:
+            self._next()
+        elif self._refused:
+            self._linger()
+        elif not self._in_head and not self._in_body:
+            self.deadline = time.monotonic() + self._idle_seconds
+
+    def _linger(self) -> None:
+        """Close after a while: what the client still sends is read, or closing could take the response from it."""
+        if self.transport.is_closing():
+            return
+        self.deadline = time.monotonic() + _LINGER_SECONDS
+        with contextlib.suppress(OSError, NotImplementedError):
+            self.transport.write_eof()
+
+    def write(self, head: list[bytes], body: bytes) -> None:
+        """Write a head and a body in one call."""
+        if self.transport.is_closing():
+            return
+        if len(body) <= _COPIED:
+            head.append(body)
+            self.transport.write(b"".join(head))
+        else:
+            self.transport.writelines((b"".join(head), body))
+
+    def drained(self) -> "asyncio.Future[None] | None":
+        """What to wait for before more is written; None where the client keeps up."""
+        return self._drained
+
+    def _upgrade(self) -> None:
+        """Hand the connection to the WebSocket protocol."""
+        websocket: Any = self.config.ws_protocol_class
+        if _header(self.headers, b"upgrade").lower() != b"websocket" or websocket is None:
+            self.stopping = True
+            return
+        if self._current is not None or self._waiting:
+            self.stopping = True
+            return
+        head = [b"GET ", self.url, b" HTTP/1.1\r\n"]
+        for name, value in self.headers:
+            head += name, b": ", value, b"\r\n"
+        head.append(b"\r\n")
+        self.state.connections.discard(self)
+        self._connections.all.discard(self)
+        protocol = websocket(config=self.config, server_state=self.state, app_state=self.app_state)
+        protocol.connection_made(self.transport)
+        protocol.data_received(b"".join(head))
+        self.transport.set_protocol(protocol)
+        self.parser = None
+
+
+def _refusal(error: httptools.HttpParserError) -> ElmanError:
+    """What a parser's error stands for: it wraps what its callbacks raise."""
+    cause = error.__context__ or error.__cause__
+    return cause if isinstance(cause, ElmanError) else InvalidHTTP("the request is not valid HTTP/1.1")
+
+
+def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> bytes:
+    return next((value for known, value in headers if known == name), b"")

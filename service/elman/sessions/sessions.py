@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import TypeVar
 
 from elman.engine.sequence import Sequence
+from elman.engine.work import Steps, aside, wait
 from elman.errors import StepConflict, StepReused, StoreUnavailable, UnknownSession
 from elman.sessions.store import Advance, Record, Store, Usage, new_id
 
@@ -58,21 +59,13 @@ class StepWrite:
         return Advance(self.id, self.revision, self.step, self.snapshot, self.content, self.expires_at)
 
 
-Run = Callable[[bytes, StepWrite | None], Awaitable[T]]
-"""Runs a step from a snapshot, and sees to it that the save, where there is one, is written."""
+RunStep = Callable[[bytes, StepWrite | None], Steps[T]]
+"""Runs a step from a snapshot, and sees to it that the write, where there is one, is done."""
 
 
 class _Verdict(Enum):
     ADVANCE = auto()
     REPLAY = auto()
-
-
-@dataclass(slots=True)
-class _Turn:
-    """Whose turn it is on one session, in this process."""
-
-    lock: asyncio.Lock
-    num_waiting: int = 0
 
 
 class Sessions:
@@ -94,7 +87,8 @@ class Sessions:
         self._hot: OrderedDict[str, Record] = OrderedDict()
         self._hot_nbytes = 0
         self._most_hot = hot_bytes
-        self._turns: dict[str, _Turn] = {}
+        # Those that wait for their turn on a session, by its id. A session is here while a step of it is under way.
+        self._turns: dict[str, deque[asyncio.Future[None]]] = {}
         self._store: Store | None = None
         self._failure: StoreUnavailable | None = None
         self._reopen_at = 0.0
@@ -121,48 +115,49 @@ class Sessions:
         except StoreUnavailable:
             return 0
 
-    async def create(
+    def create(
         self, owner: bytes, model: str, version: int, digest: bytes, step: int, snapshot: bytes, ttl: float | None
-    ) -> Record:
+    ) -> Steps[Record]:
         """A new session that stands at `step`. Raises Quota, StoreUnavailable."""
         now, ttl = time.time(), self.ttl if ttl is None else ttl
         record = Record(new_id(), owner, model, version, digest, now, now + ttl, ttl, 0, step, snapshot)
-        await self._call(lambda store: store.create(record, self._most))
+        yield from self._call(lambda store: store.create(record, self._most))
         self._keep(record)
         return record
 
-    async def read(self, owner: bytes, id: str) -> Record:
+    def read(self, owner: bytes, id: str) -> Steps[Record]:
         """A session as it stands in the store. Raises UnknownSession, for another caller's too; StoreUnavailable."""
-        record = await self._call(lambda store: store.read(id))
+        record = yield from self._call(lambda store: store.read(id))
         if record is None or record.owner != owner:
             self._forget(id)
             raise _unknown()
         self._keep(record)
         return record
 
-    async def at_hand(self, owner: bytes, id: str) -> Record:
+    def find(self, owner: bytes, id: str) -> Steps[Record]:
         """A session as this process saw it last. Raises as `read`."""
         record = self._hot.get(id)
         if record is None or record.owner != owner or record.expires_at <= time.time():
-            return await self.read(owner, id)
+            return (yield from self.read(owner, id))
         return record
 
-    async def owned(self, owner: bytes, limit: int, after: str | None, model: str | None) -> list[Record]:
+    def owned(self, owner: bytes, limit: int, after: str | None, model: str | None) -> Steps[list[Record]]:
         """A caller's sessions by id. Raises StoreUnavailable."""
-        return await self._call(lambda store: store.list(owner, limit, after, model))
+        return (yield from self._call(lambda store: store.list(owner, limit, after, model)))
 
-    async def delete(self, owner: bytes, id: str) -> None:
+    def delete(self, owner: bytes, id: str) -> Steps[None]:
         """Forget a session. Raises UnknownSession, StoreUnavailable."""
-        await self.read(owner, id)
+        yield from self.read(owner, id)
         self._forget(id)
-        if not await self._call(lambda store: store.delete(id)):
+        if not (yield from self._call(lambda store: store.delete(id))):
             raise _unknown()
 
-    async def restore(self, owner: bytes, id: str, step: int, snapshot: bytes) -> Record:
+    def restore(self, owner: bytes, id: str, step: int, snapshot: bytes) -> Steps[Record]:
         """Put a session at another state, earlier or later. Raises UnknownSession, StepConflict, StoreUnavailable."""
-        async with self._turn(id, wait=True):
+        yield from self._take_turn(id, queue=True)
+        try:
             for _ in range(_TRIES):
-                before = await self.read(owner, id)
+                before = yield from self.read(owner, id)
                 after = replace(
                     before,
                     revision=before.revision + 1,
@@ -173,44 +168,49 @@ class Sessions:
                     content=b"",
                     expires_at=time.time() + before.ttl,
                 )
-                if await self._call(lambda store, one=after, old=before: store.replace(one, old.revision)):  # type: ignore[misc]
+                if (yield from self._call(lambda store, one=after, old=before: store.replace(one, old.revision))):  # type: ignore[misc]
                     self._keep(after)
                     return after
+        finally:
+            self._end_turn(id)
         raise StepConflict("the session moves on faster than it can be restored", expected=before.step)
 
-    async def step(self, owner: bytes, id: str, ask: Ask, run: Run[T]) -> tuple[T, Record, bool]:
+    def step(self, owner: bytes, id: str, ask: Ask, run: RunStep[T]) -> Steps[tuple[T, Record, bool]]:
         """Move a session on, once.
 
         Returns what `run` returned, the session as it stands now, and whether the step had been done already.
         Raises UnknownSession, StepConflict, StepReused, StoreUnavailable, and what `run` raises.
         """
-        async with self._turn(id, wait=ask.at is not None):
-            return await self._step(owner, id, ask, run)
+        yield from self._take_turn(id, queue=ask.at is not None)
+        try:
+            return (yield from self._step(owner, id, ask, run))
+        finally:
+            self._end_turn(id)
 
-    async def _step(self, owner: bytes, id: str, ask: Ask, run: Run[T]) -> tuple[T, Record, bool]:
+    def _step(self, owner: bytes, id: str, ask: Ask, run: RunStep[T]) -> Steps[tuple[T, Record, bool]]:
         # Without `at` only the store can say whether somebody else was here in between.
         fresh = self._shared and ask.at is None
-        record = await (self.read(owner, id) if fresh else self.at_hand(owner, id))
+        record = yield from self.read(owner, id) if fresh else self.find(owner, id)
         for _ in range(_TRIES):
-            if not fresh and _moves_on(record, ask) is not True:
-                record, fresh = await self.read(owner, id), True
+            if not fresh and not _moves_on(record, ask):
+                record, fresh = (yield from self.read(owner, id)), True
             if _judge(record, ask) is _Verdict.REPLAY:
                 assert record.previous is not None, "judged"
-                return await run(record.previous, None), record, True
-            save = StepWrite(id, record.revision, record.step + ask.length, ask.content, time.time() + record.ttl)
-            result = await run(record.snapshot, save)
-            if save.won:
-                record = _advanced(record, save)
+                return (yield from run(record.previous, None)), record, True
+            write = StepWrite(id, record.revision, record.step + ask.length, ask.content, time.time() + record.ttl)
+            result = yield from run(record.snapshot, write)
+            if write.won:
+                record = _advanced(record, write)
                 self._keep(record)
                 return result, record, False
-            record, fresh = await self.read(owner, id), True
+            record, fresh = (yield from self.read(owner, id)), True
             if ask.at is None:
                 break
         raise StepConflict("another step of this session was faster", expected=record.step)
 
-    async def save(self, save: StepWrite) -> None:
+    def save(self, write: StepWrite) -> Steps[None]:
         """Write a step that needed no run."""
-        (save.won,) = await self._call(lambda store: store.advance([save.advance()]))
+        (write.won,) = yield from self._call(lambda store: store.advance([write.advance()]))
 
     def commit(self, sequences: list[Sequence]) -> None:
         """Write the steps that ended in one iteration of the engine, in one transaction."""
@@ -234,39 +234,50 @@ class Sessions:
         while True:
             await asyncio.sleep(1.0)
             with contextlib.suppress(StoreUnavailable):
-                await self._call(lambda store: store.sweep(time.time(), _SWEPT))
+                if self._store is not None:
+                    await asyncio.to_thread(self._store.sweep, time.time(), _SWEPT)
             now = time.time()
             for id in [id for id, record in self._hot.items() if record.expires_at <= now]:
                 self._forget(id)
 
-    @contextlib.asynccontextmanager
-    async def _turn(self, id: str, wait: bool) -> AsyncIterator[None]:
-        """One step of a session at a time. Raises StepConflict where another is under way and none is waited for."""
-        turn = self._turns.get(id)
-        if turn is None:
-            turn = self._turns[id] = _Turn(asyncio.Lock())
-        if turn.lock.locked() and not wait:
+    def _take_turn(self, id: str, queue: bool) -> Steps[None]:
+        """Wait for the turn on a session. Raises StepConflict where another has it and there is no queueing."""
+        waiting = self._turns.get(id)
+        if waiting is None:
+            self._turns[id] = deque()
+            return
+        if not queue:
             record = self._hot.get(id)
             raise StepConflict(
                 "another step of this session is under way", expected=None if record is None else record.step
             )
-        turn.num_waiting += 1
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting.append(mine)
         try:
-            async with turn.lock:
-                yield
-        finally:
-            turn.num_waiting -= 1
-            if not turn.num_waiting:
-                del self._turns[id]
+            yield from wait(mine)
+        except BaseException:
+            # Given up: if the turn had been handed over meanwhile, it goes on to the next.
+            if mine.done() and not mine.cancelled():
+                self._end_turn(id)
+            raise
 
-    async def _call(self, call: Callable[[Store], T]) -> T:
-        """A call of the store, off the event loop. Raises StoreUnavailable."""
+    def _end_turn(self, id: str) -> None:
+        waiting = self._turns[id]
+        while waiting:
+            following = waiting.popleft()
+            if not following.done():
+                following.set_result(None)
+                return
+        del self._turns[id]
+
+    def _call(self, call: Callable[[Store], T]) -> Steps[T]:
+        """A call of the store, in a thread. Raises StoreUnavailable."""
         if self._store is None and time.monotonic() >= self._reopen_at:
-            await asyncio.to_thread(self.open)
+            yield from aside(self.open)
         if self._store is None:
             assert self._failure is not None, "opened or failed"
             raise StoreUnavailable(self._failure.detail)
-        return await asyncio.to_thread(call, self._store)
+        return (yield from aside(call, self._store))
 
     def _keep(self, record: Record) -> None:
         """Have a record at hand."""

@@ -27,7 +27,7 @@ from elman.cli.exits import CANNOT_START, FAILED, refuse
 from elman.cli.jobs.load import Load, closed_loop, whole_request
 from elman.cli.jobs.targets import names_of, put_in_repository
 from elman.cli.starting import import_path
-from elman.engine.engine import ModelQueue
+from elman.engine.queue import ModelQueue
 from elman.engine.sequence import Sequence
 from elman.errors import ModelRefused
 from elman.repository.executor import Executor

@@ -10,7 +10,7 @@ from elman.repository.model import Model
 
 
 @dataclass(frozen=True)
-class Format:
+class InputFormat:
     """The input of one model.
 
     Attributes:
@@ -53,11 +53,11 @@ class Format:
         return None if self.vocabulary is None else {token: i for i, token in enumerate(self.vocabulary)}
 
 
-def format_of(model: Model) -> Format:
-    """A model's format."""
+def input_format(model: Model) -> InputFormat:
+    """What a sequence of a model looks like on the wire."""
     spec, network = model.spec.input, model.network
     frames = spec.kind == "frames"
-    return Format(
+    return InputFormat(
         name=model.name,
         dtype=network.input_dtype.name,
         features=network.features,

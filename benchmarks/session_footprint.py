@@ -1,6 +1,7 @@
 """What sessions take: bytes of memory and of file, and a hundred thousand of them in one server."""
 
 import asyncio
+import math
 import os
 import random
 import secrets
@@ -16,13 +17,14 @@ from benchmarks.measure import generate, say
 from benchmarks.models import Shape, write_model
 from benchmarks.processes import Process, anonymous_bytes, cores
 from benchmarks.serving import elman, fetch_json, serving, wait_until_ready
-from benchmarks.walking import WalkPlan
+from benchmarks.session_load import WalkPlan
 from benchmarks.workload import Workload, with_lengths
-from elman.api.predict import Watcher
+from elman.api.metrics import Metrics
 from elman.api.server import Server
 from elman.api.steps import Stepper
-from elman.codec.request import StepRequest
+from elman.codec.requests import StepsRequest
 from elman.http.callers import ANYONE
+from elman.http.endpoint import Driver
 from elman.sessions.store import Advance, Record, Usage, new_id
 from elman.sessions.stores.lmdb import LMDBStore
 from elman.settings import Settings
@@ -190,17 +192,17 @@ async def _fill(repository: Path, store: Path, shape: Shape, count: int) -> dict
     await server.start()
     try:
         served, ids = server.served(shape.name), []
-        stepper = Stepper(server, Watcher(lambda: True))
+        driver, stepper = Driver(server.engine, Metrics(server)), Stepper(server)
         rows = with_lengths(shape, [1] * _NUM_BODIES).sequences
 
         async def make(number: int) -> None:
-            made = await server.sessions.create(
-                ANYONE, shape.name, 1, served.digest, 0, served.snapshots.pack(served.snapshots.first), None
-            )
-            ids.append(made.id)
+            first = served.snapshots.pack(served.snapshots.first)
+            making = server.sessions.create(ANYONE, shape.name, 1, served.digest, 0, first, None)
+            ids.append((await driver.complete(making)).id)
 
         async def step(number: int) -> None:
-            await stepper.step(ANYONE, ids[number], served, StepRequest(rows[number % len(rows)], at=0), None)
+            asked, data = StepsRequest(sequence=None, at=0), rows[number % len(rows)]
+            await driver.complete(stepper.step(ANYONE, ids[number], served, asked, data, math.inf, octets=False))
 
         return {
             "create_seconds": await _each(make, count),

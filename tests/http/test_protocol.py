@@ -1,9 +1,8 @@
-"""A request that arrives whole is answered without ASGI, and nobody can tell: neither the client nor the engine."""
+"""One connection: however its bytes are cut, each request gets its own answer, in order, and limits hold."""
 
-import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -13,12 +12,7 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from starlette.types import Receive, Scope, Send
 
-from elman.app import create_app
-from elman.errors import ElmanError, Overloaded
-from elman.http.asgi import Answer, GiveUp, HotDirect, Request, Settle
-from elman.settings import Settings
 from tests.conftest import StartServer
 from tests.reference import expected, same_bits
 from tests.running import STORE, RunningServer, running_server
@@ -131,6 +125,88 @@ def test_however_a_pipeline_is_cut_each_gets_its_own_answer_in_order(
     answers = exchange(server.port, pieces, len(names))
     alone = {name: exchange(server.port, [REQUESTS[name]], 1)[0] for name in set(names)}
     assert answers == [alone[name] for name in names]
+
+
+def read_all(connection: socket.socket) -> Any:
+    """Every answer until the server closes the connection."""
+    parsed = Parsed()
+    while data := connection.recv(1 << 16):
+        parsed.feed(data)
+    return parsed.answers
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "code"),
+    [
+        (b"POST /v1 HTTP/1.1\r\nhost: t\r\nx: " + b"a" * 70_000, 431, b"head_too_large"),
+        (b"POST /v1 HTTP/1.1\r\nhost: t\r\n" + b"x: a\r\n" * 101 + b"\r\n", 431, b"head_too_large"),
+        (b"POST /" + b"a" * 70_000, 431, b"head_too_large"),
+        (b"nonsense\r\n\r\n", 400, b"invalid_http"),
+        (b"POST /v1 HTTP/1.1\r\nhost: t\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n", 400, b"invalid_http"),
+        (b"POST /v1 HTTP/1.1\r\nhost: t\r\ncontent-length: " + b"9" * 30 + b"\r\n\r\n", 400, b"invalid_http"),
+        (b"POST /v1 HTTP/1.1\r\nhost: t\r\ncontent-length: 999999999999\r\n\r\n", 413, b"too_large"),
+    ],
+)
+def test_a_head_that_cannot_be_served_is_refused_and_the_connection_closed(
+    server: RunningServer, head: bytes, status: int, code: bytes
+) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(head)
+        ((got, headers, body),) = read_all(connection)
+    assert got == status and b'"code":"' + code + b'"' in body
+    assert (b"connection", b"close") in headers
+    assert server.client.get("/livez").status_code == 200
+
+
+def test_answers_before_a_broken_request_still_come(server: RunningServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(post(as_json(9)) + b"nonsense\r\n\r\n")
+        answers = read_all(connection)
+    assert [status for status, _, _ in answers] == [200, 400]
+
+
+def test_a_head_that_does_not_come_is_given_up(server: RunningServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(b"POST /v1/models HTTP/1.1\r\nhost:")
+        started = time.monotonic()
+        assert connection.recv(1) == b""
+        assert 5 < time.monotonic() - started < 25
+
+
+def test_the_answer_to_head_is_its_head(server: RunningServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        for _ in range(2):
+            connection.sendall(b"HEAD /livez HTTP/1.1\r\nhost: test\r\n\r\n")
+            data = b""
+            while not data.endswith(b"\r\n\r\n"):
+                piece = connection.recv(4096)
+                assert piece
+                data += piece
+            assert data.startswith(b"HTTP/1.1 ")
+            assert data.count(b"\r\n\r\n") == 1
+
+
+def test_an_upgrade_before_an_answer_leaves_the_answer_alone(server: RunningServer) -> None:
+    asked = b"GET /v1/models HTTP/1.1\r\nhost: test\r\n\r\n"
+    upgrade = (
+        b"GET /v1/models/vowels-gru/stream HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(asked + upgrade)
+        answers = read_all(connection)
+    assert [status for status, _, _ in answers] == [200]
+    assert server.client.get("/livez").status_code == 200
+    assert "AttributeError" not in server.log.read_text()
+
+
+def test_a_stream_of_events_comes_in_chunks_and_the_connection_is_kept(server: RunningServer) -> None:
+    body = orjson.dumps({"prompt": "Mc", "seed": 1, "stream": True})
+    path = "/v1/models/names-lstm-generator/generate"
+    streamed, again = exchange(server.port, [post(body, path)] * 2, 2)
+    assert streamed == again
+    assert (b"transfer-encoding", b"chunked") in streamed[1]
+    assert streamed[2].count(b"data: ") > 2 and b"event: done" in streamed[2]
 
 
 def test_the_bits_are_those_of_the_sequence_alone(server: RunningServer) -> None:
@@ -252,100 +328,3 @@ def test_requests_that_are_to_be_logged_are_logged(start_server: StartServer) ->
     (answer,) = exchange(server.port, [post(as_json(2))], 1)
     assert answer[0] == 200
     assert f'"POST {PATH} HTTP/1.1" 200' in server.log.read_text()
-
-
-class Waiting:
-    """Who waits for one answer, in this process."""
-
-    def __init__(self) -> None:
-        self.disconnected = False
-        self.answers: list[Answer] = []
-
-    def reply(self, answer: Answer) -> None:
-        self.answers.append(answer)
-
-
-def in_process(call: Callable[[Any], Any], **options: Any) -> Any:
-    """What a call of the running application gives."""
-    app = create_app(Settings(models=STORE, **options))
-
-    async def run() -> Any:
-        async with app.router.lifespan_context(app):
-            found = call(app)
-            return await found if asyncio.iscoroutine(found) else found
-
-    return asyncio.run(run())
-
-
-def begin(app: Any, body: bytes, path: str = PATH) -> GiveUp | None:
-    headers = [(b"host", b"test"), (b"content-type", b"application/json")]
-    found: GiveUp | None = app.begin(path, b"", headers, body, Waiting())
-    return found
-
-
-def test_what_takes_a_task_is_left_to_asgi() -> None:
-    def look(app: Any) -> None:
-        assert begin(app, as_json(3)) is not None
-        assert begin(app, b"{}", "/v1/sessions/0/steps") is None
-        assert begin(app, b"{}", "/v1/sessions") is None
-        assert begin(app, as_json(10_000)) is None, "its reading takes long"
-        assert begin(app, as_json(300, hidden=True)) is None, "its writing takes long"
-        many = orjson.dumps({"sequences": [[[0.0] * 12]] * 200, "return_state": True})
-        assert begin(app, many) is None, "its tokens take long"
-        app.user_middleware.append(object())
-        assert begin(app, as_json(3)) is None, "it would pass by the middleware"
-
-    in_process(look)
-
-
-def test_a_body_over_the_limit_is_left_to_asgi() -> None:
-    assert in_process(lambda app: begin(app, as_json(100)), max_body=1024) is None
-
-
-class Endpoint:
-    """One that does as it is told."""
-
-    def __init__(self, compose: Callable[[], Answer], first: Exception | None = None) -> None:
-        self.compose = compose
-        self.first = first
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
-
-    def begin(self, request: Request, settle: Settle) -> GiveUp | None:
-        if self.first is not None:
-            raise self.first
-        settle(self.compose)
-        return lambda: None
-
-
-def told(endpoint: Endpoint, gone: bool = False) -> tuple[list[Answer], list[ElmanError]]:
-    reported: list[ElmanError] = []
-    caller = Waiting()
-    caller.disconnected = gone
-    assert HotDirect(endpoint, reported.append).begin(Request({}, {}, b"", b"", b""), caller) is not None
-    return caller.answers, reported
-
-
-def raising(error: Exception) -> Callable[[], Answer]:
-    def compose() -> Answer:
-        raise error
-
-    return compose
-
-
-@pytest.mark.parametrize("at_once", [True, False])
-@pytest.mark.parametrize(
-    ("error", "status", "code"),
-    [(Overloaded("full", retry_after=3), 503, "overloaded"), (ZeroDivisionError("a defect"), 500, "internal")],
-)
-def test_an_error_is_answered_and_counted_once(error: Exception, status: int, code: str, at_once: bool) -> None:
-    answers, reported = told(Endpoint(raising(error), error if at_once else None))
-    assert [answer.status for answer in answers] == [status]
-    assert orjson.loads(answers[0].content)["code"] == code
-    assert [one.code for one in reported] == [code]
-    if status == 503:
-        assert (b"retry-after", b"3") in list(answers[0].headers)
-
-
-def test_nobody_is_answered_who_is_gone() -> None:
-    assert told(Endpoint(raising(Overloaded("full"))), gone=True) == ([], [])

@@ -1,0 +1,149 @@
+"""What is wrong with a body or a query: a code, a place and what was expected, in time linear in the body."""
+
+import json
+import re
+from functools import cache
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from elman.errors import ElmanError, InvalidField, InvalidJSON, NotFinite, RequestError
+
+# The largest body that is searched for the place of a NaN; the search is far slower than decoding.
+_SEARCHED = 1 << 20
+# The most characters of a client's own text that an error repeats.
+MOST_ECHOED = 80
+
+_AT = " - at `$"
+_UNKNOWN = "Object contains unknown field `"
+_TYPE = re.compile(r"Expected `([^`]{1,200})`, got `([^`]{1,200})`")
+_BOUND = re.compile(r"Expected `([^`]{1,40})` (?:of length )?(>=|<=|>|<) ([^ ]{1,40})")
+_BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+_WORDS = {"float": "number", "int": "integer", "str": "string", "bool": "boolean"}
+
+Link = tuple["Link | None", str | int]
+"""A place in nested JSON: the place of its parent, and the key or index in it."""
+
+
+def brief(value: float) -> str:
+    """A number as an error shows it, however many digits it came with."""
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**30 else "a number of more than 30 digits"
+    return f"{value:g}"
+
+
+def echoed(text: str) -> str:
+    """A client's own text as an error repeats it, cut to a line."""
+    return text if len(text) <= MOST_ECHOED else text[:MOST_ECHOED] + "..."
+
+
+def invalid_field(message: str, kind: Any = None) -> ElmanError:
+    """What msgspec says of a field, as a sentence, a place and a code.
+
+    kind: the class that was decoded, whose bounds are then told together.
+    """
+    text, at, place = message.rpartition(_AT)
+    text, where = (text, place[:-1].removeprefix(".") or None) if at else (message, None)
+    if text.startswith(_UNKNOWN):
+        name = echoed(text[len(_UNKNOWN) : -1])
+        return InvalidField(f"there is no field {name!r}", where=f"{where}.{name}" if where else name)
+    if "out of range" in text:
+        numbers = where is None or "[" in where
+        kinds = (NotFinite, "a finite float32") if numbers else (InvalidField, _range(kind, where))
+        return kinds[0]("the number is out of range", where=where, expected=kinds[1])
+    wanted = _TYPE.match(text)
+    if wanted:
+        expected, got = (_words(part) for part in wanted.groups())
+        return InvalidField(f"expected {expected}, got {got}", where=where, expected=expected)
+    bound = _BOUND.match(text)
+    if bound:
+        length = " items or characters" if "of length" in text else ""
+        expected = _range(kind, where) or f"{_BOUNDS[bound[2]]} {bound[3]}{length}"
+        return InvalidField(f"{where or 'the value'} is outside its bounds", where=where, expected=expected)
+    return InvalidField(echoed(text[:1].lower() + text[1:]), where=where)
+
+
+def invalid_json(content: bytes, message: str) -> RequestError:
+    """Malformed JSON; where only NaN or Infinity makes it so, the place of the first of them."""
+    if not content.strip():
+        return InvalidJSON("the body is empty")
+    place = None
+    if len(content) <= _SEARCHED:
+        try:
+            place = _first_not_finite(json.loads(content))
+        except (ValueError, RecursionError):
+            pass
+    if place is not None:
+        return NotFinite("NaN and infinities are no numbers in JSON", where=place, expected="a finite number")
+    at = re.search(r"\(byte (\d{1,20})\)", message)
+    return InvalidJSON("the body is not valid JSON" + (f": it goes wrong at byte {at[1]}" if at else ""))
+
+
+def _words(types: str) -> str:
+    """msgspec's names of JSON types, as words."""
+    return " or ".join(_WORDS.get(part, part) for part in types.split(" | "))
+
+
+@cache
+def _range(kind: Any, name: str | None) -> str | None:
+    """The bounds of a number field, such as "1 to 1000"; None where it is no number or has none."""
+    if kind is None or name is None:
+        return None
+    for one in inspect.type_info(kind).fields:  # type: ignore[attr-defined]
+        if one.encode_name == name:
+            types = one.type.types if isinstance(one.type, inspect.UnionType) else (one.type,)
+            for number in types:
+                if isinstance(number, inspect.Metadata):
+                    number = number.type
+                if isinstance(number, inspect.IntType | inspect.FloatType):
+                    return _told(number)
+    return None
+
+
+def _told(number: inspect.IntType | inspect.FloatType) -> str | None:
+    low = number.ge if number.ge is not None else number.gt
+    high = number.le if number.le is not None else number.lt
+    if low is None:
+        return None
+    least = f"more than {low:g}" if number.gt is not None else f"{low:g}"
+    if high is None:
+        return least if number.gt is not None else f"{low:g} or more"
+    if number.lt is not None:
+        return f"{least}, less than {high:g}"
+    most = f"{high:g}" if high < 10**6 else str(high)
+    return f"{least}, at most {most}" if number.gt is not None else f"{least} to {most}"
+
+
+def _first_not_finite(value: object) -> str | None:
+    """The place of the first NaN or infinity in decoded JSON. Places are links, and one of them becomes a text."""
+    todo: list[tuple[object, Link | None]] = [(value, None)]
+    while todo:
+        item, link = todo.pop()
+        if isinstance(item, float):
+            if item != item or item in (float("inf"), float("-inf")):
+                return _text(link)
+        elif isinstance(item, list):
+            todo += [(item[i], (link, i)) for i in range(len(item) - 1, -1, -1)]
+        elif isinstance(item, dict):
+            todo += [(child, (link, key)) for key, child in reversed(item.items())]
+    return None
+
+
+def _text(link: Link | None) -> str:
+    parts: list[str] = []
+    while link is not None:
+        link, key = link
+        parts.append(f"[{key}]" if isinstance(key, int) else f".{echoed(key)}")
+    place = "".join(reversed(parts)).removeprefix(".")
+    return place if len(place) <= 4 * MOST_ECHOED else place[: 4 * MOST_ECHOED] + "..."
+
+
+def decode_body(decoder: msgspec.json.Decoder[Any], content: bytes) -> Any:
+    """What a decoder makes of a body. Raises RequestError with the place of the first fault."""
+    try:
+        return decoder.decode(content)
+    except msgspec.ValidationError as error:
+        raise invalid_field(str(error), decoder.type) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise invalid_json(content, str(error)) from None

@@ -1,0 +1,63 @@
+"""`application/octet-stream`: one sequence as little-endian numbers, row-major, options in the query string.
+
+Features are float32; token ids are int32.
+"""
+
+from functools import lru_cache
+from typing import TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+import numpy as np
+
+from elman.codec.arrays import check_length, check_samples, finite, tokens_array
+from elman.codec.faults import echoed, invalid_field
+from elman.codec.input_format import InputFormat
+from elman.codec.limits import Limits
+from elman.errors import InvalidField, WrongFeatures
+from elman.repository.network import Array
+
+Q = TypeVar("Q", bound=msgspec.Struct)
+
+
+def decode_octets(content: bytes, format: InputFormat, limits: Limits) -> Array:
+    """One sequence, as `JSONDecoder.predict` gives it. Raises RequestError with the place of the first fault."""
+    features = 1 if format.frames else format.features
+    step = 4 * (features or 1)
+    if len(content) % step:
+        raise WrongFeatures(
+            f"the body has {len(content)} bytes, which is not a whole number of steps of {step} bytes",
+            where="sequence",
+            expected=f"a multiple of {step} bytes",
+        )
+    if features is None:
+        return tokens_array(np.frombuffer(content, "<i4").tolist(), format, "sequence", limits)
+    if format.frames:
+        check_samples(len(content) // 4, format, "sequence", limits)
+        return finite(np.frombuffer(content, "<f4"), np.dtype(np.float32), "sequence")
+    check_length(len(content) // step, "sequence", limits)
+    return finite(np.frombuffer(content, "<f4").reshape(-1, features), format.numpy_dtype, "sequence")
+
+
+def parse_query(query: bytes, kind: type[Q]) -> Q:
+    """The options in a query string. Raises InvalidField."""
+    names = _names(kind)
+    options = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else {}
+    for name in options:
+        if name not in names:
+            raise InvalidField(f"there is no option {echoed(name)!r}", where=echoed(name), expected=list(names))
+    try:
+        return msgspec.convert(options, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise invalid_field(str(error), kind) from None
+
+
+def check_no_query(query: bytes) -> None:
+    """Raise InvalidField where the options of a JSON request stand in the query string."""
+    if query:
+        raise InvalidField("the options of a JSON request belong in its body", where="query")
+
+
+@lru_cache(16)
+def _names(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(field.encode_name for field in msgspec.structs.fields(kind))

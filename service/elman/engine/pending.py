@@ -1,0 +1,53 @@
+"""The sequences of one request, on their way through the engine."""
+
+import asyncio
+
+from elman.engine.queue import ModelQueue
+from elman.engine.sequence import Sequence
+from elman.errors import ElmanError
+
+
+class PendingRequest:
+    """The sequences of one request.
+
+    Attributes:
+        queue: of the model that runs them.
+        sequences: each of at least one step.
+        num_pending: how many of them are not done. The engine counts.
+        seconds: what they cost, by the calibration of the model. The engine sets it.
+    """
+
+    __slots__ = ("num_pending", "queue", "seconds", "sequences")
+
+    def __init__(self, queue: ModelQueue, sequences: list[Sequence]) -> None:
+        self.queue = queue
+        self.sequences = sequences
+        self.num_pending = 0
+        self.seconds = 0.0
+
+    def finish(self, error: ElmanError | None) -> None:
+        """Called once on the event loop: all sequences are done, or `error` kept them from it. Must not raise."""
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """Give up what has not run yet."""
+        for sequence in self.sequences:
+            sequence.cancelled = True
+
+
+class AwaitedRequest(PendingRequest):
+    """A request whose sequences a task waits for."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, queue: ModelQueue, sequences: list[Sequence], future: asyncio.Future[list[Sequence]]) -> None:
+        super().__init__(queue, sequences)
+        self.future = future
+
+    def finish(self, error: ElmanError | None) -> None:
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(self.sequences)
+        else:
+            self.future.set_exception(error)
