@@ -1,4 +1,4 @@
-"""BentoML: a elman with adaptive batching."""
+"""BentoML: a service with adaptive batching."""
 
 import os
 import sys

@@ -114,7 +114,7 @@ def check_batch(policy: Policy, batch: Batch, live: list[Sequence]) -> None:
 
 
 def check_choice(policy: Policy, batch: Batch, live: list[Sequence], limit: int) -> None:
-    """Rows are taken as far as there is room, by priority, elman and deadline, but for one that was served most."""
+    """Rows are taken as far as there is room, by priority, service and deadline, but for one that was served most."""
     level = min(rank(one)[:2] for one in live)
     first = [one for one in batch.sequences if rank(one)[:2] == level]
     others = sorted((one for one in batch.sequences if one not in first), key=rank)
