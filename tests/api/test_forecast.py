@@ -1,4 +1,4 @@
-"""Forecasts over HTTP are the plain loop in torch; quantiles are those of its paths."""
+"""Forecasts over HTTP are the plain loop in ONNX Runtime; quantiles are those of its paths."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from elman.repository.spec import ForecastSpec
-from models.recurrent import Recurrent
-from tests.looping import RESIDUALS, Mix, carried_on_in_torch, forecaster, put_forecaster
+from tests.looping import RESIDUALS, Mix, Network, forecast_alone, forecaster, put_forecaster
 from tests.running import STORE, RunningServer, running_server
 
 CELLS = ("rnn", "lstm", "gru")
@@ -19,13 +18,13 @@ PAIRS = ((0.5, -0.5), (-0.5, 0.5), (0.0, 0.0))
 
 
 @pytest.fixture(scope="module")
-def networks() -> dict[str, Recurrent]:
+def networks() -> dict[str, Network]:
     ones = {cell: forecaster(cell, 1, 1) for cell in CELLS}  # type: ignore[arg-type]
     return {**ones, "many": forecaster("lstm", 4, 2), "bare": forecaster("gru", 1, 1), "odd": forecaster("gru", 3, 1)}
 
 
 @pytest.fixture(scope="module")
-def seers(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Recurrent]) -> Iterator[RunningServer]:
+def seers(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Network]) -> Iterator[RunningServer]:
     root = tmp_path_factory.mktemp("seers")
     for cell in CELLS:
         put_forecaster(root, cell, networks[cell], ForecastSpec(residuals=RESIDUALS, minimum=0.0))
@@ -55,25 +54,25 @@ def draws(residuals: tuple[tuple[float, ...], ...], seed: int, path: int, horizo
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_point_forecast_is_the_loop_without_noise(
-    seers: RunningServer, networks: dict[str, Recurrent], cell: str
+    seers: RunningServer, networks: dict[str, Network], cell: str
 ) -> None:
     data = series()
     answer = forecast(seers, cell, series=data[:, 0].tolist(), horizon=20)
     assert "mean" not in answer and answer["horizon"] == 20
-    np.testing.assert_allclose(answer["point"], carried_on_in_torch(networks[cell], data, 20)[:, 0], atol=1e-4)
+    np.testing.assert_allclose(answer["point"], forecast_alone(networks[cell], data, 20)[:, 0], atol=1e-4)
     rows = forecast(seers, cell, series=data.tolist(), horizon=1)
     assert rows["point"] == answer["point"][:1]
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_paths_add_residuals_by_the_seed(seers: RunningServer, networks: dict[str, Recurrent], cell: str) -> None:
+def test_paths_add_residuals_by_the_seed(seers: RunningServer, networks: dict[str, Network], cell: str) -> None:
     data = series()
     body = {"series": data[:, 0].tolist(), "horizon": 12, "samples": 20, "seed": 9, "quantiles": [0.05, 0.5, 0.95]}
     answer = forecast(seers, cell, **body, paths=True)
     paths = np.array(answer["paths"])
     for path in range(20):
         drawn = draws(RESIDUALS, 9, path, 12)
-        wanted = carried_on_in_torch(networks[cell], data, 12, draws=drawn)[:, 0]
+        wanted = forecast_alone(networks[cell], data, 12, draws=drawn)[:, 0]
         np.testing.assert_allclose(paths[path], wanted, atol=1e-4)
     np.testing.assert_allclose(answer["mean"], paths.mean(axis=0))
     for level in (0.05, 0.5, 0.95):
@@ -83,16 +82,16 @@ def test_paths_add_residuals_by_the_seed(seers: RunningServer, networks: dict[st
     assert few["paths"] == answer["paths"][:3], "a path must not hang on its company"
 
 
-def test_several_outputs_and_what_is_known_ahead(seers: RunningServer, networks: dict[str, Recurrent]) -> None:
+def test_several_outputs_and_what_is_known_ahead(seers: RunningServer, networks: dict[str, Network]) -> None:
     data, future = series(25, 4), series(9, 2)
     answer = forecast(
         seers, "many", series=data.tolist(), horizon=8, future=future.tolist(), samples=5, seed=1, paths=True
     )
     loop = {"future": future, "target": (2, 0), "known": (3, 1)}
-    wanted = carried_on_in_torch(networks["many"], data, 8, **loop)  # type: ignore[arg-type]
+    wanted = forecast_alone(networks["many"], data, 8, **loop)  # type: ignore[arg-type]
     np.testing.assert_allclose(answer["point"], wanted, atol=1e-4)
     assert np.shape(answer["quantiles"]["0.5"]) == (8, 2)
-    path = carried_on_in_torch(networks["many"], data, 8, **loop, draws=draws(PAIRS, 1, 4, 8))  # type: ignore[arg-type]
+    path = forecast_alone(networks["many"], data, 8, **loop, draws=draws(PAIRS, 1, 4, 8))  # type: ignore[arg-type]
     np.testing.assert_allclose(answer["paths"][4], path, atol=1e-4)
 
 
@@ -112,7 +111,7 @@ def test_it_goes_on_from_a_session_and_from_a_token(seers: RunningServer) -> Non
 
 
 def test_a_session_is_forecast_by_the_version_that_it_began_with(
-    seers: RunningServer, networks: dict[str, Recurrent], tmp_path: Path
+    seers: RunningServer, networks: dict[str, Network], tmp_path: Path
 ) -> None:
     """Another version beside it, of another width, neither changes what it says nor harms what others ask."""
     put_forecaster(tmp_path, "one", networks["gru"], ForecastSpec(residuals=RESIDUALS))

@@ -1,4 +1,4 @@
-"""Generation over HTTP is the plain loop in torch, token for token, whatever runs beside it."""
+"""Generation over HTTP is the plain loop in ONNX Runtime, token for token, whatever runs beside it."""
 
 import json
 import signal
@@ -11,20 +11,19 @@ from typing import Any
 import httpx
 import pytest
 
-from models.recurrent import Recurrent
-from tests.looping import VOCABULARY, generator, put_generator, written_in_torch
+from tests.looping import VOCABULARY, Network, generate_alone, generator, put_generator
 from tests.running import STORE, RunningServer, running_server
 
 CELLS = ("rnn", "lstm", "gru")
 
 
 @pytest.fixture(scope="module")
-def networks() -> dict[str, Recurrent]:
+def networks() -> dict[str, Network]:
     return {cell: generator(cell) for cell in CELLS}  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
-def writers(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Recurrent]) -> Iterator[RunningServer]:
+def writers(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Network]) -> Iterator[RunningServer]:
     root = tmp_path_factory.mktemp("writers")
     for cell, network in networks.items():
         put_generator(root, cell, network)
@@ -58,13 +57,13 @@ def ids(text: str) -> list[int]:
     ],
 )
 def test_the_tokens_are_those_of_the_plain_loop(
-    writers: RunningServer, networks: dict[str, Recurrent], cell: str, options: dict[str, Any]
+    writers: RunningServer, networks: dict[str, Network], cell: str, options: dict[str, Any]
 ) -> None:
     body = {"prompt": "elm", "seed": 11, "samples": 6, "max_steps": 40, **options}
     answer = generate(writers, cell, **body)
     assert answer["seed"] == 11 and len(answer["results"]) == 6
     for path, result in enumerate(answer["results"]):
-        wanted = written_in_torch(networks[cell], ids("elm"), 11, path, 40, **options)
+        wanted = generate_alone(networks[cell], ids("elm"), 11, path, 40, **options)
         assert result["tokens"] == wanted
         assert result["text"] == "".join(VOCABULARY[token] for token in wanted)
         assert result["steps"] == len(wanted)
@@ -167,7 +166,7 @@ def test_a_low_temperature_takes_the_likeliest(writers: RunningServer) -> None:
         assert generate(writers, "gru", prompt="elm", temperature=temperature, seed=1)["results"] == greedy
 
 
-def test_a_stopping_server_says_so_in_its_streams(tmp_path: Path, networks: dict[str, Recurrent]) -> None:
+def test_a_stopping_server_says_so_in_its_streams(tmp_path: Path, networks: dict[str, Network]) -> None:
     put_generator(tmp_path / "models", "endless", networks["gru"], endless=True)
     body = {"prompt": "a", "seed": 1, "max_steps": 900_000, "stream": True}
     with (
@@ -182,11 +181,11 @@ def test_a_stopping_server_says_so_in_its_streams(tmp_path: Path, networks: dict
     assert json.loads(last.removeprefix("data: "))["code"] == "draining"
 
 
-def test_a_condition_stands_in_the_place_of_the_start(writers: RunningServer, networks: dict[str, Recurrent]) -> None:
+def test_a_condition_stands_in_the_place_of_the_start(writers: RunningServer, networks: dict[str, Network]) -> None:
     result = generate(writers, "gru", prompt="b", condition="loud", seed=1, max_steps=15)["results"][0]
-    assert result["tokens"] == written_in_torch(networks["gru"], [2, *ids("b")[1:]], 1, 0, 15)
+    assert result["tokens"] == generate_alone(networks["gru"], [2, *ids("b")[1:]], 1, 0, 15)
     bare = generate(writers, "gru", seed=1, max_steps=15)["results"][0]
-    assert bare["tokens"] == written_in_torch(networks["gru"], [0], 1, 0, 15)
+    assert bare["tokens"] == generate_alone(networks["gru"], [0], 1, 0, 15)
 
 
 @pytest.mark.parametrize(
