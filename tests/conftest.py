@@ -1,7 +1,9 @@
-"""Fixtures that every room shares: a running server, and a way to start another."""
+"""What every room shares: the tiers, a running server, and a way to start another."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -10,14 +12,42 @@ from tests.running import RunningServer, running_server
 
 StartServer = Callable[..., RunningServer]
 
-hypothesis.settings.register_profile(
-    "elman",
+OTHER_TIERS = {"slow", "torch", "browser", "docker"}
+# What belongs to another tier as a whole: folders, and files that say so.
+_WHOLE_FOLDERS = {"browser", "containers"}
+_WHOLE_FILE = re.compile(r"^pytestmark = pytest\.mark\.torch$", re.MULTILINE)
+
+_PROPERTIES = hypothesis.settings(
     deadline=None,
     database=None,
-    max_examples=150,
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
 )
-hypothesis.settings.load_profile("elman")
+hypothesis.settings.register_profile("quick", _PROPERTIES, max_examples=25)
+hypothesis.settings.register_profile("full", _PROPERTIES, max_examples=150)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("quick" if is_quick(config) else "full")
+
+
+def is_quick(config: pytest.Config) -> bool:
+    """Whether the quick tier alone is run, as by `make test`."""
+    return bool(config.option.markexpr == "quick")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Keep the quick tier from importing what belongs to another, which needs packages that it does not install."""
+    if not is_quick(config):
+        return None
+    if collection_path.is_dir():
+        return collection_path.name in _WHOLE_FOLDERS or None
+    return bool(_WHOLE_FILE.search(collection_path.read_text("utf-8"))) or None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not OTHER_TIERS & {mark.name for mark in item.iter_markers()}:
+            item.add_marker(pytest.mark.quick)
 
 
 @pytest.fixture(scope="session")

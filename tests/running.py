@@ -20,8 +20,10 @@ ROOT = Path(__file__).parent.parent
 # The package lies in service; the recipes of the shipped models, in the root.
 PYTHONPATH = f"{ROOT / 'service'}:{ROOT}"
 STORE = ROOT / "models" / "store"
+# What is slow to make and the same each time: exports of torch, wheels from a package index.
+CACHE = Path(os.environ.get("ELMAN_TEST_CACHE", ROOT / ".cache"))
 
-_START_TIMEOUT = 60.0
+_START_TIMEOUT = 180.0
 _STOP_TIMEOUT = 40.0
 
 

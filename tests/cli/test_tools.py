@@ -11,6 +11,8 @@ from elman.exporter import script as exporting
 from tests.cli.command import elman, elman_here
 from tests.running import STORE, environment
 
+pytestmark = pytest.mark.torch
+
 NET = """
 import torch
 from torch import nn

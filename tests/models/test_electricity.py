@@ -14,6 +14,8 @@ from models.forecasting import CELLS, ELECTRICITY, HERE, Loop, cut, mape, measur
 from models.tasks import electricity
 from models.tasks.series import Series
 
+pytestmark = pytest.mark.torch
+
 RESULTS = read_results(HERE / "results.json")
 NAMES = [f"electricity-{cell}" for cell in CELLS]
 

@@ -10,6 +10,8 @@ from models.examples import LARGEST, held_out, write_examples
 from models.tasks import Task
 from models.train import EXAMPLE_STEPS, HERE, RECIPES, TASKS
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.fixture(scope="module")
 def tasks() -> dict[str, Task]:

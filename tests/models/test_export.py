@@ -17,6 +17,8 @@ from elman.repository.model import load_model
 from elman.repository.spec import METADATA_KEY, QUANTISED_KEY, ModelSpec, parse_spec
 from models.recurrent import Cell, Recurrent, Shape
 
+pytestmark = pytest.mark.torch
+
 SIZES = ((1, 1), (4, 3), (2, 50))
 
 

@@ -22,6 +22,8 @@ from models.generation import (
 from models.tasks import generator, names
 from models.tasks.generator import END, START, UNKNOWN, Names
 
+pytestmark = pytest.mark.torch
+
 RESULTS = read_results(HERE / "results.json")
 
 

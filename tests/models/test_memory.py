@@ -37,6 +37,8 @@ from models.recurrent import CELLS, Cell, Recurrent, Shape
 from models.tasks import Sequence, adding
 from models.train import TASKS
 
+pytestmark = pytest.mark.torch
+
 RESULTS: dict[str, Any] = json.loads((HERE / "memory.json").read_text("utf-8"))
 PAGE = (HERE / "memory.md").read_text("utf-8")
 

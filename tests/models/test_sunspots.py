@@ -11,6 +11,8 @@ from models.forecasting import CELLS, HERE, RECIPES, Loop, measure_sunspots
 from models.tasks import sunspots
 from models.tasks.series import Series
 
+pytestmark = pytest.mark.torch
+
 RESULTS = read_results(HERE / "results.json")
 NAMES = [f"sunspots-{cell}" for cell in CELLS]
 

@@ -33,6 +33,8 @@ from models.train import (
     train,
 )
 
+pytestmark = pytest.mark.torch
+
 RESULTS = read_results(HERE / "results.json")
 TINY = {"hidden_size": 8}
 

@@ -18,6 +18,8 @@ from models.tasks.watch import EXERCISES, HELD_OUT, MIRROR, RATE, VALIDATION, Re
 from models.train import HERE, RECIPES, measure, step_answers
 from tests.running import RunningServer
 
+pytestmark = pytest.mark.torch
+
 WATCH = [name for name in RECIPES if name.startswith("watch-")]
 
 

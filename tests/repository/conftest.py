@@ -1,57 +1,22 @@
-"""Real parts for the tests of the repository: exported models on disk, and a server process over a folder of them."""
+"""Real parts for the tests of the repository: sequences run as the engine runs them, and a server over a folder."""
 
-import os
-import re
-import subprocess
-import sys
-import time
+import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from matrix import CASES, Array, Case, Reference
 
 from elman.api.server import policy_of
 from elman.engine.queue import ModelQueue
 from elman.engine.scheduler import Policy
 from elman.engine.sequence import Return, Sequence
-from elman.repository.loading import Loader
 from elman.repository.model import Model
 from elman.settings import Settings
-
-ROOT = Path(__file__).parents[2]
-
-
-@dataclass
-class Zoo:
-    """The models of the matrix as files, each made and loaded once, when first asked for."""
-
-    root: Path
-    loader: Loader
-    references: dict[str, Reference] = field(default_factory=dict)
-    models: dict[str, Model] = field(default_factory=dict)
-
-    def path(self, case: Case) -> Path:
-        return self.root / folder_name(case.id) / "1" / "model.onnx"
-
-    def reference(self, case: Case) -> Reference:
-        if case.id not in self.references:
-            self.references[case.id] = case.make(self.path(case).parent)
-        return self.references[case.id]
-
-    def model(self, case: Case) -> Model:
-        self.reference(case)
-        if case.id not in self.models:
-            self.models[case.id] = self.loader.load(self.path(case), case.id, 1)
-        return self.models[case.id]
-
-
-def folder_name(id: str) -> str:
-    """A case's id as the name of a model."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", id)
+from tests.reference import Array
+from tests.running import running_server
 
 
 def run(model: Model, sequences: list[Sequence], policy: Policy | None = None) -> list[Sequence]:
@@ -73,12 +38,6 @@ def outputs(sequence: Sequence) -> Array:
 
 def run_alone(model: Model, row: Array, returns: Return) -> Array:
     return outputs(run(model, [Sequence(row, returns)])[0])
-
-
-@pytest.fixture(scope="session")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
-    with Loader() as loader:
-        yield Zoo(tmp_path_factory.mktemp("zoo"), loader)
 
 
 @dataclass(frozen=True)
@@ -104,51 +63,12 @@ class Service:
 
 
 @pytest.fixture(scope="session")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Service]]:
+def serve() -> Iterator[Callable[[Path], Service]]:
     """Starts a server process over a model repository; stops them all at the end."""
-    processes: list[subprocess.Popen[bytes]] = []
-    clients: list[httpx.Client] = []
+    with contextlib.ExitStack() as stack:
 
-    def start(root: Path, ready_within: float = 180.0) -> Service:
-        log = tmp_path_factory.mktemp("server") / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "elman", "serve", str(root), "--port", "0"],
-                cwd=ROOT,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
-        processes.append(process)
-        url = _announced(process, log, ready_within)
-        client = httpx.Client(base_url=url, timeout=60.0)
-        clients.append(client)
-        return Service(url, client)
+        def start(root: Path) -> Service:
+            server = stack.enter_context(running_server(root))
+            return Service(server.url, server.client)
 
-    yield start
-    for client in clients:
-        client.close()
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.wait(timeout=30)
-
-
-def _announced(process: subprocess.Popen[bytes], log: Path, within: float) -> str:
-    """The address that the server says it listens on, once it has loaded its models."""
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        found = re.search(r"running on (http://[\d.:]+)", log.read_text())
-        if found:
-            return found.group(1)
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.05)
-    raise AssertionError(f"the server was not ready in {within} seconds: {log.read_text()}")
-
-
-@pytest.fixture(scope="session")
-def served_zoo(zoo: Zoo, serve: Callable[[Path], Service]) -> Service:
-    """One server over every model of the matrix."""
-    for case in CASES:
-        zoo.reference(case)
-    return serve(zoo.root)
+        yield start

