@@ -153,6 +153,25 @@ def test_a_request_that_does_not_fit_the_queue_is_refused_whole() -> None:
     assert queue.stats.num_sequences == 4
 
 
+def test_work_is_refused_by_what_it_costs_and_let_in_where_there_is_nothing_else() -> None:
+    queue = ModelQueue(model(NAME), Policy())
+    seconds = queue.seconds([Sequence(features(1_000))])
+
+    async def run() -> None:
+        engine = Engine(100, max_queue_seconds=1.5 * seconds)
+        engine.start(asyncio.get_running_loop())
+        first = engine.submit(queue, [Sequence(features(2_000))])
+        assert engine.pending_seconds > 1.5 * seconds
+        with pytest.raises(Overloaded, match="seconds of work"):
+            engine.submit(queue, [Sequence(features(1))])
+        check_exact((await first.future)[0])
+        assert engine.pending_seconds == 0.0
+        await engine.submit(queue, [Sequence(features(1_000))]).future
+        engine.close()
+
+    asyncio.run(run())
+
+
 @settings(max_examples=25)
 @given(sizes=st.lists(st.lists(st.integers(1, 80), min_size=1, max_size=5), min_size=1, max_size=12))
 def test_the_slots_of_state_are_all_given_back(sizes: list[list[int]]) -> None:
