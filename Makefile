@@ -1,7 +1,8 @@
 # Two commands set everything up, in .venv and nowhere else: `make serve` and `make test`.
 #
 #   make serve [PORT=8000]   serve the shipped models on 127.0.0.1
-#   make test [TESTS=...]    run the tests, or some of them
+#   make test [TESTS=...]    run the quick tests, or some of them: they need no torch, no browser and no Docker
+#   make test-all [TESTS=...]  run every test, or some; installs torch
 #   make lint                ruff, its formatter and mypy
 #   make client              generate the blocking client from the asynchronous one
 #   make bench [BENCH=--quick]  measure against the ceilings and other servers
@@ -13,6 +14,7 @@ PORT ?= 8000
 MODELS ?= models/store
 IMAGE ?= elman
 TESTS ?=
+WORKERS ?= auto
 BENCH ?=
 
 # The first Python on the path that is new enough, unless PYTHON= names one.
@@ -21,17 +23,22 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	$$python $(NEW_ENOUGH) 2>/dev/null && echo $$python && break; done)
 
 BIN := .venv/bin
+# A file's tests stay in one process, so that its servers are started once.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := serve
-.PHONY: serve test lint client bench image clean
+.PHONY: serve test test-all lint client bench image clean
 
 # The recipes hand over to the program (exec), so that Ctrl-C and SIGTERM reach it.
 serve: .venv/.server
 	@exec $(BIN)/elman serve $(MODELS) --host $(HOST) --port $(PORT)
 
 test: .venv/.test
-	@exec $(BIN)/python -m pytest $(TESTS)
+	@exec $(PYTEST) -m quick $(TESTS)
+
+test-all: .venv/.test-all
+	@exec $(PYTEST) $(TESTS)
 
 lint: .venv/.test
 	$(BIN)/ruff check
@@ -49,11 +56,11 @@ image:
 	docker build --network host --tag $(IMAGE) .
 
 clean:
-	rm -rf .venv .bench dist .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/output
+	rm -rf .venv .bench dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache tests/output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A stamp is written last, so that an installation cut short is done again; .test waits for .server, so that two
-# pips never work in one environment (make -j).
+# A stamp is written last, so that an installation cut short is done again; each waits for the one before it, so that
+# two pips never work in one environment (make -j).
 
 .venv/.made:
 	@test -n "$(PYTHON)" && $(PYTHON) $(NEW_ENOUGH) 2>/dev/null || { \
@@ -73,6 +80,11 @@ clean:
 	@touch $@
 
 .venv/.test: pyproject.toml .venv/.server
-	@echo "Installing what the tests need; torch makes it a few minutes the first time"
+	@echo "Installing what the quick tests need"
 	@$(PIP) install --editable '.[test]'
+	@touch $@
+
+.venv/.test-all: pyproject.toml .venv/.test
+	@echo "Installing what all tests need; torch makes it a few minutes the first time"
+	@$(PIP) install --editable '.[test-all]'
 	@touch $@
