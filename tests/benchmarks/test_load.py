@@ -18,6 +18,8 @@ from benchmarks.models import SHAPES, Shape, build
 from benchmarks.processes import Process, cpu_seconds, free_port
 from benchmarks.workload import DISTRIBUTIONS, MAX_LENGTH, MEAN_LENGTH, draw, reference, with_lengths
 
+pytestmark = pytest.mark.slow
+
 # Answers the length of the body as its own, in two pieces for an odd one, 503 for an empty one, after a path's wait.
 _SERVER = """
 import asyncio, sys

@@ -25,6 +25,8 @@ from benchmarks.streaming import StreamPlan, StreamReport, Streams
 from benchmarks.workload import Format, with_lengths
 from elman.repository.spec import QUANTISED_KEY
 
+pytestmark = pytest.mark.slow
+
 SMALL = SHAPES["small"]
 BODIES = with_lengths(SMALL, [1, 2, 3])
 PREDICT = f"/v1/models/{SMALL.name}/predict"

@@ -12,6 +12,8 @@ import pytest
 
 from tests.running import ROOT, RunningServer
 
+pytestmark = pytest.mark.slow
+
 SERVER_ONLY = [
     "fastapi",
     "starlette",

@@ -17,6 +17,8 @@ from tests.client.proxy import Fault, fault_proxy
 from tests.client.test_timeouts import TOTAL, ends_in_time
 from tests.running import RunningServer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:

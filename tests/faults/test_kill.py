@@ -9,9 +9,12 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pytest
 
 from tests.reference import Array, expected, float32, same_bits
 from tests.running import STORE, RunningServer, running_server
+
+pytestmark = pytest.mark.slow
 
 MODEL = "vowels-gru"
 NUM_SESSIONS = 6

@@ -7,9 +7,12 @@ from itertools import chain
 
 import httpx
 import numpy as np
+import pytest
 
 from tests.reference import expected, float32, same_bits
 from tests.running import STORE, RunningServer
+
+pytestmark = pytest.mark.slow
 
 NUM_REQUESTS = 2000
 NUM_CALLERS = 40

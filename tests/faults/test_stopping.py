@@ -13,6 +13,8 @@ import pytest
 from tests.reference import expected
 from tests.running import RunningServer
 
+pytestmark = pytest.mark.slow
+
 LENGTH = 60_000
 URL = "/v1/models/vowels-lstm/predict"
 HEADERS = {"content-type": "application/octet-stream", "accept": "application/octet-stream"}

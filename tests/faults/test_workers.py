@@ -14,6 +14,8 @@ import pytest
 from tests.reference import Array, expected, float32, same_bits
 from tests.running import STORE, RunningServer, running_server
 
+pytestmark = pytest.mark.slow
+
 MODEL = "vowels-gru"
 NUM_WORKERS = 4
 

@@ -12,12 +12,15 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from tests.reference import Array, expected, float32, same_bits
 from tests.running import STORE, RunningServer, running_server
+
+pytestmark = pytest.mark.slow
 
 MODELS = ("vowels-lstm", "vowels-gru")
 # Of the whole run, not of one example: each takes seconds.

@@ -10,6 +10,8 @@ import pytest
 
 from tests.readme.blocks import README
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:

@@ -17,6 +17,8 @@ from fuzzing import BASES, MUTATIONS, SECRET, write_case
 from elman.errors import ModelRefused
 from elman.repository.model import Model, load_model
 
+pytestmark = pytest.mark.slow
+
 try:
     from elman.repository.loading import load_isolated as load
 except ImportError:

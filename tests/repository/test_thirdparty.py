@@ -20,6 +20,8 @@ from conftest import Service
 from tests.reference import Array
 from tests.running import CACHE
 
+pytestmark = pytest.mark.slow
+
 PACKAGES = CACHE / "packages"
 
 SILERO = {
