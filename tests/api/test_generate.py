@@ -200,7 +200,7 @@ def test_a_condition_stands_in_the_place_of_the_start(writers: RunningServer, ne
         ({"prompt": "a", "max_steps": 0}, 422, "invalid_field", "max_steps"),
         ({"prompt": "a", "samples": 0}, 422, "invalid_field", "samples"),
         ({"prompt": "a", "seed": -1}, 422, "invalid_field", "seed"),
-        ({"prompt": "a", "stop": [""]}, 422, "invalid_field", "stop"),
+        ({"prompt": "a", "stop": [""]}, 422, "invalid_field", "stop[0]"),
         ({"prompt": "a", "sotp": ["x"]}, 422, "invalid_field", "sotp"),
         ({"prompt": "a", "state": "x"}, 422, "bad_state_token", "state"),
         ({"prompt": "a", "samples": 1000, "max_steps": 900_000}, 413, "too_long", "samples"),
