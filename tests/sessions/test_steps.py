@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from elman.engine.sequence import Sequence
+from elman.engine.work import Steps, Wait, wait
 from elman.errors import ElmanError, Quota, StepConflict, StepReused, StoreUnavailable, UnknownSession
 from elman.sessions.sessions import Ask, Sessions, StepWrite
 from elman.sessions.store import Record, Store, Usage
@@ -40,14 +41,27 @@ def process(store: Store, hot_bytes: int = 1_000_000, shared: bool = False, most
     return Sessions(lambda: store, most, ttl=60.0, hot_bytes=hot_bytes, shared=shared)
 
 
-def go(call: Awaitable[T]) -> T:
-    async def run() -> T:
-        return await call
+async def follow(steps: Steps[T]) -> T:
+    """What a script returns, each of its waits waited for as the server's driver does."""
+    try:
+        while True:
+            work = next(steps)
+            assert isinstance(work, Wait)
+            await asyncio.wait([work.future])
+    except StopIteration as end:
+        result: T = end.value
+        return result
 
-    return asyncio.run(run())
+
+def go(steps: Steps[T]) -> T:
+    return asyncio.run(follow(steps))
 
 
-def create(sessions: Sessions, owner: bytes = OWNER, ttl: float | None = None) -> Awaitable[Record]:
+def pause(seconds: float) -> Steps[None]:
+    yield from wait(asyncio.ensure_future(asyncio.sleep(seconds)))
+
+
+def create(sessions: Sessions, owner: bytes = OWNER, ttl: float | None = None) -> Steps[Record]:
     return sessions.create(owner, "watch", 1, DIGEST, step=0, snapshot=FIRST, ttl=ttl)
 
 
@@ -55,37 +69,34 @@ def create(sessions: Sessions, owner: bytes = OWNER, ttl: float | None = None) -
 class Model:
     """A stand-in for the engine: the state after a step is its content, and what was run from is noted.
 
-    `meanwhile` is awaited while a step runs.
+    `meanwhile` is followed while a step runs.
     """
 
     sessions: Sessions
     ran_from: list[bytes] = field(default_factory=list)
-    meanwhile: Callable[[], Awaitable[Any]] | None = None
+    meanwhile: Callable[[], Steps[Any]] | None = None
 
-    async def step(
+    def step(
         self, id: str, content: bytes, at: int | None = None, length: int = 1, owner: bytes = OWNER
-    ) -> tuple[bytes, Record, bool]:
+    ) -> Steps[tuple[bytes, Record, bool]]:
         content = content.ljust(16)
 
-        async def run(snapshot: bytes, save: StepWrite | None) -> bytes:
+        def run(snapshot: bytes, write: StepWrite | None) -> Steps[bytes]:
             self.ran_from.append(snapshot)
             if self.meanwhile is not None:
-                await self.meanwhile()
-            if save is not None:
-                save.snapshot = content[:SIZE]
-                await self.sessions.save(save)
+                yield from self.meanwhile()
+            if write is not None:
+                write.snapshot = content[:SIZE]
+                yield from self.sessions.save(write)
             return snapshot
 
-        return await self.sessions.step(owner, id, Ask(content, length, at), run)
+        return self.sessions.step(owner, id, Ask(content, length, at), run)
 
 
-def refused(kind: type[ElmanError], call: Awaitable[Any]) -> ElmanError:
-    async def run() -> ElmanError:
-        with pytest.raises(kind) as caught:
-            await call
-        return caught.value
-
-    return asyncio.run(run())
+def refused(kind: type[ElmanError], steps: Steps[Any]) -> ElmanError:
+    with pytest.raises(kind) as caught:
+        go(steps)
+    return caught.value
 
 
 # One process
@@ -141,7 +152,8 @@ def test_without_a_place_every_step_moves_on_whatever_it_holds(sessions: Session
 
 
 def test_a_step_that_fails_leaves_the_session_and_its_turn(sessions: Sessions, store: Store) -> None:
-    async def fail() -> None:
+    def fail() -> Steps[None]:
+        yield from pause(0.0)
         raise ZeroDivisionError
 
     model, id = Model(sessions), go(create(sessions)).id
@@ -156,27 +168,50 @@ def test_a_step_that_fails_leaves_the_session_and_its_turn(sessions: Sessions, s
 
 def test_of_two_that_send_a_step_at_once_one_moves_and_one_is_answered_again(sessions: Sessions) -> None:
     async def run() -> None:
-        model, id = Model(sessions), (await create(sessions)).id
-        model.meanwhile = lambda: asyncio.sleep(0.01)
-        answers = await asyncio.gather(*(model.step(id, b"one", at=0) for _ in range(3)))
+        model, id = Model(sessions), (await follow(create(sessions))).id
+        model.meanwhile = lambda: pause(0.01)
+        answers = await asyncio.gather(*(follow(model.step(id, b"one", at=0)) for _ in range(3)))
         assert sorted(replayed for _, _, replayed in answers) == [False, True, True]
         assert {ran_from for ran_from, _, _ in answers} == {FIRST}
-        assert (await sessions.read(OWNER, id)).step == 1
+        assert (await follow(sessions.read(OWNER, id))).step == 1
 
-    go(run())
+    asyncio.run(run())
 
 
 def test_a_step_without_a_place_waits_for_no_other(sessions: Sessions) -> None:
     async def run() -> None:
-        model, id = Model(sessions), (await create(sessions)).id
-        model.meanwhile = lambda: asyncio.sleep(0.05)
-        first = asyncio.create_task(model.step(id, b"one"))
-        await asyncio.sleep(0.02)
+        model, id = Model(sessions), (await follow(create(sessions))).id
+        gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        model.meanwhile = lambda: wait(gate)
+        first = asyncio.create_task(follow(model.step(id, b"one")))
+        while not model.ran_from:
+            await asyncio.sleep(0.001)
         with pytest.raises(StepConflict, match="under way"):
-            await model.step(id, b"two")
+            await follow(model.step(id, b"two"))
+        gate.set_result(None)
         assert (await first)[1].step == 1
 
-    go(run())
+    asyncio.run(run())
+
+
+def test_who_gives_up_waiting_for_a_turn_hands_it_on(sessions: Sessions) -> None:
+    async def run() -> None:
+        model, id = Model(sessions), (await follow(create(sessions))).id
+        gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        model.meanwhile = lambda: wait(gate)
+        first = asyncio.create_task(follow(model.step(id, b"one", at=0)))
+        while not model.ran_from:
+            await asyncio.sleep(0.001)
+        gone = model.step(id, b"two", at=1)
+        next(gone)
+        last = asyncio.create_task(follow(model.step(id, b"two", at=1)))
+        await asyncio.sleep(0)
+        gate.set_result(None)
+        await first
+        gone.close()
+        assert (await asyncio.wait_for(last, 5))[1].step == 2
+
+    asyncio.run(run())
 
 
 # Whose sessions are, and for how long
@@ -253,9 +288,9 @@ def test_a_step_that_another_process_did_meanwhile_is_answered_and_moves_nothing
     here, there = Model(process(store, shared=True)), Model(process(store, shared=True))
     id = go(create(here.sessions)).id
 
-    async def overtake() -> None:
+    def overtake() -> Steps[None]:
         here.meanwhile = None
-        await there.step(id, b"one", at=0)
+        yield from there.step(id, b"one", at=0)
 
     here.meanwhile = overtake
     _, after, replayed = go(here.step(id, b"one", at=0))
