@@ -3,6 +3,7 @@
 #   make serve [PORT=8000]   serve the shipped models on 127.0.0.1
 #   make test [TESTS=...]    run the quick tests, or some of them: they need no torch, no browser and no Docker
 #   make test-all [TESTS=...]  run every test, or some; installs torch
+#   make test-torch TORCH=2.8.0  the exporter's tests with one release of torch, in .venv-torch
 #   make lint                ruff, its formatter and mypy
 #   make client              generate the blocking client from the asynchronous one
 #   make bench [BENCH=--quick]  measure against the ceilings and other servers
@@ -15,6 +16,8 @@ MODELS ?= models/store
 IMAGE ?= elman
 TESTS ?=
 WORKERS ?= auto
+# One release of torch, in the range of pyproject.toml: which others there are differs by machine.
+TORCH ?= 2.13.0
 BENCH ?=
 
 # The first Python on the path that is new enough, unless PYTHON= names one.
@@ -28,7 +31,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := serve
-.PHONY: serve test test-all lint client bench image clean
+.PHONY: serve test test-all test-torch lint client bench image clean
 
 # The recipes hand over to the program (exec), so that Ctrl-C and SIGTERM reach it.
 serve: .venv/.server
@@ -39,6 +42,13 @@ test: .venv/.test
 
 test-all: .venv/.test-all
 	@exec $(PYTEST) $(TESTS)
+
+# An environment of its own, so that .venv keeps its torch. To be run with both ends of the range in pyproject.toml.
+test-torch: .venv/.made
+	@.venv/bin/python -m venv --clear .venv-torch
+	@.venv-torch/bin/python -m pip --disable-pip-version-check --quiet install \
+		torch==$(TORCH) --editable '.[test,train]'
+	@exec .venv-torch/bin/python -m pytest tests/exporter $(TESTS)
 
 lint: .venv/.test
 	$(BIN)/ruff check
@@ -56,7 +66,7 @@ image:
 	docker build --network host --tag $(IMAGE) .
 
 clean:
-	rm -rf .venv .bench dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache tests/output
+	rm -rf .venv .venv-torch .bench dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache tests/output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last, so that an installation cut short is done again; each waits for the one before it, so that
@@ -86,5 +96,5 @@ clean:
 
 .venv/.test-all: pyproject.toml .venv/.test
 	@echo "Installing what all tests need; torch makes it a few minutes the first time"
-	@$(PIP) install --editable '.[test-all]'
+	@$(PIP) install torch==$(TORCH) --editable '.[test-all]'
 	@touch $@

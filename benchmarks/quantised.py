@@ -86,7 +86,7 @@ def run(settings: Settings, save: Callable[[dict[str, Any]], None]) -> dict[str,
 def put_both(source: Path, repository: Path, name: str) -> tuple[Path, Path]:
     """The model, and the same with 8-bit weights under a name of its own."""
     # It imports torch, which no other benchmark needs.
-    from elman.exporter.export import quantised
+    from elman.exporter.quantising import quantised
 
     model = onnx.load(source)
     paths = []

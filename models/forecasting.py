@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from elman.exporter.export import export, open_session
+from elman.exporter import export
+from elman.exporter.verifying import open_session
 from elman.repository.spec import ForecastSpec, ModelSpec, embedded_spec
 from models.cards import draw_losses, draw_paths
 from models.examples import write_examples

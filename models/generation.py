@@ -30,7 +30,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from elman.exporter.export import export, open_session
+from elman.exporter import export
+from elman.exporter.verifying import open_session
 from elman.repository.spec import DecoderSpec, GenerationSpec, ModelSpec
 from models.cards import draw_losses
 from models.examples import write_examples

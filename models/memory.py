@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from elman.exporter.export import open_session
+from elman.exporter.verifying import open_session
 from models.memory_page import LONGEST, REPRODUCED_AT, draw_all, lengths_of, write_page
 from models.recurrent import CELLS, Cell, Recurrent, Shape
 from models.tasks import Sequence, adding

@@ -31,7 +31,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from elman.exporter.export import export, open_session
+from elman.exporter import export
+from elman.exporter.verifying import open_session
 from elman.repository.spec import embedded_spec
 from models.cards import draw_confusion, draw_curves, read_results, write_cards, write_results
 from models.examples import held_out, write_examples

@@ -9,7 +9,8 @@ import onnx
 import pytest
 import torch
 
-from elman.exporter.export import open_session, quantised
+from elman.exporter.quantising import quantised
+from elman.exporter.verifying import open_session
 from elman.repository.spec import METADATA_KEY, parse_spec
 from models import forecasting, generation
 from models.cards import read_results, write_cards

@@ -2,10 +2,8 @@
 
 import contextlib
 import copy
-import hashlib
 import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -14,12 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import onnxscript
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from tests.running import CACHE
+from tests.exports import cached_export
 
 FEATURES, HIDDEN, LAYER_STATE, CLASSES, VOCABULARY = 5, 8, 4, 3, 13
 TRACED_AT = (2, 7)
@@ -296,42 +293,29 @@ def export_dynamo(
     external: bool = False,
     names: tuple[list[str], list[str]] | None = None,
 ) -> None:
-    """Export by torch.export, which is slow: what it wrote is kept in the cache."""
-    kept = _kept_export(module, arguments, axes, (external, names))
-    if kept.exists():
-        for file in kept.iterdir():
-            (path.parent / file.name).write_bytes(file.read_bytes())
-        return
+    """Export by torch.export, which is slow: what it writes is kept."""
     shapes = tuple({axis: torch.export.Dim.AUTO for axis in sorted(one)} for one in axes)
     inputs, outputs = names or (None, None)
-    with quiet_exporter():
-        torch.onnx.export(
-            module,
-            arguments,
-            str(path),
-            dynamo=True,
-            input_names=inputs,
-            output_names=outputs,
-            dynamic_shapes=shapes,
-            external_data=external,
-            verbose=False,
-        )
-    # Another process may be at the same export: the folder appears whole.
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=kept.parent))
-    for file in path.parent.iterdir():
-        (partial / file.name).write_bytes(file.read_bytes())
-    with contextlib.suppress(OSError):
-        partial.rename(kept)
 
+    def make(kept: Path) -> None:
+        with quiet_exporter():
+            torch.onnx.export(
+                module,
+                arguments,
+                str(kept),
+                dynamo=True,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_shapes=shapes,
+                external_data=external,
+                verbose=False,
+            )
 
-def _kept_export(module: nn.Module, arguments: tuple[Tensor, ...], axes: list[set[int]], options: Any) -> Path:
-    """Where an export is kept: named by the code, the weights, the options and the versions that made it."""
-    told = [torch.__version__, onnxscript.__version__, Path(__file__).read_text("utf-8"), repr(module)]
-    told += [getattr(module, "form", None), options]
+    told = [Path(__file__).read_text("utf-8"), repr(module), getattr(module, "form", None), external, names]
     told += [(tuple(a.shape), str(a.dtype), sorted(one)) for a, one in zip(arguments, axes, strict=True)]
     told += [(name, value.numpy().tobytes()) for name, value in module.state_dict().items()]
-    return CACHE / "exports" / hashlib.sha256(repr(told).encode()).hexdigest()[:32]
+    for file in cached_export(told, make).parent.iterdir():
+        (path.parent / file.name).write_bytes(file.read_bytes())
 
 
 def save_externally(path: Path, location: str) -> None:

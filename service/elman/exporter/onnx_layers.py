@@ -1,8 +1,7 @@
-"""torch's recurrent layers written as the ONNX operators of the same name, for export only.
+"""torch's recurrent layers as the ONNX operators of the same name, for export only.
 
-Left to itself the exporter unrolls `nn.RNN` to the length of its example. Here every layer becomes one
-RNN, LSTM or GRU node, whose time axis is free; an LSTM with projections, for which there is no operator,
-becomes one Scan a direction.
+torch's own exporter unrolls `nn.RNN` to the length of its example. Here every layer becomes one RNN, LSTM or GRU node,
+whose time axis is free. ONNX has no operator for an LSTM with projections, which becomes one Scan for each direction.
 """
 
 import copy
@@ -12,27 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.onnx.ops import symbolic, symbolic_multi_out
 
+from elman.exporter.errors import UnsupportedLayer
 from elman.exporter.onnx_scan import PROJECTED
 
 Attributes = dict[str, int | float | str | bool | Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bool]]
 
 OPERATORS = {"RNN_TANH": "RNN", "RNN_RELU": "RNN", "LSTM": "LSTM", "GRU": "GRU"}
 
-# Where ONNX looks for each gate among torch's: LSTM i f g o becomes i o f c, GRU r z n becomes z r h.
+# The order of ONNX's gates, as indices of torch's: LSTM i f g o becomes i o f c, GRU r z n becomes z r h.
 GATE_ORDER = {"RNN": (0,), "LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
 
 
-class UnsupportedLayer(Exception):
-    """A recurrent layer that the ONNX operators cannot express."""
-
-
 class OnnxLayers(nn.Module):
-    """Stands in for an `nn.RNN`, `nn.LSTM` or `nn.GRU` while a module is traced. It cannot compute.
+    """Replaces an `nn.RNN`, `nn.LSTM` or `nn.GRU` while a module is traced. It cannot compute.
 
-    forward: input (batch, time, features) or (time, batch, features), as `batch_first` says, and state as
-    torch takes it; returns what torch returns.
-
-    Raises UnsupportedLayer for dtypes other than float32, and unbatched input.
+    `forward` takes and returns what the replaced layer does: float32 input (batch, time, features), or time first
+    without `batch_first`, and the state. Raises UnsupportedLayer for other dtypes, packed and unbatched input.
     """
 
     def __init__(self, layers: nn.RNNBase) -> None:
@@ -54,7 +48,7 @@ class OnnxLayers(nn.Module):
                 self.register_buffer(f"{kind}{layer}", weight)
 
     def _stack(self, layers: nn.RNNBase, layer: int) -> dict[str, Tensor]:
-        """The weights of one layer as ONNX wants them: directions stacked, gates in its order."""
+        """The weights of one layer for its ONNX node: directions stacked, gates in ONNX's order."""
         suffixes = [f"l{layer}", f"l{layer}_reverse"][: self.num_directions]
         parts = {
             name: torch.stack([self._reorder(getattr(layers, f"{name}_{suffix}")) for suffix in suffixes])
@@ -66,7 +60,7 @@ class OnnxLayers(nn.Module):
         return stacked
 
     def _stack_projected(self, layers: nn.RNNBase, layer: int) -> dict[str, Tensor]:
-        """The weights of one layer as a Scan wants them: directions stacked, ready to be multiplied from the right."""
+        """The weights of one layer for its Scan: directions stacked, transposed for a product from the right."""
         suffixes = [f"l{layer}", f"l{layer}_reverse"][: self.num_directions]
         stacked = {
             kind: torch.stack(
@@ -90,7 +84,7 @@ class OnnxLayers(nn.Module):
         return torch.cat([gates[gate] for gate in order])
 
     def flatten_parameters(self) -> None:
-        """Does nothing; user modules call it on the layer that this one replaces."""
+        """Does nothing. Modules call it on the layer that this one replaces."""
 
     def forward(
         self, input: Tensor, hx: Tensor | tuple[Tensor, Tensor] | None = None
@@ -124,7 +118,7 @@ class OnnxLayers(nn.Module):
         bias = self.get_buffer(f"B{layer}") if self.bias else None
         y, *finals = symbolic_multi_out(
             self.operator,
-            # The fifth input is sequence_lens: the server adds it.
+            # The fifth input is sequence_lens, which the server adds.
             [x, *weights, bias, None, *states],
             self._attributes(),
             dtypes=[x.dtype] * num_outputs,
@@ -163,7 +157,7 @@ class OnnxLayers(nn.Module):
             activation = "Relu" if self.mode == "RNN_RELU" else "Tanh"
             attributes["activations"] = [activation] * self.num_directions
         if self.operator == "GRU":
-            attributes["linear_before_reset"] = 1  # torch's formula; the operator's default is another
+            attributes["linear_before_reset"] = 1  # torch's formula, which is not the operator's default
         return attributes
 
     def _join_directions(self, y: Tensor) -> Tensor:
@@ -178,7 +172,9 @@ class OnnxLayers(nn.Module):
 def with_onnx_layers(module: nn.Module) -> nn.Module:
     """A copy of `module` in eval mode whose RNN, LSTM and GRU layers are ONNX nodes.
 
-    Subclasses of those layers are left to the exporter: their forward may be anything.
+    Subclasses of those layers are left to the exporter, because their forward may be anything.
+
+    Raises UnsupportedLayer.
     """
     module = copy.deepcopy(module).eval()
     for name, layers in list(module.named_modules(remove_duplicate=False)):

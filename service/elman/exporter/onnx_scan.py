@@ -1,7 +1,7 @@
-"""The LSTM with projections (H. Sak, A. Senior and F. Beaufays, 2014) as an ONNX Scan, there being no operator.
+"""The LSTM with projections (H. Sak, A. Senior and F. Beaufays, 2014) as an ONNX Scan, because ONNX has no operator.
 
-torch's exporter can write a node of an operator that does not exist, but none with a graph inside. So the trace
-has a stand-in, PROJECTED, and `expand_projected` puts the Scan in its place.
+torch's exporter can write a node of an unknown operator, but not a node with a graph inside. So the trace has a
+placeholder node, PROJECTED, which `expand_projected` replaces by the Scan.
 """
 
 from typing import Any
@@ -10,9 +10,11 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 DOMAIN = "elman.export"
 PROJECTED = f"{DOMAIN}::ProjectedLSTM"
-"""h (batch, projected), c (batch, hidden), gates (time, batch, 4 * hidden) i f g o without the recurrent part,
-R (projected, 4 * hidden), P (hidden, projected) -> h, c, y (time, batch, projected). With `backwards` = 1 it runs
-from the last step to the first."""
+"""h (batch, projected), c (batch, hidden), gates (time, batch, 4 * hidden), R (projected, 4 * hidden),
+P (hidden, projected) -> h, c, y (time, batch, projected).
+
+The gates are in the order i f g o and lack the recurrent part. With `backwards` = 1 it runs from the last step to the
+first."""
 
 
 def expand_projected(model: ModelProto) -> None:
@@ -43,7 +45,7 @@ def _scan(node: NodeProto) -> NodeProto:
 
 
 def _step(prefix: str, r: str, p: str) -> GraphProto:
-    """h, c, gates -> h, c, y. The weights are those of the graph around it."""
+    """One step: h, c, gates -> h, c, y. It reads the weights r and p from the graph around it."""
 
     def local(name: str) -> str:
         return f"{prefix}.{name}"

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from elman.errors import ModelRefused
-from elman.exporter.export import TOLERANCE, ExportRefused, export
+from elman.exporter.errors import ExportRefused
+from elman.exporter.export import TOLERANCE, export
 from elman.repository.spec import ModelSpec, parse_spec
 
 

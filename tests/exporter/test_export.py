@@ -1,5 +1,6 @@
 """An exported file answers as the module does, at any batch and length, or is not written."""
 
+import inspect
 import itertools
 import json
 import warnings
@@ -12,13 +13,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elman.exporter.export import ExportRefused, export, flatten, open_session
+from elman.exporter import ExportRefused, export
+from elman.exporter.reference import flatten
+from elman.exporter.verifying import open_session
 from elman.repository.model import load_model
 from elman.repository.spec import METADATA_KEY, QUANTISED_KEY, ModelSpec, parse_spec
 from models.recurrent import Cell, Recurrent, Shape
+from tests.exports import cached_export
+from tests.running import ROOT
 
 pytestmark = pytest.mark.torch
 
+EXPORTER = [
+    path.read_text("utf-8")
+    for path in (*sorted((ROOT / "service/elman/exporter").glob("*.py")), ROOT / "service/elman/repository/spec.py")
+]
 SIZES = ((1, 1), (4, 3), (2, 50))
 
 
@@ -49,6 +58,21 @@ class Letters(nn.Module):
         return self.head(y), h
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same weights in every run, so that an export that was kept is found again."""
+    torch.manual_seed(0)
+
+
+def exported(module: nn.Module, example: Any, **options: Any) -> Path:
+    """The file that `export` writes, kept for the next run."""
+    weights = [(name, value.numpy().tobytes()) for name, value in module.state_dict().items()]
+    examples = [(one.shape, one.detach().numpy().tobytes()) for one in flatten(example)]
+    source = inspect.getsource(inspect.getmodule(type(module)) or type(module))
+    key = [EXPORTER, repr(module), source, weights, type(example), examples, options]
+    return cached_export(key, lambda path: export(module, path, example=example, **options))
+
+
 def embedded(path: Path) -> ModelSpec:
     properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     return parse_spec(properties[METADATA_KEY], str(path))
@@ -74,9 +98,8 @@ def difference(path: Path, module: nn.Module, inputs: tuple[Any, ...]) -> float:
     list(itertools.product(("rnn", "lstm", "gru"), (1, 2), (False, True), ("zeros", "learned"))),
 )
 def test_every_network_agrees_with_torch_at_other_batches_and_lengths(
-    tmp_path: Path, cell: Cell, num_layers: int, bidirectional: bool, initial_state: Any
+    cell: Cell, num_layers: int, bidirectional: bool, initial_state: Any
 ) -> None:
-    torch.manual_seed(0)
     shape = Shape(
         cell=cell,
         num_outputs=4,
@@ -91,9 +114,8 @@ def test_every_network_agrees_with_torch_at_other_batches_and_lengths(
     if initial_state == "learned":
         nn.init.normal_(model.initial)
     state = () if bidirectional else model.initial_state()
-    path = tmp_path / "model.onnx"
     learned = state if initial_state == "learned" else ()
-    export(model, path, example=(torch.randn(1, 6, 3), *state), initial_state=learned)
+    path = exported(model, (torch.randn(1, 6, 3), *state), initial_state=learned)
     assert operators(path).count(cell.upper()) == num_layers
     for batch, time in SIZES:
         states = tuple(torch.randn(num_layers, batch, 8) for _ in state)
@@ -142,10 +164,10 @@ def test_two_exports_of_a_module_are_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layer", [nn.RNN, nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("batch_first", [True, False])
-def test_a_bare_layer_exports(tmp_path: Path, layer: Any, batch_first: bool) -> None:
+def test_a_bare_layer_exports(layer: Any, batch_first: bool) -> None:
     module = layer(12, 8, batch_first=batch_first)
-    path = tmp_path / "model.onnx"
-    spec = export(module, path, example=torch.randn(3, 10, 12))
+    path = exported(module, torch.randn(3, 10, 12))
+    spec = embedded(path)
     assert spec.input.batch_axis == (0 if batch_first else 1)
     assert spec.state is None
     for sizes in SIZES:
@@ -232,20 +254,20 @@ def test_the_server_gives_every_step_of_a_head_after_the_last_one(tmp_path: Path
 @pytest.mark.parametrize("with_state", [False, True])
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 def test_an_lstm_with_projections_exports_as_a_scan(
-    tmp_path: Path, num_layers: int, bidirectional: bool, bias: bool, batch_first: bool, with_state: bool
+    num_layers: int, bidirectional: bool, bias: bool, batch_first: bool, with_state: bool
 ) -> None:
     num_directions = 2 if bidirectional else 1
     module = nn.LSTM(
         12, 8, num_layers, bias=bias, batch_first=batch_first, bidirectional=bidirectional, proj_size=4
     )  # fmt: skip
-    path = tmp_path / "model.onnx"
 
     def inputs(batch: int, time: int) -> tuple[Any, ...]:
         x = torch.randn(batch, time, 12)
         states = tuple(torch.randn(num_layers * num_directions, batch, size) for size in (4, 8))
         return (x if batch_first else x.transpose(0, 1), *((states,) if with_state else ()))
 
-    spec = export(module, path, example=inputs(1, 10))
+    path = exported(module, inputs(1, 10))
+    spec = embedded(path)
     assert operators(path).count("Scan") == num_layers * num_directions
     assert [one.input for one in spec.state or ()] == (["h", "c"] if with_state else [])
     for sizes in SIZES:
@@ -257,7 +279,6 @@ def test_a_wider_tolerance_has_to_be_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_quantised_file_is_close_and_says_that_it_is_not_exact(tmp_path: Path) -> None:
-    torch.manual_seed(0)
     tagger = Tagger()
     path = tmp_path / "model.onnx"
     with warnings.catch_warnings():
@@ -372,6 +393,9 @@ class Centred(Tagger):
         (Tagger(), {"feature_names": ["a", "b"]}, "names lists 2"),
         (Tagger(), {"example": torch.randn(1, 10, 11)}, "fails on input like the example"),
         (Tagger(), {"example": torch.randn(1, 10, 12, dtype=torch.float64)}, "float32"),
+        (Tagger(), {"example": torch.randn(0, 10, 12)}, r"empty: its shape is \(0, 10, 12\)"),
+        (Tagger(), {"example": ()}, "must begin with a tensor"),
+        (nn.GRUCell(11, 8), {"example": torch.randn(1, 12)}, "fails on input like the example"),
         (Tagger(), {"initial_state": [torch.zeros(1, 1, 8)]}, "initial_state"),
     ],
 )

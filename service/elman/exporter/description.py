@@ -1,0 +1,123 @@
+"""The ModelSpec that an exported file carries: from the caller's words, and from the module itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elman.exporter.errors import ExportRefused
+from elman.exporter.reference import Inputs, Layout
+from elman.repository.spec import DecoderSpec, InputSpec, ModelSpec, StateSpec, Task
+
+# The task of a model whose decoder is of this kind, where nobody says another.
+_TASKS: dict[str, Task] = {"labels": "classification", "values": "regression", "tokens": "generation"}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the caller of `export` said about the model. Its docstring explains each."""
+
+    task: Task | None
+    labels: Sequence[str] | None
+    vocabulary: Sequence[str] | None
+    unknown: str | None
+    feature_names: Sequence[str] | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    initial_state: Sequence[Tensor]
+
+
+def describe(
+    given: ModelSpec, said: Description, layout: Layout, inputs: Inputs, outputs: Sequence[Tensor]
+) -> ModelSpec:
+    """The given spec, with what it leaves out taken from the module and the caller's words. Raises ExportRefused.
+
+    Inputs and outputs get names of the export's own, whatever the given spec calls them.
+    """
+    num_outputs = len(outputs) - len(inputs.state)
+    try:
+        found = _input_spec(said, layout, inputs)
+        kept = given.input.model_dump(exclude_unset=True, exclude={"name"})
+        decoder = given.decoder or _decoder_spec(said, outputs[0])
+        spec = given.model_copy(
+            update={
+                "task": given.task or said.task or (_TASKS.get(decoder.kind, "raw") if decoder else "raw"),
+                "input": InputSpec(**{**found.model_dump(exclude_unset=True), **kept}),
+                "state": _state_specs(layout, said.initial_state) or None,
+                "outputs": tuple(f"output_{i}" if i else "output" for i in range(num_outputs)),
+                "decoder": decoder,
+                "initial_state": "learned" if said.initial_state else "zeros",
+            }
+        )
+    except ValueError as error:
+        raise ExportRefused(f"the description contradicts itself: {error}") from error
+    _check_sizes(spec, outputs[0], inputs.state, said.initial_state)
+    return spec
+
+
+def _input_spec(said: Description, layout: Layout, inputs: Inputs) -> InputSpec:
+    axes: dict[str, Any] = {"name": "input", "batch_axis": layout.batch_axis, "time_axis": layout.time_axis}
+    if inputs.x.is_floating_point():
+        names = None if said.feature_names is None else tuple(said.feature_names)
+        return InputSpec(kind="features", size=inputs.x.shape[-1], names=names, **axes)
+    vocabulary = None if said.vocabulary is None else tuple(said.vocabulary)
+    return InputSpec(
+        kind="tokens", vocabulary=vocabulary, vocabulary_size=inputs.num_tokens, unknown=said.unknown, **axes
+    )
+
+
+def _state_specs(layout: Layout, initial_state: Sequence[Tensor]) -> tuple[StateSpec, ...]:
+    num_states = len(layout.state_axes)
+    names = ("h", "c")[:num_states] if num_states <= 2 else tuple(f"state_{i}" for i in range(num_states))
+    return tuple(
+        StateSpec(
+            input=name,
+            output=f"{name}_out",
+            batch_axis=axis,
+            initial=f"{name}_initial" if initial_state else None,
+        )
+        for name, axis in zip(names, layout.state_axes, strict=True)
+    )
+
+
+def _decoder_spec(said: Description, output: Tensor) -> DecoderSpec | None:
+    if said.labels is not None:
+        return DecoderSpec(kind="labels", labels=tuple(said.labels), scores=_scores(output))
+    if said.mean is not None or said.std is not None:
+        return DecoderSpec(kind="values", mean=_numbers(said.mean), std=_numbers(said.std))
+    generates = said.vocabulary is not None and said.task in (None, "generation")
+    if generates and output.shape[-1] == len(said.vocabulary or ()):
+        return DecoderSpec(kind="tokens", scores=_scores(output))
+    return None
+
+
+def _numbers(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(float(value) for value in values)
+
+
+def _scores(output: Tensor) -> Any:
+    """The kind of scores: if every row sums to one they are probabilities, if it does after `exp` their logarithms."""
+    ones = torch.ones(output.shape[:-1])
+    if bool((output >= 0).all()) and torch.allclose(output.sum(dim=-1), ones, atol=1e-4):
+        return "probabilities"
+    if bool((output <= 0).all()) and torch.allclose(output.exp().sum(dim=-1), ones, atol=1e-4):
+        return "log_probabilities"
+    return "logits"
+
+
+def _check_sizes(spec: ModelSpec, output: Tensor, state: Sequence[Tensor], initial_state: Sequence[Tensor]) -> None:
+    """Raises ExportRefused where labels, values or initial states do not fit the module."""
+    size = output.shape[-1]
+    decoder = spec.decoder or DecoderSpec()
+    for name, listed in (("labels", decoder.labels), ("mean", decoder.mean), ("std", decoder.std)):
+        if listed is not None and len(listed) != size:
+            raise ExportRefused(f"{name} lists {len(listed)} but an output row has {size} numbers")
+    expected = [
+        tuple(1 if axis == one.batch_axis else n for axis, n in enumerate(tensor.shape))
+        for one, tensor in zip(spec.state or (), state, strict=True)
+    ]
+    found = [tuple(tensor.shape) for tensor in initial_state]
+    if initial_state and found != expected:
+        raise ExportRefused(f"initial_state has shapes {found}, but the example's states need {expected}")

@@ -1,0 +1,84 @@
+"""The ONNX graph of a module, traced by torch's exporter with batch and time left free."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import onnx
+import torch
+from torch import Tensor
+
+from elman.exporter.errors import ExportRefused
+from elman.exporter.onnx_layers import with_onnx_layers
+from elman.exporter.onnx_scan import expand_projected
+from elman.exporter.reference import Layout, Reference
+from elman.repository.spec import ModelSpec
+
+# Warnings that torch's exporter gives about itself, whatever module it is given.
+_EXPORTER_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
+    (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
+    (DeprecationWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
+    (UserWarning, r"# The axis name: .* will not be used"),
+)
+
+
+def trace(reference: Reference, inputs: Sequence[Tensor], layout: Layout, spec: ModelSpec) -> onnx.ModelProto:
+    """The graph of the module, its inputs and outputs named as the spec names them. Raises ExportRefused."""
+    states = spec.state or ()
+    try:
+        with _quiet_exporter():
+            program = torch.onnx.export(
+                with_onnx_layers(reference),
+                tuple(inputs),
+                dynamo=True,
+                verbose=False,
+                input_names=["input", *(state.input for state in states)],
+                output_names=[*(spec.outputs or ()), *(state.output for state in states)],
+                dynamic_shapes=_free_axes(layout),
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportRefused(f"torch cannot export this module: {_root_cause(error)}") from error
+    assert program is not None, "a graph is returned where no file is asked for"
+    model = program.model_proto
+    expand_projected(model)
+    _strip(model)
+    return model
+
+
+def _free_axes(layout: Layout) -> tuple[object, ...]:
+    """The dynamic_shapes of `Reference.forward`: x, then all states as one variadic argument."""
+    batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
+    x = {layout.batch_axis: batch}
+    if layout.time_axis is not None:
+        x[layout.time_axis] = time
+    states = tuple({axis: batch} for axis in layout.state_axes)
+    return (x, states) if states else (x,)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Take out what the exporter notes beside the graph, such as the names of source files."""
+    for described in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
+        described.ClearField("metadata_props")
+        described.ClearField("doc_string")
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Silence what the exporter logs and warns about itself, and no other warning."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for category, message in _EXPORTER_WARNINGS:
+                warnings.filterwarnings("ignore", message, category)
+            yield
+    finally:
+        logger.setLevel(level)
