@@ -54,8 +54,8 @@ def hold(folder: Path, id: str) -> None:
     """Begin a transaction, write in it, and never end it."""
     store = LMDBStore(folder)
     record = read(store, id)
-    with store._transaction(write=True) as txn:
-        assert store._advance(txn, replace(advance_of(record), step=99), 0, time.time())
+    with store._environment.transaction(write=True) as txn:
+        assert store._tables.advance(txn, replace(advance_of(record), step=99), 0, time.time())
         say("holding")
         time.sleep(600)
 

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from elman.errors import StoreUnavailable
 from elman.sessions.store import Record, Usage
-from elman.sessions.stores.lmdb import _HEAD_NBYTES, LMDBStore, _layout
+from elman.sessions.stores.lmdb import LMDBStore
+from elman.sessions.stores.lmdb.fields import HEADER_NBYTES
+from elman.sessions.stores.lmdb.layout import layout_of
 from tests.running import ROOT
 from tests.sessions.records import OWNER, PLENTY, Clock, advance_of, new_record, state
 
@@ -363,9 +365,9 @@ def test_what_the_folder_holds_is_the_owners_alone(folder: Path) -> None:
 
 @given(size=st.integers(0, 70_000), page=st.sampled_from([4096, 16384]))
 def test_a_state_of_any_size_is_cut_so_that_it_fits(size: int, page: int) -> None:
-    layout = _layout(size, page)
+    layout = layout_of(size, page)
     whole, count = (2 * size, 1) if layout.joint else (size, 2)
-    rest = _HEAD_NBYTES + count * (whole - layout.inside)
+    rest = HEADER_NBYTES + count * (whole - layout.inside)
     assert 0 <= layout.inside <= whole
     assert (layout.num_pieces - 1) * layout.piece < rest <= layout.num_pieces * layout.piece
     # LMDB moves what is longer than this to pages of its own.

@@ -54,26 +54,26 @@ def test_what_is_sealed_is_opened(snapshot: bytes, model: str, version: int, ste
 def test_a_changed_character_is_refused(at: int, other: str) -> None:
     changed = TOKEN[:at] + other + TOKEN[at + 1 :]
     if changed != TOKEN:
-        refused(changed, "no state token|was changed")
+        refused(changed, "not a state token|was changed")
 
 
 @given(at=st.integers(0, len(TOKEN) * 3 // 4 - 1), flip=st.integers(1, 255))
 def test_a_flipped_byte_is_refused(at: int, flip: int) -> None:
     content = bytearray(base64.urlsafe_b64decode(TOKEN + "=" * (-len(TOKEN) % 4)))
     content[at] ^= flip
-    refused(base64.urlsafe_b64encode(content).rstrip(b"=").decode(), "no state token|was changed")
+    refused(base64.urlsafe_b64encode(content).rstrip(b"=").decode(), "not a state token|was changed")
 
 
 def test_every_spelling_but_one_is_refused() -> None:
     # With 200 bytes of state the last character has bits to spare.
     for last in TEXT:
         if last != TOKEN[-1]:
-            refused(TOKEN[:-1] + last, "no state token|was changed")
+            refused(TOKEN[:-1] + last, "not a state token|was changed")
 
 
 @given(st.text(max_size=300) | st.text(TEXT, max_size=300) | st.integers(0, len(TOKEN) - 1).map(lambda n: TOKEN[:n]))
 def test_what_was_never_sealed_is_refused(token: str) -> None:
-    refused(token, "no state token|was changed")
+    refused(token, "not a state token|was changed")
 
 
 def test_two_tokens_of_one_state_have_nothing_in_common_but_the_key_they_name() -> None:

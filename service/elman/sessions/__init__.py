@@ -1,1 +1,1 @@
-"""Sessions: state that is kept between requests, in a store or in the hands of the caller."""
+"""Sessions: state kept between requests, in a store or by the caller."""

@@ -1,4 +1,4 @@
-"""What is kept of a sequence between two requests: state, last output, and the rest of a signal, as bytes."""
+"""What is kept of a sequence between two requests: the state, the last output, and the unread end of a signal."""
 
 import struct
 from dataclasses import dataclass
@@ -18,9 +18,10 @@ class Snapshot:
     """Where a sequence stands.
 
     Attributes:
-        state: packed, as `Packing` has it.
-        output: the last output, float32 `(output_size,)`, where the model feeds on it and has given one.
-        carry: samples of a signal that no window took yet, float32 `(samples,)`; None for what is no signal.
+        state: packed by `Packing`.
+        output: the last output, float32 `(output_size,)`; None if the model does not feed on it, or gave none yet.
+        carry: samples of a signal that completed no window yet, float32 `(samples,)`; None where the input is no
+            signal.
     """
 
     state: bytes
@@ -29,14 +30,14 @@ class Snapshot:
 
 
 class SnapshotFormat:
-    """Snapshots of one model as bytes, all of one length, so that a store need never move them."""
+    """Snapshots of one model as bytes. All have one length, so that a store never has to move them."""
 
     def __init__(self, model: Model) -> None:
         packing, network = Packing(model.network), model.network
         spec = model.spec.input
         self._state_nbytes = packing.nbytes
         self._output_size = network.output_size if feeds_on(model) else 0
-        # Less than a window is ever left over.
+        # What is left over is always less than a window.
         self._most_carry = max(network.features or 0, spec.left_pad) if model.frames else 0
         self.feeds_on = bool(self._output_size)
         initial = packing.pack([state.initial for state in network.states], [0])[0]
@@ -59,10 +60,10 @@ class SnapshotFormat:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def unpack(self, content: bytes) -> Snapshot:
-        """The inverse of `pack`. Raises ValueError where the bytes are no snapshot of this model."""
+        """The inverse of `pack`. Raises ValueError if the bytes have not the length of this model's snapshots."""
         at = self._state_nbytes
         if len(content) != self.nbytes:
-            raise ValueError(f"{len(content)} bytes are no snapshot of {self.nbytes}")
+            raise ValueError(f"a snapshot of {len(content)} bytes, where this model's have {self.nbytes}")
         output = carry = None
         if self._output_size:
             (known,) = _COUNT.unpack_from(content, at)

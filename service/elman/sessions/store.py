@@ -1,4 +1,4 @@
-"""What a session store is: records by id, compare-and-set, nothing of models or of HTTP."""
+"""What a session store is: records by id, with compare-and-set. It knows nothing of models or HTTP."""
 
 import secrets
 import time
@@ -8,22 +8,25 @@ from typing import Protocol
 
 from elman.errors import Quota
 
-# When expired sessions of a caller have been swept, mostly.
+# By then, most expired sessions of a caller have been swept.
 _QUOTA_RETRY = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One session, as it stands.
+    """One session.
 
     Attributes:
-        id: 128 random bits at least, as lower-case hexadecimal.
-        owner: 16 bytes that stand for the caller.
-        model, version, digest: what the state belongs to; the digest is the model's, 32 bytes.
-        created_at, expires_at: seconds since the epoch. ttl: seconds that it lives after its last change.
-        revision: counts changes of any kind; what compare-and-set compares.
-        step: steps done. snapshot: the state after them, of one size for all sessions of a model.
-        previous_step, previous: the same before the last advance; None where there is nothing to go back to.
+        id: at least 128 random bits, as lower-case hexadecimal.
+        owner: 16 bytes that identify the caller.
+        model, version: the model that the state belongs to.
+        digest: of the model's file, 32 bytes.
+        created_at, expires_at: seconds since the epoch.
+        ttl: seconds that the session lives after its last change.
+        revision: counts changes of any kind. Compare-and-set compares it.
+        step: number of steps done.
+        snapshot: the state after these steps. All sessions of a model have snapshots of one size.
+        previous_step, previous: step and snapshot before the last advance; `previous` is None if there is none.
         content: 16 bytes that stand for what the last advance was asked for; empty where there was none.
     """
 
@@ -45,9 +48,9 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """One session moved on: what it is now becomes the previous state.
+    """The next steps of one session. Its current snapshot becomes the previous one.
 
-    `revision` is the one it moves on from.
+    `revision` is the one before the advance.
     """
 
     id: str
@@ -60,72 +63,72 @@ class Advance:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a caller holds: sessions, and bytes of their states (current and previous, whose room is kept at once)."""
+    """What a caller holds: sessions, and bytes of their states. Each counts with two, the current and the previous."""
 
     num_sessions: int
     num_bytes: int
 
 
 class Store(Protocol):
-    """Where sessions live. Every call may come from any thread, and from several processes at once.
+    """Keeps sessions. Every call may come from any thread, and from several processes at once.
 
-    Every method raises StoreUnavailable where the store does not work (full, read-only, broken, away), having
-    changed nothing. A record whose `expires_at` is not after the present does not exist.
+    Every method raises StoreUnavailable if the store does not work (full, read-only, broken, unreachable), and has then
+    changed nothing. A record exists only until its `expires_at`.
     """
 
     def create(self, record: Record, most: Usage) -> None:
-        """Keep a new session. Raises Quota where its owner would hold more than `most`."""
+        """Keep a new session. Raises Quota if its owner would hold more than `most`."""
 
     def read(self, id: str) -> Record | None:
-        """A session as it stands, or None."""
+        """A session, or None."""
 
     def advance(self, advances: Sequence[Advance]) -> list[bool]:
-        """Move sessions on, in one transaction: for each, whether it was still at its revision and is moved.
+        """Advance sessions in one transaction. For each, whether it was still at its revision and has advanced.
 
-        The state that was current becomes the previous one, and the revision goes up by one.
+        The current state becomes the previous one, and the revision goes up by one.
         """
 
     def replace(self, record: Record, revision: int) -> bool:
         """Put `record` in the place of the session of its id, where that is still at `revision`."""
 
     def delete(self, id: str) -> bool:
-        """Forget a session; whether there was one."""
+        """Delete a session. True if there was one."""
 
     def list(self, owner: bytes, limit: int, after: str | None = None, model: str | None = None) -> list[Record]:
-        """An owner's sessions in the order of their ids, from the one after `after`. States may be left out (b"")."""
+        """An owner's sessions in the order of their ids, after the id `after`. Their states may be left out (b"")."""
 
     def usage(self, owner: bytes) -> Usage:
-        """What an owner holds, expired sessions that were not swept yet included."""
+        """What an owner holds, with expired sessions that were not swept yet."""
 
     def sweep(self, now: float, limit: int) -> int:
-        """Forget up to `limit` expired sessions, looking at a part of the store each time; how many there were."""
+        """Delete up to `limit` expired sessions, and return how many. Each call looks at another part of the store."""
 
     def __len__(self) -> int:
-        """Sessions held, all owners together, expired ones that were not swept yet included."""
+        """Number of sessions of all owners, with expired ones that were not swept yet."""
 
     def close(self) -> None:
-        """Let go of the store. What it holds stays, where it is one that lasts."""
+        """Close the store. A store that lasts keeps what it holds."""
 
 
 def new_id() -> str:
-    """A new session's id: 48 bits of the time in milliseconds, so that ids ascend, and 128 that nobody guesses."""
+    """A new session's id: 48 bits of the time in milliseconds, so that ids ascend, and 128 random bits."""
     return (time.time_ns() // 1_000_000).to_bytes(6, "big").hex() + secrets.token_hex(16)
 
 
 def key_of(id: str) -> bytes | None:
-    """The bytes that an id stands for; None where it can be no id."""
+    """The bytes of an id; None for a text that cannot be an id."""
     if not 32 <= len(id) <= 128:
         return None
     try:
         key = bytes.fromhex(id)
     except ValueError:
         return None
-    # Only one spelling: neither capitals nor the spaces that fromhex lets pass.
+    # fromhex also takes capitals and spaces. An id has one spelling.
     return key if key.hex() == id else None
 
 
 def check_quota(held: Usage, snapshot_nbytes: int, most: Usage) -> None:
-    """Raises Quota where one more session, with room for its two states, would be more than `most`."""
+    """Raises Quota if one more session, with room for its two states, would exceed `most`."""
     if held.num_sessions + 1 > most.num_sessions:
         raise Quota(
             f"you hold {held.num_sessions} sessions, of at most {most.num_sessions}; delete some, or let them expire",

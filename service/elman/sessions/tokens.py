@@ -1,8 +1,8 @@
-"""State tokens: a running state in the hands of the caller, sealed so that only this server's keys open it.
+"""State tokens: a running state that the caller keeps, sealed so that only this server's keys open it.
 
-A token is base64url text of: format (1 byte), key number (4), salt (16), nonce (12), and, encrypted and authenticated
-by AES-256-GCM, what `State` holds. Each token has a key of its own, HMAC-SHA256(key, salt), so that a key may seal as
-many as it is asked to.
+A token is base64url text of: format (1 byte), key number (4), salt (16), nonce (12), and the fields of `State`,
+encrypted and authenticated by AES-256-GCM. Each token has a key of its own, HMAC-SHA256(key, salt), so that there is
+no limit to the number of tokens that one secret may seal.
 """
 
 import base64
@@ -34,9 +34,15 @@ _KEY_FILE = "state.key"
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a token holds: a snapshot, after how many steps, whose, until when, and what it belongs to.
+    """What a token holds.
 
-    `digest` has 32 bytes, `owner` 16; `expires_at` is in seconds since the epoch.
+    Attributes:
+        model, version: the model that the state belongs to.
+        digest: of the model's file, 32 bytes.
+        owner: 16 bytes that identify the caller.
+        step: number of steps done.
+        expires_at: seconds since the epoch.
+        snapshot: the state after these steps, as `SnapshotFormat` packs it.
     """
 
     model: str
@@ -49,21 +55,21 @@ class State:
 
 
 class StateTokens:
-    """Seals states with the first of some secrets, and opens what any of them sealed.
+    """Seals states with the first of some secrets, and opens tokens that any of them sealed.
 
-    Raises ValueError where there is no secret, or an empty one.
+    Raises ValueError if there is no secret, or an empty one.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
         if not keys or not all(keys):
-            raise ValueError("state tokens need a key, and no empty one")
+            raise ValueError("state tokens need at least one key, and no key may be empty")
         derived = [_derive(key) for key in keys]
         self._number, self._key = derived[0]
-        # Of two keys with one number, which is next to impossible, the earlier is kept.
+        # Numbers are 32 bits. If two keys had the same one, the earlier key would be kept.
         self._keys = dict(reversed(derived))
 
     def seal(self, state: State) -> str:
-        """A state as url-safe text, about 4/3 of its snapshot and 180 characters long."""
+        """A state as url-safe text. Its length is about 4/3 of the snapshot, plus 180 characters."""
         model = state.model.encode()
         facts = _FACTS.pack(state.version, state.step, state.expires_at, state.digest, state.owner, len(model))
         prefix = _PREFIX.pack(_FORMAT, self._number)
@@ -74,9 +80,15 @@ class StateTokens:
     def open(
         self, token: str, model: str, version: int, digest: bytes, owner: bytes, now: float, where: str | None = None
     ) -> State:
-        """The state in a token, where it is one of this model's and this caller's that has not expired.
+        """The state in a token, which must belong to this model and this caller and not be expired.
 
-        Raises BadStateToken, with `where`, and the reason: what it was another's of is told only to its owner.
+        Args:
+            token: as `seal` made it.
+            now: seconds since the epoch.
+            where: the field of the request, for the error.
+
+        Raises:
+            BadStateToken: the message says why. What else the token belongs to is told only to its owner.
         """
         state = self._unseal(token, where)
         if state.owner != owner:
@@ -105,7 +117,7 @@ class StateTokens:
     def _unseal(self, token: str, where: str | None) -> State:
         content = _decode(token)
         if content is None or len(content) < _SEALED_AT + _FACTS.size + _TAG_NBYTES or content[0] != _FORMAT:
-            raise BadStateToken("this is no state token, or not all of one", where=where)
+            raise BadStateToken("this is not a state token, or only a part of one", where=where)
         _, number = _PREFIX.unpack_from(content)
         key = self._keys.get(number)
         if key is None:
@@ -127,9 +139,9 @@ class StateTokens:
 
 
 def load_or_make_key(folder: Path) -> str:
-    """The key that is kept in a folder, made where there is none; the same for all processes that start at once.
+    """The key kept in a folder. It is made if there is none; processes that start at once get the same key.
 
-    Raises StoreUnavailable where it can be neither read nor kept.
+    Raises StoreUnavailable if the key can be neither read nor kept.
     """
     file = folder / _KEY_FILE
     try:
@@ -147,7 +159,7 @@ def load_or_make_key(folder: Path) -> str:
                 out.flush()
                 os.fsync(out.fileno())
             try:
-                # A link, unlike a rename, leaves be what another process was first to put there.
+                # Unlike a rename, a link does not replace the key of another process that was faster.
                 os.link(draft, file)
             except FileExistsError:
                 pass
@@ -169,7 +181,7 @@ def _read_key(file: Path) -> str:
 
 
 def _derive(key: str) -> tuple[bytes, bytes]:
-    """A secret's number, which a token shows, and its key."""
+    """The number of a secret, which its tokens carry, and its key."""
     derived = HKDF(SHA256(), length=36, salt=None, info=b"elman state token 1").derive(key.encode())
     return derived[:4], derived[4:]
 
@@ -179,18 +191,18 @@ def _cipher(key: bytes, salt: bytes) -> AESGCM:
 
 
 def _decode(token: str) -> bytes | None:
-    """The bytes of a token, None where it is not written exactly as `seal` writes."""
+    """The bytes of a token; None if it is not spelt exactly as `seal` spells it."""
     try:
         text = token.encode("ascii")
         content = base64.urlsafe_b64decode(text + b"=" * (-len(text) % 4))
     except (UnicodeEncodeError, binascii.Error):
         return None
-    # Decoding passes over what is no base64, and over the last bits: one token, one spelling.
+    # b64decode skips foreign characters and ignores the last bits. A token has one spelling.
     return content if base64.urlsafe_b64encode(content).rstrip(b"=") == text else None
 
 
 def _date(seconds: float) -> str:
-    """A time for a person, in UTC."""
+    """A time to be read by a person, in UTC."""
     try:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d at %H:%M:%S UTC")
     except (OverflowError, ValueError, OSError):

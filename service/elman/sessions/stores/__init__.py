@@ -1,1 +1,1 @@
-"""Where sessions are kept."""
+"""The kinds of session store."""

@@ -1,4 +1,4 @@
-"""Sessions in the memory of one process: for tests, and where nothing need outlive the server."""
+"""Sessions in the memory of one process: for tests, and for servers whose sessions may end with them."""
 
 import threading
 import time
@@ -8,12 +8,16 @@ from dataclasses import replace
 
 from elman.sessions.store import Advance, Record, Usage, check_quota, key_of
 
-# For each session that a sweep may forget, so many are looked at.
+# Sessions that a sweep looks at, for each that it may delete.
 _LOOKED_AT = 4
 
 
 class MemoryStore:
-    """A `Store` that lasts as long as the process. `clock` tells the seconds since the epoch."""
+    """A `Store` that lasts as long as the process.
+
+    Args:
+        clock: seconds since the epoch.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock

@@ -1,0 +1,118 @@
+"""The LMDB environment of a store: opened and checked, used by many threads, closed when the last is done."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+
+from elman.errors import StoreUnavailable
+from elman.sessions.stores.lmdb.failures import translated, unavailable
+
+_FORMAT_KEY, _FORMAT = b"format", b"elman sessions/2"
+_SPARE_BYTES = 16 * 2**20
+_MAX_READERS = 2048
+
+
+class Environment:
+    """An open folder, its four tables, and transactions over them.
+
+    Args:
+        folder: made where it is missing.
+        max_bytes: how much the sessions may fill.
+        sync: whether each transaction reaches the disk before it is acknowledged.
+
+    Attributes:
+        page: bytes of a page.
+
+    Raises:
+        StoreUnavailable: the folder cannot hold a store, or holds something else.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int, sync: bool) -> None:
+        self._gate = threading.Condition()
+        self._num_inside = 0
+        self._closed = False
+        with translated():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # With the spare room, sessions can still be stepped and deleted when new ones are refused.
+            map_size = (max_bytes + max(_SPARE_BYTES, max_bytes // 16)) // 2**16 * 2**16
+            self._env = lmdb.open(
+                str(folder),
+                map_size=map_size,
+                mode=0o600,
+                metasync=sync,
+                sync=sync,
+                readahead=False,
+                max_readers=_MAX_READERS,
+                max_dbs=4,
+                max_spare_txns=8,
+            )
+        try:
+            with translated():
+                self._open_tables(folder)
+        except BaseException:
+            self._env.close()
+            raise
+
+    def _open_tables(self, folder: Path) -> None:
+        self.release_dead_readers()
+        self.page = int(self._env.stat()["psize"])
+        expected = (self._env.info()["last_pgno"] + 1) * self.page
+        file = folder / "data.mdb"
+        # Reading past the end of a mapped file kills the process. A page of zeros is only found to be damaged.
+        if file.stat().st_size < expected:
+            os.truncate(file, expected)
+        with self._env.begin(write=True) as txn:
+            found = txn.get(_FORMAT_KEY)
+            if found is None and txn.stat()["entries"]:
+                raise StoreUnavailable("the file in the session store's folder holds something else")
+            if found not in (None, _FORMAT):
+                raise StoreUnavailable(
+                    "the session store was written by another version of this server: "
+                    "move its folder away, or name another by ELMAN_STORE_DIR"
+                )
+            if found is None:
+                txn.put(_FORMAT_KEY, _FORMAT)
+            self.ids = self._env.open_db(b"ids", txn)
+            self.records = self._env.open_db(b"records", txn)
+            self.kinds = self._env.open_db(b"kinds", txn)
+            self.owners = self._env.open_db(b"owners", txn)
+
+    @contextlib.contextmanager
+    def transaction(self, write: bool = False) -> Iterator[lmdb.Transaction]:
+        """A transaction, undone by whatever is raised in it. Raises StoreUnavailable."""
+        with self._gate:
+            if self._closed:
+                raise StoreUnavailable("the session store is closed")
+            self._num_inside += 1
+        try:
+            with self._env.begin(write=write) as txn:
+                yield txn
+        except (lmdb.Error, OSError) as error:
+            raise unavailable(error) from error
+        finally:
+            with self._gate:
+                self._num_inside -= 1
+                if self._closed:
+                    self._gate.notify_all()
+
+    def used_bytes(self, txn: lmdb.Transaction) -> int:
+        """Bytes of the pages that hold something."""
+        tables = [txn.stat(table) for table in (self.ids, self.records, self.kinds, self.owners)]
+        return self.page * sum(one["branch_pages"] + one["leaf_pages"] + one["overflow_pages"] for one in tables)
+
+    def release_dead_readers(self) -> None:
+        """Let go of the old pages that processes were reading when they were killed."""
+        self._env.reader_check()
+
+    def close(self) -> None:
+        """Wait for the transactions under way, and close. A second call does nothing."""
+        with self._gate:
+            if self._closed:
+                return
+            self._closed = True
+            self._gate.wait_for(lambda: not self._num_inside)
+        self._env.close()

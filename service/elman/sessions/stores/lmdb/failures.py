@@ -1,0 +1,60 @@
+"""What LMDB and the system raise, as StoreUnavailable: what is wrong with the store, and never where it is."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+import lmdb
+
+from elman.errors import StoreUnavailable
+
+
+class Damaged(StoreUnavailable):
+    """One part of the store cannot be read. The rest may be intact."""
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Raises StoreUnavailable for the errors of LMDB and the system."""
+    try:
+        yield
+    except (lmdb.Error, OSError) as error:
+        raise unavailable(error) from error
+
+
+def unavailable(error: lmdb.Error | OSError) -> StoreUnavailable:
+    """The error that a caller of the store is told."""
+    if isinstance(error, OSError):
+        found = next((reason for numbers, reason in _SYSTEM_REASONS if error.errno in numbers), None)
+        return StoreUnavailable(found or f"the session store fails: {os.strerror(error.errno or 0)}")
+    # Of a system error, LMDB passes on only the text.
+    text = str(error)
+    for numbers, reason in _SYSTEM_REASONS:
+        if any(os.strerror(number) in text for number in numbers):
+            return StoreUnavailable(reason)
+    found = next((reason for kind, reason in _REASONS if isinstance(error, kind)), None)
+    kind = Damaged if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError)) else StoreUnavailable
+    return kind(found or f"the session store fails: {type(error).__name__}")
+
+
+_REASONS: tuple[tuple[type[lmdb.Error], str], ...] = (
+    (lmdb.MapFullError, "the session store is full: its file has reached its largest size"),
+    (lmdb.TxnFullError, "the session store cannot write so many changes at once"),
+    (lmdb.ReadersFullError, "the session store has too many readers"),
+    (lmdb.MapResizedError, "another process has opened the session store with a larger maximum size"),
+    (lmdb.MemoryError, "the session store cannot be mapped into memory: there is too little memory"),
+    (lmdb.ReadonlyError, "the session store's folder cannot be written to"),
+    (lmdb.VersionMismatchError, "the session store's file is damaged, or of another version of LMDB"),
+    (lmdb.InvalidError, "the session store's file is damaged, or no session store at all"),
+    (lmdb.CorruptedError, "the session store's file is damaged"),
+    (lmdb.PageNotFoundError, "the session store's file is damaged: a page is missing"),
+    (lmdb.PanicError, "the session store failed during a write; restart the server to use it again"),
+)
+
+_SYSTEM_REASONS: tuple[tuple[tuple[int, ...], str], ...] = (
+    ((errno.ENOSPC, errno.EDQUOT), "the session store's disk is full"),
+    ((errno.EACCES, errno.EPERM, errno.EROFS), "the session store's folder cannot be written to"),
+    ((errno.EEXIST, errno.ENOTDIR), "the path of the session store is no folder"),
+    ((errno.EIO,), "the session store's disk fails"),
+)
