@@ -8,7 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.running import RunningServer, running_server
+from tests.running import STORE, RunningServer, running_server
 
 StartServer = Callable[..., RunningServer]
 
@@ -22,8 +22,8 @@ _PROPERTIES = hypothesis.settings(
     database=None,
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
 )
-hypothesis.settings.register_profile("quick", _PROPERTIES, max_examples=25)
-hypothesis.settings.register_profile("full", _PROPERTIES, max_examples=150)
+hypothesis.settings.register_profile("quick", _PROPERTIES, max_examples=20)
+hypothesis.settings.register_profile("full", _PROPERTIES, max_examples=100)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,8 +57,21 @@ def server() -> Iterator[RunningServer]:
         yield one
 
 
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of three of the shipped models, for servers of a test's own: all of them take seconds to load."""
+    folder = tmp_path_factory.mktemp("small")
+    for name in ("names-gru", "vowels-gru", "vowels-lstm"):
+        (folder / name).symlink_to(STORE / name)
+    return folder
+
+
 @pytest.fixture
-def start_server() -> Iterator[StartServer]:
+def start_server(small_store: Path) -> Iterator[StartServer]:
     """Starts servers as `running_server` does; each is stopped, and its exit code checked, when the test ends."""
     with contextlib.ExitStack() as stack:
-        yield lambda *args, **settings: stack.enter_context(running_server(*args, **settings))
+
+        def start(models: Path = small_store, *flags: str, **settings: object) -> RunningServer:
+            return stack.enter_context(running_server(models, *flags, **settings))  # type: ignore[arg-type]
+
+        yield start

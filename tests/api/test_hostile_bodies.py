@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.reference import expected, float32, same_bits
-from tests.running import STORE, RunningServer, running_server
+from tests.running import RunningServer, running_server
 
 FEATURES, TOKENS = "vowels-lstm", "names-gru"
 GOOD = [0.25] * 12
@@ -208,14 +209,14 @@ def test_bad_and_good_requests_at_once_do_not_meet(server: RunningServer) -> Non
 
 
 @pytest.fixture(scope="module")
-def strict() -> Iterator[RunningServer]:
-    with running_server(STORE, "--max-body", str(LIMIT), max_steps=MAX_STEPS, max_queue=50) as one:
+def strict(small_store: Path) -> Iterator[RunningServer]:
+    with running_server(small_store, "--max-body", str(LIMIT), max_steps=MAX_STEPS, max_queue=50) as one:
         yield one
 
 
 @pytest.fixture(scope="module")
-def hasty() -> Iterator[RunningServer]:
-    with running_server(STORE, body_timeout=0.5) as one:
+def hasty(small_store: Path) -> Iterator[RunningServer]:
+    with running_server(small_store, body_timeout=0.5) as one:
         yield one
 
 

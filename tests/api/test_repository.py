@@ -88,6 +88,7 @@ def test_a_reload_that_fails_says_why_and_keeps_what_was_served(serving: Running
     assert [(one["name"], one["version"]) for one in listed] == [("names", 1)]
 
 
+@pytest.mark.slow
 def test_no_request_fails_while_a_model_is_loaded_again_and_again(
     serving: RunningServer, repository: Path, hammered: Callable[[], int]
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import StartServer
 from tests.reference import expected, float32, same_bits
-from tests.running import STORE, RunningServer
+from tests.running import STORE, RunningServer, running_server
 
 MODEL = "vowels-gru"
 Array = np.ndarray[Any, Any]
@@ -314,10 +314,9 @@ def test_a_session_expires_when_it_is_idle(server: RunningServer) -> None:
 
 
 @pytest.fixture(scope="module")
-def keyed() -> Iterator[RunningServer]:
-    from tests.running import running_server
-
-    with running_server(api_keys="alice-key,bob-key", max_sessions=3, token_ttl=1.0, state_keys="new,old") as one:
+def keyed(small_store: Path) -> Iterator[RunningServer]:
+    settings = {"api_keys": "alice-key,bob-key", "max_sessions": 3, "token_ttl": 1.0, "state_keys": "new,old"}
+    with running_server(small_store, **settings) as one:
         yield one
 
 

@@ -247,8 +247,8 @@ def test_a_client_that_does_not_read_is_slowed_and_then_dropped(signals: Running
         assert json.loads(again.recv(timeout=20))["step"] == step
 
 
-def test_a_stopping_server_ends_its_streams(tmp_path: Path) -> None:
-    with running_server() as server, open_stream(server) as stream:
+def test_a_stopping_server_ends_its_streams(small_store: Path) -> None:
+    with running_server(small_store) as server, open_stream(server) as stream:
         stream.recv(timeout=20)
         assert server.terminate() == 0
         with pytest.raises(ConnectionClosed) as closed:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elman.engine.engine import Engine
@@ -172,7 +172,6 @@ def test_work_is_refused_by_what_it_costs_and_let_in_where_there_is_nothing_else
     asyncio.run(run())
 
 
-@settings(max_examples=25)
 @given(sizes=st.lists(st.lists(st.integers(1, 80), min_size=1, max_size=5), min_size=1, max_size=12))
 def test_the_slots_of_state_are_all_given_back(sizes: list[list[int]]) -> None:
     queue = ModelQueue(model(NAME), Policy(max_batch=3, max_chunk=8))

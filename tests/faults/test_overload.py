@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.reference import expected, float32, same_bits
-from tests.running import STORE, RunningServer
+from tests.running import RunningServer
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ NUM_CALLERS = 40
 def test_of_two_thousand_requests_thrown_at_a_small_queue_each_is_answered_or_refused(
     start_server: Callable[..., RunningServer],
 ) -> None:
-    server = start_server(STORE, "--max-queue", "8")
+    server = start_server(max_queue=8)
     sequence = np.random.default_rng(0).standard_normal((150, 12)).astype(np.float32)
     content = sequence.tobytes()
     headers = {"content-type": "application/octet-stream", "accept": "application/octet-stream"}
@@ -63,7 +63,7 @@ def test_of_two_thousand_requests_thrown_at_a_small_queue_each_is_answered_or_re
 def test_a_request_that_the_queue_has_no_room_for_leaves_none_of_its_sequences_behind(
     start_server: Callable[..., RunningServer],
 ) -> None:
-    server = start_server(STORE, "--max-queue", "10")
+    server = start_server(max_queue=10)
     content = np.zeros((400_000, 12), "<f4").tobytes()
     headers = {"content-type": "application/octet-stream"}
     url = "/v1/models/vowels-lstm/predict"

@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httptools
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import StartServer
 from tests.reference import expected, same_bits
-from tests.running import STORE, RunningServer, running_server
+from tests.running import RunningServer, running_server
 
 PATH = "/v1/models/vowels-gru/predict"
 OCTETS = {"content-type": "application/octet-stream", "accept": "application/octet-stream"}
@@ -111,7 +112,7 @@ def test_whole_or_in_pieces_the_answer_is_the_same(server: RunningServer, name: 
         assert cut == whole
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     names=st.lists(st.sampled_from(sorted(REQUESTS)), min_size=1, max_size=6),
     cuts=st.lists(st.floats(0, 1), max_size=4),
@@ -243,6 +244,7 @@ def test_a_client_that_asks_before_it_sends_is_told_to_go_on(server: RunningServ
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.slow
 def test_a_reader_that_does_not_read_holds_up_its_own_requests_only(server: RunningServer) -> None:
     """Answers that are not taken are not piled up: the next request on the connection waits for them."""
     request = post(sequence(3_000).tobytes(), PATH + "?return=steps", **OCTETS)
@@ -279,7 +281,7 @@ def test_a_client_that_goes_takes_its_work_along(server: RunningServer) -> None:
 
 
 def test_what_a_stopping_server_took_is_answered_and_what_comes_then_is_refused(start_server: StartServer) -> None:
-    server = start_server(STORE)
+    server = start_server()
     request = post(np.zeros((4_000, 12), "<f4").tobytes()[: 240 * 1024], **OCTETS)
     connections = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(20)]
     for connection in connections:
@@ -297,8 +299,8 @@ def test_what_a_stopping_server_took_is_answered_and_what_comes_then_is_refused(
 
 
 @pytest.fixture(scope="module")
-def guarded() -> Iterator[RunningServer]:
-    with running_server(api_keys="alice,bob") as one:
+def guarded(small_store: Path) -> Iterator[RunningServer]:
+    with running_server(small_store, api_keys="alice,bob") as one:
         yield one
 
 
@@ -323,8 +325,8 @@ def test_a_state_token_is_its_owners(guarded: RunningServer) -> None:
     assert (status, answer["code"]) == (422, "bad_state_token")
 
 
-def test_requests_that_are_to_be_logged_are_logged(start_server: StartServer) -> None:
-    server = start_server(STORE, "--access-log")
+def test_requests_that_are_to_be_logged_are_logged(start_server: StartServer, small_store: Path) -> None:
+    server = start_server(small_store, "--access-log")
     (answer,) = exchange(server.port, [post(as_json(2))], 1)
     assert answer[0] == 200
     assert f'"POST {PATH} HTTP/1.1" 200' in server.log.read_text()

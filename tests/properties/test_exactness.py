@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elman.api.server import policy_of
@@ -106,14 +106,12 @@ def test_any_mix_of_lengths_order_and_chunks_gives_the_bits_of_onnx_runtime_alon
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60)
 @given(traffic=traffic)
 def test_any_mix_of_token_sequences_gives_the_bits_of_onnx_runtime_alone(name: str, traffic: Traffic) -> None:
     check(name, traffic, [tokens(one, name) for one in traffic.arrivals])
 
 
 @pytest.mark.parametrize("name", CELLS)
-@settings(max_examples=60)
 @given(one=arrivals, cuts=st.sets(st.integers(1, 299), max_size=6), neighbours=st.lists(arrivals, max_size=8))
 def test_a_sequence_carried_on_from_its_state_gives_the_bits_of_the_whole(
     name: str, one: Arrival, cuts: set[int], neighbours: list[Arrival]

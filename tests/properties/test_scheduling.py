@@ -5,7 +5,7 @@ from math import ceil, inf
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elman.engine.scheduler import Batch, Policy, Scheduler
@@ -232,7 +232,6 @@ def test_a_long_sequence_goes_on_however_much_that_is_short_arrives(max_batch: i
     raise AssertionError(f"it stopped at step {long.cursor}")
 
 
-@settings(max_examples=60)
 @given(remaining=st.lists(st.integers(1, 400), min_size=1, max_size=16), max_chunk=st.integers(1, 128))
 def test_a_chunk_ends_where_a_row_ends_and_is_short_where_none_can(remaining: list[int], max_chunk: int) -> None:
     policy = Policy(max_batch=16, max_chunk=max_chunk)

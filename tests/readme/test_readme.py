@@ -95,6 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, page_server: int) -> Path:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "block", [one for one in BLOCKS[1:] if not one.needs_docker], ids=lambda one: f"line{one.line}"
 )

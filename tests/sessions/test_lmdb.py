@@ -89,6 +89,7 @@ def mounted(folder: Path, size: str) -> Iterator[None]:
 # What happens to processes
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(folder: Path) -> None:
     ids = [one.id for size in (100, 1000, 2048, 9000) for one in filled(folder, 3, size)]
     sizes = [size for size in (100, 1000, 2048, 9000) for _ in range(3)]

@@ -334,5 +334,5 @@ class BothStores(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-BothStores.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+BothStores.TestCase.settings = settings(stateful_step_count=40)
 test_both_stores_answer_alike = BothStores.TestCase
