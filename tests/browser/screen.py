@@ -37,7 +37,7 @@ class Screen:
         root = within or self.page.get_by_role("tabpanel")
         found = root.locator("figure").filter(has=self.page.get_by_role("heading", name=title, exact=True))
         found.scroll_into_view_if_needed()
-        found.locator(".main-svg").first.wait_for()
+        found.locator(".plot svg").first.wait_for()
         return found
 
     def numbers(self, figure: Locator) -> list[list[str]]:
@@ -65,10 +65,6 @@ class Screen:
     def keep(self, name: str, whole: bool = True) -> Path:
         """A picture of the whole page, or of its first screen, to be looked at."""
         OUTPUT.mkdir(exist_ok=True)
-        # Charts are drawn when one comes near them.
-        for plot in self.page.locator(".plot:visible").all() if whole else ():
-            plot.scroll_into_view_if_needed()
-            plot.locator(".main-svg").first.wait_for(state="attached")
         self.page.evaluate("scrollTo(0, 0)")
         path = OUTPUT / f"playground-{name}.png"
         self.page.screenshot(path=path, full_page=whole)

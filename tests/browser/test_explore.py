@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import OpenScreen
 from tests.browser.screen import Screen, percent, rows, value
@@ -63,6 +63,44 @@ def test_every_step_shows_the_probabilities_of_the_api(name: Screen, server: Run
         shown = [tuple(text.split("\n")) for text in bars.all_inner_texts()]
         assert shown == [(one["label"], percent(one["probability"])) for one in decoded["top"][:5]]
         page.keyboard.press("ArrowRight")
+
+
+def test_what_is_under_the_pointer_is_told(name: Screen, server: RunningServer) -> None:
+    figure = name.figure("Influence", name.page.locator(".score"))
+    highest = max(influence(server, "names-gru", sequence=NAME)["influence"])
+    tip = figure.locator(".tip")
+    assert tip.is_hidden()
+    told = set()
+    for step in range(1, 41):
+        figure.locator(".plot").hover(position={"x": 50 + 15 * step, "y": 60})
+        told.add(tip.inner_text() if tip.is_visible() else "")
+    values = {int(text.rpartition(" ")[2]): value(text.partition(",")[0]) for text in told - {""}}
+    assert sorted(values) == list(range(1, len(NAME) + 1))
+    assert max(values.values()) == pytest.approx(highest, **ROUNDED)
+    name.page.mouse.move(0, 0)
+    assert tip.is_hidden()
+
+
+def test_a_pixel_of_the_heat_map_is_a_value_of_the_state(name: Screen, server: RunningServer) -> None:
+    states = answered(server, "names-gru", NAME)["hidden"]["h"]
+    canvas = name.figure("Hidden state", name.page.locator(".score")).locator("canvas")
+    pixels = canvas.evaluate(
+        """canvas => {
+            const image = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            return [image.width, image.height, [...image.data]];
+        }"""
+    )
+    width, height, data = pixels
+    assert (width, height) == (len(states), len(states[0]))
+    # Red tells the two colours apart, and opacity is how far the value is from zero. The first unit is at the bottom.
+    colours: dict[bool, set[int]] = {}
+    for x, column in enumerate(states):
+        for y, h in enumerate(column):
+            red, _, _, opacity = data[4 * ((height - 1 - y) * width + x) :][:4]
+            assert opacity == pytest.approx(255 * abs(h), abs=1)
+            if opacity > 250:
+                colours.setdefault(h > 0, set()).add(red)
+    assert colours.keys() == {True, False} and not colours[True] & colours[False]
 
 
 def test_the_tables_hold_the_numbers_of_the_api(name: Screen, server: RunningServer) -> None:
@@ -257,7 +295,10 @@ def test_a_series_is_drawn_by_pointer(open_screen: OpenScreen, server: RunningSe
     page = screen.open("explore", model)
     page.get_by_role("radio", name="Draw").check()
     page.get_by_text("40 of 40", exact=True).wait_for()
+    figure = screen.figure("Input", page.locator(".score"))
+    before = screen.numbers(figure)[0][1]
     pad = page.locator("canvas.pad")
+    pad.scroll_into_view_if_needed()
     box = pad.bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + 2, box["y"] + box["height"] * 0.9)
@@ -272,8 +313,8 @@ def test_a_series_is_drawn_by_pointer(open_screen: OpenScreen, server: RunningSe
     assert 17 <= top <= 22 and drawn[top] == pytest.approx(low + 0.9 * (high - low), rel=0.05)
     assert drawn[0] == pytest.approx(low + 0.1 * (high - low), abs=0.03 * (high - low))
     # What was drawn is what is shown to have gone in, and without a pointer a shape does the same.
-    table = screen.numbers(screen.figure("Input", page.locator(".score")))
-    assert [value(row[1]) for row in table] == pytest.approx(drawn, **ROUNDED)
+    expect(figure.locator("tbody td").first).not_to_have_text(before, timeout=15_000)
+    assert [value(row[1]) for row in screen.numbers(figure)] == pytest.approx(drawn, **ROUNDED)
     page.get_by_label("Shape", exact=True).select_option("step")
     page.wait_for_function("""() => {
         const [first, ...rest] = document.querySelector(".score tbody").rows;

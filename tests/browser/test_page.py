@@ -37,9 +37,9 @@ def filled(screen: Screen, view: str) -> None:
         page.locator(".columns .plot").nth(8).wait_for()
     elif view == "forecast" and panel.get_by_role("spinbutton", name="Horizon").count():
         panel.locator(".plot").first.scroll_into_view_if_needed()
-        panel.locator(".main-svg").first.wait_for()
+        panel.locator(".plot svg").first.wait_for()
     elif view == "engine":
-        panel.locator(".main-svg").first.wait_for()
+        panel.locator(".plot svg").first.wait_for()
 
 
 def violations(screen: Screen, rules: list[str] | None = None) -> list[str]:
@@ -173,7 +173,7 @@ def test_it_works_under_a_path_prefix(open_screen: OpenScreen, server: RunningSe
         assert f"{url}v1/models" in page.locator("#engine pre[data-language=curl]").inner_text().replace(
             "v1/engine", "v1/models"
         )
-        assert all(one.startswith((url, "data:", "blob:")) for one in screen.requests), screen.requests
+        assert all(one.startswith(url) for one in screen.requests), screen.requests
         assert page.get_by_role("link", name="API").evaluate("link => link.href") == f"{url}docs"
 
 
@@ -241,34 +241,25 @@ def test_a_key_is_asked_for_where_the_server_wants_one(
     page.get_by_text("No model here forecasts").wait_for()
 
 
-def test_the_numbers_are_there_without_the_charting_library(screen: Screen) -> None:
-    screen.page.route("**/plotly.min.js", lambda route: route.fulfill(status=404))
-    page = screen.open("explore", "names-gru")
-    page.get_by_text("The charting library is not installed").first.wait_for()
-    page.locator(".score summary:visible").first.click()
-    page.locator(".score .numbers tbody").first.locator("tr").nth(7).wait_for()
-    screen.rejected(404)
-
-
 def test_the_policy_allows_this_origin_only(server: RunningServer) -> None:
     page = server.client.get("/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert server.client.head("/").status_code == 200
     policy = dict(one.strip().split(" ", 1) for one in page.headers["content-security-policy"].split(";"))
-    assert policy["default-src"] == "'self'" and "script-src" not in policy
+    # Scripts, styles and pictures have no rule of their own that would allow more.
+    assert policy["default-src"] == "'self'" and not {"script-src", "style-src", "img-src"} & set(policy)
     assert policy["object-src"] == policy["base-uri"] == "'none'"
     assert all("http" not in sources and "*" not in sources for sources in policy.values())
 
 
 def test_files_are_compressed_and_kept_and_asked_for_again(server: RunningServer) -> None:
-    plotly = "/playground/vendor/plotly.min.js"
-    for path, caching in (("/", "no-cache"), ("/playground/main.js", "no-cache"), (plotly, "public, max-age=2592000")):
+    for path in ("/", "/playground/main.js"):
         whole = server.client.get(path, headers={"accept-encoding": "identity"})
         small = server.client.get(path, headers={"accept-encoding": "gzip"})
         assert "content-encoding" not in whole.headers and small.headers["content-encoding"] == "gzip"
         assert whole.content == small.content
         assert int(small.headers["content-length"]) < len(whole.content) / 2
-        assert whole.headers["cache-control"] == caching and whole.headers["vary"] == "Accept-Encoding"
+        assert whole.headers["cache-control"] == "no-cache" and whole.headers["vary"] == "Accept-Encoding"
         for answer in (whole, small):
             tag, encoding = answer.headers["etag"], answer.headers.get("content-encoding", "identity")
             again = server.client.get(path, headers={"if-none-match": tag, "accept-encoding": encoding})

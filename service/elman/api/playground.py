@@ -1,14 +1,11 @@
-"""The page at `/`, its files, and the charting library from where its Python package is installed."""
+"""The page at `/`, and its files."""
 
-import asyncio
 import gzip
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from importlib import resources
 from importlib.resources.abc import Traversable
-from importlib.util import find_spec
-from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
@@ -24,9 +21,6 @@ _TYPES = {
 _POLICY = "; ".join(
     (
         "default-src 'self'",
-        # The charting library writes its rules into a <style> element, and draws heatmaps as data: and blob: images.
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
         "object-src 'none'",
         "base-uri 'none'",
         "form-action 'self'",
@@ -34,16 +28,14 @@ _POLICY = "; ".join(
     )
 )
 _HEADERS = {
+    # The files change with the server, under the same names: they are asked for again, and answered by 304.
+    "Cache-Control": "no-cache",
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Vary": "Accept-Encoding",
 }
 
-# The page's own files change with the server, under the same names: they are asked for again, and answered by 304.
-_REVALIDATE = "no-cache"
-# The charting library is megabytes, and changes when its package does: 30 days.
-_KEEP = "public, max-age=2592000"
 # Bytes below which compressing is not worth a header.
 _SMALL = 1024
 
@@ -74,15 +66,7 @@ def playground_router() -> APIRouter:
 
     @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page(request: Request) -> Response:
-        return _send(request, _assets()["index.html"], _REVALIDATE)
-
-    @router.get("/playground/vendor/plotly.min.js", response_class=Response)
-    async def charting_library(request: Request) -> Response:
-        """The charting library of the page, from its Python package."""
-        asset = await asyncio.to_thread(_plotly)
-        if asset is None:
-            raise UnknownRoute("the Python package plotly is not installed", expected="pip install 'elman[server]'")
-        return _send(request, asset, _KEEP)
+        return _send(request, _assets()["index.html"])
 
     @router.get("/playground/{path:path}", response_class=Response)
     async def page_file(request: Request, path: str) -> Response:
@@ -90,16 +74,16 @@ def playground_router() -> APIRouter:
         asset = _assets().get(path)
         if asset is None:
             raise UnknownRoute("the page has no such file", expected=sorted(_assets()))
-        return _send(request, asset, _REVALIDATE)
+        return _send(request, asset)
 
     return router
 
 
-def _send(request: Request, asset: Asset, caching: str) -> Response:
+def _send(request: Request, asset: Asset) -> Response:
     """The file, compressed for those who take it so, or 304 where the browser has it already."""
     compressed = asset.compressed if "gzip" in request.headers.get("accept-encoding", "") else None
     tag = f'"{asset.tag}-gzip"' if compressed else f'"{asset.tag}"'
-    headers = {**_HEADERS, "Cache-Control": caching, "ETag": tag}
+    headers = {**_HEADERS, "ETag": tag}
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     if compressed is None:
@@ -114,14 +98,3 @@ def _assets() -> dict[str, Asset]:
     return {
         one.name: Asset.of(one.name, one.read_bytes()) for one in files if one.name[one.name.rfind(".") :] in _TYPES
     }
-
-
-@lru_cache(1)
-def _plotly() -> Asset | None:
-    # Found without being imported, which would take a second and tens of megabytes.
-    found = find_spec("plotly")
-    for folder in found.submodule_search_locations or () if found is not None else ():
-        path = Path(folder) / "package_data" / "plotly.min.js"
-        if path.is_file():
-            return Asset.of(path.name, path.read_bytes())
-    return None

@@ -1,44 +1,14 @@
-// Charts: drawn by Plotly in the page's own colours, each with a description and a table of its numbers.
+// Charts: pictures with a heading, each with a description and a table of its numbers.
 
 import { el, newId, table } from "./dom.js";
+import { drawing } from "./drawing.js";
 
-const NARROW = 480;
-/** How far out of sight a chart is drawn already. */
-const NEAR = "300px";
 const watched = new Set();
-let loading = null;
-
-/** The charting library, fetched when the first chart is drawn. Null where the server does not have it. */
-function library() {
-  loading ??= new Promise((resolve) => {
-    const script = el("script", { src: "playground/vendor/plotly.min.js" });
-    script.onload = () => resolve(window.Plotly);
-    script.onerror = () => resolve(null);
-    document.head.append(script);
-  });
-  return loading;
-}
-
-/** The page's colours, as the style sheet has them in this scheme. */
-function colours() {
-  const style = getComputedStyle(document.documentElement);
-  const read = (name) => style.getPropertyValue(name).trim();
-  return {
-    ink: read("--ink"),
-    muted: read("--muted"),
-    line: read("--line"),
-    surface: read("--surface"),
-    accent: read("--accent"),
-    accentSoft: read("--accent-soft"),
-    rest: [read("--rest-1"), read("--rest-2"), read("--rest-3"), read("--rest-4")],
-    low: read("--low"),
-  };
-}
 
 /**
- * A figure. `draw(build, words)` draws what `build(colours)` gives, {traces, layout}, and draws it anew when the scheme
- * or the width changes; `words` is {label, head, rows}: what the picture shows, in words, and its numbers (rows may be a
- * function, called when somebody asks for them). `mark(step)` draws a line at a step.
+ * A figure. `draw(build, words)` draws the picture that `build()` gives (drawing.js says what that is), and draws it
+ * anew when the scheme or the width changes; `words` is {label, head, rows}: what the picture shows, in words, and its
+ * numbers (rows may be a function, called when somebody asks for them). `mark(step)` draws a line at a step.
  */
 export function chart({ title, height = 240, aside = null, note = "", level = "h3" }) {
   const titleId = newId("chart");
@@ -54,14 +24,16 @@ export function chart({ title, height = 240, aside = null, note = "", level = "h
     numbers,
   );
   const line = el("div", { class: "marker", hidden: true });
+  // What is under the pointer. The table says the same to those who have none.
+  const tip = el("div", { class: "tip", hidden: true, "aria-hidden": "true" });
   const element = el(
     "figure",
     { class: "chart" },
     el("figcaption", {}, heading, aside, notes),
-    el("div", { class: "drawn" }, plot, line),
+    el("div", { class: "drawn" }, plot, line, tip),
     details,
   );
-  const state = { build: null, words: null, at: null, layout: null, width: 0, stale: false, near: false };
+  const state = { build: null, words: null, at: null, pointer: null, drawn: null, width: 0 };
 
   const fill = () => {
     if (!details.open || !state.words) return;
@@ -70,53 +42,46 @@ export function chart({ title, height = 240, aside = null, note = "", level = "h
   };
   details.addEventListener("toggle", fill);
 
-  /** Draw, where somebody is near enough to look; or else once somebody is. */
-  async function render() {
-    state.stale = true;
-    if (!state.build || !state.near || !plot.clientWidth) return;
-    const Plotly = await library();
-    if (!Plotly) {
-      plot.replaceChildren(
-        el(
-          "p",
-          { class: "empty" },
-          "The charting library is not installed on the server; the table below has the numbers.",
-        ),
-      );
-      plot.style.height = "auto";
-      return;
-    }
-    if (!state.stale || !plot.clientWidth) return;
-    state.stale = false;
+  function render() {
+    if (!state.build || !plot.clientWidth) return;
     state.width = plot.clientWidth;
-    const c = colours();
-    const { traces, layout = {} } = state.build(c);
-    state.layout = merged(base(c, state.width, plot.clientHeight), layout);
-    await Plotly.react(plot, traces, state.layout, { displayModeBar: false, showTips: false, doubleClick: false });
+    state.drawn = drawing(state.build(), state.width, height);
+    plot.replaceChildren(...state.drawn.nodes);
     place();
+    point();
   }
 
-  /** The line at a step is the page's own: to move it costs nothing, where the library would draw all anew. */
+  /** The line at a step. It is beside the picture, which need not be drawn anew when it moves. */
   function place() {
-    line.hidden = state.at === null || !state.layout;
+    line.hidden = state.at === null || !state.drawn;
     if (line.hidden) return;
-    const { margin, xaxis, width, height } = state.layout;
-    const share = (state.at - xaxis.range[0]) / (xaxis.range[1] - xaxis.range[0]);
-    line.style.left = `${margin.l + share * (width - margin.l - margin.r)}px`;
+    const { margin, across } = state.drawn;
+    line.style.left = `${across(state.at)}px`;
     line.style.top = `${margin.t}px`;
     line.style.height = `${height - margin.t - margin.b}px`;
   }
 
+  function point() {
+    const found = state.pointer && state.drawn?.at(...state.pointer);
+    tip.hidden = !found;
+    if (!found) return;
+    tip.textContent = found.words;
+    tip.style.left = `${Math.min(found.left + 10, state.width - tip.offsetWidth)}px`;
+    tip.style.top = `${Math.max(found.top - tip.offsetHeight - 6, 0)}px`;
+  }
+
+  plot.addEventListener("pointermove", (event) => {
+    const box = plot.getBoundingClientRect();
+    state.pointer = [event.clientX - box.left, event.clientY - box.top];
+    point();
+  });
+  plot.addEventListener("pointerleave", () => {
+    state.pointer = null;
+    point();
+  });
   new ResizeObserver(() => {
-    if (plot.clientWidth && plot.clientWidth !== state.width) render();
+    if (plot.clientWidth !== state.width) render();
   }).observe(plot);
-  new IntersectionObserver(
-    (entries) => {
-      state.near = entries.at(-1).isIntersecting;
-      if (state.near && state.stale) render();
-    },
-    { rootMargin: NEAR },
-  ).observe(plot);
   watched.add(render);
 
   return {
@@ -130,7 +95,7 @@ export function chart({ title, height = 240, aside = null, note = "", level = "h
       plot.removeAttribute("aria-labelledby");
       plot.setAttribute("aria-label", words.label);
       fill();
-      return render();
+      render();
     },
     mark(step) {
       state.at = step;
@@ -139,97 +104,16 @@ export function chart({ title, height = 240, aside = null, note = "", level = "h
   };
 }
 
-function base(c, width, height) {
-  const axis = {
-    color: c.muted,
-    gridcolor: c.line,
-    zerolinecolor: c.line,
-    linecolor: c.line,
-    tickfont: { size: 11.5, color: c.muted },
-    title: { font: { size: 11.5, color: c.muted }, standoff: 6 },
-    fixedrange: true,
-    automargin: false,
-  };
-  return {
-    width,
-    height,
-    autosize: false,
-    paper_bgcolor: "rgba(0,0,0,0)",
-    plot_bgcolor: "rgba(0,0,0,0)",
-    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: c.ink },
-    margin: { l: 40, r: width < NARROW ? 10 : 14, t: 8, b: 38 },
-    showlegend: false,
-    dragmode: false,
-    hovermode: "closest",
-    hoverlabel: { bgcolor: c.surface, bordercolor: c.line, font: { color: c.ink, size: 12 } },
-    xaxis: { ...axis, showgrid: false },
-    yaxis: { ...axis, nticks: 5 },
-    bargap: 0.25,
-  };
-}
-
-function merged(...layouts) {
-  const whole = {};
-  for (const layout of layouts) {
-    for (const [name, value] of Object.entries(layout)) {
-      const plain = value && typeof value === "object" && !Array.isArray(value);
-      whole[name] = plain ? merged(whole[name] || {}, value) : value;
-    }
-  }
-  return whole;
-}
-
 /** Steps above which an axis has numbers for names. */
 export const MOST_NAMED = 40;
 
 /** The x axis of steps: the characters of a text under their steps, or numbers. */
 export function stepAxis(labels, length, title = "step") {
-  const common = { title: { text: title }, range: [0.5, length + 0.5] };
-  if (!labels || length > MOST_NAMED)
-    return { ...common, tickformat: "d", ...(length > 12 ? { nticks: 10 } : { tick0: 1, dtick: 1 }) };
-  return {
-    ...common,
-    title: { text: "" },
-    tickmode: "array",
-    tickvals: labels.map((_, i) => i + 1),
-    ticktext: labels,
-    tickangle: 0,
-  };
+  const range = [0.5, length + 0.5];
+  if (!labels || length > MOST_NAMED) return { range, title, count: length > 12 ? 10 : length, least: 1 };
+  return { range, marks: labels.map((label, i) => [i + 1, label]) };
 }
 
-/** Values from −limit over zero to limit: dark over the surface's own colour to the accent. */
-export const diverging = (c) => [
-  [0, c.low],
-  [0.5, c.surface],
-  [1, c.accent],
-];
-
-/** Names beside the ends of their lines, moved apart where they would meet. `ends` is [{y, text, color}]. */
-export function endNames(ends, x, top, bottom, gap) {
-  const sorted = [...ends].sort((a, b) => b.y - a.y);
-  let last = top + gap;
-  for (const end of sorted) {
-    end.at = Math.min(end.y, last - gap);
-    last = end.at;
-  }
-  let floor = bottom;
-  for (const end of sorted.reverse()) {
-    end.at = Math.max(end.at, floor);
-    floor = end.at + gap;
-  }
-  return sorted.map(({ at, text, color }) => ({
-    x,
-    y: at,
-    xref: "x",
-    yref: "y",
-    xanchor: "left",
-    xshift: 8,
-    showarrow: false,
-    text,
-    font: { size: 12, color },
-    align: "left",
-  }));
-}
-
+// A heat map's colours are in its pixels, where the style sheet does not reach.
 const scheme = window.matchMedia("(prefers-color-scheme: dark)");
 scheme.addEventListener("change", () => watched.forEach((render) => render()));

@@ -72,7 +72,7 @@ const quoted = (text) => (/^[\w:/.\-]+$/.test(text) ? text : `'${text.replaceAll
 /** A program that opens a client; `lines` stand inside, each indented once. */
 export function python(lines, imports = []) {
   const open = key.get() ? `Client(${literal(root)}, api_key=os.environ["ELMAN_API_KEY"])` : `Client(${literal(root)})`;
-  const head = [...(key.get() ? ["import os", ""] : []), ...imports, "from service.client import Client"];
+  const head = [...(key.get() ? ["import os", ""] : []), ...imports, "from elman import Client"];
   return [...head, "", `with ${open} as elman:`, ...lines.map((line) => "    " + line)].join("\n");
 }
 

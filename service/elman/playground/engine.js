@@ -3,7 +3,8 @@
 import { get, modelPath, post } from "./api.js";
 import { chart } from "./charts.js";
 import { curl, python, snippets } from "./code.js";
-import { el, grouped, plural, say, table } from "./dom.js";
+import { el, grouped, plural, say, short, table } from "./dom.js";
+import { colour } from "./drawing.js";
 
 const EVERY = 1000;
 /** Readings that are kept: two minutes. */
@@ -30,7 +31,7 @@ export function engine(page) {
     rows: chart({ title: "Batch occupancy", height: 190, note: "Rows a run, in the mean of a second." }),
     queued: chart({ title: "Queue", height: 190, note: "Sequences not done yet." }),
   };
-  const models = el("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": "Figures by model" });
+  const models = el("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": "Stats by model" });
   const refusals = el("section", { class: "card", "aria-label": "Refused", hidden: true });
   const code = snippets();
   const element = el(
@@ -117,40 +118,36 @@ export function engine(page) {
     tiles.queued.set(grouped(now.queued));
     tiles.sessions.set(grouped(now.sessions));
     tiles.pending.set(`${(1000 * now.pending_seconds).toFixed(0)} ms`);
-    draw("steps", "steps a second", 100, "~s");
-    draw("rows", "rows a run", 4, "d");
-    draw("queued", "sequences", 4, "d");
+    draw("steps", "steps a second", 100);
+    draw("rows", "rows a run", 4);
+    draw("queued", "sequences", 4);
     models.replaceChildren(modelTable(now.models));
   }
 
-  function draw(name, unit, least, format) {
+  function draw(name, unit, least) {
     const y = readings.map((reading) => reading[name]);
     const x = readings.map((reading) => (reading.clock - readings.at(-1).clock) / 1000);
     figures[name].draw(
-      (c) => ({
-        traces: [
+      () => ({
+        margin: { l: 44, r: 14, t: 8, b: 38 },
+        x: {
+          range: [-KEPT / 2, 0],
+          title: "seconds ago",
+          marks: [-60, -40, -20, 0].map((second) => [second, second ? String(-second) : "now"]),
+        },
+        y: { range: [0, Math.max(...y, least) * 1.15], count: 4, least: 1, format: compact },
+        marks: [
           {
-            type: "scatter",
-            mode: y.length > 1 ? "lines" : "markers",
+            kind: "line",
             x,
             y,
-            line: { color: c.accent, width: 2, shape: "hv" },
-            fill: "tozeroy",
-            fillcolor: c.accentSoft,
-            marker: { color: c.accent },
-            hovertemplate: `%{y:.4~g} ${unit}<extra></extra>`,
+            color: colour("accent"),
+            width: 2,
+            stairs: true,
+            fill: colour("accent-soft"),
+            words: (i) => `${short(y[i])} ${unit}`,
           },
         ],
-        layout: {
-          margin: { l: 44, r: 8, t: 8, b: 34 },
-          xaxis: {
-            range: [-KEPT / 2, 0],
-            title: { text: "seconds ago" },
-            tickvals: [-60, -40, -20, 0],
-            ticktext: ["60", "40", "20", "now"],
-          },
-          yaxis: { rangemode: "tozero", range: [0, Math.max(...y, least) * 1.15], nticks: 4, tickformat: format },
-        },
       }),
       {
         label: `${unit} over the last ${plural(y.length, "second")}: now ${grouped(y.at(-1))}, at most ${grouped(Math.max(...y))}.`,
@@ -218,6 +215,9 @@ export function engine(page) {
   };
 }
 
+/** 12000 as 12K: as wide as there is room for beside a chart. */
+const compact = new Intl.NumberFormat("en", { notation: "compact" }).format;
+
 function tile(words) {
   const value = el("dd", { class: "number" }, "–");
   return {
@@ -241,6 +241,6 @@ function modelTable(models) {
       grouped(one.sequences),
       grouped(one.queued),
     ]),
-    "Figures by model",
+    "Stats by model",
   );
 }

@@ -4,6 +4,7 @@ import { modelPath, post, Problem, versionOf } from "./api.js";
 import { chart } from "./charts.js";
 import { curl, keywords, literal, python, snippets } from "./code.js";
 import { el, field, nameAndUnit, number, plural, say, select, short } from "./dom.js";
+import { colour } from "./drawing.js";
 import { asText, parseNumbers, stepWords } from "./input.js";
 
 export function forecast(page) {
@@ -155,56 +156,38 @@ export function forecast(page) {
     const now = shown.at(-1);
     const pairs = pairsOf(bands);
     const shares = pairs.map(([low, high]) => `${Math.round(100 * (high[0] - low[0]))} %`);
-    const build = (c) => {
-      const fan = pairs.flatMap(([[, low], [, high]], i) => [
-        { ...quiet, x: [0, ...ahead], y: [now, ...high], line: { width: 0 }, hoverinfo: "skip" },
-        {
-          ...quiet,
+    const line = (name, x, y, color, width, dash) => ({
+      kind: "line",
+      x,
+      y,
+      color: colour(color),
+      width,
+      dash,
+      words: (i) => `${short(y[i])} ${name}, step ${x[i]}`,
+    });
+    const picture = {
+      margin: { l: 56, r: 16, t: 30, b: 40 },
+      x: { title: "steps from now" },
+      y: { title: name },
+      marks: [
+        ...pairs.map(([[, low], [, high]], i) => ({
+          kind: "band",
           x: [0, ...ahead],
-          y: [now, ...low],
-          line: { width: 0 },
-          fill: "tonexty",
-          fillcolor: alpha(c.accent, 0.13 + 0.09 * i),
-          hoverinfo: "skip",
-        },
-      ]);
-      return {
-        traces: [
-          ...fan,
-          {
-            ...quiet,
-            x: before,
-            y: shown,
-            line: { color: c.ink, width: 1.6 },
-            hovertemplate: "%{y:.4~g}<extra>history</extra>",
-          },
-          ...(truth
-            ? [
-                {
-                  ...quiet,
-                  x: [0, ...ahead.slice(0, truth.length)],
-                  y: [now, ...truth],
-                  line: { color: c.ink, width: 1.4, dash: "3px,3px" },
-                  hovertemplate: "%{y:.4~g}<extra>truth</extra>",
-                },
-              ]
-            : []),
-          {
-            ...quiet,
-            x: [0, ...ahead],
-            y: [now, ...point],
-            line: { color: c.accent, width: 2.6 },
-            hovertemplate: "%{y:.4~g}<extra>forecast</extra>",
-          },
-        ],
-        layout: {
-          margin: { l: 56, r: 16, t: 30, b: 40 },
-          xaxis: { title: { text: "steps from now" }, zeroline: true, zerolinecolor: c.muted, zerolinewidth: 1 },
-          yaxis: { title: { text: name } },
-          hovermode: "x",
-          annotations: key(c, truth),
-        },
-      };
+          low: [now, ...low],
+          high: [now, ...high],
+          color: colour("accent"),
+          opacity: 0.13 + 0.09 * i,
+        })),
+        line("history", before, shown, "ink", 1.6),
+        ...(truth ? [line("truth", [0, ...ahead.slice(0, truth.length)], [now, ...truth], "ink", 1.4, "3 3")] : []),
+        line("forecast", [0, ...ahead], [now, ...point], "accent", 2.6),
+      ],
+      // The names of the lines, each in its own colour.
+      key: [
+        { text: "history", color: colour("ink") },
+        ...(truth ? [{ text: "┄ truth", color: colour("ink") }] : []),
+        { text: "forecast", color: colour("accent") },
+      ],
     };
     const head = [
       "step",
@@ -219,7 +202,8 @@ export function forecast(page) {
         ? `The ${shares.length === 1 ? "band holds" : "bands hold"} ${shares.join(" and ")} of the sampled paths.`
         : "",
     );
-    figure.draw(build, {
+    figure.mark(0);
+    figure.draw(() => picture, {
       label: `Forecast of ${name}: ${plural(point.length, "step")} ahead, from ${short(point[0])} to ${short(point.at(-1))}${truth ? ", with what truly came" : ""}.`,
       head,
       rows: () =>
@@ -284,8 +268,6 @@ export function forecast(page) {
   };
 }
 
-const quiet = { type: "scatter", mode: "lines", showlegend: false };
-
 /** An output of several, or the only one. */
 const at = (row, which) => (Array.isArray(row) ? row[Math.min(which, row.length - 1)] : row);
 
@@ -303,31 +285,5 @@ function quantile(text) {
   );
 }
 
-/** The names of the lines, above the plot and each in its own colour. */
-function key(c, truth) {
-  const words = [[c.ink, "history"], ...(truth ? [[c.ink, "┄ truth"]] : []), [c.accent, "forecast"]];
-  const text = words.map(([color, word]) => `<span style="color:${color}">${word}</span>`).join("   ");
-  return [
-    {
-      xref: "paper",
-      yref: "paper",
-      x: 0,
-      y: 1,
-      xanchor: "left",
-      yanchor: "bottom",
-      yshift: 6,
-      showarrow: false,
-      text,
-      font: { size: 12.5 },
-    },
-  ];
-}
-
 /** The pairs of quantiles around the middle, the widest first. */
 const pairsOf = (bands) => Array.from({ length: Math.floor(bands.length / 2) }, (_, i) => [bands[i], bands.at(-1 - i)]);
-
-/** A colour of the style sheet, `#rrggbb`, let through by so much. */
-function alpha(colour, share) {
-  const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
-  return `rgba(${r},${g},${b},${share.toFixed(2)})`;
-}

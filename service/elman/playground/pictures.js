@@ -1,13 +1,18 @@
 // The pictures of one sequence, all on the same axis of steps: outputs, influence, hidden state.
 
-import { MOST_NAMED, diverging, endNames, stepAxis } from "./charts.js";
+import { MOST_NAMED, stepAxis } from "./charts.js";
 import { nameAndUnit, percent, plural, short } from "./dom.js";
+import { colour, extent } from "./drawing.js";
 import { outputNames, ranking, show, stepNames, valueRows } from "./reading.js";
 
 /** Room to the right of a chart for the names of its lines; all charts of a column share it, so that steps align. */
 const BESIDE = 104;
+/** Points of a line, above which some are left out. */
+const MOST_POINTS = 3000;
 /** Probability from which a line has its name beside it. */
 const NAMED_FROM = 0.15;
+/** The lines after the leader's, the likeliest first, tell each other apart by their dashes. */
+const DASHES = [undefined, undefined, "6 4", "2 3", "6 3 2 3"];
 const margins = (small, width, named) => ({
   l: small ? 40 : 48,
   r: small ? 12 : width < 480 ? 84 : BESIDE,
@@ -39,42 +44,32 @@ function drawRanking(figure, sequence, labels, small) {
   const height = (name) => Math.max(...labels.series(name).map((p) => p ?? 0));
   const rest = labels.names.filter((name) => name !== labels.best.name).sort((a, b) => height(b) - height(a));
   const order = [labels.best.name, ...rest];
-  const build = (c) => {
-    const traces = order
+  const last = labels.at(labels.length);
+  const build = () => ({
+    margin: margins(small, figure.plot.clientWidth, isNamed(named)),
+    x: stepAxis(named, labels.length),
+    y: { range: [-0.02, 1.02], marks: (small ? [0, 0.5, 1] : [0, 0.25, 0.5, 0.75, 1]).map((p) => [p, `${100 * p}%`]) },
+    marks: order
       .map((name, i) => ({
-        type: "scatter",
-        mode: labels.length === 1 ? "markers" : "lines",
+        kind: "line",
         x,
         y: labels.series(name),
-        name: show(name),
-        line: {
-          color: lineColour(c, i),
-          width: i === 0 ? 2.6 : i < 5 ? 1.6 : 0.8,
-          dash: ["solid", "solid", "dash", "dot", "dashdot"][i] ?? "solid",
-        },
-        marker: { color: lineColour(c, i), size: 7 },
-        hovertemplate: `%{y:.1%} ${show(name)}<extra>step %{x}</extra>`,
+        color: lineColour(i),
+        width: i === 0 ? 2.6 : i < 5 ? 1.6 : 0.8,
+        dash: DASHES[i],
+        words: (at) => `${percent(labels.series(name)[at])} ${show(name)}, step ${x[at]}`,
       }))
-      .reverse();
+      .reverse(),
     // Named are the leader and those of the next four that mattered at any step.
-    const ends = order
+    names: order
       .slice(0, small ? 0 : 5)
       .filter((name, i) => i === 0 || height(name) >= NAMED_FROM)
       .map((name, i) => ({
-        y: labels.at(labels.length).find((one) => one.name === name)?.p ?? 0,
+        y: last.find((one) => one.name === name)?.p ?? 0,
         text: beside(show(name), figure.plot),
-        color: i === 0 ? c.accent : c.muted,
-      }));
-    return {
-      traces,
-      layout: {
-        margin: margins(small, figure.plot.clientWidth, isNamed(named)),
-        xaxis: stepAxis(named, labels.length),
-        yaxis: { range: [-0.02, 1.02], tickformat: ".0%", tickvals: small ? [0, 0.5, 1] : [0, 0.25, 0.5, 0.75, 1] },
-        annotations: endNames(ends, labels.length, 0.98, 0.02, 0.07),
-      },
-    };
-  };
+        color: colour(i === 0 ? "accent" : "muted"),
+      })),
+  });
   figure.draw(build, {
     label: `Probability of each label after each of ${plural(labels.length, "step")}. After the last, ${show(labels.best.name)} leads with ${percent(labels.best.p)}.`,
     head: ["step", ...order.map(show)],
@@ -82,7 +77,7 @@ function drawRanking(figure, sequence, labels, small) {
   });
 }
 
-const lineColour = (c, i) => (i === 0 ? c.accent : i < 5 ? c.rest[Math.min(i - 1, 2)] : c.rest[3]);
+const lineColour = (i) => colour(i === 0 ? "accent" : i < 5 ? `rest-${Math.min(i, 3)}` : "rest-4");
 
 const stepWords = (step, named) => (named ? `${step} ${named[step - 1]}` : String(step));
 
@@ -93,43 +88,38 @@ function drawValues(figure, card, sequence, result, small) {
   const came = whatCame(card, sequence, width);
   const x = steps(rows.length);
   const column = (i) => rows.map((row) => row[i]);
-  const mode = rows.length === 1 ? "markers" : "lines";
-  const build = (c) => {
+  const told = (name, values) => (i) => `${short(values[i])} ${name}, step ${i + 1}`;
+  const build = () => {
     const outputs = names.map((name, i) => ({
-      type: "scatter",
-      mode,
+      kind: "line",
       x,
       y: column(i),
-      name,
-      line: { color: lineColour(c, i), width: i ? 1.5 : 2.4 },
-      marker: { color: lineColour(c, i) },
-      hovertemplate: `%{y:.4~g} ${name}<extra>step %{x}</extra>`,
+      color: lineColour(i),
+      width: i ? 1.5 : 2.4,
+      words: told(name, column(i)),
     }));
     const truth = came.map((values) => ({
-      type: "scatter",
-      mode: "lines",
+      kind: "line",
       x: steps(values.length),
       y: values,
-      line: { color: c.ink, width: 1.1, dash: "2px,3px" },
-      hovertemplate: "%{y:.4~g} came<extra>step %{x}</extra>",
+      color: colour("ink"),
+      width: 1.1,
+      dash: "2 3",
+      words: told("came", values),
     }));
-    const all = [...rows.flatMap((row) => row.slice(0, width)), ...came.flat()];
-    const [low, high] = extent(all);
     const ends = [
       ...names.map((text, i) => ({
         y: rows.at(-1)[i],
         text: beside(text, figure.plot),
-        color: i === 0 ? c.accent : c.muted,
+        color: colour(i === 0 ? "accent" : "muted"),
       })),
-      ...(came.length ? [{ y: came[0].at(-1), text: "what came", color: c.muted }] : []),
+      ...(came.length ? [{ y: came[0].at(-1), text: "what came", color: colour("muted") }] : []),
     ];
     return {
-      traces: [...truth, ...outputs.reverse()],
-      layout: {
-        margin: margins(small, figure.plot.clientWidth, isNamed(stepNames(sequence))),
-        xaxis: stepAxis(stepNames(sequence), rows.length),
-        annotations: small || !rows.length ? [] : endNames(ends, rows.length, high, low, 0.08 * (high - low || 1)),
-      },
+      margin: margins(small, figure.plot.clientWidth, isNamed(stepNames(sequence))),
+      x: stepAxis(stepNames(sequence), rows.length),
+      marks: [...truth, ...outputs.reverse()],
+      names: small || !rows.length ? [] : ends,
     };
   };
   figure.draw(build, {
@@ -149,64 +139,34 @@ function whatCame(card, sequence, width) {
     .map((target) => sequence.slice(1).map((row) => (Array.isArray(row) ? row[target] : row)));
 }
 
-const extent = (values) =>
-  values.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, -Infinity]);
-
 /** The numbers that went in, a line a feature. */
 export function drawInput(figure, card, sequence) {
   const rows = sequence.map((row) => (Array.isArray(row) ? row : [row]));
   const width = rows[0].length;
   const names = card.input.names ?? rows[0].map((_, i) => (width === 1 ? "value" : `feature ${i + 1}`));
-  const shown = rows.length > 3000 ? rows.filter((_, i) => i % Math.ceil(rows.length / 3000) === 0) : rows;
-  const x = rows.length > 3000 ? shown.map((_, i) => i * Math.ceil(rows.length / 3000) + 1) : steps(rows.length);
+  const every = Math.ceil(rows.length / MOST_POINTS);
+  const shown = rows.filter((_, i) => i % every === 0);
+  const x = shown.map((_, i) => i * every + 1);
   figure.draw(
-    (c) => ({
-      traces: names.map((name, i) => ({
-        type: "scatter",
-        mode: rows.length === 1 ? "markers" : "lines",
+    () => ({
+      margin: margins(false, figure.plot.clientWidth),
+      x: stepAxis(null, rows.length, card.input.kind === "frames" ? "sample" : "step"),
+      marks: names.map((name, i) => ({
+        kind: "line",
         x,
         y: shown.map((row) => row[i]),
-        name,
-        line: {
-          color: i === 0 ? c.ink : c.rest[(i - 1) % 3],
-          width: 1.2,
-          dash: ["solid", "dash", "dot"][Math.floor(i / 4) % 3],
-        },
-        hovertemplate: `%{y:.4~g} ${name}<extra>step %{x}</extra>`,
+        color: colour(i === 0 ? "ink" : `rest-${((i - 1) % 3) + 1}`),
+        width: 1.2,
+        dash: [undefined, "6 4", "2 3"][Math.floor(i / 4) % 3],
+        words: (at) => `${short(shown[at][i])} ${name}, step ${x[at]}`,
       })),
-      layout: {
-        margin: margins(false, figure.plot.clientWidth),
-        xaxis: stepAxis(null, rows.length, card.input.kind === "frames" ? "sample" : "step"),
-        annotations:
-          width <= 6
-            ? sideNames(
-                names.slice(0, width).map((name) => beside(name, figure.plot)),
-                shown.at(-1),
-                x.at(-1),
-                rows,
-                c,
-              )
-            : [],
-      },
+      names: width > 6 ? [] : names.map((name, i) => ({ y: shown.at(-1)[i], text: beside(name, figure.plot) })),
     }),
     {
       label: `The sequence: ${plural(rows.length, "step")} of ${plural(width, "number")}.`,
       head: ["step", ...names],
       rows: () => rows.map((row, i) => [String(i + 1), ...row]),
     },
-  );
-}
-
-function sideNames(names, last, x, rows, c) {
-  const values = rows.flat();
-  const [low, high] = extent(values);
-  const gap = (high - low || 1) * 0.13;
-  return endNames(
-    names.map((text, i) => ({ y: last[i], text, color: c.muted })),
-    x,
-    high,
-    low,
-    gap,
   );
 }
 
@@ -224,36 +184,28 @@ export function drawInfluence(figure, sequence, answer, most = null) {
   const small = most !== null;
   const values = small ? shares(influence) : influence;
   const highest = small ? most : Math.max(...influence, 0);
+  const inWords = small ? percent : short;
+  const bars = (part, color) => ({
+    kind: "bars",
+    x: part,
+    y: part.map((step) => values[step - 1]),
+    color: colour(color),
+    words: (i) => `${inWords(values[part[i] - 1])}, step ${part[i]}`,
+  });
   figure.draw(
-    (c) => ({
-      traces: [
-        {
-          type: "bar",
-          x: steps(n),
-          y: values,
-          marker: { color: steps(n).map((step) => (step >= first ? c.accent : c.rest[2])), line: { width: 0 } },
-          hovertemplate: `%{y:${small ? ".1%" : ".4~g"}}<extra>step %{x}</extra>`,
-        },
-      ],
-      layout: {
-        margin: margins(small, figure.plot.clientWidth, isNamed(named)),
-        xaxis: stepAxis(named, n),
-        yaxis: { nticks: small ? 3 : 4, tickformat: small ? ".0%" : ".2~g", range: [0, highest * 1.08 || 1] },
-        shapes: [
-          {
-            type: "rect",
-            xref: "x",
-            yref: "paper",
-            x0: first - 0.5,
-            x1: n + 0.5,
-            y0: 0,
-            y1: 1,
-            fillcolor: c.accentSoft,
-            line: { width: 0 },
-            layer: "below",
-          },
-        ],
+    () => ({
+      margin: margins(small, figure.plot.clientWidth, isNamed(named)),
+      x: stepAxis(named, n),
+      y: {
+        range: [0, highest * 1.08 || 1],
+        count: small ? 2 : 4,
+        format: small ? (share) => `${Math.round(100 * share)}%` : short,
       },
+      marks: [
+        { kind: "span", from: first - 0.5, to: n + 0.5, color: colour("accent-soft") },
+        bars(steps(n).slice(0, first - 1), "rest-3"),
+        bars(steps(n).slice(first - 1), "accent"),
+      ],
     }),
     {
       label: `Influence of each step on the last output. 90 % of it lies in the last ${span} of ${plural(n, "step")}.`,
@@ -279,43 +231,19 @@ export function drawHidden(figure, sequence, rows, name, small = false) {
   const limit = name === "h" && highest <= 1 ? 1 : highest;
   const x = steps(rows.length);
   figure.draw(
-    (c) => ({
-      traces: [
+    () => ({
+      margin: margins(small, figure.plot.clientWidth, isNamed(stepNames(sequence))),
+      x: stepAxis(stepNames(sequence), rows.length),
+      y: { range: [0.5, units + 0.5], title: small ? "" : "unit", count: small ? 2 : 5, least: 1, grid: false },
+      marks: [
         {
-          type: "heatmap",
-          x,
-          y: Array.from({ length: units }, (_, i) => i + 1),
-          z: rows[0].map((_, unit) => rows.map((row) => row[unit])),
-          zmin: -limit,
-          zmax: limit,
-          zsmooth: false,
-          colorscale: diverging(c),
-          showscale: !small,
-          colorbar: {
-            thickness: 9,
-            outlinewidth: 0,
-            len: 1,
-            x: 1,
-            xpad: 14,
-            y: 0.5,
-            nticks: 5,
-            tickfont: { size: 11, color: c.muted },
-            tickformat: ".2~g",
-          },
-          hovertemplate: `%{z:.3f}<extra>unit %{y}, step %{x}</extra>`,
+          kind: "heat",
+          values: rows,
+          limit,
+          words: (i, unit) => `${short(rows[i][unit])}, unit ${unit + 1}, step ${i + 1}`,
         },
       ],
-      layout: {
-        margin: margins(small, figure.plot.clientWidth, isNamed(stepNames(sequence))),
-        xaxis: { ...stepAxis(stepNames(sequence), rows.length), ticks: "" },
-        yaxis: {
-          showgrid: false,
-          zeroline: false,
-          title: { text: small ? "" : "unit", standoff: 2 },
-          range: [0.5, units + 0.5],
-          nticks: small ? 3 : 5,
-        },
-      },
+      legend: !small,
     }),
     {
       label: `The state ${name}: ${plural(units, "unit")} after each of ${plural(rows.length, "step")}, between ${short(low)} and ${short(high)}.`,
