@@ -4,33 +4,40 @@
 #   docker run --rm --publish 8000:8000 --volume elman-state:/state elman
 #   docker run --rm --publish 8000:8000 --volume "$PWD/my-models:/models:ro" elman
 
+# docs/operating.md says how to name the base image by its digest.
 ARG PYTHON_IMAGE=python:3.12-slim
 
 FROM ${PYTHON_IMAGE} AS build
+WORKDIR /build
 
-# What the server needs, in a layer that only a change of pyproject.toml renews. The packages' own tests stay out.
-# Of plotly only its JavaScript is served, and of simdjson its source is not needed.
-COPY pyproject.toml /build/
-RUN cd /build && python -m venv --without-pip /opt/elman \
- && python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-    print(*p['dependencies'], *p['optional-dependencies']['server'], sep='\n')" > /requirements.txt \
- && python -m pip --python /opt/elman/bin/python install --no-cache-dir --no-compile -r /requirements.txt \
+# What the server needs, in a layer that only a change of the lock renews. The packages' own tests stay out, and the
+# source of simdjson.
+COPY requirements-image.txt ./
+RUN python -m venv --without-pip /opt/elman \
+ && python -m pip --python /opt/elman/bin/python install --no-cache-dir --no-compile --no-deps --require-hashes \
+    -r requirements-image.txt \
  && rm -rf /opt/elman/lib/python*/site-packages/onnx/backend/test \
- && find /opt/elman/lib/python*/site-packages/plotly -mindepth 1 -type f \
-    ! -path '*/plotly/__init__.py' ! -path '*/package_data/plotly.min.js' -delete \
- && rm -rf /opt/elman/lib/python*/site-packages/narwhals \
  && find /opt/elman/lib/python*/site-packages/simdjson -name '*.[ch]*' -delete \
  && find /opt/elman/lib/python*/site-packages/numpy -name tests -type d -prune -exec rm -rf {} + \
  && python -m compileall -q -j 0 /opt/elman/lib
 
-COPY . /build/
-RUN python -m pip --python /opt/elman/bin/python install --no-cache-dir --no-deps --compile /build
+# pip takes the versions of the build tools from one of the two variables, by its own version.
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY service/elman service/elman
+RUN PIP_CONSTRAINT=/build/constraints.txt PIP_BUILD_CONSTRAINT=/build/constraints.txt \
+    python -m pip --python /opt/elman/bin/python install --no-cache-dir --no-deps --compile .
+
+# The software bill of materials of what is installed by now. The tool stays in this stage.
+FROM build AS bill
+RUN python -m venv /opt/tools \
+ && /opt/tools/bin/python -m pip install --no-cache-dir -c constraints.txt cyclonedx-bom \
+ && /opt/tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o /sbom.cdx.json /opt/elman/bin/python
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="Elman" \
       org.opencontainers.image.description="An inference server for recurrent networks" \
-      org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.version="0.1.0"
+      org.opencontainers.image.source="https://github.com/elman-server/elman" \
+      org.opencontainers.image.licenses="MIT"
 ENV PATH=/opt/elman/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -48,6 +55,7 @@ RUN groupadd --gid 10001 elman \
  && useradd --uid 10001 --gid elman --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin elman \
  && install --directory --owner 10001 --group 10001 /state
 COPY --from=build /opt/elman /opt/elman
+COPY --from=bill /sbom.cdx.json /opt/elman/
 COPY models/store /models
 VOLUME /state
 USER 10001:10001

@@ -7,13 +7,16 @@
 #   make lint                ruff, its formatter and mypy
 #   make client              generate the blocking client from the asynchronous one
 #   make bench [BENCH=--quick]  measure against the ceilings and other servers
-#   make image               build the container image
+#   make image [PYTHON_IMAGE=python:3.12-slim@sha256:...]  build the container image, and list what is in it in dist/
+#   make lock                write the exact versions of the day: constraints.txt, requirements-image.txt
+#   make test-bounds [TESTS=...]  run some tests with the lowest versions that pyproject.toml allows, and the newest
 #   make clean               remove .venv and what the tools leave behind
 
 HOST ?= 127.0.0.1
 PORT ?= 8000
 MODELS ?= models/store
 IMAGE ?= elman
+PYTHON_IMAGE ?= python:3.12-slim
 TESTS ?=
 WORKERS ?= auto
 # One release of torch, in the range of pyproject.toml: which others there are differs by machine.
@@ -29,9 +32,16 @@ BIN := .venv/bin
 # A file's tests stay in one process, so that its servers are started once.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --constraint constraints.txt
+UV := $(BIN)/uv
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --no-annotate \
+	--custom-compile-command "make lock" pyproject.toml
+
+# What shows that versions go together: decoding, the engine, the protocol, answers over HTTP.
+BOUNDS := tests/test_imports.py tests/http tests/codec tests/engine tests/sessions tests/api/test_predict.py
 
 .DEFAULT_GOAL := serve
-.PHONY: serve test test-all test-torch lint client bench image clean
+.PHONY: serve test test-all test-torch test-bounds lint client bench image lock clean
 
 # The recipes hand over to the program (exec), so that Ctrl-C and SIGTERM reach it.
 serve: .venv/.server
@@ -50,6 +60,14 @@ test-torch: .venv/.made
 		torch==$(TORCH) --editable '.[test,train]'
 	@exec .venv-torch/bin/python -m pytest tests/exporter $(TESTS)
 
+# Each in an environment of its own, without the lock.
+test-bounds: .venv/.uv
+	@for resolution in lowest-direct highest; do \
+		echo "Testing with $$resolution" && $(UV) venv --quiet --clear --python $(BIN)/python .bounds/$$resolution && \
+		$(UV) pip install --quiet --python .bounds/$$resolution --resolution $$resolution --editable '.[test]' && \
+		.bounds/$$resolution/bin/python -m pytest -m quick $(or $(TESTS),$(BOUNDS)) || exit 1; \
+	done
+
 lint: .venv/.test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -63,10 +81,20 @@ bench: .venv/.server
 
 # The host's network, so that a build resolves names as this machine does.
 image:
-	docker build --network host --tag $(IMAGE) .
+	docker build --network host --tag $(IMAGE) --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) \
+		--label org.opencontainers.image.version=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' service/elman/__init__.py) .
+	@mkdir -p dist
+	docker run --rm --network none --entrypoint cat $(IMAGE) /opt/elman/sbom.cdx.json >dist/sbom.cdx.json
+
+# constraints.txt has every package but torch, whose builds differ by machine, and what only torch needs.
+# requirements-image.txt has those of the server again, with hashes: an editable installation takes none, not even by
+# way of a constraint, so that the two cannot be one file.
+lock: .venv/.uv
+	echo 'torch; python_version < "3"' | $(LOCK) --all-extras --group tools --upgrade --override - -o constraints.txt
+	$(LOCK) --extra server --constraint constraints.txt --generate-hashes --upgrade -o requirements-image.txt
 
 clean:
-	rm -rf .venv .venv-torch .bench dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache tests/output
+	rm -rf .venv .venv-torch .bench .bounds dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache tests/output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last, so that an installation cut short is done again; each waits for the one before it, so that
@@ -84,17 +112,21 @@ clean:
 		echo "$(PYTHON) can make no virtual environment; on Debian: apt install python3-venv" >&2; exit 1; }; fi
 	@touch $@
 
-.venv/.server: pyproject.toml | .venv/.made
+.venv/.server: pyproject.toml constraints.txt | .venv/.made
 	@echo "Installing the server"
-	@$(PIP) install --editable '.[server]'
+	@$(INSTALL) --editable '.[server]'
 	@touch $@
 
-.venv/.test: pyproject.toml .venv/.server
+.venv/.test: pyproject.toml constraints.txt .venv/.server
 	@echo "Installing what the quick tests need"
-	@$(PIP) install --editable '.[test]'
+	@$(INSTALL) --editable '.[test]'
 	@touch $@
 
-.venv/.test-all: pyproject.toml .venv/.test
+.venv/.test-all: pyproject.toml constraints.txt .venv/.test
 	@echo "Installing what all tests need; torch makes it a few minutes the first time"
-	@$(PIP) install torch==$(TORCH) --editable '.[test-all]'
+	@$(INSTALL) torch==$(TORCH) --editable '.[test-all]'
+	@touch $@
+
+.venv/.uv: | .venv/.made
+	@$(INSTALL) uv
 	@touch $@

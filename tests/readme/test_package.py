@@ -4,10 +4,14 @@ import re
 import subprocess
 import sys
 import zipfile
+from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+import elman
 from tests.readme.blocks import README
 
 pytestmark = pytest.mark.slow
@@ -34,14 +38,29 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_it_holds_code_only(wheel: zipfile.ZipFile) -> None:
     names = [Path(name) for name in wheel.namelist() if ".dist-info/" not in name]
-    assert {name.parts[0] for name in names} == {"elman", "models"}
-    assert {name.suffix for name in names if name.parts[0] == "models"} == {".py"}
+    assert {name.parts[0] for name in names} == {"elman"}
     assert sum(entry.file_size for entry in wheel.infolist()) < 2_000_000
 
 
+def metadata(wheel: zipfile.ZipFile) -> Message:
+    return message_from_bytes(wheel.read(next(name for name in wheel.namelist() if name.endswith("/METADATA"))))
+
+
+def test_its_version_and_its_page_are_those_of_the_clone(wheel: zipfile.ZipFile) -> None:
+    """On an index, where there are no other files beside the page, its links and pictures lead to the project."""
+    said = metadata(wheel)
+    assert said["Version"] == elman.__version__
+    page = str(said.get_payload())
+    links = re.findall(r"\]\(([^)\s]+)", page)
+    assert links and all(link.startswith(("https://", "#")) for link in links)
+    assert len(links) == len(re.findall(r"\]\(([^)\s]+)", README.read_text("utf-8")))
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)", page)
+    assert all(picture.startswith("https://raw.") for picture in pictures)
+
+
 def test_without_extras_it_needs_what_the_client_needs(wheel: zipfile.ZipFile) -> None:
-    metadata = wheel.read(next(name for name in wheel.namelist() if name.endswith("/METADATA"))).decode()
-    needed = re.findall(r"^Requires-Dist: ([\w-]+)(?!.*extra ==)", metadata, re.MULTILINE)
+    requirements = [Requirement(line) for line in metadata(wheel).get_all("Requires-Dist", [])]
+    needed = [one.name for one in requirements if "extra" not in str(one.marker)]
     assert sorted(needed) == ["httpx", "numpy", "tenacity"]
 
 
