@@ -130,3 +130,100 @@ def test_the_docs_page_is_served(server: RunningServer) -> None:
     response = server.client.get("/docs")
     assert response.status_code == 200
     assert "/openapi.json" in response.text
+
+
+# A body of each kind that is served, and the path that takes it. Work is cut short, since only the fields count.
+BODIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "PredictRequest": ("/v1/models/names-gru/predict", {"sequence": "Lind"}),
+    "StepsRequest": ("/v1/sessions/{id}/steps", {"sequence": "Lind"}),
+    "GenerateRequest": ("/v1/models/names-lstm-generator/generate", {"prompt": "Mc", "timeout": 0.01}),
+    "ForecastRequest": ("/v1/models/sunspots-gru/forecast", {"series": [5.0, 11.0], "timeout": 0.01}),
+    "InfluenceRequest": ("/v1/models/names-gru/influence", {"sequence": "Lind"}),
+    "NewSession": ("/v1/models/names-gru/sessions", {}),
+}
+WRONG = {"string": 5, "integer": "five", "number": "five", "boolean": "maybe", "array": 5}
+
+
+def kinds(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The alternatives of a field, null left out."""
+    return [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
+
+
+def allowed(kind: dict[str, Any]) -> list[Any]:
+    """Values at the bounds of a field."""
+    if "enum" in kind:
+        return list(kind["enum"])
+    if kind.get("type") == "boolean":
+        return [True, False]
+    step = 1 if kind.get("type") == "integer" else 1e-3
+    least = [kind["minimum"]] if "minimum" in kind else []
+    least += [kind["exclusiveMinimum"] + step] if "exclusiveMinimum" in kind else []
+    most = [kind["maximum"]] if "maximum" in kind else []
+    most += [kind["exclusiveMaximum"] - step] if "exclusiveMaximum" in kind else []
+    return least + most
+
+
+def forbidden(kind: dict[str, Any]) -> list[Any]:
+    """Values just outside the bounds of a field, and one of another type."""
+    values = [WRONG[kind["type"]]] if kind.get("type") in WRONG else []
+    values += ["none of these"] if "enum" in kind else []
+    step = 1 if kind.get("type") == "integer" else 1e-3
+    values += [kind["minimum"] - step] if "minimum" in kind else []
+    values += [kind["exclusiveMinimum"]] if "exclusiveMinimum" in kind else []
+    # Past int64 the number is refused for its size.
+    values += [kind["maximum"] + step] if "maximum" in kind else []
+    values += [kind["exclusiveMaximum"]] if "exclusiveMaximum" in kind else []
+    if kind.get("type") == "array" and "maxItems" in kind:
+        item = kind["items"].get("minLength") and "a" or 0.5
+        values.append([item] * (kind["maxItems"] + 1))
+    if kind.get("type") == "string" and "maxLength" in kind:
+        values += ["a" * (kind["maxLength"] + 1), ""]
+    return values
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_what_the_document_allows_is_taken_and_what_it_forbids_is_refused(
+    server: RunningServer, document: dict[str, Any], name: str
+) -> None:
+    path, body = BODIES[name]
+    if "{id}" in path:
+        path = path.format(id=server.client.post("/v1/models/names-gru/sessions", json={}).json()["id"])
+    schema = document["components"]["schemas"][name]
+    assert schema["additionalProperties"] is False
+    tried = 0
+    for field, one in schema["properties"].items():
+        if field in ("sequence", "sequences", "series", "state", "session", "prompt", "future", "condition", "target"):
+            continue  # what a model takes is more than a type
+        for kind in kinds(one):
+            for value in allowed(kind):
+                answer = server.client.post(path, json={**body, field: value})
+                refused = answer.status_code in (400, 422)
+                assert not (refused and answer.json().get("where") == field), (field, value, answer.text)
+                tried += 1
+        for value in forbidden(kinds(one)[0]) if len(kinds(one)) == 1 else []:
+            answer = server.client.post(path, json={**body, field: value})
+            assert answer.status_code == 422, (field, value, answer.text[:200])
+            assert str(answer.json()["where"]).startswith(field), (field, value, answer.text[:200])
+            tried += 1
+    assert tried
+    answer = server.client.post(path, json={**body, "retrun": 1})
+    assert answer.status_code == 422 and "retrun" in answer.json()["where"]
+
+
+def test_every_bounded_field_tells_both_of_its_bounds(document: dict[str, Any]) -> None:
+    for name in BODIES:
+        for field, one in document["components"]["schemas"][name]["properties"].items():
+            for kind in kinds(one):
+                if kind.get("type") == "integer" and field != "target":
+                    assert {"minimum", "maximum"} <= set(kind), (name, field)
+
+
+def test_the_options_of_octets_are_those_of_json(document: dict[str, Any]) -> None:
+    """The bounds of an option are the same in a query string and in a body."""
+    for path, name in (("/v1/models/{name}/predict", "PredictRequest"), ("/v1/sessions/{id}/steps", "StepsRequest")):
+        body = document["components"]["schemas"][name]["properties"]
+        for parameter in document["paths"][path]["post"]["parameters"]:
+            if parameter["in"] == "query":
+                (kind,) = kinds(body[parameter["name"]])
+                told = {key: value for key, value in parameter["schema"].items() if key != "default"}
+                assert told == {key: value for key, value in kind.items() if key != "default"}, parameter["name"]
