@@ -29,7 +29,7 @@ from elman.codec.octets import decode_octets
 from elman.codec.requests import PredictRequest
 from elman.engine.queue import ModelQueue
 from elman.engine.sequence import Sequence
-from elman.http.endpoint import Exchange, Response
+from elman.http.endpoint import Exchange, Request, Response
 from elman.repository.model import load_model
 from elman.repository.network import Array
 from elman.settings import Settings
@@ -177,9 +177,10 @@ class _Asked:
     def _ask(self) -> None:
         body = self.bodies[self.count % len(self.bodies)]
         self.count += 1
-        headers = [*self.headers, (b"content-length", str(len(body)).encode())]
-        if not self.app.start(self.path, b"", headers, body, _Client(self), time.monotonic()):
-            raise RuntimeError("the application does not take a whole request")
+        headers = {**dict(self.headers), b"content-length": str(len(body)).encode()}
+        route = self.app.find(self.path, headers)
+        request = Request(route.parameters, headers, b"", body, route.owner, time.monotonic())
+        self.app.driver.start(route.endpoint, request, _Client(self))
 
     def answered(self, answer: Response) -> None:
         """One of the clients has its answer, and asks again."""
@@ -197,6 +198,7 @@ class _Client(Exchange):
     """Who waits for one answer."""
 
     def __init__(self, asked: _Asked) -> None:
+        super().__init__()
         self._asked = asked
 
     def reply(self, response: Response) -> None:

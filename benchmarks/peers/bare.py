@@ -27,20 +27,25 @@ if __name__ == "__main__":
     served = app
     if "BENCH_PROTOCOL" in os.environ:
         from elman.http.bodies import Bodies
-        from elman.http.endpoint import Response
+        from elman.http.endpoint import Response, Route
         from elman.http.protocol import Connections
         from elman.http.protocol import HTTPProtocol as http
 
         class Constant:
             """Answers every POST with the same bytes."""
 
-            driver = None
             bodies = Bodies(2**26, 30.0)
             connections = Connections()
 
-            def start(self, path, query, headers, body, exchange, arrived):
+            @property
+            def driver(self):
+                return self
+
+            def find(self, path, headers):
+                return Route(self, {}, b"")
+
+            def start(self, endpoint, request, exchange):
                 exchange.reply(Response(_ANSWER))
-                return True
 
             async def __call__(self, scope, receive, send):
                 await app(scope, receive, send)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from functools import lru_cache
 
 from fastapi import FastAPI, Response
@@ -10,7 +10,7 @@ from fastapi import Request as HTTPRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.routing import Route as ASGIRoute
 from starlette.types import Receive, Scope, Send
 
 from elman import __version__
@@ -32,7 +32,7 @@ from elman.errors import ElmanError, Internal, InvalidField, InvalidJSON, Method
 from elman.http.asgi import ASGIEndpoint, ClientGone, read_body, refuse_socket, replayed, respond
 from elman.http.bodies import Bodies
 from elman.http.callers import OWNER, Callers
-from elman.http.endpoint import JSON, PROBLEM, Driver, Endpoint, Exchange, Request
+from elman.http.endpoint import JSON, PROBLEM, Driver, Endpoint, Route
 from elman.http.protocol import Connections
 from elman.settings import Settings
 
@@ -56,23 +56,12 @@ class Elman(FastAPI):
     connections: Connections
     endpoints: dict[str, ASGIEndpoint]
 
-    def start(
-        self,
-        path: str,
-        query: bytes,
-        headers: list[tuple[bytes, bytes]],
-        body: bytes,
-        exchange: Exchange,
-        arrived: float,
-    ) -> bool:
-        """Begin on a POST whose body is all there, to reply to its exchange. False where it is to be served as ASGI."""
+    def find(self, path: str, headers: Mapping[bytes, bytes]) -> Route | None:
+        """Where a POST goes that needs no ASGI; None where it is to be served as ASGI. Raises Unauthorized."""
         name, parameters = endpoint_of(path)
         if name is None or self.user_middleware:
-            return False
-        owner = self.callers.identify(headers)
-        request = Request(parameters, dict(headers), query, body, owner, arrived)
-        self.driver.start(self.endpoints[name].endpoint, request, exchange)
-        return True
+            return None
+        return Route(self.endpoints[name].endpoint, parameters, self.callers.identify(headers))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -82,7 +71,7 @@ class Elman(FastAPI):
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         try:
             if not self.callers.open and _is_guarded(path):
-                scope[OWNER] = self.callers.identify(scope["headers"])
+                scope[OWNER] = self.callers.identify(dict(scope["headers"]))
             if kind == "http":
                 name, parameters = endpoint_of(path) if scope["method"] == "POST" else (None, {})
                 if name is not None and not self.user_middleware:
@@ -188,8 +177,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.endpoints = {name: ASGIEndpoint(endpoint, driver, bodies) for name, endpoint in endpoints.items()}
     for verb in sorted(_VERBS):
         for path in (f"/v1/models/{{name}}/{verb}", f"/v1/models/{{name}}/versions/{{version}}/{verb}"):
-            app.router.routes.append(Route(path, app.endpoints[verb], methods=["POST"]))
-    app.router.routes.append(Route("/v1/sessions/{id}/steps", app.endpoints["steps"], methods=["POST"]))
+            app.router.routes.append(ASGIRoute(path, app.endpoints[verb], methods=["POST"]))
+    app.router.routes.append(ASGIRoute("/v1/sessions/{id}/steps", app.endpoints["steps"], methods=["POST"]))
     app.include_router(models_router(server))
     app.include_router(sessions_router(server, driver))
     app.include_router(stream_router(streams))

@@ -174,7 +174,7 @@ def forbidden(kind: dict[str, Any]) -> list[Any]:
     values += [kind["maximum"] + step] if "maximum" in kind else []
     values += [kind["exclusiveMaximum"]] if "exclusiveMaximum" in kind else []
     if kind.get("type") == "array" and "maxItems" in kind:
-        item = kind["items"].get("minLength") and "a" or 0.5
+        item = (kind["items"].get("minLength") and "a") or 0.5
         values.append([item] * (kind["maxItems"] + 1))
     if kind.get("type") == "string" and "maxLength" in kind:
         values += ["a" * (kind["maxLength"] + 1), ""]

@@ -38,6 +38,7 @@ class Waiting(Exchange):
     """Who waits for one response."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.responses: list[Response] = []
         self.pieces: list[bytes] = []
         self.slow: asyncio.Future[None] | None = None

@@ -1,5 +1,6 @@
 """One connection: however its bytes are cut, each request gets its own answer, in order, and limits hold."""
 
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -330,3 +331,47 @@ def test_requests_that_are_to_be_logged_are_logged(start_server: StartServer, sm
     (answer,) = exchange(server.port, [post(as_json(2))], 1)
     assert answer[0] == 200
     assert f'"POST {PATH} HTTP/1.1" 200' in server.log.read_text()
+
+
+def test_requests_that_repeat_a_head_are_as_those_that_are_parsed(server: RunningServer) -> None:
+    """The head of the request before is compared and not parsed again: lengths, bodies and errors stay their own."""
+    bodies = [as_json(9), as_json(30), b"{", as_json(2), b"", as_json(9, top=0), as_json(9)]
+    fresh = [exchange(server.port, [post(body)], 1)[0] for body in bodies]
+    parsed = Parsed()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        for index, body in enumerate(bodies * 3):
+            connection.sendall(post(body))
+            while len(parsed.answers) <= index:
+                parsed.feed(connection.recv(1 << 16))
+    assert parsed.answers == fresh * 3
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    length=st.sampled_from([b"%d", b"0%d", b"+%d", b" %d", b"%d ", b"%d,%d", b"%dx", b"-%d", b"0x%x", b""]),
+    off=st.integers(-3, 3),
+    tail=st.sampled_from([b"", b"GET /livez HTTP/1.1\r\nhost: t\r\n\r\n", b"x"]),
+)
+def test_no_request_hides_in_the_length_of_another(
+    server: RunningServer, length: bytes, off: int, tail: bytes
+) -> None:
+    """A connection that repeats heads answers as one that parses every request, whatever the length says."""
+    body = as_json(3)
+    told = length.replace(b"%d", b"%d" % max(0, len(body) + off)).replace(b"%x", b"%x" % len(body))
+    odd = post(body).replace(b"content-length: %d" % len(body), b"content-length: " + told) + tail
+
+    def statuses(repeats: int) -> list[int]:
+        parsed = Parsed()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+            for index in range(repeats):
+                connection.sendall(post(as_json(2)))
+                while len(parsed.answers) <= index:
+                    parsed.feed(connection.recv(1 << 16))
+            connection.sendall(odd)
+            connection.settimeout(0.3)  # a request that is not whole gets no answer
+            with contextlib.suppress(TimeoutError):
+                while data := connection.recv(1 << 16):
+                    parsed.feed(data)
+        return [status for status, _, _ in parsed.answers[repeats:]]
+
+    assert statuses(2) == statuses(0)

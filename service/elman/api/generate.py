@@ -14,6 +14,7 @@ from elman.api.server import ServedModel, Server
 from elman.codec.answer import encode_json
 from elman.codec.autoregressive import AutoregressiveDecoder
 from elman.codec.requests import GenerateRequest
+from elman.engine.queue import ModelQueue
 from elman.engine.sampling import Rule, Sampler
 from elman.engine.sequence import Sequence
 from elman.engine.work import Run, Steps, Work, aside, run, script
@@ -72,11 +73,12 @@ class _Sample:
 class _Followed(Run):
     """Samples that run, and are followed: it is resumed at each news of them, until `done`."""
 
-    done = False
-    failure: ElmanError | None = None
-    _begun = False
-    _woken = False
-    _waited = False
+    __slots__ = ("_begun", "_waited", "_woken", "done", "failure")
+
+    def __init__(self, queue: ModelQueue, sequences: list[Sequence]) -> None:
+        super().__init__(queue, sequences, where="prompt")
+        self.done = self._begun = self._woken = self._waited = False
+        self.failure: ElmanError | None = None
 
     def begin(self, driver: Any) -> bool:
         self.driver = driver
@@ -99,6 +101,7 @@ class _Followed(Run):
     def _wake(self) -> None:
         if self._waited:
             self._waited = False
+            assert self.driver is not None, "begun"
             self.driver.resume(self, None)
         else:
             self._woken = True
@@ -155,7 +158,6 @@ class Generate:
         """Send what is written as it is written. What goes wrong after the head is sent is an event of its own."""
         running = [one.sequence for one in samples if one.sequence is not None]
         work = _Followed(begun.served.queue, running)
-        work.where = "prompt"
         try:
             yield Send(b"", _STREAM_HEADERS)
             while not work.done:

@@ -40,12 +40,26 @@ _MANY_TOKENS = 100
 class Prediction(Run):
     """One predict request: what runs, and what its answer is made of."""
 
-    endpoint: "Predict"
-    served: ServedModel
-    options: PredictRequest[Any]
-    octets: bool
-    owner: bytes
-    segments: list[tuple[int, Segment]] | None
+    __slots__ = ("endpoint", "octets", "options", "owner", "segments", "served")
+
+    def __init__(
+        self,
+        endpoint: "Predict",
+        served: ServedModel,
+        options: PredictRequest[Any],
+        sequences: list[Sequence],
+        octets: bool,
+        owner: bytes,
+        segments: list[tuple[int, Segment]] | None = None,
+    ) -> None:
+        super().__init__(served.queue, sequences, sequences[0].deadline)
+        self.endpoint = endpoint
+        self.served = served
+        self.options = options
+        self.octets = octets
+        self.owner = owner
+        self.segments = segments
+        _check_size(options, sequences, served, octets)
 
     def place(self, index: int) -> str:
         return place_of(index, self.options.many)
@@ -101,7 +115,7 @@ class Predict:
             arrays = [cut_whole(served, one, place_of(i, options.many)) for i, one in enumerate(arrays)]
         returns = options.returns
         sequences = [Sequence(inputs, returns=returns, deadline=deadline) for inputs in arrays]
-        return self._prediction(request, served, octets, options, sequences, None)
+        return Prediction(self, served, options, sequences, octets, request.owner)
 
     def _opened(
         self,
@@ -123,7 +137,7 @@ class Predict:
         deadline = request.deadline(options.timeout)
         wanted = {"keep_state": options.return_state, "keep_trace": options.hidden}
         sequences = [one.sequence(returns=options.returns, deadline=deadline, **wanted) for _, one in segments]
-        prediction = self._prediction(request, served, octets, options, sequences, segments)
+        prediction = Prediction(self, served, options, sequences, octets, owner, segments)
         yield prediction
         prediction.check()
         extras = (yield from aside(self._extras, prediction)) if many else self._extras(prediction)
@@ -136,23 +150,6 @@ class Predict:
             outcome = outcome.respond()
         assert isinstance(outcome, Response), "an encoded answer is a response"
         return outcome
-
-    def _prediction(
-        self,
-        request: Request,
-        served: ServedModel,
-        octets: bool,
-        options: PredictRequest[Any],
-        sequences: list[Sequence],
-        segments: list[tuple[int, Segment]] | None,
-    ) -> Prediction:
-        _check_size(options, sequences, served, octets)
-        work = Prediction(served.queue, sequences)
-        work.endpoint, work.served, work.options = self, served, options
-        work.octets, work.owner, work.segments = octets, request.owner, segments
-        if options.timeout is not None:
-            work.deadline = sequences[0].deadline
-        return work
 
     def respond(self, work: Prediction) -> Response | Work:
         """The answer, once all has run. Raises the first error of any sequence, placed."""

@@ -73,8 +73,7 @@ class Stepper:
             if write is not None:
                 write.compose = lambda sequence: served.snapshots.pack(segment.end(sequence))
             sequence = segment.sequence(returns=request.returns, deadline=deadline, keep_state=True, save=write)
-            work = Run(served.queue, [sequence])
-            work.deadline = deadline
+            work = Run(served.queue, [sequence], deadline)
             yield work
             work.check()
             return len(sequence.inputs), outputs_of(sequence)

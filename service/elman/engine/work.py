@@ -29,8 +29,10 @@ class Driver(Protocol):
 class Work:
     """What a request waits for. `resume` gives the response, or the next work, once there is nothing to wait for."""
 
+    __slots__ = ()
+
     exchange: Any
-    steps: "Generator[Work, None, Any] | None" = None
+    steps: "Generator[Work, None, Any] | None"
 
     def begin(self, driver: "Driver") -> bool:
         """Begin. False where there is nothing to wait for. Raises ElmanError."""
@@ -65,9 +67,16 @@ class Run(PendingRequest, Work):
         where: where its sequences stand in the request, for errors.
     """
 
-    driver: "Driver"
-    deadline = inf
-    where = "sequence"
+    __slots__ = ("deadline", "driver", "exchange", "steps", "where")
+
+    def __init__(
+        self, queue: ModelQueue, sequences: list[Sequence], deadline: float = inf, where: str = "sequence"
+    ) -> None:
+        super().__init__(queue, sequences)
+        self.driver: Driver | None = None
+        self.steps = None
+        self.deadline = deadline
+        self.where = where
 
     def begin(self, driver: "Driver") -> bool:
         if not self.sequences:
@@ -79,6 +88,7 @@ class Run(PendingRequest, Work):
         return True
 
     def finish(self, error: ElmanError | None) -> None:
+        assert self.driver is not None, "begun"
         self.driver.resume(self, error)
 
     def place(self, index: int) -> str:
@@ -97,7 +107,10 @@ class Run(PendingRequest, Work):
 class Wait(Work):
     """A future to wait for, and what is made of its result where this is no part of a script."""
 
+    __slots__ = ("exchange", "future", "steps", "then")
+
     def __init__(self, future: "asyncio.Future[T]", then: Callable[[T], Any] | None = None) -> None:
+        self.steps = None
         self.future = future
         self.then = then
 
@@ -129,7 +142,7 @@ def _advance(steps: Steps[Any], error: Exception | None) -> Any:
         work = next(steps) if error is None else steps.throw(error)
     except StopIteration as end:
         return end.value
-    work.steps = steps
+    work.steps = steps  # type: ignore[misc]  # a slot of each kind of work
     return work
 
 
@@ -147,8 +160,7 @@ def aside(call: Callable[..., T], *arguments: Any) -> Steps[T]:
 
 def run(queue: ModelQueue, sequences: list[Sequence], where: str) -> Steps[None]:
     """In a script: run sequences. Raises the first error of any, at `where`."""
-    work = Run(queue, sequences)
     if sequences:
-        work.deadline, work.where = sequences[0].deadline, where
+        work = Run(queue, sequences, sequences[0].deadline, where)
         yield work
         work.check()

@@ -54,6 +54,7 @@ class ASGIExchange(Exchange):
     """A request that a task of an ASGI server waits for."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
+        super().__init__()
         self._receive = receive
         self._send = send
         self._done = asyncio.Event()

@@ -1,7 +1,7 @@
 """Who calls: API keys, and the owner of sessions and tokens that a key stands for."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from starlette.types import Scope
 
@@ -26,11 +26,11 @@ class Callers:
         """Whether everybody is let in."""
         return not self._owners
 
-    def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    def identify(self, headers: Mapping[bytes, bytes]) -> bytes:
         """The caller of a request, by its headers. Raises Unauthorized."""
         if not self._owners:
             return ANYONE
-        shown = next((value for name, value in headers if name == b"authorization"), b"")
+        shown = headers.get(b"authorization", b"")
         kind, _, key = shown.partition(b" ")
         owner = self._owners.get(_hash(key.strip())) if kind.lower() == b"bearer" else None
         if owner is None:

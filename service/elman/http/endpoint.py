@@ -83,15 +83,20 @@ class Exchange:
 
     Attributes:
         work: what it waits for now.
+        timer: what answers it after its deadline.
+        arrived: as of the request.
         disconnected: whether the client is gone.
         replied: whether it has its response.
     """
 
-    work: Work | None = None
-    timer: asyncio.TimerHandle | None = None
-    disconnected = False
-    replied = False
-    started = 0.0
+    __slots__ = ("arrived", "disconnected", "replied", "timer", "work")
+
+    def __init__(self) -> None:
+        self.work: Work | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.arrived = 0.0
+        self.disconnected = False
+        self.replied = False
 
     def reply(self, response: Any) -> None:
         """Send the response. Called once. Does not raise."""
@@ -118,7 +123,10 @@ class Exchange:
 class Send(Work):
     """A piece of a streamed response to send."""
 
+    __slots__ = ("exchange", "headers", "piece", "steps")
+
     def __init__(self, piece: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.steps = None
         self.piece = piece
         self.headers = headers
 
@@ -128,6 +136,15 @@ class Send(Work):
             return False
         waiting.add_done_callback(lambda _: driver.resume(self, None))
         return True
+
+
+@dataclass(slots=True)
+class Route:
+    """Where a request goes: the endpoint, the parameters of its path, and the caller that it comes from."""
+
+    endpoint: "Endpoint"
+    parameters: Mapping[str, str]
+    owner: bytes
 
 
 class Endpoint(Protocol):
@@ -154,13 +171,18 @@ class Driver:
 
     def start(self, endpoint: Endpoint, request: Request, exchange: Exchange) -> None:
         """Begin on a request. The exchange gets one response, now or on a later turn of the loop."""
-        exchange.started = time.perf_counter()
-        self._follow(exchange, partial(endpoint.parse, request))
+        exchange.arrived = request.arrived
+        try:
+            outcome = endpoint.parse(request)
+        except Exception as error:
+            self._fail(exchange, error)
+        else:
+            self._follow(exchange, outcome)
 
     async def complete(self, steps: Steps[T]) -> T:
         """What a script returns, for a task. Raises what the script raises."""
         exchange = _Awaited(asyncio.get_running_loop().create_future())
-        self._follow(exchange, partial(script, steps))
+        self._go_on(exchange, partial(script, steps))
         try:
             result: T = await exchange.future
             return result
@@ -174,29 +196,39 @@ class Driver:
         if exchange.disconnected or exchange.replied:
             work.close()
             return
-        self._follow(exchange, partial(work.resume, error))
+        self._go_on(exchange, partial(work.resume, error))
 
-    def _follow(self, exchange: Exchange, step: Callable[[], Any]) -> None:
-        while True:
-            try:
-                outcome = step()
-            except Exception as error:
-                self._end(exchange)
-                exchange.fail(self, error)
-                return
-            if not isinstance(outcome, Work):
-                self._end(exchange)
-                if type(outcome) is Response and outcome.model is not None:
-                    self.counters.request_done(outcome.model, time.perf_counter() - exchange.started)
-                exchange.reply(outcome)
-                return
+    def _go_on(self, exchange: Exchange, step: Callable[[], Any]) -> None:
+        try:
+            outcome = step()
+        except Exception as error:
+            self._fail(exchange, error)
+        else:
+            self._follow(exchange, outcome)
+
+    def _follow(self, exchange: Exchange, outcome: Any) -> None:
+        """Begin the next work, one after the other as long as there is nothing to wait for, or send the response."""
+        while isinstance(outcome, Work):
             exchange.work, outcome.exchange = outcome, exchange
+            failure: Exception | None = None
             try:
                 if outcome.begin(self):
                     return
-                step = outcome.resume
             except Exception as error:
-                step = partial(outcome.resume, error)
+                failure = error
+            try:
+                outcome = outcome.resume(failure)
+            except Exception as error:
+                self._fail(exchange, error)
+                return
+        self._end(exchange)
+        if type(outcome) is Response and outcome.model is not None:
+            self.counters.request_done(outcome.model, time.monotonic() - exchange.arrived)
+        exchange.reply(outcome)
+
+    def _fail(self, exchange: Exchange, error: Exception) -> None:
+        self._end(exchange)
+        exchange.fail(self, error)
 
     def _end(self, exchange: Exchange) -> None:
         exchange.work, exchange.replied = None, True
@@ -215,8 +247,7 @@ class Driver:
             return
         # The engine gives up what is late by itself, once it comes to it.
         where = getattr(exchange.work, "where", None)
-        self._end(exchange)
-        exchange.fail(self, DeadlineExceeded("the deadline passed before the answer was there", where=where))
+        self._fail(exchange, DeadlineExceeded("the deadline passed before the answer was there", where=where))
 
     def problem(self, error: Exception) -> Response:
         """An error as `application/problem+json`. It is counted."""
@@ -232,6 +263,7 @@ class _Awaited(Exchange):
     """A script that a task waits for."""
 
     def __init__(self, future: "asyncio.Future[Any]") -> None:
+        super().__init__()
         self.future = future
 
     def reply(self, response: Any) -> None:

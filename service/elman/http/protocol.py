@@ -10,8 +10,10 @@ What it uses of uvicorn is what every protocol class must: the arguments of its 
 
 import asyncio
 import contextlib
+import re
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import httptools
@@ -20,8 +22,8 @@ from uvicorn.server import ServerState
 
 from elman.errors import ElmanError, HeadTooLarge, InvalidHTTP
 from elman.http.bodies import Bodies, Body
-from elman.http.endpoint import Driver, Exchange
-from elman.http.exchange import HTTPExchange, address_of
+from elman.http.endpoint import Driver, Route
+from elman.http.exchange import ASGIExchange, Head, HTTPExchange, address_of
 
 # Bytes up to which a body is copied behind its head; a larger one is written beside it.
 _COPIED = 64 * 1024
@@ -33,6 +35,11 @@ HEAD_SECONDS = 10.0
 _LINGER_SECONDS = 5.0
 
 _NEVER = float("inf")
+# The most heads of one connection that are kept, one after the other, in the hope that the next request repeats them.
+_MOST_HEADS = 16
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})\r\n", re.IGNORECASE)
+# Requests with these fields are always parsed.
+_NOT_REPEATED = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 
 
 class Connections:
@@ -57,16 +64,8 @@ class Application(Protocol):
     bodies: Bodies
     connections: "Connections"
 
-    def start(
-        self,
-        path: str,
-        query: bytes,
-        headers: list[tuple[bytes, bytes]],
-        body: bytes,
-        exchange: Exchange,
-        arrived: float,
-    ) -> bool:
-        """Take a POST whose body is whole, to reply to its exchange. False where it is to be served as ASGI."""
+    def find(self, path: str, headers: Mapping[bytes, bytes]) -> Route | None:
+        """Where a POST goes; None where it is to be served as ASGI. Raises ElmanError."""
 
 
 def _served_by(app: Any) -> Application:
@@ -108,10 +107,16 @@ class HTTPProtocol(asyncio.Protocol):
         self._body: Body | None = None
         self._pieces: list[bytes] = []
         self._head_size = 0
+        self._last_head: Head | None = None
+        self._head = Head(b"", "1.1", False, b"", [])
+        self.url, self.headers, self.arrived = b"", self._head.headers, 0.0
         self._in_head = self._in_body = False
         self._refused = False
         self.stopping = False
         self._drained: asyncio.Future[None] | None = None
+        # What comes before and after the content length in the head of the last request, and what that head meant.
+        self._repeated: tuple[bytes, bytes, Head] | None = None
+        self._num_heads = 0
         self.deadline = time.monotonic() + HEAD_SECONDS
 
     # The transport
@@ -136,7 +141,11 @@ class HTTPProtocol(asyncio.Protocol):
         self.parser = None  # the two hold each other
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head or self._current is None:
+        idle = self._current is None and not self._in_head and not self._in_body
+        if idle and self._repeated is not None and self._take_repeated(data, *self._repeated):
+            return
+        self._last_head = None
+        if self._in_head or idle:
             self._head_size += len(data)
         try:
             self.parser.feed_data(data)
@@ -150,6 +159,44 @@ class HTTPProtocol(asyncio.Protocol):
             self._refuse(HeadTooLarge(f"the head of the request is larger than {MOST_HEAD} bytes"))
         elif self._in_body and self._body is None and not self._refused:
             self._meter_body()
+        elif idle and self._last_head is not None and self._num_heads < _MOST_HEADS:
+            self._remember(data, self._last_head)
+
+    def _remember(self, data: bytes, head: Head) -> None:
+        """Keep the head of a request, where the request is all that was read, for requests that repeat it."""
+        self._num_heads += 1
+        end = data.find(b"\r\n\r\n") + 4
+        lengths = list(_LENGTH.finditer(data, 0, end))
+        if (
+            head.route is None
+            or len(lengths) != 1
+            or int(lengths[0][1]) != len(data) - end
+            or len(head.fields) != len(head.headers)
+            or not head.keep_alive
+            or _NOT_REPEATED & head.fields.keys()
+        ):
+            return
+        start, stop = lengths[0].span(1)
+        self._repeated = data[:start], data[stop:end], head
+
+    def _take_repeated(self, data: bytes, before: bytes, after: bytes, head: Head) -> bool:
+        """Take a whole request whose head is that of the last one but for the content length.
+
+        Its bytes need no parsing: they are those that were parsed then. Everything else goes to the parser.
+        """
+        if not data.startswith(before):
+            return False
+        stop = data.find(b"\r\n", len(before), len(before) + 12)
+        digits = data[len(before) : stop]
+        if stop < 0 or not digits.isdigit() or not data.startswith(after, stop):
+            return False
+        start = stop + len(after)
+        size = len(data) - start
+        if int(digits) != size or size > self._bodies.limit:
+            return False
+        self.deadline = _NEVER
+        self._take(HTTPExchange(self, head, data[start:], time.monotonic()))
+        return True
 
     def pause_writing(self) -> None:
         self._drained = asyncio.get_running_loop().create_future()
@@ -177,7 +224,7 @@ class HTTPProtocol(asyncio.Protocol):
         now = time.monotonic()
         self.arrived = now
         self.url = b""
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers = []
         self._in_head = True
         if self._current is None:
             self.deadline = now + HEAD_SECONDS
@@ -193,9 +240,11 @@ class HTTPProtocol(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._in_head, self._in_body, self._head_size = False, True, 0
         self.deadline = _NEVER
-        headers = dict(self.headers)
-        self._bodies.check_declared(headers)
-        if headers.get(b"expect", b"").lower() == b"100-continue" and self._current is None:
+        parser = self.parser
+        keep_alive = parser.should_keep_alive()
+        head = self._head = Head(parser.get_method(), parser.get_http_version(), keep_alive, self.url, self.headers)
+        self._bodies.check_declared(head.fields)
+        if head.fields.get(b"expect", b"").lower() == b"100-continue" and self._current is None:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, piece: bytes) -> None:
@@ -218,9 +267,12 @@ class HTTPProtocol(asyncio.Protocol):
             content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if pieces:
             self._pieces = []
-        if self.parser.should_upgrade() and _header(self.headers, b"upgrade").lower() == b"websocket":
+        head = self._last_head = self._head
+        if self.parser.should_upgrade() and _is_websocket(head):
             return
-        self._take(HTTPExchange(self, content))
+        head.find_route(self.http.find)
+        served = HTTPExchange if head.route is not None or head.error is not None else ASGIExchange
+        self._take(served(self, head, content, self.arrived))
 
     def _meter_body(self) -> None:
         """Hold a body that did not come whole to its limits."""
@@ -241,9 +293,9 @@ class HTTPProtocol(asyncio.Protocol):
         if self._body is not None:
             self._body.close()
             self._body = None
-        exchange = HTTPExchange(self, b"")
-        exchange.error, exchange.keep_alive = error, False
-        self._take(exchange)
+        head = Head(b"POST", "1.1", False, self.url, [])
+        head.error = error
+        self._take(HTTPExchange(self, head, b"", self.arrived))
 
     def _take(self, exchange: HTTPExchange) -> None:
         if self._current is None and self._drained is None:
@@ -299,10 +351,7 @@ class HTTPProtocol(asyncio.Protocol):
     def _upgrade(self) -> None:
         """Hand the connection to the WebSocket protocol."""
         websocket: Any = self.config.ws_protocol_class
-        if _header(self.headers, b"upgrade").lower() != b"websocket" or websocket is None:
-            self.stopping = True
-            return
-        if self._current is not None or self._waiting:
+        if websocket is None or not _is_websocket(self._head) or self._current is not None or self._waiting:
             self.stopping = True
             return
         head = [b"GET ", self.url, b" HTTP/1.1\r\n"]
@@ -324,5 +373,5 @@ def _refusal(error: httptools.HttpParserError) -> ElmanError:
     return cause if isinstance(cause, ElmanError) else InvalidHTTP("the request is not valid HTTP/1.1")
 
 
-def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> bytes:
-    return next((value for known, value in headers if known == name), b"")
+def _is_websocket(head: Head) -> bool:
+    return head.fields.get(b"upgrade", b"").lower() == b"websocket"
