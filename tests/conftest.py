@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -48,6 +49,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not OTHER_TIERS & {mark.name for mark in item.iter_markers()}:
             item.add_marker(pytest.mark.quick)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if is_quick(session.config) and "torch" in sys.modules:
+        raise pytest.UsageError("a quick test imports torch: its file needs the line `pytestmark = pytest.mark.torch`")
 
 
 @pytest.fixture(scope="session")

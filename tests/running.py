@@ -57,10 +57,14 @@ class RunningServer:
             for sample in family.samples
         }
 
+    def errors(self) -> dict[str, float]:
+        """How many errors were answered, by code."""
+        return {labels[0]: value for (name, labels), value in self.stats().items() if name == "elman_errors_total"}
+
     def wait_for(self, name: str, value: float, *labels: str, timeout: float = 20.0) -> None:
-        """Wait until a metric has a value."""
+        """Wait until a metric has a value. Raises KeyError where there is no such metric."""
         until = time.monotonic() + timeout
-        while self.stats().get((name, labels), 0.0) != value:
+        while self.stats()[name, labels] != value:
             assert time.monotonic() < until, f"{name} did not become {value}"
             time.sleep(0.02)
 

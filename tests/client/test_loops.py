@@ -99,7 +99,7 @@ def test_tokens_come_one_by_one_and_close_stops_the_server(looping: RunningServe
     assert all(isinstance(token, Token) for token in first) and tokens.generation is None
     tokens.close()
     assert list(tokens) == []
-    looping.wait_for("elman_queued_sequences", 0.0)
+    looping.wait_for("elman_pending_sequences", 0.0)
 
 
 def test_a_refused_generation_raises_from_its_tokens(elman: Client) -> None:
@@ -185,4 +185,4 @@ def test_the_asynchronous_client_generates_and_forecasts_the_same(looping: Runni
                 await other.model("vowels-gru").generate("a")
 
     asyncio.run(main())
-    looping.wait_for("elman_queued_sequences", 0.0)
+    looping.wait_for("elman_pending_sequences", 0.0)
