@@ -92,7 +92,8 @@ def _pack(flat: list[float], shape: tuple[int, ...], dtype: np.dtype[Any], where
 
 def finite(data: Array, dtype: np.dtype[Any], where: str) -> Array:
     """`data` as `dtype`. Raises NotFinite at the first number that is not, there."""
-    if _all_below(data, inf if data.dtype == dtype else _LARGEST[dtype]):
+    narrowed = dtype.itemsize < data.dtype.itemsize
+    if _all_below(data, _LARGEST[dtype] if narrowed else inf):
         return data.astype(dtype, copy=False)
     with np.errstate(over="ignore"):
         data = data.astype(dtype, copy=False)

@@ -1,0 +1,117 @@
+"""JSON bodies become arrays, or an error with the place of the first fault."""
+
+import json
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from elman.codec.faults import MOST_ECHOED
+from elman.codec.input_format import InputFormat
+from elman.codec.json import JSONDecoder
+from elman.codec.limits import Limits
+from elman.errors import ElmanError
+
+LIMITS = Limits(max_steps=8, max_sequences=3)
+ROWS = JSONDecoder(InputFormat("rows", "float32", 2), LIMITS)
+COLUMN = JSONDecoder(InputFormat("column", "float32", 1), LIMITS)
+TEXT = JSONDecoder(
+    InputFormat("text", "int64", None, vocabulary=("a", "b", "?"), vocabulary_size=3, unknown="?"), LIMITS
+)
+IDS = JSONDecoder(InputFormat("ids", "int32", None, vocabulary_size=3), LIMITS)
+SIGNAL = JSONDecoder(InputFormat("signal", "float32", 4, stride=2), LIMITS)
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps(fields).encode()
+
+
+@pytest.mark.parametrize(
+    ("decoder", "sequence", "expected"),
+    [
+        (ROWS, [[1, 2.5], [3, 4]], np.array([[1, 2.5], [3, 4]], np.float32)),
+        (COLUMN, [1, [2], 3.5], np.array([[1], [2], [3.5]], np.float32)),
+        (TEXT, "abz", np.array([0, 1, 2], np.int64)),
+        (TEXT, [2, 0], np.array([2, 0], np.int64)),
+        (IDS, [1, 2], np.array([1, 2], np.int32)),
+        (SIGNAL, [1, 2, 3], np.array([1, 2, 3], np.float32)),
+    ],
+)
+def test_a_sequence_is_an_array_of_the_networks_dtype(decoder: JSONDecoder, sequence: Any, expected: Any) -> None:
+    request, (array,) = decoder.predict(body(sequence=sequence))
+    assert array.dtype == expected.dtype and np.array_equal(array, expected)
+    assert (request.returns, request.decode, request.top, request.many) == ("final", True, 3, False)
+
+
+def test_many_sequences_of_any_lengths_keep_their_order() -> None:
+    request, arrays = ROWS.predict(body(sequences=[[[1, 2]], [[3, 4], [5, 6]]], **{"return": "steps"}))
+    assert [array.tolist() for array in arrays] == [[[1, 2]], [[3, 4], [5, 6]]]
+    assert request.many and request.returns == "steps"
+
+
+@pytest.mark.parametrize(
+    ("decoder", "content", "code", "where"),
+    [
+        (ROWS, body(sequences=[[[1, 2]], [[1, 2], [3]]]), "ragged_features", "sequences[1][1]"),
+        (ROWS, body(sequence=[[1]]), "wrong_features", "sequence[0]"),
+        (ROWS, body(sequence=[[1, 1e39]]), "not_finite", "sequence[0][1]"),
+        (ROWS, body(sequence=[[1, "2"]]), "invalid_field", "sequence[0][1]"),
+        (ROWS, body(sequence=[[1, 2]] * 9), "too_long", "sequence"),
+        (ROWS, body(sequences=[[[1, 2]]] * 4), "too_long", "sequences"),
+        (ROWS, body(sequence=[[1, 2]], sequences=[[[1, 2]]]), "invalid_field", None),
+        (ROWS, body(sequences=[[[1, 2]]], state=["a", "b"]), "invalid_field", "state"),
+        (ROWS, body(sequence=[[1, 2]], top=0), "invalid_field", "top"),
+        (ROWS, body(sequence=[[1, 2]], top=2**70), "invalid_field", "top"),
+        (TEXT, body(sequence=[3]), "unknown_token", "sequence[0]"),
+        (IDS, body(sequence="ab"), "invalid_field", "sequence"),
+        (TEXT, b'{"sequence": [1, NaN]}', "not_finite", "sequence[1]"),
+        (ROWS, b'{"sequence": [[1, 2]]', "invalid_json", None),
+    ],
+)
+def test_a_fault_is_told_with_its_place(decoder: JSONDecoder, content: bytes, code: str, where: str | None) -> None:
+    with pytest.raises(ElmanError) as caught:
+        decoder.predict(content)
+    assert (caught.value.code, caught.value.where) == (code, where)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [({"top": 0}, "1 to 1000"), ({"timeout": 0}, "more than 0"), ({"return": "all"}, None), ({"top": 1.5}, "integer")],
+)
+def test_the_bounds_of_an_option_are_told(fields: dict[str, Any], expected: str | None) -> None:
+    with pytest.raises(ElmanError) as caught:
+        ROWS.predict(body(sequence=[[1, 2]], **fields))
+    assert caught.value.expected == expected
+
+
+def test_a_frame_takes_the_options_of_its_stream_where_it_says_nothing() -> None:
+    defaults = {"returns": "steps", "top": 7}
+    request, _ = ROWS.steps(body(sequence=[[1, 2]], top=2), defaults)
+    assert (request.returns, request.top, request.decode) == ("steps", 2, True)
+    request, _ = ROWS.steps(body(sequence=[[1, 2]], **{"return": "final"}), defaults)
+    assert (request.returns, request.top) == ("final", 7)
+
+
+def test_a_decoder_can_be_sent_to_another_process() -> None:
+    content = body(sequence="ab", top=1)
+    request, (array,) = pickle.loads(pickle.dumps(TEXT)).predict(content)
+    mine, (expected,) = TEXT.predict(content)
+    assert np.array_equal(array, expected) and pickle.loads(pickle.dumps(request)) == mine
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        # A NaN beside a long key and a long list: the place of each number is a link, and one becomes a text.
+        b'{"' + b"k" * 200_000 + b'": [' + b"0," * 100_000 + b"NaN]}",
+        # A name that looks like the end of a message of the decoder, many times over.
+        b'{"sequence": [[1, 2]], "' + b"` - at `$" * 100_000 + b'": 1}',
+        b'{"sequence": [[1, 2]], "' + b"x" * 1_000_000 + b'": 1}',
+    ],
+    ids=["NaN", "message", "name"],
+)
+def test_a_clients_own_text_is_cut_before_it_is_repeated(content: bytes) -> None:
+    with pytest.raises(ElmanError) as caught:
+        ROWS.predict(content)
+    assert len(json.dumps(caught.value.problem())) < 1000 + 20 * MOST_ECHOED
