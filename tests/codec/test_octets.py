@@ -51,7 +51,8 @@ def test_a_query_gives_typed_options() -> None:
     ("query", "where"),
     [
         (b"top=0", "top"), (b"top=1001", "top"), (b"top=x", "top"), (b"timeout=nan", "timeout"),
-        (b"timeout=0", "timeout"),         (b"return=all", "return"), (b"decode=yes", "decode"), (b"at=1", "at"), (b"speed=9", "speed"),
+        (b"timeout=0", "timeout"), (b"return=all", "return"), (b"decode=yes", "decode"), (b"at=1", "at"),
+        (b"speed=9", "speed"),
     ],
 )  # fmt: skip
 def test_an_option_that_cannot_be_is_named(query: bytes, where: str) -> None:
