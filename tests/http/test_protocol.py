@@ -351,9 +351,7 @@ def test_requests_that_repeat_a_head_are_as_those_that_are_parsed(server: Runnin
     off=st.integers(-3, 3),
     tail=st.sampled_from([b"", b"GET /livez HTTP/1.1\r\nhost: t\r\n\r\n", b"x"]),
 )
-def test_no_request_hides_in_the_length_of_another(
-    server: RunningServer, length: bytes, off: int, tail: bytes
-) -> None:
+def test_no_request_hides_in_the_length_of_another(server: RunningServer, length: bytes, off: int, tail: bytes) -> None:
     """A connection that repeats heads answers as one that parses every request, whatever the length says."""
     body = as_json(3)
     told = length.replace(b"%d", b"%d" % max(0, len(body) + off)).replace(b"%x", b"%x" % len(body))
