@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.installing import installed, installed_with_extras, wheel  # noqa: F401  (fixtures)
 from tests.running import STORE, RunningServer, running_server
 
 StartServer = Callable[..., RunningServer]

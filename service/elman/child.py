@@ -30,7 +30,8 @@ class Child:
     """
 
     def __init__(self, module: str, *arguments: str) -> None:
-        self._command = [sys.executable, "-m", module]
+        # With -P a file of the user's in the current folder cannot hide a library.
+        self._command = [sys.executable, "-P", "-m", module]
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
         self._answers = -1

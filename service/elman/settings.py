@@ -12,8 +12,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ELMAN_", frozen=True, extra="forbid")
 
-    models: Path = Path("models/store")
-    """The model repository: `<name>/<version>/model.onnx`."""
+    models: Path | None = None
+    """The model repository: `<name>/<version>/model.onnx`. A server must be given one."""
     max_batch: Annotated[int, Field(ge=0, le=1024)] = 0
     """Most sequences that one run advances; 0 takes what a calibration at load finds best for each model."""
     max_chunk: Annotated[int, Field(ge=1)] = 64
@@ -79,8 +79,19 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @property
+    def repository(self) -> Path:
+        """The model repository. Raises ValueError if none was given."""
+        if self.models is None:
+            raise ValueError(
+                "there is no model repository: give Settings(models=FOLDER) or ELMAN_MODELS, "
+                "a folder of <name>/<version>/model.onnx"
+            )
+        return self.models
+
     def environment(self) -> dict[str, str]:
         """The environment variables that give these settings."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        values = {name: value for name, value in given.items() if value is not None}
         texts = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
         return {f"ELMAN_{name.upper()}": text for name, text in texts.items()}

@@ -1,11 +1,13 @@
-"""The command `elman`, run as a user runs it."""
+"""The command `elman`, in this process or in one of its own."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-
-from typer.testing import CliRunner
+from unittest import mock
 
 from elman.cli import app
 from tests.running import environment
@@ -17,29 +19,73 @@ def elman_environment(**settings: object) -> dict[str, str]:
     return {**environment(**settings), "COLUMNS": "200", "NO_COLOR": "1"}
 
 
-def elman(
-    *arguments: object, cwd: Path, given: str | bytes | None = None, timeout: float = 300, **settings: object
+def elman_process(
+    *arguments: object, cwd: Path, timeout: float = 120, **settings: object
 ) -> "subprocess.CompletedProcess[str]":
-    """What the command said and how it ended; `given` is its standard input, `settings` are ELMAN_..."""
-    done = subprocess.run(
+    """Run the command in a process of its own. `settings` are ELMAN_..."""
+    return subprocess.run(
         [*COMMAND, *map(str, arguments)],
         env=elman_environment(**settings),
         cwd=cwd,
-        input=given.encode() if isinstance(given, str) else given,
-        stdin=subprocess.DEVNULL if given is None else None,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
+        text=True,
         timeout=timeout,
     )
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def elman_here(*arguments: object, cwd: Path, given: str = "") -> "subprocess.CompletedProcess[str]":
-    """As `elman`, in this process: for what is refused, where a process each would cost more than it shows."""
-    before = os.getcwd()
-    os.chdir(cwd)
+def elman(*arguments: object, cwd: Path, given: str = "", **settings: object) -> "subprocess.CompletedProcess[str]":
+    """Run the command in this process, on descriptors 0, 1 and 2 of its own. An uncaught exception is raised here.
+
+    Starting Python and importing the packages would take longer than most commands do.
+
+    Args:
+        given: the standard input.
+        settings: are ELMAN_...
+    """
+    with _folder(cwd), mock.patch.dict(os.environ, elman_environment(**settings), clear=True), _streams(given) as said:
+        try:
+            app(list(map(str, arguments)), prog_name="elman")
+        except SystemExit as ended:
+            code = ended.code or 0
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(["elman"], code, *said)
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(path)
     try:
-        done = CliRunner().invoke(app, list(map(str, arguments)), input=given)
+        yield
     finally:
         os.chdir(before)
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return subprocess.CompletedProcess(["elman"], done.exit_code, done.stdout, done.stderr)
+
+
+@contextlib.contextmanager
+def _streams(given: str) -> Iterator[list[str]]:
+    """Standard input from a text; what is written to standard output and error is in the list afterwards."""
+    said: list[str] = []
+    names = ("stdin", "stdout", "stderr")
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in names]
+        files[0].write(given.encode())
+        files[0].seek(0)
+        saved = [os.dup(descriptor) for descriptor in range(3)]
+        try:
+            for descriptor, file in enumerate(files):
+                os.dup2(file.fileno(), descriptor)
+            streams = [open(fd, "w" if fd else "r", encoding="utf-8", closefd=False) for fd in range(3)]
+            with mock.patch.multiple(sys, **dict(zip(names, streams, strict=True))):
+                try:
+                    yield said
+                finally:
+                    for stream in streams:
+                        stream.close()
+        finally:
+            for descriptor, original in enumerate(saved):
+                os.dup2(original, descriptor)
+                os.close(original)
+        for file in files[1:]:
+            file.seek(0)
+            said.append(file.read().decode())

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from elman.cli.jobs.files.csv import CSVSource
+from elman.cli.jobs.files.formats import open_sink, open_source
+from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome, UnusableFile
 from elman.cli.jobs.files.json import JSONSource, TextSource
-from elman.cli.jobs.files.opening import open_sink, open_source
-from elman.cli.jobs.files.record import Answer, Record, Shape, Unusable
 
 Array = np.ndarray[Any, Any]
 
-THREE = Shape("features", 3, outputs=2, decoded="label")
-TEXT = Shape("tokens", text=True, outputs=2, decoded="label")
+THREE = ModelIO("features", 3, outputs=2, decoded="label")
+TEXT = ModelIO("tokens", text=True, outputs=2, decoded="label")
 RNG = np.random.default_rng(0)
 SEQUENCES = [RNG.standard_normal((length, 3)).astype(np.float32) for length in (5, 1, 12, 3, 3, 40)]
 IDS = [f"s{i}" for i in range(len(SEQUENCES))]
@@ -77,13 +77,13 @@ KINDS = (
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_file_gives_the_same_sequences(tmp_path: Path, kind: str) -> None:
-    shape = Shape("features", 3, ("a", "b", "c"))
-    records = list(open_source(str(write(tmp_path, kind)), shape))
-    assert [record.error for record in records] == [None] * len(SEQUENCES)
-    for record, sequence in zip(records, SEQUENCES, strict=True):
-        assert np.array_equal(np.array(orjson.loads(record.content), np.float32), sequence)
+    shape = ModelIO("features", 3, ("a", "b", "c"))
+    items = list(open_source(str(write(tmp_path, kind)), shape))
+    assert [item.error for item in items] == [None] * len(SEQUENCES)
+    for item, sequence in zip(items, SEQUENCES, strict=True):
+        assert np.array_equal(np.array(orjson.loads(item.content), np.float32), sequence)
     named = "bare" not in kind and "npz" not in kind
-    assert [record.id for record in records] == (IDS if named else [None] * len(IDS))
+    assert [item.id for item in items] == (IDS if named else [None] * len(IDS))
 
 
 def test_an_array_is_one_sequence_or_many_by_its_axes(tmp_path: Path) -> None:
@@ -91,19 +91,19 @@ def test_an_array_is_one_sequence_or_many_by_its_axes(tmp_path: Path) -> None:
     np.save(tmp_path / "many.npy", batch)
     np.save(tmp_path / "one.npy", np.asfortranarray(batch[0]).astype(">f4"))
     np.save(tmp_path / "flat.npy", batch[0, :, 0])
-    found = [orjson.loads(record.content) for record in open_source(str(tmp_path / "many.npy"), THREE)]
+    found = [orjson.loads(item.content) for item in open_source(str(tmp_path / "many.npy"), THREE)]
     assert np.array_equal(np.array(found, np.float32), batch)
     (one,) = open_source(str(tmp_path / "one.npy"), THREE)
     assert np.array_equal(np.array(orjson.loads(one.content), np.float32), batch[0])
-    (flat,) = open_source(str(tmp_path / "flat.npy"), Shape("features", 1))
+    (flat,) = open_source(str(tmp_path / "flat.npy"), ModelIO("features", 1))
     assert np.array_equal(np.array(orjson.loads(flat.content), np.float32), batch[0, :, :1])
 
 
 def test_a_table_without_header_or_id_is_one_sequence(tmp_path: Path) -> None:
     write_csv(tmp_path / "bare.csv", SEQUENCES[0].tolist())
-    (record,) = open_source(str(tmp_path / "bare.csv"), THREE)
-    assert np.array_equal(np.array(orjson.loads(record.content), np.float32), SEQUENCES[0])
-    assert record.place == "rows 1 to 5"
+    (item,) = open_source(str(tmp_path / "bare.csv"), THREE)
+    assert np.array_equal(np.array(orjson.loads(item.content), np.float32), SEQUENCES[0])
+    assert item.place == "rows 1 to 5"
 
 
 def test_texts_are_read_from_every_kind_of_file(tmp_path: Path) -> None:
@@ -115,28 +115,28 @@ def test_texts_are_read_from_every_kind_of_file(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": range(len(texts)), "text": texts}), tmp_path / "t.parquet")
     np.save(tmp_path / "t.npy", np.array(texts))
     for name in ("t.txt", "t.jsonl", "t.csv", "other.csv", "t.parquet", "t.npy"):
-        records = list(open_source(str(tmp_path / name), TEXT))
-        assert [orjson.loads(record.content) for record in records] == texts, name
+        items = list(open_source(str(tmp_path / name), TEXT))
+        assert [orjson.loads(item.content) for item in items] == texts, name
 
 
 def test_tokens_and_signals_are_columns_of_numbers(tmp_path: Path) -> None:
     write_csv(tmp_path / "long.csv", [["id", "token"], ["a", 3], ["a", 4], ["b", 5]])
-    ids = [orjson.loads(r.content) for r in open_source(str(tmp_path / "long.csv"), Shape("tokens"))]
+    ids = [orjson.loads(r.content) for r in open_source(str(tmp_path / "long.csv"), ModelIO("tokens"))]
     assert ids == [[3, 4], [5]]
-    named = open_source(str(tmp_path / "long.csv"), Shape("frames", 512), column="token")
+    named = open_source(str(tmp_path / "long.csv"), ModelIO("frames", 512), column="token")
     assert [orjson.loads(r.content) for r in named] == [[3.0, 4.0], [5.0]]
 
 
 def faults(source: Any) -> dict[str, str]:
-    return {record.place: record.error for record in source if record.error is not None}
+    return {item.place: item.error for item in source if item.error is not None}
 
 
 def test_what_is_wrong_with_a_table_is_told_by_row_and_column() -> None:
     rows = "id,a,b,c\nx,1,2,3\nx,1,zwei,3\ny,1,2\nz,1,2,3\nw,1,2,nan\nv,1,,3\nu,\xff,2,3\nlast,1,2,3\n"
-    records = list(CSVSource(BytesIO(rows.encode("latin-1")), None, THREE))
-    assert [record.id for record in records] == ["x", "y", "z", "w", "v", "u", "last"]
-    told = faults(records)
-    assert told["rows 2 to 3"] == "row 3, b: 'zwei' is no number"
+    items = list(CSVSource(BytesIO(rows.encode("latin-1")), None, THREE))
+    assert [item.id for item in items] == ["x", "y", "z", "w", "v", "u", "last"]
+    told = faults(items)
+    assert told["rows 2 to 3"] == "row 3, b: 'zwei' is not a number"
     assert told["rows 4 to 4"] == "row 4: it has 3 cells, the header has 4"
     assert told["rows 6 to 6"] == "row 6: not a finite number"
     assert "row 7, b: ''" in told["rows 7 to 7"]
@@ -148,7 +148,7 @@ def test_what_is_wrong_with_a_line_is_told_by_its_number() -> None:
     lines = b'[[1,2,3]]\nnonsense\n{"id": 1}\n[1,\n"\xff"\n{"id": {}, "sequence": []}\n[[NaN]]\n' + b"[" * 5000
     told = faults(JSONSource(BytesIO(lines), None))
     assert set(told) == {f"line {n}" for n in range(2, 9)}
-    assert told["line 3"] == "it has no field sequence"
+    assert told["line 3"] == "it has no field 'sequence'"
     assert "UTF-8" in told["line 5"] and "id" in told["line 6"]
     assert faults(TextSource(BytesIO(b"good\n\xe4\n"), None)) == {"line 2": "it is not UTF-8 at byte 1"}
 
@@ -159,14 +159,14 @@ def test_what_is_wrong_with_an_array_is_told(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", SEQUENCES[1], bad, SEQUENCES[1][:, :0].ravel(), np.array(["x"]))
     told = faults(open_source(str(tmp_path / "a.npz"), THREE))
     assert told["arr_1"] == "a number is not finite at [3][1]"
-    assert "shape [0]" in told["arr_2"]
+    assert "shape is [0]" in told["arr_2"]
     lists = pa.array(
         [[[1.0, 2.0, 3.0]], None, [[1.0, None, 3.0]], [[1.0], [2.0, 3.0]]], pa.list_(pa.list_(pa.float64()))
     )
     pq.write_table(pa.table({"sequence": lists}), tmp_path / "b.parquet")
-    records = list(open_source(str(tmp_path / "b.parquet"), THREE))
+    items = list(open_source(str(tmp_path / "b.parquet"), THREE))
     # What is ragged, or holds a null, is for the server to judge, which names the step.
-    assert [record.error for record in records] == [None, "it is null", None, None]
+    assert [item.error for item in items] == [None, "it is null", None, None]
 
 
 BROKEN = {
@@ -195,11 +195,11 @@ def test_a_file_that_cannot_be_used_is_refused_by_name(tmp_path: Path, name: str
         np.save(path, np.array([one.tolist() for one in SEQUENCES], object), allow_pickle=True)
     elif name == "mixed.parquet":
         pq.write_table(pa.table({"a": [1], "b": [2], "c": ["x"]}), path)
-    with pytest.raises(Unusable, match=name):
+    with pytest.raises(UnusableFile, match=name):
         try:
             list(open_source(str(path), THREE))
-        except Unusable as error:  # what is met while reading is given its name by the pump
-            raise Unusable(f"{name}: {error}") from None
+        except UnusableFile as error:  # what is met while reading is given its name by the pump
+            raise UnusableFile(f"{name}: {error}") from None
 
 
 # Sinks
@@ -212,18 +212,18 @@ STEPS = {
 }
 
 
-def answers(steps: bool) -> list[Answer]:
+def outcomes(steps: bool) -> list[Outcome]:
     """Six answers, one of which says that there is none; ids with all that CSV must quote."""
     ids = ["a", "b,c", 'd"e', "f\ng", "", "h"]
     content = orjson.dumps(STEPS if steps else RESULT)
-    made = [Answer(i, Record(f"line {i}", id=id), content) for i, id in enumerate(ids)]
+    made = [Outcome(i, InputItem(f"line {i}", id=id), content) for i, id in enumerate(ids)]
     made[2].content, made[2].error = b"", "it is wrong, and\nsays so"
     return made
 
 
 @pytest.mark.parametrize(("suffix", "steps"), [(".jsonl", False), (".csv", False), (".csv", True), (".npy", False)])
 def test_an_output_cut_at_any_byte_is_gone_on_with_to_the_same_bytes(tmp_path: Path, suffix: str, steps: bool) -> None:
-    path, kind, given = tmp_path / f"out{suffix}", suffix[1:], answers(steps)
+    path, kind, given = tmp_path / f"out{suffix}", suffix[1:], outcomes(steps)
     sink = open_sink(path, THREE, steps, kind, resume=False)  # type: ignore[arg-type]
     sink.write(given[:4])
     sink.write(given[4:])
@@ -245,7 +245,7 @@ def test_an_output_in_parts_is_gone_on_with_to_the_same_bytes(
     tmp_path: Path, suffix: str, steps: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("elman.cli.jobs.files.parquet._PART_ROWS", 2)
-    path, kind, given = tmp_path / f"out{suffix}", suffix[1:], answers(steps)
+    path, kind, given = tmp_path / f"out{suffix}", suffix[1:], outcomes(steps)
     whole = b""
     for cut in (len(given), *range(len(given))):
         sink = open_sink(path, THREE, steps, kind, resume=False)  # type: ignore[arg-type]
@@ -265,7 +265,7 @@ def test_an_output_in_parts_is_gone_on_with_to_the_same_bytes(
 def test_what_was_written_is_read_by_the_usual_readers(tmp_path: Path) -> None:
     for name, steps in (("a.parquet", False), ("b.parquet", True), ("c.npy", False), ("d.npz", True), ("e.csv", True)):
         sink = open_sink(tmp_path / name, THREE, steps, name[2:], resume=False)  # type: ignore[arg-type]
-        sink.write(answers(steps))
+        sink.write(outcomes(steps))
         sink.close(True)
     first, wrong = pq.read_table(tmp_path / "a.parquet").to_pylist()[1:3]
     assert first == {"id": "b,c", "error": None, **RESULT["decoded"], "length": 2, "output": [0.5, -1.25]}  # type: ignore[dict-item]
@@ -283,5 +283,5 @@ def test_what_was_written_is_read_by_the_usual_readers(tmp_path: Path) -> None:
     ("name", "steps"), [("a.npy", True), ("a.npz", False), ("a.txt", False), ("none/a.jsonl", False)]
 )
 def test_an_output_that_cannot_be_is_refused(tmp_path: Path, name: str, steps: bool) -> None:
-    with pytest.raises(Unusable):
+    with pytest.raises(UnusableFile):
         open_sink(tmp_path / name, THREE, steps, name[-3:] if "none" not in name else "jsonl", resume=False)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.tasks import names, vowels
-from tests.cli.command import COMMAND, elman, elman_environment, elman_here
+from tests.cli.command import COMMAND, elman, elman_environment
 from tests.running import STORE, RunningServer
 
 NAMES = STORE / "names-gru"
@@ -40,31 +40,31 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_server_and_this_process_give_the_same_bytes(tmp_path: Path, served: RunningServer, texts: list[str]) -> None:
+def test_a_server_and_this_process_give_the_same_bytes(tmp_path: Path, server: RunningServer, texts: list[str]) -> None:
     (tmp_path / "in.txt").write_text("\n".join(texts[:300]) + "\n")
     asked = ("predict", "in.txt", "--batch", "7", "--concurrency", "5", "--return", "steps")
     there = elman(
-        "predict", "names-gru@1", *asked[1:], "--url", served.url, "-o", "there.jsonl", "--json", cwd=tmp_path
+        "predict", "names-gru@1", *asked[1:], "--url", server.url, "-o", "there.jsonl", "--json", cwd=tmp_path
     )
     here = elman("predict", NAMES, *asked[1:], cwd=tmp_path)
     assert (there.returncode, here.returncode, here.stderr) == (0, 0, "")
     summary = json.loads(there.stdout)
     assert (summary["sequences"], summary["failed"], summary["version"]) == (300, 0, 1)
     assert (tmp_path / "there.jsonl").read_text() == here.stdout
-    whole = served.predict("names-gru", sequences=texts[:300], **{"return": "steps"}).json()["results"]
+    whole = server.predict("names-gru", sequences=texts[:300], **{"return": "steps"}).json()["results"]
     assert lines(tmp_path / "there.jsonl") == whole
 
 
-def test_answers_stand_in_order_with_their_ids(tmp_path: Path, served: RunningServer, spoken: list[Any]) -> None:
+def test_answers_stand_in_order_with_their_ids(tmp_path: Path, server: RunningServer, spoken: list[Any]) -> None:
     with (tmp_path / "in.csv").open("w") as file:
         file.write("id," + ",".join(f"c{i}" for i in range(12)) + "\n")
         for index, sequence in enumerate(spoken):
             file.writelines(f"s{index}," + ",".join(map(repr, row)) + "\n" for row in sequence.tolist())
     for output in ("out.parquet", "out.jsonl"):
-        done = elman("predict", "vowels-gru", "in.csv", "-o", output, "--url", served.url, "--batch", "9", cwd=tmp_path)
+        done = elman("predict", "vowels-gru", "in.csv", "-o", output, "--url", server.url, "--batch", "9", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout == "" and "40 sequences" in done.stderr
-    results = served.predict("vowels-gru", sequences=[one.tolist() for one in spoken]).json()["results"]
+    results = server.predict("vowels-gru", sequences=[one.tolist() for one in spoken]).json()["results"]
     assert lines(tmp_path / "out.jsonl") == [{"id": f"s{i}", **result} for i, result in enumerate(results)]
     table = pq.read_table(tmp_path / "out.parquet").to_pydict()
     assert table["id"] == [f"s{i}" for i in range(40)]
@@ -73,9 +73,7 @@ def test_answers_stand_in_order_with_their_ids(tmp_path: Path, served: RunningSe
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.jsonl", "out.parquet"]
     for output in ("out.parquet", "out.jsonl"):
         whole = (tmp_path / output).read_bytes()
-        again = elman_here(
-            "predict", "vowels-gru", "in.csv", "-o", output, "--resume", "--url", served.url, cwd=tmp_path
-        )
+        again = elman("predict", "vowels-gru", "in.csv", "-o", output, "--resume", "--url", server.url, cwd=tmp_path)
         assert again.returncode == 0, again.stderr
         assert (tmp_path / output).read_bytes() == whole
 
@@ -84,9 +82,9 @@ def test_answers_stand_in_order_with_their_ids(tmp_path: Path, served: RunningSe
     ("output", "number"), [("out.jsonl", signal.SIGINT), ("out.csv", signal.SIGKILL), ("out.npy", signal.SIGTERM)]
 )
 def test_an_interruption_changes_no_byte(
-    tmp_path: Path, served: RunningServer, texts: list[str], output: str, number: int
+    tmp_path: Path, server: RunningServer, texts: list[str], output: str, number: int
 ) -> None:
-    many = texts[:1300]
+    many = texts[:600]
     (tmp_path / "in.txt").write_text("\n".join(many) + "\n")
     asked = ["predict", str(NAMES), "in.txt", "--batch", "4", "-o", output]
     process = subprocess.Popen([*COMMAND, *asked], cwd=tmp_path, env=elman_environment(), stderr=subprocess.PIPE)
@@ -94,18 +92,18 @@ def test_an_interruption_changes_no_byte(
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, -number), said
-    assert number == signal.SIGKILL or (b"--resume goes on" in said and b"Traceback" not in said)
+    assert number == signal.SIGKILL or (b"--resume continues" in said and b"Traceback" not in said)
     half = (tmp_path / output).stat().st_size
     if number == signal.SIGINT:
-        refused = elman("predict", "names-gru", *asked[2:], "--url", served.url, cwd=tmp_path)
+        refused = elman("predict", "names-gru", *asked[2:], "--url", server.url, cwd=tmp_path)
         assert refused.returncode == 2 and "--resume" in refused.stderr
-        more = ("--resume", "--top", "1", "--url", served.url)
+        more = ("--resume", "--top", "1", "--url", server.url)
         other = elman("predict", "names-gru", *asked[2:], *more, cwd=tmp_path)
-        assert other.returncode == 2 and "was begun with" in other.stderr
+        assert other.returncode == 2 and "was started with" in other.stderr
     resumed = elman(*asked, "--resume", cwd=tmp_path)
-    assert resumed.returncode == 0 and "that were there" in resumed.stderr, resumed.stderr
+    assert resumed.returncode == 0 and "from before" in resumed.stderr, resumed.stderr
     # What was there is kept, and a server gives the whole of it in the same bytes.
-    whole = elman("predict", "names-gru", "in.txt", "-o", "whole" + output, "--url", served.url, cwd=tmp_path)
+    whole = elman("predict", "names-gru", "in.txt", "-o", "whole" + output, "--url", server.url, cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     content = (tmp_path / output).read_bytes()
     assert content == (tmp_path / f"whole{output}").read_bytes()
@@ -120,10 +118,10 @@ def wait_until(reached: Any, process: "subprocess.Popen[bytes]") -> None:
         time.sleep(0.005)
 
 
-def test_what_is_wrong_is_passed_over_or_ends_it(tmp_path: Path, served: RunningServer) -> None:
+def test_what_is_wrong_is_passed_over_or_ends_it(tmp_path: Path, server: RunningServer) -> None:
     given = ['"Novak"', "nonsense", "[1, 2]", "[1, 2000]", '{"id": 7, "sequence": ""}', '"Smith"']
     (tmp_path / "in.jsonl").write_text("\n".join(given))
-    asked = ("predict", "names-gru", "in.jsonl", "--url", served.url)
+    asked = ("predict", "names-gru", "in.jsonl", "--url", server.url)
     stopped = elman(*asked, "-o", "stopped.jsonl", cwd=tmp_path)
     assert stopped.returncode == 1
     assert "in.jsonl, line 2: it is not JSON" in stopped.stderr and "--on-error skip" in stopped.stderr
@@ -141,9 +139,9 @@ def test_what_is_wrong_is_passed_over_or_ends_it(tmp_path: Path, served: Running
     assert len(lines(tmp_path / "stopped.jsonl")) == 3
 
 
-def test_a_pipe_is_answered_as_it_comes(tmp_path: Path, served: RunningServer) -> None:
+def test_a_pipe_is_answered_as_it_comes(tmp_path: Path, server: RunningServer) -> None:
     process = subprocess.Popen(
-        [*COMMAND, "predict", "names-gru", "--url", served.url, "--top", "1"],
+        [*COMMAND, "predict", "names-gru", "--url", server.url, "--top", "1"],
         cwd=tmp_path, env=elman_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdin is not None and process.stdout is not None
@@ -151,24 +149,24 @@ def test_a_pipe_is_answered_as_it_comes(tmp_path: Path, served: RunningServer) -
         process.stdin.write(name.encode() + b"\n")
         process.stdin.flush()
         answer = json.loads(process.stdout.readline())
-        assert answer["decoded"] == served.predict("names-gru", sequence=name, top=1).json()["results"][0]["decoded"]
+        assert answer["decoded"] == server.predict("names-gru", sequence=name, top=1).json()["results"][0]["decoded"]
     process.stdin.close()
     process.stdout.close()
     assert process.wait(20) == 0
 
 
-def test_whoever_reads_no_more_is_no_failure_to_tell_of(tmp_path: Path, served: RunningServer) -> None:
+def test_whoever_reads_no_more_is_no_failure_to_tell_of(tmp_path: Path, server: RunningServer) -> None:
     (tmp_path / "in.txt").write_text("Smith\n" * 5000)
-    command = " ".join([*COMMAND, "predict", "names-gru", "in.txt", "--url", served.url, "| head -n 2"])
+    command = " ".join([*COMMAND, "predict", "names-gru", "in.txt", "--url", server.url, "| head -n 2"])
     done = subprocess.run(command, shell=True, cwd=tmp_path, env=elman_environment(), capture_output=True, timeout=60)
     assert len(done.stdout.splitlines()) == 2 and done.stderr == b""
 
 
-def test_memory_does_not_grow_with_the_file(tmp_path: Path, served: RunningServer) -> None:
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, server: RunningServer) -> None:
     peaks = []
     for count in (4_000, 16_000):
         (tmp_path / "in.txt").write_text("Smith\n" * count)
-        asked = ["predict", "names-gru", "in.txt", "--no-decode", "-o", f"{count}.jsonl", "--url", served.url]
+        asked = ["predict", "names-gru", "in.txt", "--no-decode", "-o", f"{count}.jsonl", "--url", server.url]
         process = subprocess.Popen([*COMMAND, *asked], cwd=tmp_path, env=elman_environment(), stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -192,17 +190,17 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, served: RunningServe
         (("names-gru@9", "in.txt"), 1, "version"),
         (("./nowhere", "in.txt"), 2, "there is no model.onnx"),
         (("./in.txt", "in.txt"), 1, "not an ONNX file"),
-        (("vowels-gru", "in.txt"), 2, "reads no text"),
+        (("vowels-gru", "in.txt"), 2, "does not read text"),
     ],
 )
 def test_what_cannot_be_is_told_in_a_line(
-    tmp_path: Path, served: RunningServer, arguments: tuple[str, ...], code: int, words: str
+    tmp_path: Path, server: RunningServer, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     (tmp_path / "in.txt").write_text("Smith\n")
     (tmp_path / "in.xyz").write_text("Smith\n")
     (tmp_path / "there.jsonl").write_text("precious\n")
     before = sorted(tmp_path.rglob("*"))
-    done = elman_here("predict", *arguments, "--url", served.url, cwd=tmp_path)
+    done = elman("predict", *arguments, "--url", server.url, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert words in done.stderr and len(done.stderr.splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
@@ -211,7 +209,7 @@ def test_what_cannot_be_is_told_in_a_line(
 
 def test_no_server_is_told_and_exits_with_3(tmp_path: Path) -> None:
     done = elman("predict", "names-gru", cwd=tmp_path, given="x\n", url="http://127.0.0.1:9")
-    assert done.returncode == 3 and "elman serve" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 3 and "elman serve" in done.stderr
 
 
 def test_a_model_file_that_is_refused_says_why(tmp_path: Path) -> None:
@@ -271,18 +269,20 @@ def flaky(behind: str, faults: list[str]) -> Iterator[str]:
         thread.join()
 
 
-def test_a_busy_or_broken_connection_is_tried_again(tmp_path: Path, served: RunningServer) -> None:
+def test_a_busy_or_broken_connection_is_tried_again(tmp_path: Path, server: RunningServer) -> None:
     given = "".join(f"{'abcdefghij'[i % 10]}x\n" for i in range(60))
-    with flaky(served.url, ["503", "lose", "", "429", "503", "lose"]) as url:
+    with flaky(server.url, ["503", "lose", "", "429", "503", "lose"]) as url:
         done = elman("predict", "names-gru", "--batch", "10", "--url", url, cwd=tmp_path, given=given)
-    straight = elman("predict", "names-gru", "--batch", "10", "--url", served.url, cwd=tmp_path, given=given)
+    straight = elman("predict", "names-gru", "--batch", "10", "--url", server.url, cwd=tmp_path, given=given)
     assert done.returncode == 0, done.stderr
     assert done.stdout == straight.stdout and len(done.stdout.splitlines()) == 60
 
 
 def test_a_key_opens_a_server_that_wants_one(tmp_path: Path, start_server: Any) -> None:
-    one = start_server(STORE, api_keys="secret-one,secret-two")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "names-gru").symlink_to(NAMES)
+    one = start_server(tmp_path / "models", api_keys="secret-one,secret-two")
     without = elman("predict", "names-gru", "--url", one.url, cwd=tmp_path, given="x\n")
-    assert without.returncode == 1 and "Traceback" not in without.stderr
+    assert without.returncode == 1 and "key" in without.stderr
     with_key = elman("predict", "names-gru", "--url", one.url, cwd=tmp_path, given="x\n", api_key="secret-two")
     assert with_key.returncode == 0, with_key.stderr

@@ -1,15 +1,12 @@
 """`pip install elman` brings the client and what it needs, and nothing of the server."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
-import pytest
-
+from tests.installing import clean_environment, pip
 from tests.running import ROOT, RunningServer
 
 pytestmark = pytest.mark.slow
@@ -47,33 +44,16 @@ print(json.dumps({{
 """
 
 
-def pip(*arguments: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
-    command = [python, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The interpreter of an environment that holds the built package and its base dependencies alone."""
-    folder = tmp_path_factory.mktemp("installed")
-    built = pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
-    if built.returncode:
-        pytest.skip(f"no wheel can be built here: {built.stderr[-300:]}")
-    venv.create(folder / "venv", with_pip=False)
-    python = str(folder / "venv" / "bin" / "python")
-    (wheel,) = folder.glob("elman-*.whl")
-    done = pip("--python", python, "install", "--only-binary", ":all:", str(wheel))
-    if done.returncode:
-        pytest.skip(f"no package index can be reached: {done.stderr[-300:]}")
-    return python
-
-
 def test_the_client_alone_works_and_brings_nothing_of_the_server(
     installed: str, server: RunningServer, tmp_path: Path
 ) -> None:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
-        [installed, "-c", LOOK, server.url], capture_output=True, text=True, cwd=tmp_path, env=clean, timeout=60
+        [installed, "-c", LOOK, server.url],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=clean_environment(),
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
@@ -96,13 +76,13 @@ def test_a_user_s_script_runs_and_passes_mypy_strict(installed: str, server: Run
     streams = tmp_path / "streams"
     assert pip("install", "--only-binary", ":all:", "--target", str(streams), "websockets").returncode == 0
     script = shutil.copy(SCRIPT, tmp_path)
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MYPY"))}
+    clean = clean_environment()
     ran = subprocess.run(
         [installed, script, server.url],
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**clean, "PYTHONPATH": str(streams)},
+        env=clean_environment(PYTHONPATH=str(streams)),
         timeout=60,
     )
     assert (ran.returncode, ran.stdout) == (0, "Swedish\n"), ran.stderr

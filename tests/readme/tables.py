@@ -21,7 +21,7 @@ README = Path(__file__).parents[2] / "README.md"
 def settings_table() -> str:
     """Every setting with its default and its own docstring."""
     rows = [
-        f"| `ELMAN_{name.upper()}` | `{'' if field.default is PydanticUndefined else field.default}` "
+        f"| `ELMAN_{name.upper()}` | {'' if field.default in (None, PydanticUndefined) else f'`{field.default}`'} "
         f"| {_docstrings(Settings)[name]} |"
         for name, field in Settings.model_fields.items()
     ]

@@ -94,7 +94,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.limits = Limits(settings.max_steps, settings.max_queue)
-        self.repository = Repository(settings.models, settings.load_timeout, settings.load_memory or None)
+        self.repository = Repository(settings.repository, settings.load_timeout, settings.load_memory or None)
         self.sessions = Sessions(
             lambda: _open_store(settings),
             Usage(settings.max_sessions, settings.max_session_bytes),
@@ -226,7 +226,7 @@ class Server:
 
     def examples(self, served: ServedModel) -> list[Any]:
         """Held-out sequences that travel with a model, from the file beside it; none where that is no such list."""
-        path = self.settings.models / served.model.name / str(served.model.version) / "examples.json"
+        path = self.settings.repository / served.model.name / str(served.model.version) / "examples.json"
         try:
             stat = path.stat()
             return _examples(path, stat.st_mtime_ns, stat.st_size)

@@ -1,58 +1,71 @@
-"""The command `elman`: one module a group of commands, put together here."""
+"""The command `elman`. Its commands are in `commands`, one file each; what they run is in `jobs`.
 
-import sys
+Importing this needs nothing but typer. Each command imports its job when it is called.
+"""
 
-try:
-    import typer
-except ModuleNotFoundError:
-    sys.exit("elman: the command needs the server's packages: pip install 'elman[server]'")
+from typing import Annotated
 
+import typer
+
+from elman import __version__
 from elman.cli.commands.bench import bench
-from elman.cli.commands.check import check, models
-from elman.cli.commands.export import export, train
+from elman.cli.commands.check import check
+from elman.cli.commands.demo import demo
+from elman.cli.commands.export import export
 from elman.cli.commands.forecast import forecast
 from elman.cli.commands.generate import generate
+from elman.cli.commands.models import models
 from elman.cli.commands.predict import predict
 from elman.cli.commands.serve import serve
+from elman.cli.extras import needs
 
 app = typer.Typer(
     name="elman",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    # Examples stand in the help as they are typed.
+    # Examples in the help stay as they are typed.
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command(short_help="Serve a folder of models over HTTP.")(serve)
-app.command(short_help="List the models of a folder.")(models)
-app.command(short_help="Say how a model file would be served.")(check)
-app.command(short_help="Predict every sequence of a file.")(predict)
-app.command(short_help="Carry on the series of a file.")(forecast)
-app.command(short_help="Write on from a prompt.")(generate)
-app.command(short_help="Measure a model on this machine.")(bench)
-app.command(
-    short_help="Train a shipped model again.",
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-)(train)
-app.command(short_help="Export a torch module to ONNX.")(export)
+app.command(short_help="Serve models over HTTP.")(needs("server")(serve))
+app.command(short_help="Serve a few models that come with Elman.")(needs("server")(demo))
+app.command(short_help="List the models of a folder.")(needs("server")(models))
+app.command(short_help="Say how a model would be served.")(needs("server")(check))
+app.command(short_help="Predict every sequence of a file.")(needs("server")(predict))
+app.command(short_help="Forecast the series of a file.")(needs("server")(forecast))
+app.command(short_help="Generate text from a prompt.")(needs("server")(generate))
+app.command(short_help="Measure a model on this machine.")(needs("server")(bench))
+app.command(short_help="Export a torch module to ONNX.")(needs("train")(export))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"elman {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
-def root() -> None:
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Serve recurrent networks: RNN, LSTM and GRU models exported to ONNX.
 
     \b
-    elman serve models/store                           serve the models of a folder
-    elman predict names-gru names.txt                  ask a server about a file
-    elman predict models/store/names-gru names.txt     or a model file, without a server
-    elman check my-model                               how a file would be served, or why not
+    elman demo                                try it with models that come with Elman
+    elman serve my-models                     serve the models of a folder
+    elman predict names-gru names.txt         ask a server about a file
+    elman predict ./my-model names.txt        use a model file, without a server
+    elman check my-model                      how a model would be served, or why it is refused
 
     \b
     Exit codes: 0 done; 1 the work failed or was refused; 2 the command was used wrongly;
-    3 it cannot start; 130 interrupted. ELMAN_URL and ELMAN_API_KEY say which server, and with which key.
+    3 it cannot start; 130 interrupted.
+    ELMAN_URL and ELMAN_API_KEY name the server and the key to send to it.
     """
 
 
 def main() -> None:
-    """Entry point of the command."""
+    """Run the command."""
     app()

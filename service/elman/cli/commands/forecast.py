@@ -1,52 +1,60 @@
-"""`elman forecast`: the options; the work is in `forecasts`."""
+"""`elman forecast`."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from elman.cli.commands.predict import (
+from elman.cli.commands.options import (
+    DEFAULT_URL,
     AsJSON,
+    Concurrency,
     File,
+    IdColumn,
     InputFormat,
     Key,
     Model,
     OnError,
     OnErrorOption,
+    Overwrite,
+    Quiet,
     Timeout,
     Url,
 )
-from elman.cli.jobs.targets import DEFAULT_URL
 
 
 def forecast(
     model: Model,
     file: File = "-",
-    horizon: Annotated[int, typer.Option("--horizon", "-n", min=1, help="Steps to look ahead.")] = 24,
-    samples: Annotated[int, typer.Option(min=0, max=1000, help="Paths to sample, for mean and quantiles.")] = 0,
-    quantiles: Annotated[str, typer.Option(help="Which, between 0 and 1, separated by commas.")] = "0.1,0.5,0.9",
+    horizon: Annotated[int, typer.Option("--horizon", "-n", min=1, help="Number of steps to forecast.")] = 24,
+    samples: Annotated[
+        int, typer.Option(min=0, max=1000, help="Number of sampled paths, for the mean and the quantiles.")
+    ] = 0,
+    quantiles: Annotated[str, typer.Option(help="Levels between 0 and 1, separated by commas.")] = "0.1,0.5,0.9",
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same paths.")] = None,
     future: Annotated[
         str | None,
-        typer.Option(help="A file like FILE of what is known ahead, such as a calendar: a row a step.", metavar="FILE"),
+        typer.Option(
+            help="A file with the features that are known ahead, such as a calendar: one row per step.", metavar="FILE"
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="A .jsonl or .csv to write. [default: a table to standard output]"),
+        typer.Option("--output", "-o", help="A .jsonl or .csv file. [default: a table on standard output]"),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin an output anew that exists.")] = False,
+    overwrite: Overwrite = False,
     on_error: OnErrorOption = OnError.stop,
     input_format: InputFormat = None,
-    id_column: Annotated[str, typer.Option(help="Of tables: the column that rows of one series share.")] = "id",
-    column: Annotated[str | None, typer.Option(help="Of tables: the column of the series.", show_default=False)] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests at once.")] = 4,
+    id_column: IdColumn = "id",
+    column: Annotated[str | None, typer.Option(help="In tables: the column of the series.", show_default=False)] = None,
+    concurrency: Concurrency = 4,
     url: Url = DEFAULT_URL,
     api_key: Key = None,
     timeout: Timeout = 300.0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bar and no summary.")] = False,
+    quiet: Quiet = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Carry on the series of a file by the model's own output, in the data's own units.
+    """Forecast each series of a file. The model's output is fed back as its next input.
 
     \b
     elman forecast sunspots-gru history.csv --horizon 132
@@ -54,17 +62,18 @@ def forecast(
     elman forecast electricity-gru load.csv -n 48 --future calendar.csv -o ahead.csv
     elman forecast ./my-model many.jsonl --json > forecasts.jsonl
 
-    FILE is as for elman predict: one series, or many. A line of JSON may hold "future" beside "sequence". With
-    --samples, mean and quantiles are of that many paths, each step of which adds an error that the model made on data
-    it had not seen. What cannot forecast says why: its card has "forecast": null.
+    FILE is as for elman predict, with one series or many. A line of JSON may hold "future" beside "sequence".
+    Values are in the units of the data. With --samples, each path adds errors that the model made on data it had
+    not seen, and mean and quantiles are taken over the paths. A model that cannot forecast says why; the field
+    "forecast" of its card is null.
     """
-    from elman.cli.jobs.forecasts import forecast_file
-    from elman.cli.jobs.working import Job
+    from elman.cli.jobs.file_job import JobOptions
+    from elman.cli.jobs.forecast import forecast_file
 
     options: dict[str, Any] = {"horizon": horizon, "samples": samples, "quantiles": _levels(quantiles)}
     if seed is not None:
         options["seed"] = seed
-    job = Job(
+    job = JobOptions(
         model=model,
         file=file,
         url=url,
@@ -74,7 +83,7 @@ def forecast(
         id_column=id_column,
         column=column,
         output=output,
-        options=options,
+        request=options,
         batch=1,
         concurrency=concurrency,
         on_error=on_error.value,
@@ -89,7 +98,7 @@ def _levels(text: str) -> list[float]:
     try:
         levels = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no list of numbers", param_hint="--quantiles") from None
+        raise typer.BadParameter(f"{text!r} is not a list of numbers", param_hint="--quantiles") from None
     if not levels or not all(0 <= level <= 1 for level in levels):
-        raise typer.BadParameter("they lie between 0 and 1", param_hint="--quantiles")
+        raise typer.BadParameter("levels lie between 0 and 1", param_hint="--quantiles")
     return levels

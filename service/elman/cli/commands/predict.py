@@ -1,4 +1,4 @@
-"""`elman predict`: the options; the work is in `working`."""
+"""`elman predict`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,54 +6,33 @@ from typing import Annotated, Any
 
 import typer
 
-from elman.cli.jobs.targets import DEFAULT_URL
-
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="A served model: NAME or NAME@VERSION. Or a path, with a slash, to a model.onnx or to its folder, "
-        "which is run right here without a server.",
-        show_default=False,
-    ),
-]
-File = Annotated[
-    str,
-    typer.Argument(help="CSV, TSV, JSON lines, text, NPY, NPZ or Parquet, by its suffix; - is standard input."),
-]
-Url = Annotated[str, typer.Option(envvar="ELMAN_URL", help="The server.")]
-Key = Annotated[str | None, typer.Option("--api-key", envvar="ELMAN_API_KEY", help="Key to show to the server.")]
-Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds that one request may take.")]
-AsJSON = Annotated[bool, typer.Option("--json", help="For programs: JSON in place of tables and sentences.")]
-
-
-class Input(StrEnum):
-    """Kinds of input files."""
-
-    jsonl, csv, txt, npy, npz, parquet = "jsonl", "csv", "txt", "npy", "npz", "parquet"
+from elman.cli.commands.options import (
+    DEFAULT_URL,
+    Concurrency,
+    File,
+    IdColumn,
+    InputFormat,
+    Key,
+    Model,
+    OnError,
+    OnErrorOption,
+    Overwrite,
+    Quiet,
+    Timeout,
+    Url,
+)
 
 
 class Output(StrEnum):
-    """Kinds of output files."""
+    """Formats of output files."""
 
     jsonl, csv, npy, npz, parquet = "jsonl", "csv", "npy", "npz", "parquet"
 
 
 class Return(StrEnum):
-    """Which outputs are wanted."""
+    """Which outputs are returned."""
 
     final, steps = "final", "steps"
-
-
-class OnError(StrEnum):
-    """What becomes of a sequence that has no answer."""
-
-    stop, skip = "stop", "skip"
-
-
-InputFormat = Annotated[Input | None, typer.Option(help="What FILE holds, where its suffix does not say.")]
-OnErrorOption = Annotated[
-    OnError, typer.Option(help="stop at the first, or write what is wrong in its answer's place.")
-]
 
 
 def predict(
@@ -61,63 +40,70 @@ def predict(
     file: File = "-",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Where answers go, by suffix. [default: JSON lines to standard output]"),
+        typer.Option("--output", "-o", help="File for the results. [default: JSON lines to standard output]"),
     ] = None,
-    returns: Annotated[Return, typer.Option("--return", help="final: o_n alone. steps: o_1..o_n.")] = Return.final,
-    decode: Annotated[bool, typer.Option(help="Labels, values or tokens beside the bare outputs.")] = True,
-    top: Annotated[int, typer.Option(min=1, max=1000, help="Labels that an answer lists.")] = 3,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an output that was interrupted.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin an output anew that exists.")] = False,
+    returns: Annotated[Return, typer.Option("--return", help="final: only o_n. steps: o_1..o_n.")] = Return.final,
+    decode: Annotated[bool, typer.Option(help="Add labels, values or tokens to the outputs.")] = True,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="Number of labels in a result.")] = 3,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an output that was interrupted.")] = False,
+    overwrite: Overwrite = False,
     on_error: OnErrorOption = OnError.stop,
     input_format: InputFormat = None,
-    output_format: Annotated[Output | None, typer.Option(help="What to write, where no suffix says.")] = None,
-    id_column: Annotated[str, typer.Option(help="Of tables: the column that rows of one sequence share.")] = "id",
+    output_format: Annotated[Output | None, typer.Option(help="Format of the output, if no suffix says.")] = None,
+    id_column: IdColumn = "id",
     column: Annotated[
         str | None,
-        typer.Option(help="Of tables: the column of whole sequences, or of the one number a step.", show_default=False),
+        typer.Option(
+            help="In tables: the column of whole sequences, or of the one number per step.", show_default=False
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=10_000, help="Most sequences in one request.")] = 256,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests at once.")] = 4,
+    concurrency: Concurrency = 4,
     url: Url = DEFAULT_URL,
     api_key: Key = None,
     timeout: Timeout = 300.0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bar and no summary.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")] = False,
+    quiet: Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Predict every sequence of a file, in order and in bounded memory.
 
     \b
-    elman predict names-gru names.txt                 a served model, answers as JSON lines
-    elman predict names-gru names.csv -o out.csv      a column name, text or sequence: one a row
-    elman predict ./my-model series.csv -o out.parquet     a file of one's own, without a server
+    elman predict names-gru names.txt                 a model of a server, results as JSON lines
+    elman predict names-gru names.csv -o out.csv      one text per row, in a column called name
+    elman predict ./my-model series.csv -o out.parquet     a model file, without a server
     elman predict vowels-gru steps.parquet --return steps -o all.npz
-    echo Schmidt | elman predict names-gru -          from a pipe, answered as it comes
+    echo Schmidt | elman predict names-gru -          from a pipe, each line answered at once
     elman predict names-gru big.jsonl -o out.jsonl --resume
 
     \b
-    What FILE holds:
-    .jsonl    {"sequence": ..., "id": ...} a line, or the bare sequence
-    .txt      a text a line, for models that read text
-    .csv      a row a step, rows of one sequence together and with one id; without a column id,
-              the file is one sequence; for models that read text, a text a row
+    Formats of FILE:
+    .jsonl    {"sequence": ..., "id": ...} on each line, or a bare sequence
+    .txt      one text per line, for models that read text
+    .csv      one step per row; the rows of a sequence follow each other and share an id;
+              without a column id the file is one sequence;
+              for models that read text, one text per row
     .npy      one sequence (time, features), or many (batch, time, features)
-    .npz      a sequence a member, as np.savez(path, *sequences) writes; or lengths and all steps
+    .npz      one sequence per member, as np.savez(path, *sequences) writes;
+              or all steps in one member, and lengths
     .parquet  a list column sequence, or rows as in CSV
 
     \b
-    What an output holds, an answer for each sequence:
-    .jsonl    the server's own result, with the id; .csv, .parquet: the best label with its
-              probability, or values, and the outputs; .npy: o_n alone; .npz: o_1..o_n and lengths
-    With --on-error skip, what has no answer says why in its place.
+    Formats of the output, with one result for each sequence:
+    .jsonl         the result as the server sends it, with the id
+    .csv .parquet  the best label with its probability, or the values; and the outputs
+    .npy           o_n of each sequence
+    .npz           o_1..o_n of each sequence, and lengths
+    With --on-error skip, a sequence without a result has its error there.
 
-    Ctrl-C ends it with exit code 130 and a whole output. --resume counts the answers in it and goes on after them;
-    the end is byte for byte what it had been without the interruption. A Parquet output keeps its parts beside it
-    until it is whole. 0: done; 1: a sequence has no answer; 2: a file or option is wrong; 3: no server answers.
+    Ctrl-C leaves whole results in the output and exits with 130. The same command with --resume continues there.
+    The finished file has the same bytes as without an interruption. A Parquet output keeps its parts in a folder
+    beside it until it is complete.
+    Exit codes: 0 done; 1 a sequence has no result; 2 a file or an option is wrong; 3 no server answers.
     """
-    from elman.cli.jobs.working import Job, Work
+    from elman.cli.jobs.file_job import FileJob, JobOptions
 
     options: dict[str, Any] = {"return": returns.value, "decode": decode, "top": top}
-    job = Job(
+    job = JobOptions(
         model=model,
         file=file,
         url=url,
@@ -129,7 +115,7 @@ def predict(
         output=output,
         output_format=None if output_format is None else output_format.value,
         steps=returns is Return.steps,
-        options=options,
+        request=options,
         batch=batch,
         concurrency=concurrency,
         on_error=on_error.value,
@@ -138,4 +124,4 @@ def predict(
         as_json=as_json,
         quiet=quiet,
     )
-    Work(job).do()
+    FileJob(job).run()

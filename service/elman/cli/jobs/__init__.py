@@ -1,1 +1,1 @@
-"""What the commands run: reading, asking and writing."""
+"""What the commands run: reading files, asking models, writing results, serving and measuring."""

@@ -1,1 +1,1 @@
-"""Sequences in files and answers to files: one module a format, each with a source and a sink."""
+"""Sequences from files, and results to files. One module for each format, each with a source and a sink."""

@@ -1,4 +1,8 @@
-"""CSV: a row a step with an id that rows of one sequence share, a text a row, or one sequence a file."""
+"""CSV and TSV.
+
+A row is one step, and the rows of one sequence share an id. Without ids the whole file is one sequence. For models that
+read text, a row is one text.
+"""
 
 import contextlib
 import csv
@@ -12,32 +16,37 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 
+from elman.cli.jobs.files.items import Identity, InputItem, ModelIO, Outcome, UnusableFile
 from elman.cli.jobs.files.json import keep_whole_lines
-from elman.cli.jobs.files.record import Answer, Identity, Record, Shape, Unusable
 
-# Headers of a column of whole sequences, in the order in which they are looked for.
+# Names of a column that holds whole sequences. The first one that the file has is used.
 TEXT_COLUMNS = ("sequence", "text", "name")
 _LONGEST_CELL = 2**31 - 1
 
 
 class CSVSource:
-    """Rows of text; `id_column` groups rows into sequences, `column` holds the text or the samples.
+    """Sequences in the rows of a table.
 
-    Raises Unusable where the header does not say what the model needs.
+    Args:
+        id_column: rows that follow each other with the same value in this column are one sequence.
+        column: the column that holds the texts, the tokens or the samples.
+
+    Raises:
+        UnusableFile: the columns are not what the model needs.
     """
 
     def __init__(
         self,
         stream: BinaryIO,
         total: int | None,
-        shape: Shape,
+        model_io: ModelIO,
         id_column: str = "id",
         column: str | None = None,
     ) -> None:
         csv.field_size_limit(_LONGEST_CELL)
         self.stream = stream
         self.total = total
-        self.shape = shape
+        self.model_io = model_io
         self._position = 0
         first = self._first_line()
         self._rows = csv.reader(chain([first], self._lines()), delimiter=_delimiter(first))
@@ -53,61 +62,63 @@ class CSVSource:
     def _lines(self) -> Iterator[str]:
         for line in self.stream:
             self._position += len(line)
-            # What is not UTF-8 spoils its own sequence and not the rest of the file.
+            # Bytes that are not UTF-8 are an error of their own sequence, not of the whole file.
             yield line.decode(errors="surrogateescape")
 
     def _open(self, id_column: str, column: str | None) -> None:
         header = next(self._rows, [])
         if not header:
-            raise Unusable("the file is empty")
+            raise UnusableFile("the file is empty")
         self._first: list[list[str]] = []
         self._id: int | None = None
         self._whole = False
-        if self.shape.kind != "tokens" and column is None and all(map(_is_number, header)):
+        if self.model_io.kind != "tokens" and column is None and all(map(_is_number, header)):
             self._first, self._header = [header], [f"column {i}" for i in range(1, len(header) + 1)]
             self._columns = list(range(len(header)))
         else:
             self._header = [name.strip() for name in header]
             self._id = self._header.index(id_column) if id_column in self._header else None
             self._columns = self._find_columns(column)
-        size = self.shape.size if self.shape.kind == "features" else 1
+        size = self.model_io.size if self.model_io.kind == "features" else 1
         if not self._whole and size is not None and len(self._columns) != size:
-            raise Unusable(wrong_columns(self.shape, [self._header[i] for i in self._columns]))
+            raise UnusableFile(wrong_columns(self.model_io, [self._header[i] for i in self._columns]))
 
     def _find_columns(self, column: str | None) -> list[int]:
         header = self._header
         others = [i for i in range(len(header)) if i != self._id]
         if column is not None:
             if column not in header:
-                raise Unusable(f"there is no column {column!r}; there are {', '.join(header)}")
-            self._whole = self.shape.text
+                raise UnusableFile(f"there is no column {column!r}; the columns are {', '.join(header)}")
+            self._whole = self.model_io.text
             return [header.index(column)]
-        if self.shape.kind == "features" and self.shape.names and set(self.shape.names) <= set(header):
-            return [header.index(name) for name in self.shape.names]
-        if self.shape.kind != "tokens" or not self.shape.text:
+        if self.model_io.kind == "features" and self.model_io.names and set(self.model_io.names) <= set(header):
+            return [header.index(name) for name in self.model_io.names]
+        if self.model_io.kind != "tokens" or not self.model_io.text:
             return others
         self._whole = True
         known = [header.index(name) for name in TEXT_COLUMNS if name in header]
         if known:
             return known[:1]
         if len(header) == 1:
-            raise Unusable(
-                f"is {header[0]!r} the name of the column, or a sequence? Say --column {header[0]!r}, "
-                "or read the file as plain lines with --input-format txt"
+            raise UnusableFile(
+                f"the first row is {header[0]!r}. If that is the name of the column, add --column {header[0]!r}; "
+                "if it is a sequence, read the file as plain lines with --input-format txt"
             )
         if len(others) == 1:
             return others
-        raise Unusable(f"which column holds the sequences? Name it with --column; there are {', '.join(header)}")
+        raise UnusableFile(
+            f"name the column that holds the sequences with --column; the columns are {', '.join(header)}"
+        )
 
     def close(self) -> None:
         self.stream.close()
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[InputItem]:
         with self.stream:
             yield from self._texts() if self._whole else self._steps()
 
     def _numbered(self) -> Iterator[tuple[int, list[str] | None, str]]:
-        """(line, cells, "") of each row that is not blank; (line, None, fault) of one that cannot be read."""
+        """Yield (line, cells, "") for each row that is not blank, or (line, None, fault) if it cannot be read."""
         yield from ((1, row, "") for row in self._first)
         while True:
             try:
@@ -120,20 +131,20 @@ class CSVSource:
             if row:
                 yield self._rows.line_num, row, ""
 
-    def _texts(self) -> Iterator[Record]:
+    def _texts(self) -> Iterator[InputItem]:
         at, width = self._columns[0], len(self._header)
         for line, row, fault in self._numbered():
             place = f"row {line}"
             if row is None or len(row) != width:
-                yield Record(place, error=fault or _wrong_width(row or [], width))
+                yield InputItem(place, error=fault or _wrong_width(row or [], width))
                 continue
             identity = None if self._id is None else row[self._id]
             try:
-                yield Record(place, orjson.dumps(row[at]), identity)
-            except TypeError:  # a surrogate, which stands for a byte that is not UTF-8
-                yield Record(place, error="it is not UTF-8")
+                yield InputItem(place, orjson.dumps(row[at]), identity)
+            except TypeError:  # a surrogate, which replaced a byte that is not UTF-8
+                yield InputItem(place, error="it is not UTF-8")
 
-    def _steps(self) -> Iterator[Record]:
+    def _steps(self) -> Iterator[InputItem]:
         open_one: _Steps | None = None
         width, columns, header = len(self._header), self._columns, self._header
         for line, row, fault in self._numbered():
@@ -142,7 +153,7 @@ class CSVSource:
                 identity = row[self._id]
             if open_one is None or (row is not None and identity != open_one.id):
                 if open_one is not None:
-                    yield open_one.record(self.shape)
+                    yield open_one.item(self.model_io)
                 open_one = _Steps(line, identity)
             open_one.last = line
             if row is None or len(row) != width:
@@ -153,13 +164,13 @@ class CSVSource:
             except ValueError:
                 name = next(header[i] for i in columns if not _is_number(row[i]))
                 cell = row[header.index(name)] if name in header else ""
-                open_one.error = open_one.error or f"row {line}, {name}: {cell[:40]!r} is no number"
+                open_one.error = open_one.error or f"row {line}, {name}: {cell[:40]!r} is not a number"
         if open_one is not None:
-            yield open_one.record(self.shape)
+            yield open_one.item(self.model_io)
 
 
 class _Steps:
-    """The rows of one sequence so far."""
+    """The rows of one sequence that have been read so far."""
 
     def __init__(self, first: int, identity: str | None) -> None:
         self.first = self.last = first
@@ -167,19 +178,19 @@ class _Steps:
         self.values = array("d")
         self.error: str | None = None
 
-    def record(self, shape: Shape) -> Record:
+    def item(self, model_io: ModelIO) -> InputItem:
         place = f"rows {self.first} to {self.last}"
         if self.error is not None:
-            return Record(place, id=self.id, error=self.error)
+            return InputItem(place, id=self.id, error=self.error)
         data: Any = np.frombuffer(self.values, np.float64)
         if not np.isfinite(data).all():
-            step = int(np.argwhere(~np.isfinite(data))[0][0]) // (shape.size or 1 if shape.rank == 2 else 1)
-            return Record(place, id=self.id, error=f"row {self.first + step}: not a finite number")
-        if shape.kind == "tokens":
+            step = int(np.argwhere(~np.isfinite(data))[0][0]) // (model_io.size or 1 if model_io.rank == 2 else 1)
+            return InputItem(place, id=self.id, error=f"row {self.first + step}: not a finite number")
+        if model_io.kind == "tokens":
             data = data.astype(np.int64)
-        elif shape.kind == "features":
-            data = data.reshape(-1, shape.size or 1)
-        return Record(place, orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY), self.id)
+        elif model_io.kind == "features":
+            data = data.reshape(-1, model_io.size or 1)
+        return InputItem(place, orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY), self.id)
 
 
 def _delimiter(first: str) -> str:
@@ -194,11 +205,11 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def wrong_columns(shape: Shape, names: list[str]) -> str:
-    """Why a table with these columns, beside its id, is not for a model."""
-    wanted = f"{shape.size} features" if shape.kind == "features" else "one number a step"
+def wrong_columns(model_io: ModelIO, names: list[str]) -> str:
+    """Why a table with these columns does not fit a model. `names` leaves out the id."""
+    wanted = f"{model_io.size} features" if model_io.kind == "features" else "one number per step"
     listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-    return f"the model takes {wanted}, and the file has {len(names)} columns beside the id: {listed or 'none'}"
+    return f"the model takes {wanted}, but the file has {len(names)} columns besides the id: {listed or 'none'}"
 
 
 def _wrong_width(row: list[str], width: int) -> str:
@@ -206,36 +217,36 @@ def _wrong_width(row: list[str], width: int) -> str:
 
 
 class CSVSink:
-    """A row an answer, or a row a step; `id` is the sequence's own, or its number from 0."""
+    """Writes one row for each outcome, or with `steps` one row for each step."""
 
-    def __init__(self, stream: BinaryIO, shape: Shape, steps: bool, done: int = 0) -> None:
+    def __init__(self, stream: BinaryIO, model_io: ModelIO, steps: bool, done: int = 0) -> None:
         self.stream = stream
-        self.shape = shape
+        self.model_io = model_io
         self.steps = steps
         self.done = done
-        self._header = columns(shape, steps)
+        self._header = columns(model_io, steps)
         if not stream.seekable() or not stream.tell():
             self._write([self._header])
 
-    def write(self, answers: list[Answer]) -> None:
+    def write(self, outcomes: list[Outcome]) -> None:
         rows: list[list[Any]] = []
-        for answer in answers:
-            identity: Identity = answer.index if answer.record.id is None else answer.record.id
-            if answer.error is not None:
-                rows.append([identity, *[""] * (len(self._header) - 2), answer.error])
+        for outcome in outcomes:
+            identity: Identity = outcome.id
+            if outcome.error is not None:
+                rows.append([identity, *[""] * (len(self._header) - 2), outcome.error])
             else:
-                rows += self._rows(identity, orjson.loads(answer.content))
+                rows += self._rows(identity, orjson.loads(outcome.content))
         self._write(rows)
-        self.done += len(answers)
+        self.done += len(outcomes)
 
     def _rows(self, identity: Identity, result: dict[str, Any]) -> Iterator[list[Any]]:
         length = result["length"]
         if not self.steps:
-            yield [identity, length, *_cells(self.shape, result.get("decoded")), *result["output"], ""]
+            yield [identity, length, *_cells(self.model_io, result.get("decoded")), *result["output"], ""]
             return
         decoded = result.get("decoded") or [None] * len(result["outputs"])
         for step, (row, item) in enumerate(zip(result["outputs"], decoded, strict=True)):
-            yield [identity, length, step, *_cells(self.shape, item), *row, ""]
+            yield [identity, length, step, *_cells(self.model_io, item), *row, ""]
 
     def _write(self, rows: list[list[Any]]) -> None:
         text = StringIO()
@@ -247,37 +258,40 @@ class CSVSink:
         self.stream.close()
 
 
-def columns(shape: Shape, steps: bool) -> list[str]:
-    """The header of a table of answers."""
+def columns(model_io: ModelIO, steps: bool) -> list[str]:
+    """The header of a table of results."""
     head = ["id", "length", "step"] if steps else ["id", "length"]
-    if shape.decoded == "values":
-        head += [f"value_{i}" for i in range(shape.outputs)]
-    elif shape.decoded is not None:
-        head += [shape.decoded, "probability"]
-    return [*head, *(f"output_{i}" for i in range(shape.outputs)), "error"]
+    if model_io.decoded == "values":
+        head += [f"value_{i}" for i in range(model_io.outputs)]
+    elif model_io.decoded is not None:
+        head += [model_io.decoded, "probability"]
+    return [*head, *(f"output_{i}" for i in range(model_io.outputs)), "error"]
 
 
-def _cells(shape: Shape, decoded: Any) -> list[Any]:
-    if shape.decoded is None:
+def _cells(model_io: ModelIO, decoded: Any) -> list[Any]:
+    if model_io.decoded is None:
         return []
-    if shape.decoded == "values":
-        return [""] * shape.outputs if decoded is None else list(decoded)
-    return ["", ""] if decoded is None else [decoded[shape.decoded], decoded["probability"]]
+    if model_io.decoded == "values":
+        return [""] * model_io.outputs if decoded is None else list(decoded)
+    return ["", ""] if decoded is None else [decoded[model_io.decoded], decoded["probability"]]
 
 
-def open_csv_sink(path: Path, shape: Shape, steps: bool, resume: bool) -> CSVSink:
-    """Where it resumes, what was cut off is dropped. Raises Unusable where the file has another header."""
+def open_csv_sink(path: Path, model_io: ModelIO, steps: bool, resume: bool) -> CSVSink:
+    """Open a CSV file. If it resumes, an unfinished result at its end is dropped.
+
+    Raises UnusableFile if the file has another header.
+    """
     if not resume:
-        return CSVSink(path.open("wb"), shape, steps)
+        return CSVSink(path.open("wb"), model_io, steps)
     stream = path.open("r+b")
     keep_whole_lines(stream)
-    return CSVSink(stream, shape, steps, _keep_whole_answers(stream, columns(shape, steps), steps))
+    return CSVSink(stream, model_io, steps, _keep_whole_results(stream, columns(model_io, steps), steps))
 
 
-def _keep_whole_answers(stream: BinaryIO, header: list[str], steps: bool) -> int:
-    """Cut off an answer whose rows are not all there, leave the stream at the end, and count the answers.
+def _keep_whole_results(stream: BinaryIO, header: list[str], steps: bool) -> int:
+    """Cut off an unfinished last result, leave the stream at the end, and return the number of whole results.
 
-    Rows hold no line breaks but in an id, a label or an error, where CSV quotes them.
+    A line break inside a row is in an id, a label or an error, where CSV quotes it.
     """
     stream.seek(0)
     at = 0
@@ -293,9 +307,11 @@ def _keep_whole_answers(stream: BinaryIO, header: list[str], steps: bool) -> int
     if found is None:
         return 0
     if found != header:
-        raise Unusable(f"it begins with {','.join(found)[:60]!r}, and would now begin with {','.join(header)[:60]!r}")
+        raise UnusableFile(
+            f"its header is {','.join(found)[:60]!r}; these results have the header {','.join(header)[:60]!r}"
+        )
     done, end = 0, at
-    # A row that ends within quotes, or short of cells, is where it was cut off.
+    # The file was cut off in a row that ends within quotes or has too few cells.
     with contextlib.suppress(csv.Error, ValueError):
         for row in rows:
             if len(row) != len(header):

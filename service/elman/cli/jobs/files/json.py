@@ -1,4 +1,4 @@
-"""JSON lines: `{"sequence": ..., "id": ...}` or the bare sequence, a line each; and plain text, a sequence a line."""
+"""JSON lines and plain text. A line of JSON is `{"sequence": ..., "id": ...}` or a bare sequence."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import BinaryIO
 import msgspec
 import orjson
 
-from elman.cli.jobs.files.record import Answer, Record
+from elman.cli.jobs.files.items import InputItem, Outcome
 
 
 class _Line(msgspec.Struct):
@@ -23,7 +23,7 @@ _BARE = msgspec.json.Decoder(msgspec.Raw)
 
 
 class LineSource:
-    """A file that holds a sequence a line; what a line means is for `read` to say."""
+    """A file with one sequence on each line. Subclasses say how a line is read."""
 
     def __init__(self, stream: BinaryIO, total: int | None) -> None:
         self.stream = stream
@@ -37,97 +37,98 @@ class LineSource:
     def close(self) -> None:
         self.stream.close()
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[InputItem]:
         with self.stream:
             for number, line in enumerate(self.stream, 1):
                 self._position += len(line)
-                record = self.read(line, f"line {number}")
-                if record is not None:
-                    yield record
+                item = self.read(line, f"line {number}")
+                if item is not None:
+                    yield item
 
-    def read(self, line: bytes, place: str) -> Record | None:
-        """The record of a line, its end included; None where there is nothing in it."""
+    def read(self, line: bytes, place: str) -> InputItem | None:
+        """The item of a line, or None if the line is empty. `line` includes its line break."""
         raise NotImplementedError
 
 
 class JSONSource(LineSource):
-    """A sequence a line, passed on as it is written; the server says what is wrong inside it."""
+    """One sequence in JSON on each line. It is passed on as written, and the server checks what is inside."""
 
-    def read(self, line: bytes, place: str) -> Record | None:
+    def read(self, line: bytes, place: str) -> InputItem | None:
         line = line.strip()
-        return _record(line, place) if line else None
+        return _item(line, place) if line else None
 
 
-def _record(line: bytes, place: str) -> Record:
+def _item(line: bytes, place: str) -> InputItem:
     try:
         line.decode()
         if not line.startswith(b"{"):
-            return Record(place, bytes(_BARE.decode(line)))
+            return InputItem(place, bytes(_BARE.decode(line)))
         parsed = _LINE.decode(line)
     except msgspec.ValidationError as error:
-        return Record(place, error=_in_words(error))
+        return InputItem(place, error=_in_words(error))
     except (msgspec.DecodeError, RecursionError) as error:
-        return Record(place, error=f"it is not JSON: {error}")
+        return InputItem(place, error=f"it is not JSON: {error}")
     except UnicodeDecodeError as error:
-        return Record(place, error=f"it is not UTF-8 at byte {error.start + 1}")
+        return InputItem(place, error=f"it is not UTF-8 at byte {error.start + 1}")
     content = bytes(parsed.sequence) or bytes(parsed.series)
     if not content:
-        return Record(place, id=parsed.id, error="it has no field sequence")
-    record = Record(place, content, parsed.id)
+        return InputItem(place, id=parsed.id, error="it has no field 'sequence'")
+    item = InputItem(place, content, parsed.id)
     if bytes(parsed.future) != b"null":
-        record.extra["future"] = orjson.Fragment(bytes(parsed.future))
-    return record
+        item.extra["future"] = orjson.Fragment(bytes(parsed.future))
+    return item
 
 
 def _in_words(error: msgspec.ValidationError) -> str:
+    # msgspec writes "Expected `str`, got `object` - at `$.id`".
     text = re.sub(r" - at `\$\.?(.*?)`$", r" in \1", str(error))
     return text[:1].lower() + text[1:]
 
 
 class TextSource(LineSource):
-    """A sequence of characters a line, for models that read text."""
+    """One text on each line, for models that read text."""
 
-    def read(self, line: bytes, place: str) -> Record | None:
+    def read(self, line: bytes, place: str) -> InputItem | None:
         line = line.rstrip(b"\r\n")
-        return _text_record(line, place) if line else None
+        return _text_item(line, place) if line else None
 
 
-def _text_record(line: bytes, place: str) -> Record:
+def _text_item(line: bytes, place: str) -> InputItem:
     try:
-        return Record(place, orjson.dumps(line.decode()))
+        return InputItem(place, orjson.dumps(line.decode()))
     except UnicodeDecodeError as error:
-        return Record(place, error=f"it is not UTF-8 at byte {error.start + 1}")
+        return InputItem(place, error=f"it is not UTF-8 at byte {error.start + 1}")
 
 
-def result_line(answer: Answer) -> bytes:
-    """One answer as a line: the id, if there was one, and then the result as the server wrote it."""
-    given = answer.record.id
-    head = b"" if given is None else b'"id":' + orjson.dumps(given)
-    if answer.error is not None:
-        body = orjson.dumps({"error": answer.error, "place": answer.record.place})
+def result_line(outcome: Outcome) -> bytes:
+    """One outcome as a line: the id, if there is one, then the result as the server wrote it."""
+    identity = outcome.item.id
+    head = b"" if identity is None else b'"id":' + orjson.dumps(identity)
+    if outcome.error is not None:
+        body = orjson.dumps({"error": outcome.error, "place": outcome.item.place})
     else:
-        body = answer.content
+        body = outcome.content
     return b"{" + head + (b"," if head else b"") + body[1:] + b"\n"
 
 
 class JSONSink:
-    """A line an answer, appended whole."""
+    """Writes one line for each outcome."""
 
     def __init__(self, stream: BinaryIO, done: int = 0) -> None:
         self.stream = stream
         self.done = done
 
-    def write(self, answers: list[Answer]) -> None:
-        self.stream.write(b"".join([result_line(answer) for answer in answers]))
+    def write(self, outcomes: list[Outcome]) -> None:
+        self.stream.write(b"".join([result_line(outcome) for outcome in outcomes]))
         self.stream.flush()
-        self.done += len(answers)
+        self.done += len(outcomes)
 
     def close(self, complete: bool) -> None:
         self.stream.close()
 
 
 def open_json_sink(path: Path, resume: bool) -> JSONSink:
-    """Where it resumes, a last line that was cut off is dropped. Raises Unusable."""
+    """Open a file of JSON lines. If it resumes, a last line that was cut off is dropped."""
     if not resume:
         return JSONSink(path.open("wb"))
     stream = path.open("r+b")
@@ -136,7 +137,7 @@ def open_json_sink(path: Path, resume: bool) -> JSONSink:
 
 
 def keep_whole_lines(stream: BinaryIO) -> int:
-    """Cut off what stands after the last line's end, leave the stream there, and count the lines."""
+    """Cut off an unfinished last line, leave the stream at the end, and return the number of whole lines."""
     count, end, at = 0, 0, 0
     while piece := stream.read(1 << 20):
         count += piece.count(b"\n")

@@ -1,4 +1,4 @@
-"""Parquet: a list column of sequences, a text column, or long form as in CSV; answers in row groups."""
+"""Parquet: a list column of sequences, a text column, or one row per step as in CSV."""
 
 import itertools
 import shutil
@@ -8,35 +8,31 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from elman.cli.jobs.files.csv import TEXT_COLUMNS, wrong_columns
-from elman.cli.jobs.files.numpy import record_of
-from elman.cli.jobs.files.record import Answer, Record, Shape, Unusable, parts_of
+from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome, UnusableFile, parts_of
+from elman.cli.jobs.files.numpy import item_of
 
-try:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-except ModuleNotFoundError:
-    raise Unusable("Parquet files need one more package: pip install 'elman[parquet]'") from None
-
-# What is read of a file at once, in bytes and rows.
+# Most bytes and rows that are read of a file at once.
 _READ = 8 << 20
 _MOST_ROWS = 8192
-# A part ends after so many answers, or with the one that brings it to so many bytes of JSON: by what it holds alone,
-# so that a run that was interrupted cuts the same parts as one that was not.
+# A part ends after this many results or bytes of JSON. It depends on the results alone, so that an interrupted run
+# writes the same parts as one that was not.
 _PART_ROWS = 8192
 _PART_BYTES = 32 << 20
 
 
 class ParquetSource:
-    """Rows of a Parquet file, read a piece at a time. Raises Unusable."""
+    """Sequences in the rows of a Parquet file, which is read in pieces. Raises UnusableFile."""
 
-    def __init__(self, path: Path, shape: Shape, id_column: str = "id", column: str | None = None) -> None:
+    def __init__(self, path: Path, model_io: ModelIO, id_column: str = "id", column: str | None = None) -> None:
         try:
             self._file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
-            raise Unusable(f"it is not a Parquet file: {error}") from None
-        self.shape = shape
+            raise UnusableFile(f"it is not a Parquet file: {error}") from None
+        self.model_io = model_io
         self.total: int | None = self._file.metadata.num_rows
         self._position = 0
         schema = self._file.schema_arrow
@@ -49,9 +45,9 @@ class ParquetSource:
         return self._position
 
     def _whole_column(self, schema: Any, column: str | None) -> str | None:
-        """The column whose cells are whole sequences, if there is one."""
+        """The column whose cells are whole sequences, or None."""
         if column is not None and column not in schema.names:
-            raise Unusable(f"there is no column {column!r}; there are {', '.join(schema.names)}")
+            raise UnusableFile(f"there is no column {column!r}; the columns are {', '.join(schema.names)}")
         for name in [column] if column is not None else TEXT_COLUMNS:
             if name in schema.names and self._holds_sequences(schema.field(name).type):
                 return name
@@ -59,23 +55,25 @@ class ParquetSource:
 
     def _holds_sequences(self, kind: Any) -> bool:
         text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        return _is_list(kind) or (text and self.shape.text)
+        return _is_list(kind) or (text and self.model_io.text)
 
     def _feature_columns(self, schema: Any) -> list[str]:
         names = [name for name in schema.names if name != self._id]
-        if self.shape.names and set(self.shape.names) <= set(names):
-            return list(self.shape.names)
-        if self.shape.text:
-            raise Unusable(f"which column holds the sequences? Name it with --column; there are {', '.join(names)}")
-        size = self.shape.size if self.shape.kind == "features" else 1
+        if self.model_io.names and set(self.model_io.names) <= set(names):
+            return list(self.model_io.names)
+        if self.model_io.text:
+            raise UnusableFile(
+                f"name the column that holds the sequences with --column; the columns are {', '.join(names)}"
+            )
+        size = self.model_io.size if self.model_io.kind == "features" else 1
         if size is not None and len(names) != size:
-            raise Unusable(wrong_columns(self.shape, names))
+            raise UnusableFile(wrong_columns(self.model_io, names))
         return names
 
     def close(self) -> None:
         self._file.close()
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[InputItem]:
         columns = [*filter(None, [self._id, self._column]), *self._features]
         metadata = self._file.metadata
         size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
@@ -84,11 +82,11 @@ class ParquetSource:
             batches = self._file.iter_batches(batch_size=rows, columns=columns)
             yield from self._whole(batches) if self._column else self._steps(batches)
         except pa.ArrowException as error:
-            raise Unusable(f"it is damaged: {error}") from None
+            raise UnusableFile(f"it is damaged: {error}") from None
         finally:
             self._file.close()
 
-    def _whole(self, batches: Iterator[Any]) -> Iterator[Record]:
+    def _whole(self, batches: Iterator[Any]) -> Iterator[InputItem]:
         for batch in batches:
             start = self._position
             ids = batch.column(self._id).to_pylist() if self._id else [None] * len(batch)
@@ -96,17 +94,17 @@ class ParquetSource:
             items = _arrays(column) if _is_list(column.type) else iter(column.to_pylist())
             for index, (identity, item) in enumerate(zip(ids, items, strict=True)):
                 self._position = start + index + 1
-                yield self._record(item, f"row {start + index}", _identity(identity))
+                yield self._item(item, f"row {start + index}", _identity(identity))
 
-    def _record(self, item: Any, place: str, identity: str | int | None) -> Record:
+    def _item(self, item: Any, place: str, identity: str | int | None) -> InputItem:
         if item is None:
-            return Record(place, id=identity, error="it is null")
+            return InputItem(place, id=identity, error="it is null")
         if isinstance(item, np.ndarray):
-            return record_of(item, place, self.shape, identity)
-        return Record(place, orjson.dumps(item), identity)
+            return item_of(item, place, self.model_io, identity)
+        return InputItem(place, orjson.dumps(item), identity)
 
-    def _steps(self, batches: Iterator[Any]) -> Iterator[Record]:
-        """Consecutive rows of one id, across batches."""
+    def _steps(self, batches: Iterator[Any]) -> Iterator[InputItem]:
+        """Join consecutive rows of one id, across batches."""
         pieces: list[Any] = []
         first, current = 0, None
         for batch in batches:
@@ -125,14 +123,14 @@ class ParquetSource:
         if pieces:
             yield self._joined(pieces, first, self._position - 1, current)
 
-    def _joined(self, pieces: list[Any], first: int, last: int, identity: Any) -> Record:
+    def _joined(self, pieces: list[Any], first: int, last: int, identity: Any) -> InputItem:
         data = np.concatenate(pieces)
         place = f"rows {first} to {last}"
-        if self.shape.rank == 1:
+        if self.model_io.rank == 1:
             data = data[:, 0]
-        if self.shape.kind == "tokens":
+        if self.model_io.kind == "tokens":
             data = data.astype(np.int64)
-        return record_of(data, place, self.shape, _identity(identity))
+        return item_of(data, place, self.model_io, _identity(identity))
 
 
 def _is_list(kind: Any) -> bool:
@@ -144,15 +142,15 @@ def _identity(value: Any) -> str | int | None:
 
 
 def _numbers(column: Any, name: str) -> Any:
-    """A column as numbers, NaN for null, which is then refused where it stands."""
+    """A column as numbers. Null becomes NaN, which is then reported with its place."""
     kind = column.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise Unusable(f"the column {name!r} holds {kind}, and not numbers")
+        raise UnusableFile(f"the column {name!r} holds {kind}, not numbers")
     return column.to_numpy(zero_copy_only=False)
 
 
 def _arrays(column: Any) -> Iterator[Any]:
-    """Each cell of a list column: `(time,)`, `(time, features)`, None for null; plain lists where rows are ragged."""
+    """The cells of a list column: an array `(time,)` or `(time, features)`, None, or a list if rows differ."""
     inner = column.values if not pa.types.is_fixed_size_list(column.type) else None
     if inner is None or column.null_count:
         yield from (None if cell is None else _array(cell) for cell in column.to_pylist())
@@ -171,7 +169,7 @@ def _arrays(column: Any) -> Iterator[Any]:
 
 
 def _width(rows: Any) -> int | None:
-    """The length that all the lists of an array share, or None."""
+    """The common length of the lists in a column, or None if they differ."""
     if rows.null_count:
         return None
     if pa.types.is_fixed_size_list(rows.type):
@@ -181,7 +179,7 @@ def _width(rows: Any) -> int | None:
 
 
 def _array(cell: list[Any]) -> Any:
-    """A cell as an array where it is one; as it is where its rows differ, for the server to say so."""
+    """A cell as an array. If its rows differ it stays a list, and the server reports the step."""
     try:
         data = np.array(cell, None if any(isinstance(row, list) for row in cell) else np.float64)
     except (ValueError, TypeError):
@@ -190,11 +188,11 @@ def _array(cell: list[Any]) -> Any:
 
 
 class ParquetSink:
-    """A row an answer. Parts are written whole beside the file, and joined into it at the end, a row group each."""
+    """Writes one row for each outcome. Parts are files of their own, and become row groups of one file at the end."""
 
-    def __init__(self, path: Path, shape: Shape, steps: bool, resume: bool) -> None:
+    def __init__(self, path: Path, model_io: ModelIO, steps: bool, resume: bool) -> None:
         self._path = path
-        self._shape = shape
+        self._model_io = model_io
         self._steps = steps
         self._folder = parts_of(path)
         if not resume:
@@ -204,33 +202,33 @@ class ParquetSink:
         self._schema: Any = None
         if self._parts:
             text = pa.types.is_string(pq.read_schema(self._parts[0]).field("id").type)
-            self._schema = schema(shape, steps, text)
+            self._schema = schema(model_io, steps, text)
         self.done = sum(pq.read_metadata(part).num_rows for part in self._parts)
         self._rows: list[dict[str, Any]] = []
         self._weight = 0
 
-    def write(self, answers: list[Answer]) -> None:
-        for answer in answers:
+    def write(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
             if self._schema is None:
-                self._schema = schema(self._shape, self._steps, isinstance(answer.record.id, str))
-            self._rows.append(self._row(answer))
-            self._weight += len(answer.content)
+                self._schema = schema(self._model_io, self._steps, isinstance(outcome.item.id, str))
+            self._rows.append(self._row(outcome))
+            self._weight += len(outcome.content)
             if len(self._rows) >= _PART_ROWS or self._weight >= _PART_BYTES:
                 self._end_part()
 
-    def _row(self, answer: Answer) -> dict[str, Any]:
-        identity = answer.index if answer.record.id is None else answer.record.id
+    def _row(self, outcome: Outcome) -> dict[str, Any]:
+        identity = outcome.id
         text = pa.types.is_string(self._schema.field("id").type)
         if not text and isinstance(identity, str):
-            raise Unusable(f"{answer.record.place}: the ids were numbers until {identity!r}")
-        row: dict[str, Any] = {"id": str(identity) if text else identity, "error": answer.error}
-        if answer.error is not None:
+            raise UnusableFile(f"{outcome.item.place}: the id {identity!r} is text, but the ids before it are numbers")
+        row: dict[str, Any] = {"id": str(identity) if text else identity, "error": outcome.error}
+        if outcome.error is not None:
             return row
-        result = orjson.loads(answer.content)
+        result = orjson.loads(outcome.content)
         row["length"] = result["length"]
         name = "outputs" if self._steps else "output"
         row[name] = result[name]
-        decoded, word = result.get("decoded"), self._shape.decoded
+        decoded, word = result.get("decoded"), self._model_io.decoded
         if decoded is not None and word == "values":
             row["value"] = decoded
         elif decoded is not None and word is not None:
@@ -254,7 +252,7 @@ class ParquetSink:
             return
         self._end_part()
         joined = self._folder / "whole"
-        with pq.ParquetWriter(joined, self._schema or schema(self._shape, self._steps, False)) as writer:
+        with pq.ParquetWriter(joined, self._schema or schema(self._model_io, self._steps, False)) as writer:
             for part in self._parts:
                 table = pq.read_table(part)
                 writer.write_table(table, row_group_size=max(1, len(table)))
@@ -262,16 +260,16 @@ class ParquetSink:
         shutil.rmtree(self._folder)
 
 
-def schema(shape: Shape, steps: bool, text_ids: bool) -> Any:
-    """The columns of a table of answers."""
+def schema(model_io: ModelIO, steps: bool, text_ids: bool) -> Any:
+    """The columns of a table of results."""
 
     def column(kind: Any) -> Any:
         return pa.list_(kind) if steps else kind
 
     fields = [("id", pa.string() if text_ids else pa.int64()), ("length", pa.int32())]
-    if shape.decoded == "values":
+    if model_io.decoded == "values":
         fields.append(("value", column(pa.list_(pa.float64()))))
-    elif shape.decoded is not None:
-        fields += [(shape.decoded, column(pa.string())), ("probability", column(pa.float64()))]
+    elif model_io.decoded is not None:
+        fields += [(model_io.decoded, column(pa.string())), ("probability", column(pa.float64()))]
     fields += [("outputs" if steps else "output", column(pa.list_(pa.float32()))), ("error", pa.string())]
     return pa.schema(fields)

@@ -1,4 +1,4 @@
-"""The application behind httpx without a socket: the server's own engine, codec and errors, in this process."""
+"""An httpx transport that calls the server's application in this process, without a socket."""
 
 import asyncio
 import contextlib
@@ -12,34 +12,34 @@ import httpx
 from elman.app import create_app
 from elman.settings import Settings
 
-# Nobody else waits: what a server refuses for the sake of others is taken here.
-_PATIENCE = 1e9
+# The limits of a server protect its other callers. Here there are none.
+_NO_LIMIT_SECONDS = 1e9
 _LARGEST_BODY = 1 << 40
 
 
 def settings_for(models: Path) -> Settings:
-    """The settings of an application that one caller has to itself, whatever the environment says of servers."""
+    """Settings for an application with a single caller. They replace those of the environment."""
     return Settings(
         models=models,
         poll=0,
         workers=1,
         api_keys=(),
         store="memory",
-        max_queue_seconds=_PATIENCE,
+        max_queue_seconds=_NO_LIMIT_SECONDS,
         max_body=_LARGEST_BODY,
-        body_timeout=_PATIENCE,
+        body_timeout=_NO_LIMIT_SECONDS,
         drain_timeout=0.1,
     )
 
 
-class InProcess(httpx.AsyncBaseTransport):
-    """A transport that calls the application; its lifespan is the transport's. Answers stream as they are sent."""
+class LocalTransport(httpx.AsyncBaseTransport):
+    """Calls the application, and runs its lifespan while the transport is open. Responses are streamed."""
 
     def __init__(self, settings: Settings) -> None:
         self.app = create_app(settings)
         self._lifespan: Any = None
 
-    async def __aenter__(self) -> "InProcess":
+    async def __aenter__(self) -> "LocalTransport":
         self._lifespan = self.app.router.lifespan_context(self.app)
         await self._lifespan.__aenter__()
         return self
@@ -55,7 +55,7 @@ class InProcess(httpx.AsyncBaseTransport):
             await lifespan.__aexit__(None, None, None)
 
     async def refusal(self) -> str:
-        """Why the one model of the repository is not served."""
+        """Why the only model of the repository is refused."""
         async with httpx.AsyncClient(transport=_Borrowed(self), base_url="http://elman") as client:
             refused = (await client.get("/v1/models")).json()["refused"]
         return (
@@ -63,7 +63,7 @@ class InProcess(httpx.AsyncBaseTransport):
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        exchange = _Exchange(await request.aread())
+        exchange = _LocalExchange(await request.aread())
         exchange.task = asyncio.create_task(self._call(request, exchange))
         try:
             start = await exchange.next()
@@ -72,7 +72,7 @@ class InProcess(httpx.AsyncBaseTransport):
             raise
         return httpx.Response(start["status"], headers=start["headers"], stream=exchange, request=request)
 
-    async def _call(self, request: httpx.Request, exchange: "_Exchange") -> None:
+    async def _call(self, request: httpx.Request, exchange: "_LocalExchange") -> None:
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -93,11 +93,11 @@ class InProcess(httpx.AsyncBaseTransport):
         except Exception as error:
             exchange.fail(error)
         else:
-            exchange.fail(httpx.RemoteProtocolError("the application gave no answer"))
+            exchange.fail(httpx.RemoteProtocolError("the application sent no response"))
 
 
-class _Exchange(httpx.AsyncByteStream):
-    """One request and its answer."""
+class _LocalExchange(httpx.AsyncByteStream):
+    """One request and its response."""
 
     def __init__(self, body: bytes) -> None:
         self.task: asyncio.Task[None] | None = None
@@ -134,7 +134,7 @@ class _Exchange(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         self._gone.set()
         if self.task is not None and not self.task.done():
-            # Most have nothing left to do but to return.
+            # Usually the application only has to return. Let it, so that it is not cancelled.
             await asyncio.sleep(0)
             self.task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
@@ -142,9 +142,9 @@ class _Exchange(httpx.AsyncByteStream):
 
 
 class _Borrowed(httpx.AsyncBaseTransport):
-    """The same application for another client, which does not close it."""
+    """The same application for a second client, which does not close it."""
 
-    def __init__(self, owner: InProcess) -> None:
+    def __init__(self, owner: LocalTransport) -> None:
         self.owner = owner
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

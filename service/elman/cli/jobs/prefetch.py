@@ -1,30 +1,32 @@
-"""Records from a source to whoever has room, read ahead in a thread of its own and never far ahead."""
+"""Reads items of a source ahead, in a thread of its own and within a limit."""
 
 import asyncio
 import threading
 from collections import deque
 from collections.abc import Iterable
 
-from elman.cli.jobs.files.record import Record
+from elman.cli.jobs.files.items import InputItem
 
-# A request holds up to so many bytes of sequences, beside its limit on their number: well below what a server takes,
-# and below what it hands to its decoding process.
+# Most bytes of sequences in one request. Larger bodies would go to the server's decoding process.
 _REQUEST_BYTES = 400_000
-# What is read ahead: so many requests' worth, and no more bytes than that.
+# Most requests and bytes that are read ahead.
 _AHEAD = 8
 _AHEAD_BYTES = 32 << 20
 
 
-class Feed:
-    """Takes records from a source as fast as they are asked for.
+class Prefetcher:
+    """Gives the items of a source in batches for requests.
 
-    A request is filled with what there is: from a file it is full, from a pipe it is what came so far.
+    A batch holds what was read so far: from a file it is full, from a pipe it may be a single item.
+
+    Args:
+        most: most items in a batch.
     """
 
-    def __init__(self, records: Iterable[Record], most: int) -> None:
-        self._records = iter(records)
+    def __init__(self, items: Iterable[InputItem], most: int) -> None:
+        self._records = iter(items)
         self._most = most
-        self._ready: deque[Record] = deque()
+        self._ready: deque[InputItem] = deque()
         self._bytes = 0
         self.num_read = 0
         self._ended = False
@@ -36,8 +38,8 @@ class Feed:
         self._thread = threading.Thread(target=self._read, name="elman-reading", daemon=True)
         self._thread.start()
 
-    async def take(self) -> list[Record]:
-        """The next records, at least one, or none at the end. Raises what reading raised."""
+    async def take(self) -> list[InputItem]:
+        """The next items. The list is empty at the end. Raises what reading raised."""
         while True:
             self._news.clear()
             with self._room:
@@ -49,21 +51,21 @@ class Feed:
             raise self._error
         return taken
 
-    def _take(self) -> list[Record]:
-        taken: list[Record] = []
+    def _take(self) -> list[InputItem]:
+        taken: list[InputItem] = []
         size = 0
         while self._ready and len(taken) < self._most and (not taken or size < _REQUEST_BYTES):
-            record = self._ready.popleft()
-            size += len(record.content)
-            taken.append(record)
+            item = self._ready.popleft()
+            size += len(item.content)
+            taken.append(item)
         self._bytes -= size
-        # Woken when half is used, so that the two threads change places seldom.
+        # The reader is woken when half is used, so that the threads do not switch for each item.
         if len(self._ready) <= self._most * _AHEAD // 2 and self._bytes <= _AHEAD_BYTES // 2:
             self._room.notify()
         return taken
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         with self._room:
             self._closed = True
             self._room.notify()
@@ -72,25 +74,25 @@ class Feed:
 
     def _read(self) -> None:
         try:
-            for record in self._records:
-                if not self._put(record):
+            for item in self._records:
+                if not self._put(item):
                     return
-        except Exception as error:  # whatever reading meets is told to whoever asks for the next record
+        except Exception as error:  # raised by the next take()
             self._error = error
         with self._room:
             self._ended = True
         self._tell()
 
-    def _put(self, record: Record) -> bool:
+    def _put(self, item: InputItem) -> bool:
         with self._room:
             while len(self._ready) >= self._most * _AHEAD or (self._bytes >= _AHEAD_BYTES and self._ready):
                 self._room.wait()
                 if self._closed:
                     return False
             first = not self._ready
-            self._ready.append(record)
+            self._ready.append(item)
             self.num_read += 1
-            self._bytes += len(record.content)
+            self._bytes += len(item.content)
         if first:
             self._tell()
         return not self._closed
@@ -99,4 +101,4 @@ class Feed:
         try:
             self._loop.call_soon_threadsafe(self._news.set)
         except RuntimeError:
-            pass  # the loop closed while a pipe was waited for
+            pass  # the event loop was closed while this thread waited for a pipe

@@ -1,4 +1,4 @@
-"""A model measured: its kernel, the engine around it, and a server around that."""
+"""Measures a model file: its kernel, the engine around it, and a server around that."""
 
 import asyncio
 import contextlib
@@ -24,30 +24,29 @@ from rich.table import Table
 
 from elman.api.server import policy_of
 from elman.cli.exits import CANNOT_START, FAILED, refuse
-from elman.cli.jobs.load import Load, closed_loop, whole_request
-from elman.cli.jobs.targets import names_of, put_in_repository
-from elman.cli.starting import import_path
+from elman.cli.jobs.load_generator import closed_loop, whole_request
+from elman.cli.jobs.model_files import load_file, put_in_repository
 from elman.engine.queue import ModelQueue
 from elman.engine.sequence import Sequence
 from elman.errors import ModelRefused
 from elman.repository.executor import Executor
-from elman.repository.loading import load_isolated
 from elman.repository.model import Model
 from elman.repository.network import Array
 from elman.settings import Settings
 
 _COUNT = 512
 _SIGMA = 0.8
-_LONGEST = 9  # times the mean
+_MAX_LENGTH = 9  # times the mean
 _ROWS = (1, 4, 8, 16, 32, 64)
 _STEPS = (8, 16, 32, 64)
 _START_TIMEOUT = 120.0
+_PACKAGES = Path(__file__).resolve().parents[3]
 _RUNNING = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of the table. Rates a second, latencies in seconds; None where there is none."""
+class Measurement:
+    """One line of the table. Rates are per second, latencies in seconds; None if not measured."""
 
     what: str
     sequences: float | None
@@ -58,12 +57,13 @@ class Line:
     note: str = ""
 
 
-def run_bench(file: Path, seconds: float, connections: list[int], mean_length: int, seed: int, as_json: bool) -> None:
-    """Do what `elman bench` was asked for. Exits as the command does."""
+def run_benchmark(
+    file: Path, seconds: float, connections: list[int], mean_length: int, seed: int, as_json: bool
+) -> None:
+    """Measure a model and print the table. Exits as `elman bench` does."""
     settings = Settings()
-    name, version = names_of(file)
     try:
-        model = load_isolated(file, name, int(version), settings.load_timeout, settings.load_memory or None)
+        _, model = load_file(file)
     except ModelRefused as refused:
         raise refuse(f"{file} is refused: {refused}", FAILED) from None
     sequences = draw(model, mean_length, seed)
@@ -85,10 +85,10 @@ def run_bench(file: Path, seconds: float, connections: list[int], mean_length: i
 
 
 def draw(model: Model, mean_length: int, seed: int) -> list[Array]:
-    """Sequences of lognormal lengths, `(length, features)` or `(length,)` tokens, of numbers at random."""
+    """Random sequences of lognormal lengths: `(length, features)` numbers, or `(length,)` tokens."""
     rng = np.random.default_rng(seed)
     drawn = rng.lognormal(np.log(mean_length) - _SIGMA**2 / 2, _SIGMA, _COUNT)
-    lengths = np.clip(np.rint(drawn), 1, _LONGEST * mean_length).astype(int)
+    lengths = np.clip(np.rint(drawn), 1, _MAX_LENGTH * mean_length).astype(int)
     network = model.network
     if network.features is None:
         size = model.spec.input.vocabulary_size or 2
@@ -96,10 +96,10 @@ def draw(model: Model, mean_length: int, seed: int) -> list[Array]:
     return [rng.standard_normal((length, network.features)).astype(network.input_dtype) for length in lengths]
 
 
-def kernel(model: Model, seconds: float) -> Line:
-    """The best rate of useful steps of any full batch: each shape in turn, the poor ones seldom.
+def kernel(model: Model, seconds: float) -> Measurement:
+    """The highest rate of steps of any full batch. Each size of batch is tried once, the good ones again and again.
 
-    By the processor's time, as the engine, for whatever else runs here is not to count for the one or the other.
+    Like the engine it is measured in processor time, so that other programs on the machine do not count.
     """
     network, proof = model.network, model.proof
     executor = Executor(network, proof.min_rows)
@@ -119,7 +119,7 @@ def kernel(model: Model, seconds: float) -> Line:
             rate = shape[0] * shape[1] / max(time.thread_time() - started, 1e-9)
             rates[shape] = max(rate, rates.get(shape, 0.0))
     rows, steps = max(rates, key=rates.__getitem__)
-    return Line("kernel", None, rates[rows, steps], note=f"{rows} rows of {steps} steps")
+    return Measurement("kernel", None, rates[rows, steps], note=f"{rows} rows of {steps} steps")
 
 
 def _inputs(model: Model, executor: Executor, rows: int, steps: int) -> tuple[Array, Array, list[Array], Array]:
@@ -131,28 +131,28 @@ def _inputs(model: Model, executor: Executor, rows: int, steps: int) -> tuple[Ar
     return data, np.full(rows, steps, np.int32), executor.initial_states(rows), np.zeros((1, 2), np.int64)
 
 
-def engine(model: Model, sequences: list[Array], seconds: float, settings: Settings) -> Line:
-    """A queue that is full at first, emptied again and again; the final output of each."""
-    lane = ModelQueue(model, policy_of(model, settings))
+def engine(model: Model, sequences: list[Array], seconds: float, settings: Settings) -> Measurement:
+    """The engine's rate. A full queue of sequences is run until it is empty, again and again, for final outputs."""
+    queue = ModelQueue(model, policy_of(model, settings))
     done = steps = 0
     until, started = time.perf_counter() + seconds, time.thread_time()
     while not done or time.perf_counter() < until:
-        lane.add([Sequence(inputs) for inputs in sequences])
-        while len(lane.scheduler):
-            lane.iterate(time.monotonic())
+        queue.add([Sequence(inputs) for inputs in sequences])
+        while len(queue.scheduler):
+            queue.iterate(time.monotonic())
         done += len(sequences)
         steps += sum(map(len, sequences))
     spent = time.thread_time() - started
-    return Line("engine", done / spent, steps / spent)
+    return Measurement("engine", done / spent, steps / spent)
 
 
-def over_http(model: Model, port: int, sequences: list[Array], connections: int, seconds: float) -> Line:
-    """One sequence a request, as JSON, answered with its decoded final output."""
+def over_http(model: Model, port: int, sequences: list[Array], connections: int, seconds: float) -> Measurement:
+    """The server's rate. A request holds one sequence in JSON, and its answer the decoded final output."""
     path = f"/v1/models/{model.name}/predict"
     bodies = [orjson.dumps({"sequence": _as_sent(model, one)}, option=orjson.OPT_SERIALIZE_NUMPY) for one in sequences]
     requests = [whole_request(path, body) for body in bodies]
-    load: Load = asyncio.run(closed_loop(port, requests, list(map(len, sequences)), connections, seconds))
-    return Line(
+    load = asyncio.run(closed_loop(port, requests, list(map(len, sequences)), connections, seconds))
+    return Measurement(
         f"HTTP, {connections} at once",
         len(load.latencies) / load.seconds,
         load.steps / load.seconds,
@@ -163,7 +163,7 @@ def over_http(model: Model, port: int, sequences: list[Array], connections: int,
 
 
 def _as_sent(model: Model, sequence: Array) -> Array:
-    """Frames go as the signal that they are cut from."""
+    """A sequence as a client sends it. Frames are sent as the signal that they are cut from."""
     spec = model.spec.input
     if not model.frames or spec.size is None:
         return sequence
@@ -173,19 +173,19 @@ def _as_sent(model: Model, sequence: Array) -> Array:
 
 @contextlib.contextmanager
 def serving(file: Path) -> Iterator[int]:
-    """The port of a server of its own for one model."""
+    """Run a server for one model. Yields its port."""
     with tempfile.TemporaryDirectory(prefix="elman-") as folder:
         put_in_repository(file, Path(folder) / "models")
         log = Path(folder) / "log"
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("ELMAN_")}
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "elman", "serve", str(Path(folder) / "models"), "--port", "0"],
+                [sys.executable, "-P", "-m", "elman", "serve", str(Path(folder) / "models"), "--port", "0"],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
                 cwd=folder,
-                env={**inherited, "ELMAN_STORE": "memory", "PYTHONPATH": import_path()},
+                env={**inherited, "ELMAN_STORE": "memory", "PYTHONPATH": _import_path()},
             )
         try:
             yield _port(process, log)
@@ -198,6 +198,11 @@ def serving(file: Path) -> Iterator[int]:
                 process.wait()
 
 
+def _import_path() -> str:
+    """PYTHONPATH with which a child process finds this package, even if it is not installed."""
+    return os.pathsep.join(filter(None, [str(_PACKAGES), os.environ.get("PYTHONPATH", "")]))
+
+
 def _port(process: subprocess.Popen[bytes], log: Path) -> int:
     until = time.monotonic() + _START_TIMEOUT
     while time.monotonic() < until and process.poll() is None:
@@ -207,7 +212,7 @@ def _port(process: subprocess.Popen[bytes], log: Path) -> int:
                 return int(found.group(1))
         time.sleep(0.05)
     last = log.read_text(errors="replace").strip().splitlines()[-1:]
-    raise refuse(f"the server did not start: {' '.join(last) or 'it said nothing'}", CANNOT_START)
+    raise refuse(f"the server did not start: {' '.join(last) or 'it printed nothing'}", CANNOT_START)
 
 
 @contextlib.contextmanager
@@ -220,8 +225,8 @@ def _status(quiet: bool) -> Iterator[Any]:
         yield lambda what: status.update(f"measuring {what}")
 
 
-def report(model: Model, lines: list[Line], sequences: list[Array], seconds: float) -> dict[str, Any]:
-    """What was measured, for programs."""
+def report(model: Model, lines: list[Measurement], sequences: list[Array], seconds: float) -> dict[str, Any]:
+    """The measurements, for programs."""
     return {
         "model": model.name,
         "version": model.version,
@@ -243,8 +248,8 @@ def report(model: Model, lines: list[Line], sequences: list[Array], seconds: flo
     }
 
 
-def print_lines(model: Model, lines: list[Line], sequences: list[Array]) -> None:
-    """What was measured, for people."""
+def print_lines(model: Model, lines: list[Measurement], sequences: list[Array]) -> None:
+    """Print the measurements, for people."""
     mean = float(np.mean([len(one) for one in sequences]))
     table = Table("", "sequences/s", "steps/s", "share", "p50 ms", "p99 ms", "", box=None, pad_edge=False)
     for column in table.columns[1:6]:
@@ -262,6 +267,6 @@ def print_lines(model: Model, lines: list[Line], sequences: list[Array]) -> None
             f"{line.failed} failed" if line.failed else "",
         )
     console = Console(highlight=False)
-    console.print(f"[bold]{model.name}[/] version {model.version}, sequences of {mean:.1f} steps in the mean")
+    console.print(f"[bold]{model.name}[/] version {model.version}, mean length {mean:.1f} steps")
     console.print(table)
-    console.print(f"kernel and engine: a second of one core, the kernel in its best batch, {lines[0].note}")
+    console.print(f"kernel and engine: per second of one core; the best batch of the kernel is {lines[0].note}")

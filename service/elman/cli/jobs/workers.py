@@ -1,4 +1,4 @@
-"""Several processes behind one address: each with an engine of its own, all with the sessions of one store."""
+"""Several server processes on one address. Each has its own engine, and all share the sessions of one store."""
 
 import contextlib
 import os
@@ -16,21 +16,24 @@ from elman.app import create_app
 from elman.http.process import collect_less, drop_silent_peers, keep_memory
 from elman.settings import Settings
 
-# How long a worker may be silent before it is taken for hung: as long as a request may hold the interpreter, and more.
+# A worker that answers no health check for this long is replaced. It is longer than any request blocks the interpreter.
 _SILENCE_SECONDS = 60
 
 
 def run_workers(settings: Settings, **options: Any) -> None:
-    """Serve with `settings.workers` processes until told to stop; one that dies is replaced.
+    """Serve with `settings.workers` processes until told to stop. A worker that dies is replaced.
 
-    options: of `uvicorn.Config`. Settings reach the workers through the environment.
+    The workers get their settings through the environment.
+
+    Args:
+        options: of `uvicorn.Config`.
     """
     if not settings.state_keys:
-        # One for all of them, wherever it comes from.
+        # All workers must seal state tokens with the same key.
         settings = settings.model_copy(update={"state_keys": (own_key(settings),)})
     os.environ.update(settings.environment())
     config = uvicorn.Config(
-        "elman.cli.workers:application",
+        "elman.cli.jobs.workers:application",
         factory=True,
         workers=settings.workers,
         timeout_worker_healthcheck=_SILENCE_SECONDS,
@@ -42,7 +45,7 @@ def run_workers(settings: Settings, **options: Any) -> None:
 
 
 def application() -> FastAPI:
-    """One worker's application, with the settings of the environment."""
+    """The application of one worker, with the settings of the environment."""
     collect_less()
     keep_memory()
     app = create_app(Settings())
@@ -59,6 +62,7 @@ def application() -> FastAPI:
 
 
 def _tell_when_stopping(app: FastAPI) -> None:
+    """Have SIGTERM mark the application as not ready, before uvicorn begins to stop."""
     before = signal.getsignal(signal.SIGTERM)
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Models and refusals, for people at a terminal and for programs."""
+"""What `elman check` and `elman models` print of models and refusals, for people and for programs."""
 
 import json
 from collections.abc import Iterable
@@ -14,12 +14,12 @@ from elman.repository.feeding import axes_of, why_no_forecast, why_no_generation
 from elman.repository.model import Model
 from elman.repository.repository import Refusal
 
-# Items of a list that a person is shown.
-_FEW = 12
+# Most items of a list that are printed for people.
+_MAX_ITEMS = 12
 
 _BATCHING = {
-    "ragged": "sequences of any lengths share a run",
-    "equal": "sequences of one length share a run",
+    "ragged": "sequences of different lengths run together",
+    "equal": "sequences of the same length run together",
     "alone": "each sequence runs alone",
 }
 
@@ -59,19 +59,19 @@ def refusal_report(refused: ModelRefused) -> dict[str, Any]:
 
 
 def print_model(file: Path, model: Model) -> None:
-    """What `elman check` shows of a model that can be served."""
+    """Print a model that can be served."""
     console = Console(highlight=False)
     console.print(f"[green]served[/]  {escape(str(file))}")
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in _facts(model):
         table.add_row(f"[bold]{name}[/]", escape(value))
     console.print(table)
-    console.print("\nspec, which a model.json beside the file overrides:")
+    console.print("\nspec (a model.json beside the file overrides it):")
     console.print(escape(json.dumps(_shorten(model.spec.dump()), indent=2, ensure_ascii=False)), soft_wrap=True)
 
 
 def print_refusal(file: Path, refused: ModelRefused) -> None:
-    """What `elman check` shows of a file that is refused."""
+    """Print why a file is refused."""
     console = Console(highlight=False)
     console.print(f"[red]refused[/] {escape(str(file))}")
     console.print(f"  {escape(refused.reason)}", soft_wrap=True)
@@ -85,11 +85,11 @@ def print_refusal(file: Path, refused: ModelRefused) -> None:
 
 
 def print_models(models: Iterable[Model], refusals: Iterable[Refusal]) -> None:
-    """What `elman models` shows."""
+    """Print the models of a repository."""
     console = Console(highlight=False)
-    # No word of theirs is cut on 80 columns.
-    least = {"task": 14, "network": 5, "input": 8, "out": 3, "state": 5, "exact": 5}
-    columns = [Column(name, min_width=width) for name, width in least.items()]
+    # Wide enough that no word is cut in a terminal of 80 columns.
+    widths = {"task": 14, "network": 5, "input": 8, "out": 3, "state": 5, "exact": 5}
+    columns = [Column(name, min_width=width) for name, width in widths.items()]
     table = Table(Column("model", no_wrap=True), *columns, box=None, padding=(0, 1, 0, 0), pad_edge=False)
     listed = list(models)
     several = {model.name for model in listed if model.version != 1}
@@ -111,11 +111,11 @@ def _facts(model: Model) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = [
         ("network", _network(model)),
         ("input", f"{network.input!r}: {_input(model)}"),
-        ("output", f"{network.output_names[0]!r}: {network.output_size} numbers a step"),
+        ("output", f"{network.output_names[0]!r}: {network.output_size} numbers per step"),
         ("state", _state(model)),
         ("sessions", "yes" if proof.streaming else "no"),
-        ("batching", _BATCHING[proof.batched] + ("" if proof.chunked else "; never cut in chunks")),
-        ("exact", "the same bits every way it is served" if proof.exact else f"within {proof.tolerance:.2g}"),
+        ("batching", _BATCHING[proof.batched] + ("" if proof.chunked else "; each as a whole, not in chunks")),
+        ("exact", "the same bits alone, batched and in chunks" if proof.exact else f"within {proof.tolerance:.2g}"),
     ]
     if proof.reason is not None:
         facts.append(("because", proof.reason))
@@ -129,7 +129,7 @@ def _facts(model: Model) -> list[tuple[str, str]]:
 def _generation(model: Model) -> str:
     spec = model.spec.generation
     conditions = ", ".join(spec.conditions) if spec is not None else ""
-    return f"yes, on condition of {conditions}" if conditions else "yes"
+    return f"yes, with the conditions {conditions}" if conditions else "yes"
 
 
 def _forecast(model: Model) -> str:
@@ -138,7 +138,7 @@ def _forecast(model: Model) -> str:
         ", ".join(names[i] if names else str(i) for i in features) for features in (axes.target, axes.known)
     )
     sampled = model.spec.forecast is not None and bool(model.spec.forecast.residuals)
-    parts = [f"feature {target}", f"given {known} ahead" if known else "", "with quantiles" if sampled else ""]
+    parts = [f"feature {target}", f"with {known} known ahead" if known else "", "with quantiles" if sampled else ""]
     return f"yes, {', '.join(filter(None, parts))}"
 
 
@@ -154,11 +154,11 @@ def _size(model: Model) -> str:
 
 
 def _shorten(value: Any) -> Any:
-    """Long lists, such as vocabularies, by their first few items."""
+    """Shorten long lists, such as vocabularies, to their first items."""
     if isinstance(value, dict):
         return {key: _shorten(item) for key, item in value.items()}
-    if isinstance(value, list) and len(value) > _FEW:
-        return [*value[:_FEW], f"... {len(value) - _FEW} more"]
+    if isinstance(value, list) and len(value) > _MAX_ITEMS:
+        return [*value[:_MAX_ITEMS], f"... {len(value) - _MAX_ITEMS} more"]
     return value
 
 
@@ -173,4 +173,4 @@ def _input(model: Model) -> str:
 
 def _state(model: Model) -> str:
     tensors = ", ".join(f"{state.name} {list(state.row_shape)}" for state in model.network.states)
-    return f"{tensors}: {model.network.state_nbytes} bytes a sequence" if tensors else "none is carried"
+    return f"{tensors}: {model.network.state_nbytes} bytes per sequence" if tensors else "none"

@@ -1,4 +1,4 @@
-"""A closed loop of requests: so many connections, each of which sends again as soon as it is answered."""
+"""A closed-loop load: each connection sends its next request as soon as the last one is answered."""
 
 import asyncio
 import re
@@ -10,8 +10,8 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 @dataclass
-class Load:
-    """What was seen. Latencies in seconds, ascending; `failed` counts what was not answered with 200, or not at all."""
+class LoadResult:
+    """What was measured. Latencies are in seconds, ascending. `failed` counts requests without an answer of 200."""
 
     connections: int
     seconds: float = 0.0
@@ -20,7 +20,7 @@ class Load:
     failed: int = 0
 
     def quantile(self, share: float) -> float:
-        """A quantile of the latencies; 0 where nothing was answered."""
+        """A quantile of the latencies, or 0 if there are none."""
         ordered = self.latencies
         return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else 0.0
 
@@ -33,9 +33,13 @@ def whole_request(path: str, body: bytes) -> bytes:
 
 async def closed_loop(
     port: int, requests: Sequence[bytes], sizes: Sequence[int], connections: int, seconds: float, warmup: float = 0.5
-) -> Load:
-    """Send `requests` in turn for `seconds` after `warmup` seconds that do not count; `sizes` are their steps."""
-    load, measuring, stopping, turn = Load(connections), False, False, 0
+) -> LoadResult:
+    """Send `requests` in turn for `seconds`, after a warm-up that is not counted.
+
+    Args:
+        sizes: the number of steps in each request.
+    """
+    load, measuring, stopping, turn = LoadResult(connections), False, False, 0
 
     def send(connection: _Connection) -> None:
         nonlocal turn
@@ -73,7 +77,7 @@ async def closed_loop(
 
 
 class _Connection(asyncio.Protocol):
-    """One connection with one request outstanding. Of an answer it reads the status and where it ends."""
+    """One connection with one request in flight. It reads only the status and the length of an answer."""
 
     transport: asyncio.Transport
 

@@ -1,0 +1,33 @@
+"""`elman demo`."""
+
+from pathlib import Path
+
+import typer
+
+from elman.cli.commands.options import Host, Port
+
+_MODELS = Path(__file__).parents[2] / "demo"
+_EXAMPLE = """
+Elman serves four small models on {address}
+Open that page in a browser, or ask which language a surname comes from:
+
+    curl {address}/v1/models/names-gru/predict -d '{{"sequence": "Lindqvist"}}'
+
+Ctrl-C stops it.
+"""
+
+
+def demo(host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Serve a few small models that come with Elman. Sessions are kept in memory.
+
+    \b
+    elman demo
+    elman demo --port 0
+
+    names-gru tells the language of a surname, names-lstm-generator writes surnames, vowels-gru tells who speaks,
+    and sunspots-gru forecasts sunspots.
+    """
+    from elman.cli.jobs.server import run_server, settings_from
+
+    settings = settings_from({"models": _MODELS, "workers": 1, "store": "memory", "poll": 0.0})
+    run_server(settings, host, port, "warning", on_start=lambda address: typer.echo(_EXAMPLE.format(address=address)))

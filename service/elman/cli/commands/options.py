@@ -1,0 +1,51 @@
+"""Arguments and options that several commands share."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A model of a server: NAME or NAME@VERSION. Or a path with a slash, to a model.onnx or its folder: "
+        "it is then run here, without a server.",
+        show_default=False,
+    ),
+]
+File = Annotated[
+    str,
+    typer.Argument(help="CSV, TSV, JSON lines, text, NPY, NPZ or Parquet, by its suffix. - is standard input."),
+]
+Url = Annotated[str, typer.Option(envvar="ELMAN_URL", help="Address of the server.")]
+Key = Annotated[str | None, typer.Option("--api-key", envvar="ELMAN_API_KEY", help="Key to send to the server.")]
+Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds that one request may take.")]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no summary.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output file that exists.")]
+Concurrency = Annotated[int, typer.Option(min=1, max=256, help="Requests in flight at once.")]
+IdColumn = Annotated[str, typer.Option(help="In tables: rows with the same value in this column are one sequence.")]
+Host = Annotated[str, typer.Option(envvar="ELMAN_HOST", help="Address to listen on.")]
+Port = Annotated[
+    int, typer.Option(envvar="ELMAN_PORT", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+]
+
+
+class Input(StrEnum):
+    """Formats of input files."""
+
+    jsonl, csv, txt, npy, npz, parquet = "jsonl", "csv", "txt", "npy", "npz", "parquet"
+
+
+class OnError(StrEnum):
+    """What to do with a sequence that gets no result."""
+
+    stop, skip = "stop", "skip"
+
+
+InputFormat = Annotated[Input | None, typer.Option(help="Format of FILE, if its suffix does not say.")]
+OnErrorOption = Annotated[
+    OnError, typer.Option(help="stop: end at the first error. skip: write the error in place of the result.")
+]

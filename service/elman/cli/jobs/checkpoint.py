@@ -1,0 +1,38 @@
+"""Resuming an output: a file beside it holds the model and options that it was started with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from elman.cli.jobs.files.items import UnusableFile
+
+
+def checkpoint_of(output: Path) -> Path:
+    """The file beside an unfinished output."""
+    return output.with_name(output.name + ".resume")
+
+
+def open_checkpoint(output: Path, made_with: dict[str, Any], resume: bool, overwrite: bool) -> bool:
+    """Write the checkpoint of an output. Returns True if the output is resumed.
+
+    Args:
+        made_with: what decides the bytes of the output: for each aspect a phrase that an error can quote.
+
+    Raises:
+        UnusableFile: the output exists, or was started with something else.
+    """
+    checkpoint = checkpoint_of(output)
+    started = json.loads(checkpoint.read_text()) if checkpoint.exists() else None
+    if not resume and not overwrite and (output.exists() or started is not None):
+        what = "is unfinished" if started is not None else "exists"
+        raise UnusableFile(f"{output} {what}; --resume continues it, --overwrite replaces it")
+    if resume and started is not None and started != made_with:
+        was, now = next((started.get(key), made_with[key]) for key in made_with if started.get(key) != made_with[key])
+        raise UnusableFile(f"{output} was started with {was}, not with {now}; --overwrite replaces it")
+    checkpoint.write_text(json.dumps(made_with))
+    return resume
+
+
+def remove_checkpoint(output: Path) -> None:
+    """The output is complete."""
+    checkpoint_of(output).unlink(missing_ok=True)

@@ -1,0 +1,233 @@
+"""What `elman predict` and `elman forecast` do with a file: read it, ask a model, write the results."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import typer
+
+from elman.cli.exits import CANNOT_START, FAILED, refuse
+from elman.cli.jobs.checkpoint import checkpoint_of, open_checkpoint, remove_checkpoint
+from elman.cli.jobs.files.formats import STDIN, FileFormat, format_of, name_of, open_sink, open_source
+from elman.cli.jobs.files.items import ModelIO, Sink, Source, UnusableFile, parts_of
+from elman.cli.jobs.pipeline import ItemFailed, OnError, Pipeline, RunItems
+from elman.cli.jobs.predictor import Predictor
+from elman.cli.jobs.progress import Counts, ProgressBar, summary_line
+from elman.cli.jobs.retries import Unreachable
+from elman.cli.jobs.signals import Interrupted, run_interruptible
+from elman.cli.jobs.targets import Target, connect
+
+
+@dataclass
+class JobOptions:
+    """What a command was asked to do with a file. The fields are the options of `elman predict`.
+
+    Attributes:
+        request: fields of the request, beside the sequences.
+    """
+
+    model: str
+    file: str
+    url: str
+    api_key: str | None = None
+    timeout: float = 300.0
+    input_format: FileFormat | None = None
+    id_column: str = "id"
+    column: str | None = None
+    output: Path | None = None
+    output_format: FileFormat | None = None
+    steps: bool = False
+    request: dict[str, Any] = field(default_factory=dict)
+    batch: int = 256
+    concurrency: int = 4
+    on_error: OnError = "stop"
+    resume: bool = False
+    overwrite: bool = False
+    as_json: bool = False
+    quiet: bool = False
+
+    @property
+    def format(self) -> FileFormat:
+        """The format of the output. Raises UnusableFile."""
+        if self.output_format is not None:
+            return self.output_format
+        return "jsonl" if self.output is None else format_of(str(self.output))
+
+
+def model_io_of(card: dict[str, Any], decode: bool = True) -> ModelIO:
+    """The input and output of a model, from its card."""
+    given, output = card["input"], card["output"]
+    decoded: Literal["label", "token", "values"] | None = None
+    if decode and output.get("labels"):
+        decoded = "label"
+    elif decode and card["task"] == "generation":
+        decoded = "token"
+    elif decode and card["task"] in ("forecasting", "regression"):
+        decoded = "values"
+    return ModelIO(
+        kind=given["kind"],
+        size=given.get("size"),
+        names=tuple(given["names"]) if given.get("names") else None,
+        text=bool(given.get("text")),
+        outputs=output["size"],
+        decoded=decoded,
+    )
+
+
+class FileJob:
+    """One file worked through. Messages and exit codes are the same for every command.
+
+    Args:
+        runner: gives what asks the target; by default its predict route.
+        opener: opens the output; by default as `open_sink`.
+        widen: adds to the source, such as the future of each series.
+    """
+
+    def __init__(
+        self,
+        options: JobOptions,
+        runner: Callable[[Target], RunItems] | None = None,
+        opener: Callable[[Target, ModelIO], Sink] | None = None,
+        widen: Callable[[Target, Source], Source] = lambda target, source: source,
+    ) -> None:
+        self.options = options
+        self._runner = runner or (lambda target: Predictor(target, options.request).run)
+        self._opener = opener or self._open_sink
+        self._widen = widen
+        self._sink: Sink | None = None
+        self._new_output = False
+        self._counts = Counts()
+
+    def run(self) -> None:
+        """Do the job. Exits as the command does."""
+        options = self.options
+        if options.resume and options.output is None:
+            raise refuse("--resume continues a file: name it with --output")
+        if options.resume and options.overwrite:
+            raise refuse("--resume and --overwrite exclude each other")
+        if self._is_complete():
+            typer.echo(f"elman: {options.output} is complete: there is nothing to resume", err=True)
+            return
+        try:
+            run_interruptible(self._run())
+            if options.output is not None:
+                remove_checkpoint(options.output)
+        except UnusableFile as error:
+            raise refuse(f"{error}{self._hint()}") from None
+        except ItemFailed as failed:
+            advice = f"{self._hint()}; --on-error skip continues after errors"
+            raise refuse(f"{name_of(options.file)}, {failed}{advice}", FAILED) from None
+        except Unreachable as error:
+            raise refuse(f"{options.url}: {error}{self._hint()}", CANNOT_START) from None
+        except Interrupted as interrupted:
+            typer.secho(f"elman: interrupted{self._hint()}", fg="yellow", err=True)
+            raise typer.Exit(interrupted.code) from None
+        except BrokenPipeError:
+            # The reader, such as head, has enough. Python must not fail on what is still buffered.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise typer.Exit(FAILED) from None
+        except OSError as error:
+            place = options.output or options.file
+            raise refuse(f"{place}: {error.strerror or error}{self._hint()}", FAILED) from None
+        finally:
+            self._remove_empty_output()
+        if self._counts.written and self._counts.failed == self._counts.written:
+            raise typer.Exit(FAILED)
+
+    def _is_complete(self) -> bool:
+        """True if the output to resume is complete. Parquet and NPZ files only exist once they are."""
+        output = self.options.output
+        if output is None or not self.options.resume or output.suffix not in (".parquet", ".npz"):
+            return False
+        return output.exists() and not checkpoint_of(output).exists()
+
+    async def _run(self) -> None:
+        options = self.options
+        async with connect(options.model, options.url, options.api_key, options.timeout) as target:
+            model_io = model_io_of(target.card, decode=options.request.get("decode", True))
+            source = open_source(options.file, model_io, options.input_format, options.id_column, options.column)
+            try:
+                source = self._widen(target, source)
+                self._sink = sink = self._opener(target, model_io)
+            except BaseException:
+                source.close()
+                raise
+            if options.file == STDIN and sys.stdin.isatty() and not options.quiet:
+                typer.secho("elman: reading from the terminal; Ctrl-D ends the input", err=True)
+            with ProgressBar(source, options.quiet) as bar:
+                pipeline = Pipeline(
+                    self._runner(target),
+                    source,
+                    sink,
+                    options.concurrency,
+                    options.batch,
+                    options.on_error,
+                    bar.update,
+                )
+                try:
+                    await pipeline.run()
+                except UnusableFile as error:
+                    raise UnusableFile(f"{name_of(options.file)}: {error}") from None
+                finally:
+                    self._counts = pipeline.counts
+            self._print_summary(target)
+
+    def _open_sink(self, target: Target, model_io: ModelIO) -> Sink:
+        options = self.options
+        return open_sink(options.output, model_io, options.steps, options.format, self.start_output(target))
+
+    def start_output(self, target: Target) -> bool:
+        """Write the checkpoint of the output, if there is a file. True if it is resumed. Raises UnusableFile."""
+        options = self.options
+        if options.output is None:
+            return False
+        card = target.card
+        made_with = {
+            "model": f"{card['name']} version {card['version']}",
+            "digest": f"a model file of the digest {card['digest']}",
+            "format": f"the format {options.format}",
+            "return": f"--return {'steps' if options.steps else 'final'}",
+            "options": f"the options {json.dumps(options.request, sort_keys=True)}",
+        }
+        resumed = open_checkpoint(options.output, made_with, options.resume, options.overwrite)
+        self._new_output = not resumed
+        return resumed
+
+    def _print_summary(self, target: Target) -> None:
+        """Print the summary. It goes to standard error if the results went to standard output."""
+        options, counts = self.options, self._counts
+        if options.as_json:
+            summary = {
+                "model": target.card["name"],
+                "version": target.card["version"],
+                "sequences": counts.written,
+                "before": counts.before,
+                "failed": counts.failed,
+                "seconds": round(counts.seconds, 3),
+                "output": None if options.output is None else str(options.output),
+            }
+            typer.echo(json.dumps(summary), err=options.output is None)
+        elif not options.quiet and (options.output is not None or counts.failed):
+            typer.echo(summary_line(counts, str(options.output or "standard output")), err=True)
+
+    def _remove_empty_output(self) -> None:
+        """Remove an output that this run created, if nothing was written to it."""
+        output = self.options.output
+        if output is None or not self._new_output or (self._sink is not None and self._sink.done):
+            return
+        if checkpoint_of(output).exists():
+            remove_checkpoint(output)
+            output.unlink(missing_ok=True)
+            shutil.rmtree(parts_of(output), ignore_errors=True)
+
+    def _hint(self) -> str:
+        """How to resume, if something was written."""
+        output = self.options.output
+        if output is None or self._sink is None or not self._sink.done:
+            return ""
+        return f"; {output} holds {self._sink.done:,} results: the same command with --resume continues there"

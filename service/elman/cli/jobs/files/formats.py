@@ -1,0 +1,155 @@
+"""Opens the source or sink for a path, by its suffix or by a given format."""
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from elman.cli.extras import need
+from elman.cli.jobs.files.items import ModelIO, Sink, Source, UnusableFile
+
+FileFormat = Literal["jsonl", "csv", "txt", "npy", "npz", "parquet"]
+
+_SUFFIXES: dict[str, FileFormat] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "txt",
+    ".npy": "npy",
+    ".npz": "npz",
+    ".parquet": "parquet",
+}
+STDIN = "-"
+_PEEKED = 4096
+
+
+def format_of(path: str) -> FileFormat:
+    """The format that a path's suffix names. Raises UnusableFile."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise UnusableFile(f"the suffix of {path!r} names no known format; known are {', '.join(_SUFFIXES)}")
+    return _SUFFIXES[suffix]
+
+
+def open_source(
+    path: str, model_io: ModelIO, format: FileFormat | None = None, id_column: str = "id", column: str | None = None
+) -> Source:
+    """Open the sequences in a file, or on standard input for `-`. Raises UnusableFile."""
+    try:
+        return _open_source(path, model_io, format, id_column, column)
+    except UnusableFile as error:
+        raise UnusableFile(f"{name_of(path)}: {error}") from None
+    except OSError as error:
+        raise UnusableFile(f"{name_of(path)} cannot be read: {error.strerror or error}") from None
+
+
+def name_of(path: str) -> str:
+    """The name of a path in messages."""
+    return "standard input" if path == STDIN else path
+
+
+def _open_source(path: str, model_io: ModelIO, format: FileFormat | None, id_column: str, column: str | None) -> Source:
+    if path == STDIN:
+        stream: BinaryIO = open(0, "rb", closefd=False)
+        format, total = format or _sniff(stream, model_io), None
+    else:
+        format = format or format_of(path)
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise UnusableFile("it is a folder")
+        total = status.st_size if stat.S_ISREG(status.st_mode) else None
+        stream = open(path, "rb", 1 << 18)
+    if format in ("npy", "npz", "parquet"):
+        stream.close()
+        return _open_binary(path, model_io, format, id_column, column)
+    try:
+        return _open_text(stream, total, model_io, format, id_column, column)
+    except UnusableFile:
+        stream.close()
+        raise
+
+
+def _open_text(
+    stream: BinaryIO, total: int | None, model_io: ModelIO, format: FileFormat, id_column: str, column: str | None
+) -> Source:
+    if format == "csv":
+        from elman.cli.jobs.files.csv import CSVSource
+
+        return CSVSource(stream, total, model_io, id_column, column)
+    from elman.cli.jobs.files.json import JSONSource, TextSource
+
+    if format == "txt" and not model_io.text:
+        raise UnusableFile("the model does not read text")
+    return TextSource(stream, total) if format == "txt" else JSONSource(stream, total)
+
+
+def _open_binary(path: str, model_io: ModelIO, format: FileFormat, id_column: str, column: str | None) -> Source:
+    if path == STDIN:
+        raise UnusableFile(f"{format} cannot be read from a pipe; give the path of a file")
+    if format == "parquet":
+        need("parquet")
+        from elman.cli.jobs.files.parquet import ParquetSource
+
+        return ParquetSource(Path(path), model_io, id_column, column)
+    from elman.cli.jobs.files.numpy import NPYSource, NPZSource
+
+    return NPYSource(Path(path), model_io) if format == "npy" else NPZSource(Path(path), model_io)
+
+
+def _sniff(stream: BinaryIO, model_io: ModelIO) -> FileFormat:
+    """The format of a pipe, by its first character: JSON lines; otherwise text for models that read it, or CSV."""
+    peeked = stream.peek(_PEEKED).lstrip() if hasattr(stream, "peek") else b""
+    if peeked[:1] in (b"{", b"[", b'"') and not (model_io.rank == 2 and b"," in peeked and peeked[:1] == b'"'):
+        return "jsonl"
+    return "txt" if model_io.text else "csv"
+
+
+def open_sink(path: Path | None, model_io: ModelIO, steps: bool, format: FileFormat, resume: bool) -> Sink:
+    """Open a file for results, or standard output for None. `resume` appends. Raises UnusableFile."""
+    try:
+        return _open_sink(path, model_io, steps, format, resume)
+    except UnusableFile as error:
+        raise UnusableFile(f"{path}: {error}") from None
+    except OSError as error:
+        raise UnusableFile(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _open_sink(path: Path | None, model_io: ModelIO, steps: bool, format: FileFormat, resume: bool) -> Sink:
+    if format == "txt":
+        raise UnusableFile("results cannot be written as plain text; use .jsonl, .csv, .parquet, .npy or .npz")
+    if format == "npy" and steps:
+        raise UnusableFile(".npy holds final outputs only; for --return steps use .npz, .parquet, .csv or .jsonl")
+    if format == "npz" and not steps:
+        raise UnusableFile(".npz holds the outputs of every step: add --return steps, or use .npy for final outputs")
+    if path is None:
+        return _open_stdout(model_io, steps, format)
+    if format == "csv":
+        from elman.cli.jobs.files.csv import open_csv_sink
+
+        return open_csv_sink(path, model_io, steps, resume and path.exists())
+    if format == "parquet":
+        need("parquet")
+        from elman.cli.jobs.files.parquet import ParquetSink
+
+        return ParquetSink(path, model_io, steps, resume)
+    if format == "jsonl":
+        from elman.cli.jobs.files.json import open_json_sink
+
+        return open_json_sink(path, resume and path.exists())
+    from elman.cli.jobs.files.numpy import NPYSink, NPZSink
+
+    return NPZSink(path, model_io, resume) if steps else NPYSink(path, model_io, resume and path.exists())
+
+
+def _open_stdout(model_io: ModelIO, steps: bool, format: FileFormat) -> Sink:
+    from elman.cli.jobs.files.csv import CSVSink
+    from elman.cli.jobs.files.json import JSONSink
+
+    stream: BinaryIO = open(1, "wb", closefd=False)
+    if format == "csv":
+        return CSVSink(stream, model_io, steps)
+    if format == "jsonl":
+        return JSONSink(stream)
+    raise UnusableFile(f"{format} cannot be written to a pipe; name a file with --output")

@@ -1,0 +1,113 @@
+"""What a source yields, what a sink takes, and what both must know of a model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+Identity = str | int
+
+
+class UnusableFile(Exception):
+    """A file cannot be read or written as the user asked. The message says which file and why."""
+
+
+@dataclass(frozen=True)
+class ModelIO:
+    """The input and output of a model, as far as files are concerned.
+
+    Attributes:
+        kind: what one sequence is: rows of `size` numbers (`features`), one row of samples (`frames`), or token ids
+            (`tokens`).
+        names: the names of the features, if the model has them.
+        text: True if tokens may be written as text.
+        outputs: how many numbers one output row has.
+        decoded: what the field `decoded` of a result holds: a `label`, a `token`, `values`, or None.
+    """
+
+    kind: Literal["features", "frames", "tokens"]
+    size: int | None = None
+    names: tuple[str, ...] | None = None
+    text: bool = False
+    outputs: int = 1
+    decoded: Literal["label", "token", "values"] | None = None
+
+    @property
+    def rank(self) -> int:
+        """Number of axes of one sequence's array: 2 for (time, features), 1 for (time,)."""
+        return 2 if self.kind == "features" else 1
+
+
+@dataclass(slots=True)
+class InputItem:
+    """One sequence of a file, in the JSON that a request carries; or the reason why it cannot be sent.
+
+    Attributes:
+        place: its place in the file, such as `line 7` or `rows 12 to 30`.
+        content: the sequence in JSON.
+        error: why it cannot be sent, or None.
+        extra: the other fields of its line, such as the `future` of a forecast.
+    """
+
+    place: str
+    content: bytes = b""
+    id: Identity | None = None
+    error: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of one item: the server's result in JSON, or an error.
+
+    Attributes:
+        index: the number of the item in its file, from 0.
+    """
+
+    index: int
+    item: InputItem
+    content: bytes = b""
+    error: str | None = None
+
+    @property
+    def id(self) -> Identity:
+        """The item's own id, or its number if it has none."""
+        return self.index if self.item.id is None else self.item.id
+
+
+class Source(Protocol):
+    """Reads sequences from a file, one at a time.
+
+    `total` is the size of the file in the unit that `position` counts. It is None if the size is not known.
+    """
+
+    total: int | None
+
+    @property
+    def position(self) -> int: ...
+
+    def __iter__(self) -> Iterator[InputItem]:
+        """May be called once. The file is closed at the end."""
+        ...
+
+    def close(self) -> None:
+        """Close a source that was never iterated."""
+        ...
+
+
+class Sink(Protocol):
+    """Writes outcomes to a file, in order. The file holds whole outcomes only."""
+
+    done: int
+    """Number of outcomes that are safely in the file. A sink that resumes starts with those that were there."""
+
+    def write(self, outcomes: list[Outcome]) -> None: ...
+
+    def close(self, complete: bool) -> None:
+        """Pass False for `complete` if the run ended early. The file can then be resumed."""
+        ...
+
+
+def parts_of(path: Path) -> Path:
+    """The folder that collects the parts of a file that can only be written whole."""
+    return path.with_name(path.name + ".parts")

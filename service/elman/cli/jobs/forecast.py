@@ -1,0 +1,215 @@
+"""Forecasts of the series in a file: one request for each, printed as tables or written as CSV or JSON lines."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from io import StringIO
+from typing import Any, BinaryIO
+
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from elman.cli.jobs.file_job import FileJob, JobOptions
+from elman.cli.jobs.files.formats import open_source
+from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome, Sink, Source, UnusableFile
+from elman.cli.jobs.files.json import JSONSink
+from elman.cli.jobs.retries import post
+from elman.cli.jobs.targets import Target, problem_of
+
+
+def forecast_file(options: JobOptions, future: str | None) -> None:
+    """Forecast every series of a file. Exits as the command does.
+
+    Args:
+        future: path of the file with the features that are known ahead.
+    """
+
+    def widen(target: Target, source: Source) -> Source:
+        return source if future is None else _WithFuture(source, _future_source(options, target, future))
+
+    def opener(target: Target, shape: ModelIO) -> Sink:
+        return _open_sink(options, target, job)
+
+    # With --json the forecasts go to standard output, so the summary must not.
+    summarised = replace(options, as_json=options.as_json and options.output is not None)
+    job = FileJob(summarised, lambda target: Forecaster(target, options.request).run, opener, widen)
+    job.run()
+
+
+class Forecaster:
+    """Asks a target for forecasts. `options` are fields of the forecast request."""
+
+    def __init__(self, target: Target, options: dict[str, Any]) -> None:
+        self.target = target
+        self.options = options
+
+    async def run(self, start: int, items: list[InputItem]) -> list[Outcome]:
+        """The outcomes of the items, in order. `start` is the number of the first item. Raises Unreachable."""
+        return [await self._one(start + index, item) for index, item in enumerate(items)]
+
+    async def _one(self, index: int, item: InputItem) -> Outcome:
+        outcome = Outcome(index, item, error=item.error)
+        if outcome.error is not None:
+            return outcome
+        options = orjson.dumps({**self.options, **item.extra})
+        body = b'{"series":' + item.content + b"," + options[1:]
+        response = await post(self.target, f"{self.target.version_path}/forecast", body)
+        if response.status_code == 200:
+            forecast = response.json()
+            outcome.content = orjson.dumps({key: forecast[key] for key in forecast if key not in ("model", "version")})
+        else:
+            outcome.error = problem_of(response)
+        return outcome
+
+
+class _WithFuture:
+    """Series, each with its future from a second file, in the same order."""
+
+    def __init__(self, source: Source, future: Source) -> None:
+        self._source = source
+        self._future = future
+        self.total = source.total
+
+    @property
+    def position(self) -> int:
+        return self._source.position
+
+    def close(self) -> None:
+        self._source.close()
+        self._future.close()
+
+    def __iter__(self) -> Iterator[InputItem]:
+        ahead = iter(self._future)
+        for item in self._source:
+            known = next(ahead, None)
+            if known is None:
+                item.error = item.error or "the file of --future holds nothing for it"
+            elif known.error is not None:
+                item.error = item.error or f"its future, {known.place}: {known.error}"
+            else:
+                item.extra["future"] = orjson.loads(known.content)
+            yield item
+
+
+def _future_source(options: JobOptions, target: Target, path: str) -> Source:
+    card = target.card
+    known = (card.get("forecast") or {}).get("known") or []
+    if not known:
+        raise UnusableFile(f"{card['name']} uses no features that are known ahead: leave out --future")
+    names = card["input"].get("names")
+    model_io = ModelIO(
+        kind="features",
+        size=len(known),
+        names=tuple(names[i] for i in known) if names else None,
+    )
+    return open_source(path, model_io, None, options.id_column)
+
+
+def target_names(card: dict[str, Any]) -> list[str]:
+    """The names of the values that a model forecasts, or their numbers; a single value without a name is ''."""
+    names, target = card["input"].get("names"), (card.get("forecast") or {}).get("target")
+    if names and target:
+        return [names[i] for i in target]
+    size = card["output"]["size"]
+    return [""] if size == 1 else [str(i) for i in range(size)]
+
+
+def _open_sink(options: JobOptions, target: Target, job: FileJob) -> Sink:
+    stdout: BinaryIO = open(1, "wb", closefd=False)
+    if options.output is None:
+        return JSONSink(stdout) if options.as_json else TableSink(target_names(target.card))
+    if options.format not in ("jsonl", "csv"):
+        raise UnusableFile(f"forecasts are written as .jsonl or .csv, not as {options.format}")
+    job.start_output(target)
+    stream = options.output.open("wb")
+    if options.format == "jsonl":
+        return JSONSink(stream)
+    return CSVForecastSink(stream, target_names(target.card), options.request)
+
+
+def header(names: list[str], options: dict[str, Any]) -> list[str]:
+    """The columns of a forecast: point, mean and quantiles, each for every value."""
+    figures = ["point"]
+    if options["samples"]:
+        figures += ["mean", *(f"q{level:g}" for level in options["quantiles"])]
+    return [f"{figure}_{name}" if name and len(names) > 1 else figure for figure in figures for name in names]
+
+
+def rows_of(forecast: dict[str, Any]) -> list[list[float]]:
+    """One row for each step, in the order of `header`."""
+    figures = [forecast["point"]]
+    if "mean" in forecast:
+        figures += [forecast["mean"], *forecast["quantiles"].values()]
+    return [
+        [value for cell in step for value in (cell if isinstance(cell, list) else [cell])]
+        for step in zip(*figures, strict=True)
+    ]
+
+
+class CSVForecastSink:
+    """Writes one row for each step of each forecast."""
+
+    def __init__(self, stream: BinaryIO, names: list[str], options: dict[str, Any]) -> None:
+        self.done = 0
+        self._stream = stream
+        self._columns = header(names, options)
+        self._write([["id", "step", *self._columns, "error"]])
+
+    def write(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            if outcome.error is not None:
+                self._write([[outcome.id, "", *[""] * len(self._columns), outcome.error]])
+            else:
+                rows = rows_of(orjson.loads(outcome.content))
+                self._write([[outcome.id, step, *row, ""] for step, row in enumerate(rows, 1)])
+        self.done += len(outcomes)
+
+    def _write(self, rows: list[list[Any]]) -> None:
+        text = StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        self._stream.write(text.getvalue().encode())
+        self._stream.flush()
+
+    def close(self, complete: bool) -> None:
+        self._stream.close()
+
+
+class TableSink:
+    """Prints a table for each series, for people."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.done = 0
+        self._names = names
+        self._console = Console(highlight=False)
+
+    def write(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            title = str(outcome.item.id if outcome.item.id is not None else outcome.item.place)
+            if outcome.error is not None:
+                self._console.print(f"{escape(title)}: [red]{escape(outcome.error)}[/]", soft_wrap=True)
+                continue
+            forecast = orjson.loads(outcome.content)
+            for index, name in enumerate(self._names):
+                self._console.print(escape(f"{title}, {name}" if name else title), soft_wrap=True)
+                self._console.print(self._table(forecast, index))
+        self.done += len(outcomes)
+
+    def _table(self, forecast: dict[str, Any], index: int) -> Table:
+        """The forecast of one value: a row for each step, a column for the point and each statistic."""
+        levels = [float(level) for level in forecast.get("quantiles", {})]
+        figures = header([""], {"samples": len(levels), "quantiles": levels})
+        table = Table(box=None)
+        for name in ("step", *figures):
+            table.add_column(name, justify="right")
+        for step, row in enumerate(rows_of(forecast), 1):
+            table.add_row(str(step), *map(_shown, row[index :: len(self._names)]))
+        return table
+
+    def close(self, complete: bool) -> None:
+        pass
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"

@@ -1,0 +1,104 @@
+"""Model files and folders that the user names: which file is meant, its name and version, a repository around it."""
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from elman.cli.exits import refuse
+
+if TYPE_CHECKING:
+    from elman.repository.model import Model
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+def model_file(path: Path) -> Path:
+    """The model.onnx of a path: the file itself, in the folder of a version, or in that of the highest version."""
+    if path.is_file():
+        return path
+    for candidate in (path / "model.onnx", *(folder / "model.onnx" for folder in _versions(path))):
+        if candidate.is_file():
+            return candidate
+    raise refuse(f"there is no model.onnx at {path}")
+
+
+def _versions(folder: Path) -> list[Path]:
+    """The folders of versions with a model.onnx, the highest version first."""
+    found = [file.parent for file in folder.glob("*/model.onnx") if file.parent.name.isdigit()]
+    return sorted(found, key=lambda version: -int(version.name))
+
+
+def load_file(path: Path) -> "tuple[Path, Model]":
+    """Load the model of a path in a child process, as a server does; its file and the model. Raises ModelRefused."""
+    from elman.repository.loading import load_isolated
+    from elman.settings import Settings
+
+    settings = Settings()
+    file = model_file(path).resolve()
+    name, version = names_of(file)
+    return file, load_isolated(file, name, int(version), settings.load_timeout, settings.load_memory or None)
+
+
+def names_of(file: Path) -> tuple[str, str]:
+    """Name and version of a model file, from the folders that it is in or from its own name.
+
+    `tagger/2/model.onnx` is version 2 of `tagger`; `tagger/model.onnx` and `tagger.onnx` are version 1. The name is
+    `model` if the folder or file has none that a server takes.
+    """
+    folder = file.parent
+    if file.name != "model.onnx":
+        return _model_name(file.stem), "1"
+    if _VERSION.fullmatch(folder.name):
+        return _model_name(folder.parent.name), folder.name
+    return _model_name(folder.name), "1"
+
+
+def _model_name(name: str) -> str:
+    return name if _NAME.fullmatch(name) else "model"
+
+
+def put_in_repository(file: Path, root: Path, name: str | None = None) -> tuple[str, str]:
+    """Link a model file into the repository `root`. Returns its name and version there."""
+    own_name, version = names_of(file)
+    name = name or own_name
+    (root / name).mkdir(parents=True)
+    if file.name == "model.onnx":
+        # The whole folder, so that model.json, examples.json and external data are found too.
+        (root / name / version).symlink_to(file.parent, target_is_directory=True)
+    else:
+        (root / name / version).mkdir()
+        (root / name / version / "model.onnx").symlink_to(file)
+    return name, version
+
+
+@contextlib.contextmanager
+def repository_for(path: Path, name: str | None = None) -> Iterator[Path]:
+    """The repository to serve for a path: a folder of models as it is, or a temporary one around a single model.
+
+    Args:
+        path: a repository, a file .onnx, a folder with model.onnx, or a folder with 1/model.onnx.
+        name: the name of the single model; by default that of its folder or file.
+    """
+    if not path.exists():
+        raise refuse(f"there is no folder or model file {str(path)!r}")
+    if path.is_file() and path.suffix != ".onnx":
+        raise refuse(f"{str(path)!r} is not a folder and does not end in .onnx")
+    versions = [] if path.is_file() else _versions(path)
+    if not (path.is_file() or versions or (path / "model.onnx").is_file()):
+        if name is not None:
+            raise refuse(f"--name is for a single model, and {str(path)!r} is a folder of models")
+        yield path
+        return
+    if name is not None and not _NAME.fullmatch(name):
+        raise refuse(f"--name is {name!r}: a name begins with a letter or digit, then also has '.', '_' and '-'")
+    with tempfile.TemporaryDirectory(prefix="elman-") as folder:
+        root, path = Path(folder), path.resolve()
+        if versions:
+            (root / (name or _model_name(path.name))).symlink_to(path, target_is_directory=True)
+        else:
+            put_in_repository(model_file(path), root, name)
+        yield root

@@ -1,0 +1,103 @@
+"""The server process behind `elman serve` and `elman demo`."""
+
+import contextlib
+import math
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import typer
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from elman.app import create_app
+from elman.cli.exits import CANNOT_START, refuse
+from elman.http.process import collect_less, drop_silent_peers, keep_memory
+from elman.http.protocol import HTTPProtocol
+from elman.settings import Settings
+
+
+def settings_from(given: dict[str, Any]) -> Settings:
+    """Settings from the options that were given and the environment. Exits, naming the setting, if one is wrong."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        raise refuse(f"{name}: {first['msg']}, got {first['input']!r}") from None
+
+
+def run_server(
+    settings: Settings,
+    host: str,
+    port: int,
+    log_level: str = "info",
+    access_log: bool = False,
+    on_start: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serve until told to stop. Exits with 3 if the server cannot start.
+
+    Args:
+        on_start: called with the address, such as `http://127.0.0.1:8000`, once the server listens. It is not
+            called with several workers.
+    """
+    options: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "http": HTTPProtocol,
+        "log_level": log_level,
+        "access_log": access_log,
+        # An open stream must not keep a stopping server alive.
+        "timeout_graceful_shutdown": max(1, math.ceil(settings.drain_timeout)),
+        "server_header": False,
+        # No answer depends on the address of the client, so the headers of a proxy are not read.
+        "proxy_headers": False,
+        "ws_max_size": settings.max_body,
+    }
+    if settings.workers > 1:
+        if settings.store == "memory":
+            raise refuse("several workers cannot share a store in memory; use --store lmdb")
+        from elman.cli.jobs.workers import run_workers
+
+        run_workers(settings, **options)
+        return
+    collect_less()
+    keep_memory()
+    # uvicorn raises the signal again after its shutdown. A server that was told to stop exits with 0.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    server = GracefulServer(create_app(settings), settings.stream_timeout, options, on_start)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise typer.Exit(CANNOT_START)
+
+
+class GracefulServer(uvicorn.Server):
+    """A uvicorn server that is not ready from the first moment of stopping, and drops peers that do not read."""
+
+    def __init__(
+        self, application: FastAPI, silence: float, options: dict[str, Any], on_start: Callable[[str], None]
+    ) -> None:
+        super().__init__(uvicorn.Config(application, **options))
+        self._application = application
+        self._silence = silence
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        listening = [one for server in self.servers for one in server.sockets]
+        for one in listening:
+            drop_silent_peers(one, self._silence)
+        for refusal in self._application.state.server.repository.refusals:
+            typer.secho(f"elman: {refusal.name} is refused: {refusal.reason}", fg="yellow", err=True)
+        if listening:
+            host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+            self._on_start(f"http://{host}:{listening[0].getsockname()[1]}")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._application.state.stopping()
+        super().handle_exit(sig, frame)

@@ -1,0 +1,42 @@
+"""Running a coroutine until it ends or a signal interrupts it."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from elman.cli.exits import INTERRUPTED, TERMINATED
+
+T = TypeVar("T")
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM asked the command to end. `code` is its exit code."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.code = TERMINATED if number == signal.SIGTERM else INTERRUPTED
+
+
+def run_interruptible(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine. A signal cancels it, so that it can clean up. Raises Interrupted."""
+
+    async def guarded() -> T:
+        task = asyncio.ensure_future(work)
+        caught: list[int] = []
+
+        def catch(number: int) -> None:
+            caught.append(number)
+            task.cancel()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, catch, number)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if caught:
+                raise Interrupted(caught[0]) from None
+            raise
+
+    return asyncio.run(guarded())

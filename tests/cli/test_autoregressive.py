@@ -1,0 +1,133 @@
+"""`elman forecast` and `elman generate`, with a server and without one."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tests.cli.command import elman
+from tests.running import STORE, RunningServer
+
+HISTORY = (10 + 2 * np.sin(np.arange(30) / 3)).tolist()
+WRITER = "names-lstm-generator"
+
+
+def write_history(path: Path, columns: int = 1) -> None:
+    """Two series: `one`, and `two` without its first five steps."""
+    with path.open("w", newline="") as file:
+        names = ["v"] if columns == 1 else [f"f{i}" for i in range(columns)]
+        rows = [[value + i for i in range(columns)] for value in HISTORY]
+        csv.writer(file).writerows(
+            [["id", *names], *(["one", *row] for row in rows), *(["two", *row] for row in rows[5:])]
+        )
+
+
+def test_a_forecast_is_the_servers_own(tmp_path: Path, server: RunningServer) -> None:
+    write_history(tmp_path / "in.csv")
+    asked = ("in.csv", "--horizon", "6", "--samples", "20", "--quantiles", "0.1,0.9", "--seed", "3")
+    there = elman("forecast", "sunspots-gru", *asked, "--url", server.url, "--json", cwd=tmp_path)
+    here = elman("forecast", STORE / "sunspots-gru", *asked, "-o", "out.csv", cwd=tmp_path)
+    assert (there.returncode, here.returncode) == (0, 0), there.stderr + here.stderr
+    body = {"series": HISTORY, "horizon": 6, "samples": 20, "quantiles": [0.1, 0.9], "seed": 3}
+    whole = server.client.post("/v1/models/sunspots-gru/forecast", json=body).json()
+    first, second = map(json.loads, there.stdout.splitlines())
+    assert first == {"id": "one", **{key: whole[key] for key in whole if key not in ("model", "version")}}
+    assert second["id"] == "two" and second["point"] != first["point"]
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    assert len(rows) == 12 and list(rows[0]) == ["id", "step", "point", "mean", "q0.1", "q0.9", "error"]
+    assert [float(row["q0.9"]) for row in rows[:6]] == whole["quantiles"]["0.9"]
+    assert [int(row["step"]) for row in rows[:6]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_people_are_shown_a_table(tmp_path: Path, server: RunningServer) -> None:
+    write_history(tmp_path / "in.csv")
+    shown = elman("forecast", "sunspots-gru", "in.csv", "-n", "3", "--url", server.url, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.split()[:4] == ["one,", "sunspots", "step", "point"] and "two" in shown.stdout
+
+
+def test_what_is_known_ahead_comes_from_a_file_of_its_own(tmp_path: Path, server: RunningServer) -> None:
+    write_history(tmp_path / "in.csv", columns=5)
+    ahead = [[0.5, 1.0, 2.0]] * 4
+    with (tmp_path / "ahead.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "a", "b", "c"], *([id, *row] for id in ("one", "two") for row in ahead)])
+    asked = ("forecast", "electricity-gru", "in.csv", "-n", "4", "--seed", "1", "--url", server.url)
+    done = elman(*asked, "--future", "ahead.csv", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    series = [[value + i for i in range(5)] for value in HISTORY]
+    body = {"series": series, "horizon": 4, "future": ahead}
+    whole = server.client.post("/v1/models/electricity-gru/forecast", json=body).json()
+    assert json.loads(done.stdout.splitlines()[0])["point"] == whole["point"]
+    # Each value that is forecast has a column of its own.
+    written = elman(*asked, "--future", "ahead.csv", "-o", "out.csv", cwd=tmp_path)
+    assert written.returncode == 0, written.stderr
+    header, *rows = csv.reader((tmp_path / "out.csv").read_text().splitlines())
+    assert header == ["id", "step", "point_demand, GW", "point_temperature, °C", "error"]
+    assert [[float(cell) for cell in row[2:4]] for row in rows[:4]] == whole["point"]
+    # The same future in the line of its series.
+    line = json.dumps({"sequence": series, "future": ahead, "id": "one"})
+    piped = elman(*asked[:2], "-", *asked[3:], "--json", cwd=tmp_path, given=line + "\n")
+    assert piped.stdout == done.stdout.splitlines(keepends=True)[0]
+    without = elman(*asked, cwd=tmp_path)
+    assert without.returncode == 1 and "future" in without.stderr
+    wrong = elman(*asked, "--future", "in.csv", cwd=tmp_path)
+    assert wrong.returncode == 2 and "3 features" in wrong.stderr
+
+
+def test_what_cannot_forecast_says_why(tmp_path: Path, server: RunningServer) -> None:
+    for arguments, code, words in (
+        (("vowels-gru", "in.jsonl"), 1, "cannot forecast"),
+        (("sunspots-gru", "in.jsonl", "--quantiles", "2"), 2, "between 0 and 1"),
+        (("sunspots-gru", "in.jsonl", "-o", "out.parquet"), 2, ".jsonl or .csv"),
+        (("sunspots-gru", "in.jsonl", "--future", "x.csv"), 2, "leave out --future"),
+    ):
+        row = [[0.0] * 12] if arguments[0] == "vowels-gru" else [0.0, 1.0]
+        (tmp_path / "in.jsonl").write_text(json.dumps(row))
+        done = elman("forecast", *arguments, "--url", server.url, cwd=tmp_path)
+        assert done.returncode == code and words in done.stderr, done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_text_is_continued(tmp_path: Path, server: RunningServer) -> None:
+    asked = ("Mc", "--seed", "5", "--max-steps", "12", "--samples", "3", "--condition", "Irish")
+    body = {"prompt": "Mc", "seed": 5, "max_steps": 12, "samples": 3, "condition": "Irish"}
+    whole = server.client.post(f"/v1/models/{WRITER}/generate", json=body).json()
+    there = elman("generate", WRITER, *asked, "--url", server.url, cwd=tmp_path)
+    assert there.returncode == 0, there.stderr
+    assert there.stdout.splitlines() == ["Mc" + one["text"] for one in whole["results"]]
+    here = elman("generate", STORE / WRITER, *asked, "--json", cwd=tmp_path)
+    assert json.loads(here.stdout)["results"] == whole["results"]
+
+
+def test_a_text_is_shown_as_it_comes(tmp_path: Path, server: RunningServer) -> None:
+    asked = ("generate", WRITER, "Mc", "--seed", "5", "--max-steps", "12", "--url", server.url)
+    plain = elman(*asked, cwd=tmp_path)
+    followed = elman(*asked, "--stream", cwd=tmp_path)
+    assert (followed.returncode, followed.stdout) == (0, plain.stdout), followed.stderr
+    events = elman("generate", STORE / WRITER, *asked[2:], "--stream", "--json", cwd=tmp_path)
+    *tokens, last = map(json.loads, events.stdout.splitlines())
+    assert "".join(one["text"] for one in tokens) == last["results"][0]["text"] == plain.stdout[2:-1]
+    assert len(tokens) > 2
+
+
+def test_what_cannot_generate_says_why(tmp_path: Path, server: RunningServer) -> None:
+    for arguments, code, words in (
+        (("vowels-gru",), 1, "cannot generate"),
+        ((WRITER, "Mc", "--condition", "Klingon"), 1, "Irish"),
+        ((WRITER, "Mc", "--condition", "Klingon", "--stream"), 1, "Irish"),
+        ((WRITER, "--stream", "--samples", "2"), 2, "--stream"),
+        ((WRITER, "--temperature", "hot"), 2, "temperature"),
+    ):
+        done = elman("generate", *arguments, "--url", server.url, cwd=tmp_path)
+        assert done.returncode == code and words in done.stderr, done.stderr
+
+
+def test_check_says_what_feeds_on_itself(tmp_path: Path) -> None:
+    for name, words in (
+        ("electricity-gru", "yes, feature demand, GW, temperature, °C, with workday, half-hour of the day, day of the"),
+        ("sunspots-gru", "yes, feature sunspots, with quantiles"),
+        (WRITER, "yes, with the conditions Croatian"),
+    ):
+        shown = elman("check", STORE / name, cwd=tmp_path)
+        assert shown.returncode == 0 and words in shown.stdout, shown.stdout

@@ -1,0 +1,175 @@
+"""`elman serve` and `elman demo`."""
+
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+
+import httpx
+import pytest
+
+from elman.app import create_app
+from elman.cli.jobs.model_files import repository_for
+from elman.repository.repository import scan
+from elman.settings import Settings
+from tests.cli.command import COMMAND, elman, elman_environment, elman_process
+from tests.running import ROOT, STORE, running_server
+
+DEMO = ROOT / "service" / "elman" / "demo"
+MODEL = STORE / "sunspots-gru"
+
+
+def check_says(done: "subprocess.CompletedProcess[str]", code: int, *words: str) -> None:
+    """The command failed with a single line."""
+    assert done.returncode == code, done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
+
+
+def test_without_a_folder_it_says_what_to_do(tmp_path: Path) -> None:
+    done = elman("serve", cwd=tmp_path)
+    check_says(done, 2, "elman serve my-models", "elman demo")
+    assert "store" not in done.stderr
+
+
+def test_an_application_without_a_repository_says_what_is_missing() -> None:
+    with pytest.raises(ValueError, match=r"Settings\(models=FOLDER\) or ELMAN_MODELS"):
+        create_app(Settings())
+
+
+def test_what_cannot_be_served_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    check_says(elman("serve", "nowhere", "--port", "0", cwd=tmp_path), 2, "'nowhere'")
+    check_says(elman("serve", "file", cwd=tmp_path), 2, "'file'", ".onnx")
+    check_says(elman("serve", "folder", "--name", "mine", cwd=tmp_path), 2, "--name", "folder of models")
+    check_says(elman("serve", str(MODEL), "--name", "a/b", cwd=tmp_path), 2, "'a/b'")
+    check_says(elman("serve", cwd=tmp_path, models="elsewhere"), 2, "'elsewhere'")
+
+
+@pytest.mark.parametrize(
+    "flags", [("--max-batch", "-1"), ("--max-body", "0"), ("--max-queue", "many"), ("--prot", "1")]
+)
+def test_a_wrong_option_is_named(tmp_path: Path, flags: tuple[str, str]) -> None:
+    done = elman("serve", str(STORE), *flags, cwd=tmp_path)
+    assert done.returncode == 2 and flags[0].split("-")[-1] in done.stderr
+
+
+def test_a_wrong_setting_in_the_environment_is_named(tmp_path: Path) -> None:
+    check_says(elman("serve", str(STORE), cwd=tmp_path, max_batch="many"), 2, "max_batch")
+
+
+def test_several_workers_need_a_store_that_they_can_share(tmp_path: Path) -> None:
+    asked = ("serve", str(STORE), "--workers", "2", "--store", "memory")
+    check_says(elman(*asked, cwd=tmp_path), 2, "--store lmdb")
+
+
+def test_a_port_that_is_taken_is_a_failure_without_a_traceback(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = elman_process("serve", str(tmp_path), "--port", str(taken.getsockname()[1]), cwd=tmp_path)
+    assert done.returncode == 3
+    assert "address already in use" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "name", "versions"),
+    [
+        ("tagger", None, "tagger", [1, 2]),
+        ("tagger", "mine", "mine", [1, 2]),
+        ("tagger/2", None, "tagger", [2]),
+        ("tagger/2/model.onnx", None, "tagger", [2]),
+        ("flat", None, "flat", [1]),
+        ("tagger.onnx", None, "tagger", [1]),
+        ("tagger.onnx", "mine", "mine", [1]),
+    ],
+)
+def test_a_single_model_gets_a_repository(
+    tmp_path: Path, path: str, given: str | None, name: str, versions: list[int]
+) -> None:
+    for file in ("tagger/1/model.onnx", "tagger/2/model.onnx", "flat/model.onnx", "tagger.onnx"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(file)
+    with repository_for(tmp_path / path, given) as root:
+        entries, refusals = scan(root)
+        assert [(entry.name, entry.version) for entry in entries] == [(name, version) for version in versions]
+        assert refusals == []
+        wanted = [tmp_path / "tagger" / str(version) / "model.onnx" for version in versions]
+        if path in ("flat", "tagger.onnx"):
+            wanted = [tmp_path / path / "model.onnx" if path == "flat" else tmp_path / path]
+        assert [entry.path.read_text() for entry in entries] == [one.read_text() for one in wanted]
+    assert not root.exists()
+
+
+def test_a_folder_of_models_is_served_as_it_is(tmp_path: Path) -> None:
+    with repository_for(tmp_path) as root:
+        assert root == tmp_path
+    assert tmp_path.exists()
+
+
+def test_a_model_file_is_served_and_a_refused_one_is_told(tmp_path: Path) -> None:
+    (tmp_path / "sun.onnx").write_bytes((MODEL / "1" / "model.onnx").read_bytes())
+    with running_server(tmp_path / "sun.onnx", "--name", "spots", "--store", "memory") as one:
+        assert one.predict("spots", sequence=[1.0, 2.0]).status_code == 200
+        assert "refused" not in one.log.read_text()
+    (tmp_path / "sun.onnx").write_bytes(b"no model")
+    with running_server(tmp_path / "sun.onnx", "--store", "memory") as one:
+        assert re.search("elman: sun is refused: .*not an ONNX file", one.log.read_text())
+
+
+# The demo
+
+
+@contextmanager
+def demo(folder: Path) -> Iterator[list[str]]:
+    """What `elman demo` prints once it serves."""
+    process = subprocess.Popen(
+        [*COMMAND, "demo", "--port", "0"], cwd=folder, env=elman_environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    lines: Queue[str] = Queue()
+    reader = Thread(target=lambda stream: [lines.put(line) for line in stream], args=(process.stdout,))
+    reader.start()
+    try:
+        said: list[str] = []
+        while "Ctrl-C" not in "".join(said):
+            said.append(lines.get(timeout=60))
+        yield said
+    finally:
+        process.terminate()
+        code = process.wait(30)
+        reader.join()
+        process.stdout.close()
+    assert code == 0
+
+
+def test_the_demo_serves_and_its_curl_line_is_answered(tmp_path: Path) -> None:
+    with demo(tmp_path) as said:
+        (curl,) = [line.strip() for line in said if "curl" in line]
+        answer = subprocess.run([*curl_of(curl)], capture_output=True, check=True, timeout=30).stdout
+        assert b'"label"' in answer
+        address = curl.split("/v1/")[0].split()[-1]
+        served = httpx.get(f"{address}/v1/models").json()
+        assert {model["name"] for model in served["models"]} == {folder.name for folder in DEMO.iterdir()}
+        assert served["refused"] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def curl_of(line: str) -> list[str]:
+    """The curl line as a command of Python, since curl is not everywhere."""
+    _, url, _, body = shlex.split(line)
+    code = "import sys, urllib.request as r; print(r.urlopen(r.Request(sys.argv[1], sys.argv[2].encode())).read())"
+    return [sys.executable, "-c", code, url, body]
+
+
+def test_the_models_of_the_demo_are_those_of_the_store() -> None:
+    files = [file.relative_to(DEMO) for file in DEMO.rglob("*") if file.is_file()]
+    assert {file.name for file in files} == {"model.onnx", "examples.json"} and len(files) == 8
+    for file in files:
+        assert (DEMO / file).read_bytes() == (STORE / file).read_bytes(), file
