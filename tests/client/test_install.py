@@ -17,12 +17,15 @@ SERVER_ONLY = [
     "uvicorn",
     "onnx",
     "onnxruntime",
-    "pydantic",
+    "pydantic_settings",
     "msgspec",
     "orjson",
     "lmdb",
     "torch",
 ]
+
+# typer needs these, for the command. They are installed with the client, but it must not load them.
+NOT_LOADED = [*SERVER_ONLY, "pydantic", "rich", "typer"]
 
 SCRIPT = Path(__file__).parent / "script.py"
 
@@ -38,6 +41,7 @@ print(json.dumps({{
     "label": label,
     "output": output,
     "modules": sorted(name for name in sys.modules if name.split(".")[0] == "elman"),
+    "loaded": [name for name in {NOT_LOADED!r} if name in sys.modules],
     "importable": [name for name in {SERVER_ONLY!r} if importlib.util.find_spec(name)],
     "file": sys.modules["elman"].__file__,
 }}))
@@ -59,7 +63,7 @@ def test_the_client_alone_works_and_brings_nothing_of_the_server(
     seen = json.loads(done.stdout)
     assert str(ROOT) not in seen["file"]
     assert seen["label"] == "Swedish" and len(seen["output"]) == 9
-    assert seen["importable"] == []
+    assert seen["importable"] == [] and seen["loaded"] == []
     assert all(name == "elman" or name.startswith("elman.client") for name in seen["modules"]), seen["modules"]
 
 
