@@ -78,6 +78,7 @@ def test_answers_stand_in_order_with_their_ids(tmp_path: Path, server: RunningSe
         assert (tmp_path / output).read_bytes() == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("output", "number"), [("out.jsonl", signal.SIGINT), ("out.csv", signal.SIGKILL), ("out.npy", signal.SIGTERM)]
 )
@@ -162,6 +163,7 @@ def test_whoever_reads_no_more_is_no_failure_to_tell_of(tmp_path: Path, server: 
     assert len(done.stdout.splitlines()) == 2 and done.stderr == b""
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, server: RunningServer) -> None:
     peaks = []
     for count in (4_000, 16_000):
@@ -278,6 +280,7 @@ def test_a_busy_or_broken_connection_is_tried_again(tmp_path: Path, server: Runn
     assert done.stdout == straight.stdout and len(done.stdout.splitlines()) == 60
 
 
+@pytest.mark.slow
 def test_a_key_opens_a_server_that_wants_one(tmp_path: Path, start_server: Any) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "names-gru").symlink_to(NAMES)

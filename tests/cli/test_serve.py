@@ -113,6 +113,7 @@ def test_a_folder_of_models_is_served_as_it_is(tmp_path: Path) -> None:
     assert tmp_path.exists()
 
 
+@pytest.mark.slow
 def test_a_model_file_is_served_and_a_refused_one_is_told(tmp_path: Path) -> None:
     (tmp_path / "sun.onnx").write_bytes((MODEL / "1" / "model.onnx").read_bytes())
     with running_server(tmp_path / "sun.onnx", "--name", "spots", "--store", "memory") as one:
@@ -149,6 +150,7 @@ def demo(folder: Path) -> Iterator[list[str]]:
     assert code == 0
 
 
+@pytest.mark.slow
 def test_the_demo_serves_and_its_curl_line_is_answered(tmp_path: Path) -> None:
     with demo(tmp_path) as said:
         (curl,) = [line.strip() for line in said if "curl" in line]
