@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.installing import clean_environment, pip
 from tests.running import ROOT, RunningServer
 
