@@ -100,7 +100,7 @@ def put_both(source: Path, repository: Path, name: str) -> tuple[Path, Path]:
 
 def accuracies(task: Task, plain: Path, rounded: Path) -> dict[str, Any]:
     """Of the label at the last step of held-out sequences: how many wrong of each, and how many differ."""
-    from models.train import answers
+    from models.measuring import answers
 
     by_plain, by_rounded = answers(plain, task.test), answers(rounded, task.test)
     wrong = [int((one != task.test.labels).sum()) for one in (by_plain, by_rounded)]

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from models.cards import TAGGED, read_results
+from models.fitting import fit
+from models.measuring import Measured, export_model, measure
 from models.tasks import Recipe, watch
-from models.train import HERE, RECIPES, Measured, cell_of, export_model, fit, measure, publish
+from models.train import HERE, RECIPES, cell_of, publish
 
 
 def leave_out(name: str, person: int, seed: int, recipe: Recipe | None = None) -> Measured:

@@ -35,10 +35,12 @@ from elman.exporter.verifying import open_session
 from elman.repository.spec import DecoderSpec, GenerationSpec, ModelSpec
 from models.cards import draw_losses
 from models.examples import write_examples
+from models.fitting import Curves, seed_everything, update
+from models.measuring import answers
 from models.recurrent import CELLS, Cell, Recurrent, Shape
 from models.tasks import generator, names
 from models.tasks.generator import END, START, UNKNOWN, Name, Names
-from models.train import HERE, SHIPPED_SEED, Curves, answers, publish, seed_everything, update
+from models.train import HERE, SHIPPED_SEED, publish
 
 # -- config ------------------------------------------------------------------------------------------
 

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from elman.exporter.verifying import open_session
+from models.measuring import initial_values
 from models.memory_page import LONGEST, REPRODUCED_AT, draw_all, lengths_of, write_page
 from models.recurrent import CELLS, Cell, Recurrent, Shape
 from models.tasks import Sequence, adding
-from models.train import TASKS, initial_values
+from models.train import TASKS
 
 # -- config ------------------------------------------------------------------------------------------
 

@@ -10,7 +10,11 @@ import pytest
 
 from elman.repository.spec import METADATA_KEY, parse_spec
 from models.cards import read_results
-from models.forecasting import CELLS, ELECTRICITY, HERE, Loop, cut, mape, measure_electricity
+from models.forecast_measures import ExportedForecaster, mape, measure_electricity
+from models.forecast_recipes import ELECTRICITY
+from models.forecaster import cut
+from models.forecasting import HERE
+from models.recurrent import CELLS
 from models.tasks import electricity
 from models.tasks.series import Series
 
@@ -95,13 +99,13 @@ def test_a_shipped_forecaster_describes_itself(series: Series, name: str) -> Non
 
 
 def test_a_forecast_takes_nothing_from_the_day_ahead_but_its_calendar(series: Series) -> None:
-    loop = Loop(model_file("electricity-gru"))
+    forecaster = ExportedForecaster(model_file("electricity-gru"))
     (rows,) = series.tests.values()
     day = next(iter(cut(series, rows, ELECTRICITY)))[None]
     history, future = day[:, :336], day[:, 336:]
     blind = future.copy()
     blind[..., :2] = 99
-    assert np.array_equal(loop.points(history, future), loop.points(history, blind))
+    assert np.array_equal(forecaster.points(history, future), forecaster.points(history, blind))
 
 
 @pytest.mark.parametrize("name", NAMES)

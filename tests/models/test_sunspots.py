@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from models.cards import read_results
-from models.forecasting import CELLS, HERE, RECIPES, Loop, measure_sunspots
+from models.forecast_measures import ExportedForecaster, measure_sunspots
+from models.forecast_recipes import RECIPES
+from models.forecasting import HERE
+from models.recurrent import CELLS
 from models.tasks import sunspots
 from models.tasks.series import Series
 
@@ -55,23 +58,23 @@ def test_a_shipped_forecaster_is_as_good_as_its_results_say(series: Series, name
 
 @pytest.mark.parametrize("name", NAMES)
 def test_residuals_are_errors_made_within_the_years_learned_from(series: Series, name: str) -> None:
-    loop = Loop(model_file(name))
-    assert loop.residuals.shape == (sum(map(len, series.folds)), 1)
-    assert 10 < loop.residuals.std() < 30
-    assert loop.forecast.minimum == 0
+    forecaster = ExportedForecaster(model_file(name))
+    assert forecaster.residuals.shape == (sum(map(len, series.folds)), 1)
+    assert 10 < forecaster.residuals.std() < 30
+    assert forecaster.forecast.minimum == 0
 
 
 def test_a_forecast_of_one_year_is_the_answer_at_the_last_step(series: Series) -> None:
-    loop = Loop(model_file("sunspots-gru"))
+    forecaster = ExportedForecaster(model_file("sunspots-gru"))
     history, future = series.rows[None, :221], series.rows[None, 221:232]
-    read, _ = loop.read(history)
-    assert np.allclose(loop.points(history, future)[:, 0], loop.held(read[:, -1]))
+    read, _ = forecaster.read(history)
+    assert np.allclose(forecaster.points(history, future)[:, 0], forecaster.held(read[:, -1]))
 
 
 def test_paths_are_never_below_nought_and_repeat_with_their_seed(series: Series) -> None:
-    loop = Loop(model_file("sunspots-gru"))
+    forecaster = ExportedForecaster(model_file("sunspots-gru"))
     history, future = series.rows[None, :221], series.rows[None, 221:232]
-    first, again = (loop.paths(history, future, 20, np.random.default_rng(3)) for _ in range(2))
+    first, again = (forecaster.paths(history, future, 20, np.random.default_rng(3)) for _ in range(2))
     assert first.shape == (1, 20, 11, 1)
     assert first.min() >= 0
     assert np.array_equal(first, again)

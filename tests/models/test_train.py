@@ -14,25 +14,11 @@ from elman.exporter.verifying import open_session
 from elman.repository.spec import METADATA_KEY, parse_spec
 from models import forecasting, generation
 from models.cards import read_results, write_cards
+from models.fitting import Batch, Curves, fit, sequence_loss
+from models.measuring import accuracy_of, answers, confusion_of
 from models.recurrent import Cell, Recurrent, Shape
 from models.tasks import Recipe, Task
-from models.train import (
-    HERE,
-    RECIPES,
-    SHIPPED_SEED,
-    TARGETS,
-    TASKS,
-    Batch,
-    Curves,
-    accuracy_of,
-    answers,
-    cell_of,
-    confusion_of,
-    fit,
-    main,
-    sequence_loss,
-    train,
-)
+from models.train import HERE, RECIPES, SHIPPED_SEED, TARGETS, TASKS, cell_of, main, train
 
 pytestmark = pytest.mark.torch
 

@@ -13,9 +13,10 @@ from elman.repository.spec import embedded_spec
 from models import replay
 from models.across import leave_out
 from models.cards import read_results
+from models.measuring import measure, step_answers
 from models.tasks import Task, watch
 from models.tasks.watch import EXERCISES, HELD_OUT, MIRROR, RATE, VALIDATION, Recording
-from models.train import HERE, RECIPES, measure, step_answers
+from models.train import HERE, RECIPES
 from tests.running import RunningServer
 
 pytestmark = pytest.mark.torch

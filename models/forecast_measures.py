@@ -1,0 +1,136 @@
+"""What an exported forecaster makes of the held-out rows."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from elman.exporter.verifying import open_session
+from elman.repository.spec import embedded_spec
+from models.forecast_recipes import CUSTOMARY_VARIANCE, CYCLE, ELECTRICITY, NUM_PATHS
+from models.forecaster import cut
+from models.tasks import sunspots
+from models.tasks.series import Series
+
+State = list[NDArray[np.float32]]
+"""h (and c), each (layers, batch, hidden)."""
+
+
+class ExportedForecaster:
+    """An exported forecaster and the states of the forecasts that it is making, side by side."""
+
+    def __init__(self, path: Path) -> None:
+        metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+        spec = embedded_spec(metadata)
+        assert spec is not None and spec.forecast is not None and spec.decoder is not None
+        self.forecast = spec.forecast
+        self.residuals = np.array(spec.forecast.residuals)  # (residuals, targets)
+        self.mean, self.deviation = np.array(spec.decoder.mean), np.array(spec.decoder.std)
+        self.session = open_session(str(path))
+
+    def read(self, x: NDArray[np.float32], state: State | None = None) -> tuple[NDArray[np.float64], State]:
+        """The values foretold after each row of x (batch, time, features), in the data's own units, and the state."""
+        data, *states = self.session.get_inputs()
+        state = state or [np.zeros((one.shape[0], len(x), one.shape[2]), np.float32) for one in states]
+        names = [one.name for one in states]
+        output, *after = self.session.run(None, {data.name: x, **dict(zip(names, state, strict=True))})
+        return np.asarray(output) * self.deviation + self.mean, after
+
+    def points(self, history: NDArray[np.float32], future: NDArray[np.float32]) -> NDArray[np.float64]:
+        """One forecast of each history (batch, time, features): (batch, horizon, targets).
+
+        future: (batch, horizon, features), of which the known ones are taken.
+        """
+        return self._run(history, future, None)
+
+    def paths(
+        self, history: NDArray[np.float32], future: NDArray[np.float32], samples: int, random: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """Sampled paths, each step with a residual of its own: (batch, samples, horizon, targets)."""
+        many = [np.repeat(one, samples, axis=0) for one in (history, future)]
+        return self._run(many[0], many[1], random).reshape(len(history), samples, future.shape[1], -1)
+
+    def _run(
+        self, history: NDArray[np.float32], future: NDArray[np.float32], random: np.random.Generator | None
+    ) -> NDArray[np.float64]:
+        read, state = self.read(history)
+        value, values = read[:, -1], []
+        target, known = list(self.forecast.target or ()), list(self.forecast.known)
+        for step in range(future.shape[1]):
+            if random is not None:
+                value = value + self.residuals[random.integers(len(self.residuals), size=len(value))]
+            value = self.held(value)
+            values.append(value)
+            x = np.zeros((len(history), 1, history.shape[2]), np.float32)
+            x[:, 0, target] = value
+            x[:, 0, known] = future[:, step, known]
+            after, state = self.read(x, state)
+            value = after[:, -1]
+        return np.stack(values, axis=1)
+
+    def held(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return values if self.forecast.minimum is None else np.maximum(values, self.forecast.minimum)
+
+
+def coverage(paths: NDArray[np.float64], truth: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether the truth (batch, horizon, targets) lies in the middle 80 % of the paths (batch, samples, ...)."""
+    low, high = np.quantile(paths, (0.1, 0.9), axis=1)  # (batch, horizon, targets)
+    return np.asarray((low <= truth) & (truth <= high))
+
+
+def measure_sunspots(path: Path, series: Series, sampled: bool = True) -> dict[str, Any]:
+    """Errors one year ahead given the true past, and what the paths cover of one and of eleven years ahead."""
+    forecaster = ExportedForecaster(path)
+    read, _ = forecaster.read(series.rows[None, :-1])
+    foretold = np.concatenate([series.rows[:1], forecaster.held(read[0])])  # (years, 1); nothing foretells the first
+    squared = ((foretold - series.rows) ** 2)[:, 0]
+    variance = float(series.rows[: sunspots.row_of(1979) + 1].astype(np.float64).var())
+    measured: dict[str, Any] = {
+        "variance": variance,
+        "arv": {name: float(squared[rows].mean() / variance) for name, rows in series.tests.items()},
+        "arv_1535": {name: float(squared[rows].mean() / CUSTOMARY_VARIANCE) for name, rows in series.tests.items()},
+        "arv_learned": float(squared[1 : series.learned].mean() / variance),
+    }
+    if not sampled:
+        return measured
+    random = np.random.default_rng(0)
+    inside = []
+    for start in range(series.learned, len(series.rows) - CYCLE + 1):
+        history, future = series.rows[None, :start], series.rows[None, start : start + CYCLE]
+        inside.append(coverage(forecaster.paths(history, future, NUM_PATHS, random), future)[0, :, 0])
+    covered = np.array(inside)  # (starts, horizon)
+    return measured | {"coverage_1": float(covered[:, 0].mean()), f"coverage_{CYCLE}": float(covered.mean())}
+
+
+def measure_electricity(path: Path, series: Series, sampled: bool = True) -> dict[str, Any]:
+    """Errors over the days held out, each foretold at midnight from the week before, and what the paths cover."""
+    forecaster, recipe = ExportedForecaster(path), ELECTRICITY
+    (rows,) = series.tests.values()
+    days = np.stack(list(cut(series, rows, recipe)))  # (days, history + horizon, features)
+    history, future = np.split(days, [days.shape[1] - recipe.horizon], axis=1)
+    truth = future[..., :2]  # (days, horizon, 2)
+    demand = truth[..., 0]
+    points = forecaster.points(history, future)
+    measured: dict[str, Any] = {
+        "num_days": len(days),
+        "mape": mape(points[..., 0], demand),
+        "mape_last_week": mape(history[:, : recipe.horizon, 0], demand),
+        "mape_yesterday": mape(history[:, -recipe.horizon :, 0], demand),
+        "temperature_error": float(np.abs(points[..., 1] - truth[..., 1]).mean()),
+    }
+    if not sampled:
+        return measured
+    paths = forecaster.paths(history, future, NUM_PATHS, np.random.default_rng(0))
+    inside = coverage(paths, truth)  # (days, horizon, 2)
+    return measured | {
+        "coverage_first": float(inside[:, 0, 0].mean()),
+        "coverage_demand": float(inside[..., 0].mean()),
+        "coverage_temperature": float(inside[..., 1].mean()),
+    }
+
+
+def mape(foretold: NDArray[Any], truth: NDArray[Any]) -> float:
+    """Mean absolute error as a share of the truth, in %."""
+    return float(100 * (np.abs(foretold - truth) / truth).mean())
