@@ -40,8 +40,8 @@ def new_record(
     return Record(id, owner, model, version, digest, now, now + ttl, ttl, 0, step, state(id, step, size))
 
 
-def advance_of(record: Record, steps: int = 1, content: bytes = b"c" * 16) -> Advance:
+def advance_of(record: Record, steps: int = 1, input_digest: bytes = b"c" * 16) -> Advance:
     """The advance that a record may make."""
     step = record.step + steps
     snapshot = state(record.id, step, len(record.snapshot))
-    return Advance(record.id, record.revision, step, snapshot, content, record.expires_at + steps)
+    return Advance(record.id, record.revision, step, snapshot, input_digest, record.expires_at + steps)

@@ -219,7 +219,7 @@ def advanced(record: Record) -> Record:
         snapshot=one.snapshot,
         previous_step=record.step,
         previous=record.snapshot,
-        content=one.content,
+        input_digest=one.input_digest,
         expires_at=one.expires_at,
     )
 
@@ -336,7 +336,7 @@ def test_a_state_that_changed_on_the_disk_is_not_served(folder: Path) -> None:
 
 
 def test_a_session_whose_facts_changed_on_the_disk_stops_no_other(folder: Path) -> None:
-    records = [replace(lasting(), content=bytes([65 + number]) * 16) for number in range(8)]
+    records = [replace(lasting(), input_digest=bytes([65 + number]) * 16) for number in range(8)]
     with opened(folder) as store:
         for record in records:
             store.create(record, PLENTY)

@@ -13,7 +13,7 @@ import pytest
 from elman.engine.sequence import Sequence
 from elman.engine.work import Steps, Wait, wait
 from elman.errors import ElmanError, Quota, StepConflict, StepReused, StoreUnavailable, UnknownSession
-from elman.sessions.sessions import Ask, Sessions, StepWrite
+from elman.sessions.sessions import Sessions, StepIntent, StepWrite
 from elman.sessions.store import Record, Store, Usage
 from elman.sessions.stores.lmdb import LMDBStore
 from elman.sessions.stores.memory import MemoryStore
@@ -90,7 +90,7 @@ class Model:
                 yield from self.sessions.save(write)
             return snapshot
 
-        return self.sessions.step(owner, id, Ask(content, length, at), run)
+        return self.sessions.step(owner, id, StepIntent(content, length, at), run)
 
 
 def refused(kind: type[ElmanError], steps: Steps[Any]) -> ElmanError:

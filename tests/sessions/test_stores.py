@@ -62,7 +62,7 @@ def test_an_advance_keeps_what_was_before(store: Store, size: int) -> None:
             snapshot=one.snapshot,
             previous_step=record.step,
             previous=record.snapshot,
-            content=one.content,
+            input_digest=one.input_digest,
             expires_at=one.expires_at,
         )
         assert store.read(record.id) == record
@@ -86,11 +86,11 @@ def test_an_advance_from_another_revision_changes_nothing(store: Store) -> None:
 
 def test_an_advance_may_follow_another_in_one_call(store: Store) -> None:
     record = created(store)
-    first, second = advance_of(record), replace(advance_of(record, steps=2), revision=1, content=b"")
+    first, second = advance_of(record), replace(advance_of(record, steps=2), revision=1, input_digest=b"")
     assert store.advance([first, second]) == [True, True]
     stored = store.read(record.id)
     assert stored is not None and stored.previous == first.snapshot and stored.snapshot == second.snapshot
-    assert stored.content == b"" and stored.previous_step == 1
+    assert stored.input_digest == b"" and stored.previous_step == 1
 
 
 def test_a_snapshot_of_another_size_is_refused(store: Store) -> None:
@@ -135,7 +135,7 @@ def test_replacing_puts_a_record_as_it_is(store: Store, size: int) -> None:
         snapshot=state(record.id, 40, size),
         previous_step=39,
         previous=state(record.id, 39, size),
-        content=b"k" * 16,
+        input_digest=b"k" * 16,
         expires_at=START + 99,
     )
     assert store.replace(after, 1) is False
@@ -277,14 +277,14 @@ class BothStores(RuleBasedStateMachine):
     @rule(
         ids=st.lists(records, min_size=1, max_size=6),
         off=st.lists(st.sampled_from([0, 0, 0, 0, 1]), min_size=6, max_size=6),
-        content=st.sampled_from([b"", b"\0" * 16, b"c" * 16]),
+        input_digest=st.sampled_from([b"", b"\0" * 16, b"c" * 16]),
     )
-    def advance(self, ids: list[str], off: list[int], content: bytes) -> None:
+    def advance(self, ids: list[str], off: list[int], input_digest: bytes) -> None:
         advances = []
         for id, more in zip(ids, off, strict=False):
             record = self.memory.read(id)
             if record is not None:
-                advances.append(replace(advance_of(record, 3, content), revision=record.revision + more))
+                advances.append(replace(advance_of(record, 3, input_digest), revision=record.revision + more))
         self.both(lambda store: store.advance(advances))
 
     @rule(id=records, size=st.sampled_from(SIZES), keep=st.booleans(), off=st.sampled_from([0, 0, 1]))
@@ -294,7 +294,7 @@ class BothStores(RuleBasedStateMachine):
             return
         size = len(record.snapshot) if keep else size
         after = replace(
-            record, revision=record.revision + 1, step=1, snapshot=state(id, 1, size), previous=None, content=b""
+            record, revision=record.revision + 1, step=1, snapshot=state(id, 1, size), previous=None, input_digest=b""
         )
         self.both(lambda store: store.replace(after, record.revision + off))
 

@@ -24,7 +24,7 @@ from elman.codec.requests import StepsQuery, StepsRequest
 from elman.engine.work import Run, Steps, Work, script
 from elman.http.endpoint import Request, Response
 from elman.repository.network import Array
-from elman.sessions.sessions import Ask, StepWrite
+from elman.sessions.sessions import StepIntent, StepWrite
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Stepper:
     ) -> Steps[StepsDone]:
         """Move a session on, once. Raises what `Sessions.step` and the engine raise."""
         check_returns(served, request.returns)
-        ask = Ask(input_digest(data), len(data), request.at)
+        intent = StepIntent(input_digest(data), len(data), request.at)
 
         def run(snapshot: bytes, write: StepWrite | None) -> Steps[tuple[int, Array]]:
             segment = Segment(served, data, unpacked(served, snapshot))
@@ -78,7 +78,7 @@ class Stepper:
             work.check()
             return len(sequence.inputs), outputs_of(sequence)
 
-        (length, outputs), record, replayed = yield from self.server.sessions.step(owner, id, ask, run)
+        (length, outputs), record, replayed = yield from self.server.sessions.step(owner, id, intent, run)
         # What is replayed was the last step, so the session stands where that left it.
         return StepsDone(id, record.step, length, outputs, replayed)
 

@@ -1,4 +1,4 @@
-"""Sessions: what a step request does to a record, once, however often and to whichever process it is sent."""
+"""Sessions: a step request changes a record once, however often and to whichever process it is sent."""
 
 import asyncio
 import contextlib
@@ -19,48 +19,56 @@ T = TypeVar("T")
 
 _LOG = logging.getLogger("elman")
 
-# What is looked at each second for expired sessions.
+# Most expired sessions that are deleted each second.
 _SWEPT = 2_000
-# How long a store that could not be opened is left alone.
+# Time until a store that could not be opened is tried again.
 _REOPEN_SECONDS = 5.0
-# How often a step that lost to another process is judged anew.
+# How often a step is tried that lost to another process.
 _TRIES = 4
-# What a record takes in memory beside its states.
+# Memory of a record beside its states.
 _RECORD_NBYTES = 700
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """A step request as far as the record is concerned.
+class StepIntent:
+    """What a step request means to do to a session.
 
-    `content` stands for what is to be read, `length` is how far the session moves, `at` where it is believed to be.
+    Attributes:
+        input_digest: of the input, 16 bytes.
+        length: number of steps.
+        at: the step at which the caller believes the session to be; None if it does not say.
     """
 
-    content: bytes
+    input_digest: bytes
     length: int
     at: int | None
 
 
 @dataclass(slots=True, eq=False)
 class StepWrite:
-    """What is to be written once a step has run. `compose` makes the new snapshot of the sequence that ran."""
+    """What is to be written once a step has run.
+
+    Attributes:
+        compose: makes the new snapshot from the sequence that ran.
+        won: whether it was written. If not, another step was faster.
+    """
 
     id: str
     revision: int
     step: int
-    content: bytes
+    input_digest: bytes
     expires_at: float
     compose: Callable[[Sequence], bytes] | None = None
     snapshot: bytes = b""
     won: bool = False
 
     def advance(self) -> Advance:
-        """As the store takes it."""
-        return Advance(self.id, self.revision, self.step, self.snapshot, self.content, self.expires_at)
+        """The write in the form that stores take."""
+        return Advance(self.id, self.revision, self.step, self.snapshot, self.input_digest, self.expires_at)
 
 
 RunStep = Callable[[bytes, StepWrite | None], Steps[T]]
-"""Runs a step from a snapshot, and sees to it that the write, where there is one, is done."""
+"""Runs a step from a snapshot, and does the write if there is one."""
 
 
 class _Verdict(Enum):
@@ -72,10 +80,10 @@ class Sessions:
     """The sessions of one server.
 
     Args:
-        open_store: opens the store; called again after it failed.
+        open_store: opens the store. It is called again after it failed.
         most: what one caller may hold.
-        ttl: seconds that a session lives after its last step, where its creator does not say.
-        hot_bytes: memory for records that are kept at hand, so that a live session is not read again for each step.
+        ttl: seconds that a session lives after its last step, if its creator does not say.
+        hot_bytes: memory for cached records. The record of a live session is not read again for each step.
         shared: whether other processes may step the same sessions.
     """
 
@@ -84,17 +92,17 @@ class Sessions:
         self._open_store = open_store
         self._most = most
         self._shared = shared
-        self._hot: OrderedDict[str, Record] = OrderedDict()
-        self._hot_nbytes = 0
-        self._most_hot = hot_bytes
-        # Those that wait for their turn on a session, by its id. A session is here while a step of it is under way.
+        self._cached: OrderedDict[str, Record] = OrderedDict()
+        self._cached_nbytes = 0
+        self._cache_bytes = hot_bytes
+        # By session id, the requests that wait for their turn. A session is here while a step of it is under way.
         self._turns: dict[str, deque[asyncio.Future[None]]] = {}
         self._store: Store | None = None
         self._failure: StoreUnavailable | None = None
         self._reopen_at = 0.0
 
     def open(self) -> None:
-        """Open the store. Where that fails, sessions are refused with the reason and all else works."""
+        """Open the store. If that fails, sessions are refused with the reason, and everything else works."""
         try:
             self._store, self._failure = self._open_store(), None
         except StoreUnavailable as failure:
@@ -103,13 +111,13 @@ class Sessions:
             self._reopen_at = time.monotonic() + _REOPEN_SECONDS
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         store, self._store = self._store, None
         if store is not None:
             store.close()
 
     def __len__(self) -> int:
-        """Sessions held, 0 where the store does not work."""
+        """Number of sessions; 0 if the store does not work."""
         try:
             return len(self._store) if self._store is not None else 0
         except StoreUnavailable:
@@ -126,7 +134,7 @@ class Sessions:
         return record
 
     def read(self, owner: bytes, id: str) -> Steps[Record]:
-        """A session as it stands in the store. Raises UnknownSession, for another caller's too; StoreUnavailable."""
+        """A session, from the store. Raises StoreUnavailable, and UnknownSession, also for another caller's session."""
         record = yield from self._call(lambda store: store.read(id))
         if record is None or record.owner != owner:
             self._forget(id)
@@ -135,8 +143,8 @@ class Sessions:
         return record
 
     def find(self, owner: bytes, id: str) -> Steps[Record]:
-        """A session as this process saw it last. Raises as `read`."""
-        record = self._hot.get(id)
+        """A session, from the cache if it is there. Raises what `read` raises."""
+        record = self._cached.get(id)
         if record is None or record.owner != owner or record.expires_at <= time.time():
             return (yield from self.read(owner, id))
         return record
@@ -146,14 +154,14 @@ class Sessions:
         return (yield from self._call(lambda store: store.list(owner, limit, after, model)))
 
     def delete(self, owner: bytes, id: str) -> Steps[None]:
-        """Forget a session. Raises UnknownSession, StoreUnavailable."""
+        """Delete a session. Raises UnknownSession, StoreUnavailable."""
         yield from self.read(owner, id)
         self._forget(id)
         if not (yield from self._call(lambda store: store.delete(id))):
             raise _unknown()
 
     def restore(self, owner: bytes, id: str, step: int, snapshot: bytes) -> Steps[Record]:
-        """Put a session at another state, earlier or later. Raises UnknownSession, StepConflict, StoreUnavailable."""
+        """Set a session to another state, earlier or later. Raises UnknownSession, StepConflict, StoreUnavailable."""
         yield from self._take_turn(id, queue=True)
         try:
             for _ in range(_TRIES):
@@ -165,7 +173,7 @@ class Sessions:
                     snapshot=snapshot,
                     previous_step=0,
                     previous=None,
-                    content=b"",
+                    input_digest=b"",
                     expires_at=time.time() + before.ttl,
                 )
                 if (yield from self._call(lambda store, one=after, old=before: store.replace(one, old.revision))):  # type: ignore[misc]
@@ -173,81 +181,83 @@ class Sessions:
                     return after
         finally:
             self._end_turn(id)
-        raise StepConflict("the session moves on faster than it can be restored", expected=before.step)
+        raise StepConflict("other steps of this session were faster than its restoration", expected=before.step)
 
-    def step(self, owner: bytes, id: str, ask: Ask, run: RunStep[T]) -> Steps[tuple[T, Record, bool]]:
-        """Move a session on, once.
+    def step(self, owner: bytes, id: str, intent: StepIntent, run: RunStep[T]) -> Steps[tuple[T, Record, bool]]:
+        """Do the steps of a request, once.
 
-        Returns what `run` returned, the session as it stands now, and whether the step had been done already.
+        Returns what `run` returned, the session after it, and whether the steps had been done already.
         Raises UnknownSession, StepConflict, StepReused, StoreUnavailable, and what `run` raises.
         """
-        yield from self._take_turn(id, queue=ask.at is not None)
+        yield from self._take_turn(id, queue=intent.at is not None)
         try:
-            return (yield from self._step(owner, id, ask, run))
+            return (yield from self._step(owner, id, intent, run))
         finally:
             self._end_turn(id)
 
-    def _step(self, owner: bytes, id: str, ask: Ask, run: RunStep[T]) -> Steps[tuple[T, Record, bool]]:
-        # Without `at` only the store can say whether somebody else was here in between.
-        fresh = self._shared and ask.at is None
+    def _step(self, owner: bytes, id: str, intent: StepIntent, run: RunStep[T]) -> Steps[tuple[T, Record, bool]]:
+        # Without `at`, only the store shows whether another process has stepped the session.
+        fresh = self._shared and intent.at is None
         record = yield from self.read(owner, id) if fresh else self.find(owner, id)
         for _ in range(_TRIES):
-            if not fresh and not _moves_on(record, ask):
+            if not fresh and not _moves_on(record, intent):
                 record, fresh = (yield from self.read(owner, id)), True
-            if _judge(record, ask) is _Verdict.REPLAY:
+            if _judge(record, intent) is _Verdict.REPLAY:
                 assert record.previous is not None, "judged"
                 return (yield from run(record.previous, None)), record, True
-            write = StepWrite(id, record.revision, record.step + ask.length, ask.content, time.time() + record.ttl)
+            write = StepWrite(
+                id, record.revision, record.step + intent.length, intent.input_digest, time.time() + record.ttl
+            )
             result = yield from run(record.snapshot, write)
             if write.won:
                 record = _advanced(record, write)
                 self._keep(record)
                 return result, record, False
             record, fresh = (yield from self.read(owner, id)), True
-            if ask.at is None:
+            if intent.at is None:
                 break
         raise StepConflict("another step of this session was faster", expected=record.step)
 
     def save(self, write: StepWrite) -> Steps[None]:
-        """Write a step that needed no run."""
+        """Write a step for which nothing had to run."""
         (write.won,) = yield from self._call(lambda store: store.advance([write.advance()]))
 
     def commit(self, sequences: list[Sequence]) -> None:
         """Write the steps that ended in one iteration of the engine, in one transaction."""
-        saves = []
+        writes = []
         try:
             if self._store is None:
                 raise self._failure or StoreUnavailable("the session store is closed")
             for sequence in sequences:
-                save = sequence.save
-                assert isinstance(save, StepWrite) and save.compose is not None, "only sessions save"
-                save.snapshot = save.compose(sequence)
-                saves.append(save)
-            for save, won in zip(saves, self._store.advance([save.advance() for save in saves]), strict=True):
-                save.won = won
+                write = sequence.save
+                assert isinstance(write, StepWrite) and write.compose is not None, "only sessions write"
+                write.snapshot = write.compose(sequence)
+                writes.append(write)
+            for write, won in zip(writes, self._store.advance([one.advance() for one in writes]), strict=True):
+                write.won = won
         except StoreUnavailable as failure:
             for sequence in sequences:
                 sequence.error = StoreUnavailable(failure.detail)
 
     async def sweep(self) -> None:
-        """Forget expired sessions, a part of the store each second, until cancelled."""
+        """Delete expired sessions, a part of the store each second, until cancelled."""
         while True:
             await asyncio.sleep(1.0)
             with contextlib.suppress(StoreUnavailable):
                 if self._store is not None:
                     await asyncio.to_thread(self._store.sweep, time.time(), _SWEPT)
             now = time.time()
-            for id in [id for id, record in self._hot.items() if record.expires_at <= now]:
+            for id in [id for id, record in self._cached.items() if record.expires_at <= now]:
                 self._forget(id)
 
     def _take_turn(self, id: str, queue: bool) -> Steps[None]:
-        """Wait for the turn on a session. Raises StepConflict where another has it and there is no queueing."""
+        """Wait for the turn on a session. Raises StepConflict if another has it and `queue` is false."""
         waiting = self._turns.get(id)
         if waiting is None:
             self._turns[id] = deque()
             return
         if not queue:
-            record = self._hot.get(id)
+            record = self._cached.get(id)
             raise StepConflict(
                 "another step of this session is under way", expected=None if record is None else record.step
             )
@@ -256,12 +266,13 @@ class Sessions:
         try:
             yield from wait(mine)
         except BaseException:
-            # Given up: if the turn had been handed over meanwhile, it goes on to the next.
+            # The request was given up. If it already had the turn, the turn goes to the next.
             if mine.done() and not mine.cancelled():
                 self._end_turn(id)
             raise
 
     def _end_turn(self, id: str) -> None:
+        """Give the turn to the next request that still waits."""
         waiting = self._turns[id]
         while waiting:
             following = waiting.popleft()
@@ -271,7 +282,7 @@ class Sessions:
         del self._turns[id]
 
     def _call(self, call: Callable[[Store], T]) -> Steps[T]:
-        """A call of the store, in a thread. Raises StoreUnavailable."""
+        """Call the store in a thread. Raises StoreUnavailable."""
         if self._store is None and time.monotonic() >= self._reopen_at:
             yield from aside(self.open)
         if self._store is None:
@@ -280,55 +291,55 @@ class Sessions:
         return (yield from aside(call, self._store))
 
     def _keep(self, record: Record) -> None:
-        """Have a record at hand."""
+        """Put a record into the cache."""
         self._forget(record.id)
-        self._hot[record.id] = record
-        self._hot_nbytes += _nbytes(record)
-        while self._hot_nbytes > self._most_hot:
-            _, dropped = self._hot.popitem(last=False)
-            self._hot_nbytes -= _nbytes(dropped)
+        self._cached[record.id] = record
+        self._cached_nbytes += _nbytes(record)
+        while self._cached_nbytes > self._cache_bytes:
+            _, dropped = self._cached.popitem(last=False)
+            self._cached_nbytes -= _nbytes(dropped)
 
     def _forget(self, id: str) -> None:
-        record = self._hot.pop(id, None)
+        record = self._cached.pop(id, None)
         if record is not None:
-            self._hot_nbytes -= _nbytes(record)
+            self._cached_nbytes -= _nbytes(record)
 
 
 def _nbytes(record: Record) -> int:
     return _RECORD_NBYTES + len(record.snapshot) + len(record.previous or b"")
 
 
-def _advanced(record: Record, save: StepWrite) -> Record:
+def _advanced(record: Record, write: StepWrite) -> Record:
     return replace(
         record,
         revision=record.revision + 1,
-        step=save.step,
-        snapshot=save.snapshot,
+        step=write.step,
+        snapshot=write.snapshot,
         previous_step=record.step,
         previous=record.snapshot,
-        content=save.content,
-        expires_at=save.expires_at,
+        input_digest=write.input_digest,
+        expires_at=write.expires_at,
     )
 
 
-def _moves_on(record: Record, ask: Ask) -> bool:
-    """Whether a step goes on from where the session stands."""
-    return ask.at is None or ask.at == record.step
+def _moves_on(record: Record, intent: StepIntent) -> bool:
+    """Whether the request begins at the session's step."""
+    return intent.at is None or intent.at == record.step
 
 
-def _judge(record: Record, ask: Ask) -> _Verdict:
-    """What a step request is to a session. Raises StepConflict and StepReused."""
-    if _moves_on(record, ask):
+def _judge(record: Record, intent: StepIntent) -> _Verdict:
+    """Whether to do new steps or to repeat the last answer. Raises StepConflict, StepReused."""
+    if _moves_on(record, intent):
         return _Verdict.ADVANCE
-    if record.previous is None or ask.at != record.previous_step:
+    if record.previous is None or intent.at != record.previous_step:
         raise StepConflict(
-            f"the session is at step {record.step}, not {ask.at}"
-            + ("; only its last step can be done again" if (ask.at or 0) < record.step else ""),
+            f"the session is at step {record.step}, not {intent.at}"
+            + ("; only its last step can be done again" if (intent.at or 0) < record.step else ""),
             expected=record.step,
         )
-    if record.content != ask.content:
+    if record.input_digest != intent.input_digest:
         raise StepReused(
-            f"step {ask.at} was done with other content; the session is at step {record.step}",
+            f"step {intent.at} was done with other content; the session is at step {record.step}",
             where="at",
             expected=record.step,
         )

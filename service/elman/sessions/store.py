@@ -27,7 +27,7 @@ class Record:
         step: number of steps done.
         snapshot: the state after these steps. All sessions of a model have snapshots of one size.
         previous_step, previous: step and snapshot before the last advance; `previous` is None if there is none.
-        content: 16 bytes that stand for what the last advance was asked for; empty where there was none.
+        input_digest: of the input of the last advance, 16 bytes; empty if there was none.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Record:
     snapshot: bytes
     previous_step: int = 0
     previous: bytes | None = None
-    content: bytes = b""
+    input_digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Advance:
     revision: int
     step: int
     snapshot: bytes
-    content: bytes
+    input_digest: bytes
     expires_at: float
 
 

@@ -115,7 +115,7 @@ class MemoryStore:
             snapshot=one.snapshot,
             previous_step=before.step,
             previous=before.snapshot,
-            content=one.content,
+            input_digest=one.input_digest,
             expires_at=one.expires_at,
         )
         self._records[one.id] = after

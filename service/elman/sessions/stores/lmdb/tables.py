@@ -101,8 +101,8 @@ class Tables:
             raise ValueError(f"a snapshot of {len(one.snapshot)} bytes, where the session's have {layout.size}")
         slot = 1 - fields.slot
         rest = self._put_state(txn, head, slot, one.snapshot)
-        fields.flags = slot | HAS_PREVIOUS | (HAS_INPUT_DIGEST if one.content else 0)
-        fields.input_digest, fields.checksums[slot] = one.content, checksum
+        fields.flags = slot | HAS_PREVIOUS | (HAS_INPUT_DIGEST if one.input_digest else 0)
+        fields.input_digest, fields.checksums[slot] = one.input_digest, checksum
         fields.revision, fields.previous_step, fields.step = fields.revision + 1, fields.step, one.step
         fields.expires_at = one.expires_at
         self._put_head(txn, layout, head.number, fields.pack() + rest)
@@ -139,7 +139,7 @@ class Tables:
         size, previous = len(record.snapshot), record.previous
         if previous is not None and len(previous) != size:
             raise ValueError("both states of a session must have one size")
-        if len(record.content) not in (0, INPUT_DIGEST_NBYTES):
+        if len(record.input_digest) not in (0, INPUT_DIGEST_NBYTES):
             raise ValueError(f"an input digest has {INPUT_DIGEST_NBYTES} bytes, or none")
         fields = Fields(
             kind=kind,
@@ -150,8 +150,8 @@ class Tables:
             revision=record.revision,
             step=record.step,
             previous_step=record.previous_step,
-            flags=(HAS_PREVIOUS if previous is not None else 0) | (HAS_INPUT_DIGEST if record.content else 0),
-            input_digest=record.content,
+            flags=(HAS_PREVIOUS if previous is not None else 0) | (HAS_INPUT_DIGEST if record.input_digest else 0),
+            input_digest=record.input_digest,
             checksums=[zlib.crc32(record.snapshot), 0 if previous is None else zlib.crc32(previous)],
         )
         layout = layout_of(size, self._page)
