@@ -1,1 +1,1 @@
-"""Training and export: the only place where torch is imported."""
+"""The shipped models: recipes, data, the trained files and their cards. Nothing of it is installed."""

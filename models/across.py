@@ -1,10 +1,10 @@
-"""Leave each person out in turn: a fairer estimate of a recipe than the few people that a split can hold out.
+"""Leave each person out in turn, which estimates a recipe better than the few people that a split holds out.
 
     python -m models.across watch-gru --seeds 0 1
 
-The recipe is the one that is shipped, its epochs included, which was chosen on some of these people: the estimate is
-of the recipe, and the shipped file was trained on none of those that the split holds out. What is measured
-goes into `results.json` and onto the card of the model.
+The recipe and its number of epochs are those of the shipped model. They were chosen on some of these people, but the
+shipped file was trained on none that the split holds out. The results go into `results.json` and onto the model's
+card.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from models.train import HERE, RECIPES, cell_of, publish
 
 
 def leave_out(name: str, person: int, seed: int, recipe: Recipe | None = None) -> Measured:
-    """What the model `name`, trained on everybody else, makes of one person. recipe: to try another one."""
+    """The measures on one person of the model `name`, trained on all others. recipe: to use in place of its own."""
     recipe, cell = recipe or RECIPES[name], cell_of(name)
     assert recipe.num_epochs is not None
     everything = watch.recordings()
@@ -40,7 +40,7 @@ def leave_out(name: str, person: int, seed: int, recipe: Recipe | None = None) -
 
 
 def across(name: str, seeds: list[int]) -> dict[str, Any]:
-    """Each measure as a mean over the people, by seed; and the share of steps right, by person."""
+    """Each measure by seed, the mean over the people; and the share of steps right by person."""
     people = sorted({one.person for one in watch.recordings()})
     found = {(seed, person): leave_out(name, person, seed) for seed in seeds for person in people}
 

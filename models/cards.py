@@ -1,4 +1,4 @@
-"""Pictures and cards of the shipped models, drawn from what was measured and never by hand."""
+"""Pictures and cards of the shipped models, made from their results alone."""
 
 import io
 import json
@@ -13,14 +13,14 @@ INTRODUCTION = """# The shipped models
 
 Each folder of `store/` is a model that `elman serve` takes as it is. This page is written by
 `python -m models.train` from `results.json`; every number in it was measured by a run of that command:
-accuracies with ONNX Runtime on the exported file, times on a machine busy with other work.
+accuracies with ONNX Runtime on the exported file, times on a machine that did other work too.
 
-Accuracy is that of the answer at the last step, o_n, on sequences held out from training. Hyperparameters
-were compared by cross-validation on the training data, and the seed that is shipped is 0 for every model, a
-rule fixed before any was measured and kept whether or not that seed came out best.
+Accuracy is that of the answer at the last step, o_n, on sequences held out from training. Hyperparameters were
+compared by cross-validation on the training data. Every shipped model has seed 0. This rule was fixed before any
+model was measured, and kept also where another seed measured better.
 
-The held-out data is not quite blind: where an earlier recipe had been measured on it, that number was known
-when the next recipe was looked for.
+The held-out data was not wholly unseen. Where an earlier recipe had been measured on it, its accuracy was known when
+the next recipe was chosen.
 
 | model | recipes measured on the held-out data before the shipped one |
 |---|---|
@@ -31,9 +31,9 @@ when the next recipe was looked for.
 """
 
 LOOPS = """
-The models that are fed their own output, generators and forecasters, were trained by `python -m models.generation`
-and `python -m models.forecasting`. Their hyperparameters and epochs were chosen on a part of the training data that
-was kept back, and their seed is 0 by the same rule. Times are of one core's work, however busy the machine was.
+Generators and forecasters are fed their own output. They were trained by `python -m models.generation` and
+`python -m models.forecasting`. Their hyperparameters and epochs were chosen on a part of the training data that was
+kept back, and their seed is 0 by the same rule. Times are processor time on one core.
 
 | model | held out, shipped | over seeds: mean (least to most) | parameters | file |
 |---|---|---|---|---|
@@ -41,11 +41,11 @@ was kept back, and their seed is 0 by the same rule. Times are of one core's wor
 
 
 NUM_COLOURS = 48
-"""Of a picture."""
+"""In a picture."""
 
 HISTORY = {
     "vowels-rnn": "3: tanh, 96.22 %; rectified units starting from the identity, 97.57 %; the same, 80 epochs at "
-    "most, 97.30 %. The last was shipped until its state was seen to grow without bound, to 3e34 after 5,000 "
+    "most, 97.30 %. The last was shipped until its state was found to grow without bound, to 3e34 after 5,000 "
     "steps. The tanh recipe shipped now was chosen without the held-out data, and measured on it once, with 5 seeds; "
     "their mean is below the 98.00 % of the rectified units",
     "vowels-lstm": "none on record",
@@ -69,7 +69,7 @@ def draw_curves(
     best_epoch: int,
     validated: str = "last step",
 ) -> None:
-    """The losses by epoch, and the epoch whose count was kept, as a small PNG."""
+    """The losses by epoch, with the chosen number of epochs, as a small PNG."""
     figure, axes = _figure(4.8, 3.0)
     axes.plot(range(1, len(train_loss) + 1), train_loss, label="training (smoothed, augmented)")
     axes.plot(range(1, len(validation_loss) + 1), validation_loss, label=f"validation ({validated})")
@@ -80,7 +80,7 @@ def draw_curves(
 
 
 def draw_losses(path: Path, title: str, losses: Mapping[str, list[float]], best_epoch: int, unit: str) -> None:
-    """Losses by epoch, each under its name, and the epoch whose count was kept, as a small PNG."""
+    """Losses by epoch, each under its name, with the chosen number of epochs, as a small PNG."""
     figure, axes = _figure(4.8, 3.0)
     for name, values in losses.items():
         axes.plot(range(1, len(values) + 1), values, label=name)
@@ -99,7 +99,7 @@ def draw_paths(
     point: NDArray[Any],
     middle: tuple[NDArray[Any], NDArray[Any]],
 ) -> None:
-    """What came before and after, the forecast, and the middle 80 % of its sampled paths, as a small PNG."""
+    """The series before and after, the forecast, and the middle 80 % of its sampled paths, as a small PNG."""
     figure, axes = _figure(4.8, 3.0)
     after = np.arange(len(truth))
     axes.plot(np.arange(-len(past), len(truth)), np.concatenate([past, truth]), color="black", linewidth=0.9)
@@ -128,7 +128,7 @@ def draw_confusion(path: Path, title: str, confusion: NDArray[np.int64], labels:
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
-    # matplotlib takes a second to import, and only training draws.
+    # Imported here because it takes a second, and only training draws.
     import matplotlib
 
     matplotlib.use("Agg")
@@ -138,7 +138,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def _save(figure: Any, path: Path) -> None:
-    """As a PNG of a few colours, which line drawings do not need more of."""
+    """Save as a PNG of NUM_COLOURS colours, which is enough for line drawings."""
     from matplotlib import pyplot
     from PIL import Image
 
@@ -217,7 +217,7 @@ TAGGED = {
     "accuracy": "sequences right by the label of their last step",
     "majority_accuracy": "sequences right by the label that most of their steps were answered with",
 }
-"""What is measured of a model that answers every step, and what it means."""
+"""The measures of a model that answers every step, and their meanings."""
 
 
 def _tagging_lines(name: str, result: Mapping[str, Any]) -> list[str]:
@@ -237,7 +237,7 @@ def _tagging_lines(name: str, result: Mapping[str, Any]) -> list[str]:
 
 
 def _across_lines(across: Mapping[str, Any]) -> list[str]:
-    """What the recipe makes of each person when it is trained on all the others; see `models.across`."""
+    """The measures of each person when the recipe is trained on all others; see `models.across`."""
     people = across["people"]
     return [
         f"- **Each of the {len(people)} people left out in turn**, the same recipe trained on the other "
@@ -255,7 +255,7 @@ def _loop_row(name: str, result: Mapping[str, Any]) -> str:
 
 
 def _loop_card(name: str, result: Mapping[str, Any]) -> str:
-    """The card of a model that is fed its own output; what was measured of it comes as lines."""
+    """The card of a model that is fed its own output. Its measures are lines of text already."""
     lines = [
         f"## {name}",
         "",

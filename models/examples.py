@@ -1,4 +1,4 @@
-"""Held-out sequences that travel with a model: what its page offers to try, in `examples.json` beside the file."""
+"""Held-out sequences to try a model with, in `examples.json` beside its file. The playground offers them."""
 
 import json
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ LARGEST = 40_000
 """Bytes of an examples file."""
 
 DIGITS = 4
-"""Decimals that features are rounded to: they are for trying, and the data itself is elsewhere."""
+"""Decimals of a feature. Examples are for trying; the exact data is in models/data."""
 
 Example = dict[str, Any]
-"""title, sequence (as a predict request takes it) and expected (a label or None); a forecaster's may have more."""
+"""title, sequence (as a predict request takes it) and expected (a label or None). Forecasters add other fields."""
 
 
 def write_examples(model: Path, examples: Sequence[Example]) -> Path:
-    """Write `examples` beside the file `model`, and return where. Raises ValueError where they are too large."""
+    """Write `examples` beside the file `model`, and return their path. Raises ValueError if they are too large."""
     text = "[\n" + ",\n".join(json.dumps(one, ensure_ascii=False, separators=(",", ":")) for one in examples) + "\n]\n"
     size = len(text.encode())
     if size > LARGEST:
@@ -31,7 +31,7 @@ def write_examples(model: Path, examples: Sequence[Example]) -> Path:
 
 
 def held_out(task: Task, most_steps: int | None = None, seed: int = 0) -> list[Example]:
-    """One held-out sequence of each label, chosen by `seed` alone, its first `most_steps` steps where it is longer."""
+    """One held-out sequence of each label, chosen by `seed`, and cut to its first `most_steps` steps."""
     generator = np.random.default_rng(seed)
     chosen = [int(generator.choice(np.flatnonzero(task.test.labels == label))) for label in range(len(task.labels))]
     return [_example(task, i, most_steps) for i in chosen]

@@ -69,9 +69,9 @@ def seed_everything(seed: int) -> np.random.Generator:
 
 
 def sequence_loss(outputs: Tensor, batch: Batch, recipe: Recipe) -> Tensor:
-    """Cross entropy at every step, the last one of each sequence counting for more.
+    """Cross entropy of a padded batch: the mean over all steps of a sequence, and its last step with its own weight.
 
-    The mean over the steps teaches the network to know early and to stay sure; the last one is the answer.
+    The mean teaches the network to answer early. The last step is the answer that is measured.
     """
     num_steps = outputs.shape[1]
     targets = batch.labels[:, None].expand(-1, num_steps)  # (batch, time)
@@ -87,7 +87,7 @@ def sequence_loss(outputs: Tensor, batch: Batch, recipe: Recipe) -> Tensor:
 
 
 def mixed_loss(model: Recurrent, batch: Batch, recipe: Recipe, generator: np.random.Generator) -> Tensor:
-    """The loss of each sequence blended with another of the batch, as far as both go."""
+    """The loss of each sequence mixed with another one of the batch, cut to the shorter of both."""
     if not recipe.mixup:
         return sequence_loss(model.unroll(batch.x, batch.lengths), batch, recipe)
     share = float(generator.beta(recipe.mixup, recipe.mixup))
@@ -102,7 +102,7 @@ def mixed_loss(model: Recurrent, batch: Batch, recipe: Recipe, generator: np.ran
 
 @torch.no_grad()
 def validate(model: Recurrent, split: Split, per_step: bool = False) -> tuple[float, float]:
-    """Cross entropy and accuracy of the last step, or of every step where each is answered."""
+    """Cross entropy and accuracy of the last step of each sequence, or of every step (`per_step`)."""
     model.eval()
     batch = collate(split, np.arange(len(split)), list(split.sequences))
     outputs = model.unroll(batch.x, batch.lengths)  # (batch, time, labels)
@@ -119,7 +119,7 @@ def validate(model: Recurrent, split: Split, per_step: bool = False) -> tuple[fl
 
 @torch.no_grad()
 def follow(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the averaged weights a step towards the model's (B. Polyak and A. Juditsky, 1992)."""
+    """Update the moving average of the weights (B. Polyak and A. Juditsky, 1992)."""
     for slow, fast in zip(averaged.parameters(), model.parameters(), strict=True):
         slow.lerp_(fast, 1 - decay)
 
@@ -127,7 +127,7 @@ def follow(averaged: nn.Module, model: nn.Module, decay: float) -> None:
 def update(
     model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, average_decay: float
 ) -> float:
-    """One step down the gradient of a loss, held to a norm of 1, and the average moved after it. The loss's value."""
+    """One optimizer step, the gradient clipped at a norm of 1, and one of the average. Returns the loss."""
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -146,7 +146,7 @@ class Curves:
 
     @property
     def best_epoch(self) -> int:
-        """Epochs to train for: the first number of them with the least validation loss."""
+        """The first number of epochs with the least validation loss."""
         return int(np.argmin(self.validation_loss)) + 1
 
 
@@ -159,7 +159,7 @@ def fit(
     num_epochs: int,
     validation: Split | None = None,
 ) -> tuple[Recurrent, Curves]:
-    """Train for `num_epochs`, or, given validation data, until it has not improved for `patience` epochs."""
+    """Train for `num_epochs`; with validation data, stop once its loss has not improved for `patience` epochs."""
     generator = seed_everything(seed)
     model = build(task, cell, recipe)
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)

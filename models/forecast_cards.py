@@ -13,7 +13,7 @@ from models.tasks.series import Series
 
 
 def words(name: str, measured: dict[str, Any], by_seed: list[dict[str, Any]]) -> dict[str, Any]:
-    """What was measured, as the card says it."""
+    """The measures in the words of the card."""
     said = WORDS[name.split("-")[0]](measured, by_seed)
     if name in BEFORE:
         said["lines"]["Held-out data"] = BEFORE[name]
@@ -58,7 +58,7 @@ def sunspots_words(measured: dict[str, Any], by_seed: list[dict[str, Any]]) -> d
 
 
 def verdict(found: float, wanted: float, digits: int) -> str:
-    """Whether an error is less than the one to beat, as that is rounded."""
+    """Whether an error is less than the one to beat, which is rounded to `digits`."""
     if round(found, digits) == wanted:
         return "equalled as rounded, not beaten"
     return "beaten" if found < wanted else "not beaten"
@@ -70,7 +70,7 @@ def electricity_words(measured: dict[str, Any], by_seed: list[dict[str, Any]]) -
         "shipped": f"{measured['mape']:.2f} % mean absolute error of the next day",
         "over_seeds": over_seeds,
         "lines": {
-            f"Error over the {measured['num_days']} days, each foretold at midnight from the week before": (
+            f"Error over the {measured['num_days']} days, each forecast at midnight from the week before": (
                 f"mean absolute percentage error of demand **{measured['mape']:.2f} %**; over seeds {over_seeds}. The "
                 f"same day last week is off by {measured['mape_last_week']:.2f} %, the day before by "
                 f"{measured['mape_yesterday']:.2f} %. Temperature is off by {measured['temperature_error']:.2f} °C"
@@ -79,9 +79,9 @@ def electricity_words(measured: dict[str, Any], by_seed: list[dict[str, Any]]) -
             "Coverage": (
                 f"the middle 80 % of {NUM_PATHS} sampled paths hold {100 * measured['coverage_first']:.0f} % of the "
                 f"demand of the first half-hour, {100 * measured['coverage_demand']:.0f} % of that of the whole day, "
-                f"and {100 * measured['coverage_temperature']:.0f} % of the temperature. Each step of a path draws its "
-                "error by itself, out of those of all hours alike, while the errors of a real day hang together: the "
-                "band of the whole day is not to be taken for what it says"
+                f"and {100 * measured['coverage_temperature']:.0f} % of the temperature. A path draws the "
+                "error of each step independently, from the errors of all hours. The errors of a real day are "
+                "correlated, so that the band of the whole day is too narrow"
             ),
         },
     }
@@ -91,10 +91,10 @@ WORDS = {"sunspots": sunspots_words, "electricity": electricity_words}
 
 
 def examples(series: Series, recipe: Recipe) -> list[dict[str, Any]]:
-    """A history before held-out rows, what is known of those ahead, and what came."""
+    """A history before held-out rows, the known features of these rows, and their true values."""
     horizon = CYCLE if recipe.horizon == 1 else recipe.horizon
     starts = {called: rows.start for called, rows in series.tests.items()}
-    if len(starts) == 1:  # Three forecasts out of one long segment, a third of it apart.
+    if len(starts) == 1:  # Three forecasts from one long segment, a third of it apart.
         (called, rows), *_ = series.tests.items()
         first_day, third = rows.start, len(rows) // 3 // recipe.start_every * recipe.start_every
         starts = {f"{called}, {i + 1} of 3": first_day + i * third for i in range(3)}
@@ -119,7 +119,7 @@ def plain(rows: NDArray[np.float32]) -> list[list[float]]:
 
 
 def draw_forecast(path: Path, title: str, model: Path, series: Series, recipe: Recipe) -> None:
-    """The first forecast of the held-out rows with its middle 80 %, beside what came."""
+    """Draw the first forecast of the held-out rows, the middle 80 % of its paths, and the true values."""
     rows = next(iter(series.tests.values()))
     horizon = 35 if recipe.horizon == 1 else recipe.horizon
     first = 0 if recipe.history is None else rows.start - recipe.history

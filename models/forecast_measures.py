@@ -1,4 +1,4 @@
-"""What an exported forecaster makes of the held-out rows."""
+"""The errors and the coverage of an exported forecaster on the held-out rows."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,10 @@ State = list[NDArray[np.float32]]
 
 
 class ExportedForecaster:
-    """An exported forecaster and the states of the forecasts that it is making, side by side."""
+    """An exported forecaster, run on a batch of forecasts as the server runs one.
+
+    path: of the file.
+    """
 
     def __init__(self, path: Path) -> None:
         metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
@@ -31,7 +34,7 @@ class ExportedForecaster:
         self.session = open_session(str(path))
 
     def read(self, x: NDArray[np.float32], state: State | None = None) -> tuple[NDArray[np.float64], State]:
-        """The values foretold after each row of x (batch, time, features), in the data's own units, and the state."""
+        """The forecast after each row of x (batch, time, features), in the data's own units, and the new state."""
         data, *states = self.session.get_inputs()
         state = state or [np.zeros((one.shape[0], len(x), one.shape[2]), np.float32) for one in states]
         names = [one.name for one in states]
@@ -41,14 +44,14 @@ class ExportedForecaster:
     def points(self, history: NDArray[np.float32], future: NDArray[np.float32]) -> NDArray[np.float64]:
         """One forecast of each history (batch, time, features): (batch, horizon, targets).
 
-        future: (batch, horizon, features), of which the known ones are taken.
+        future: (batch, horizon, features). Only the known features are read.
         """
         return self._run(history, future, None)
 
     def paths(
         self, history: NDArray[np.float32], future: NDArray[np.float32], samples: int, random: np.random.Generator
     ) -> NDArray[np.float64]:
-        """Sampled paths, each step with a residual of its own: (batch, samples, horizon, targets)."""
+        """Sampled paths: (batch, samples, horizon, targets). A random residual is added at each step."""
         many = [np.repeat(one, samples, axis=0) for one in (history, future)]
         return self._run(many[0], many[1], random).reshape(len(history), samples, future.shape[1], -1)
 
@@ -81,11 +84,11 @@ def coverage(paths: NDArray[np.float64], truth: NDArray[np.float32]) -> NDArray[
 
 
 def measure_sunspots(path: Path, series: Series, sampled: bool = True) -> dict[str, Any]:
-    """Errors one year ahead given the true past, and what the paths cover of one and of eleven years ahead."""
+    """Errors one year ahead, given the true past, and the coverage of sampled paths one and eleven years ahead."""
     forecaster = ExportedForecaster(path)
     read, _ = forecaster.read(series.rows[None, :-1])
-    foretold = np.concatenate([series.rows[:1], forecaster.held(read[0])])  # (years, 1); nothing foretells the first
-    squared = ((foretold - series.rows) ** 2)[:, 0]
+    forecast = np.concatenate([series.rows[:1], forecaster.held(read[0])])  # (years, 1); the first has no forecast
+    squared = ((forecast - series.rows) ** 2)[:, 0]
     variance = float(series.rows[: sunspots.row_of(1979) + 1].astype(np.float64).var())
     measured: dict[str, Any] = {
         "variance": variance,
@@ -105,7 +108,7 @@ def measure_sunspots(path: Path, series: Series, sampled: bool = True) -> dict[s
 
 
 def measure_electricity(path: Path, series: Series, sampled: bool = True) -> dict[str, Any]:
-    """Errors over the days held out, each foretold at midnight from the week before, and what the paths cover."""
+    """Errors over the held-out days, forecast at midnight from the week before, and the coverage of sampled paths."""
     forecaster, recipe = ExportedForecaster(path), ELECTRICITY
     (rows,) = series.tests.values()
     days = np.stack(list(cut(series, rows, recipe)))  # (days, history + horizon, features)
@@ -131,6 +134,6 @@ def measure_electricity(path: Path, series: Series, sampled: bool = True) -> dic
     }
 
 
-def mape(foretold: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Mean absolute error as a share of the truth, in %."""
-    return float(100 * (np.abs(foretold - truth) / truth).mean())
+def mape(forecast: NDArray[Any], truth: NDArray[Any]) -> float:
+    """Mean absolute percentage error, in %."""
+    return float(100 * (np.abs(forecast - truth) / truth).mean())

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from models.recurrent import CELLS
 
 NUM_PATHS = 200
-"""Sampled of every forecast whose coverage is measured."""
+"""Paths sampled for each forecast whose coverage is measured."""
 CYCLE = 11
-"""Years from one maximum of sunspots to the next, or about."""
+"""Years from one maximum of sunspots to the next, approximately."""
 RIVALS = (("a GRU of 12 units, quickly trained", 0.099, 0.378), ("linear regression on nine years", 0.126, 0.351))
 """Average relative variances of the first two test periods, dividing by the variance of this series."""
 CUSTOMARY_VARIANCE = 1535
-"""Of the sunspot numbers, by which the literature divides; the series here has its own, a little smaller."""
+"""The variance of the sunspot numbers in the literature. That of the series here is a little smaller."""
 
 
 @dataclass(frozen=True)
@@ -20,34 +20,34 @@ class Recipe:
 
     hidden_size: int
     history: int | None
-    """Steps that are read before the first one that is foretold; None for all there are."""
+    """Steps that are read before the first forecast step; None for all."""
     learned_history: int | None
-    """The same in training, where fewer will do."""
+    """The same in training, where fewer are enough."""
     horizon: int
-    """Steps foretold on end, each from the one before."""
+    """Steps of a forecast, each computed from the one before."""
     start_every: int = 1
-    """Of the rows that a forecast may begin at when it is measured."""
+    """Measured forecasts begin at every so many rows."""
     max_epochs: int = 100
     updates_per_epoch: int = 10
     batch_size: int = 1
     learning_rate: float = 3e-3
     decay: bool = False
-    """Whether the rate falls evenly towards nothing over `max_epochs`."""
+    """Whether the learning rate falls linearly to zero over `max_epochs`."""
     weight_decay: float = 1e-2
     noise: float = 0.0
-    """Deviation of what is added to the inputs in training, of those of the targets."""
+    """Standard deviation of the noise on the inputs in training, in those of the targets."""
     loss: str = "squared"
     weights: tuple[float, ...] = (1.0,)
-    """Of each target in the loss."""
+    """Weight of each target in the loss."""
     one_step_weight: float = 1.0
-    """Of the loss while the truth is read, the rest being that of the steps fed back."""
+    """Weight of the loss while the truth is read. The steps that are fed back have the rest."""
     average_decay: float = 0.98
     harmonics: int = 6
     forget_bias: float = 0.0
-    """What an LSTM's forget gates start from (R. Jozefowicz, W. Zaremba and I. Sutskever, 2015)."""
+    """Initial bias of an LSTM's forget gates (R. Jozefowicz, W. Zaremba and I. Sutskever, 2015)."""
 
 
-# Weight decay and noise by the validation folds alone, for the GRU; the other cells take what served it.
+# Weight decay and noise were chosen on the validation folds for the GRU. The other cells use the same.
 SUNSPOTS = Recipe(
     hidden_size=12,
     history=None,
@@ -80,7 +80,7 @@ RECIPES = {
     "electricity-lstm": replace(ELECTRICITY, max_epochs=70, learning_rate=4e-3, forget_bias=1.0),
 }
 BEFORE = {
-    "electricity-lstm": "one recipe before this one, the GRU's, was measured on it: 8.10 %. This one was chosen on the "
+    "electricity-lstm": "an earlier recipe, that of the GRU, was measured on it: 8.10 %. This recipe was chosen on the "
     "validation days",
 }
-"""What had been seen of the held-out rows when a recipe was chosen."""
+"""What was known of the held-out rows when a recipe was chosen."""

@@ -20,9 +20,9 @@ from models.tasks.series import Series
 
 
 class Forecaster(nn.Module):
-    """A recurrent network that adds what it makes of the past to a linear guess from the last step.
+    """A recurrent network whose output is added to a linear prediction from the last step.
 
-    Rows come raw; the outputs are normalised, and are the targets' own units after `output * deviation + mean`.
+    Inputs are raw rows. Outputs are normalised: `output * deviation + mean` is in the targets' own units.
     """
 
     mean: Tensor
@@ -59,11 +59,11 @@ class Forecaster(nn.Module):
         return self.answer(self.normalised(x), self.calendar(x), *state)
 
     def normalised(self, x: Tensor) -> Tensor:
-        """The targets among the features of x, as the outputs are: (batch, time, targets)."""
+        """The targets among the features of x, normalised as the outputs are: (batch, time, targets)."""
         return (x[..., : len(self.target)] - self.mean) / self.deviation
 
     def calendar(self, x: Tensor) -> Tensor:
-        """What the network sees of the other features of x: (batch, time, inputs - targets)."""
+        """The network's inputs from the other features of x: (batch, time, inputs - targets)."""
         parts = [x[..., i : i + 1] for i in self.plain]
         for feature, period in self.cycles.items():
             counts = x[..., feature].clamp(0, period - 1).to(torch.int64)  # (batch, time)
@@ -90,9 +90,9 @@ def harmonics_of(period: int, most: int) -> Tensor:
 
 
 def free_run(model: Forecaster, history: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
-    """Read the history, then go on from each answer to the next.
+    """Read the history, then feed each output back as the next input.
 
-    history: (batch, time, features). future: (batch, horizon, features), of which the known ones are taken.
+    history: (batch, time, features). future: (batch, horizon, features). Only the known features are read.
     Returns the outputs while reading, (batch, time, targets), and those of the horizon, (batch, horizon, targets).
     """
     read, *state = model(history, *model.initial_state(len(history)))
@@ -105,11 +105,11 @@ def free_run(model: Forecaster, history: Tensor, future: Tensor) -> tuple[Tensor
 
 
 def windows(series: Series, stop: int, recipe: Recipe, random: np.random.Generator) -> Iterator[Tensor]:
-    """An epoch of batches (batch, history + horizon, features) out of the rows before `stop`."""
+    """One epoch of batches (batch, history + horizon, features), from the rows before `stop`."""
     length = stop if recipe.learned_history is None else recipe.learned_history + recipe.horizon
     for _ in range(recipe.updates_per_epoch):
         starts = random.integers(0, stop - length + 1, size=recipe.batch_size)
-        # Half of them begin where forecasts do when they are measured.
+        # Half of them begin where measured forecasts begin.
         aligned = starts - (starts + length - recipe.horizon) % recipe.start_every
         starts = np.where((random.random(len(starts)) < 0.5) & (aligned >= 0), aligned, starts)
         yield torch.from_numpy(np.stack([series.rows[one : one + length] for one in starts]))
@@ -123,7 +123,7 @@ def distance(outputs: Tensor, truth: Tensor, recipe: Recipe) -> Tensor:
 
 
 def batch_loss(model: Forecaster, batch: Tensor, recipe: Recipe, noise: Tensor | None = None) -> Tensor:
-    """The loss of a batch of windows: of each next step while reading, and of the steps fed back."""
+    """The loss of a batch of windows: of the next step while the truth is read, and of the steps that are fed back."""
     num_targets = len(model.target)
     truth = (batch[..., :num_targets] - model.mean) / model.deviation  # (batch, time, targets)
     if noise is not None:
@@ -140,7 +140,7 @@ def batch_loss(model: Forecaster, batch: Tensor, recipe: Recipe, noise: Tensor |
 
 @torch.no_grad()
 def validate(model: Forecaster, series: Series, rows: range, recipe: Recipe) -> tuple[float, NDArray[np.float32]]:
-    """The loss over forecasts of those rows, and their errors of one step in the data's own units (rows, targets)."""
+    """The loss over forecasts of these rows, and the one-step errors in the data's own units (rows, targets)."""
     model.eval()
     num_targets = len(series.target)
     first = 0 if recipe.history is None else rows.start - recipe.history
@@ -158,7 +158,7 @@ def validate(model: Forecaster, series: Series, rows: range, recipe: Recipe) -> 
 
 
 def cut(series: Series, rows: range, recipe: Recipe) -> Iterator[NDArray[np.float32]]:
-    """Each forecast's history and horizon, (time, features), the horizons within `rows`."""
+    """The rows of each forecast, its history and its horizon: (time, features). The horizons lie within `rows`."""
     for start in range(rows.start, rows.stop - recipe.horizon + 1, recipe.start_every):
         first = 0 if recipe.history is None else start - recipe.history
         yield series.rows[first : start + recipe.horizon]
@@ -166,7 +166,7 @@ def cut(series: Series, rows: range, recipe: Recipe) -> Iterator[NDArray[np.floa
 
 @dataclass
 class Curves:
-    """One number an epoch, and the validation errors of one step after it."""
+    """For each epoch, the losses and the one-step validation errors."""
 
     train_loss: list[float]
     validation_loss: list[float]
@@ -182,7 +182,7 @@ def fit(
     num_epochs: int,
     validation: range | None = None,
 ) -> tuple[Forecaster, Curves]:
-    """Train for `num_epochs` on the rows before `stop`, looking at the validation rows after each if there are any."""
+    """Train for `num_epochs` on the rows before `stop`, and evaluate the validation rows after each, if given."""
     random = seed_everything(seed)
     model = Forecaster(series, cell, recipe, series.rows[:stop])
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)

@@ -4,13 +4,13 @@
     python -m models.forecasting electricity --cell gru --seed 0      a few minutes
     python -m models.forecasting --all                                all of them, several seeds each
 
-A forecaster's output at one step is the next step's values, and its next input. It is trained on that loop: after a
-segment of the past it is fed its own answers, and what it then says is compared with what came (R. J. Williams and
-D. Zipser, "A Learning Algorithm for Continually Running Fully Recurrent Neural Networks", 1989, call the other way,
-of feeding the truth, teacher forcing; sunspots are foretold one year ahead, and are trained so).
+A forecaster's output at one step is the values of the next step, and its next input. It is trained on this feedback:
+after a segment of the past it is fed its own outputs, which are compared with the true values. Sunspots are forecast
+one year ahead, and are trained with teacher forcing, where the truth is fed (R. J. Williams and D. Zipser, "A Learning
+Algorithm for Continually Running Fully Recurrent Neural Networks", 1989).
 
-The number of epochs is chosen on rows before the held-out ones, learning only from what came before them; the model
-is then trained on all of them for that many. The held-out rows are touched by the exported file alone.
+The number of epochs is chosen on rows before the held-out ones, with training on the rows before these only. The model
+is then trained on all rows before the held-out ones. Only the exported file reads the held-out rows.
 """
 
 import argparse
@@ -47,7 +47,7 @@ NUM_RESIDUALS = 256
 
 @dataclass(frozen=True)
 class Choice:
-    """How many epochs, as found on the folds, and the errors of one step that were made there after as many."""
+    """The number of epochs, chosen on the folds, and the one-step errors there after that many."""
 
     num_epochs: int
     train_loss: list[float]
@@ -56,7 +56,7 @@ class Choice:
 
 
 def choose_epochs(series: Series, cell: Cell, recipe: Recipe, seeds: tuple[int, ...]) -> Choice:
-    """The epochs with the least validation loss, in the mean over the folds and seeds."""
+    """The number of epochs with the least validation loss, the mean over folds and seeds."""
     curves = [
         fit(series, cell, recipe, seed, fold.start, recipe.max_epochs, fold)[1]
         for fold in series.folds
@@ -64,7 +64,7 @@ def choose_epochs(series: Series, cell: Cell, recipe: Recipe, seeds: tuple[int, 
     ]
     validation = np.mean([one.validation_loss for one in curves], axis=0)  # (epochs,)
     best = int(np.argmin(validation))
-    # Of the first seed alone: those of another on the same rows would be no more than echoes.
+    # Of the first seed only: the errors of another seed on the same rows are nearly the same.
     errors = np.concatenate([one.errors[best] for one in curves[:: len(seeds)]])
     if len(errors) > NUM_RESIDUALS:
         errors = errors[np.sort(np.random.default_rng(0).permutation(len(errors))[:NUM_RESIDUALS])]
@@ -90,13 +90,13 @@ def export_forecaster(model: Forecaster, series: Series, residuals: NDArray[np.f
 
 
 def train(name: str, seed: int, other_seeds: tuple[int, ...] = (), home: Path = HERE) -> dict[str, Any]:
-    """Train, export, measure and draw one forecaster; the result is what its card says."""
+    """Train, export, measure and draw one forecaster, and return what its card says."""
     task, cell, recipe = name.split("-")[0], cell_of(name), RECIPES[name]
     series, measure = TASKS[task](), MEASURES[task]
     started = time.process_time()
     choice = choose_epochs(series, cell, recipe, CHOOSING_SEEDS[task])
     model, _ = fit(series, cell, recipe, seed, series.learned, choice.num_epochs)
-    seconds = time.process_time() - started  # Of one core, however busy the machine.
+    seconds = time.process_time() - started  # Processor time, which other work does not change much.
     path = home / "store" / name / "1" / "model.onnx"
     export_forecaster(model, series, choice.residuals, path)
     write_examples(path, examples(series, recipe))
@@ -138,7 +138,7 @@ def train(name: str, seed: int, other_seeds: tuple[int, ...] = (), home: Path = 
 
 
 def measure_seed(series: Series, cell: Cell, recipe: Recipe, seed: int, choice: Choice) -> dict[str, Any]:
-    """The errors of one more seed on the held-out rows, by way of an exported file."""
+    """The errors of one more seed on the held-out rows, from an exported file of its own."""
     model, _ = fit(series, cell, recipe, seed, series.learned, choice.num_epochs)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

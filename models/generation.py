@@ -3,12 +3,12 @@
     python -m models.generation --cell gru --seed 0          a few minutes
     python -m models.generation --all                        all three cells, several seeds each
 
-A network of characters: each output scores the next one. The language that is asked for stands where the start token
-would, and in a share of the training names the start token stands in its stead, so that any language may be asked
-for too (as in classifier-free guidance of J. Ho and T. Salimans, 2022, but for the sake of that one token alone).
+Each output scores the next character. A name begins with the token of its language. In a share of the training names
+the start token stands there instead, so that the model can also be asked for any language (as in the training of
+classifier-free guidance, J. Ho and T. Salimans, 2022).
 
-The number of epochs is chosen on a part of the training names that is kept back; the model is then trained on all
-of them for that many. The held-out names are touched by the exported file alone.
+The number of epochs is chosen on a part of the training names that is kept back. The model is then trained on all of
+them for that number. Only the exported file reads the held-out names.
 """
 
 import argparse
@@ -46,10 +46,10 @@ from models.train import HERE, SHIPPED_SEED, publish
 
 SEEDS = (0, 1)
 NUM_WRITTEN = 200
-"""Names of each language that a trained model is asked for, to see what they are like."""
+"""Names of each language that a trained model writes to be measured."""
 MOST_CHARACTERS = 40
 IGNORED = -100
-"""The target of padding, as cross_entropy knows it."""
+"""The target of padding, which cross_entropy ignores."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ class Recipe:
     patience: int = 4
     batch_size: int = 128
     learning_rate: float = 8e-3
-    """At first; it falls evenly towards nothing over `max_epochs`."""
+    """At the first epoch. It falls linearly to zero over `max_epochs`."""
     weight_decay: float = 1e-2
     average_decay: float = 0.99
     cell_state_weight: float = 0.0
-    """Of the mean square of an LSTM's last c in the loss: c is a sum, and the larger, the coarser its float32."""
+    """Weight in the loss of the mean square of an LSTM's last c. A large c is less precise in float32."""
     any_share: float = 0.15
-    """Of names whose language is withheld."""
+    """Share of the names whose language is replaced by the start token."""
     unknown_share: float = 0.01
-    """Of characters that are read as the unknown one."""
+    """Share of the characters that are replaced by the unknown one."""
 
 
 # About as many weights each as a file of a quarter of a megabyte holds; the plain cell needs no more than 128.
@@ -101,7 +101,7 @@ def collate(names: Names, chosen: Sequence[Name], languages: Sequence[str | None
 
 
 def shuffled(names: Names, chosen: Sequence[Name], recipe: Recipe, random: np.random.Generator) -> Iterator[Batch]:
-    """One epoch in a new order, some languages withheld and some characters made unknown."""
+    """One epoch in a new order, with some languages and some characters replaced as the recipe says."""
     order = random.permutation(len(chosen))
     for start in range(0, len(order), recipe.batch_size):
         picked = [chosen[i] for i in order[start : start + recipe.batch_size]]
@@ -130,7 +130,7 @@ def build(names: Names, cell: Cell, recipe: Recipe) -> Recurrent:
 
 
 def batch_loss(model: Recurrent, batch: Batch, cell_state_weight: float = 0.0) -> Tensor:
-    """Cross entropy of the next character, in nats, over all of the batch's characters and ends."""
+    """Cross entropy of the next token, in nats, the mean over all characters and ends of the batch."""
     outputs, *state = model(batch.x)  # (batch, time, vocabulary)
     loss = cross_entropy(outputs.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
     return loss + cell_state_weight * state[-1].square().mean() if cell_state_weight else loss
@@ -151,7 +151,7 @@ def fit(
     num_epochs: int,
     validation: Sequence[Name] | None = None,
 ) -> tuple[Recurrent, Curves]:
-    """Train for `num_epochs`, or, given validation names, until they have not improved for `patience` epochs."""
+    """Train for `num_epochs`; with validation names, stop once their loss has not improved for `patience` epochs."""
     random = seed_everything(seed)
     model = build(names, cell, recipe)
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -195,7 +195,7 @@ def export_generator(model: Recurrent, names: Names, path: Path) -> None:
 
 @dataclass
 class Writer:
-    """An exported generator and the states of the names that it is writing, side by side."""
+    """An exported generator and the states of a batch of names."""
 
     session: InferenceSession
     state: dict[str, NDArray[np.float32]]
@@ -220,7 +220,7 @@ def log_softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def bits_per_character(path: Path, names: Names, chosen: Sequence[Name], conditioned: bool = True) -> float:
-    """The mean of -log2 p over every character and end of the names, each given what stands before it."""
+    """The mean of -log2 p over every character and end of the names, given the characters before it."""
     batch = collate(names, chosen, [one.language if conditioned else None for one in chosen])
     targets = batch.targets.numpy()  # (batch, time)
     scores = log_softmax(open_writer(path, len(chosen)).read(batch.x.numpy()))  # (batch, time, vocabulary)
@@ -230,7 +230,7 @@ def bits_per_character(path: Path, names: Names, chosen: Sequence[Name], conditi
 
 
 def write(path: Path, names: Names, language: str | None, count: int, random: np.random.Generator) -> list[str]:
-    """Names drawn from the exported model at temperature 1, each until its end."""
+    """Names drawn from the exported model at temperature 1, each up to its end."""
     end = names.vocabulary.index(END)
     writer = open_writer(path, count)
     tokens = np.repeat(names.encode("", language)[None], count, axis=0)  # (batch, 1)
@@ -249,7 +249,7 @@ def write(path: Path, names: Names, language: str | None, count: int, random: np
 
 
 def measure(path: Path, corpus: Names) -> dict[str, Any]:
-    """What the exported file makes of the held-out names, and what the names are like that it writes."""
+    """Bits a character on the held-out names, and the shares of written names that are new or of the right language."""
     random = np.random.default_rng(0)
     written = [Name(text, one) for one in corpus.conditions for text in write(path, corpus, one, NUM_WRITTEN, random)]
     learned = {name.text.casefold() for name in corpus.train}
@@ -267,7 +267,7 @@ def measure(path: Path, corpus: Names) -> dict[str, Any]:
 
 
 def language_share(written: Sequence[Name]) -> float:
-    """How many of the names are put by the classifier names-gru into the language that was asked for."""
+    """The share of the names that the classifier names-gru assigns to the language that was asked for."""
     task = names.load()
     readable = [one for one in written if one.text]
     sequences = tuple(names.encode(one.text, task.vocabulary or ()) for one in readable)
@@ -277,14 +277,14 @@ def language_share(written: Sequence[Name]) -> float:
 
 
 def train(name: str, seed: int, other_seeds: tuple[int, ...] = (), home: Path = HERE) -> dict[str, Any]:
-    """Train, export, measure and draw one generator; the result is what its card says."""
+    """Train, export, measure and draw one generator, and return what its card says."""
     corpus, cell, recipe = generator.load(), cell_of(name), RECIPES[name]
     started = time.process_time()
     kept_back = [corpus.train[i] for i in corpus.validation]
     rest = [corpus.train[i] for i in np.setdiff1d(np.arange(len(corpus.train)), corpus.validation)]
     _, curves = fit(corpus, cell, recipe, SHIPPED_SEED, rest, recipe.max_epochs, kept_back)
     model, _ = fit(corpus, cell, recipe, seed, corpus.train, curves.best_epoch)
-    seconds = time.process_time() - started  # Of one core, however busy the machine.
+    seconds = time.process_time() - started  # Processor time, which other work does not change much.
     path = home / "store" / name / "1" / "model.onnx"
     export_generator(model, corpus, path)
     write_examples(path, examples(corpus))
@@ -330,7 +330,7 @@ def train(name: str, seed: int, other_seeds: tuple[int, ...] = (), home: Path = 
 
 
 def measure_seed(corpus: Names, cell: Cell, recipe: Recipe, seed: int, num_epochs: int) -> float:
-    """Bits a character on the held-out names of one more seed, by way of an exported file."""
+    """Bits a character on the held-out names of one more seed, from an exported file of its own."""
     model, _ = fit(corpus, cell, recipe, seed, corpus.train, num_epochs)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -339,7 +339,7 @@ def measure_seed(corpus: Names, cell: Cell, recipe: Recipe, seed: int, num_epoch
 
 
 def words(measured: dict[str, Any], by_seed: list[float], num_test: int) -> dict[str, Any]:
-    """What was measured, as the card says it."""
+    """The measures in the words of the card."""
     bits = measured["bits_per_character"]
     spread = f"{np.mean(by_seed):.3f} ({min(by_seed):.3f} to {max(by_seed):.3f}), {len(by_seed)} seeds"
     written = measured["num_written"]
@@ -356,23 +356,23 @@ def words(measured: dict[str, Any], by_seed: list[float], num_test: int) -> dict
                 f"{100 * measured['held_out_share']:.1f} % are among those held out"
             ),
             "Language": (
-                f"`names-gru` hears the language that was asked for in {100 * measured['language_share']:.1f} % of "
-                f"them, and in {100 * measured['new_language_share']:.1f} % of the new ones; a language drawn blindly "
-                f"would be {100 / len(names.SOURCES):.1f} %. Its own accuracy is on its card"
+                f"`names-gru` assigns the language that was asked for to {100 * measured['language_share']:.1f} % of "
+                f"them, and to {100 * measured['new_language_share']:.1f} % of the new ones; a random language "
+                f"would be right in {100 / len(names.SOURCES):.1f} %. Its own accuracy is on its card"
             ),
         },
     }
 
 
 def table(path: Path, corpus: Names) -> list[str]:
-    """The first few names of each language that the file writes with seed 1, none picked."""
+    """The first names of each language that the file writes with seed 1, none left out."""
     random = np.random.default_rng(1)
     rows = [f"| {one} | {', '.join(write(path, corpus, one, 6, random))} |" for one in corpus.conditions]
     return ["", "| asked for | written, not picked |", "|---|---|", *rows]
 
 
 def examples(corpus: Names) -> list[dict[str, Any]]:
-    """The first half of a held-out name of each language, to be written on."""
+    """The first half of a held-out name of each language, to be continued."""
     random = np.random.default_rng(0)
     chosen = []
     for language in corpus.conditions:

@@ -16,7 +16,7 @@ from models.tasks import Split, Task
 
 
 def export_model(model: Recurrent, task: Task, path: Path) -> None:
-    """Write the ONNX file; a forward network's state is part of its inputs and outputs."""
+    """Write the ONNX file. A forward network takes and returns its state."""
     x = torch.zeros(1, 8, task.num_features) if task.num_features else torch.zeros(1, 8, dtype=torch.int64)
     state = () if model.shape.bidirectional else model.initial_state()
     learned = state if model.shape.initial_state == "learned" else ()
@@ -34,15 +34,15 @@ def export_model(model: Recurrent, task: Task, path: Path) -> None:
 
 
 def answers(path: Path, split: Split) -> NDArray[np.int64]:
-    """The label that the exported file gives at the last step of each sequence, run one by one."""
+    """The label that the file gives at the last step of each sequence: (sequences,)."""
     return np.array([tags[-1] for tags in step_answers(path, split)], np.int64)
 
 
 def step_answers(path: Path, split: Split) -> list[NDArray[np.int64]]:
-    """The label that the exported file gives at every step of each sequence, each (time,), run one by one."""
+    """The labels that the file gives at every step of each sequence, each (time,). Sequences are run one by one."""
     session = open_session(str(path))
     data, *states = session.get_inputs()
-    # What the server does: states start from the initialisers of that name, or from zeros.
+    # As in the server, states start from the stored initial states, or from zeros.
     starts = initial_values(path)
     feed = {
         state.name: starts.get(state.name, np.zeros((state.shape[0], 1, state.shape[2]), np.float32))
@@ -62,7 +62,7 @@ def initial_values(path: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def confusion_of(path: Path, split: Split, num_labels: int) -> NDArray[np.int64]:
-    """Counts of true label (row) by answer (column) on data the model has not seen."""
+    """How often each true label (row) got each answer (column), at the last step: (labels, labels)."""
     counts = np.zeros((num_labels, num_labels), np.int64)
     np.add.at(counts, (split.labels, answers(path, split)), 1)
     return counts

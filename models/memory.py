@@ -1,6 +1,6 @@
 """The memory study: how far back an RNN, an LSTM and a GRU remember, trained, measured and drawn by one command.
 
-python -m models.memory            every run; those that models/memory.json already holds are not done again
+python -m models.memory            every run that models/memory.json does not hold yet
 python -m models.memory --quick    a minute of it, written to models/runs/memory
 """
 
@@ -35,23 +35,23 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Budget:
-    """How every network is trained on the adding problem, whatever its cell and however long the sequences."""
+    """How every network is trained on the adding problem, for every cell and length."""
 
     hidden_size: int = 64
     batch_size: int = 32
     learning_rate: float = 5e-3
     clip_norm: float = 1.0
     max_steps: int = 8000
-    """Fresh batches at most."""
+    """Most batches, each of fresh sequences."""
     decay_share: float = 0.2
-    """Over this last part of them the learning rate falls to nothing, so that what stays unsolved ends at rest."""
+    """Over this last share of them the learning rate falls linearly to zero."""
     interval: int = 100
-    """Batches to a point of the training curve."""
+    """Batches in each point of the training curve."""
     enough: float = 4e-4
-    """Training stops early once two points in a row are below."""
+    """Training stops early once two points in a row are below this squared error."""
     num_held_out: int = 2000
     num_probed: int = 200
-    """Of the held-out sequences, those on which the gradient is measured."""
+    """Held-out sequences on which the gradient is measured."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,15 @@ class Run:
 BUDGET = Budget()
 QUICK_BUDGET = Budget(max_steps=1200, num_held_out=500)
 SEEDS = {0: (100, 50, 200, 400, 25, 10), 1: (100, 50)}
-"""The lengths that each seed is trained at: long ones cost most. The shortest show where the plain cell gives up."""
+"""The lengths that each seed is trained at. Long ones cost most; the short ones show where the plain cell fails."""
 OTHER_RATES: tuple[float, ...] = ()
-"""Also tried with the plain cell, so that its failure is not the learning rate's."""
+"""Learning rates also tried with the plain cell, to see whether they cause its failure."""
 STUDIED = ("vowels", "names", "watch")
-"""Tasks whose shipped models are asked for their influence by distance."""
+"""Tasks whose shipped models are measured for influence by distance."""
 
 
 def planned(budget: Budget, quick: bool) -> Iterator[Run]:
-    """Every run of the study, in the order in which they are done."""
+    """Every run of the study, in order."""
     rate = budget.learning_rate
     if quick:
         yield from (Run(cell, length, 0, rate) for length in (10, 20) for cell in CELLS)
@@ -93,7 +93,7 @@ def planned(budget: Budget, quick: bool) -> Iterator[Run]:
 
 
 def held_out(length: int, count: int) -> tuple[Tensor, Tensor]:
-    """Sequences and answers that no training draws, the same for every cell and seed."""
+    """Sequences and answers that no training draws. They are the same for every cell and seed."""
     sequences, answers = adding.draw(count, length, np.random.default_rng([1, length]))
     return torch.from_numpy(sequences), torch.from_numpy(answers)
 
@@ -122,7 +122,7 @@ def train(run: Run, budget: Budget) -> tuple[Recurrent, dict[str, Any]]:
 
 
 def fit(model: Recurrent, run: Run, budget: Budget, generator: np.random.Generator) -> list[float]:
-    """The mean squared error of each `interval` of fresh batches; it ends early where the problem is solved."""
+    """The mean squared error of each `interval` of fresh batches; it ends early once the problem is solved."""
     optimizer = torch.optim.Adam(model.parameters(), run.learning_rate)
     decay_steps = budget.decay_share * budget.max_steps
     schedule = LambdaLR(optimizer, lambda step: min(1.0, (budget.max_steps - step) / decay_steps))
@@ -146,7 +146,7 @@ def fit(model: Recurrent, run: Run, budget: Budget, generator: np.random.Generat
 
 
 def last_answer(model: Recurrent, x: Tensor) -> Tensor:
-    """What the network says at the last step of x (batch, time, features): (batch,)."""
+    """The network's answer at the last step of x (batch, time, features): (batch,)."""
     outputs: Tensor = model(x)[0]  # (batch, time, 1)
     return outputs[:, -1, 0]
 
@@ -166,7 +166,7 @@ def chance(length: int, count: int) -> float:
 def gradient_by_distance(model: Recurrent, x: Tensor) -> list[float]:
     """The norm of d o_n / d x_k at each distance n - k from 0 up, the mean over sequences (count, time, features).
 
-    In double precision, for the squares of what is left of it after a hundred steps are below the least float32.
+    In double precision, because after a hundred steps the squares are smaller than the smallest float32.
     """
     x = x.double().clone().requires_grad_()
     (gradient,) = torch.autograd.grad(last_answer(copy.deepcopy(model).double(), x).sum(), x)
@@ -175,18 +175,18 @@ def gradient_by_distance(model: Recurrent, x: Tensor) -> list[float]:
 
 
 def rounded(value: float) -> float:
-    """To four digits, so that the results stay readable."""
+    """Rounded to four digits, so that the results stay readable."""
     return float(f"{value:.4g}")
 
 
 # -- influence by distance ---------------------------------------------------------------------------
 
 Answer = Callable[[Sequence], NDArray[np.float64]]
-"""Sequences of one length (batch, time, features) or (batch, time) to what o_n says of each: (batch, labels)."""
+"""Sequences of one length, (batch, time, ...), to the label probabilities at the last step, (batch, labels)."""
 
 
 def open_answer(path: Path) -> Answer:
-    """The label probabilities at the last step, by a classifier's file as it is shipped."""
+    """The label probabilities at the last step, from a shipped classifier's file."""
     session, starts = open_session(str(path)), initial_values(path)
     data, *states = session.get_inputs()
 
@@ -203,11 +203,11 @@ def open_answer(path: Path) -> Answer:
 def influence(answer: Answer, sequence: Sequence) -> NDArray[np.float64]:
     """How far o_n moves when each step in turn is left out: Euclidean distances (time,).
 
-    Brute force: every shortened sequence is run whole. Raises ValueError where leaving one out leaves nothing.
+    Every shortened sequence is run whole. Raises ValueError for a sequence of one step.
     """
     if len(sequence) < 2:
-        raise ValueError("a sequence of one step has none to spare")
-    # Twice, because ONNX Runtime sums a batch of one in another order.
+        raise ValueError("a sequence of one step has no step that can be left out")
+    # Run twice in one batch, because ONNX Runtime sums a batch of one in another order.
     whole = answer(np.stack([sequence, sequence]))[0]  # (labels,)
     without = answer(np.stack([np.delete(sequence, k, axis=0) for k in range(len(sequence))]))  # (time, labels)
     return np.asarray(np.linalg.norm(without - whole, axis=1))
@@ -228,7 +228,7 @@ def sensitivity(answer: Answer, sequence: Sequence, deviations: NDArray[np.float
 
 
 def span(moved: NDArray[np.float64]) -> int:
-    """How many of the last steps hold 90 % of all the influence (time,)."""
+    """How many of the last steps hold 90 % of the influence (time,)."""
     held = np.cumsum(moved[::-1])
     return int(np.searchsorted(held, 0.9 * held[-1]) + 1)
 
@@ -276,7 +276,7 @@ def digest(path: Path) -> str:
 
 
 def read(path: Path, budget: Budget) -> dict[str, Any]:
-    """What earlier commands measured; SystemExit where they trained otherwise."""
+    """The results of earlier commands. Raises SystemExit if they were trained with another budget."""
     if not path.exists():
         return {"budget": asdict(budget), "chance": {}, "machine": "", "adding": {}, "influence": {}}
     results: dict[str, Any] = json.loads(path.read_text("utf-8"))
@@ -286,7 +286,7 @@ def read(path: Path, budget: Budget) -> dict[str, Any]:
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
-    """One run a line: written beside and moved into place, so that an interruption loses nothing."""
+    """Write one run a line, into a new file that replaces the old one, so that an interruption loses nothing."""
     sections = []
     for section, content in results.items():
         if section not in ("adding", "influence"):
@@ -300,7 +300,7 @@ def write(path: Path, results: dict[str, Any]) -> None:
 
 
 def run_adding(results: dict[str, Any], path: Path, budget: Budget, quick: bool) -> None:
-    """Do the runs that the results lack, keeping each as soon as it is finished."""
+    """Do the runs that the results lack. Each is written as soon as it is finished."""
     for run in planned(budget, quick):
         if run.key in results["adding"]:
             continue
@@ -312,7 +312,7 @@ def run_adding(results: dict[str, Any], path: Path, budget: Budget, quick: bool)
 
 
 def run_influence(results: dict[str, Any], path: Path, most: int) -> None:
-    """Measure the shipped models that the results lack, or that have changed since."""
+    """Measure the shipped models that the results lack, or whose files have changed."""
     for name in (f"{task}-{cell}" for task in STUDIED for cell in CELLS):
         file = HERE / "store" / name / "1" / "model.onnx"
         if not file.exists() or results["influence"].get(name, {}).get("digest") == digest(file):

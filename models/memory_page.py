@@ -1,4 +1,4 @@
-"""The page and the pictures of the memory study, made from models/memory.json and nothing else."""
+"""The page and the pictures of the memory study, made from models/memory.json alone."""
 
 import io
 import textwrap
@@ -17,20 +17,20 @@ Run = Mapping[str, Any]
 SOLVED = 1e-3
 """Squared error on held-out sequences under which the adding problem counts as solved."""
 UNLEARNED = 0.95
-"""Share of the error of always answering 1 from which on nothing counts as learned."""
+"""From this share of the error of always answering 1, nothing counts as learned."""
 HARDLY_LEARNED = 0.8
 REPRODUCED_AT = 100
 FEWEST = 20
-"""Sequences that a distance must have for its mean to be shown."""
+"""Fewest sequences for which the mean at a distance is shown."""
 LONGEST = 240
-"""Last steps by which a longer sequence is represented where influence is measured: its time grows as their square."""
+"""Of a longer sequence, influence is measured on so many last steps. The time grows as their square."""
 ALIKE = 0.05
-"""Share of the sequence by which spans must differ to be told apart in words."""
+"""Spans that differ by less than this share of the sequence are called alike."""
 RECENT = 5
 """Steps that the tables count as the recent past."""
 
 NUM_COLOURS = 64
-"""Of a picture."""
+"""In a picture."""
 COLOURS: dict[Cell, str] = {"rnn": "#d95f02", "lstm": "#1b9e77", "gru": "#7570b3"}
 MARKERS: dict[Cell, str] = {"rnn": "o", "lstm": "s", "gru": "^"}
 TITLES = {
@@ -63,7 +63,7 @@ def num_solved(runs: Iterable[Run]) -> int:
 
 
 def standing(runs: list[Run], chance: float) -> str:
-    """What became of the seeds of a cell at one length, in words."""
+    """The results of the seeds of a cell at one length, in words."""
     if num_solved(runs) == len(runs):
         return "solved"
     if num_solved(runs):
@@ -192,7 +192,7 @@ def _studied_length(results: Results) -> int:
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
-    # matplotlib takes a second to import, and only drawing needs it.
+    # Imported here because it takes a second, and only drawing needs it.
     import matplotlib
 
     matplotlib.use("Agg")
@@ -202,7 +202,7 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **opti
 
 
 def _save(figure: Any, path: Path) -> None:
-    """As a PNG of a few colours, which line drawings do not need more of."""
+    """Save as a PNG of NUM_COLOURS colours, which is enough for line drawings."""
     from matplotlib import pyplot
     from PIL import Image
 
@@ -229,7 +229,7 @@ def _introduction(results: Results) -> str:
     findings = [*_adding_findings(results), *_gradient_findings(results), *_influence_findings(results)]
     about = """A recurrent network knows its past only through a state of fixed size. How much of the past is in it,
         and from how far back, depends on the cell. This page measures it for the plain cell (RNN, Elman 1990), the
-        LSTM (Hochreiter and Schmidhuber 1997) and the GRU (Cho et al. 2014): first on a problem that nothing but
+        LSTM (Hochreiter and Schmidhuber 1997) and the GRU (Cho et al. 2014): first on a problem that only
         memory solves, then on the shipped models and real data. It is written by `python -m models.memory` from
         `memory.json`; every number and every picture comes from a run of that command."""
     lines = ["# How far back they remember", "", wrapped(about), "", "## What it shows", ""]
@@ -253,10 +253,10 @@ def _adding(results: Results) -> str:
 
 
 def _method(budget: Mapping[str, Any]) -> str:
-    return f"""Every network is alike but for its cell: one layer of {budget["hidden_size"]}, torch's own starting
+    return f"""The networks differ only in their cell: one layer of {budget["hidden_size"]}, torch's own starting
         weights (tanh for the RNN), no curriculum, Adam at {budget["learning_rate"]:g}, gradients clipped at norm
         {budget["clip_norm"]:g}, fresh batches of {budget["batch_size"]}, {budget["max_steps"]:,} of them at most. Over
-        the last {100 * budget["decay_share"]:.0f} % of those the learning rate falls to nothing; training ends early
+        the last {100 * budget["decay_share"]:.0f} % of those the learning rate falls to zero. Training ends early
         once two means of {budget["interval"]} batches in a row are below {budget["enough"]:g}. The error is the mean
         squared one on {budget["num_held_out"]:,} fresh sequences that no training drew, the same for every cell and
         seed of a length; on so few the error of always answering 1 is not quite 1/6, and stands in the table.
@@ -299,7 +299,7 @@ def _rates_table(results: Results) -> list[str]:
         for run in sorted(tried, key=lambda run: (run["length"], -run["learning_rate"]))
     ]
     return [
-        "The RNN was also trained at other learning rates, for its failure might be that of one:",
+        "The RNN was also trained at other learning rates, because one rate might be the cause of its failure:",
         "",
         "| T | learning rate | seed | squared error | batches |",
         "|---|---|---|---|---|",
@@ -342,7 +342,7 @@ def _reproduction(results: Results) -> str:
 
 def _gradient(results: Results) -> list[str]:
     length = _studied_length(results)
-    about = f"""Learning to remember works through the gradient of the answer with respect to what came long before.
+    about = f"""A network learns to remember by the gradient of the answer with respect to steps long before.
         Below is |d o_n / d x_k| on {results["budget"]["num_probed"]} held-out sequences of the adding problem at
         T = {length}, the mean over them and over the seeds, by distance n-k; from torch, by backpropagation in
         double precision."""
@@ -376,12 +376,12 @@ def _gradient_findings(results: Results) -> list[str]:
 
 
 def _what_was_learned(learned: Mapping[Cell, bool]) -> str:
-    """Which cells begin without a memory and acquire one."""
+    """Which cells have no memory before training and learn one."""
     able = [cell.upper() for cell in CELLS if learned[cell]]
     unable = [cell.upper() for cell in CELLS if not learned[cell]]
     if not able or not unable:
         return ""
-    return f"No cell is born with the memory; {' and '.join(able)} learn it, {' and '.join(unable)} does not."
+    return f"No cell has this memory before training; {' and '.join(able)} learn it, {' and '.join(unable)} does not."
 
 
 def _ratio(share: float) -> str:
@@ -399,9 +399,9 @@ def _influence(results: Results) -> list[str]:
         distances that at least {FEWEST} sequences have. *Span*: how many last steps hold 90 % of a sequence's
         influence, the mean over the sequences; beside it, what it would be if every step counted alike. The second
         curve, for models of features, is the norm of d o_n / d x_k in the same probabilities, features in units of
-        their standard deviation, by central differences on the file: it sees a small change of a step, not its loss.
-        The models of a task differ in more than their cell (units, and for `vowels-rnn` starting weights made to
-        remember): [README.md](README.md) has each one's."""
+        their standard deviation, by central differences on the file. It shows a small change of a step, not its
+        absence. The models of a task differ in more than their cell (units, and for `vowels-rnn` starting weights made
+        to remember): [README.md](README.md) has each one's."""
     rows = [
         f"| model | sequences | mean length | last step | last {RECENT} steps | span | span if all alike |",
         "|---|---|---|---|---|---|---|",
@@ -426,14 +426,14 @@ def _influence_findings(results: Results) -> list[str]:
         first = found[ranked[0]]
         findings.append(
             f"**{NAMED[task]}**, {first['mean_length']:.1f} steps long on average: 90 % of the influence is in the "
-            f"last {_each(spans)} steps; were every step alike, it would be in {first['even_span']:.1f}. Half of it "
-            f"is in the last {_each(halves)}. {_ranking(found, ranked)}"
+            f"last {_each(spans)} steps; with the same influence of every step, in {first['even_span']:.1f}. "
+            f"Half of it is in the last {_each(halves)}. {_ranking(found, ranked)}"
         )
     return findings
 
 
 def _ranking(found: Mapping[Cell, Any], ranked: list[Cell]) -> str:
-    """Whose memory is the shorter, where the spans tell them apart."""
+    """Which cell has the shortest memory, if the spans differ enough."""
     shortest, longest = found[ranked[0]], found[ranked[-1]]
     if longest["span"] - shortest["span"] < ALIKE * shortest["even_span"]:
         return "The three hardly differ."
@@ -452,21 +452,21 @@ def _again(results: Results) -> str:
     trained = sum(run["processor_seconds"] for run in results["adding"].values()) / 60
     asked = sum(one["processor_seconds"] for one in results["influence"].values())
     time = f"""{len(results["adding"])} trainings took {trained:.0f} minutes of one core, the influence of
-        {len(results["influence"])} models {asked:.0f} s ({results["machine"]}): processor time, on a machine busy with
-        other work. A finished run is kept in `memory.json` and not done again; the second command does a minute of it,
-        in `models/runs/memory`."""
+        {len(results["influence"])} models {asked:.0f} s ({results["machine"]}): processor time, on a machine that did
+        other work too. A finished run is kept in `memory.json` and not done again. The second command does a small part
+        in a minute, in `models/runs/memory`."""
     commands = ["    python -m models.memory", "    python -m models.memory --quick"]
     return "\n".join(["## Again", "", *commands, "", wrapped(time), ""])
 
 
 def wrapped(text: str, indent: str = "") -> str:
-    """A paragraph in lines of reading length, however it was broken; all but its first line indented."""
+    """A paragraph broken anew into lines of 110 characters; all but the first are indented."""
     plain = " ".join(text.split())
     return textwrap.fill(plain, 110, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _each(said: Mapping[Cell, str]) -> str:
-    """What holds for each cell: `1 (RNN), 2 (LSTM) and 3 (GRU)`."""
+    """A text for each cell: `1 (RNN), 2 (LSTM) and 3 (GRU)`."""
     *most, last = [f"{words} ({cell.upper()})" for cell, words in said.items()]
     return f"{', '.join(most)} and {last}" if most else last
 

@@ -1,7 +1,7 @@
-"""The one network of this project: a recurrent cell, what goes into it, and a decoder at every step.
+"""The network of the shipped models: a recurrent cell, its input, and a decoder at every step.
 
-Named for Elman's network (J. L. Elman, "Finding Structure in Time", Cognitive Science 14, 1990); the gated
-cells are LSTM (Hochreiter and Schmidhuber, 1997) and GRU (Cho et al., 2014).
+The project is named after Elman's network (J. L. Elman, "Finding Structure in Time", Cognitive Science 14, 1990). The
+gated cells are LSTM (Hochreiter and Schmidhuber, 1997) and GRU (Cho et al., 2014).
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ CELLS: dict[Cell, type[nn.RNN | nn.LSTM | nn.GRU]] = {"rnn": nn.RNN, "lstm": nn.
 
 @dataclass(frozen=True)
 class Shape:
-    """The hyperparameters that fix the weights.
+    """The hyperparameters that determine the shapes of the weights.
 
-    Exactly one of `num_features` (float input) and `vocabulary_size` (token input, embedded in
-    `embedding_size` numbers) is set. `nonlinearity` is the plain cell's; the gated ones have their own.
+    Exactly one of `num_features` (float input) and `vocabulary_size` (token input, embedded in `embedding_size`
+    numbers) is set. Only the plain cell has a choice of `nonlinearity`.
     """
 
     cell: Cell
@@ -53,8 +53,8 @@ class Shape:
 class Recurrent(nn.Module):
     """Embedding or normalisation, then the cell, then a linear decoder applied to every step.
 
-    `forward` is what is exported: a running network takes its state and gives it back. `unroll` is for
-    training. Features are normalised inside, so that whoever serves the model sends them raw.
+    `forward` is exported: it takes the state and returns the new one. `unroll` is for training. Features are
+    normalised inside the network, so that requests carry raw values.
     """
 
     shift: Tensor
@@ -89,11 +89,11 @@ class Recurrent(nn.Module):
 
     @torch.no_grad()
     def start_as_memory(self, kept: float) -> None:
-        """Start the recurrence as a leaky sum of all that came in, of which `kept` is left a step; no bias.
+        """Set the recurrent weights to `kept` times the identity, and the biases to zero.
 
-        A plain network so begun need not learn to remember, which it does badly (after Q. V. Le, N. Jaitly and
-        G. Hinton, "A Simple Way to Initialize Recurrent Networks of Rectified Linear Units", 2015, but with
-        tanh, which bounds the state whatever is learned and however long the stream).
+        The state is then a leaky sum of the inputs, because a plain network can hardly learn to remember. After
+        Q. V. Le, N. Jaitly and G. Hinton, "A Simple Way to Initialize Recurrent Networks of Rectified Linear Units",
+        2015, but with tanh instead of rectified units, so that the state is bounded on a stream of any length.
         """
         for name, weight in self.layers.named_parameters():
             if "weight_hh" in name:
@@ -109,7 +109,7 @@ class Recurrent(nn.Module):
         """One segment of a sequence.
 
         x: (batch, time, features) float32, or (batch, time) int64 tokens.
-        state: h (and c), each (layers, batch, hidden); without it the sequence starts here.
+        state: h (and c), each (layers, batch, hidden). Without it the sequence starts from the initial state.
         Returns outputs (batch, time, outputs) and, for a forward network, the new state.
         """
         y, final = self.layers(self._inputs(x), self._start(x.shape[0], state))  # (batch, time, hidden)
@@ -119,10 +119,10 @@ class Recurrent(nn.Module):
         return (outputs, *final) if isinstance(final, tuple) else (outputs, final)
 
     def unroll(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """The outputs of a padded batch (batch, time, outputs); those past a length mean nothing.
+        """The outputs of a padded batch (batch, time, outputs). Outputs past a sequence's length are undefined.
 
-        lengths: (batch,) int64. Only a backward direction has to be told of them: padding comes after the
-        steps of a forward one and cannot reach them.
+        lengths: (batch,) int64. Only a bidirectional network needs them, because its backward direction begins at the
+        end of a sequence.
         """
         if not self.shape.bidirectional:
             return self(x)[0]  # type: ignore[no-any-return]
@@ -133,14 +133,14 @@ class Recurrent(nn.Module):
         return outputs
 
     def _start(self, batch: int, state: tuple[Tensor, ...] = ()) -> Tensor | tuple[Tensor, ...] | None:
-        """The state as torch's layers take it; None where zeros will do."""
+        """The state as torch's layers take it; None for zeros."""
         if not state and self.shape.initial_state == "zeros":
             return None
         h, *rest = state or self.initial_state(batch)
         return (h, *rest) if rest else h
 
     def _inputs(self, x: Tensor) -> Tensor:
-        """What the cell sees: (batch, time, num_inputs), normalised or embedded."""
+        """The cell's input, normalised or embedded: (batch, time, num_inputs)."""
         if self.shape.vocabulary_size is not None:
             return self.dropout(self.embedding(x))  # type: ignore[no-any-return]
         return self.dropout((x - self.shift) * self.scale)  # type: ignore[no-any-return]

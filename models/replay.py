@@ -1,12 +1,12 @@
-"""Play a held-out person's exercises to a server, at the speed at which they were done, and watch it decide.
+"""Send a held-out person's exercises to a server, at the speed at which they were done, and print its answers.
 
     elman serve models/store
     python -m models.replay watch-gru --person 9
     python -m models.replay watch-gru --person 9 --arm left --exercise "bent-over row" --speed 4
 
-Each recording is a session of its own; each sample is posted to it when it was taken, as one step, or together with
-those that came while the one before was under way. Every post says with `at` which step it follows, so that one
-whose answer was lost is sent again without being counted twice.
+Each recording is a session of its own. Each sample is posted when it was taken, as one step, together with those that
+were taken while the post before was under way. Every post says by `at` which step it follows, so that a post whose
+answer was lost can be sent again without being counted twice.
 """
 
 import argparse
@@ -34,12 +34,12 @@ ATTEMPTS = 5
 
 
 class Refused(Exception):
-    """The server answered with a problem; its own words."""
+    """The server answered with a problem. The message is its own."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server said of one step."""
+    """The server's answer to one step."""
 
     label: str
     probability: float
@@ -47,12 +47,12 @@ class Answer:
 
 @dataclass
 class Tally:
-    """What the answers were worth, and how long they took."""
+    """How many answers were right, and how long they took."""
 
     steps: Counter[bool] = field(default_factory=Counter)
     series: Counter[bool] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
-    """Of each post, from sending to the answer, every attempt included."""
+    """Time of each post from sending to the answer, with all attempts."""
     replayed: int = 0
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ def _share(counts: Counter[bool]) -> str:
 
 
 class Stream:
-    """One session of a model, closed in the end."""
+    """One session of a model, deleted at the end."""
 
     def __init__(self, client: httpx.Client, model: str) -> None:
         self.client = client
@@ -115,9 +115,9 @@ def _checked(response: httpx.Response) -> dict[str, Any]:
 
 
 def arrivals(recording: Recording, speed: float) -> Iterator[list[list[float]]]:
-    """The rows that have come since the last ones were taken, at least one of them, each when it is due.
+    """The rows that are due since the last ones, at least one at a time.
 
-    speed: how many times as fast as they were recorded; 0 waits for nothing and gives them one by one.
+    speed: how many times as fast as recorded; 0 yields the rows one by one without waiting.
     """
     rows = recording.samples.tolist()
     if not speed:
@@ -135,7 +135,7 @@ def arrivals(recording: Recording, speed: float) -> Iterator[list[list[float]]]:
 def replay(
     client: httpx.Client, model: str, recording: Recording, speed: float, tally: Tally, console: Console
 ) -> None:
-    """Play one recording through a session, printing the answer whenever it becomes another."""
+    """Send one recording through a session, and print the answer whenever it changes."""
     truth, last = EXERCISES[recording.exercise], ""
     console.print(f"\n[bold]{recording.title}[/] ({len(recording.samples) / RATE:.0f} s)")
     right: Counter[bool] = Counter()
@@ -158,7 +158,7 @@ def replay(
 
 
 def said(step: int, answer: Answer, truth: str) -> Text:
-    """One answer as a line: when, what and how surely."""
+    """One answer as a line: time, label and probability."""
     bar = "█" * round(20 * answer.probability)
     style = "green" if answer.label == truth else "red"
     return Text(f"  {step / RATE:5.1f} s  {answer.label:<20} {100 * answer.probability:3.0f} % {bar}", style=style)
@@ -166,7 +166,7 @@ def said(step: int, answer: Answer, truth: str) -> Text:
 
 @contextmanager
 def live(console: Console) -> Iterator[Live]:
-    """A line that is written over on a terminal, and nowhere else."""
+    """A line that is overwritten on a terminal, and not printed elsewhere."""
     with Live(console=console, refresh_per_second=RATE, transient=True, auto_refresh=console.is_terminal) as line:
         yield line
 

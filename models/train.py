@@ -4,12 +4,12 @@
     python -m models.train vowels --cell lstm --bidirectional --seed 0
     python -m models.train names --cell gru --seed 0                      a few minutes
     python -m models.train --all                                          all of them, several seeds each
-    python -m models.train --examples                                     the held-out sequences beside them, alone
+    python -m models.train --examples                                     only the examples.json of every model
 
-The held-out data is touched by the exported file alone, in ONNX Runtime, and chooses nothing. The number of
-epochs is chosen on a part of the training data that is kept back, or by cross-validation over all of it where
-the recipe says so; the model is then trained on all of it for that many.
-Which model is shipped is fixed beforehand: the one with SHIPPED_SEED.
+Nothing is chosen by the held-out data: only the exported file reads it, in ONNX Runtime. The number of epochs is
+chosen on a part of the training data that is kept back, or by cross-validation over all of it, as the recipe says.
+The model is then trained on all of it for that number of epochs. The shipped model is always the one with
+SHIPPED_SEED.
 """
 
 import argparse
@@ -36,13 +36,13 @@ from models.tasks import Recipe, Task, names, vowels, watch
 HERE = Path(__file__).parent
 TASKS = {"vowels": vowels.load, "names": names.load, "watch": watch.load}
 SEEDS = {"vowels": (0, 1, 2, 3, 4), "names": (0, 1, 2), "watch": (0, 1, 2)}
-EXAMPLE_STEPS = 125  # A longer sequence is shown by its beginning.
-SHIPPED_SEED = 0  # Of every model alike, whichever seed comes out best.
+EXAMPLE_STEPS = 125  # Of a longer sequence, an example is the beginning.
+SHIPPED_SEED = 0  # For every model, whichever seed measures best.
 
-# What the shipped file of each vowels model set out to beat, to a tenth of a percent: see `cards.verdict`.
+# The accuracy that the shipped file of each vowels model must exceed, rounded to a tenth of a percent.
 TARGETS = {"vowels-rnn": 0.978, "vowels-lstm": 0.978, "vowels-gru": 0.978, "vowels-lstm-bidirectional": 0.984}
 
-# Of the watch models: what a quick network of 64 units had reached on people that it had not seen.
+# For the watch models: what a quickly trained network of 64 units reached on people that it had not seen.
 TAGGING_TARGETS = {"step_accuracy": 0.84, "accuracy": 0.88}
 
 VOWELS = Recipe(
@@ -61,8 +61,8 @@ NAMES = Recipe(
     last_step_weight=0.7,
     average_decay=0.99,
 )
-# By leaving one person of the training data out at a time, with the LSTM, which trains fastest; how far the pieces are
-# turned and how long they are, with a GRU of one layer.
+# Chosen by leaving out one person of the training data at a time, with the LSTM, which trains fastest. The lengths and
+# rotations of the training pieces were chosen with a GRU of one layer.
 WATCH = Recipe(
     shape={"hidden_size": 64, "num_layers": 2, "dropout": 0.2},
     num_epochs=150,
@@ -73,8 +73,8 @@ WATCH = Recipe(
     average_decay=0.99,
 )
 RECIPES = {
-    # A plain network forgets unless it begins by remembering. All of it by fivefold cross-validation over the
-    # training data.
+    # A plain network learns to remember only if its starting weights remember. Everything here was chosen by fivefold
+    # cross-validation over the training data.
     "vowels-rnn": replace(
         VOWELS,
         shape={"hidden_size": 128, "dropout": 0.2},
@@ -87,14 +87,14 @@ RECIPES = {
     ),
     "vowels-lstm": VOWELS,
     "vowels-gru": VOWELS,
-    # The last step of a single backward layer has seen one step only; that of a second one has seen them all.
+    # At the last step, a backward layer has read one step only. A second layer has the whole sequence.
     "vowels-lstm-bidirectional": replace(
         VOWELS, shape={**VOWELS.shape, "hidden_size": 48, "bidirectional": True, "num_layers": 2}
     ),
     "names-rnn": NAMES,
     "names-lstm": NAMES,
     "names-gru": NAMES,
-    # Two layers of plain cells were not compared with anything; one of 96 or of 64 had done worse than the gated ones.
+    # Two layers of plain cells were compared with nothing. One layer of 96 or 64 was worse than the gated cells.
     "watch-rnn": replace(WATCH, memory=0.9, learning_rate=1e-3, folds=f"the LSTM's {WATCH.folds}"),
     "watch-lstm": WATCH,
     "watch-gru": replace(WATCH, folds=f"the LSTM's {WATCH.folds}"),
@@ -106,14 +106,14 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Choice:
-    """How many epochs, as found on the validation part of the training data."""
+    """The number of epochs, chosen on the validation part of the training data."""
 
     num_epochs: int
     curves: Curves
 
 
 def choose_epochs(task: Task, cell: Cell, recipe: Recipe) -> Choice:
-    """The epochs with the least loss on the part kept back, or those that the recipe fixes."""
+    """The number of epochs with the least loss on the part kept back, or the one that the recipe fixes."""
     if recipe.num_epochs is not None:
         recipe = replace(recipe, max_epochs=recipe.num_epochs, patience=recipe.num_epochs)
     kept_back = task.train.take(task.validation)
@@ -125,10 +125,13 @@ def choose_epochs(task: Task, cell: Cell, recipe: Recipe) -> Choice:
 def train(
     name: str, seed: int, other_seeds: tuple[int, ...] = (), home: Path = HERE, recipe: Recipe | None = None
 ) -> dict[str, Any]:
-    """Train, export, measure and draw one model; the result is what its card says.
+    """Train, export, measure and draw one model, and return what its card says.
 
-    name: one of RECIPES. other_seeds are trained and measured too, but not kept. home: where `store` and
-    `pictures` are written. recipe: to try another one.
+    Args:
+        name: one of RECIPES.
+        other_seeds: are trained and measured too, but not kept.
+        home: the folder of `store` and `pictures`.
+        recipe: to use in place of the model's own.
     """
     task, cell, recipe = TASKS[name.split("-")[0]](), cell_of(name), recipe or RECIPES[name]
     started = time.perf_counter()
@@ -162,7 +165,7 @@ def train(
 
 
 def tagging_results(measured: dict[str, Measured], task: Task) -> dict[str, Any]:
-    """Of every seed, what the answers are worth at each step, and taken together."""
+    """The accuracies of every seed, over all steps and over sequences."""
     return {
         "targets": TAGGING_TARGETS,
         "num_steps": sum(len(one) for one in task.test.sequences),
@@ -172,7 +175,7 @@ def tagging_results(measured: dict[str, Measured], task: Task) -> dict[str, Any]
 
 
 def measure_seed(task: Task, cell: Cell, recipe: Recipe, seed: int, num_epochs: int) -> Measured:
-    """What one more seed makes of the held-out data, by way of an exported file like the shipped one's."""
+    """The measures of one more seed on the held-out data, from an exported file of its own."""
     model, _ = fit(task, cell, recipe, seed, task.train, num_epochs)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -194,7 +197,7 @@ def draw(folder: Path, name: str, choice: Choice, confusion: NDArray[np.int64], 
 
 
 def card_of(task: Task, model: Recurrent, name: str, seed: int) -> dict[str, Any]:
-    """What the card says that was not measured."""
+    """The part of the card that is not measured."""
     shape = model.shape
     direction = "bidirectional" if shape.bidirectional else "forward"
     activation = " of rectified units" if shape.nonlinearity == "relu" else ""
@@ -224,7 +227,7 @@ def cell_of(name: str) -> Cell:
 
 
 def publish(results: dict[str, Any]) -> None:
-    """Keep the new results beside those of the other models, and rewrite the cards from all of them."""
+    """Add the new results to those of the other models, and write all cards again."""
     known = read_results(HERE / "results.json") | results
     others = [name for name in known if name not in RECIPES]
     ordered = {name: known[name] for name in (*RECIPES, *others) if name in known}

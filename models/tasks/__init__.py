@@ -1,4 +1,4 @@
-"""What a task is: sequences with one label each, split once and for all, and how to learn it."""
+"""A task: sequences with one label each, their fixed split, and how a model is trained on them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ Augment = Callable[[Sequence, np.random.Generator], Sequence]
 
 @dataclass(frozen=True)
 class Split:
-    """Sequences with the index of each one's label."""
+    """Sequences, and the index of the label of each."""
 
     sequences: tuple[Sequence, ...]
     labels: NDArray[np.int64]
@@ -35,31 +35,31 @@ class Recipe:
     max_epochs: int = 100
     patience: int = 20
     num_epochs: int | None = None
-    """Fixed by cross-validation over the training data, in place of a choice on the part kept back."""
+    """Fixed by an earlier cross-validation over the training data. None: chosen on the validation part."""
     folds: str = "fivefold"
-    """How that was done."""
+    """How that cross-validation was done."""
     batch_size: int = 32
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
     label_smoothing: float = 0.1
     last_step_weight: float = 0.5
-    """The share of the last step in the loss; the rest is the mean over all steps."""
+    """Weight of the last step in the loss. The mean over all steps has the rest."""
     memory: float | None = None
-    """What is kept a step where the recurrent weights start so: see `Recurrent.start_as_memory`."""
+    """`kept` of `Recurrent.start_as_memory`; None to start from torch's own weights."""
     mixup: float = 0.0
-    """Of H. Zhang et al., "mixup" (2018): both parameters of the beta distribution; 0 mixes nothing."""
+    """Both parameters of the beta distribution of mixup (H. Zhang et al., 2018); 0 for no mixup."""
     average_decay: float = 0.98
-    """Of the moving average of the weights, which is what is evaluated and exported."""
+    """Decay of the moving average of the weights. The average is evaluated and exported."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A data set with its split. `train` is what may be learned and selected on; `test` only measures."""
+    """A data set with its split. `train` is for training and selection, `test` for measuring only."""
 
     name: str
     train: Split
     validation: NDArray[np.int64]
-    """Indices into `train` of what is held out while the number of epochs is chosen."""
+    """Indices into `train` of the sequences that are held out while the number of epochs is chosen."""
     test: Split
     labels: tuple[str, ...]
     augment: Augment
@@ -72,13 +72,13 @@ class Task:
     unknown: str | None = None
     feature_names: tuple[str, ...] | None = None
     kind: Literal["classification", "tagging"] = "classification"
-    """Whether a sequence is answered by its last step, or every step by its own."""
+    """classification: a sequence is answered at its last step. tagging: at every step."""
     titles: tuple[str, ...] | None = None
-    """What each test sequence is, in words."""
+    """A title for each test sequence."""
 
 
 def stratified(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
-    """Sorted indices of `fraction` of each label's examples, chosen by `seed` alone."""
+    """Sorted indices of `fraction` of each label's examples, chosen by `seed`."""
     generator = np.random.default_rng(seed)
     chosen = [
         generator.permutation(np.flatnonzero(labels == label))[: round(fraction * (labels == label).sum())]

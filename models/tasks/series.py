@@ -1,4 +1,4 @@
-"""What a series is: rows of features in the order of time, some of them to be foretold, and where it is split."""
+"""A series: rows of features in the order of time, some of them to be forecast, and its split."""
 
 from dataclasses import dataclass, field
 
@@ -8,19 +8,19 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Series:
-    """One long sequence. Rows before `learned` may be learned and selected on; those of `tests` only measure."""
+    """One long sequence. Rows before `learned` are for training and selection, those of `tests` for measuring only."""
 
     name: str
     rows: NDArray[np.float32]  # (time, features), in the data's own units
     feature_names: tuple[str, ...]
     target: tuple[int, ...]
-    """The features that are foretold, in the order of the outputs."""
+    """The features that are forecast, in the order of the outputs."""
     learned: int
     tests: dict[str, range]
-    """Rows that are foretold and measured, by what they are called."""
+    """Rows that are forecast and measured, by name."""
     folds: tuple[range, ...]
-    """Rows within `learned` that are held out while hyperparameters and epochs are chosen; only the rows before each
-    are learned from then."""
+    """Rows within `learned` that are held out while hyperparameters and epochs are chosen. Training for such a choice
+    uses only the rows before."""
     about: str
     data: str
     licence: str
@@ -28,7 +28,7 @@ class Series:
     known: tuple[int, ...] = ()
     """The features that are known ahead."""
     cycles: dict[int, int] = field(default_factory=dict)
-    """Features that count round and round, 0, 1, ..., period - 1, 0, ..., each with its period."""
+    """Features that count 0, 1, ..., period - 1 and begin again, each with its period."""
     minimum: float | None = None
 
     @property

@@ -27,7 +27,7 @@ def row_of(year: int) -> int:
 
 
 def years(first: int, last: int) -> range:
-    """The rows of those years, both included."""
+    """The rows of the years from `first` to `last`, which is included."""
     return range(row_of(first), row_of(last) + 1)
 
 
@@ -42,7 +42,7 @@ def load() -> Series:
         learned=row_of(LAST_YEAR_LEARNED) + 1,
         tests={"1921-1955": years(1921, 1955), "1956-1979": years(1956, 1979), "1980-2008": years(1980, 2008)},
         folds=(years(1801, 1840), years(1841, 1880), years(1881, 1920)),
-        about="Foretells next year's sunspot number from the years before, and so on from its own answers.",
+        about="Forecasts next year's sunspot number from the years before, and further ahead from its own outputs.",
         data="yearly sunspot numbers of the National Geophysical Data Center, 1700 to 2008, packaged by statsmodels",
         licence="public domain",
         split="1700 to 1920 to train on; held out 1921 to 1955, 1956 to 1979 (as in the literature), 1980 to 2008",

@@ -22,7 +22,7 @@ NUM_SPEAKERS = 9
 
 
 def load() -> Task:
-    """270 sequences to learn from, 370 to be measured on, 7 to 29 steps of 12 features each."""
+    """270 sequences for training and 370 held out, 7 to 29 steps of 12 features each."""
     with np.load(DATA) as arrays:
         train, test = (_unpack(dict(arrays), part) for part in ("TRAIN", "TEST"))
     return Task(
@@ -42,7 +42,7 @@ def load() -> Task:
 
 
 def augment(sequence: Sequence, generator: np.random.Generator) -> Sequence:
-    """Another way to say it: a little noise, a slightly other level, a clipped beginning or end."""
+    """The sequence with noise and an offset, and up to two steps cut off at either end."""
     noise = 0.03 * generator.standard_normal(sequence.shape) + 0.03 * generator.standard_normal(NUM_FEATURES)
     first, last = generator.integers(0, 3, size=2)
     clipped = (sequence + noise)[first : len(sequence) - last]

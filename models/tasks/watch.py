@@ -25,17 +25,17 @@ DATA = Path(__file__).parent.parent / "data" / "watch.npz"
 MEMBER = "seglearn/data/watch_dataset.npy"
 
 RATE = 12.5
-"""Steps a second: each is the mean of four samples of the sensor, which gives 50."""
+"""Steps a second. Each is the mean of four samples of the sensor, which takes 50 a second."""
 
 AVERAGED = 4
 FEATURES = ("ax", "ay", "az", "wx", "wy", "wz")
 """Acceleration in g, gravity included, and angular velocity in rad/s, in the watch's own axes."""
 
 UNITS = np.array([0.001] * 3 + [0.005] * 3)
-"""What one count of the stored integers stands for: a tenth of the noise of such a sensor, or less."""
+"""The unit of the stored integers: at most a tenth of the noise of such a sensor."""
 
 MIRROR = np.array([-1, 1, 1, 1, -1, -1], np.float32)
-"""The same movement by the other arm: x points along the arm, and is reflected; angular velocity is an axial vector."""
+"""Factors that turn a movement into that of the other arm. x points along the arm; angular velocity is axial."""
 
 EXERCISES = (
     "pendulum",
@@ -46,13 +46,13 @@ EXERCISES = (
     "lower trapezius row",
     "bent-over row",
 )
-"""In the order of the data set's own: PEN, ABD, FEL, IR, ER, TRAP, ROW."""
+"""In the order of the data set: PEN, ABD, FEL, IR, ER, TRAP, ROW."""
 
 HELD_OUT = (8, 9, 10)
-"""The last three people by number: a rule, and not a choice. Neither recipe nor epochs see them."""
+"""The last three people by number. Neither the recipe nor the number of epochs is chosen on them."""
 
 VALIDATION = (6, 7)
-"""The last two of the others: they choose the number of epochs."""
+"""The last two of the others, on which the number of epochs is chosen."""
 
 SHORTEST, LONGEST = 60, 160
 """Steps of a training piece."""
@@ -87,7 +87,7 @@ def recordings() -> tuple[Recording, ...]:
 
 
 def load() -> Task:
-    """98 recordings of seven people to learn from, 42 of three others to be measured on."""
+    """98 recordings of seven people for training, 42 of three others held out."""
     everything = recordings()
     train = [one for one in everything if one.person not in HELD_OUT]
     test = [one for one in everything if one.person in HELD_OUT]
@@ -124,7 +124,7 @@ def split(chosen: Iterable[Recording]) -> Split:
 
 
 def augment(sequence: Sequence, generator: np.random.Generator) -> Sequence:
-    """A piece from anywhere, by either arm, a little faster or slower, the watch sitting otherwise, with noise."""
+    """A random piece, mirrored to the other arm or not, a little faster or slower, rotated, scaled, with noise."""
     speed = float(np.exp(generator.uniform(-0.3, 0.3)))
     length = min(int(generator.integers(SHORTEST, LONGEST + 1)), int((len(sequence) - 1) / speed))
     first = generator.uniform(0, len(sequence) - 1 - length * speed)
@@ -139,7 +139,7 @@ def augment(sequence: Sequence, generator: np.random.Generator) -> Sequence:
 
 
 def resampled(sequence: Sequence, times: NDArray[Any]) -> Sequence:
-    """The sequence at `times`, in steps, by straight lines between its own."""
+    """The sequence at `times`, in steps, by linear interpolation."""
     before = np.minimum(times.astype(np.int64), len(sequence) - 2)
     share = (times - before)[:, None]
     piece: Sequence = (1 - share) * sequence[before] + share * sequence[before + 1]
@@ -147,7 +147,7 @@ def resampled(sequence: Sequence, times: NDArray[Any]) -> Sequence:
 
 
 def rotated(sequence: Sequence, axis: NDArray[np.float64]) -> Sequence:
-    """Both vectors turned about `axis`, by as many radians as it is long (O. Rodrigues, 1840)."""
+    """Both vectors rotated about `axis`, whose length is the angle in radians (O. Rodrigues, 1840)."""
     angle = float(np.linalg.norm(axis)) or 1e-9
     x, y, z = axis / angle
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
@@ -157,7 +157,7 @@ def rotated(sequence: Sequence, axis: NDArray[np.float64]) -> Sequence:
 
 
 def averaged(samples: Sequence) -> Sequence:
-    """Every AVERAGED samples as their mean; a rest that is shorter is left out."""
+    """The mean of every AVERAGED samples. A shorter rest is left out."""
     whole = len(samples) // AVERAGED * AVERAGED
     mean: Sequence = samples[:whole].reshape(-1, AVERAGED, samples.shape[1]).mean(axis=1)
     return mean
@@ -166,8 +166,8 @@ def averaged(samples: Sequence) -> Sequence:
 def rebuild(wheel: Path) -> None:
     """Write the compact copy in models/data from the wheel of seglearn.
 
-    The samples are kept as integers, each as its difference from the one before, low bytes apart from high ones,
-    which is what compresses best.
+    The samples are stored as integers, as differences from the sample before, with low and high bytes apart, because
+    this compresses best.
     """
     with zipfile.ZipFile(wheel) as archive:
         # The package's own file is a pickled dict, as its own loader reads it.
