@@ -57,7 +57,7 @@ test-all: .venv/.test-all
 test-torch: .venv/.made
 	@.venv/bin/python -m venv --clear .venv-torch
 	@.venv-torch/bin/python -m pip --disable-pip-version-check --quiet install \
-		torch==$(TORCH) --editable '.[test,train]'
+		--constraint constraints.txt torch==$(TORCH) --editable '.[test,train]'
 	@exec .venv-torch/bin/python -m pytest tests/exporter $(TESTS)
 
 # Each in an environment of its own, without the lock.
