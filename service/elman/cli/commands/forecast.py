@@ -26,12 +26,14 @@ from elman.cli.commands.options import (
 def forecast(
     model: Model,
     file: File = "-",
-    horizon: Annotated[int, typer.Option("--horizon", "-n", min=1, help="Number of steps to forecast.")] = 24,
+    horizon: Annotated[
+        int, typer.Option("--horizon", "-n", min=1, max=100_000, help="Number of steps to forecast.")
+    ] = 24,
     samples: Annotated[
         int, typer.Option(min=0, max=1000, help="Number of sampled paths, for the mean and the quantiles.")
     ] = 0,
     quantiles: Annotated[str, typer.Option(help="Levels between 0 and 1, separated by commas.")] = "0.1,0.5,0.9",
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same paths.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same paths.")] = None,
     future: Annotated[
         str | None,
         typer.Option(

@@ -15,15 +15,17 @@ def generate(
         str | None,
         typer.Option("--condition", "-c", help="One of the conditions on the model's card, e.g. a language."),
     ] = None,
-    max_steps: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 100,
+    max_steps: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most tokens to generate.")] = 100,
     temperature: Annotated[
-        float, typer.Option("--temperature", "-t", min=0.0, help="0 always takes the most likely token.")
+        float, typer.Option("--temperature", "-t", min=0.0, max=100.0, help="0 always takes the most likely token.")
     ] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Sample from this many most likely tokens; 0 is all.")] = 0,
+    top_k: Annotated[
+        int, typer.Option(min=0, max=2**31, help="Sample from this many most likely tokens; 0 is all.")
+    ] = 0,
     top_p: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Sample from the most likely tokens that sum to this.")
     ] = 1.0,
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same text.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same text.")] = None,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, max=1000, help="Number of texts.")] = 1,
     stop: Annotated[list[str] | None, typer.Option(help="Stop at this text. May be given several times.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print each token as soon as it is there.")] = False,
