@@ -8,10 +8,12 @@ from typing import Any
 import graphs
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
-from conftest import run_alone
+from conftest import outputs, run, run_alone
 from onnx import helper
 
+from elman.engine.sequence import Sequence
 from elman.errors import ModelRefused
 from elman.repository.model import Model, load_model
 from elman.repository.repository import Repository
@@ -32,6 +34,13 @@ def refusal(proto: onnx.ModelProto, folder: Path, spec: dict[str, Any] | None = 
     return caught.value
 
 
+def own_answers(proto: onnx.ModelProto, feeds: dict[str, Any]) -> dict[str, Any]:
+    """What ONNX Runtime itself answers, by the name of each output."""
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
 def starts_from(refused: ModelRefused) -> dict[str, Any]:
     """The model.json that a refusal prints, which must be a valid one."""
     assert refused.template is not None, f"no model.json to start from: {refused}"
@@ -46,13 +55,25 @@ def test_the_plain_graph_that_these_tests_break_is_served(tmp_path: Path) -> Non
 # The time axis
 
 
-def test_a_time_axis_frozen_by_a_reshape(tmp_path: Path) -> None:
+def frozen_by_a_reshape(time: int | str) -> onnx.ModelProto:
     frozen = graphs.constant("shape", [-1, 7, graphs.HIDDEN])
     after = (helper.make_node("Reshape", ["steps", "shape"], ["output"], name="view"),)
-    refused = refusal(graphs.tagger(time=7, after=after, tensors=(frozen,)), tmp_path)
+    return graphs.tagger(time=time, after=after, tensors=(frozen,))
+
+
+def test_a_time_axis_declared_free_and_frozen_by_a_reshape(tmp_path: Path) -> None:
+    refused = refusal(frozen_by_a_reshape("time"), tmp_path)
     assert "frozen" in refused.reason
     assert "view" in str(refused.node)
     assert "dynamic" in str(refused.remedy)
+
+
+def test_a_time_axis_declared_fixed_is_served_as_a_window(tmp_path: Path) -> None:
+    model = load(frozen_by_a_reshape(7), tmp_path)
+    assert model.network.window == 7
+    row = np.random.default_rng(0).standard_normal((7, graphs.FEATURES)).astype(np.float32)
+    plain = load(graphs.tagger(), tmp_path / "plain")
+    np.testing.assert_array_equal(run_alone(model, row, "steps"), run_alone(plain, row, "steps"))
 
 
 def test_a_network_unrolled_to_the_examples_length(tmp_path: Path) -> None:
@@ -78,13 +99,18 @@ def test_a_network_unrolled_to_the_examples_length(tmp_path: Path) -> None:
         tensors.append(graphs.constant(f"a{t}", [1]))
         nodes.append(helper.make_node("Unsqueeze", [h, f"a{t}"], [f"u{t}"]))
     nodes.append(helper.make_node("Concat", steps, ["output"], axis=1, name="all_steps"))
-    for time in (5, "time"):
-        inputs = [graphs.value("input", ["batch", time, graphs.FEATURES])]
-        proto = graphs.model(nodes, inputs, [graphs.value("output", None)], tensors)
-        refused = refusal(proto, tmp_path)
-        assert "frozen" in refused.reason
-        assert refused.node
-        assert "nn.RNN" in str(refused.remedy)
+    inputs = [graphs.value("input", ["batch", "time", graphs.FEATURES])]
+    refused = refusal(graphs.model(nodes, inputs, [graphs.value("output", None)], tensors), tmp_path)
+    assert "frozen" in refused.reason
+    assert refused.node
+    assert "nn.RNN" in str(refused.remedy)
+    # The same graph that says so itself is served for what it is.
+    inputs = [graphs.value("input", ["batch", 5, graphs.FEATURES])]
+    proto = graphs.model(nodes, inputs, [graphs.value("output", None)], tensors)
+    model = load(proto, tmp_path)
+    assert model.network.window == 5
+    row = rng.standard_normal((5, graphs.FEATURES)).astype(np.float32)
+    np.testing.assert_array_equal(run_alone(model, row, "steps"), own_answers(proto, {"input": row[None]})["output"][0])
 
 
 # What looks ahead
@@ -166,15 +192,16 @@ def test_names_tell_state_pairs_apart_whatever_their_order(tmp_path: Path) -> No
 # Inputs
 
 
-def test_two_data_inputs(tmp_path: Path) -> None:
-    before = (helper.make_node("Add", ["input", "other"], ["given"]),)
+def test_two_inputs_with_a_value_a_step_are_both_given_by_the_request(tmp_path: Path) -> None:
+    before = (helper.make_node("Sub", ["input", "other"], ["given"]),)
     other = graphs.value("other", ["batch", "time", graphs.FEATURES])
-    refused = refusal(graphs.tagger(before=before, extra=(other,)), tmp_path)
-    assert "'input'" in refused.reason
-    assert "'other'" in refused.reason
-    template = starts_from(refused)
-    assert template["input"]["name"] in ("input", "other")
-    assert "model.json" in str(refused.remedy)
+    proto = graphs.tagger(before=before, extra=(other,))
+    model = load(proto, tmp_path)
+    assert [(one.name, one.role) for one in model.network.inputs] == [("input", "sequence"), ("other", "sequence")]
+    rows = np.random.default_rng(0).standard_normal((2, 9, graphs.FEATURES)).astype(np.float32)
+    found = outputs(run(model, [Sequence(rows[0], "steps", further=(rows[1],))])[0])
+    expected = own_answers(proto, {"input": rows[:1], "other": rows[1:]})["output"][0]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_an_extra_scalar_input_asks_for_its_constant(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Runs batches: gathers inputs and state, runs the network, scatters state and hands out outputs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from elman.engine.sequence import INITIAL_SLOT, Sequence
 from elman.errors import ModelFailed
 from elman.repository.executor import Executor
 from elman.repository.model import Model
-from elman.repository.network import Array
+from elman.repository.network import Array, Network
 from elman.repository.runtime import RuntimeFailure
 
 _FIRST_SLOTS = 64
@@ -29,6 +29,7 @@ class Runner:
         self.network = model.network
         self._executor = Executor(model.network, model.proof.min_rows)
         self.packing = Packing(model.network)
+        self._takes_more = bool(model.network.further or model.network.statics)
         self._axes = [state.batch_axis for state in model.network.states]
         self._states = self._executor.initial_states(1)
         self._num_slots = 1
@@ -82,11 +83,35 @@ class Runner:
         slots = [sequence.slot for sequence in sequences]
         before = [states.take(slots, axis=axis) for axis, states in zip(self._axes, self._states, strict=True)]
         plan = _Plan(sequences, counts)
+        heads = any(sequence.heads for sequence in sequences)
         outputs, after = self._executor.run(
-            self._gather(sequences, counts), np.array(counts, np.int32), before, plan.pairs()
+            self._gather(sequences, counts),
+            np.array(counts, np.int32),
+            before,
+            plan.pairs(),
+            self._others(sequences, counts) if self._takes_more else (),
+            heads=heads,
         )
         self._scatter(plan, after)
-        plan.hand_out(outputs)
+        plan.hand_out(outputs[0])
+        if heads:
+            plan.hand_out_heads(self.network, outputs[1:])
+
+    def _others(self, sequences: list[Sequence], counts: list[int]) -> list[Array]:
+        """Further inputs, `(batch, chunk, ...)` each and padded with zeros, and statics, `(batch, ...)` each."""
+        others = []
+        try:
+            for at, one in enumerate(self.network.further):
+                rows = [s.further[at][s.cursor : s.cursor + steps] for s, steps in zip(sequences, counts, strict=True)]
+                padded = np.zeros((len(rows), max(counts), *rows[0].shape[1:]), one.dtype)
+                for row, values, steps in zip(padded, rows, counts, strict=True):
+                    row[:steps] = values
+                others.append(padded)
+            for at, one in enumerate(self.network.statics):
+                others.append(np.stack([sequence.statics[at] for sequence in sequences]).astype(one.dtype, copy=False))
+        except (ValueError, IndexError) as error:  # what is missing, or of another shape than the first, fails alone
+            raise RuntimeFailure(str(error), None) from None
+        return others
 
     def _gather(self, sequences: list[Sequence], counts: list[int]) -> Array:
         """The next steps of each row, padded with zeros: (batch, chunk, features) or (batch, chunk)."""
@@ -178,12 +203,35 @@ class _Plan:
 
     def hand_out(self, outputs: Array) -> None:
         """Give `(selected, output_size)` to those who wanted it."""
+        for sequence, rows in self._shares(outputs):
+            if sequence.feedback is None:
+                sequence.outputs.append(rows)
+            else:
+                sequence.last_output = rows[-1]
+
+    def hand_out_heads(self, network: Network, heads: list[Array]) -> None:
+        """Give `(selected, size)` of each head to those who wanted them: of a `final` one the row that ends."""
+        for at, (head, outputs) in enumerate(zip(network.heads, heads, strict=True)):
+            for sequence, rows in self._shares(outputs):
+                if not sequence.heads:
+                    continue
+                if not sequence.head_outputs:
+                    sequence.head_outputs = [[] for _ in heads]
+                if head.role == "final" and network.outputs != "selected":
+                    sequence.head_outputs[at] = [rows[-1:]]
+                else:
+                    sequence.head_outputs[at].append(rows)
+
+    def _shares(self, outputs: Array) -> Iterator[tuple[Sequence, Array]]:
+        """The rows of an output, by whom they are for."""
+        if len(self._takers) == 1:
+            # It is run alone, perhaps with an output on a clock of its own.
+            sequence, steps = self._takers[0]
+            yield sequence, outputs if sequence.returns == "steps" and sequence.feedback is None else outputs[-steps:]
+            return
         at = 0
         for sequence, steps in self._takers:
-            if sequence.feedback is None:
-                sequence.outputs.append(outputs[at : at + steps])
-            else:
-                sequence.last_output = outputs[at]
+            yield sequence, outputs[at : at + steps]
             at += steps
 
 

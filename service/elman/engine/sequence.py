@@ -24,6 +24,9 @@ class Sequence:
 
     Attributes:
         inputs: `(length, features)`, or `(length,)` token ids. Where there is a feedback, what it gave last.
+        further: those of the sequence inputs beside the data, in the order of `Network.further`, as long as `inputs`.
+        statics: the value of each input with one a sequence, in the order of `Network.statics`.
+        heads: whether the outputs beside the primary one are wanted.
         returns: `final` for o_n alone, `steps` for o_1..o_n.
         state: packed state to start from; None for the initial state.
         keep_state: whether the state after the last step is wanted.
@@ -43,6 +46,8 @@ class Sequence:
         rank: where it stands in the scheduler's order.
         slot: the row of the runner's state that is this sequence's while it runs.
         outputs: blocks of output rows `(steps, output_size)` so far.
+        head_outputs: blocks of rows of each head, in the order of `Network.heads`; of a head that answers for the whole
+            sequence, one row.
         last_output: `(output_size,)`, for the feedback.
         final_state: packed, once done.
         trace: packed states so far.
@@ -74,6 +79,10 @@ class Sequence:
     trace: list[bytes] = field(default_factory=list)
     error: ElmanError | None = None
     cancelled: bool = False
+    further: tuple[Array, ...] = ()
+    statics: tuple[Array, ...] = ()
+    heads: bool = False
+    head_outputs: list[list[Array]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.remaining = len(self.inputs)

@@ -61,7 +61,7 @@ class Calibration:
 def calibrate(network: Network, min_rows: int) -> Calibration:
     """Time a few runs. Takes about a quarter of a second for a model of a few megabytes."""
     executor = Executor(network, min_rows)
-    chunk = 1 if network.layout == "step" else _CHUNK
+    chunk = 1 if network.layout == "step" else network.window or _CHUNK
     deadline = time.thread_time() + _BUDGET
     long: dict[int, float] = {}
     batch = 1
@@ -73,7 +73,7 @@ def calibrate(network: Network, min_rows: int) -> Calibration:
         worth = _NO_DEARER if rows <= _FEW_ROWS else _WORTH ** log2(rows / batch)
         if _row_seconds(long, rows) < worth * _row_seconds(long, batch):
             batch = rows
-    short = {rows: _time(executor, rows, 1, deadline) for rows in (1, batch)}
+    short = {rows: long[rows] / chunk if network.window else _time(executor, rows, 1, deadline) for rows in (1, batch)}
     return _fit(long, short, chunk, batch)
 
 
@@ -96,13 +96,13 @@ def _fit(long: dict[int, float], short: dict[int, float], chunk: int, batch: int
 
 def _time(executor: Executor, rows: int, chunk: int, deadline: float) -> float:
     """Processor seconds that a run takes: the least of a few, after one that finds nothing in the caches."""
-    data, lengths, select = _inputs(executor.network, rows, chunk)
+    data, lengths, select, others = _inputs(executor.network, rows, chunk)
     states = executor.initial_states(rows)
-    executor.run(data, lengths, states, select)
+    executor.run(data, lengths, states, select, others)
     least = float("inf")
     for number in range(_MOST_RUNS):
         started = time.thread_time()
-        executor.run(data, lengths, states, select)
+        executor.run(data, lengths, states, select, others)
         ended = time.thread_time()
         least = min(least, ended - started)
         if ended > deadline and number + 1 >= _FEWEST_RUNS:
@@ -110,7 +110,9 @@ def _time(executor: Executor, rows: int, chunk: int, deadline: float) -> float:
     return least
 
 
-def _inputs(network: Network, rows: int, chunk: int) -> tuple[Array, Array, Array]:
+def _inputs(network: Network, rows: int, chunk: int) -> tuple[Array, Array, Array, list[Array]]:
     shape = (rows, chunk) if network.features is None else (rows, chunk, network.features)
     data = np.zeros(shape, network.input_dtype)
-    return data, np.full(rows, chunk, np.int32), np.zeros((0, 2), np.int64)
+    others = [np.zeros((rows, chunk, *(extent or 1 for extent in one.shape)), one.dtype) for one in network.further]
+    others += [np.zeros((rows, *(extent or 1 for extent in one.shape)), one.dtype) for one in network.statics]
+    return data, np.full(rows, chunk, np.int32), np.zeros((0, 2), np.int64), others

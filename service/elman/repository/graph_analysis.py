@@ -1,61 +1,31 @@
-"""What a graph is made of: its cells, its direction, its vocabulary, and what combines its steps."""
+"""What a graph is made of: its cells, its vocabulary, and what on the way to its answers combines rows or steps."""
+
+from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import NodeProto
 
 from elman.repository.graph import QUANTISED, RECURRENT, Graph, all_nodes, attribute
-from elman.repository.graph_io import node_label
-from elman.repository.graph_rewrite import GraphRewrite, axes_of, path_of
-
-# Operators that combine steps: over a window of a spatial axis, along an axis that they are given, or always.
-_WINDOWED = frozenset("Conv ConvTranspose ConvInteger QLinearConv MaxPool AveragePool LpPool".split())
+from elman.repository.graph_rewrite import GraphRewrite
 
 
-_ACROSS = frozenset(
-    "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 Softmax LogSoftmax CumSum TopK".split()
-)
+@dataclass(frozen=True)
+class Marks:
+    """The first node on the way to an answer or a state that combines steps, combines rows, or looks ahead."""
+
+    mixes: str | None
+    strangers: str | None
+    ahead: str | None
 
 
-_WHOLE = frozenset(
-    "Attention MultiHeadAttention GlobalAveragePool GlobalMaxPool ReverseSequence DynamicQuantizeLinear".split()
-)
-
-
-def find_look_ahead(graph: Graph) -> str | None:
-    for node in all_nodes(graph.proto):
-        known = node.op_type in RECURRENT | QUANTISED
-        direction = attribute(node, "direction", "forward") if known else "forward"
-        if direction != "forward":
-            return f"{node_label(node)} is {direction}: it reads the sequence from its end"
-    return None
-
-
-def find_mixing(rewrite: GraphRewrite) -> str | None:
-    """The first node that seems to combine different steps, for the proof to name where chunks do not add up."""
-    varying = rewrite.graph.forward(rewrite.graph.inputs)
-    for node in path_of(rewrite):
-        inputs = [name for name in node.input if name in varying]
-        times = [time for name in inputs if (time := axes_of(rewrite, name)[1]) is not None]
-        if not times:
-            continue
-        windowed = node.op_type in _WINDOWED and times[0] >= 2
-        across = node.op_type in _ACROSS and times[0] in _reduced_axes(rewrite, node)
-        product = node.op_type in ("MatMul", "Einsum", "Gemm") and len(inputs) > 1
-        if windowed or across or product or node.op_type in _WHOLE:
-            return node_label(node)
-    return None
-
-
-def _reduced_axes(rewrite: GraphRewrite, node: NodeProto) -> list[int]:
-    """The axes that a node works along, from its attribute or its second input; all of them where it says none."""
-    rank = len(rewrite.shapes[0].get(node.input[0], ()))
-    axes = attribute(node, "axes", attribute(node, "axis"))
-    if axes is None and len(node.input) > 1:
-        value = rewrite.graph.constant(node.input[1])
-        axes = None if value is None else value.reshape(-1).tolist()
-    if axes is None:
-        axes = [-1] if node.op_type in ("Softmax", "LogSoftmax") else list(range(rank))
-    return [axis % max(rank, 1) for axis in ([axes] if isinstance(axes, int) else axes)]
+def find_marks(rewrite: GraphRewrite) -> Marks:
+    """What the answers and the states of a graph pass on their way from the inputs."""
+    names = [*rewrite.roles.outputs, *(state.output for state in rewrite.roles.states)]
+    traced = [rewrite.trace[name] for name in names]
+    if rewrite.layout == "step":
+        # There is one step a run, and nothing to combine it with.
+        traced = [replace(one, mixes=None) for one in traced]
+    columns = zip(*((one.mixes, one.strangers, one.ahead) for one in traced), strict=True)
+    return Marks(*(next((m for m in marks if m), None) for marks in columns))
 
 
 def find_cell(rewrite: GraphRewrite) -> tuple[str, int, int]:

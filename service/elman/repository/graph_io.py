@@ -1,79 +1,90 @@
-"""Which input of a graph is the data, which is state, and which output replaces which state."""
+"""The role of each input and output of a graph: by the spec where it says, otherwise by names and structure."""
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from onnx import NodeProto
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from elman.errors import ModelRefused
-from elman.repository.graph import MOVES, Graph, attribute
-from elman.repository.spec import ModelSpec, StateSpec
+from elman.repository.graph import QUANTISED, RECURRENT, Graph
+from elman.repository.naming import names_batch, names_lengths, names_mask
+from elman.repository.pairing import SEQUENCE_LENS, batch_axis, is_move, pair_states, port, starts_only, state_ports
+from elman.repository.spec import InputRole, ModelSpec, PortSpec, StateSpec
 
-# Positions of the optional inputs of the ONNX operators LSTM, GRU and RNN.
-SEQUENCE_LENS, INITIAL_H, INITIAL_C = 4, 5, 6
 
-_STATE_SUFFIX = re.compile(
-    r"(?:[_.]?(?:input|output|initial|init|final|next|new|prev|previous|last|in|out|curr|current|t|n|0|1))+$"
-)
+@dataclass(frozen=True)
+class GraphInput:
+    """An input beside the data and the state.
+
+    `batch_axis` and `time_axis` are those that it is declared with, the latter None where it has none; `valid` is what
+    a mask says of a real step, None where that is still to be found out. `found` says how its role was found; `tied`
+    is whether its time is the data's by name, so that no run has to show it.
+    """
+
+    name: str
+    role: InputRole
+    found: str
+    batch_axis: int = 0
+    time_axis: int | None = None
+    valid: int | None = None
+    tied: bool = True
 
 
 @dataclass(frozen=True)
 class Roles:
-    """What each input and output of a graph is for. `outputs[0]` is the primary one."""
+    """What each input and output of a graph is for. `outputs[0]` is the primary one.
+
+    `found` says how the roles of the data input and of the states were found. `idle` are inputs that start a recurrent
+    node whose state the server carries for itself, `states_out` the outputs that hold a state, paired or not, and
+    `unused` those that hang on no input, or are switched off.
+    """
 
     data: str
-    lengths: str | None
     states: tuple[StateSpec, ...]
+    others: tuple[GraphInput, ...]
     outputs: tuple[str, ...]
+    found: dict[str, str]
+    idle: tuple[str, ...] = ()
+    states_out: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+    @property
+    def lengths(self) -> str | None:
+        """The author's own input for the number of steps of each row."""
+        return next((other.name for other in self.others if other.role == "lengths"), None)
 
 
 def find_roles(graph: Graph, spec: ModelSpec) -> Roles:
-    """Decide every role, by the spec where it says and by the graph's structure where it does not.
-
-    Raises ModelRefused where neither decides, with the model.json to start from.
-    """
+    """Decide every role. Raises ModelRefused where nothing decides, with the model.json to start from."""
     _check_names(graph, spec)
-    lengths = _lengths_input(graph)
-    states = spec.state if spec.state is not None else _pair_states(graph, spec, lengths)
-    data = _data_input(graph, spec, lengths, states)
-    outputs = spec.outputs or _step_outputs(graph, states)
-    return Roles(data, lengths, states, outputs)
+    said = {name: one.role for name, one in spec.inputs.items() if one.role is not None}
+    lengths = {name for name in graph.inputs if said.get(name, _as_lengths(graph, name)) == "lengths"}
+    known = {name for name, role in said.items() if role != "state"} | lengths
+    weights = _weights(graph)
+    reached = {spec.input.name} if spec.input.name else _read_as_sequence(graph, known)
+    states = _states(graph, spec, reached | weights, known)
+    taken = {state.input for state in states}
+    rest = [name for name in graph.inputs if name not in taken and graph.consumers.get(name)]
+    idle = {name for name in rest if name not in known and starts_only(graph, name)}
+    rest = [name for name in rest if name not in idle]
+    unsaid = [n for n in rest if said.get(n, "sequence") == "sequence" and n not in lengths | weights]
+    data = spec.input.name or _data_input(graph, unsaid, reached)
+    _check_constants(graph, data, [n for n in rest if n not in {data, *lengths} and _is_constant(graph, n, data, said)])
+    found = {data: "model.json" if spec.input.name else _how(graph, data, rest)}
+    given = {state.input for state in spec.state or ()} | set(said)
+    found |= {state.input: "model.json" if state.input in given else "structure and name" for state in states}
+    return _with_outputs(graph, spec, Roles(data, states, (), (), found, tuple(idle)))
 
 
-def node_label(node: NodeProto) -> str:
-    """How a refusal names a node: its operator and its name, or the tensor that it makes."""
-    return f"{node.op_type} node {node.name or next((name for name in node.output if name), '?')!r}"
-
-
-def port(node: NodeProto, position: int) -> str:
-    """The tensor on an optional input or output position; empty where none is."""
-    return str(node.input[position]) if len(node.input) > position else ""
-
-
-def directions(node: NodeProto) -> int:
-    """How many directions a recurrent node runs in."""
-    return 2 if attribute(node, "direction", "forward") == "bidirectional" else 1
-
-
-def state_ports(node: NodeProto) -> list[tuple[str, str]]:
-    """(initial, final) tensors of a recurrent node: h, and c for an LSTM. Empty strings where not connected."""
-    finals = list(node.output) + [""] * 3
-    pairs = [(port(node, INITIAL_H), finals[1])]
-    if node.op_type == "LSTM":
-        pairs.append((port(node, INITIAL_C), finals[2]))
-    return pairs
-
-
-def _moves(node: NodeProto) -> bool:
-    return node.op_type in MOVES
+def _how(graph: Graph, data: str, rest: list[str]) -> str:
+    if len(rest) == 1:
+        return "the only one that is left"
+    return "a recurrent node goes over it" if graph.recurrent() else "the first that is left"
 
 
 def _check_names(graph: Graph, spec: ModelSpec) -> None:
     for what, names, known in (
         ("input.name", [spec.input.name], graph.inputs),
+        ("inputs", list(spec.inputs), {**graph.inputs, **graph.initializers}),
+        ("inputs.output", [one.output for one in spec.inputs.values()], graph.outputs),
         ("state.input", [state.input for state in spec.state or ()], graph.inputs),
         ("state.output", [state.output for state in spec.state or ()], graph.outputs),
         ("outputs", list(spec.outputs or ()), graph.outputs),
@@ -86,168 +97,170 @@ def _check_names(graph: Graph, spec: ModelSpec) -> None:
                 )
 
 
-def _lengths_input(graph: Graph) -> str | None:
-    """The author's own input for sequence lengths, if the recurrent nodes read one."""
-    sources = {
-        name
-        for node in graph.recurrent()
-        for name in graph.backward([port(node, SEQUENCE_LENS)], _moves)
-        if name in graph.inputs
+def _states(graph: Graph, spec: ModelSpec, data: set[str], known: set[str]) -> tuple[StateSpec, ...]:
+    if spec.state is not None:
+        return spec.state
+    told = tuple(
+        StateSpec(
+            input=name,
+            output=one.output,
+            batch_axis=batch_axis(graph, name) if one.batch_axis is None else one.batch_axis,
+            initial=one.initial,
+        )
+        for name, one in spec.inputs.items()
+        if one.output is not None
+    )
+    return told + pair_states(graph, data, known, told)
+
+
+def _weights(graph: Graph) -> set[str]:
+    """Graph inputs that recurrent nodes take as weights: constants that the file does not hold."""
+    ports = [port(node, position) for node in graph.recurrent() for position in (1, 2, 3, 7)]
+    return {name for name in graph.backward(ports, is_move) if name in graph.inputs}
+
+
+def _as_lengths(graph: Graph, name: str) -> InputRole | None:
+    """Whether an input counts the steps of each row: a recurrent node stops by it, or picks by it less one."""
+    if graph.dtype(name).kind not in "iu" or len(graph.dims(name)) != 1:
+        return None
+    moved = graph.forward([name], is_move)
+    stops = any(port(node, SEQUENCE_LENS) in moved for node in graph.recurrent())
+    lowered = {
+        out
+        for name in moved
+        for node in graph.consumers.get(name, [])
+        if node.op_type in ("Sub", "Add") and _is_one(graph, node.input, name, -1 if node.op_type == "Add" else 1)
+        for out in node.output
     }
-    return next(iter(sources)) if len(sources) == 1 else None
+    indexing = graph.forward(lowered, is_move)
+    picks = any(
+        node.op_type in ("Gather", "GatherElements", "GatherND") and node.input[1] in indexing
+        for one in indexing
+        for node in graph.consumers.get(one, [])
+    )
+    return "lengths" if stops or picks or names_lengths(name) else None
 
 
-def _pair_states(graph: Graph, spec: ModelSpec, lengths: str | None) -> tuple[StateSpec, ...]:
-    by_structure = _pair_by_structure(graph)
-    taken_inputs = {state.input for state in by_structure}
-    taken_outputs = {state.output for state in by_structure}
-    data = {spec.input.name} if spec.input.name else _reached_as_data(graph)
-    # Where a recurrent node starts from an input whose end the graph does not give, the rewriting exposes its state.
-    started = {name for name in graph.inputs if _feeds_state_only(graph, name)}
-    rest = [
-        name
-        for name in graph.inputs
-        if name not in taken_inputs | data | started and name != lengths and _is_float(graph.dtype(name))
-    ]
-    outputs = [name for name in graph.outputs if name not in taken_outputs]
-    return by_structure + _pair_by_name(graph, rest, outputs)
+def _is_one(graph: Graph, inputs: Sequence[str], name: str, one: int) -> bool:
+    other = next((other for other in inputs if other != name), "")
+    value = graph.constant(other)
+    return value is not None and value.size == 1 and int(value.reshape(-1)[0]) == one
 
 
-def _pair_by_structure(graph: Graph) -> tuple[StateSpec, ...]:
-    """Pair a graph input with a graph output when they are the two ends of the same recurrent nodes."""
-    starts: dict[str, set[tuple[int, int]]] = {}
-    ends: dict[str, set[tuple[int, int]]] = {}
-    for index, node in enumerate(graph.recurrent()):
-        for kind, (initial, final) in enumerate(state_ports(node)):
-            for name in graph.backward([initial], _moves):
-                if name in graph.inputs:
-                    starts.setdefault(name, set()).add((index, kind))
-            for name in graph.forward([final], _moves):
-                if name in graph.outputs:
-                    ends.setdefault(name, set()).add((index, kind))
-    pairs = []
-    for name, nodes in starts.items():
-        matches = [
-            output
-            for output, others in ends.items()
-            if others == nodes and graph.dims(output) and len(graph.dims(output)) == len(graph.dims(name))
-        ]
-        if len(matches) == 1:
-            pairs.append(StateSpec(input=name, output=matches[0], batch_axis=_batch_axis(graph, name)))
-    return tuple(pairs)
-
-
-def _pair_by_name(graph: Graph, inputs: list[str], outputs: list[str]) -> tuple[StateSpec, ...]:
-    """Pair what structure left over, where name and shape leave one choice."""
-    pairs = []
-    for name in inputs:
-        alike = [other for other in outputs if _compatible(graph, name, other)]
-        named = [other for other in alike if _stem(other) == _stem(name)]
-        matches = named or alike
-        if not matches:
-            continue
-        others = [one for one in inputs if one != name and any(_compatible(graph, one, m) for m in matches)]
-        if len(matches) > 1 or (not named and others):
-            raise ModelRefused(
-                f"the state input {name!r} could be replaced by any of the outputs {', '.join(map(repr, matches))}",
-                node=f"input {name!r}",
-                remedy="Say which in model.json.",
-                template=_state_template(graph, inputs, outputs),
-            )
-        pairs.append(StateSpec(input=name, output=matches[0], batch_axis=_batch_axis(graph, name)))
-    return tuple(pairs)
-
-
-def _state_template(graph: Graph, inputs: list[str], outputs: list[str]) -> dict[str, Any]:
-    """A model.json that pairs each state with an output of its shape, in order: a guess to be put right."""
-    states = []
-    left = list(outputs)
-    for name in inputs:
-        match = next((other for other in left if _compatible(graph, name, other)), None)
-        if match is not None:
-            left.remove(match)
-            states.append({"input": name, "output": match, "batch_axis": _batch_axis(graph, name)})
-    return {"state": states}
-
-
-def _reached_as_data(graph: Graph) -> set[str]:
-    """Graph inputs that the first recurrent node reads as its sequence, or the sole candidate without one."""
-    nodes = graph.recurrent()
+def _read_as_sequence(graph: Graph, known: set[str]) -> set[str]:
+    """Inputs that the first recurrent node goes over; where there is none, the first that is no state by its name."""
+    nodes = [node for node in graph.proto.node if node.op_type in RECURRENT | QUANTISED]
     if nodes:
-        return {name for name in graph.backward([nodes[0].input[0]]) if name in graph.inputs}
-    first = next(iter(graph.inputs), None)
-    floats = [name for name in graph.inputs if _is_float(graph.dtype(name))]
-    unpaired = [
-        name
-        for name in floats
-        if not any(_stem(out) == _stem(name) or _compatible(graph, name, out) for out in graph.outputs)
-    ]
-    tokens = [name for name in graph.inputs if not _is_float(graph.dtype(name)) and graph.dims(name)]
-    return set(unpaired[:1] or tokens[:1] or ([first] if first else []))
+        return {name for name in graph.backward([nodes[0].input[0]]) if name in graph.inputs} - known - _weights(graph)
+    pairs = {pair.input for pair in pair_states(graph, set(), known, (), strict=False)}
+    return set([name for name in graph.inputs if name not in pairs | known][:1])
 
 
-def _data_input(graph: Graph, spec: ModelSpec, lengths: str | None, states: Iterable[StateSpec]) -> str:
-    if spec.input.name is not None:
-        return spec.input.name
-    taken = {state.input for state in states}
-    rest = [name for name in graph.inputs if name not in taken and name != lengths and graph.consumers.get(name)]
-    reached = _reached_as_data(graph)
-    candidates = [name for name in rest if name in reached] or rest
-    extra = [name for name in rest if name not in candidates and not _feeds_state_only(graph, name)]
-    if len(candidates) == 1 and not extra:
-        return str(candidates[0])
-    raise ModelRefused(
-        f"cannot tell the data input among {', '.join(map(repr, [*candidates, *extra])) or 'no inputs'}",
-        remedy="Name it in model.json, and give the value of every other input under constants.",
-        template={
-            "input": {"name": (candidates or [""])[0]},
-            "constants": dict.fromkeys([*candidates[1:], *extra], 0),
-        },
+def _data_input(graph: Graph, rest: list[str], reached: set[str]) -> str:
+    """The primary input: of those that a recurrent node goes over the first, as the file lists them."""
+    candidates = [name for name in rest if graph.dims(name) and not _is_fixed(graph, name)] or rest
+    chosen = next((name for name in candidates if name in reached and not names_mask(name)), None)
+    chosen = chosen or next(iter(candidates), None)
+    if chosen is None:
+        raise ModelRefused(
+            "the graph has no input left that could be its data",
+            remedy="Name it in model.json, and say there what each other input is.",
+            template={"input": {"name": next(iter(graph.inputs), "")}},
+        )
+    return chosen
+
+
+def _is_fixed(graph: Graph, name: str) -> bool:
+    """Whether an input declares no axis that could count rows."""
+    dims = graph.dims(name)
+    return all(isinstance(dim, int) for dim in dims) and dims[:1] != [1] and dims[1:2] != [1]
+
+
+def read_others(graph: Graph, spec: ModelSpec, roles: Roles, batch: int, time: int | None) -> Roles:
+    """The roles of the inputs beside data and state, where the data has its rows and steps on these axes."""
+    taken = {roles.data, *roles.idle, *(state.input for state in roles.states)}
+    names = [name for name in graph.inputs if name not in taken and graph.consumers.get(name)]
+    return replace(roles, others=tuple(_other(graph, spec, name, roles.data, batch, time) for name in names))
+
+
+def _other(graph: Graph, spec: ModelSpec, name: str, data: str, batch: int, time: int | None) -> GraphInput:
+    told, dims, own = spec.inputs.get(name, PortSpec()), graph.dims(name), graph.dims(data)
+    rows = next((axis for axis, dim in enumerate(dims) if _same(dim, own[batch]) or names_batch(dim)), None)
+    steps = None if time is None else _steps_axis(dims, own[time], time, rows)
+    role, found = told.role, "model.json"
+    if role is None and _as_lengths(graph, name):
+        role, found = "lengths", "a recurrent node stops by it, or it is named so"
+    elif role is None and steps is not None:
+        role, found = ("mask" if len(dims) == 2 and names_mask(name) else "sequence"), "it has the axis of time"
+    elif role is None:
+        role, found = ("sequence" if time is None else "static"), "it has no axis of time"
+    if rows is None:
+        rows = 1 if steps == 0 else 0
+    if role in ("sequence", "mask") and time is not None and steps is None:
+        steps = 1 - rows if rows < 2 else 0
+    assert role is not None
+    return GraphInput(
+        name,
+        role,
+        found,
+        rows if told.batch_axis is None else told.batch_axis,
+        (steps if told.time_axis is None else told.time_axis) if role in ("sequence", "mask") else None,
+        told.valid,
+        told.role is not None or steps is None or isinstance(own[time or 0], int) or _same(dims[steps], own[time or 0]),
     )
 
 
-def _feeds_state_only(graph: Graph, name: str) -> bool:
-    """Whether an input is the initial state of recurrent nodes whose final state the graph does not give."""
-    return any(
-        name in graph.backward([initial], _moves) for node in graph.recurrent() for initial, _ in state_ports(node)
-    )
+def _same(dim: int | str | None, other: int | str | None) -> bool:
+    return isinstance(dim, str) and dim == other
 
 
-def _step_outputs(graph: Graph, states: Iterable[StateSpec]) -> tuple[str, ...]:
-    taken = {state.output for state in states}
-    rest = [name for name in graph.outputs if name not in taken]
+def _steps_axis(dims: list[int | str | None], own: int | str | None, time: int, rows: int | None) -> int | None:
+    """The axis that is named as the data's time is; in its place, where that is as free or as fixed as there."""
+    named = [axis for axis, dim in enumerate(dims) if _same(dim, own)]
+    if named or len(dims) <= time or len(dims) < 2 or rows == time:
+        return next(iter(named), None)
+    dim = dims[time]
+    return time if dim == own or not (isinstance(dim, int) or isinstance(own, int)) else None
+
+
+def _is_constant(graph: Graph, name: str, data: str, said: dict[str, InputRole]) -> bool:
+    """Whether an input is the same for everybody: it has no axis that could count rows."""
+    if name in said:
+        return said[name] == "constant"
+    free = any(not isinstance(dim, int) for dim in graph.dims(data))
+    fixed = all(isinstance(dim, int) for dim in graph.dims(name))
+    return name in _weights(graph) or not graph.dims(name) or (fixed and (free or _is_fixed(graph, name)))
+
+
+def _check_constants(graph: Graph, data: str, missing: list[str]) -> None:
+    """Raise ModelRefused for inputs that are the same for everybody and have no value, with a place for each."""
+    if missing:
+        shapes = ", ".join(f"{name!r} ({graph.dtype(name).name} {graph.dims(name)})" for name in missing)
+        raise ModelRefused(
+            f"the graph takes {shapes}, which would be the same for every sequence, and no value is given",
+            node=f"input {missing[0]!r}",
+            remedy=f"Put the value of each in the place of null under constants in model.json; {data!r} is the data.",
+            template={"input": {"name": data}, "constants": dict.fromkeys(missing)},
+        )
+
+
+def _with_outputs(graph: Graph, spec: ModelSpec, roles: Roles) -> Roles:
+    """Tell outputs that answer from those that hold a state and those that hang on no input."""
+    varying = graph.forward(graph.inputs)
+    states = {state.output for state in roles.states}
     finals = [final for node in graph.recurrent() for _, final in state_ports(node)]
     per_step = [node.output[0] for node in graph.recurrent() if node.output]
-    moved = graph.forward(finals, _moves) - graph.forward(per_step, _moves)
-    kept = [name for name in rest if name not in moved]
-    outputs = tuple(kept or rest)
+    moved = graph.forward(finals, is_move) - graph.forward(per_step, is_move)
+    rest = [name for name in graph.outputs if name not in states and name in varying]
+    kept = [name for name in rest if name not in moved] or rest
+    off = {name for name, one in spec.answers.items() if one.role == "unused"}
+    order = list(spec.outputs or ()) if isinstance(spec.outputs, tuple) else [n for n in spec.answers if n not in off]
+    if isinstance(spec.outputs, tuple):
+        outputs = order
+    else:
+        outputs = [*order, *(name for name in kept if name not in order and name not in off)]
     if not outputs:
         raise ModelRefused("the graph has no output beside its state", remedy="Export the per-step output too.")
-    return outputs
-
-
-def _batch_axis(graph: Graph, name: str) -> int:
-    dims = graph.dims(name)
-    free = [axis for axis, dim in enumerate(dims) if not isinstance(dim, int)]
-    if len(free) == 1:
-        return free[0]
-    named = [axis for axis in free if isinstance(dims[axis], str) and re.match(r"(?i)b(atch|s)?", str(dims[axis]))]
-    if named:
-        return named[0]
-    return min(1, len(dims) - 1) if len(dims) > 2 else 0
-
-
-def _compatible(graph: Graph, one: str, other: str) -> bool:
-    a, b = graph.dims(one), graph.dims(other)
-    if graph.dtype(one) != graph.dtype(other) or len(a) != len(b) or not a:
-        return False
-    return all(x == y for x, y in zip(a, b, strict=True) if isinstance(x, int) and isinstance(y, int))
-
-
-def _stem(name: str) -> str:
-    base = re.sub(r"([a-z])N$", r"\1", str(name).split("/")[-1]).lower()
-    return str(_STATE_SUFFIX.sub("", base) or base)
-
-
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    return bool(np.issubdtype(dtype, np.floating)) or dtype.name in ("bfloat16",)
+    held = tuple(name for name in graph.outputs if name not in outputs and (name in states or name in moved))
+    unused = tuple(name for name in graph.outputs if name not in outputs and name not in held)
+    return replace(roles, outputs=tuple(outputs), states_out=held, unused=unused)

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from onnx import NodeProto
 
 from elman.repository.graph import QUANTISED, RECURRENT, Graph
+from elman.repository.graph_axes import BATCH, Kind, Traced, is_steps
 from elman.repository.graph_io import Roles
 from elman.repository.network import Array, Layout, StateTensor
+from elman.repository.runtime import GraphSession
 from elman.repository.spec import ModelSpec
 
 
@@ -14,19 +16,36 @@ from elman.repository.spec import ModelSpec
 class GraphRewrite:
     """What the steps of the rewriting find and change.
 
-    `shapes` and `values` are those of every tensor that depends on an input, at each of the probes; `states` is what
-    will be carried; `max_rows` and `look_ahead` as in Network.
+    `shapes` are those of every tensor at each of the probes, and `values` those of the tensors that depend on an input;
+    `trace` is what is known of the axes of each, and `scanned` what recurrent nodes go over; `states` is what will be
+    carried; `own_clocks` are outputs with other steps than the data; `session` runs the graph with every tensor an
+    output. `window`, `max_rows` and `look_ahead` are as in Network.
     """
 
     graph: Graph
     spec: ModelSpec
     roles: Roles
     layout: Layout = "batch_first"
+    window: int | None = None
     max_rows: int | None = None
     look_ahead: str | None = None
     shapes: list[dict[str, tuple[int, ...]]] = field(default_factory=list)
     values: list[dict[str, Array]] = field(default_factory=list)
+    trace: dict[str, Traced] = field(default_factory=dict)
+    scanned: dict[Kind, str] = field(default_factory=dict)
     states: list[StateTensor] = field(default_factory=list)
+    own_clocks: set[str] = field(default_factory=set)
+    session: GraphSession | None = None
+
+    @property
+    def watching(self) -> GraphSession:
+        """The graph as it is, with every tensor an output. It is there once the probes have run."""
+        assert self.session is not None
+        return self.session
+
+    def extents(self) -> list[tuple[int, int]]:
+        """Rows and steps of each probe."""
+        return [(self.max_rows or batch, self.window or length) for batch, length in PROBES]
 
 
 # Two runs at different extents tell which axis of a tensor is the batch and which is time.
@@ -35,18 +54,13 @@ PROBES = ((3, 7), (2, 11))
 
 
 def axes_of(rewrite: GraphRewrite, name: str) -> tuple[int | None, int | None]:
-    """(batch axis, time axis) of a tensor, by how its shape followed the probes."""
-    one, two = (shapes.get(name, ()) for shapes in rewrite.shapes)
-    if len(one) != len(two):
-        return None, None
+    """(batch axis, time axis) of a tensor; None for one that it does not have, or not for itself alone."""
     batch = time = None
-    for axis, extents in enumerate(zip(one, two, strict=True)):
-        if rewrite.max_rows is None and extents == (PROBES[0][0], PROBES[1][0]) and batch is None:
-            batch = axis
-        elif extents == (PROBES[0][1], PROBES[1][1]) and time is None:
-            time = axis
-    if rewrite.max_rows == 1 and time in (0, 1):
-        batch = 1 - time
+    for at, axis in enumerate(rewrite.trace[name].axes):
+        if len(axis) == 1 and axis[0].kind == BATCH:
+            batch = at
+        elif is_steps(axis):
+            time = at
     return batch, time
 
 
@@ -61,4 +75,5 @@ def path_of(rewrite: GraphRewrite) -> list[NodeProto]:
 
 
 def recurrent_inside(node: NodeProto) -> bool:
+    """Whether a node carries state of its own, or may."""
     return node.op_type in RECURRENT | QUANTISED | {"If", "Loop", "Scan"}

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ from elman.errors import ModelRefused
 from elman.repository.calibration import Calibration, calibrate
 from elman.repository.executor import Executor
 from elman.repository.external import embed_external_data
-from elman.repository.network import Network
+from elman.repository.network import Array, Network
 from elman.repository.proof import Proof, prove
 from elman.repository.rewriting import Rewriting, Sample, rewrite_graph
 from elman.repository.runtime import RuntimeFailure
@@ -20,6 +21,8 @@ from elman.repository.spec import QUANTISED_KEY, DecoderSpec, InputSpec, ModelSp
 # Rewritten and original may round differently where the runtime fuses other nodes; past this they disagree.
 _SAME = 1e-4
 
+_RUN = "Run it in ONNX Runtime on sequences of one step and of many, alone and together."
+_TELL = "It is a fault of Elman's own. Please report it with the file."
 _AGAIN = "Copy or export the file again; onnx.checker.check_model says what is wrong with it."
 
 
@@ -59,8 +62,21 @@ def load_model(path: Path, name: str, version: int) -> Model:
         raise ModelRefused(f"a file of it cannot be read: {error.strerror}", remedy=_AGAIN) from None
     except MemoryError:
         raise ModelRefused("loading it takes more memory than there is", remedy=_AGAIN) from None
+    except RuntimeFailure as failure:
+        raise ModelRefused(f"the graph fails on a probe: {failure}", node=failure.node, remedy=_RUN) from None
     except Exception as error:  # a file may be broken in more ways than can be named
-        raise ModelRefused(f"the file is broken: {type(error).__name__}: {error}"[:500], remedy=_AGAIN) from None
+        text = f"{type(error).__name__}: {error}"[:450]
+        if _is_sound(path):
+            raise ModelRefused(f"the server itself fails on this file, which is sound: {text}", remedy=_TELL) from None
+        raise ModelRefused(f"the file is broken: {text}", remedy=_AGAIN) from None
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception:  # whatever the checker says or fails with
+        return False
+    return True
 
 
 def _load(path: Path, name: str, version: int) -> Model:
@@ -74,7 +90,12 @@ def _load(path: Path, name: str, version: int) -> Model:
         # What is said beside the file is part of the model: a state belongs to both.
         digest.update(b"model.json\0" + beside.read_bytes())
     given = _given_spec(path, proto)
-    network, proof = _first_that_holds(proto, given)
+    try:
+        network, proof = _first_that_holds(proto, given)
+    except ModelRefused as refused:
+        if refused.template is not None and not _holds(proto, given, refused.template):
+            refused.template = None
+        raise
     if any(entry.key == QUANTISED_KEY for entry in proto.metadata_props):
         # However well it repeats its own bits, they are not those of the module that it was made from.
         rounded = "its weights are rounded to 8 bits, so that it answers only about as its module does"
@@ -118,8 +139,7 @@ def _first_that_holds(proto: onnx.ModelProto, spec: ModelSpec) -> tuple[Network,
             difference = _disagreement(network, sample)
             proof = prove(network)
         except RuntimeFailure as failure:
-            remedy = "Run it in ONNX Runtime on sequences of one step and of many, alone and together."
-            failures.append(ModelRefused(f"the graph fails on a probe: {failure}", node=failure.node, remedy=remedy))
+            failures.append(ModelRefused(f"the graph fails on a probe: {failure}", node=failure.node, remedy=_RUN))
             continue
         if difference <= _SAME:
             return network, proof
@@ -128,23 +148,49 @@ def _first_that_holds(proto: onnx.ModelProto, spec: ModelSpec) -> tuple[Network,
     raise failures[0]
 
 
+def _holds(proto: onnx.ModelProto, given: ModelSpec, template: dict[str, Any]) -> bool:
+    """Whether a suggested model.json would serve the file; one with values left open cannot be tried."""
+    if None in template.get("constants", {}).values():
+        return True
+    try:
+        _first_that_holds(proto, ModelSpec.model_validate(given.dump() | template))
+    except ModelRefused:
+        return False
+    return True
+
+
 def _disagreement(network: Network, sample: Sample) -> float:
-    """How far the rewritten network is from the graph as it was, as a share of the output's magnitude."""
+    """How far the rewritten network is from the graph as it was, as a share of each output's magnitude."""
     rows, time = sample.data.shape[:2]
     first = [np.zeros_like(s.initial) if s.input in sample.zero_states else s.initial for s in network.states]
     states = [value.repeat(rows, state.batch_axis) for state, value in zip(network.states, first, strict=True)]
-    if sample.time_axis is None or network.layout == "step":
-        pairs = [(row, time - 1) for row in range(rows)]
-        expected = np.moveaxis(sample.output, sample.batch_axis, 0).reshape(len(pairs), -1)
-    else:
-        pairs = [(row, step) for row in range(rows) for step in range(time)]
-        moved = np.moveaxis(sample.output, (sample.batch_axis, sample.time_axis), (0, 1))
-        expected = moved.reshape(len(pairs), -1)
+    every = np.array([(row, step) for row in range(rows) for step in range(time)], np.int64)
+    last = every[time - 1 :: time]
     lengths = np.full(rows, time, np.int32)
-    seen, _ = Executor(network).run(sample.data, lengths, states, np.array(pairs, np.int64))
-    scale = max(float(np.abs(expected).max(initial=0.0)), 1.0)
+    executor = Executor(network)
+    worst = 0.0
+    for index, (expected, batch, steps) in enumerate(sample.answers):
+        select = last if steps is None or network.layout == "step" else every
+        if network.answering[index].own_clock:
+            continue
+        seen, _ = executor.run(sample.data, lengths, states, select, sample.others, heads=True)
+        ordered = _in_order(expected, batch, steps)
+        worst = max(worst, _share(seen[index], ordered.reshape(len(select), -1)))
+    return worst
+
+
+def _in_order(output: Array, batch: int | None, time: int | None) -> Array:
+    """An output with its rows first and then its steps."""
+    axes = [axis for axis in (batch, time) if axis is not None]
+    return np.moveaxis(output, axes, range(len(axes)))
+
+
+def _share(seen: Array, expected: Array) -> float:
+    scale = max(float(np.abs(np.nan_to_num(expected.astype(np.float64))).max(initial=0.0)), 1.0)
     with np.errstate(all="ignore"):
-        difference = float(np.abs(seen.astype(np.float64) - expected).max(initial=0.0)) / scale
+        apart = np.abs(seen.astype(np.float64) - expected)
+    same = (seen == expected) | ((seen != seen) & (expected != expected))
+    difference = float(np.where(same, 0.0, apart).max(initial=0.0)) / scale
     return difference if np.isfinite(difference) else float("inf")
 
 

@@ -1,108 +1,294 @@
-"""Which axis is the batch and which is time, found by running the graph as it is at two extents."""
+"""Which axis of the data counts rows and which steps, found by running the graph and following its axes."""
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 
 from elman.errors import ModelRefused
-from elman.repository.graph import QUANTISED, RECURRENT, Graph, all_nodes, attribute
-from elman.repository.graph_analysis import find_look_ahead
-from elman.repository.graph_rewrite import PROBES, GraphRewrite
-from elman.repository.network import LENGTHS, SELECT, Array, Layout
+from elman.repository.arranging import arrange_input
+from elman.repository.experiments import find_clocks, find_polarity
+from elman.repository.graph import Graph
+from elman.repository.graph_axes import BATCH, TIME, Factor, Kind, Traced, plain_axis
+from elman.repository.graph_io import Roles, read_others
+from elman.repository.graph_rewrite import GraphRewrite, axes_of
+from elman.repository.graph_rules import RULES
+from elman.repository.graph_trace import Tracer
+from elman.repository.naming import names_batch, names_time
+from elman.repository.network import LENGTHS, SELECT
+from elman.repository.origin import how_to_free
+from elman.repository.probe_feeds import probe_data, probe_feeds, state_axis
 from elman.repository.runtime import GraphSession, RuntimeFailure
+from elman.repository.spec import ModelSpec
+from elman.repository.specialise import inline_branches
 
-_THAW = (
-    "Export with a dynamic time axis: torch.onnx.export(..., dynamic_shapes=...), or elman.export, which also "
-    "does it for nn.RNN."
-)
-
-
-def find_axes(rewrite: GraphRewrite) -> None:
-    """Find which axis of the data is the batch and which is time, by running the graph at two extents."""
-    graph, name = rewrite.graph, rewrite.roles.data
-    dims = graph.dims(name)
-    tokens = not np.issubdtype(graph.dtype(name), np.floating)
-    rank = 1 if tokens else 2
-    size = rewrite.spec.input.size
-    if rank == 2 and dims and size is not None and dims[-1] not in (size, None) and isinstance(dims[-1], int):
-        raise ModelRefused(
-            f"the spec's input size is {size}, the graph's is {dims[-1]}",
-            node=f"input {name!r}",
-            remedy=f"Leave size out of model.json, or make it {dims[-1]}.",
-        )
-    if len(dims) == rank:
-        rewrite.layout = "step"
-        _probe(rewrite, dims)
-        return
-    if len(dims) != rank + 1:
-        raise ModelRefused(
-            f"the data input {name!r} has {len(dims)} axes",
-            node=f"input {name!r}",
-            remedy="Elman takes (batch, time, features), (batch, time) tokens, or (batch, features) without time.",
-        )
-    failures = []
-    for layout in _layouts(rewrite, dims):
-        for max_rows in (None, 1):
-            rewrite.layout, rewrite.max_rows = layout, max_rows
-            try:
-                _probe(rewrite, dims)
-            except ModelRefused as refusal:
-                failures.append(refusal)
-                continue
-            if _time_follows(rewrite):
-                _check_every_step_counts(rewrite, dims)
-                return
-    batch, time = (0, 1) if _layouts(rewrite, dims)[0] == "batch_first" else (1, 0)
-    extent = dims[time]
-    if isinstance(extent, int):
-        raise _frozen(rewrite, extent, failures)
-    if failures:
-        raise failures[0]
-    raise ModelRefused(
-        f"no recurrent node reads the time axis of {name!r}",
-        node=f"input {name!r}",
-        remedy="Say which axes are which in model.json.",
-        template={"input": {"name": name, "batch_axis": batch, "time_axis": time}},
-    )
+_NOT_RUN = "the graph does not run"
 
 
-def _layouts(rewrite: GraphRewrite, dims: list[int | str | None]) -> list[Layout]:
-    given = rewrite.spec.input
-    if given.time_axis is not None or given.batch_axis is not None:
-        time_first = given.time_axis == 0 or given.batch_axis == 1
-        return ["time_first" if time_first else "batch_first"]
-    return ["batch_first", "time_first"]
+@dataclass(frozen=True)
+class Reading:
+    """One way to read the axes of the data: which counts rows, which steps (None: one step a run), and what of them is
+    fixed: `rows` at 1, steps at `window`."""
+
+    batch: int
+    time: int | None
+    rows: int | None = None
+    window: int | None = None
 
 
-def _time_follows(rewrite: GraphRewrite) -> bool:
-    """Whether every recurrent node, which reads (time, batch, input), went over as many steps as were given.
+def find_axes(graph: Graph, spec: ModelSpec, roles: Roles) -> GraphRewrite:
+    """Read the axes of the data in the one way in which the graph runs and its recurrent nodes go over the steps.
 
-    A network unrolled to its example's length reads only so many steps of a longer input, without a word.
+    Raises ModelRefused where there is none, or more than one.
     """
-    nodes = rewrite.graph.recurrent()
-    times = tuple(length for _, length in PROBES)
-    if nodes:
-        return all(tuple(shapes[node.input[0]][0] for shapes in rewrite.shapes) == times for node in nodes)
-    dim = rewrite.graph.dims(rewrite.roles.data)[0 if rewrite.layout == "time_first" else 1]
-    return not isinstance(dim, int)
+    dims = graph.dims(roles.data)
+    _check_size(graph, spec, roles.data)
+    failures: list[tuple[Reading, ModelRefused]] = []
+    unseen: list[GraphRewrite] = []
+    for axes in _axes(graph, spec, roles):
+        for reading in _variants(axes, dims):
+            try:
+                rewrite = _read(graph, spec, roles, reading)
+            except ModelRefused as refusal:
+                failures.append((reading, refusal))
+                continue
+            if BATCH in rewrite.scanned:
+                break  # what is taken for rows is gone over step by step
+            if reading.window is None and reading.time is not None and isinstance(dims[reading.time], int):
+                if any(rewrite.trace[name].mixes for name in roles.outputs):
+                    continue  # declared for so many steps, and it reckons with them
+            if not _gives_rows(rewrite):
+                continue  # an output has no axis of rows, so it is run one row at a time
+            if TIME in rewrite.scanned or reading.time is None:
+                return _settled(rewrite)
+            unseen.append(rewrite)
+            break
+    return _only(graph, spec, roles, unseen, failures)
 
 
-def _check_every_step_counts(rewrite: GraphRewrite, dims: list[int | str | None]) -> None:
-    """Refuse a graph without recurrent nodes that was unrolled: it fails on few steps, or reads only the first.
+def _settled(rewrite: GraphRewrite) -> GraphRewrite:
+    """What the axes do not tell, told by runs. Raises ModelRefused."""
+    if find_polarity(rewrite):
+        _probe(rewrite)
+        trace(rewrite)
+    find_clocks(rewrite)
+    return rewrite
+
+
+def _gives_rows(rewrite: GraphRewrite) -> bool:
+    """Whether every output that answers has an axis for its rows, or there is but one row."""
+    return rewrite.max_rows is not None or all(axes_of(rewrite, n)[0] is not None for n in rewrite.roles.outputs)
+
+
+def _check_size(graph: Graph, spec: ModelSpec, name: str) -> None:
+    dims, size = graph.dims(name), spec.input.size
+    if graph.dtype(name).kind == "f" and len(dims) > 1 and size is not None:
+        if isinstance(dims[-1], int) and dims[-1] != size and size not in dims:
+            raise ModelRefused(
+                f"the spec's input size is {size}, the graph's is {dims[-1]}",
+                node=f"input {name!r}",
+                remedy=f"Leave size out of model.json, or make it {dims[-1]}.",
+            )
+
+
+def _axes(graph: Graph, spec: ModelSpec, roles: Roles) -> Iterator[tuple[int, int | None]]:
+    """The pairs of batch and time axis to try, the likelier first: what is named or free comes before what is not."""
+    dims, told = graph.dims(roles.data), spec.input
+    floats = graph.dtype(roles.data).kind == "f"
+    rank = len(dims)
+    pairs: list[tuple[int, int | None]] = []
+    for pair in ((0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1), *((0, axis) for axis in range(3, rank))):
+        if max(pair) < rank:
+            pairs.append(pair)
+    if rank == 2 and floats:
+        # (batch, features) without time where a state is carried; else (batch, time) of one feature.
+        stepping = isinstance(dims[1], int) and (bool(roles.states) or told.size is not None)
+        pairs = [(0, None)] if stepping else [*pairs, (0, None)]
+    elif rank == 1:
+        pairs = [(0, None)]
+    rows = told.batch_axis if told.batch_axis is not None else _named(dims, names_batch)
+    steps = told.time_axis if told.time_axis is not None else _named(dims, names_time)
+    free = {axis for axis, dim in enumerate(dims) if not isinstance(dim, int)}
+    for batch, time in sorted(pairs, key=lambda pair: (len(free - set(pair)), pairs.index(pair))):
+        if rows not in (None, batch) or (steps is not None and time is not None and time != steps):
+            continue
+        if len(free) < rank and free - {batch, time}:
+            continue
+        yield batch, time
+
+
+def _named(dims: list[int | str | None], says: Callable[[object], bool]) -> int | None:
+    return next((axis for axis, dim in enumerate(dims) if says(dim)), None)
+
+
+def _variants(axes: tuple[int, int | None], dims: list[int | str | None]) -> Iterator[Reading]:
+    """What may be fixed, from nothing to all that is declared so."""
+    batch, time = axes
+    one = 1 if not dims or dims[batch] == 1 or not isinstance(dims[batch], int) else None
+    steps = None if time is None else dims[time]
+    for window in dict.fromkeys((None, steps if isinstance(steps, int) and steps > 0 else None)):
+        for rows in dict.fromkeys((None, one)):
+            yield Reading(batch, time, rows, window)
+
+
+def _read(graph: Graph, spec: ModelSpec, roles: Roles, reading: Reading) -> GraphRewrite:
+    """Run a copy of the graph, with its inputs in the common layout, and follow its axes. Raises ModelRefused."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph.model)
+    own = Graph(copy)
+    roles = read_others(own, spec, roles, reading.batch, reading.time)
+    rewrite = GraphRewrite(own, spec, roles, max_rows=reading.rows, window=reading.window)
+    rewrite.layout = arrange_input(own, roles.data, reading.batch, reading.time, single=reading.time is None)
+    arranged = []
+    for other in roles.others:
+        if other.role == "sequence" and reading.time is not None:
+            arrange_input(own, other.name, other.batch_axis, other.time_axis, first=False)
+            other = replace(other, batch_axis=0, time_axis=1)
+        arranged.append(other)
+    rewrite.roles = replace(roles, others=tuple(arranged))
+    _probe(rewrite)
+    _untie(rewrite)
+    tracer = trace(rewrite)
+    while inline_branches(own, tracer.constant):
+        _probe(rewrite)
+        tracer = trace(rewrite)
+    return rewrite
+
+
+def trace(rewrite: GraphRewrite) -> Tracer:
+    """Follow the axes of every tensor from the inputs."""
+    clock: dict[Kind, tuple[int, ...]] = {}
+    batch, time = (tuple(values) for values in zip(*rewrite.extents(), strict=True))
+    if rewrite.max_rows is None:
+        clock[BATCH] = batch
+    if rewrite.layout != "step" and rewrite.window is None:
+        clock[TIME] = time
+    tracer = Tracer(rewrite.graph, _seeds(rewrite, batch, time), rewrite.shapes, clock, rewrite.values)
+    rewrite.trace = tracer.trace(RULES)
+    rewrite.scanned = tracer.scanned
+    if rewrite.window is not None:
+        for name in rewrite.roles.outputs:
+            rewrite.trace[name] = _as_long(rewrite, rewrite.trace[name])
+    return tracer
+
+
+def _as_long(rewrite: GraphRewrite, traced: Traced) -> Traced:
+    """An output of a window: steps where it is as long as the window on the axis on which the data has its steps."""
+    steps, at = Factor(TIME, (rewrite.window or 0,) * len(rewrite.shapes)), 0 if rewrite.layout == "time_first" else 1
+    if len(traced.axes) < 3 or TIME in traced.kinds or traced.axes[at] != plain_axis(steps.extents):
+        return traced
+    return replace(traced, axes=(*traced.axes[:at], (steps,), *traced.axes[at + 1 :]))
+
+
+def _seeds(rewrite: GraphRewrite, batch: tuple[int, ...], time: tuple[int, ...]) -> dict[str, Traced]:
+    """What is known of the inputs."""
+    roles, seeds = rewrite.roles, dict[str, Traced]()
+    axes: dict[str, dict[int, Factor]] = {}
+    rows = {} if rewrite.max_rows else {0: Factor(BATCH, batch)}
+    steps = Factor(TIME, time)
+    axes[roles.data] = rows if rewrite.layout == "step" else {**rows, 1: steps}
+    if rewrite.layout == "time_first":
+        axes[roles.data] = {1 - axis: factor for axis, factor in axes[roles.data].items()}
+    for other in roles.others:
+        axes[other.name] = {other.batch_axis: rows[0]} if rows else {}
+        if other.time_axis is not None and rewrite.layout != "step":
+            axes[other.name][other.time_axis] = steps
+    carried = {state.input: state.batch_axis for state in roles.states}
+    carried |= {name: state_axis(rewrite, name) for name in roles.idle}
+    for name, axis in carried.items():
+        axes[name] = {axis: rows[0]} if rows else {}
+    for name in rewrite.graph.inputs:
+        shapes = [shapes[name] for shapes in rewrite.shapes]
+        known = axes.get(name, {})
+        of = tuple(
+            (known[at],) if at in known and known[at].extents == extents else plain_axis(extents)
+            for at, extents in enumerate(zip(*shapes, strict=True))
+        )
+        edge = name in carried or name == roles.lengths
+        moved = {name} if name in carried else {"lengths"} if name == roles.lengths else set()
+        seeds[name] = Traced(of, reads=True, edge=edge, carried=frozenset(moved))
+    return seeds
+
+
+def _untie(rewrite: GraphRewrite) -> None:
+    """Take an input for one block a sequence where the graph runs with more steps of it than of the data."""
+    others = []
+    for other in rewrite.roles.others:
+        if other.role == "sequence" and not other.tied and rewrite.layout != "step":
+            batch, length = rewrite.extents()[0]
+            feeds = probe_feeds(rewrite, batch, length)
+            longer = list(feeds[other.name].shape)
+            longer[1] += 2
+            feeds[other.name] = probe_data(longer, feeds[other.name].dtype)
+            try:
+                rewrite.watching.run(rewrite.roles.outputs, feeds)
+                other = replace(other, role="static", time_axis=None, found="it may have another number of steps")
+            except RuntimeFailure:
+                other = replace(other, found="it must have as many steps as the data")
+        others.append(other)
+    rewrite.roles = replace(rewrite.roles, others=tuple(others))
+
+
+def _only(
+    graph: Graph,
+    spec: ModelSpec,
+    roles: Roles,
+    unseen: list[GraphRewrite],
+    failures: list[tuple[Reading, ModelRefused]],
+) -> GraphRewrite:
+    """The one reading in which nothing is seen to go over the steps, if there is just one that the file declares.
 
     Raises ModelRefused.
     """
-    if any(node.op_type in RECURRENT | QUANTISED for node in all_nodes(rewrite.graph.proto)):
+    dims, name = graph.dims(roles.data), roles.data
+    for rewrite in unseen:
+        _check_every_step_counts(rewrite)
+    if (
+        len(unseen) == 1
+        or (unseen and any(names_batch(dim) for dim in dims))
+        or (unseen and spec.input.time_axis is not None)
+    ):
+        return _settled(unseen[0])
+    if unseen:
+        raise ModelRefused(
+            f"no recurrent node shows which axis of {name!r} is time",
+            node=f"input {name!r}",
+            remedy="Say which axes are which in model.json.",
+            template={"input": {"name": name, "batch_axis": 0, "time_axis": 1}},
+        )
+    if not failures:
+        raise ModelRefused(
+            f"the data input {name!r} has the axes {dims}, which cannot be rows, steps and features",
+            node=f"input {name!r}",
+            remedy="Elman takes (batch, time, features) in any order, (batch, time), or one step (batch, features).",
+        )
+    reading, first = failures[0]
+    time = None if reading.time is None else dims[reading.time]
+    if reading.time is not None and not isinstance(time, int) and first.reason.startswith(_NOT_RUN):
+        first = ModelRefused(
+            f"the time axis of {name!r} is probably frozen: {first.reason}",
+            node=first.node or f"input {name!r}",
+            remedy=how_to_free(graph.model),
+        )
+    raise first
+
+
+def _check_every_step_counts(rewrite: GraphRewrite) -> None:
+    """Refuse a graph that was unrolled to its example's length: it fails on few steps, or reads only the first.
+
+    Raises ModelRefused.
+    """
+    if rewrite.window is not None or rewrite.layout == "step":
         return
-    session = _open(_probe_model(rewrite))
-    rows, length = rewrite.max_rows or 2, PROBES[1][1]
+    session = rewrite.session or _open(_probe_model(rewrite))
+    rows, length = rewrite.extents()[1]
     name = rewrite.roles.outputs[0]
-    feeds = _probe_feeds(rewrite, rows, length, dims)
+    feeds = probe_feeds(rewrite, rows, length)
     try:
         (whole,) = session.run([name], feeds)
         for steps in (1, 2):
-            session.run([name], _probe_feeds(rewrite, rows, steps, dims))
+            session.run([name], probe_feeds(rewrite, rows, steps))
         data = feeds[rewrite.roles.data].copy()
         last = data[-1:] if rewrite.layout == "time_first" else data[:, -1:]
         last += np.ones((), data.dtype)
@@ -117,61 +303,66 @@ def _unrolled(rewrite: GraphRewrite, node: str | None) -> ModelRefused:
     return ModelRefused(
         f"the time axis of {rewrite.roles.data!r} is frozen: the network is unrolled to its example's length",
         node=node or f"input {rewrite.roles.data!r}",
-        remedy=_THAW,
+        remedy=how_to_free(rewrite.graph.model),
     )
 
 
-def _probe(rewrite: GraphRewrite, dims: list[int | str | None]) -> None:
+def _probe(rewrite: GraphRewrite) -> None:
     """Run the graph as it is at two extents and keep the shape of every tensor on the way."""
     rewrite.shapes, rewrite.values = [], []
-    session = _open(_probe_model(rewrite))
-    for batch, length in PROBES:
+    rewrite.session = session = _open(_probe_model(rewrite))
+    varying = rewrite.graph.forward(rewrite.graph.inputs)
+    for batch, length in rewrite.extents():
         try:
-            rows = rewrite.max_rows or batch
-            feeds = _probe_feeds(rewrite, rows, length, dims)
+            feeds = probe_feeds(rewrite, batch, length)
             values = session.run(session.output_names, feeds)
         except RuntimeFailure as failure:
             raise _probe_failed(rewrite, failure, batch, length) from None
         named = {**feeds, **dict(zip(session.output_names, values, strict=True))}
-        rewrite.values.append(named)
-        rewrite.shapes.append({key: np.shape(value) for key, value in named.items()})
+        arrays = {key: value for key, value in named.items() if isinstance(value, np.ndarray)}
+        rewrite.values.append({key: value for key, value in arrays.items() if key in varying})
+        rewrite.shapes.append({key: np.shape(value) for key, value in arrays.items()})
 
 
 def _probe_model(rewrite: GraphRewrite) -> onnx.ModelProto:
     """The graph as it is, with free axes, and every tensor on the way an output."""
     model = onnx.ModelProto()
     model.CopyFrom(rewrite.graph.model)
-    _watch_all(model, rewrite.graph)
+    _watch_all(model)
     free_dims(model, rewrite)
     return model
 
 
 def free_dims(model: onnx.ModelProto, rewrite: GraphRewrite) -> None:
     """Declare batch and time dynamic: an exporter may write the example's extents where the graph takes any."""
-    graph = Graph(model)
+    graph, roles = Graph(model), rewrite.roles
     fixed: int | str = rewrite.max_rows or "batch"
-    axes = {state.input: state.batch_axis for state in rewrite.roles.states}
+    steps: int | str = rewrite.window or "time"
+    axes = {state.input: state.batch_axis for state in roles.states}
+    axes |= {name: state_axis(rewrite, name) for name in roles.idle if name in graph.inputs}
+    others = {other.name: other for other in roles.others}
     for name in graph.inputs:
         dims: list[int | str] = [dim if dim is not None else "" for dim in graph.dims(name)]
-        if name == rewrite.roles.data:
+        if name == roles.data:
             batch_axis = 1 if rewrite.layout == "time_first" else 0
             dims[batch_axis] = fixed
             if rewrite.layout != "step":
-                dims[1 - batch_axis] = "time"
-        elif name == rewrite.roles.lengths:
-            dims = [fixed] * len(dims)
+                dims[1 - batch_axis] = steps
+        elif name in others and dims:
+            dims[others[name].batch_axis] = fixed
+            if (time := others[name].time_axis) is not None:
+                dims[time] = steps
         elif name not in (LENGTHS, SELECT) and dims:
             dims[axes.get(name, 1 if len(dims) > 2 else 0)] = fixed
         graph.set_input_dims(name, dims)
 
 
-def _watch_all(model: onnx.ModelProto, graph: Graph) -> None:
-    """Make every tensor that depends on an input an output, so that one run shows them all."""
-    varying = graph.forward(graph.inputs)
+def _watch_all(model: onnx.ModelProto) -> None:
+    """Make every tensor that a node makes an output, so that one run shows them all."""
     known = {value.name for value in model.graph.output}
     for node in model.graph.node:
         for name in node.output:
-            if name and name in varying and name not in known:
+            if name and name not in known and node.op_type != "Constant":
                 model.graph.output.append(onnx.ValueInfoProto(name=name))
                 known.add(name)
     for value in model.graph.output:
@@ -188,68 +379,9 @@ def _open(model: onnx.ModelProto) -> GraphSession:
         raise ModelRefused(f"ONNX Runtime does not open it: {failure}", node=failure.node, remedy=remedy) from None
 
 
-def _probe_feeds(rewrite: GraphRewrite, rows: int, length: int, dims: list[int | str | None]) -> dict[str, Array]:
-    graph, roles = rewrite.graph, rewrite.roles
-    shape = [rows, length]
-    if rewrite.layout == "time_first":
-        shape.reverse()
-    if rewrite.layout == "step":
-        shape = [rows]
-    shape += [rewrite.spec.input.size or 1 if not isinstance(dim, int) else dim for dim in dims[len(shape) :]]
-    feeds: dict[str, Array] = {roles.data: probe_data(shape, graph.dtype(roles.data))}
-    axes = {state.input: state.batch_axis for state in roles.states}
-    for name in graph.inputs:
-        if name == roles.lengths:
-            feeds[name] = np.full(rows, length, graph.dtype(name))
-        elif name != roles.data:
-            axis = axes.get(name, 1 if len(graph.dims(name)) > 2 else 0)
-            feeds[name] = np.zeros(state_dims(rewrite, name, axis, rows), graph.dtype(name))
-    return feeds
-
-
-def probe_data(shape: list[int], dtype: np.dtype[Any]) -> Array:
-    """Plausible input of a shape: unit normal features, or token 0, which every vocabulary has."""
-    if np.issubdtype(dtype, np.floating):
-        return np.random.default_rng(0).standard_normal(shape).astype(dtype)
-    return np.zeros(shape, dtype)
-
-
-def state_dims(rewrite: GraphRewrite, name: str, batch_axis: int, rows: int) -> list[int]:
-    graph = rewrite.graph
-    dims = graph.dims(name)
-    sizes = [attribute(node, "hidden_size") for node in graph.recurrent()]
-    shape = []
-    for axis, dim in enumerate(dims):
-        if axis == batch_axis:
-            shape.append(rows)
-        elif isinstance(dim, int):
-            shape.append(dim)
-        elif axis == len(dims) - 1 and len(set(sizes)) == 1:
-            shape.append(sizes[0])
-        elif axis == 0 and len(dims) == 3 and sizes:
-            shape.append(len(sizes) * (2 if find_look_ahead(graph) else 1))
-        else:
-            raise ModelRefused(
-                f"the extent of axis {axis} of the state {name!r} is not declared",
-                node=f"input {name!r}",
-                remedy="Export with only the batch axis of the state dynamic.",
-            )
-    return shape
-
-
-def _frozen(rewrite: GraphRewrite, time: int, failures: list[ModelRefused]) -> ModelRefused:
-    first = failures[0] if failures else None
-    return ModelRefused(
-        f"the time axis of {rewrite.roles.data!r} is frozen at {time} steps" + (f": {first.reason}" if first else ""),
-        node=(first and first.node) or f"input {rewrite.roles.data!r}",
-        remedy=_THAW,
-    )
-
-
 def _probe_failed(rewrite: GraphRewrite, failure: RuntimeFailure, batch: int, length: int) -> ModelRefused:
     return ModelRefused(
-        f"the graph does not run on {batch} sequences of {length} steps: {failure}",
+        f"{_NOT_RUN} on {batch} sequences of {length} steps: {failure}",
         node=failure.node,
-        remedy="Its batch or time axis was probably frozen at the example's when it was exported; "
-        "export with both dynamic, or with elman.export.",
+        remedy=f"Its batch or time axis was probably frozen at the example's. {how_to_free(rewrite.graph.model)}",
     )

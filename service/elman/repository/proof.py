@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,8 +45,27 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class _Row:
+    """One sequence: its steps, those of the further inputs, and its statics."""
+
+    data: Array
+    further: tuple[Array, ...] = ()
+    statics: tuple[Array, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def reversed(self) -> "_Row":
+        return replace(self, data=self.data[::-1].copy(), further=tuple(one[::-1].copy() for one in self.further))
+
+    def resized(self, length: int) -> "_Row":
+        """Of another length, begun anew as often as it takes."""
+        return replace(self, data=_resized(self.data, length), further=tuple(_resized(o, length) for o in self.further))
+
+
+@dataclass(frozen=True)
 class _Answer:
-    steps: Array  # (length, output_size), or (1, output_size) where only the last step is decoded
+    outputs: list[Array]  # of each output (length, size), or (1, size) where only the last step is decoded
     states: list[Array]
 
 
@@ -69,18 +88,24 @@ def prove(network: Network) -> Proof:
     return max(proofs, key=lambda proof: (proof.exact, proof.chunked, proof.batched != "alone", proof.batched))
 
 
-def _prove(executor: Executor, data: list[Array]) -> Proof:
+def _prove(executor: Executor, data: list[_Row]) -> Proof:
     network = executor.network
+    if network.mixes_time is not None:
+        # What a window does not fit into fails in the graph itself.
+        data = [row for row in data if _attempt(executor, [[row]], len(row)) is not None] or data
     whole = [_run(executor, [row], chunk=len(row))[0] for row in data]
     proof = Proof("ragged", True, bool(network.states), True, 0.0, executor.min_rows, None)
     proof = _prove_chunks(executor, data, whole, proof)
     return _prove_batches(executor, data, whole, proof)
 
 
-def _prove_chunks(executor: Executor, data: list[Array], whole: list[_Answer], proof: Proof) -> Proof:
+def _prove_chunks(executor: Executor, data: list[_Row], whole: list[_Answer], proof: Proof) -> Proof:
     network = executor.network
-    if network.look_ahead is not None or not network.forward:
-        return replace(proof, chunked=False, streaming=False, reason=network.look_ahead)
+    why = network.mixes_time and f"{network.mixes_time} combines steps"
+    if network.window is not None:
+        why = why or f"the graph takes {network.window} steps and no other number"
+    if why or network.look_ahead is not None:
+        return replace(proof, chunked=False, streaming=False, reason=network.look_ahead or why)
     if network.layout == "step":
         return proof
     worst = 0.0
@@ -89,14 +114,13 @@ def _prove_chunks(executor: Executor, data: list[Array], whole: list[_Answer], p
         worst = max(worst, _difference(whole, seen))
     if worst == 0.0:
         return proof
-    scale = max(float(np.abs(answer.steps).max(initial=0.0)) for answer in whole) or 1.0
+    scale = max(float(np.abs(steps).max(initial=0.0)) for answer in whole for steps in answer.outputs) or 1.0
     if worst > _ROUNDING * scale:
         return replace(
             proof,
             chunked=False,
             streaming=False,
-            reason=f"cut in chunks its outputs move by {worst:.2g}: "
-            f"{network.mixes_time or 'an operator of it'} combines steps",
+            reason=f"cut in chunks its outputs move by {worst:.2g}: an operator of it combines steps",
         )
     return replace(
         proof,
@@ -107,26 +131,34 @@ def _prove_chunks(executor: Executor, data: list[Array], whole: list[_Answer], p
     )
 
 
-def _prove_batches(executor: Executor, data: list[Array], whole: list[_Answer], proof: Proof) -> Proof:
+def _prove_batches(executor: Executor, data: list[_Row], whole: list[_Answer], proof: Proof) -> Proof:
     network = executor.network
-    if network.max_rows == 1:
-        return replace(proof, batched="alone", reason=proof.reason or "its graph takes one sequence at a time")
+    why = "its graph takes one sequence at a time" if network.max_rows == 1 else None
+    if network.mixes_rows is not None:
+        why = f"{network.mixes_rows} combines the rows of a batch"
+    elif network.own_clock:
+        why = "its outputs have a number of steps of their own"
+    if why:
+        reasons = [proof.reason, None if network.max_rows == 1 and proof.reason else why]
+        return replace(proof, batched="alone", reason="; ".join(filter(None, reasons)))
     worst = 0.0
     if network.ragged or network.layout == "step":
         worst = _worst_batch(executor, [*data, *_wild(data)], len(data), whole, proof)
         if worst == 0.0:
             return proof
-    equal = [np.resize(row, (9, *row.shape[1:])) for row in [*data, *_wild(data)]]
-    alone = [_run(executor, [row], chunk=9)[0] for row in equal[: len(data)]]
+    length = network.window or 9
+    equal = [row.resized(length) for row in [*data, *_wild(data)]]
+    alone = [_run(executor, [row], chunk=length)[0] for row in equal[: len(data)]]
     moved = _worst_batch(executor, equal, len(data), alone, proof)
     if moved == 0.0:
-        reason = proof.reason or "padding of shorter sequences reaches its outputs"
+        fixed = "it takes one number of steps" if network.window else "padding of shorter sequences reaches its outputs"
+        reason = proof.reason or fixed
         return replace(proof, batched="equal", reason=reason)
     why = f"among other sequences its outputs move by {min(worst or moved, moved):.2g}"
     return replace(proof, batched="alone", reason="; ".join(filter(None, [proof.reason, why])))
 
 
-def _worst_batch(executor: Executor, rows: list[Array], count: int, alone: list[_Answer], proof: Proof) -> float:
+def _worst_batch(executor: Executor, rows: list[_Row], count: int, alone: list[_Answer], proof: Proof) -> float:
     """The largest difference of the first `count` rows in batches, whole and, where that holds, in chunks."""
     chunks = [max(map(len, rows))] + ([1, 5] if proof.chunked else [])
     worst = 0.0
@@ -134,12 +166,12 @@ def _worst_batch(executor: Executor, rows: list[Array], count: int, alone: list[
         seen = _attempt(executor, [rows], chunk)
         worst = max(worst, _difference(alone, seen and seen[:count]))
     # A large batch goes through other blocks of the matrix products than a small one.
-    many = rows + [row[::-1].copy() for row in rows * (_MANY_ROWS // len(rows))]
+    many = rows + [row.reversed() for row in rows * (_MANY_ROWS // len(rows))]
     seen = _attempt(executor, [many[:_MANY_ROWS]], max(map(len, rows)))
     return max(worst, _difference(alone, seen and seen[:count]))
 
 
-def _attempt(executor: Executor, batches: list[list[Array]], chunk: int) -> list[_Answer] | None:
+def _attempt(executor: Executor, batches: list[list[_Row]], chunk: int) -> list[_Answer] | None:
     """The answers of some batches, in order; None where the graph does not run on them."""
     try:
         return [answer for batch in batches for answer in _run(executor, batch, chunk)]
@@ -160,7 +192,8 @@ def _difference(expected: list[_Answer], seen: list[_Answer] | None) -> float:
 
 def _tail(answer: _Answer, other: _Answer) -> list[Array]:
     """Where only last steps are decoded, a run in chunks has one a chunk: compare what both have."""
-    return [answer.steps[-min(len(answer.steps), len(other.steps)) :], *answer.states]
+    shared = zip(answer.outputs, other.outputs, strict=True)
+    return [*(one[-min(len(one), len(two)) :] for one, two in shared), *answer.states]
 
 
 def _distance(a: Array, b: Array) -> float:
@@ -175,23 +208,29 @@ def _distance(a: Array, b: Array) -> float:
     return moved if np.isfinite(moved) and moved > 0.0 else float("inf")
 
 
-def _run(executor: Executor, rows: list[Array], chunk: int) -> list[_Answer]:
+def _run(executor: Executor, rows: list[_Row], chunk: int) -> list[_Answer]:
     """Advance `rows` together, `chunk` steps at a time, rows leaving as they end."""
     network = executor.network
     if network.layout == "step":
         chunk = 1
     states = executor.initial_states(len(rows))
-    outputs: list[list[Array]] = [[] for _ in rows]
+    outputs: list[list[list[Array]]] = [[[] for _ in network.answering] for _ in rows]
     finals: dict[int, list[Array]] = {}
     live, cursor = list(range(len(rows))), 0
     while live:
         counts = [min(chunk, len(rows[i]) - cursor) for i in live]
         lengths = np.array(counts, np.int32)
-        data = _pad([rows[i][cursor : cursor + count] for i, count in zip(live, counts, strict=True)], max(counts))
+        pieces = [
+            [one[cursor : cursor + count] for one in (rows[i].data, *rows[i].further)]
+            for i, count in zip(live, counts, strict=True)
+        ]
+        data, *others = (_pad(list(one), max(counts)) for one in zip(*pieces, strict=True))
+        others += [np.stack(one) for one in zip(*(rows[i].statics for i in live), strict=True)]
         pairs = _steps(counts, last=network.outputs == "last")
-        out, states = executor.run(data, lengths, states, np.array(pairs, np.int64))
-        for (row, _), value in zip(pairs, out, strict=True):
-            outputs[live[row]].append(value)
+        found, states = executor.run(data, lengths, states, np.array(pairs, np.int64), others, heads=True)
+        for at, out in enumerate(found):
+            for (row, _), value in zip(pairs, out, strict=not network.own_clock):
+                outputs[live[row]][at].append(value)
         cursor += max(counts)
         stay = [at for at, i in enumerate(live) if len(rows[i]) > cursor]
         for at, i in enumerate(live):
@@ -199,7 +238,14 @@ def _run(executor: Executor, rows: list[Array], chunk: int) -> list[_Answer]:
                 finals[i] = _take(executor, states, [at])
         states = _take(executor, states, stay)
         live = [live[at] for at in stay]
-    return [_Answer(np.stack(steps), finals[i]) for i, steps in enumerate(outputs)]
+    answers = [[_steps_of(network, at, one) for at, one in enumerate(found)] for found in outputs]
+    return [_Answer(steps, finals[i]) for i, steps in enumerate(answers)]
+
+
+def _steps_of(network: Network, at: int, rows: list[Array]) -> Array:
+    """The rows of an output; of one that answers for the whole sequence, but the last."""
+    final = network.answering[at].role == "final" and network.outputs != "selected"
+    return np.stack(rows[-1:] if final else rows)
 
 
 def _steps(counts: Iterable[int], last: bool) -> list[tuple[int, int]]:
@@ -219,16 +265,39 @@ def _pad(rows: list[Array], time: int) -> Array:
     return data
 
 
-def _probes(network: Network) -> list[Array]:
+def _resized(data: Array, length: int) -> Array:
+    return np.resize(data, (length, *data.shape[1:]))
+
+
+def _probes(network: Network) -> list[_Row]:
+    """Sequences of several lengths: of numbers drawn at random, of zeros, and of one that ends in zeros as padding."""
     rng = np.random.default_rng(1)
-    if network.features is None:
-        high = network.vocabulary_size or 2
-        return [rng.integers(0, high, length).astype(network.input_dtype) for length in _LENGTHS]
-    return [rng.standard_normal((length, network.features)).astype(network.input_dtype) for length in _LENGTHS]
+    lengths = _LENGTHS if network.window is None else (network.window,) * len(_LENGTHS)
+    rows = [_probe(network, rng, length) for length in lengths]
+    rows[1].data[:] = 0
+    rows[4].data[len(rows[4]) // 2 :] = 0
+    return rows
 
 
-def _wild(data: list[Array]) -> list[Array]:
+def _probe(network: Network, rng: np.random.Generator, length: int) -> _Row:
+    def draw(shape: tuple[int | None, ...], dtype: np.dtype[Any], ids: int | None) -> Array:
+        sizes = [extent or 3 for extent in shape]
+        if ids is not None or dtype.kind in "iub":
+            return rng.integers(0, ids or 2, sizes).astype(dtype)
+        return rng.standard_normal(sizes).astype(dtype)
+
+    tokens = network.features is None
+    shape = (length,) if network.features is None else (length, network.features)
+    data = draw(shape, network.input_dtype, (network.vocabulary_size or 2) if tokens else None)
+    return _Row(
+        data,
+        tuple(draw((length, *one.shape), one.dtype, one.vocabulary_size) for one in network.further),
+        tuple(draw(one.shape, one.dtype, one.vocabulary_size) for one in network.statics),
+    )
+
+
+def _wild(data: list[_Row]) -> list[_Row]:
     """Neighbours of wild magnitude; tokens have none, and are turned round instead."""
-    if np.issubdtype(data[0].dtype, np.floating):
-        return [(row * data[0].dtype.type(_WILD)).astype(row.dtype) for row in data]
-    return [row[::-1].copy() for row in data]
+    if np.issubdtype(data[0].data.dtype, np.floating):
+        return [replace(row, data=(row.data * row.data.dtype.type(_WILD)).astype(row.data.dtype)) for row in data]
+    return [row.reversed() for row in data]

@@ -10,18 +10,21 @@ import onnx
 from onnx.inliner import inline_local_functions
 
 from elman.errors import ModelRefused
+from elman.repository.describing import describe_inputs, describe_outputs
 from elman.repository.graph import RECURRENT, Graph, all_nodes, attribute
-from elman.repository.graph_analysis import find_cell, find_features, find_look_ahead, find_mixing, find_vocabulary_size
-from elman.repository.graph_io import directions, find_roles, node_label, port
+from elman.repository.graph_analysis import find_cell, find_features, find_marks, find_vocabulary_size
+from elman.repository.graph_io import find_roles
 from elman.repository.graph_rewrite import GraphRewrite, axes_of, recurrent_inside
-from elman.repository.network import Array, Network
+from elman.repository.graph_trace import node_label
+from elman.repository.network import LENGTHS, Array, Network
+from elman.repository.pairing import directions, port
 from elman.repository.precision import widen_halves
 from elman.repository.probing import find_axes, free_dims
 from elman.repository.rnn import replace_rnns
-from elman.repository.selecting import find_outputs, output_shape_of
+from elman.repository.selecting import find_outputs
 from elman.repository.spec import ModelSpec
 from elman.repository.specialise import bind_constants, inline_decided_branches
-from elman.repository.states import add_lengths, collect_states, expose_states
+from elman.repository.states import add_lengths, alias_lengths, collect_states, expose_states
 
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 
@@ -38,14 +41,13 @@ class Rewriting:
 class Sample:
     """What the graph answered before it was rewritten, to hold the rewritten one against.
 
-    `data` is `(batch, time, ...)`; `output` has the axes of the graph's own primary output, with the batch and time
-    axes named; the states that the graph takes as inputs, `zero_states`, were zeros.
+    `data` is `(batch, time, ...)` and `others` as in `Network.feeds`; `answers` holds each output that answers with its
+    batch and its time axis; the states that the graph takes as inputs, `zero_states`, were zeros.
     """
 
     data: Array
-    output: Array
-    batch_axis: int
-    time_axis: int | None
+    others: tuple[Array, ...]
+    answers: tuple[tuple[Array, int | None, int | None], ...]
     zero_states: frozenset[str]
 
 
@@ -54,20 +56,23 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
 
     Raises ModelRefused, naming the node and the remedy, where it cannot be.
     """
-    graph = _prepare(model, spec)
-    learned = _take_initialisers(graph, spec)
-    rewrite = GraphRewrite(graph, spec, find_roles(graph, spec))
-    find_axes(rewrite)
+    prepared = _prepare(model, spec)
+    learned = _take_initialisers(prepared, spec)
+    roles = find_roles(prepared, spec)
+    rewrite = find_axes(prepared, spec, roles)
+    graph, roles = rewrite.graph, rewrite.roles
     _check_recurrent(rewrite)
-    rewrite.look_ahead = find_look_ahead(graph)
-    cell, layers, hidden_size = find_cell(rewrite)
     sample = _sample(rewrite)
-    mixes_time = find_mixing(rewrite)
+    inputs = describe_inputs(prepared, rewrite)
+    cell, layers, hidden_size = find_cell(rewrite)
     collect_states(rewrite, learned)
-    ragged = want.ragged and add_lengths(rewrite)
-    if rewrite.look_ahead is None:
+    kept = find_marks(rewrite)
+    rewrite.look_ahead = kept.ahead
+    ragged = want.ragged and kept.mixes is None and add_lengths(rewrite)
+    if roles.lengths is not None:
+        alias_lengths(graph, roles.lengths)
+    if rewrite.look_ahead is None and kept.mixes is None:
         expose_states(rewrite)
-    output_names = rewrite.roles.outputs
     outputs = find_outputs(rewrite, want.select)
     if ragged:
         replace_rnns(graph)
@@ -78,40 +83,47 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
     graph.index()
     # A state input that nothing reads any more is gone; what is carried must be what the graph takes.
     rewrite.states = [state for state in rewrite.states if state.input in graph.inputs]
-    data = rewrite.roles.data
     network = Network(
         model=graph.model.SerializeToString(),
-        input=data,
-        input_dtype=graph.dtype(data),
+        inputs=inputs,
+        answers=describe_outputs(prepared, rewrite, roles, rewrite.roles.outputs),
+        input=roles.data,
+        input_dtype=graph.dtype(roles.data),
         layout=rewrite.layout,
         features=find_features(rewrite),
-        vocabulary_size=find_vocabulary_size(graph, data),
+        vocabulary_size=find_vocabulary_size(graph, roles.data),
         ragged=ragged,
         outputs=outputs,
-        output=rewrite.roles.outputs[0],
-        output_names=output_names,
-        output_shape=output_shape_of(rewrite, output_names[0]),
         states=tuple(rewrite.states),
         forward=rewrite.look_ahead is None,
         cell=cell,
         layers=layers,
         hidden_size=hidden_size,
+        window=rewrite.window,
         max_rows=rewrite.max_rows,
+        takes_lengths=LENGTHS in graph.inputs,
         look_ahead=rewrite.look_ahead,
-        mixes_time=mixes_time,
+        mixes_time=kept.mixes,
+        mixes_rows=kept.strangers,
     )
     return network, sample
 
 
 def _sample(rewrite: GraphRewrite) -> Sample:
-    name = rewrite.roles.outputs[0]
-    data, output = rewrite.values[0][rewrite.roles.data], rewrite.values[0][name]
-    batch, time = axes_of(rewrite, name)
+    """What the first probe was given and answered."""
+    values = rewrite.values[0]
+    data = values[rewrite.roles.data]
     if rewrite.layout == "step":
         data = data[:, None]
     elif rewrite.layout == "time_first":
         data = data.swapaxes(0, 1)
-    return Sample(data, output, batch or 0, time, frozenset(state.input for state in rewrite.roles.states))
+    others = []
+    for role in ("sequence", "static"):
+        for other in (other for other in rewrite.roles.others if other.role == role):
+            value = np.moveaxis(values[other.name], other.batch_axis, 0)
+            others.append(value[:, None] if rewrite.layout == "step" and role == "sequence" else value)
+    answers = tuple((values[name], *axes_of(rewrite, name)) for name in rewrite.roles.outputs)
+    return Sample(data, tuple(others), answers, frozenset(state.input for state in rewrite.roles.states))
 
 
 def _prepare(model: onnx.ModelProto, spec: ModelSpec) -> Graph:
@@ -171,8 +183,12 @@ def _check_operators(model: onnx.ModelProto) -> None:
 
 
 def _check_recurrent(rewrite: GraphRewrite) -> None:
-    """Refuse a graph in which nothing recurs. Raises ModelRefused."""
-    if rewrite.roles.states or any(recurrent_inside(node) for node in rewrite.graph.proto.node):
+    """Refuse a graph in which nothing recurs. Raises ModelRefused.
+
+    One that takes a fixed number of steps may be a recurrent network that its exporter unrolled.
+    """
+    unrolled = rewrite.window is not None and find_features(rewrite) != 1
+    if unrolled or rewrite.roles.states or any(recurrent_inside(node) for node in rewrite.graph.proto.node):
         return
     raise ModelRefused(
         "nothing in the graph is recurrent, and it takes no state",

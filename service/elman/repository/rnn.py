@@ -10,8 +10,8 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from elman.repository.graph import Graph, attribute
-from elman.repository.graph_io import INITIAL_H, directions, port
 from elman.repository.network import LENGTHS, Array
+from elman.repository.pairing import INITIAL_H, directions, port
 
 _ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu"}
 

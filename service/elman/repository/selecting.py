@@ -5,29 +5,23 @@ from dataclasses import replace
 import numpy as np
 from onnx import NodeProto, helper
 
-from elman.errors import ModelRefused
 from elman.repository.graph import RECURRENT, Graph, attribute, reads, subgraphs
 from elman.repository.graph_rewrite import GraphRewrite, axes_of, path_of, recurrent_inside
 from elman.repository.network import SELECT, Outputs
 
 
 def find_outputs(rewrite: GraphRewrite, select: bool) -> Outputs:
-    """Arrange that only the steps that are asked for are decoded, as far as the graph allows."""
-    batch, time = axes_of(rewrite, rewrite.roles.outputs[0])
+    """Arrange that only the steps that are asked for are decoded, as far as the graph allows it for every output."""
     if rewrite.layout == "step":
         return "dense"
-    if time is None:
-        if select and _select_before_head(rewrite):
-            return "selected"
-        _batch_first(rewrite)
-        return "last"
-    if (batch, time) != ((1, 0) if rewrite.layout == "time_first" else (0, 1)):
-        raise ModelRefused(
-            f"the output {rewrite.roles.outputs[0]!r} does not have its batch and time axes where the input has",
-            node=f"output {rewrite.roles.outputs[0]!r}",
-            remedy="Name a per-step output under outputs in model.json.",
-        )
-    return "selected" if select and _select_at_cut(rewrite) else "dense"
+    timed = [axes_of(rewrite, name)[1] is not None for name in rewrite.roles.outputs]
+    select = select and rewrite.max_rows is None and rewrite.window is None
+    select = select and not any(rewrite.trace[n].mixes for n in rewrite.roles.outputs)
+    if select and all(timed) and _select_at_cut(rewrite):
+        return "selected"
+    if select and not any(timed) and _select_before_head(rewrite):
+        return "selected"
+    return "dense" if timed[0] else "last"
 
 
 def _select_at_cut(rewrite: GraphRewrite) -> bool:
@@ -195,26 +189,3 @@ def _stand_in(rewrite: GraphRewrite, node: NodeProto, name: str) -> None:
             nodes[-1].output[0] = f"{chosen}.row"
             nodes.append(helper.make_node("Squeeze", [f"{chosen}.row", nodes[-1].input[1]], [chosen]))
     graph.insert_after(name, nodes)
-
-
-def _batch_first(rewrite: GraphRewrite) -> None:
-    """Move the batch axis of an answer without time to the front, as where the final h itself is the answer."""
-    graph, name = rewrite.graph, rewrite.roles.outputs[0]
-    batch, _ = axes_of(rewrite, name)
-    if not batch:
-        return
-    rank = len(rewrite.shapes[0][name])
-    moved = f"{name}.moved"
-    perm = [batch, *(axis for axis in range(rank) if axis != batch)]
-    graph.add_output(moved, graph.dtype(name))
-    graph.insert_after(name, [helper.make_node("Transpose", [name], [moved], perm=perm)])
-    rewrite.roles = replace(rewrite.roles, outputs=(moved, *rewrite.roles.outputs[1:]))
-
-
-def output_shape_of(rewrite: GraphRewrite, name: str) -> tuple[int, ...]:
-    """Shape of one step of the output that the author calls `name`."""
-    batch, time = axes_of(rewrite, name)
-    shape = rewrite.shapes[0][name]
-    if rewrite.layout == "step":
-        return shape[1:]
-    return tuple(extent for axis, extent in enumerate(shape) if axis not in (batch, time))

@@ -33,8 +33,8 @@ class InputSpec(_Frozen):
     """Of frames: samples from the start of one to the start of the next. `size` where it is left out."""
     left_pad: Annotated[int, Field(ge=0)] = 0
     """Of frames: zeros before the first sample."""
-    batch_axis: Annotated[int, Field(ge=0, le=1)] | None = None
-    time_axis: Annotated[int, Field(ge=0, le=1)] | None = None
+    batch_axis: Annotated[int, Field(ge=0, le=7)] | None = None
+    time_axis: Annotated[int, Field(ge=0, le=7)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "InputSpec":
@@ -54,6 +54,45 @@ class InputSpec(_Frozen):
         if self.names is not None and self.size is not None and len(self.names) != self.size:
             raise ValueError(f"names lists {len(self.names)} features but size is {self.size}")
         return self
+
+
+InputRole = Literal["sequence", "static", "lengths", "mask", "state", "constant"]
+"""`sequence`: one value a step, from the request. `static`: one a sequence, from the request. `lengths` and `mask`: how
+many steps, and which, are no padding, filled by the server. `state`: what an output replaces after each run.
+`constant`: the same for everybody, from the spec."""
+
+OutputRole = Literal["steps", "final", "state", "unused"]
+"""`steps`: one row a step. `final`: one row a sequence. `state`: the next state. `unused`: nobody is given it."""
+
+
+class PortSpec(_Frozen):
+    """What one input of the graph is for, where the graph does not show it.
+
+    `valid` is what a mask says of a real step. `value` is that of a constant. `output` names the output that replaces a
+    state, and `initial` the initialiser that it starts from; none means zeros.
+    """
+
+    role: InputRole | None = None
+    batch_axis: Annotated[int, Field(ge=0, le=7)] | None = None
+    time_axis: Annotated[int, Field(ge=0, le=7)] | None = None
+    valid: Annotated[int, Field(ge=0, le=1)] | None = None
+    value: Any = None
+    output: str | None = None
+    initial: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "PortSpec":
+        if (self.role == "state") != (self.output is not None):
+            raise ValueError("a state names the output that replaces it, and nothing else names one")
+        if self.valid is not None and self.role != "mask":
+            raise ValueError("valid is of a mask")
+        return self
+
+
+class AnswerSpec(_Frozen):
+    """What one output of the graph is for: `unused` leaves it out of every answer."""
+
+    role: Literal["steps", "final", "unused"] | None = None
 
 
 class StateSpec(_Frozen):
@@ -124,12 +163,24 @@ class ModelSpec(_Frozen):
     task: Task | None = None
     input: InputSpec = InputSpec()
     state: tuple[StateSpec, ...] | None = None
-    outputs: tuple[str, ...] | None = None
+    inputs: dict[str, PortSpec] = {}
+    outputs: tuple[str, ...] | dict[str, AnswerSpec] | None = None
+    """The outputs that answer, the primary one first, and no others; or what is said of some by name."""
     constants: dict[str, Any] = {}
     decoder: DecoderSpec | None = None
     generation: GenerationSpec | None = None
     forecast: ForecastSpec | None = None
     initial_state: Literal["zeros", "learned"] = "zeros"
+
+    @property
+    def answers(self) -> dict[str, AnswerSpec]:
+        """What is said of outputs by name."""
+        return self.outputs if isinstance(self.outputs, dict) else {}
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The value of every constant."""
+        return self.constants | {name: one.value for name, one in self.inputs.items() if one.role == "constant"}
 
     def dump(self) -> dict[str, Any]:
         """The spec as a JSON object, without what was left out."""

@@ -1,6 +1,6 @@
 """Specialising a graph to the constants that its spec supplies: an `If` that they decide is replaced by its branch."""
 
-from itertools import count
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from elman.repository.spec import ModelSpec
 def bind_constants(model: onnx.ModelProto, spec: ModelSpec) -> None:
     """Turn the inputs that the spec gives a value into initialisers. Raises ModelRefused for one that is not there."""
     graph = Graph(model)
-    for name, value in spec.constants.items():
+    for name, value in spec.values.items():
         if name not in graph.inputs:
             raise ModelRefused(
                 f"the spec gives a constant for {name!r}, which is not an input of the graph",
@@ -49,27 +49,30 @@ def _constant(graph: Graph, name: str, value: object) -> Array:
 
 def inline_decided_branches(model: onnx.ModelProto) -> None:
     """Replace each `If` of the top level whose condition hangs on no input by the branch that it takes."""
-    prefixes = count()
-    while (found := _decided(Graph(model))) is not None:
-        node, taken = found
-        branch = attribute(node, "then_branch" if taken else "else_branch")
-        _inline(model.graph, node, branch, f"elman.branch{next(prefixes)}.")
+    graph = Graph(model)
+    while inline_branches(graph, lambda name: _evaluate(graph, name)):
+        pass
 
 
-def _decided(graph: Graph) -> tuple[NodeProto, bool] | None:
-    varying = graph.forward(graph.inputs)
-    for node in graph.proto.node:
-        if node.op_type == "If" and not node.domain and node.input[0] not in varying:
-            value = _evaluate(graph, node.input[0])
-            if value is not None:
-                return node, bool(value)
-    return None
+def inline_branches(graph: Graph, value_of: Callable[[str], Array | None]) -> bool:
+    """Replace each `If` of the top level whose condition has a known value by its branch. False where there is none."""
+    decided = [
+        (node, value)
+        for node in graph.proto.node
+        if node.op_type == "If" and (value := value_of(node.input[0])) is not None
+    ]
+    for node, value in decided:
+        branch = attribute(node, "then_branch" if bool(value.reshape(-1)[0]) else "else_branch")
+        _inline(graph.proto, node, branch, f"elman.branch.{node.output[0]}.")
+    graph.index()
+    return bool(decided)
 
 
-def _evaluate(graph: Graph, name: str) -> bool | None:
+def _evaluate(graph: Graph, name: str) -> Array | None:
+    """The value of a tensor that hangs on no input."""
     constant = graph.constant(name)
-    if constant is not None:
-        return bool(constant.reshape(-1)[0])
+    if constant is not None or name in graph.forward(graph.inputs):
+        return constant
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     Graph(model).set_outputs([name], {name: np.dtype(np.bool_)})
@@ -77,7 +80,7 @@ def _evaluate(graph: Graph, name: str) -> bool | None:
         (value,) = GraphSession(model.SerializeToString()).run([name], {})
     except RuntimeFailure:
         return None
-    return bool(value.reshape(-1)[0])
+    return value
 
 
 def _inline(outer: GraphProto, node: NodeProto, branch: GraphProto, prefix: str) -> None:

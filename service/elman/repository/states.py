@@ -7,10 +7,12 @@ from onnx import NodeProto, helper
 
 from elman.errors import ModelRefused
 from elman.repository.graph import RECURRENT, Graph, all_nodes, attribute
-from elman.repository.graph_io import INITIAL_C, INITIAL_H, SEQUENCE_LENS, directions, node_label, port, state_ports
-from elman.repository.graph_rewrite import GraphRewrite
+from elman.repository.graph_axes import BATCH, is_steps, kinds_of
+from elman.repository.graph_rewrite import PROBES, GraphRewrite
+from elman.repository.graph_trace import node_label
 from elman.repository.network import LENGTHS, Array, StateTensor
-from elman.repository.probing import state_dims
+from elman.repository.pairing import INITIAL_C, INITIAL_H, SEQUENCE_LENS, directions, port, state_ports
+from elman.repository.probe_feeds import state_dims
 
 
 def collect_states(rewrite: GraphRewrite, learned: Mapping[str, Array]) -> None:
@@ -37,6 +39,9 @@ def expose_states(rewrite: GraphRewrite) -> None:
     """Turn the initial and final state of every recurrent node without state inputs into inputs and outputs."""
     carried = {state.input for state in rewrite.states}
     for index, node in enumerate(rewrite.graph.recurrent()):
+        if not _goes_over(rewrite, node):
+            rewrite.look_ahead = rewrite.look_ahead or _no_state(rewrite, node)
+            continue
         for kind, (initial, _) in zip("hc", state_ports(node), strict=False):
             position = INITIAL_H if kind == "h" else INITIAL_C
             if rewrite.graph.backward([initial]) & carried:
@@ -54,6 +59,20 @@ def expose_states(rewrite: GraphRewrite) -> None:
             rewrite.graph.add_input(tensor.input, value.dtype, shape)
             rewrite.states.append(tensor)
     rewrite.graph.index()
+
+
+def _goes_over(rewrite: GraphRewrite, node: NodeProto) -> bool:
+    """Whether a recurrent node goes over the steps of the data, with a state for each of its rows; or over one step."""
+    steps, rows, _ = rewrite.trace[node.input[0]].axes
+    alone = not rows or (len(rows) == 1 and rows[0].kind == BATCH)
+    return alone and (is_steps(steps) or (rewrite.layout == "step" and not steps))
+
+
+def _no_state(rewrite: GraphRewrite, node: NodeProto) -> str | None:
+    steps = rewrite.trace[node.input[0]].axes[0]
+    if "time" not in kinds_of(steps):
+        return None  # it goes over something within a step, and begins anew at each
+    return f"{node_label(node)} keeps more than one state a sequence"
 
 
 def _initial_value(rewrite: GraphRewrite, node: NodeProto, initial: str) -> Array | None:
@@ -90,7 +109,9 @@ def add_lengths(rewrite: GraphRewrite) -> bool:
     """Give every recurrent node the lengths of the rows. False where time passes through anything else."""
     graph = rewrite.graph
     nodes = [node for node in all_nodes(graph.proto) if node.op_type in RECURRENT]
-    if rewrite.layout == "step" or not nodes:
+    if rewrite.layout == "step" or not nodes or rewrite.max_rows == 1 or rewrite.window is not None:
+        return False
+    if len(nodes) != len(graph.recurrent()) or not all(_reads_steps(rewrite, node) for node in nodes):
         return False
     given = [port(node, SEQUENCE_LENS) for node in nodes]
     foreign = [name for name in given if name and rewrite.roles.lengths not in graph.backward([name])]
@@ -99,14 +120,26 @@ def add_lengths(rewrite: GraphRewrite) -> bool:
     for node in nodes:
         _set_port(node, SEQUENCE_LENS, LENGTHS)
     graph.add_input(LENGTHS, np.dtype(np.int32), ["batch"])
-    if rewrite.roles.lengths is not None:
-        # The author's own lengths may be read elsewhere too, as a mask: it gets the same numbers.
-        _alias_lengths(graph, rewrite.roles.lengths)
     graph.index()
     return True
 
 
-def _alias_lengths(graph: Graph, name: str) -> None:
+def _reads_steps(rewrite: GraphRewrite, node: NodeProto) -> bool:
+    """Whether a recurrent node goes over the very steps of the data, in the batch's own rows."""
+    steps, rows, _ = rewrite.trace[node.input[0]].axes
+    return (
+        is_steps(steps)
+        and steps[0].extents == tuple(length for _, length in PROBES)
+        and len(rows) == 1
+        and rows[0].kind == BATCH
+    )
+
+
+def alias_lengths(graph: Graph, name: str) -> None:
+    """Make the author's own input for lengths the numbers that the server gives, whoever reads it."""
+    if LENGTHS not in graph.inputs:
+        graph.add_input(LENGTHS, np.dtype(np.int32), ["batch"])
+        graph.index()
     kind = graph.inputs[name].type.tensor_type.elem_type
     kept = [value for value in graph.proto.input if value.name != name]
     del graph.proto.input[:]

@@ -36,6 +36,9 @@ def describe(model: Model) -> dict[str, Any]:
         "layers": network.layers,
         "hidden_size": network.hidden_size,
         "layout": network.layout,
+        "window": network.window,
+        "inputs": [_port(one.name, one.role, one.shape, one.dtype, one.found) for one in network.inputs],
+        "outputs": [_port(one.name, one.role, one.shape, one.dtype, one.found) for one in network.answers],
         "output": {"name": network.output_names[0], "size": network.output_size},
         "state": [{"name": s.name, "shape": list(s.row_shape), "dtype": s.dtype.name} for s in network.states],
         "state_bytes": network.state_nbytes,
@@ -53,6 +56,10 @@ def describe(model: Model) -> dict[str, Any]:
     }
 
 
+def _port(name: str, role: str, shape: tuple[int | None, ...], dtype: Any, found: str) -> dict[str, Any]:
+    return {"name": name, "role": role, "shape": list(shape), "dtype": dtype.name, "found": found}
+
+
 def refusal_report(refused: ModelRefused) -> dict[str, Any]:
     """A refusal as a JSON object."""
     return {"reason": refused.reason, "node": refused.node, "remedy": refused.remedy, "model_json": refused.template}
@@ -66,8 +73,20 @@ def print_model(file: Path, model: Model) -> None:
     for name, value in _facts(model):
         table.add_row(f"[bold]{name}[/]", escape(value))
     console.print(table)
+    console.print()
+    console.print(_ports(model))
     console.print("\nspec (a model.json beside the file overrides it):")
     console.print(escape(json.dumps(_shorten(model.spec.dump()), indent=2, ensure_ascii=False)), soft_wrap=True)
+
+
+def _ports(model: Model) -> Table:
+    """Every input and output with its role, its shape in a step or a sequence, and how the role was found."""
+    table = Table("", "name", "role", "shape", "type", "found", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for side, ports in (("input", model.network.inputs), ("output", model.network.answers)):
+        for one in ports:
+            shape = "x".join("any" if extent is None else str(extent) for extent in one.shape) or "1"
+            table.add_row(side, escape(one.name), one.role, shape, one.dtype.name, escape(one.found))
+    return table
 
 
 def print_refusal(file: Path, refused: ModelRefused) -> None:
@@ -110,8 +129,8 @@ def _facts(model: Model) -> list[tuple[str, str]]:
     network, proof = model.network, model.proof
     facts: list[tuple[str, str]] = [
         ("network", _network(model)),
-        ("input", f"{network.input!r}: {_input(model)}"),
-        ("output", f"{network.output_names[0]!r}: {network.output_size} numbers per step"),
+        ("input", f"{network.input!r}: {_input(model)}" + (f", {network.window} steps" if network.window else "")),
+        ("output", f"{network.output_names[0]!r}: {network.output_size} numbers per {_unit(model)}"),
         ("state", _state(model)),
         ("sessions", "yes" if proof.streaming else "no"),
         ("batching", _BATCHING[proof.batched] + ("" if proof.chunked else "; each as a whole, not in chunks")),
@@ -140,6 +159,10 @@ def _forecast(model: Model) -> str:
     sampled = model.spec.forecast is not None and bool(model.spec.forecast.residuals)
     parts = [f"feature {target}", f"with {known} known ahead" if known else "", "with quantiles" if sampled else ""]
     return f"yes, {', '.join(filter(None, parts))}"
+
+
+def _unit(model: Model) -> str:
+    return "step" if model.network.answering[0].role == "steps" else "sequence"
 
 
 def _network(model: Model) -> str:

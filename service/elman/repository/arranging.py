@@ -1,0 +1,66 @@
+"""Inputs in the common layout: (batch, time, features), or (batch, time) of ids, whatever order the author chose."""
+
+from math import prod
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from elman.repository.graph import Graph, all_graphs
+from elman.repository.network import Layout
+
+
+def arrange_input(
+    graph: Graph, name: str, batch: int, time: int | None, *, first: bool = True, single: bool = False
+) -> Layout:
+    """Give the graph its input `name` as (batch, time, ...), and put what turns it round before its readers.
+
+    An input that has its time before its batch is left so, where `first` says that its layout is the caller's to mind.
+    One that counts one number a step becomes (batch, time, 1); of more axes than three the features are one axis.
+    Returns the layout that the graph then takes.
+    """
+    dims = graph.dims(name)
+    ids = graph.dtype(name).kind != "f"
+    if single or time is None:
+        return "step"
+    usual = len(dims) == (2 if ids else 3)
+    if usual and (batch, time) == (0, 1):
+        return "batch_first"
+    if usual and first and (batch, time) == (1, 0):
+        return "time_first"
+    rest = [axis for axis in range(len(dims)) if axis not in (batch, time)]
+    sizes = [dim for dim in (dims[axis] for axis in rest) if isinstance(dim, int)]
+    if len(sizes) < len(rest):
+        sizes = sizes or [1]
+    inner = f"{name}.arranged"
+    _rename_reads(graph, name, inner)
+    nodes: list[NodeProto] = []
+    source = name
+    if not rest and not ids:
+        axis = graph.add_initializer(f"{name}.axis", np.array([2], np.int64))
+        nodes.append(helper.make_node("Squeeze", [source, axis], [f"{name}.steps"]))
+        source = f"{name}.steps"
+    elif len(rest) > 1:
+        shape = graph.add_initializer(f"{name}.shape", np.array([0, 0, *sizes], np.int64))
+        nodes.append(helper.make_node("Reshape", [source, shape], [f"{name}.steps"]))
+        source = f"{name}.steps"
+    order = [batch, time, *rest]
+    perm = [order.index(axis) for axis in range(len(dims))]
+    nodes.append(helper.make_node("Transpose", [source], [inner], perm=perm))
+    features: list[int | str] = [] if ids and not rest else [prod(sizes) if rest else 1]
+    graph.set_input_dims(name, [_free(dims[batch]), _free(dims[time]), *features])
+    graph.insert_after(None, nodes)
+    return "batch_first"
+
+
+def _free(dim: int | str | None) -> int | str:
+    return "" if dim is None else dim
+
+
+def _rename_reads(graph: Graph, name: str, to: str) -> None:
+    for one in all_graphs(graph.proto):
+        for node in one.node:
+            node.input[:] = [to if read == name else read for read in node.input]
+        for value in one.output:
+            if one is not graph.proto and value.name == name:
+                value.name = to
+    graph.index()
