@@ -156,6 +156,11 @@ class Network:
         return tuple(one for one in self.answers if one.role in ("steps", "final"))
 
     @cached_property
+    def output(self) -> str:
+        """The primary output as the rewritten graph calls it."""
+        return self.answering[0].tensor
+
+    @cached_property
     def own_clock(self) -> bool:
         """Whether an output may have another number of steps than the data. Each sequence then runs alone."""
         return any(one.own_clock for one in self.answering)
