@@ -47,8 +47,12 @@ def trace(reference: Reference, inputs: Sequence[Tensor], layout: Layout, spec: 
 
 
 def _free_axes(layout: Layout) -> tuple[object, ...]:
-    """The dynamic_shapes of `Reference.forward`: x, then all states as one variadic argument."""
-    batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
+    """The dynamic_shapes of `Reference.forward`: x, then all states as one variadic argument.
+
+    torch distinguishes tensors of one row, and some releases refuse a graph that is not proven to be right for them.
+    So the trace is for sizes from 2. The file itself has no such limit, and is verified at size 1 too.
+    """
+    batch, time = torch.export.Dim("batch", min=2), torch.export.Dim("time", min=2)
     x = {layout.batch_axis: batch}
     if layout.time_axis is not None:
         x[layout.time_axis] = time
