@@ -97,8 +97,9 @@ clean:
 	rm -rf .venv .venv-torch .bench .bounds dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache tests/output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A stamp is written last, so that an installation cut short is done again; each waits for the one before it, so that
-# two pips never work in one environment (make -j).
+# A stamp is written last, so that an installation cut short is done again. An installation that includes another writes
+# its stamp too. Two never work in one environment at once, not even with `make -j`.
+.NOTPARALLEL:
 
 .venv/.made:
 	@test -n "$(PYTHON)" && $(PYTHON) $(NEW_ENOUGH) 2>/dev/null || { \
@@ -117,15 +118,15 @@ clean:
 	@$(INSTALL) --editable '.[server]'
 	@touch $@
 
-.venv/.test: pyproject.toml constraints.txt .venv/.server
+.venv/.test: pyproject.toml constraints.txt | .venv/.made
 	@echo "Installing what the quick tests need"
 	@$(INSTALL) --editable '.[test]'
-	@touch $@
+	@touch .venv/.server $@
 
-.venv/.test-all: pyproject.toml constraints.txt .venv/.test
+.venv/.test-all: pyproject.toml constraints.txt | .venv/.made
 	@echo "Installing what all tests need; torch makes it a few minutes the first time"
 	@$(INSTALL) torch==$(TORCH) --editable '.[test-all]'
-	@touch $@
+	@touch .venv/.server .venv/.test $@
 
 .venv/.uv: | .venv/.made
 	@$(INSTALL) uv
