@@ -1,1 +1,1 @@
-"""The engine: sequences in, answers out, continuously batched between chunks of steps."""
+"""The engine: runs sequences with continuous batching. Sequences join and leave between chunks of steps."""

@@ -1,7 +1,7 @@
 """The engine thread: schedule, run, update, hand back.
 
-One thread runs the batches of every model in turn. Parallelism is over rows and over processes. While the thread has
-nothing to do, a run that takes less than half a millisecond is made on the event loop instead.
+One thread runs the batches of all models in turn. Parallelism comes from the rows of a batch and from several server
+processes. If the thread is idle, a run of less than half a millisecond is made on the event loop instead.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from elman.engine.sequence import Sequence
 from elman.errors import Draining, Internal, Overloaded
 
 Commit = Callable[[list[Sequence]], None]
-"""Writes what sequences are to save, in the engine's iteration, and sets the error of those that it cannot."""
+"""Writes the `save` of each sequence to the store. Called within an iteration. Sets `error` where a write fails."""
 
 Listener = Callable[[], None]
 
-# How much nicer than the event loop the engine's thread is to others (Linux keeps that for each thread).
-_NICER = 10
-# Requests that are passed on without looking for more.
-_TOGETHER = 64
-# The most requests that are run on the event loop.
-_FEW = 8
+# Added to the niceness of the engine thread, so that the event loop has priority (Linux has a niceness per thread).
+_NICENESS = 10
+# With this many requests arrived, they are handed to the engine without another turn of the event loop.
+_ENOUGH_ARRIVED = 64
+# Most requests that are run together on the event loop.
+_MAX_LIGHT_REQUESTS = 8
 
 _LOG = logging.getLogger("elman")
 
@@ -41,10 +41,10 @@ class Engine:
     """Runs the sequences of every open queue.
 
     Args:
-        max_queue: most sequences that may be unfinished at once; beyond it `submit` raises Overloaded.
-        max_queue_seconds: most work that may be unfinished at once, by the calibrated cost of each sequence.
-        commit: called once an iteration with the sequences that are done and have something to save.
-        light_saves: whether it takes so little time that it may be called on the event loop.
+        max_queue: most unfinished sequences; beyond it `submit` raises Overloaded.
+        max_queue_seconds: most unfinished work in seconds, by the calibrated cost of each sequence.
+        commit: called once per iteration with the sequences that are done and have something to save.
+        light_saves: True if `commit` is fast enough to be called on the event loop.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Engine:
         self._pending_seconds = 0.0
         self._arrived: list[_Arrival] = []
         self._num_seen = 0
-        # What the engine thread is to take in; None to close.
+        # New sequences for the engine thread; None stops it.
         self._inbox: SimpleQueue[list[_Arrival] | None] = SimpleQueue()
         self._requests: set[PendingRequest] = set()
         self._num_pending = 0
@@ -77,7 +77,7 @@ class Engine:
 
     @property
     def pending_seconds(self) -> float:
-        """What is submitted and not answered, in seconds of work by the calibrated costs."""
+        """The work that is submitted and not answered, in seconds by the calibrated costs."""
         return self._pending_seconds
 
     @property
@@ -93,7 +93,7 @@ class Engine:
         self._thread.start()
 
     def submit(self, queue: ModelQueue, sequences: list[Sequence]) -> AwaitedRequest:
-        """As `begin`, for a task that waits: what is returned has a future of the sequences."""
+        """Like `begin`, for a task: the request that is returned has a future to await."""
         assert self._loop is not None, "the engine was not started"
         pending = AwaitedRequest(queue, sequences, self._loop.create_future())
         self.begin(pending)
@@ -102,9 +102,9 @@ class Engine:
     def begin(self, pending: PendingRequest) -> None:
         """Queue the sequences of one request, each of at least one step. Called on the event loop.
 
-        Its `finish` is called once, on a later turn of the loop.
+        `pending.finish` is called once, on a later turn of the loop.
 
-        Raises Overloaded where the queue has no room for all of them, and Draining once the engine stops.
+        Raises Overloaded if the queue has no room for all of them, and Draining once the engine stops.
         """
         if self._draining:
             raise Draining("the server is stopping and takes no new work", retry_after=1)
@@ -119,17 +119,18 @@ class Engine:
         for place, sequence in enumerate(sequences):
             sequence.place = place
             sequence.request = pending
-        # The engine is woken once the event loop has turned round: what arrived together then runs together, and the
-        # two threads change places once a turn and not once a request.
+        # The engine thread is woken on the next turn of the event loop. Requests that arrive in one turn then share a
+        # batch, and the threads switch once per turn and not once per request.
         if not self._arrived:
-            self._loop.call_soon(self._pass_on)
+            self._loop.call_soon(self._dispatch)
         self._arrived.append((queue, sequences))
 
-    def _pass_on(self) -> None:
-        if self._num_seen < len(self._arrived) < _TOGETHER and self._loop is not None:
-            # The last turn brought more, and the next may too: the engine would only compete with it for the core.
+    def _dispatch(self) -> None:
+        if self._num_seen < len(self._arrived) < _ENOUGH_ARRIVED and self._loop is not None:
+            # The last turn brought more requests, so wait for another one. The engine thread would only take the
+            # core away from the event loop.
             self._num_seen = len(self._arrived)
-            self._loop.call_soon(self._pass_on)
+            self._loop.call_soon(self._dispatch)
             return
         self._num_seen = 0
         arrived, self._arrived = self._arrived, []
@@ -141,20 +142,21 @@ class Engine:
             self._inbox.put(arrived)
 
     def _is_light(self, arrived: list[_Arrival]) -> bool:
-        """Whether the engine thread has nothing to do and what arrived is sooner done than handed over.
+        """True if the engine thread is idle and the run is shorter than handing it to that thread.
 
-        What is pending is counted until it is delivered here, which is the last that the engine thread does with it.
+        The thread is idle if nothing but `arrived` is pending: a sequence counts as pending until it is delivered.
         """
-        if len(arrived) > _FEW:
+        if len(arrived) > _MAX_LIGHT_REQUESTS:
             return False
         queue = arrived[0][0]
-        sequences = [one for other, some in arrived for one in some if other is queue]
-        if len(sequences) != self._num_pending:  # for other queues, or under way
+        sequences = [sequence for other, added in arrived for sequence in added if other is queue]
+        if len(sequences) != self._num_pending:  # others are for another queue, or with the engine thread
             return False
-        return queue.is_light(sequences) and (self._light_saves or not any([one.save is not None for one in sequences]))
+        saves = any([sequence.save is not None for sequence in sequences])
+        return queue.is_light(sequences) and (self._light_saves or not saves)
 
     def _run_here(self, arrived: list[_Arrival]) -> None:
-        """Run what arrived on the event loop, while the engine thread waits for work."""
+        """Run on the event loop, while the engine thread waits for work."""
         queue = arrived[0][0]
         for _, sequences in arrived:
             queue.add(sequences)
@@ -163,23 +165,24 @@ class Engine:
         if len(queue.scheduler):
             self._inbox.put([(queue, [])])
 
-    def _check_room(self, more: int, seconds: float) -> None:
-        if self._num_pending + more > self.max_queue:
+    def _check_room(self, num_sequences: int, seconds: float) -> None:
+        if self._num_pending + num_sequences > self.max_queue:
             raise Overloaded(
-                f"{self._num_pending} sequences are queued and {more} more would pass {self.max_queue}",
+                f"{self._num_pending} sequences are queued; {num_sequences} more would exceed the limit of "
+                f"{self.max_queue}",
                 retry_after=max(1, math.ceil(self._pending_seconds / 2)),
             )
         excess = self._pending_seconds + seconds - self.max_queue_seconds
-        # What alone is more than the queue takes is let in when there is nothing else.
+        # A request that exceeds the limit alone is accepted when the queue is empty.
         if excess > 0 and self._num_pending:
             raise Overloaded(
-                f"{self._pending_seconds:.1f} seconds of work are queued and {seconds:.1f} more would pass "
-                f"{self.max_queue_seconds:g}",
+                f"{self._pending_seconds:.1f} seconds of work are queued; {seconds:.1f} more would exceed the limit "
+                f"of {self.max_queue_seconds:g}",
                 retry_after=max(1, math.ceil(min(excess, self._pending_seconds))),
             )
 
     async def drain(self, timeout: float) -> None:
-        """Take no new work, and wait up to `timeout` seconds for what is queued."""
+        """Refuse new work, and wait up to `timeout` seconds for the queued sequences."""
         self._draining = True
         self._idle = asyncio.Event()
         if self._num_pending:
@@ -194,7 +197,7 @@ class Engine:
         if self._thread is not None:
             self._thread.join()
         self._arrived = []
-        error = Draining("the server stopped before this was done", retry_after=1)
+        error = Draining("the server stopped before this request was done", retry_after=1)
         requests, self._requests = self._requests, set()
         for pending in requests:
             pending.finish(error)
@@ -202,8 +205,8 @@ class Engine:
     # The engine thread
 
     def _work(self) -> None:
-        _yield_to_the_event_loop()
-        queues: deque[ModelQueue] = deque()  # those with work, in turn
+        _lower_priority()
+        queues: deque[ModelQueue] = deque()  # the queues with work, next one first
         while self._take_in(queues):
             queue = queues.popleft()
             done, listeners = self._iterate(queue)
@@ -213,10 +216,10 @@ class Engine:
                 self._hand_back(done, listeners)
 
     def _iterate(self, queue: ModelQueue) -> tuple[list[Sequence], list[Listener]]:
-        """One iteration of a queue: the sequences that are done, and who is to be told of those that were fed on."""
+        """One iteration of a queue: the sequences that are done, and the listeners of those that were fed."""
         try:
             done, fed = queue.iterate(time.monotonic())
-        except Exception:  # a defect must fail its queue and not the engine
+        except Exception:  # a defect fails its queue, not the engine
             _LOG.exception("the engine failed on %s", queue.model.name)
             done, fed = queue.fail(), []
         self._save([sequence for sequence in done if sequence.save is not None and sequence.error is None])
@@ -227,13 +230,13 @@ class Engine:
             return
         try:
             self._commit(sequences)
-        except Exception:  # a defect must fail what it was to save and not the engine
+        except Exception:  # a defect fails these sequences, not the engine
             _LOG.exception("saving failed")
             for sequence in sequences:
                 sequence.error = sequence.error or Internal("the step was not saved")
 
     def _take_in(self, queues: deque[ModelQueue]) -> bool:
-        """Move what arrived into the queues, waiting where there is nothing to do. False once closing."""
+        """Move new sequences from the inbox into the queues. Waits if no queue has work. False once closing."""
         inbox = self._inbox
         while not queues or not inbox.empty():
             arrived = inbox.get()
@@ -250,7 +253,7 @@ class Engine:
         try:
             self._loop.call_soon_threadsafe(self._deliver, done, listeners)
         except RuntimeError:
-            pass  # the loop closed under a request that nobody waits for any more
+            pass  # the event loop is closed, so nobody waits for these
 
     # The event loop
 
@@ -259,22 +262,22 @@ class Engine:
             listener()
         self._num_pending -= len(done)
         for sequence in done:
-            # Not kept on the sequence: the two would hold each other, and with them all that they read and gave.
+            # Cut the reference cycle between request and sequence, which would keep their arrays alive.
             pending, sequence.request = sequence.request, None
-            assert isinstance(pending, PendingRequest), "what is done was submitted"
+            assert isinstance(pending, PendingRequest), "begin() sets the request"
             pending.num_pending -= 1
-            if pending.num_pending or pending not in self._requests:  # or closed meanwhile
+            if pending.num_pending or pending not in self._requests:  # not in it: closed meanwhile
                 continue
             self._requests.remove(pending)
             self._pending_seconds -= pending.seconds
             pending.finish(None)
         if not self._num_pending:
-            self._pending_seconds = 0.0  # and with it whatever rounding left
+            self._pending_seconds = 0.0  # removes rounding errors
             if self._idle is not None:
                 self._idle.set()
 
 
-def _yield_to_the_event_loop() -> None:
-    """Where both want one core, the event loop goes first: it is soon done, and what it hands over runs together."""
+def _lower_priority() -> None:
+    """Give the event loop priority over this thread. Its turns are short, and what it collects shares a batch."""
     with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)

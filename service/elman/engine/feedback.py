@@ -1,4 +1,4 @@
-"""What feeds a sequence on: its next input, made from its last output."""
+"""Feedback of an autoregressive sequence: makes its next input from its last output."""
 
 from typing import Protocol
 
@@ -6,16 +6,16 @@ from elman.repository.network import Array
 
 
 class Feedback(Protocol):
-    """Makes the next step of one sequence. Called on the engine's thread, many rows at a time."""
+    """Makes the next inputs of one sequence. Called by the engine, for many rows at a time."""
 
     def feed(self, feedbacks: "list[Feedback]", outputs: Array) -> list[Array | None]:
         """The next inputs of several rows.
 
         Args:
-            feedbacks: those of the rows, all of the class of this one, which is the first.
+            feedbacks: one per row, all of one class; the first is `self`.
             outputs: the last output of each, `(rows, output_size)`.
 
         Returns:
-            for each the steps to read next, `(1, features)` or `(1,)` as the network takes them, or None where the
-            row is done.
+            for each row the steps to read next, `(1, features)` or `(1,)` as the network takes them; None if the row
+            is done.
         """

@@ -1,8 +1,8 @@
 """Forecasting: the last output, in the data's own units, is the next step's input.
 
-A sampled path adds to each step one row of the residuals that training left in the spec, drawn as `randomness` says:
-row floor(u * rows). The path without them is the point forecast. (After the sieve bootstrap: P. Bühlmann, "Sieve
-bootstrap for time series", Bernoulli 3, 1997.)
+The spec of a model holds the residuals of its training. A sampled path adds one of their rows to each step: row
+floor(u * rows), with u from `randomness`. A path without residuals is the point forecast. (After the sieve bootstrap:
+P. Bühlmann, "Sieve bootstrap for time series", Bernoulli 3, 1997.)
 """
 
 from dataclasses import dataclass, field
@@ -19,12 +19,12 @@ class ForecastPlan:
     """What all paths of one forecast share.
 
     Attributes:
-        horizon: values wanted.
-        future: input rows that follow, float32 `(horizon - 1, features)`, in which what is known ahead stands already.
-        target: the features that the outputs are.
-        mean, std: outputs are in the data's units after `output * std + mean`; float64 `(outputs,)`.
-        residuals: float64 `(rows, outputs)`; none leaves every path at the point forecast.
-        minimum: values are held at this or above.
+        horizon: number of steps to forecast.
+        future: the next input rows, float32 `(horizon - 1, features)`. Features known ahead are filled in already.
+        target: for each output, the index of the input feature that it predicts.
+        mean, std: `output * std + mean` is in the data's units; float64 `(outputs,)`.
+        residuals: float64 `(rows, outputs)`; without rows every path is the point forecast.
+        minimum: smaller values are raised to this.
         seed: below 2**64.
     """
 
@@ -40,12 +40,13 @@ class ForecastPlan:
 
 @dataclass(eq=False, slots=True)
 class SamplePath:
-    """One path into the future.
+    """One path of a forecast.
 
     Attributes:
-        plan: what it shares with others.
+        plan: what it shares with the other paths.
         path: its number; None for the point forecast.
-        values: float64 `(horizon, outputs)`, of which the first `length` are there.
+        length: steps forecast so far.
+        values: float64 `(horizon, outputs)`; the first `length` rows are filled.
     """
 
     plan: ForecastPlan
@@ -57,12 +58,12 @@ class SamplePath:
         self.values = np.zeros((self.plan.horizon, len(self.plan.target)))
 
     def feed(self, feedbacks: list[Feedback], outputs: Array) -> list[Array | None]:
-        """As `Feedback.feed`: each row's next inputs, `(1, features)`."""
-        paths = [one for one in feedbacks if isinstance(one, SamplePath)]
-        return [path.take(value) for path, value in zip(paths, move(paths, outputs), strict=True)]
+        """Like `Feedback.feed`; the next inputs of each row are `(1, features)`."""
+        paths = [path for path in feedbacks if isinstance(path, SamplePath)]
+        return [path.take(value) for path, value in zip(paths, next_values(paths, outputs), strict=True)]
 
     def take(self, value: Array) -> Array | None:
-        """Add a value. The inputs to go on with, or None where that was the last."""
+        """Add a value `(outputs,)`. Returns the next inputs, or None after the last value."""
         plan, at = self.plan, self.length
         self.values[at] = value
         self.length += 1
@@ -73,13 +74,13 @@ class SamplePath:
         return inputs
 
 
-def move(paths: list[SamplePath], outputs: Array) -> Array:
-    """The next value of each path in the data's units, float64 `(paths, outputs)`, of outputs of that shape."""
+def next_values(paths: list[SamplePath], outputs: Array) -> Array:
+    """The next value of each path in the data's units, float64 `(paths, outputs)`; `outputs` has the same shape."""
     values: Array = outputs.astype(np.float64)
-    courses = [path.plan for path in paths]
-    values = values * np.stack([plan.std for plan in courses]) + np.stack([plan.mean for plan in courses])
+    plans = [path.plan for path in paths]
+    values = values * np.stack([plan.std for plan in plans]) + np.stack([plan.mean for plan in plans])
     u = uniforms(
-        np.array([plan.seed for plan in courses], np.uint64),
+        np.array([plan.seed for plan in plans], np.uint64),
         np.array([path.path or 0 for path in paths], np.uint64),
         np.array([path.length for path in paths], np.uint64),
     )

@@ -1,4 +1,4 @@
-"""State as bytes: every tensor of a row, one after the other, so that a state can be stored, sealed and moved."""
+"""State as bytes: all state tensors of a row, one after the other, to be stored or put into a token."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from elman.repository.network import Array, Network
 
 
 class Packing:
-    """Turns the state arrays of a batch into one block of bytes a row, and back.
+    """Turns the state arrays of a batch into one block of bytes per row, and back.
 
     A packed state holds the tensors in the network's order, each row-major, little-endian, without the batch axis.
     """
@@ -17,18 +17,18 @@ class Packing:
         self.nbytes = sum(self._sizes)
 
     def pack(self, values: list[Array], rows: list[int]) -> list[bytes]:
-        """The states of some rows, of arrays with the batch on the axis of each."""
+        """The packed states of `rows`. `values` holds one array per state tensor, with its batch axis."""
         if not self._states:
             return [b""] * len(rows)
         parts = []
         for state, value in zip(self._states, values, strict=True):
-            taken = np.moveaxis(value.take(rows, axis=state.batch_axis), state.batch_axis, 0)
-            parts.append(np.ascontiguousarray(taken).reshape(len(rows), -1).view(np.uint8))
+            selected = np.moveaxis(value.take(rows, axis=state.batch_axis), state.batch_axis, 0)
+            parts.append(np.ascontiguousarray(selected).reshape(len(rows), -1).view(np.uint8))
         block = (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)).tobytes()
         return [block[at : at + self.nbytes] for at in range(0, len(block), self.nbytes)]
 
     def unpack(self, states: list[bytes]) -> list[Array]:
-        """Packed states as arrays with the batch on the axis of each. The inverse of `pack`."""
+        """The inverse of `pack`: one array per state tensor, with its batch axis."""
         if not self._states:
             return []
         block = np.frombuffer(b"".join(states), np.uint8).reshape(len(states), self.nbytes)
@@ -40,7 +40,7 @@ class Packing:
         return values
 
     def trace(self, states: list[bytes]) -> dict[str, Array]:
-        """Packed states, one a step, by the name of each tensor: `(steps, numbers)` in its dtype."""
+        """Packed states, one per step, as an array per tensor name: `(steps, numbers)` in the tensor's dtype."""
         values = self.unpack(states)
         return {
             state.name: np.ascontiguousarray(np.moveaxis(value, state.batch_axis, 0)).reshape(len(states), -1)

@@ -11,10 +11,10 @@ class PendingRequest:
     """The sequences of one request.
 
     Attributes:
-        queue: of the model that runs them.
+        queue: the queue of the model that runs them.
         sequences: each of at least one step.
         num_pending: how many of them are not done. The engine counts.
-        seconds: what they cost, by the calibration of the model. The engine sets it.
+        seconds: their calibrated cost. The engine sets it.
     """
 
     __slots__ = ("num_pending", "queue", "seconds", "sequences")
@@ -26,17 +26,17 @@ class PendingRequest:
         self.seconds = 0.0
 
     def finish(self, error: ElmanError | None) -> None:
-        """Called once on the event loop: all sequences are done, or `error` kept them from it. Must not raise."""
+        """Called once on the event loop. With `error` None all sequences are done. Must not raise."""
         raise NotImplementedError
 
     def cancel(self) -> None:
-        """Give up what has not run yet."""
+        """Cancel the sequences: they do not run again."""
         for sequence in self.sequences:
             sequence.cancelled = True
 
 
 class AwaitedRequest(PendingRequest):
-    """A request whose sequences a task waits for."""
+    """A request with a future that a task awaits."""
 
     __slots__ = ("future",)
 

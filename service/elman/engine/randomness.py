@@ -1,7 +1,7 @@
-"""Random numbers by their place: the same for a seed, whatever runs beside it and in whatever order.
+"""Counter-based random numbers: a number depends on seed, path and step only, not on the order of the runs.
 
-The number of path `i` at step `t` is output `i * 2**32 + t` of the generator SplitMix64 started at the seed (G. Steele,
-D. Lea and C. Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014), its upper 53 bits over 2**53.
+The number of path `i` at step `t` is output `i * 2**32 + t` of the generator SplitMix64 with that seed (G. Steele, D.
+Lea and C. Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014), its upper 53 bits divided by 2**53.
 """
 
 import numpy as np
@@ -14,10 +14,10 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def uniforms(seeds: Array, paths: Array, steps: Array) -> Array:
-    """Numbers in [0, 1), float64 `(rows,)`, of uint64 `(rows,)` each."""
+    """Numbers in [0, 1), float64 `(rows,)`. The arguments are uint64 `(rows,)`."""
     with np.errstate(over="ignore"):
-        place = (paths << np.uint64(32)) + steps + np.uint64(1)
-        z = seeds + place * _GOLDEN
+        counter = (paths << np.uint64(32)) + steps + np.uint64(1)
+        z = seeds + counter * _GOLDEN
         z = (z ^ (z >> np.uint64(30))) * _MIX_1
         z = (z ^ (z >> np.uint64(27))) * _MIX_2
         z = z ^ (z >> np.uint64(31))

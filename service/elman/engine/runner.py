@@ -1,4 +1,4 @@
-"""Runs batches: gathers inputs and state, runs the network, scatters state and hands out outputs."""
+"""Runs batches: gathers inputs and states, runs the network, scatters states and outputs."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -18,10 +18,10 @@ _FIRST_SLOTS = 64
 
 
 class Runner:
-    """One model's network and the state of its running sequences, a slot each in one array a state tensor.
+    """One model's network and the states of its running sequences.
 
-    Slot 0 holds the initial state, which every new sequence reads; a sequence gets a slot of its own when a run
-    leaves it unfinished, so that one that is done in a single run never has one.
+    There is one array per state tensor, with a slot for each running sequence. Slot 0 holds the initial state, which
+    new sequences read. A sequence gets its own slot when a run leaves it unfinished, so most short sequences need none.
     """
 
     def __init__(self, model: Model) -> None:
@@ -43,15 +43,11 @@ class Runner:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the state arrays."""
+        """Size of the state arrays."""
         return sum(states.nbytes for states in self._states)
 
     def run(self, batch: Batch) -> None:
-        """Advance a batch.
-
-        Outputs, and final states where they are wanted, are left on each sequence; one that the graph fails on has
-        its error set.
-        """
+        """Advance a batch. Sets outputs and requested states on each sequence, or `error` if the graph fails."""
         self._admit(batch.sequences)
         try:
             self._advance(batch.sequences, batch.counts)
@@ -59,18 +55,18 @@ class Runner:
             self._advance_singly(batch)
 
     def release(self, sequences: Iterable[Sequence]) -> None:
-        """Give back the slots of sequences that are done or given up."""
+        """Free the slots of sequences that are done or cancelled."""
         for sequence in sequences:
             if sequence.slot != INITIAL_SLOT:
                 self._free.append(sequence.slot)
                 sequence.slot = INITIAL_SLOT
 
     def _admit(self, sequences: list[Sequence]) -> None:
-        """Put the states that sequences bring along into slots."""
-        arriving = [one for one in sequences if one.state is not None and one.slot == INITIAL_SLOT]
+        """Put the states that new sequences start from into slots."""
+        arriving = [s for s in sequences if s.state is not None and s.slot == INITIAL_SLOT]
         if not arriving or not self._states:
             return
-        values = self.packing.unpack([one.state for one in arriving if one.state is not None])
+        values = self.packing.unpack([sequence.state for sequence in arriving if sequence.state is not None])
         slots = []
         for sequence in arriving:
             sequence.slot = self._take_slot()
@@ -120,31 +116,31 @@ class Runner:
             for row, sequence, steps in zip(data, sequences, counts, strict=True):
                 cursor = sequence.cursor
                 row[:steps] = sequence.inputs[cursor : cursor + steps]
-        except ValueError as error:  # inputs of another shape than the first one's are to fail alone
+        except ValueError as error:  # inputs of different shapes: the rows are then run one by one
             raise RuntimeFailure(str(error), None) from None
         return data
 
     def _scatter(self, plan: "_Plan", after: list[Array]) -> None:
-        """Keep the state of the rows that go on, and give it to those that end and want it."""
+        """Store the states of unfinished rows in slots, and hand out final states and traces."""
         sequences = plan.sequences
-        if plan.going:
+        if plan.unfinished:
             slots = []
-            for row in plan.going:
+            for row in plan.unfinished:
                 sequence = sequences[row]
                 if sequence.slot == INITIAL_SLOT:
                     sequence.slot = self._take_slot()
                 slots.append(sequence.slot)
             for axis, states, value in zip(self._axes, self._states, after, strict=True):
-                states[_at(axis, slots)] = value.take(plan.going, axis=axis)
-        if plan.kept:
-            for row, state in zip(plan.kept, self.packing.pack(after, plan.kept), strict=True):
+                states[_at(axis, slots)] = value.take(plan.unfinished, axis=axis)
+        if plan.final:
+            for row, state in zip(plan.final, self.packing.pack(after, plan.final), strict=True):
                 sequences[row].final_state = state
         if plan.traced:
             for row, state in zip(plan.traced, self.packing.pack(after, plan.traced), strict=True):
                 sequences[row].trace.append(state)
 
     def _advance_singly(self, batch: Batch) -> None:
-        """After a batch failed: each row by itself, so that only the one at fault fails."""
+        """After a batch failed: run each row alone, so that only the faulty one fails."""
         for sequence, steps in zip(batch.sequences, batch.counts, strict=True):
             try:
                 self._advance([sequence], [steps])
@@ -167,33 +163,33 @@ class Runner:
 
 
 class _Plan:
-    """What becomes of a run: whose state goes on, and which outputs go to whom.
+    """The rows whose states are kept after a run, and the outputs that each sequence gets.
 
-    Each step's output where steps are wanted, that of the last one of a row that ends where it is not.
+    A sequence that returns `steps` gets the output of each step, any other one that of its last step.
     """
 
     def __init__(self, sequences: list[Sequence], counts: list[int]) -> None:
         self.sequences = sequences
-        self.going: list[int] = []
-        self.kept: list[int] = []
+        self.unfinished: list[int] = []
+        self.final: list[int] = []
         self.traced: list[int] = []
-        self._takers: list[tuple[Sequence, int]] = []
+        self._receivers: list[tuple[Sequence, int]] = []
         self._rows: list[int] = []
         self._steps: list[int] = []
         for row, (sequence, steps) in enumerate(zip(sequences, counts, strict=True)):
             ends = steps == sequence.remaining
             if not ends or sequence.feedback is not None:
-                self.going.append(row)
+                self.unfinished.append(row)
             if ends and sequence.keep_state:
-                self.kept.append(row)
+                self.final.append(row)
             if sequence.keep_trace:
                 self.traced.append(row)
             if sequence.returns == "steps" and sequence.feedback is None:
-                self._takers.append((sequence, steps))
+                self._receivers.append((sequence, steps))
                 self._rows += [row] * steps
                 self._steps += range(steps)
             elif ends:
-                self._takers.append((sequence, 1))
+                self._receivers.append((sequence, 1))
                 self._rows.append(row)
                 self._steps.append(steps - 1)
 
@@ -202,17 +198,20 @@ class _Plan:
         return np.array([self._rows, self._steps], np.int64).T.copy()
 
     def hand_out(self, outputs: Array) -> None:
-        """Give `(selected, output_size)` to those who wanted it."""
-        for sequence, rows in self._shares(outputs):
+        """Give the selected outputs, `(selected, output_size)`, to their sequences."""
+        for sequence, rows in self._split(outputs):
             if sequence.feedback is None:
                 sequence.outputs.append(rows)
             else:
                 sequence.last_output = rows[-1]
 
     def hand_out_heads(self, network: Network, heads: list[Array]) -> None:
-        """Give `(selected, size)` of each head to those who wanted them: of a `final` one the row that ends."""
+        """Give the selected rows of each head, `(selected, size)`, to the sequences that want them.
+
+        Of a `final` head only the last row is given.
+        """
         for at, (head, outputs) in enumerate(zip(network.heads, heads, strict=True)):
-            for sequence, rows in self._shares(outputs):
+            for sequence, rows in self._split(outputs):
                 if not sequence.heads:
                     continue
                 if not sequence.head_outputs:
@@ -222,19 +221,19 @@ class _Plan:
                 else:
                     sequence.head_outputs[at].append(rows)
 
-    def _shares(self, outputs: Array) -> Iterator[tuple[Sequence, Array]]:
-        """The rows of an output, by whom they are for."""
-        if len(self._takers) == 1:
-            # It is run alone, perhaps with an output on a clock of its own.
-            sequence, steps = self._takers[0]
+    def _split(self, outputs: Array) -> Iterator[tuple[Sequence, Array]]:
+        """Each sequence with its rows of an output."""
+        if len(self._receivers) == 1:
+            # A sequence that is run alone may have an output with another number of steps.
+            sequence, steps = self._receivers[0]
             yield sequence, outputs if sequence.returns == "steps" and sequence.feedback is None else outputs[-steps:]
             return
         at = 0
-        for sequence, steps in self._takers:
+        for sequence, steps in self._receivers:
             yield sequence, outputs[at : at + steps]
             at += steps
 
 
 def _at(axis: int, slots: int | list[int]) -> Any:
-    """The index of some slots, on the batch axis of a state array."""
+    """The index of slots on the batch axis of a state array."""
     return (*(slice(None),) * axis, slots)

@@ -1,8 +1,8 @@
-"""Which sequences advance next, and by how many steps. Pure: no clock, no arrays, no I/O.
+"""Decides which sequences advance next, and by how many steps. Pure: no clock, no arrays, no I/O.
 
-Continuous batching: sequences join and leave between chunks of steps, so nothing waits for a batch to fill and
-nothing short waits for something long (after Orca, OSDI 2022, and E-BATCH, TACO 2021, which tunes the steps of a
-batch; the levels of service are those of a multi-level feedback queue).
+Continuous batching: sequences join and leave between chunks of steps. No sequence waits for a batch to fill, and no
+short sequence waits for a long one to finish. (After Orca, OSDI 2022, and E-BATCH, TACO 2021, which tunes the number of
+steps of a batch. The levels are those of a multi-level feedback queue.)
 """
 
 import heapq
@@ -18,27 +18,27 @@ from elman.repository.calibration import Calibration
 
 Grouping = Literal["ragged", "equal", "alone"]
 
-# Steps that a sequence is served before newer ones go first; each further level lasts twice as long.
+# Steps of level 0: a sequence that has done more of them moves to the next level, which lasts twice as long.
 _LEVEL_STEPS = 256
-# Sequences of one request that go with the first; each further level holds twice as many, so that a request of
-# thousands is not in the way of one that comes after it.
+# Sequences of one request that start at level 0. The next level takes twice as many, and so on, so that a request with
+# thousands of sequences does not block the requests after it.
 _LEVEL_PLACES = 64
-# Where a run takes one row, every so many runs are for whoever would come last.
-_LAST_TURN = 8
-# How often all that waits is looked over for what is late or given up.
+# If a run has only one row, every eighth run goes to a lower level.
+_LOW_LEVEL_TURN = 8
+# Seconds between two searches of the whole queue for late or cancelled sequences.
 _SWEEP_SECONDS = 0.5
-# Sequences run whole share a batch when none is shorter than this share of the longest.
-_ALIKE = 0.75
-# How far down the queue a batch looks for sequences that go well together: in batches, and where they are run whole.
-_LOOK = 4
-_LOOK_WHOLE = 256
-# How much longer a run may take for others than the sequences that it is made for.
+# Sequences that are run whole share a batch if the shorter has at least this fraction of the longer one's steps.
+_MIN_LENGTH_RATIO = 0.75
+# How many queued sequences are considered for a batch: in multiples of its rows, and when sequences are run whole.
+_CANDIDATE_BATCHES = 4
+_CANDIDATES_WHOLE = 256
+# By which fraction lower-ranked sequences may prolong a run.
 _SLOWDOWN = 0.5
-# Chunks within which a sequence ends soon.
-_SOON = 4
-# How long a run may be where nothing ends soon, over what it costs before its first step: where what does end soon
-# comes all the time, and where none of it has come for so many runs.
-_FIXED_SHARES_BUSY, _FIXED_SHARES_QUIET = 3, 10
+# A sequence is short if it ends within this many chunks.
+_SHORT_CHUNKS = 4
+# The longest run of long sequences, in multiples of its fixed cost (before the first step). The longer limit holds once
+# no short sequence has arrived for _QUIET_RUNS runs.
+_FIXED_COSTS_BUSY, _FIXED_COSTS_QUIET = 3, 10
 _QUIET_RUNS = 200
 
 _TRACED = attrgetter("keep_trace")
@@ -50,10 +50,10 @@ class Policy:
 
     Attributes:
         max_batch: most rows of a run.
-        max_chunk: most steps of a run, for sequences that can be cut.
-        chunked: whether a sequence may be cut and carried on.
-        steps_singly: whether a sequence whose every output is wanted must advance one step a run.
-        grouping: `ragged`: lengths may differ; `equal`: all rows advance by the same number of steps; `alone`.
+        max_chunk: most steps of a run, if the model is chunked.
+        chunked: True if a sequence may be run in several chunks.
+        steps_singly: True if a sequence that returns `steps` must advance one step per run.
+        grouping: `ragged`: lengths may differ; `equal`: all rows advance by the same number of steps; `alone`: one row.
         cost: the calibrated cost of a run.
     """
 
@@ -79,41 +79,41 @@ class Batch:
 
 
 class Scheduler:
-    """Holds the unfinished sequences of one model and says which run next.
+    """Holds the unfinished sequences of one model and chooses which run next.
 
-    Order: priority, then least served (by levels that double, so that work of one kind is finished in order of
-    arrival and not all at once at the end), then earliest deadline, then arrival. A deadline does not come before
-    service, or a long sequence with one would hold up every short one. One row of each run is for whoever would come
-    last, so that what is long goes on however much that is short arrives.
+    Sequences are ordered by priority, then level, then deadline, then arrival. The level grows with the steps done;
+    each level lasts twice as long as the one before. So sequences of similar length finish in order of arrival, and not
+    all at once at the end. The level comes before the deadline: otherwise a long sequence with a deadline would block
+    all short ones. Each batch keeps one row for a lower level, so that long sequences are never starved.
 
-    Of those that stand alike in that order, a batch is the first and those nearest to it in what they have left to do,
-    since what ends together leaves no row to run empty. Whoever comes after them in that order goes along as far as
-    there is room and the first are not held up much.
+    A batch takes the first sequence, and those of the same rank whose remaining steps are closest to its own: if rows
+    end together, none is run on as padding. Lower-ranked sequences fill the free rows, as long as they do not prolong
+    the run too much.
     """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self._queues: dict[Rank, deque[Sequence]] = {}
         self._ranks: list[Rank] = []  # a heap of the keys of _queues
-        # What the batch that runs was taken from, in order.
+        # The sequences that were popped for the current batch, in order. Not all of them are in the batch.
         self._taken: list[Sequence] = []
-        self._given_up: list[Sequence] = []
+        self._dropped: list[Sequence] = []
         self._num_queued = 0
         self._turns = 0
         self._runs_since_short = 0
         self._next_sweep = 0.0
 
     def __len__(self) -> int:
-        return self._num_queued + len(self._given_up)
+        return self._num_queued + len(self._dropped)
 
     @property
     def num_waiting(self) -> int:
-        """Sequences that no run has touched yet."""
-        return sum(1 for queue in self._queues.values() for one in queue if not (one.cursor or one.served))
+        """Sequences that have not advanced yet."""
+        return sum(1 for queue in self._queues.values() for s in queue if not (s.cursor or s.served))
 
     @property
     def num_running(self) -> int:
-        """Sequences that some run has advanced and that are not done."""
+        """Sequences that have advanced and are not done."""
         return self._num_queued - self.num_waiting
 
     def add(self, sequence: Sequence) -> None:
@@ -121,37 +121,37 @@ class Scheduler:
         sequence.rank = _rank_of(sequence)
         self._queue_of(sequence.rank).append(sequence)
         self._num_queued += 1
-        if len(sequence.inputs) <= _SOON * self.policy.max_chunk:
+        if len(sequence.inputs) <= _SHORT_CHUNKS * self.policy.max_chunk:
             self._runs_since_short = 0
 
     def schedule(self, now: float) -> Batch | None:
-        """Take the next batch; None where nothing is ready. Sequences taken come back through `update`."""
+        """Take the next batch; None if there is none. Its sequences come back through `update`."""
         self._sweep(now)
         self._runs_since_short += 1
         policy = self.policy
-        last = self._pop_last(now)
-        others = [] if last is None else [last]
+        low = self._pop_low_level(now)
+        others = [] if low is None else [low]
         room = (1 if policy.grouping == "alone" else policy.max_batch) - len(others)
-        seen = self._look(now, room)
-        first = self._choose(seen, room)
-        self._taken = seen + others
+        candidates = self._pop_candidates(now, room)
+        first = self._choose(candidates, room)
+        self._taken = candidates + others
         if not first:
             first, others = others, []
         if not first:
             return None
         chunk = self._chunk(first)
-        if policy.chunked and len(first) == len(seen):
+        if policy.chunked and len(first) == len(candidates):
             more = self._pop_others(now, first, chunk, room - len(first))
             self._taken += more
             others += more
         return Batch(first + others, self._counts(first, others, chunk))
 
     def update(self, batch: Batch | None) -> list[Sequence]:
-        """Take back a batch that ran: what is unfinished queues again, the rest is returned.
+        """Take back a batch that ran: unfinished sequences are queued again, the others are returned.
 
-        Sequences given up since the last call are returned too, with their error set.
+        Sequences that were dropped since the last call are returned too, with their error set.
         """
-        done, self._given_up = self._given_up, []
+        done, self._dropped = self._dropped, []
         for sequence, steps in zip(batch.sequences, batch.counts, strict=True) if batch else ():
             if sequence.error is None:
                 sequence.cursor += steps
@@ -172,7 +172,7 @@ class Scheduler:
         return queue
 
     def _put_back(self) -> None:
-        """Queue what was taken and is not done, in its order, before those of its rank that came later."""
+        """Queue the taken sequences that are not done, in their order, at the front of their rank."""
         rank: Rank | None = None
         for sequence in reversed(self._taken):
             if sequence.error is None and sequence.remaining:
@@ -183,63 +183,63 @@ class Scheduler:
                 self._num_queued += 1
         self._taken = []
 
-    def _pop(self, now: float, most: int) -> list[Sequence]:
-        """Up to `most` of those that go first: of one priority and level."""
+    def _pop(self, now: float, limit: int) -> list[Sequence]:
+        """The first sequences in order, up to `limit`, all of one priority and level."""
         popped: list[Sequence] = []
         level: tuple[int, int] | None = None
-        while len(popped) < most and (rank := self._first_rank()) is not None:
+        while len(popped) < limit and (rank := self._first_rank()) is not None:
             if popped and rank[:2] != level:
                 break
             level, queue = rank[:2], self._queues[rank]
-            while queue and len(popped) < most:
+            while queue and len(popped) < limit:
                 sequence = queue.popleft()
                 self._num_queued -= 1
                 if sequence.cancelled or sequence.deadline <= now:
-                    self._give_up(sequence)
+                    self._drop(sequence)
                 else:
                     popped.append(sequence)
         return popped
 
-    def _look(self, now: float, room: int) -> list[Sequence]:
-        """Those that a batch may be chosen from, in order."""
+    def _pop_candidates(self, now: float, room: int) -> list[Sequence]:
+        """The sequences that a batch is chosen from, in order."""
         policy = self.policy
         if not room:
             return []
         if policy.chunked:
             rank = self._first_rank()
+            # Sequences with deadlines keep their order, so only those without are chosen from.
             free = rank is not None and rank[2] == inf and policy.grouping != "alone"
-            return self._pop(now, _LOOK * room if free else room)
-        seen = self._pop(now, 1)
-        alike = len(seen)
-        while seen and alike < room and len(seen) < _LOOK_WHOLE and (more := self._pop(now, 1)):
-            seen += more
-            alike += self._alike(seen[0], more[0])
-        return seen
+            return self._pop(now, _CANDIDATE_BATCHES * room if free else room)
+        candidates = self._pop(now, 1)
+        num_similar = len(candidates)
+        while candidates and num_similar < room and len(candidates) < _CANDIDATES_WHOLE and (more := self._pop(now, 1)):
+            candidates += more
+            num_similar += self._similar(candidates[0], more[0])
+        return candidates
 
-    def _choose(self, seen: list[Sequence], room: int) -> list[Sequence]:
-        """The first of some sequences, and as many as there is room for of those that go well with it."""
+    def _choose(self, candidates: list[Sequence], room: int) -> list[Sequence]:
+        """The first candidate, and those that are closest to it in length, up to `room` rows."""
         if not self.policy.chunked:
-            return [one for one in seen if self._alike(seen[0], one)]
-        if len(seen) <= room:
-            return seen
-        # What ends together leaves no row to run empty.
-        length = seen[0].remaining
-        apart = [abs(one.remaining - length) for one in seen]
-        return [seen[index] for index in sorted(range(len(seen)), key=apart.__getitem__)[:room]]
+            return [candidate for candidate in candidates if self._similar(candidates[0], candidate)]
+        if len(candidates) <= room:
+            return candidates
+        length = candidates[0].remaining
+        distances = [abs(candidate.remaining - length) for candidate in candidates]
+        return [candidates[index] for index in sorted(range(len(candidates)), key=distances.__getitem__)[:room]]
 
     def _pop_others(self, now: float, first: list[Sequence], chunk: int, room: int) -> list[Sequence]:
-        """Those that come after the first, as far as they do not hold these up too much."""
+        """Lower-ranked sequences, as many as do not prolong the run of `first` too much."""
         if self.policy.grouping == "ragged":
             cost = self.policy.cost
-            alone = cost.run_seconds(len(first), chunk)
-            room = min(room, int(_SLOWDOWN * alone / (cost.row + chunk * cost.row_step)))
+            seconds = cost.run_seconds(len(first), chunk)
+            room = min(room, int(_SLOWDOWN * seconds / (cost.row + chunk * cost.row_step)))
         others: list[Sequence] = []
         while len(others) < room and (more := self._pop(now, room - len(others))):
             others += more
         return others
 
-    def _pop_last(self, now: float) -> Sequence | None:
-        """One sequence that was served more than those that go first, of each level in turn."""
+    def _pop_low_level(self, now: float) -> Sequence | None:
+        """One sequence of a level after the first one; these levels take turns."""
         if len(self._ranks) < 2 or not self.policy.chunked:
             return None
         first = self._first_rank()
@@ -249,17 +249,17 @@ class Scheduler:
         if not later:
             return None
         self._turns += 1
-        if (self.policy.max_batch == 1 or self.policy.grouping == "alone") and self._turns % _LAST_TURN:
+        if (self.policy.max_batch == 1 or self.policy.grouping == "alone") and self._turns % _LOW_LEVEL_TURN:
             return None
         levels = sorted({rank[1] for rank in later})
-        level = levels[self._turns // _LAST_TURN % len(levels)]
+        level = levels[self._turns // _LOW_LEVEL_TURN % len(levels)]
         queue = self._queues[min(rank for rank in later if rank[1] == level)]
         while queue:
             sequence = queue.popleft()
             self._num_queued -= 1
             if not sequence.cancelled and sequence.deadline > now:
                 return sequence
-            self._give_up(sequence)
+            self._drop(sequence)
         return None
 
     def _first_rank(self) -> Rank | None:
@@ -268,79 +268,78 @@ class Scheduler:
         return self._ranks[0] if self._ranks else None
 
     def _sweep(self, now: float) -> None:
-        """Give up, once a while, what waits far down the queue and is late or cancelled."""
+        """Drop all late or cancelled sequences in the queue, every half second."""
         if now < self._next_sweep:
             return
         self._next_sweep = now + _SWEEP_SECONDS
         for rank, queue in self._queues.items():
-            over = [sequence for sequence in queue if sequence.cancelled or sequence.deadline <= now]
-            if not over:
+            dropped = [sequence for sequence in queue if sequence.cancelled or sequence.deadline <= now]
+            if not dropped:
                 continue
-            self._queues[rank] = deque(one for one in queue if not (one.cancelled or one.deadline <= now))
-            self._num_queued -= len(over)
-            for sequence in over:
-                self._give_up(sequence)
+            self._queues[rank] = deque(s for s in queue if not (s.cancelled or s.deadline <= now))
+            self._num_queued -= len(dropped)
+            for sequence in dropped:
+                self._drop(sequence)
 
-    def _give_up(self, sequence: Sequence) -> None:
+    def _drop(self, sequence: Sequence) -> None:
         done, length = sequence.served + sequence.cursor, sequence.served + sequence.length
         sequence.error = DeadlineExceeded(f"the deadline passed with {done} of {length} steps done")
-        self._given_up.append(sequence)
+        self._dropped.append(sequence)
 
-    def _alike(self, first: Sequence, other: Sequence) -> bool:
+    def _similar(self, first: Sequence, other: Sequence) -> bool:
         if self.policy.grouping == "equal":
             return first.length == other.length
         short, long = sorted((first.length, other.length))
-        return short >= _ALIKE * long
+        return short >= _MIN_LENGTH_RATIO * long
 
-    def _left(self, sequences: list[Sequence]) -> list[int]:
-        """How far one run may advance each of some sequences."""
+    def _max_steps(self, sequences: list[Sequence]) -> list[int]:
+        """The number of steps by which one run may advance each sequence."""
         policy = self.policy
-        left = [one.remaining for one in sequences]
+        limits = [sequence.remaining for sequence in sequences]
         if policy.chunked and (policy.steps_singly or any(map(_TRACED, sequences))):
-            # What is wanted of every step is had from a run a step.
-            singly = [one.keep_trace or (policy.steps_singly and one.returns == "steps") for one in sequences]
-            left = [1 if single else steps for single, steps in zip(singly, left, strict=True)]
-        return left
+            # The state of a step, or its output if the graph gives only the last one, takes a run per step.
+            singly = [s.keep_trace or (policy.steps_singly and s.returns == "steps") for s in sequences]
+            limits = [1 if single else steps for single, steps in zip(singly, limits, strict=True)]
+        return limits
 
     def _counts(self, first: list[Sequence], others: list[Sequence], chunk: int) -> list[int]:
-        """Steps of each row of a run that takes the first as far as `chunk`."""
-        policy, left = self.policy, self._left(first + others)
+        """Steps of each row, in a run that advances `first` by up to `chunk` steps."""
+        policy, limits = self.policy, self._max_steps(first + others)
         if not policy.chunked:
-            return left
+            return limits
         if policy.grouping == "equal":
-            return [min(policy.max_chunk, *left)] * len(left)
+            return [min(policy.max_chunk, *limits)] * len(limits)
         if others:
-            # On for as long as the run costs before its first step, which nobody is spared.
-            chunk = max(chunk, self._chunk_of(1, len(left)))
-        return [steps if steps < chunk else chunk for steps in left]
+            # The steps cost at least as much as the run costs before its first step.
+            chunk = max(chunk, self._chunk_costing(1, len(limits)))
+        return [steps if steps < chunk else chunk for steps in limits]
 
     def _chunk(self, first: list[Sequence]) -> int:
-        """The most steps of a run that is made for some sequences.
+        """The most steps of a run of `first`.
 
-        No more than those that can end in it need, as whoever ends waits for its end. Of what is long, or has been
-        served for long, no more than take a few times what the run costs before its first step, as whoever comes next
-        waits as long.
+        Sequences that end in this run wait for its end, so it is no longer than they need. A run of long sequences is
+        limited to a few times its fixed cost, because new sequences wait until it ends.
         """
-        ends, limit = sorted(self._left(first)), self.policy.max_chunk
-        pace = max([steps for steps in ends if steps <= limit], default=0)
-        if first[0].served + first[0].cursor >= _LEVEL_STEPS or ends[0] > _SOON * limit:
+        ends, limit = sorted(self._max_steps(first)), self.policy.max_chunk
+        last_end = max([steps for steps in ends if steps <= limit], default=0)
+        if first[0].served + first[0].cursor >= _LEVEL_STEPS or ends[0] > _SHORT_CHUNKS * limit:
             quiet = self._runs_since_short > _QUIET_RUNS
-            limit = self._chunk_of(_FIXED_SHARES_QUIET if quiet else _FIXED_SHARES_BUSY, len(ends))
-        elif pace:
-            limit = max(pace, self._chunk_of(1, len(ends)))
+            limit = self._chunk_costing(_FIXED_COSTS_QUIET if quiet else _FIXED_COSTS_BUSY, len(ends))
+        elif last_end:
+            limit = max(last_end, self._chunk_costing(1, len(ends)))
         return self._best_chunk(ends, limit)
 
-    def _chunk_of(self, shares: int, rows: int) -> int:
-        """Steps that take as long as some times what a run costs before its first; at least one."""
+    def _chunk_costing(self, fixed_costs: int, rows: int) -> int:
+        """The number of steps that cost `fixed_costs` times as much as a run before its first step; at least one."""
         cost = self.policy.cost
-        steps = shares * cost.before_steps(rows) / cost.step_seconds(rows)
+        steps = fixed_costs * cost.before_steps(rows) / cost.step_seconds(rows)
         return min(self.policy.max_chunk, max(1, int(steps)))
 
     def _best_chunk(self, ends: list[int], limit: int) -> int:
-        """The chunk that does the most useful steps a second, of rows that end after some steps, ascending.
+        """The chunk with the most useful steps per second. `ends` are the steps that the rows need, ascending.
 
-        Only lengths at which a row ends can be best: in between, a longer chunk adds as many useful steps and
-        shares the fixed cost further. Past the best one the rate only falls, since ever fewer rows are left.
+        Only a length at which a row ends can be best: up to there, each further step is useful for as many rows and
+        the fixed cost is shared by more steps. Beyond the best length the rate only falls, as fewer rows are left.
         """
         cost, rows = self.policy.cost, len(ends)
         fixed, each = cost.before_steps(rows), cost.step_seconds(rows)

@@ -1,4 +1,4 @@
-"""A sequence on its way through the engine."""
+"""A sequence in the engine."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,50 +9,49 @@ from elman.engine.feedback import Feedback
 from elman.errors import ElmanError
 from elman.repository.network import Array
 
-# The slot of the runner's state that new sequences read.
+# The slot that new sequences read their state from.
 INITIAL_SLOT = 0
 
 Return = Literal["final", "steps"]
 
 Rank = tuple[int, int, float]
-"""The scheduler's order: priority, level of service, deadline; the least goes first."""
+"""The scheduler's order: priority, level, deadline. The lowest goes first."""
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """Inputs, how far they have been read, and what is wanted of them.
+    """The inputs of a sequence, its progress, and its results.
 
     Attributes:
-        inputs: `(length, features)`, or `(length,)` token ids. Where there is a feedback, what it gave last.
-        further: those of the sequence inputs beside the data, in the order of `Network.further`, as long as `inputs`.
-        statics: the value of each input with one a sequence, in the order of `Network.statics`.
-        heads: whether the outputs beside the primary one are wanted.
+        inputs: `(length, features)`, or `(length,)` token ids. With a feedback, the inputs that it gave last.
+        further: the other sequence inputs, in the order of `Network.further`; each has the length of `inputs`.
+        statics: the static inputs, in the order of `Network.statics`.
+        heads: True to get the outputs of the heads too.
         returns: `final` for o_n alone, `steps` for o_1..o_n.
         state: packed state to start from; None for the initial state.
-        keep_state: whether the state after the last step is wanted.
-        keep_trace: whether the state after every step is wanted; it is then advanced one step a run.
-        feedback: what makes the next inputs from the last output; None where the inputs are all there is. The
-            outputs of such a sequence go to it and are not kept.
-        more: steps that the feedback may add, at most; for admission.
-        listener: called on the event loop after each feeding.
-        save: what is to be written to a store before the answer goes out; of no concern to the engine.
+        keep_state: True to get the state after the last step.
+        keep_trace: True to get the state after every step; the sequence then advances one step per run.
+        feedback: makes the next inputs from the last output; None if the sequence is not autoregressive. Outputs go to
+            the feedback and are not kept.
+        more: most steps that the feedback adds; for admission.
+        listener: called on the event loop each time that the sequence was fed.
+        save: what `commit` writes to a store before the answer is sent. The engine does not look into it.
         request: the `PendingRequest` that it belongs to, until it is done. The engine sets it.
-        place: how many sequences of its request stand before it.
+        place: its index in its request.
         priority: lower goes first.
-        deadline: on the engine's clock, in seconds; past it the sequence is given up.
+        deadline: on the clock of `time.monotonic`; later than this the sequence is dropped.
         cursor: steps of `inputs` done.
-        remaining: steps still to do, as far as is known.
-        served: steps done of inputs before these.
-        rank: where it stands in the scheduler's order.
-        slot: the row of the runner's state that is this sequence's while it runs.
-        outputs: blocks of output rows `(steps, output_size)` so far.
-        head_outputs: blocks of rows of each head, in the order of `Network.heads`; of a head that answers for the whole
-            sequence, one row.
+        remaining: steps of `inputs` still to do.
+        served: steps done of earlier inputs.
+        rank: its position in the scheduler's order.
+        slot: its slot in the runner's state arrays.
+        outputs: blocks of output rows so far, `(steps, output_size)`.
+        head_outputs: blocks of output rows of each head, in the order of `Network.heads`; one row for a `final` head.
         last_output: `(output_size,)`, for the feedback.
         final_state: packed, once done.
         trace: packed states so far.
         error: why there is no answer.
-        cancelled: nobody waits for it any more; it is given up before its next run.
+        cancelled: True if nobody waits for it any more; it is dropped before its next run.
     """
 
     inputs: Array
@@ -89,11 +88,11 @@ class Sequence:
 
     @property
     def length(self) -> int:
-        """Steps in all."""
+        """Steps of `inputs`."""
         return len(self.inputs)
 
     def go_on(self, inputs: Array) -> None:
-        """Read `inputs` next, from the state that the last ones left."""
+        """Continue with `inputs`, from the state after the last ones."""
         self.served += self.cursor
         self.cursor = 0
         self.inputs = inputs

@@ -1,4 +1,4 @@
-"""Work that a request waits for: sequences that run, or a future. Scripts wait for several, one after the other."""
+"""Work that a request waits for: sequences to run, or a future. A script waits for several, one after the other."""
 
 import asyncio
 from collections.abc import Callable, Generator
@@ -15,19 +15,19 @@ T = TypeVar("T")
 
 
 class Driver(Protocol):
-    """What brings requests through their work."""
+    """Begins the work of requests and resumes them. `elman.http.endpoint.Driver` implements it."""
 
     engine: Engine
 
     def resume(self, work: "Work", error: Exception | None) -> None:
-        """Go on after a work is done, or has failed."""
+        """Continue the request after its work is done, or has failed with `error`."""
 
     def watch_deadline(self, exchange: Any, deadline: float) -> None:
-        """Answer an exchange shortly after its deadline, whatever the engine does."""
+        """Answer an exchange shortly after its deadline, even if the engine is busy."""
 
 
 class Work:
-    """What a request waits for. `resume` gives the response, or the next work, once there is nothing to wait for."""
+    """What a request waits for. Once it is done, `resume` gives the response or the next work."""
 
     __slots__ = ()
 
@@ -35,18 +35,18 @@ class Work:
     steps: "Generator[Work, None, Any] | None"
 
     def begin(self, driver: "Driver") -> bool:
-        """Begin. False where there is nothing to wait for. Raises ElmanError."""
+        """Begin. False if there is nothing to wait for. Raises ElmanError."""
         raise NotImplementedError
 
     def cancel(self) -> None:
-        """Nobody waits for it any more."""
+        """Stop the work: nobody waits for it any more."""
 
     def respond(self) -> Any:
         """The response, or the next work. Raises ElmanError."""
         raise NotImplementedError
 
     def resume(self, error: Exception | None = None) -> Any:
-        """The response, or the next work. Raises what went wrong."""
+        """The response, or the next work. Raises `error` if the work failed with it."""
         if self.steps is not None:
             return _advance(self.steps, error)
         if error is not None:
@@ -54,7 +54,7 @@ class Work:
         return self.respond()
 
     def close(self) -> None:
-        """Let go of what it holds, since nobody waits any more."""
+        """Close the script that waits for it: nobody waits for its result any more."""
         if self.steps is not None:
             self.steps.close()
 
@@ -64,7 +64,7 @@ class Run(PendingRequest, Work):
 
     Attributes:
         deadline: when the event loop answers in any case, on the clock of `time.monotonic`.
-        where: where its sequences stand in the request, for errors.
+        where: the `where` of its errors, such as `prompt`.
     """
 
     __slots__ = ("deadline", "driver", "exchange", "steps", "where")
@@ -92,11 +92,11 @@ class Run(PendingRequest, Work):
         self.driver.resume(self, error)
 
     def place(self, index: int) -> str:
-        """Where a sequence stands in the request, for errors."""
+        """The `where` of an error of sequence `index`, such as `sequences[3]`."""
         return self.where
 
     def check(self) -> None:
-        """Raise the first error of any sequence, at its place in the request."""
+        """Raise the first error of any sequence, with its `where`."""
         for index, sequence in enumerate(self.sequences):
             error = sequence.error
             if error is not None:
@@ -105,7 +105,7 @@ class Run(PendingRequest, Work):
 
 
 class Wait(Work):
-    """A future to wait for, and what is made of its result where this is no part of a script."""
+    """A future to wait for. Outside of a script, `then` makes the response or the next work from its result."""
 
     __slots__ = ("exchange", "future", "steps", "then")
 
@@ -124,16 +124,16 @@ class Wait(Work):
         self.future.cancel()
 
     def respond(self) -> Any:
-        assert self.then is not None, "what is no part of a script says what follows"
+        assert self.then is not None, "only a script may leave out `then`"
         return self.then(self.future.result())
 
 
 Steps = Generator[Work, None, T]
-"""A generator that waits for each work that it yields. What the work gave is read from the work itself."""
+"""A generator that waits for each work that it yields. Results are read from the work, not from the yield."""
 
 
 def script(steps: Steps[Any]) -> Any:
-    """The first work of a generator, or what the generator returns where it waits for nothing."""
+    """The first work of a generator, or its return value if it waits for nothing."""
     return _advance(steps, None)
 
 
@@ -153,13 +153,13 @@ def wait(future: "asyncio.Future[T]") -> Steps[T]:
 
 
 def aside(call: Callable[..., T], *arguments: Any) -> Steps[T]:
-    """In a script: the result of a call in a thread, for what waits for a disk or takes milliseconds."""
+    """In a script: the result of a call in a thread. For calls that wait for a disk or take milliseconds."""
     future = asyncio.get_running_loop().run_in_executor(None, call, *arguments)
     return (yield from wait(future))
 
 
 def run(queue: ModelQueue, sequences: list[Sequence], where: str) -> Steps[None]:
-    """In a script: run sequences. Raises the first error of any, at `where`."""
+    """In a script: run sequences. Raises the first error of any, with that `where`."""
     if sequences:
         work = Run(queue, sequences, sequences[0].deadline, where)
         yield work
