@@ -1,1 +1,1 @@
-"""Routes only: from the wire to the codec and the engine, and back."""
+"""The routes: from the wire to the codec and the engine, and back."""

@@ -1,4 +1,4 @@
-"""What generate, forecast and influence have in common: JSON bodies, where a request starts, and runs from there."""
+"""What generate, forecast and influence share: reading a JSON body, finding the start state, and running from it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Start(Generic[T]):
-    """A decoded request, the model that it is for, and where it starts.
+    """A decoded request, its model, and the state that it starts from.
 
     Attributes:
-        served: the model; a session's own, where the request goes on from a session.
-        decoded: what the decoder made of the body.
-        step, snapshot: where it starts: a session, which is not moved, a state token, or the initial state.
-        owner: whose request it is.
+        served: the model. If the request names a session, the model version of that session.
+        decoded: the body, as the decoder returns it.
+        step, snapshot: the start: of a session (which is only read), a state token, or the initial state.
+        owner: the caller.
     """
 
     served: ServedModel
@@ -48,10 +48,10 @@ def read_start(
     decode: Callable[[AutoregressiveDecoder, bytes], T],
     state_of: Callable[[T], str | None],
 ) -> Steps[Start[T]]:
-    """Decode a request and find where it starts. Raises ElmanError."""
+    """Decode a request and find the state that it starts from. Raises ElmanError."""
     served, owner, body = server.served_in(request.parameters), request.owner, request.body
     if sends_octets(request.headers.get(b"content-type", b"")):
-        raise UnsupportedMediaType("the body is octets", expected="application/json")
+        raise UnsupportedMediaType("the body is application/octet-stream", expected="application/json")
     check_no_query(request.query)
     session, record = session_in(body), None
     if session is not None:
@@ -70,13 +70,13 @@ def read_start(
 
 
 def _of_session(server: Server, request: Request, served: ServedModel, record: Record) -> ServedModel:
-    """The model that a session began with. Raises InvalidField where the path names another."""
+    """The model of a session. Raises InvalidField if the path names another model or version."""
     version = request.parameters.get("version")
     if record.model != served.model.name or version not in (None, str(record.version)):
         raise InvalidField(
-            f"the session is one of {record.model!r}, version {record.version}",
+            f"the session belongs to model {record.model!r}, version {record.version}",
             where="session",
-            expected=f"one of {served.model.name!r}" + (f", version {version}" if version else ""),
+            expected=f"a session of {served.model.name!r}" + (f", version {version}" if version else ""),
         )
     return server.served_to(record)
 
@@ -84,28 +84,28 @@ def _of_session(server: Server, request: Request, served: ServedModel, record: R
 def read_prompt(
     served: ServedModel, snapshot: Snapshot, prompt: Array | None, deadline: float, where: str
 ) -> Steps[tuple[Snapshot, Array]]:
-    """Read a prompt from where a request starts: the state after it, and its last output `(output_size,)`.
+    """Run a prompt from a snapshot. Returns the snapshot after it, and the last output `(output_size,)`.
 
-    Without a prompt the state must have given an output already. Raises EmptySequence where it has not, and
+    Without a prompt the last output is that of the snapshot. Raises EmptySequence if there is none, and
     NotFiniteOutput.
     """
     if prompt is not None and len(prompt):
         (snapshot,) = yield from advance(served, [prompt], [snapshot], deadline, where)
     output = snapshot.output
     if output is None:
-        raise EmptySequence("the state has given no output yet to go on from", where=where, expected="steps")
+        raise EmptySequence("the start state has no output yet to continue from", where=where, expected="steps")
     if np.isnan(output).any() or np.isposinf(output).any():
-        raise NotFiniteOutput("the output to go on from is not finite", where=where)
+        raise NotFiniteOutput("the output to continue from is not finite", where=where)
     return snapshot, output
 
 
 def advance(
     served: ServedModel, inputs: list[Array], starts: list[Snapshot], deadline: float, where: str
 ) -> Steps[list[Snapshot]]:
-    """Where some sequences stand after some steps each."""
+    """Run each sequence from its snapshot, and return the snapshot after it."""
     sequences = [
         Sequence(data, state=start.state, keep_state=True, deadline=deadline)
         for data, start in zip(inputs, starts, strict=True)
     ]
     yield from run(served.queue, sequences, where)
-    return [Snapshot(one.final_state or b"", np.array(one.outputs[-1][-1])) for one in sequences]
+    return [Snapshot(sequence.final_state or b"", np.array(sequence.outputs[-1][-1])) for sequence in sequences]

@@ -1,4 +1,4 @@
-"""`POST /v1/models/{name}/forecast`: a series carried on by the model's own output."""
+"""`POST /v1/models/{name}/forecast`: continues a series, with the model's output as its next input."""
 
 import secrets
 from typing import Any
@@ -19,10 +19,10 @@ from elman.repository.feeding import axes_of, why_no_forecast
 from elman.repository.network import Array
 from elman.repository.spec import DecoderSpec, ForecastSpec
 
-# Values that the paths of one request may hold.
+# Most values in all paths of one request.
 _MAX_VALUES = 2_000_000
-# Values that take milliseconds to sort and write, which the pool then does.
-_MANY = 20_000
+# More values take milliseconds to sort and encode, so the codec pool does it.
+_POOL_VALUES = 20_000
 
 
 class Forecast:
@@ -32,34 +32,34 @@ class Forecast:
         self.server = server
 
     def parse(self, request: Request) -> Work | Response:
-        """The series to read first. Raises ElmanError."""
+        """The work that runs the series first. Raises ElmanError."""
         return script(self._forecast(request))  # type: ignore[no-any-return]
 
     def _forecast(self, request: Request) -> Steps[Response]:
-        begun = yield from read_start(
+        start = yield from read_start(
             self.server, request, _check, AutoregressiveDecoder.forecast, lambda decoded: decoded[0].state
         )
-        served, (asked, series, future) = begun.served, begun.decoded
-        _check_size(served, asked)
-        deadline = request.deadline(asked.timeout)
-        start, output = yield from read_prompt(served, begun.snapshot, series, deadline, "series")
-        plan = forecast_plan(served, asked, future)
-        paths = [SamplePath(plan, None), *(SamplePath(plan, path) for path in range(asked.samples))]
+        served, (options, series, future) = start.served, start.decoded
+        _check_size(served, options)
+        deadline = request.deadline(options.timeout)
+        snapshot, output = yield from read_prompt(served, start.snapshot, series, deadline, "series")
+        plan = forecast_plan(served, options, future)
+        paths = [SamplePath(plan, None), *(SamplePath(plan, path) for path in range(options.samples))]
         first = paths[0].feed(list(paths), np.broadcast_to(output, (len(paths), len(output))))
         sequences = [
-            Sequence(inputs, state=start.state, feedback=path, more=asked.horizon - 2, deadline=deadline)
+            Sequence(inputs, state=snapshot.state, feedback=path, more=options.horizon - 2, deadline=deadline)
             for path, inputs in zip(paths, first, strict=True)
             if inputs is not None
         ]
         yield from run(served.queue, sequences, "series")
         values = np.array([path.values for path in paths])  # (1 + samples, horizon, outputs)
-        arguments = served.key, asked, plan.seed, values
-        content = yield from self.server.pool.offload(values.size > _MANY, encode_forecast, *arguments)
+        arguments = served.key, options, plan.seed, values
+        content = yield from self.server.pool.offload(values.size > _POOL_VALUES, encode_forecast, *arguments)
         return Response(content, model=served.key)
 
 
 def forecast_plan(served: ServedModel, request: ForecastRequest[Any], ahead: Array | None) -> ForecastPlan:
-    """What the paths of a request share."""
+    """The plan that all paths of a request share. `ahead` holds the features known ahead, `(steps, known)`."""
     model, axes = served.model, axes_of(served.model)
     size, features = model.network.output_size, model.network.features or 0
     decoder = model.spec.decoder or DecoderSpec()
@@ -80,11 +80,9 @@ def forecast_plan(served: ServedModel, request: ForecastRequest[Any], ahead: Arr
 
 
 def encode_forecast(key: tuple[str, int], request: ForecastRequest[Any], seed: int, values: Array) -> bytes:
-    """The answer as JSON, of the values of the point forecast and of each sampled path.
+    """The answer as JSON. Raises NotFiniteOutput.
 
-    values: float64 `(1 + samples, horizon, outputs)`.
-
-    Raises NotFiniteOutput.
+    values: the point forecast, then each sampled path: float64 `(1 + samples, horizon, outputs)`.
     """
     if not np.isfinite(values).all():
         step = int(np.argwhere(~np.isfinite(values))[:, 1].min())
@@ -107,7 +105,7 @@ def encode_forecast(key: tuple[str, int], request: ForecastRequest[Any], seed: i
 
 
 def _rows(values: Array) -> Array:
-    """Numbers where there is one output, rows where there are several."""
+    """A list of numbers if there is one output, a list of rows otherwise."""
     return np.ascontiguousarray(values[:, 0] if values.shape[1] == 1 else values)
 
 
@@ -121,12 +119,12 @@ def _check_size(served: ServedModel, request: ForecastRequest[Any]) -> None:
     spec = served.model.spec.forecast
     if request.samples and (spec is None or not spec.residuals):
         raise CannotForecast(
-            f"{served.model.name} cannot sample paths: its spec holds no residuals of its training",
+            f"{served.model.name} cannot sample paths: its model.json has no forecast residuals",
             where="samples",
             expected=0,
         )
     values = (1 + request.samples) * request.horizon * served.model.network.output_size
     if values > _MAX_VALUES:
         raise TooLong(
-            f"the paths would hold {values} values", where="samples", expected=f"at most {_MAX_VALUES} values"
+            f"the forecast would have {values} values", where="samples", expected=f"at most {_MAX_VALUES} values"
         )

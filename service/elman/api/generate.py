@@ -1,4 +1,4 @@
-"""`POST /v1/models/{name}/generate`: what comes next, token by token, whole or as server-sent events."""
+"""`POST /v1/models/{name}/generate`: generates tokens from a prompt, as one answer or as server-sent events."""
 
 import secrets
 from collections.abc import Iterable
@@ -25,9 +25,9 @@ from elman.repository.network import Array
 from elman.repository.spec import GenerationSpec
 from elman.sessions.snapshot import Snapshot
 
-# Scores that take milliseconds to draw from, which a thread then does.
-_MANY_SCORES = 200_000
-# Samples whose answer takes milliseconds to write.
+# With more scores, drawing the first tokens takes milliseconds and is done in a thread.
+_THREAD_SCORES = 200_000
+# With more samples, sealing and encoding the answer take milliseconds and leave the event loop.
 _MANY_SAMPLES = 100
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -38,7 +38,10 @@ _STREAM_HEADERS = [
 
 @dataclass(slots=True)
 class _Sample:
-    """One sample as it is written: its sampler, and the sequence that runs it, where it did not end at once."""
+    """One sample: its sampler, and its sequence; None if the first token ended it.
+
+    `num_sent` counts the tokens, `num_read` the characters that are in events already.
+    """
 
     sampler: Sampler
     sequence: Sequence | None
@@ -46,9 +49,9 @@ class _Sample:
     num_read: int = 0
 
     def events(self, index: int) -> list[bytes]:
-        """What was written since the last call, an event a token.
+        """An event for each token since the last call.
 
-        Text that could be the start of a stop text is held back until that is decided.
+        Text that could be the start of a stop string is held back until that is decided.
         """
         sampler = self.sampler
         events = []
@@ -58,7 +61,7 @@ class _Sample:
         return events
 
     def rest(self, index: int) -> list[bytes]:
-        """The same once it has ended, with the text that was held back."""
+        """The events since the last call, and the text held back. Called once the sample has ended."""
         events = self.events(index)
         if self.num_read < len(self.sampler.text):
             events.append(self._event(index, None, len(self.sampler.text)))
@@ -70,14 +73,14 @@ class _Sample:
         return b"data: " + encode_json({"sample": index, "token": token, "text": text}) + b"\n\n"
 
 
-class _Followed(Run):
-    """Samples that run, and are followed: it is resumed at each news of them, until `done`."""
+class _StreamedRun(Run):
+    """Samples whose answer is streamed: the script is resumed each time that they have new tokens, until `done`."""
 
-    __slots__ = ("_begun", "_waited", "_woken", "done", "failure")
+    __slots__ = ("_begun", "_waiting", "_notified", "done", "failure")
 
     def __init__(self, queue: ModelQueue, sequences: list[Sequence]) -> None:
         super().__init__(queue, sequences, where="prompt")
-        self.done = self._begun = self._woken = self._waited = False
+        self.done = self._begun = self._notified = self._waiting = False
         self.failure: ElmanError | None = None
 
     def begin(self, driver: Any) -> bool:
@@ -85,26 +88,26 @@ class _Followed(Run):
         if not self._begun:
             self._begun = True
             for sequence in self.sequences:
-                sequence.listener = self._wake
+                sequence.listener = self._notify
             if self.sequences:
                 driver.engine.begin(self)
             else:
                 self.done = True
-        self._waited = not (self._woken or self.done)
-        self._woken = False
-        return self._waited
+        self._waiting = not (self._notified or self.done)
+        self._notified = False
+        return self._waiting
 
     def finish(self, error: ElmanError | None) -> None:
         self.done, self.failure = True, error
-        self._wake()
+        self._notify()
 
-    def _wake(self) -> None:
-        if self._waited:
-            self._waited = False
+    def _notify(self) -> None:
+        if self._waiting:
+            self._waiting = False
             assert self.driver is not None, "begun"
             self.driver.resume(self, None)
         else:
-            self._woken = True
+            self._notified = True
 
 
 class Generate:
@@ -115,49 +118,51 @@ class Generate:
         self.metrics = metrics
 
     def parse(self, request: Request) -> Work | Response:
-        """The prompt to read first. Raises ElmanError."""
+        """The work that runs the prompt first. Raises ElmanError."""
         return script(self._generate(request))  # type: ignore[no-any-return]
 
     def _generate(self, request: Request) -> Steps[Response]:
-        begun = yield from read_start(
+        start = yield from read_start(
             self.server, request, _check, AutoregressiveDecoder.generate, lambda decoded: decoded[0].state
         )
-        served, (asked, prompt) = begun.served, begun.decoded
-        deadline = request.deadline(asked.timeout)
-        start, output = yield from read_prompt(served, begun.snapshot, prompt, deadline, "prompt")
-        samples = yield from self._samples(served, asked, start, output, deadline)
-        step = begun.step + len(prompt)
-        if asked.stream:
-            return (yield from self._stream(begun, start, step, samples, deadline))
+        served, (options, prompt) = start.served, start.decoded
+        deadline = request.deadline(options.timeout)
+        snapshot, output = yield from read_prompt(served, start.snapshot, prompt, deadline, "prompt")
+        samples = yield from self._samples(served, options, snapshot, output, deadline)
+        step = start.step + len(prompt)
+        if options.stream:
+            return (yield from self._stream(start, snapshot, step, samples, deadline))
         yield from run(served.queue, [one.sequence for one in samples if one.sequence is not None], "prompt")
-        content = yield from self._answer(begun, start, step, samples, deadline)
+        content = yield from self._answer(start, snapshot, step, samples, deadline)
         return Response(content, model=served.key)
 
     def _samples(
-        self, served: ServedModel, asked: GenerateRequest, start: Snapshot, output: Array, deadline: float
+        self, served: ServedModel, options: GenerateRequest, snapshot: Snapshot, output: Array, deadline: float
     ) -> Steps[list[_Sample]]:
-        """Every sample with its first token, which the prompt's last output gives."""
-        rule = rule_of(served, asked)
-        samplers = [Sampler(rule, path) for path in range(asked.samples)]
+        """The samples, each with its first token, which is drawn from the last output of the prompt."""
+        rule = rule_of(served, options)
+        samplers = [Sampler(rule, path) for path in range(options.samples)]
         scores = np.broadcast_to(output, (len(samplers), len(output)))
         feed = samplers[0].feed
-        if scores.size > _MANY_SCORES:
+        if scores.size > _THREAD_SCORES:
             inputs = yield from aside(feed, list(samplers), scores)
         else:
             inputs = feed(list(samplers), scores)
-        more = asked.max_steps - 2  # beyond the first token, and the last, which nothing reads
-        wanted: dict[str, Any] = {"keep_state": asked.return_state, "deadline": deadline, "more": more}
+        more = options.max_steps - 2  # the first token is drawn already, and the last one is never an input
+        wanted: dict[str, Any] = {"keep_state": options.return_state, "deadline": deadline, "more": more}
         return [
-            _Sample(one, None if first is None else Sequence(first, state=start.state, feedback=one, **wanted))
-            for one, first in zip(samplers, inputs, strict=True)
+            _Sample(
+                sampler, None if first is None else Sequence(first, state=snapshot.state, feedback=sampler, **wanted)
+            )
+            for sampler, first in zip(samplers, inputs, strict=True)
         ]
 
     def _stream(
-        self, begun: Start[Any], start: Snapshot, step: int, samples: list[_Sample], deadline: float
+        self, start: Start[Any], snapshot: Snapshot, step: int, samples: list[_Sample], deadline: float
     ) -> Steps[Response]:
-        """Send what is written as it is written. What goes wrong after the head is sent is an event of its own."""
+        """Send tokens as they are drawn. An error after the response has begun is sent as an event."""
         running = [one.sequence for one in samples if one.sequence is not None]
-        work = _Followed(begun.served.queue, running)
+        work = _StreamedRun(start.served.queue, running)
         try:
             yield Send(b"", _STREAM_HEADERS)
             while not work.done:
@@ -169,8 +174,8 @@ class Generate:
                 raise work.failure
             work.check()
             last = b"".join(event for index, one in enumerate(samples) for event in one.rest(index))
-            answer = yield from self._answer(begun, start, step, samples, deadline)
-            return Response(last + b"event: done\ndata: " + answer + b"\n\n", model=begun.served.key)
+            answer = yield from self._answer(start, snapshot, step, samples, deadline)
+            return Response(last + b"event: done\ndata: " + answer + b"\n\n", model=start.served.key)
         except ElmanError as error:
             self.metrics.request_failed(error)
             return Response(b"event: error\ndata: " + encode_json(error.problem()) + b"\n\n")
@@ -178,19 +183,19 @@ class Generate:
             work.cancel()
 
     def _answer(
-        self, begun: Start[Any], start: Snapshot, step: int, samples: list[_Sample], deadline: float
+        self, start: Start[Any], snapshot: Snapshot, step: int, samples: list[_Sample], deadline: float
     ) -> Steps[bytes]:
-        served, (asked, _) = begun.served, begun.decoded
+        served, (options, _) = start.served, start.decoded
         results: list[dict[str, Any]] = []
         for sample in samples:
             sampler = sample.sampler
             text = sampler.text if sampler.rule.vocabulary is not None else None
-            found = {"text": text, "tokens": sampler.tokens, "steps": len(sampler.tokens), "reason": sampler.reason}
-            results.append(found)
-        if asked.return_state:
-            afters = yield from self._states(served, start, samples, deadline)
+            result = {"text": text, "tokens": sampler.tokens, "steps": len(sampler.tokens), "reason": sampler.reason}
+            results.append(result)
+        if options.return_state:
+            snapshots = yield from self._states(served, snapshot, samples, deadline)
             steps = [step + len(sample.sampler.tokens) for sample in samples]
-            sealing = self._seal, served, begun.owner, steps, afters
+            sealing = self._seal, served, start.owner, steps, snapshots
             many = len(samples) > _MANY_SAMPLES
             tokens = (yield from aside(*sealing)) if many else self._seal(*sealing[1:])
             for result, token in zip(results, tokens, strict=True):
@@ -200,31 +205,31 @@ class Generate:
         return (yield from self.server.pool.offload(len(samples) > _MANY_SAMPLES, encode_json, answer))
 
     def _states(
-        self, served: ServedModel, start: Snapshot, samples: list[_Sample], deadline: float
+        self, served: ServedModel, snapshot: Snapshot, samples: list[_Sample], deadline: float
     ) -> Steps[list[Snapshot]]:
-        """Where each sample stands after every token of it; the last one drawn is read for it."""
+        """The snapshot of each sample after all of its tokens. The last token was not an input yet, so it is run."""
         dtype = served.format.numpy_dtype
-        afters, unread = [], []
+        snapshots, unread = [], []
         for sample in samples:
             sampler, sequence = sample.sampler, sample.sequence
             if sequence is None:
-                afters.append(start)
+                snapshots.append(snapshot)
                 unread.append(np.array(sampler.tokens, dtype))
             else:
-                assert sequence.final_state is not None, "it was to be kept"
-                afters.append(Snapshot(sequence.final_state, sequence.last_output))
+                assert sequence.final_state is not None, "keep_state is set"
+                snapshots.append(Snapshot(sequence.final_state, sequence.last_output))
                 unread.append(np.array(sampler.tokens[-1:] if sampler.reason != "end" else [], dtype))
         rows = [row for row, inputs in enumerate(unread) if len(inputs)]
-        starts = [afters[row] for row in rows]
+        starts = [snapshots[row] for row in rows]
         read = yield from advance(served, [unread[row] for row in rows], starts, deadline, "prompt")
         for row, after in zip(rows, read, strict=True):
-            afters[row] = after
-        return afters
+            snapshots[row] = after
+        return snapshots
 
-    def _seal(self, served: ServedModel, owner: bytes, steps: list[int], afters: list[Snapshot]) -> list[str]:
+    def _seal(self, served: ServedModel, owner: bytes, steps: list[int], snapshots: list[Snapshot]) -> list[str]:
         return [
             seal_token(self.server, served, owner, step, served.snapshots.pack(after))
-            for step, after in zip(steps, afters, strict=True)
+            for step, after in zip(steps, snapshots, strict=True)
         ]
 
 
@@ -234,10 +239,10 @@ def _events(samples: list[_Sample]) -> Iterable[bytes]:
 
 
 def rule_of(served: ServedModel, request: GenerateRequest) -> Rule:
-    """How a request's tokens are drawn. A token that only begins a sequence is never drawn."""
+    """The sampling rule of a request. Start and condition tokens are never drawn."""
     spec = served.model.spec.generation or GenerationSpec()
     ids = served.format.token_ids or {}
-    begins = [*spec.conditions.values(), *([spec.start] if spec.start is not None else [])]
+    start_tokens = [*spec.conditions.values(), *([spec.start] if spec.start is not None else [])]
     return Rule(
         temperature=request.temperature,
         top_k=request.top_k,
@@ -247,7 +252,7 @@ def rule_of(served: ServedModel, request: GenerateRequest) -> Rule:
         end=None if spec.end is None else ids[spec.end],
         stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop),
         vocabulary=served.format.vocabulary,
-        banned=tuple(sorted({ids[token] for token in begins} - {ids.get(spec.end or "", -1)})),
+        banned=tuple(sorted({ids[token] for token in start_tokens} - {ids.get(spec.end or "", -1)})),
     )
 
 

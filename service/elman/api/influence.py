@@ -1,8 +1,8 @@
-"""`POST /v1/models/{name}/influence`: how far each step of a sequence reaches into its last output.
+"""`POST /v1/models/{name}/influence`: how much each step of a sequence changes the last output.
 
-Each step is withheld in turn: the sequence goes on from a kept state before that step, without the step. One state in
-every 12 steps is kept, so that at most 11 steps of the prefix are read again. Keeping every state would take one run a
-step, which costs more.
+Each step is left out in turn: the sequence is run from a state before that step, without the step. The state is kept
+after every 12 steps, so at most 11 earlier steps are run again. Keeping the state of every step would cost more, as it
+takes one run per step.
 """
 
 from typing import Any, Literal
@@ -22,15 +22,16 @@ from elman.errors import InvalidField, NotFiniteOutput, TooLong
 from elman.http.endpoint import Request, Response
 from elman.repository.network import Array
 
-# The share of all influence that the last `span` steps hold.
+# `span` is the number of last steps that have this fraction of all influence.
 _SPAN = 0.9
-# Steps of the longest sequence, and bytes of the states that are kept of one.
+# Longest sequence in steps; and bytes that the states of all its steps may have.
 _MAX_STEPS = 5_000
 _MAX_TRACE_BYTES = 256 * 2**20
-# Steps from one kept state to the next: with more, too much is read again; with fewer, there are too many runs.
+# Steps from one kept state to the next. With a larger stride more steps are run again, with a smaller one there are
+# more runs.
 _STRIDE = 12
-# Bytes of the inputs that are copied at once, each without its step.
-_COPIED = 32 * 2**20
+# Most bytes of copied inputs at once. Each fork is a copy of the inputs without one step.
+_MAX_COPIED_BYTES = 32 * 2**20
 
 
 class Influence:
@@ -40,56 +41,56 @@ class Influence:
         self.server = server
 
     def parse(self, request: Request) -> Work | Response:
-        """The sequence to read first. Raises ElmanError."""
+        """The work that runs the whole sequence first. Raises ElmanError."""
         return script(self._influence(request))  # type: ignore[no-any-return]
 
     def _influence(self, request: Request) -> Steps[Response]:
-        begun = yield from read_start(
+        start = yield from read_start(
             self.server, request, check_streaming, AutoregressiveDecoder.influence, lambda decoded: decoded[0].state
         )
-        served, (asked, data, target) = begun.served, begun.decoded
-        deadline = request.deadline(asked.timeout)
-        inputs = Segment(served, data, begun.snapshot).inputs
+        served, (options, data, target) = start.served, start.decoded
+        deadline = request.deadline(options.timeout)
+        inputs = Segment(served, data, start.snapshot).inputs
         _check_length(len(inputs), served)
-        kept, outputs = yield from self._read(begun, inputs, deadline)
-        together = max(1, _COPIED // inputs.nbytes)
+        kept, outputs = yield from self._read(start, inputs, deadline)
+        num_forks = max(1, _MAX_COPIED_BYTES // inputs.nbytes)
         rows: list[Array] = []
-        for first in range(0, len(inputs) - 1, together):
-            steps = range(first, min(first + together, len(inputs) - 1))
+        for first in range(0, len(inputs) - 1, num_forks):
+            steps = range(first, min(first + num_forks, len(inputs) - 1))
             forks = [Sequence(*_without(inputs, step, kept), deadline=deadline) for step in steps]
             yield from run(served.queue, forks, "sequence")
             rows += [fork.outputs[-1] for fork in forks]
-        # Without its last step a sequence is its own prefix.
+        # Without the last step, the output is that of the step before.
         withheld = np.concatenate([*rows, outputs[-2:-1]])
-        arguments = served.outputs, asked, target, outputs[-1:], withheld
+        arguments = served.outputs, options, target, outputs[-1:], withheld
         content = yield from self.server.pool.offload(withheld.size > MANY, encode_influence, *arguments)
         return Response(content, model=served.key)
 
-    def _read(self, begun: Start[Any], inputs: Array, deadline: float) -> Steps[tuple[list[bytes], Array]]:
-        """The kept states, the first of them before step 0, and the outputs of all steps."""
-        kept, outputs = [begun.snapshot.state], []
+    def _read(self, start: Start[Any], inputs: Array, deadline: float) -> Steps[tuple[list[bytes], Array]]:
+        """The kept states (before step 0, after every `_STRIDE` steps), and the outputs of all steps."""
+        kept, outputs = [start.snapshot.state], []
         for at in range(0, len(inputs), _STRIDE):
             part = Sequence(inputs[at : at + _STRIDE], "steps", kept[-1], keep_state=True, deadline=deadline)
-            yield from run(begun.served.queue, [part], "sequence")
-            assert part.final_state is not None, "it was to be kept"
+            yield from run(start.served.queue, [part], "sequence")
+            assert part.final_state is not None, "keep_state is set"
             kept.append(part.final_state)
             outputs.append(outputs_of(part))
         return kept, np.concatenate(outputs)
 
 
 def _without(inputs: Array, step: int, kept: list[bytes]) -> tuple[Array, Literal["final"], bytes]:
-    """What is left of a sequence that goes on without a step, as the first arguments of `Sequence`."""
+    """The inputs from the last kept state on, without a step, as the first arguments of `Sequence`."""
     at = step // _STRIDE
     return np.concatenate([inputs[at * _STRIDE : step], inputs[step + 1 :]]), "final", kept[at]
 
 
 def _check_length(length: int, served: ServedModel) -> None:
-    """Raise InvalidField and TooLong: the work grows with the square of the length."""
+    """Raise InvalidField or TooLong. The work grows with the square of the length."""
     if length < 2:
-        raise InvalidField("there is nothing left of a single step", where="sequence", expected="two steps or more")
-    most = min(_MAX_STEPS, _MAX_TRACE_BYTES // max(1, served.model.network.state_nbytes))
-    if length > most:
-        raise TooLong(f"the sequence has {length} steps", where="sequence", expected=f"at most {most} for influence")
+        raise InvalidField("the sequence has only one step", where="sequence", expected="two steps or more")
+    limit = min(_MAX_STEPS, _MAX_TRACE_BYTES // max(1, served.model.network.state_nbytes))
+    if length > limit:
+        raise TooLong(f"the sequence has {length} steps", where="sequence", expected=f"at most {limit} for influence")
 
 
 def encode_influence(
@@ -98,14 +99,14 @@ def encode_influence(
     """The answer as JSON. Raises NotFiniteOutput.
 
     Args:
-        output: of the whole sequence, `(1, output_size)`.
-        withheld: without each step, `(steps, output_size)`.
+        output: the last output of the whole sequence, `(1, output_size)`.
+        withheld: the last output without each step, `(steps, output_size)`.
     """
     if not np.isfinite(withheld).all():
         step = int(np.argwhere(~np.isfinite(withheld))[0][0])
         raise NotFiniteOutput(f"without step {step} the output is not finite", where=f"sequence[{step}]")
-    moved = meaning_of(withheld, format) - meaning_of(output, format)  # (steps, outputs)
-    influence = np.linalg.norm(moved, axis=1) if target is None else np.abs(moved[:, target])
+    difference = meaning_of(withheld, format) - meaning_of(output, format)  # (steps, outputs)
+    influence = np.linalg.norm(difference, axis=1) if target is None else np.abs(difference[:, target])
     answer = {
         "model": format.name,
         "version": format.version,
@@ -119,7 +120,7 @@ def encode_influence(
 
 
 def span_of(influence: Array) -> int:
-    """How many of the last steps hold 90 % of all influence; 0 where there is none."""
+    """How many of the last steps have 90 % of all influence; 0 if no step has any."""
     total = influence.sum()
     if not total > 0.0:
         return 0

@@ -1,4 +1,4 @@
-"""`/metrics`: what the server has done, in Prometheus' text format."""
+"""`/metrics`: the counters of the server, in Prometheus' text format."""
 
 from bisect import bisect_left
 from collections import defaultdict
@@ -19,26 +19,26 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 _LABELS = ("model", "version")
 
 _STATS: tuple[tuple[str, str, Callable[[Stats], float]], ...] = (
-    ("elman_runs", "Runs of the network", lambda f: f.num_runs),
-    ("elman_run_rows", "Rows of all runs; divided by runs, the mean batch", lambda f: f.num_rows),
-    ("elman_steps", "Useful steps done", lambda f: f.num_steps),
-    ("elman_padded_steps", "Steps spent on padding", lambda f: f.num_padded_steps),
-    ("elman_sequences", "Sequences done, failed ones included", lambda f: f.num_sequences),
-    ("elman_failed_sequences", "Sequences that ended in an error", lambda f: f.num_failed),
-    ("elman_run_seconds", "Time spent in runs", lambda f: f.run_seconds),
+    ("elman_runs", "Runs of the network", lambda stats: stats.num_runs),
+    ("elman_run_rows", "Rows of all runs; divided by runs, the mean batch", lambda stats: stats.num_rows),
+    ("elman_steps", "Useful steps done", lambda stats: stats.num_steps),
+    ("elman_padded_steps", "Steps spent on padding", lambda stats: stats.num_padded_steps),
+    ("elman_sequences", "Sequences done, failed ones included", lambda stats: stats.num_sequences),
+    ("elman_failed_sequences", "Sequences that ended in an error", lambda stats: stats.num_failed),
+    ("elman_run_seconds", "Time spent in runs", lambda stats: stats.run_seconds),
 )
 
 
 @dataclass
 class _Requests:
-    """Answered requests of one model: how many took up to each bound, and how long in all."""
+    """Answered requests of one model: a count per histogram bucket, and the sum of their seconds."""
 
     buckets: list[int] = field(default_factory=lambda: [0] * (len(_SECONDS) + 1))
     seconds: float = 0.0
 
 
 class Metrics:
-    """The counters of one application, in a registry of its own."""
+    """The counters of one application, in their own registry."""
 
     def __init__(self, server: Server) -> None:
         self.registry = CollectorRegistry()
@@ -59,7 +59,7 @@ class Metrics:
         self._errors.labels(error.code).inc()
 
     def text(self) -> bytes:
-        """Everything, in the text exposition format."""
+        """All metrics, in the text exposition format."""
         return generate_latest(self.registry)
 
 
@@ -78,7 +78,7 @@ class _RequestCollector(Collector):
 
 
 class _QueueCollector(Collector):
-    """Reads the engine's plain counters when asked, so that counting costs the engine nothing."""
+    """Reads the engine's plain counters only when /metrics is asked for, so that counting costs the engine nothing."""
 
     def __init__(self, server: Server) -> None:
         self._server = server

@@ -46,12 +46,12 @@ def models_router(server: Server) -> APIRouter:
 
     @router.get("/{name}/examples")
     async def show_examples(name: str) -> Examples:
-        """Real sequences that the model was not trained on, where its folder holds any."""
+        """Sequences that the model was not trained on, if its folder has any."""
         return Examples.model_validate({"examples": server.examples(server.served(name))})
 
     @router.get("/{name}/versions/{version}/examples")
     async def show_version_examples(name: str, version: str) -> Examples:
-        """The same of one version."""
+        """Sequences that one version of a model was not trained on, if its folder has any."""
         return Examples.model_validate({"examples": server.examples(server.served(name, version))})
 
     return router

@@ -1,6 +1,6 @@
-"""The OpenAPI document: what FastAPI knows of its own routes, and the endpoints that it does not route.
+"""The OpenAPI document: FastAPI's own routes, and the endpoints that FastAPI does not route.
 
-Bodies and query options are those of `elman.codec.requests`, with their bounds.
+Bodies and query options come from `elman.codec.requests`, with their bounds.
 """
 
 from collections.abc import Callable
@@ -69,7 +69,7 @@ _ERRORS = {
 _SESSION_ERRORS = {
     "404": "`unknown_session`, `unknown_model`",
     "409": "`step_conflict` with the session's step in `expected`, `model_changed`",
-    "422": "As of predict, and `step_reused`",
+    "422": "As for predict, and `step_reused`",
     "503": "`overloaded` or `draining`, with Retry-After; `store_unavailable`",
 }
 
@@ -81,21 +81,23 @@ _PREDICT = (
     "the next state token."
 )
 _STEPS = (
-    "Move a session on by one step or many. With `at`, the step that the session is believed to be at, sending it "
-    "again is safe: the same content gets the same answer, with `replayed` true, and moves nothing. Octets as of "
-    "predict, with `Elman-Step` and `Elman-Replayed`."
+    "Run the next step or steps of a session. With `at`, the step that the client expects the session to be at, a "
+    "request can be repeated safely: the same content gets the same answer, with `replayed` true, and the session does "
+    "not move again. Binary bodies and answers are as for predict, with the headers `Elman-Step` and `Elman-Replayed`."
 )
 _GENERATE = (
-    "Write on from a prompt, a session or a state token, token by token. With `stream`, server-sent events: one for "
-    "each token, `{sample, token, text}`, then `done` with the whole answer, or `error` with a problem."
+    "Generate tokens from a prompt, a session or a state token. With `stream`, the answer is server-sent events: one "
+    "for each token, `{sample, token, text}`, then `done` with the whole answer, or `error` with a problem."
 )
-_FORECAST = "Carry a series on by the model's own output; sampled paths give mean and quantiles."
-_INFLUENCE = "Withhold each step in turn, and report how far the last output moves."
+_FORECAST = (
+    "Continue a series: the model's output is its next input. Sampled paths give the mean and quantiles of each step."
+)
+_INFLUENCE = "Leave out each step in turn, and report how far the last output changes."
 
 
 @dataclass(frozen=True)
 class _Operation:
-    """One endpoint: the type of its JSON body, its answer, and the options of its query string."""
+    """One endpoint: the types of its JSON body, of its answer, and of its query string."""
 
     path: str
     verb: str
@@ -190,15 +192,16 @@ _OPERATIONS = (
     ),
 )
 _STREAM = (
-    "A WebSocket: a session, a frame a step request. The server first sends `{session, model, version, step}`. A text "
-    "frame is a body as of the steps route and is answered by one; a binary frame holds float32 steps (int32 tokens) "
-    "and is answered by float32 outputs. A frame that is refused is answered by a problem. A client that does not read "
-    "is slowed, then closed with 1008; 1001 says that the server stops, 1013 that it has too many streams."
+    "A WebSocket for one session; each frame is a steps request. The server first sends `{session, model, version, "
+    "step}`. A text frame holds a body as for the steps route, and its answer is a text frame. A binary frame holds "
+    "float32 steps (int32 for token ids), and its answer is float32 outputs. A refused frame is answered with a "
+    "problem. If the client does not read its answers, the server stops reading and later closes with 1008. It closes "
+    "with 1001 when it stops, and with 1013 if too many streams are open."
 )
 
 
 def document(app: FastAPI, settings: Settings) -> Callable[[], dict[str, Any]]:
-    """The function that makes the application's document, once."""
+    """A function that makes the application's document at its first call and then returns the same one."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -210,7 +213,7 @@ def document(app: FastAPI, settings: Settings) -> Callable[[], dict[str, Any]]:
 
 
 def _complete(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Add the endpoints, the streams, and how a caller shows its key."""
+    """Add the endpoints, the streams, and the scheme of API keys."""
     components = schema.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     _, answers = models_json_schema(
@@ -231,7 +234,7 @@ def _complete(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
         for kind in schemas[body]["properties"]["ttl"]["anyOf"]:
             if kind["type"] == "number":
                 kind |= {"exclusiveMinimum": 0, "maximum": settings.max_session_ttl}
-    # A key is asked for where any are set, so the scheme is offered and an empty one is allowed.
+    # Keys are optional: the server needs one only if `api_keys` is set.
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     schema["security"] = [{"key": []}, {}]
     return schema
@@ -246,16 +249,16 @@ def _name(kind: Any) -> str:
 @lru_cache(1)
 def _bodies() -> dict[str, dict[str, Any]]:
     """The JSON schema of each body."""
-    found: dict[str, dict[str, Any]] = {}
+    bodies: dict[str, dict[str, Any]] = {}
     for one in _OPERATIONS:
         _, parts = msgspec.json.schema_components([one.body], ref_template=_NAMED)
         (definition,) = parts.values()
         name = _name(one.body)
-        found[name] = {**definition, "title": name}
+        bodies[name] = {**definition, "title": name}
         if name in _EXAMPLES:
-            found[name]["example"] = _EXAMPLES[name]
-    found["PredictRequest"]["oneOf"] = [{"required": ["sequence"]}, {"required": ["sequences"]}]
-    return found
+            bodies[name]["example"] = _EXAMPLES[name]
+    bodies["PredictRequest"]["oneOf"] = [{"required": ["sequence"]}, {"required": ["sequences"]}]
+    return bodies
 
 
 def _query(kind: type[msgspec.Struct] | None) -> list[dict[str, Any]]:
@@ -265,7 +268,7 @@ def _query(kind: type[msgspec.Struct] | None) -> list[dict[str, Any]]:
     (definition,) = msgspec.json.schema_components([kind], ref_template=_NAMED)[1].values()
     parameters = []
     for name, one in definition["properties"].items():
-        # A query string cannot say null.
+        # A query string has no null.
         options = [part for part in one.pop("anyOf", []) if part.get("type") != "null"]
         schema = {**one, **(options[0] if options else {})}
         if schema.get("default", 0) is None:

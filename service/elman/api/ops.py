@@ -18,7 +18,7 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
 
     @router.get("/livez", responses={503: {"model": Health}}, response_model_exclude_none=True)
     async def livez(response: Response) -> Health:
-        """Whether the process works; if it does not, restart it."""
+        """200 if the process works. If it does not, restart it."""
         if server.engine.alive:
             return Health(status="live")
         response.status_code = 503
@@ -26,7 +26,7 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
 
     @router.get("/readyz", responses={503: {"model": Health}}, response_model_exclude_none=True)
     async def readyz(response: Response) -> Health:
-        """Whether to send requests here: the models are loaded, and the server is not stopping."""
+        """200 if the server takes requests: its models are loaded, and it is not stopping."""
         if server.ready:
             return Health(status="ready")
         response.status_code = 503
@@ -39,30 +39,30 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
 
     @router.get("/v1/engine")
     async def show_engine() -> EngineStats:
-        """What the engine does now, and has done for each model since it was loaded."""
+        """What the engine does now, and its counters for each model since it was loaded."""
         return EngineStats(
             process=os.getpid(),
             queued=server.engine.num_pending,
             pending_seconds=server.engine.pending_seconds,
             sessions=await asyncio.to_thread(len, server.sessions),
             streams=len(streams),
-            models=[_figures(one) for one in server],
+            models=[_stats(one) for one in server],
         )
 
     return router
 
 
-def _figures(served: ServedModel) -> ModelStats:
-    figures = served.queue.stats
+def _stats(served: ServedModel) -> ModelStats:
+    stats = served.queue.stats
     return ModelStats(
         model=served.model.name,
         version=served.model.version,
-        runs=figures.num_runs,
-        rows=figures.num_rows,
-        steps=figures.num_steps,
-        padded_steps=figures.num_padded_steps,
-        sequences=figures.num_sequences,
+        runs=stats.num_runs,
+        rows=stats.num_rows,
+        steps=stats.num_steps,
+        padded_steps=stats.num_padded_steps,
+        sequences=stats.num_sequences,
         queued=len(served.queue.scheduler),
-        run_seconds=figures.run_seconds,
+        run_seconds=stats.run_seconds,
         max_batch=served.queue.scheduler.policy.max_batch,
     )

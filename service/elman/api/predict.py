@@ -1,4 +1,4 @@
-"""`POST /v1/models/{name}/predict`: sequences in, every o_1..o_n or the decoded o_n out."""
+"""`POST /v1/models/{name}/predict`: runs sequences and returns their outputs, o_1..o_n or only o_n."""
 
 from collections.abc import Generator, Iterable
 from functools import lru_cache
@@ -14,7 +14,7 @@ from elman.api.segment import (
     seal_token,
 )
 from elman.api.server import ServedModel, Server
-from elman.codec.answer import Asked, encode_answer, encode_octets, outputs_of
+from elman.codec.answer import OutputOptions, encode_answer, encode_octets, outputs_of
 from elman.codec.frames import check_cut
 from elman.codec.json import place_of
 from elman.codec.limits import check_listed
@@ -27,18 +27,18 @@ from elman.errors import InvalidField, NotAcceptable, TooLong, UnsupportedMediaT
 from elman.http.endpoint import JSON, OCTETS, Request, Response
 from elman.repository.network import Array
 
-# Where a request of octets brings its state token along, and its answer the next.
+# The header with the state token of a binary request, and of its answer.
 STATE_HEADER = b"elman-state"
-# Numbers that the answer to one request may hold: 400 MB of float32.
+# Most numbers in one binary answer: 400 MB of float32.
 MAX_NUMBERS = 100_000_000
-# The same for an answer in JSON.
+# Most numbers in one JSON answer.
 MAX_JSON_NUMBERS = 20_000_000
-# State tokens that take milliseconds to open or seal.
+# Opening or sealing more state tokens takes milliseconds and is done in a thread.
 _MANY_TOKENS = 100
 
 
 class Prediction(Run):
-    """One predict request: what runs, and what its answer is made of."""
+    """One predict request: its sequences, and what its answer needs."""
 
     __slots__ = ("endpoint", "octets", "options", "owner", "segments", "served")
 
@@ -75,7 +75,7 @@ class Predict:
         self.server = server
 
     def parse(self, request: Request) -> Work | Response:
-        """The sequences to run. Raises RequestError with the place of the first fault."""
+        """The sequences to run. Raises RequestError with the `where` of the first error."""
         served = self.server.served_in(request.parameters)
         headers = request.headers
         octets = wants_octets(headers.get(b"accept", b""))
@@ -92,7 +92,7 @@ class Predict:
         check_no_query(request.query)
         if len(request.body) > LARGE:
             decoded = self.server.pool.call(decoder.predict, request.body)
-            return Wait(decoded, lambda found: self._run(request, served, octets, *found))
+            return Wait(decoded, lambda result: self._run(request, served, octets, *result))
         return self._run(request, served, octets, *decoder.predict(request.body))
 
     def _run(
@@ -103,21 +103,21 @@ class Predict:
         options: PredictRequest[Any],
         arrays: list[Array],
     ) -> Work | Response:
-        """What a decoded request runs, checked. Raises RequestError."""
+        """Check a decoded request, and return the work that runs it. Raises RequestError."""
         check_returns(served, options.returns)
         if octets:
             _check_one(options, arrays)
         if options.carries_state:
-            opening = self._opened(request, served, octets, options, arrays)
-            return script(opening)  # type: ignore[no-any-return]
+            steps = self._run_with_state(request, served, octets, options, arrays)
+            return script(steps)  # type: ignore[no-any-return]
         deadline = request.deadline(options.timeout)
         if served.format.frames:
-            arrays = [cut_whole(served, one, place_of(i, options.many)) for i, one in enumerate(arrays)]
+            arrays = [cut_whole(served, data, place_of(i, options.many)) for i, data in enumerate(arrays)]
         returns = options.returns
         sequences = [Sequence(inputs, returns=returns, deadline=deadline) for inputs in arrays]
         return Prediction(self, served, options, sequences, octets, request.owner)
 
-    def _opened(
+    def _run_with_state(
         self,
         request: Request,
         served: ServedModel,
@@ -125,7 +125,7 @@ class Predict:
         options: PredictRequest[Any],
         arrays: list[Array],
     ) -> Generator[Work, None, Response]:
-        """A request that carries state: its tokens are opened first and sealed last, many of them in a thread."""
+        """Run a request with state: open its tokens, run, and seal new ones. Many tokens are handled in a thread."""
         check_streaming(served)
         many = len(arrays) > _MANY_TOKENS
         open_all, owner = self._segments, request.owner
@@ -136,7 +136,7 @@ class Predict:
         )
         deadline = request.deadline(options.timeout)
         wanted = {"keep_state": options.return_state, "keep_trace": options.hidden}
-        sequences = [one.sequence(returns=options.returns, deadline=deadline, **wanted) for _, one in segments]
+        sequences = [part.sequence(returns=options.returns, deadline=deadline, **wanted) for _, part in segments]
         prediction = Prediction(self, served, options, sequences, octets, owner, segments)
         yield prediction
         prediction.check()
@@ -148,18 +148,18 @@ class Predict:
         if isinstance(outcome, Wait):
             yield outcome
             outcome = outcome.respond()
-        assert isinstance(outcome, Response), "an encoded answer is a response"
+        assert isinstance(outcome, Response), "_encoded() gives a response or waits for one"
         return outcome
 
     def respond(self, work: Prediction) -> Response | Work:
-        """The answer, once all has run. Raises the first error of any sequence, placed."""
+        """The answer, once all sequences are done. Raises the first error of any, with its `where`."""
         work.check()
         if work.octets:
             return octets_response(work.served, outputs_of(work.sequences[0]), work.options.returns)
         return self._encoded(work, None)
 
     def _encoded(self, work: Prediction, extras: list[dict[str, Any]] | None) -> Response | Work:
-        """The answer as JSON, written by the pool where that takes milliseconds."""
+        """The answer as JSON. The codec pool encodes it if that takes milliseconds."""
         served, options = work.served, work.options
         rows = [(len(one.inputs), outputs_of(one)) for one in work.sequences]
         if options.hidden or _num_rows(options, work.sequences) * served.model.network.output_size > MANY:
@@ -170,7 +170,7 @@ class Predict:
     def _segments(
         self, options: PredictRequest[Any], served: ServedModel, owner: bytes, arrays: list[Array]
     ) -> list[tuple[int, Segment]]:
-        """Each sequence with the step that it starts at. Raises as `open_token`."""
+        """For each sequence the step that it starts at, and its segment. Raises like `open_token`."""
         tokens = options.state
         starts = [(0, served.snapshots.first)] * len(arrays)
         if isinstance(tokens, str):
@@ -186,7 +186,7 @@ class Predict:
         return segments
 
     def _extras(self, work: Prediction) -> list[dict[str, Any]]:
-        """What carries state in each result."""
+        """The further fields of each result: `step`, `state` and `hidden`, as requested."""
         served, options = work.served, work.options
         extras: list[dict[str, Any]] = [{} for _ in work.sequences]
         for extra, sequence, (step, segment) in zip(extras, work.sequences, work.segments or (), strict=True):
@@ -201,7 +201,7 @@ class Predict:
 
 @lru_cache(256)
 def wants_octets(accept: bytes) -> bool:
-    """Whether an Accept header asks for octets before JSON. Raises NotAcceptable where it takes neither."""
+    """True if an Accept header names octets before JSON. Raises NotAcceptable if it accepts neither."""
     kinds = [part.split(b";")[0].strip().lower() for part in accept.split(b",") if part.strip()]
     for kind in kinds:
         if kind in (JSON, OCTETS):
@@ -209,15 +209,15 @@ def wants_octets(accept: bytes) -> bool:
     if not kinds or b"*/*" in kinds or b"application/*" in kinds:
         return False
     raise NotAcceptable(
-        f"no answer can be given as {accept[:80].decode('latin-1')}", expected=[JSON.decode(), OCTETS.decode()]
+        f"the answer cannot be sent as {accept[:80].decode('latin-1')}", expected=[JSON.decode(), OCTETS.decode()]
     )
 
 
 @lru_cache(256)
 def sends_octets(content_type: bytes) -> bool:
-    """Whether a Content-Type says octets and not JSON. Raises UnsupportedMediaType."""
+    """True if a Content-Type is octets, False if it is JSON. Raises UnsupportedMediaType."""
     kind = content_type.split(b";")[0].strip().lower()
-    # curl -d without a header says it sends a form; what it holds is judged by the JSON decoder.
+    # `curl -d` without a header declares a form. Such a body is decoded as JSON.
     if kind not in (b"", JSON, OCTETS, b"application/x-www-form-urlencoded"):
         raise UnsupportedMediaType(
             f"the body is {kind[:80].decode('latin-1')}", expected=[JSON.decode(), OCTETS.decode()]
@@ -226,24 +226,24 @@ def sends_octets(content_type: bytes) -> bool:
 
 
 def check_returns(served: ServedModel, returns: Return) -> None:
-    """Raise InvalidField where every step's output is wanted of a model that has only the last one's."""
+    """Raise InvalidField if `steps` is requested of a model that gives only the last output."""
     if returns == "steps" and served.queue.scheduler.policy.steps_singly and not served.model.proof.chunked:
         raise InvalidField(
-            f"{served.model.name} gives an output after the last step only", where="return", expected="final"
+            f"{served.model.name} gives only the output after the last step", where="return", expected="final"
         )
 
 
-def check_rows(served: ServedModel, asked: Asked, rows: int, octets: bool) -> None:
-    """Raise where an answer of some output rows would be larger than a server can hold ready for one request."""
-    size, most = served.model.network.output_size, MAX_NUMBERS if octets else MAX_JSON_NUMBERS
-    if rows * size > most:
+def check_rows(served: ServedModel, options: OutputOptions, rows: int, octets: bool) -> None:
+    """Raise TooLong or InvalidField if an answer with that many output rows would be too large."""
+    size, limit = served.model.network.output_size, MAX_NUMBERS if octets else MAX_JSON_NUMBERS
+    if rows * size > limit:
         raise TooLong(
-            f"the answer would hold {rows * size} numbers",
-            where="return" if asked.returns == "steps" else "sequences",
-            expected=f"at most {most} numbers" + ("" if octets else ", more as application/octet-stream"),
+            f"the answer would have {rows * size} numbers",
+            where="return" if options.returns == "steps" else "sequences",
+            expected=f"at most {limit} numbers" + ("" if octets else ", more as application/octet-stream"),
         )
-    if asked.decode and not octets:
-        check_listed(rows, min(asked.top, size))
+    if options.decode and not octets:
+        check_listed(rows, min(options.top, size))
 
 
 def _check_size(options: PredictRequest[Any], sequences: list[Sequence], served: ServedModel, octets: bool) -> None:
@@ -253,14 +253,14 @@ def _check_size(options: PredictRequest[Any], sequences: list[Sequence], served:
         states = _num_steps(sequences) * served.model.network.state_nbytes // 4
         if states + rows * served.model.network.output_size > MAX_JSON_NUMBERS:
             raise TooLong(
-                f"the answer would hold {states} numbers of state",
+                f"the answer would have {states} numbers of state",
                 where="hidden",
                 expected=f"at most {MAX_JSON_NUMBERS} numbers",
             )
 
 
 def _num_rows(options: PredictRequest[Any], sequences: list[Sequence]) -> int:
-    """Output rows of an answer."""
+    """Number of output rows of an answer."""
     return _num_steps(sequences) if options.returns == "steps" else len(sequences)
 
 
@@ -270,9 +270,11 @@ def _num_steps(sequences: list[Sequence]) -> int:
 
 def _check_one(options: PredictRequest[Any], arrays: list[Array]) -> None:
     if len(arrays) > 1:
-        raise NotAcceptable("several sequences cannot be answered as application/octet-stream", expected=JSON.decode())
+        raise NotAcceptable(
+            "an answer for several sequences cannot be sent as application/octet-stream", expected=JSON.decode()
+        )
     if options.hidden:
-        raise NotAcceptable("hidden cannot be answered as application/octet-stream", expected=JSON.decode())
+        raise NotAcceptable("hidden cannot be sent as application/octet-stream", expected=JSON.decode())
 
 
 def octets_response(

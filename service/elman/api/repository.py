@@ -31,7 +31,8 @@ def repository_router(server: Server) -> APIRouter:
     @router.post("/index")
     async def index(query: IndexQuery | None = None) -> list[IndexEntry]:
         """Every model version in the repository, served or refused."""
-        ready = [IndexEntry(name=one.model.name, version=str(one.model.version), state="READY") for one in server]
+        models = [served.model for served in server]
+        ready = [IndexEntry(name=model.name, version=str(model.version), state="READY") for model in models]
         if query is not None and query.ready:
             return ready
         return ready + [
@@ -46,7 +47,7 @@ def repository_router(server: Server) -> APIRouter:
 
     @router.post("/models/{name}/load", response_class=Response)
     async def load(name: str) -> Response:
-        """Load a model from the repository, or load it again. Where that fails, what was served stays."""
+        """Load a model from the repository, or load it again. If that fails, the model served before stays."""
         try:
             await server.load(name)
         except ModelRefused as refused:
@@ -55,7 +56,7 @@ def repository_router(server: Server) -> APIRouter:
 
     @router.post("/models/{name}/unload", response_class=Response)
     async def unload(name: str) -> Response:
-        """Serve a model no more. Requests that are queued for it are answered."""
+        """Stop serving a model. Requests that are queued for it are still answered."""
         await server.unload(name)
         return Response(status_code=200)
 

@@ -1,4 +1,4 @@
-"""The answers, for the OpenAPI document, and the bodies of the routes that FastAPI serves."""
+"""Answers, for the OpenAPI document, and the bodies of the routes that FastAPI serves."""
 
 from typing import Any, Literal
 
@@ -10,19 +10,19 @@ def _absent(value: object) -> bool:
 
 
 class InputCard(BaseModel):
-    """What a sequence is made of."""
+    """The steps of an input sequence."""
 
     kind: Literal["features", "tokens", "frames"]
-    size: int | None = Field(None, exclude_if=_absent, description="Features of a step, or samples of a frame")
-    stride: int | None = Field(None, exclude_if=_absent, description="Of frames: samples from one to the next")
-    left_pad: int | None = Field(None, exclude_if=_absent, description="Of frames: zeros before the first sample")
+    size: int | None = Field(None, exclude_if=_absent, description="Features per step, or samples per frame")
+    stride: int | None = Field(None, exclude_if=_absent, description="Frames: samples from one frame to the next")
+    left_pad: int | None = Field(None, exclude_if=_absent, description="Frames: zeros before the first sample")
     names: list[str] | None = Field(None, exclude_if=_absent, description="Names of the features")
     vocabulary_size: int | None = Field(None, exclude_if=_absent, description="Token ids are 0 to vocabulary_size - 1")
     text: bool = Field(False, description="Whether a sequence may be a string")
 
 
 class OutputCard(BaseModel):
-    """What one step's output is."""
+    """The output of one step."""
 
     size: int
     labels: list[str] | None = Field(None, exclude_if=_absent)
@@ -43,15 +43,15 @@ class StateCard(BaseModel):
 
 
 class BatchingCard(BaseModel):
-    """What was proved of the model when it was loaded."""
+    """How the model may be batched, as proved when it was loaded."""
 
-    exact: bool = Field(description="The same bits alone or batched, whole or in chunks")
-    tolerance: float = Field(description="Largest difference seen where it is not exact")
-    reason: str | None = Field(description="Why sequences of it are not cut or not batched freely")
+    exact: bool = Field(description="Whether it gives the same bits alone or batched, whole or in chunks")
+    tolerance: float = Field(description="The largest difference seen, if it is not exact")
+    reason: str | None = Field(description="Why sequences are not run in chunks, or not batched freely")
 
 
 class GenerationCard(BaseModel):
-    """How a model writes on."""
+    """How a model generates."""
 
     start: str | None
     end: str | None
@@ -59,15 +59,15 @@ class GenerationCard(BaseModel):
 
 
 class ForecastCard(BaseModel):
-    """How a model is fed its own output."""
+    """How a model forecasts."""
 
-    target: list[int] = Field(description="The input features that its outputs are")
-    known: list[int] = Field(description="The input features that a request gives ahead")
+    target: list[int] = Field(description="For each output, the index of the input feature that it predicts")
+    known: list[int] = Field(description="Indices of the input features known ahead, which a request gives as `future`")
     sampled: bool = Field(description="Whether paths can be sampled, for quantiles")
 
 
 class ModelCard(BaseModel):
-    """All that a client needs to know of a model."""
+    """All that a client needs to know about a model."""
 
     name: str
     version: int
@@ -82,9 +82,9 @@ class ModelCard(BaseModel):
     output: OutputCard
     state: StateCard
     batching: BatchingCard
-    generation: GenerationCard | None = Field(default=None, description="How it generates; null where it cannot")
-    forecast: ForecastCard | None = Field(default=None, description="How it forecasts; null where it cannot")
-    examples: int = Field(default=0, description="How many held-out sequences travel with it")
+    generation: GenerationCard | None = Field(default=None, description="How it generates; null if it cannot")
+    forecast: ForecastCard | None = Field(default=None, description="How it forecasts; null if it cannot")
+    examples: int = Field(default=0, description="Number of held-out sequences in its folder")
     digest: str
 
 
@@ -96,7 +96,7 @@ class RefusedModel(BaseModel):
     reason: str
     node: str | None = Field(None, exclude_if=_absent)
     remedy: str | None = Field(None, exclude_if=_absent)
-    model_json: dict[str, Any] | None = Field(None, exclude_if=_absent, description="The model.json to start from")
+    model_json: dict[str, Any] | None = Field(None, exclude_if=_absent, description="A model.json to start from")
 
 
 class ModelList(BaseModel):
@@ -111,25 +111,25 @@ class Ranked(BaseModel):
 
 
 class Decoded(Ranked):
-    """The best label or token, and the best few."""
+    """The most probable label or token, and the `top` most probable ones."""
 
     top: list[Ranked]
 
 
 class Result(BaseModel):
-    """The answer for one sequence: `output` for `final`, `outputs` with a row a step for `steps`."""
+    """The answer for one sequence: `output` for `final`, `outputs` with one row per step for `steps`."""
 
     length: int
     output: list[float] | None = None
     outputs: list[list[float]] | None = None
     decoded: Decoded | list[Decoded] | list[float] | list[list[float]] | None = None
-    state: str | None = Field(None, description="A state token, where return_state was set")
-    step: int | None = Field(None, description="How far the state has come, in steps")
-    hidden: dict[str, list[list[float]]] | None = Field(None, description="Each state tensor, a row a step")
+    state: str | None = Field(None, description="A state token, if return_state was set")
+    step: int | None = Field(None, description="Number of steps done up to this state")
+    hidden: dict[str, list[list[float]]] | None = Field(None, description="Each state tensor, one row per step")
 
 
 class StepsAnswer(BaseModel):
-    """What a step gave, and where the session stands."""
+    """The outputs of a steps request, and the step that the session is at."""
 
     id: str
     step: int = Field(description="Steps done; for a model of frames, samples received")
@@ -137,7 +137,7 @@ class StepsAnswer(BaseModel):
     output: list[float] | None = None
     outputs: list[list[float]] | None = None
     decoded: Decoded | list[Decoded] | list[float] | list[list[float]] | None = None
-    replayed: bool = Field(description="Whether the step had been done already, and only its answer was given again")
+    replayed: bool = Field(description="True if the step was done by an earlier request: its answer is given again")
 
 
 class PredictAnswer(BaseModel):
@@ -147,13 +147,13 @@ class PredictAnswer(BaseModel):
 
 
 class Problem(BaseModel):
-    """What is wrong, and where (RFC 9457)."""
+    """An error: what is wrong, and where (RFC 9457)."""
 
     type: str
     title: str
     status: int
     detail: str
-    code: str = Field(description="A stable word to branch on")
+    code: str = Field(description="A stable word for programs to test")
     error: str = Field(description="The same as detail")
     where: str | None = Field(None, description="The place in the request, such as sequences[3][17][2]")
     expected: Any = None
@@ -165,22 +165,22 @@ class Health(BaseModel):
 
 
 class NewSession(BaseModel):
-    """Where a session begins, and how long it lives."""
+    """The start state of a session, and its time to live."""
 
     model_config = ConfigDict(extra="forbid")
 
-    state: str | None = Field(default=None, description="A state token to begin at; the initial state without it")
-    ttl: float | None = Field(default=None, description="Seconds that it lives after its last step")
+    state: str | None = Field(default=None, description="A state token to start from; without it the initial state")
+    ttl: float | None = Field(default=None, description="Seconds that the session lives after its last step")
 
 
 class ForkBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    ttl: float | None = Field(default=None, description="As of a new session; that of the one forked without it")
+    ttl: float | None = Field(default=None, description="As for a new session; without it that of the forked session")
 
 
 class SessionCard(BaseModel):
-    """Where a session stands."""
+    """A session, and the step that it is at."""
 
     id: str
     model: str
@@ -193,7 +193,7 @@ class SessionCard(BaseModel):
 
 class SessionList(BaseModel):
     sessions: list[SessionCard]
-    next: str | None = Field(description="What to give as `after` for the rest")
+    next: str | None = Field(description="The `after` of the next page; null on the last page")
 
 
 class StateAnswer(BaseModel):
@@ -208,7 +208,7 @@ class StateBody(BaseModel):
 
 
 class ModelStats(BaseModel):
-    """What the engine has done for one model since it was loaded."""
+    """The engine's counters for one model since it was loaded."""
 
     model: str
     version: int
@@ -225,16 +225,16 @@ class ModelStats(BaseModel):
 class EngineStats(BaseModel):
     """What the engine does now."""
 
-    process: int = Field(description="The worker process that answers, whose figures these are")
+    process: int = Field(description="The id of the worker process that answers; the counters are its own")
     queued: int = Field(description="Sequences not answered yet")
-    pending_seconds: float = Field(description="Work not answered yet, by the calibrated costs")
+    pending_seconds: float = Field(description="Work not answered yet, in seconds by the calibrated costs")
     sessions: int = Field(description="Sessions in the store, those of other processes included")
     streams: int = Field(description="WebSocket streams open")
     models: list[ModelStats]
 
 
 class Example(BaseModel):
-    """A real sequence that the model was not trained on."""
+    """A sequence that the model was not trained on."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -250,7 +250,7 @@ class Examples(BaseModel):
 class Generated(BaseModel):
     """One sample."""
 
-    text: str | None = Field(description="Without the text that stopped it; null without a vocabulary")
+    text: str | None = Field(description="The text before the stop string; null if the model has no vocabulary")
     tokens: list[int]
     steps: int
     reason: Literal["stop", "end", "length"]
@@ -268,7 +268,7 @@ Values = list[float] | list[list[float]]
 
 
 class ForecastAnswer(BaseModel):
-    """Numbers where the model has one output, rows where it has several; in the data's own units."""
+    """A forecast in the data's own units: a number per step, or a row per step if the model has several outputs."""
 
     model: str
     version: int
@@ -281,9 +281,9 @@ class ForecastAnswer(BaseModel):
 
 
 class InfluenceAnswer(BaseModel):
-    """How far o_n moves when a step is withheld: the euclidean distance of what the outputs say, or that of `target`.
+    """How far o_n moves when a step is left out: the Euclidean distance of the outputs, or the distance of `target`.
 
-    Outputs say probabilities where the model has labels or tokens, and values in the data's units elsewhere.
+    Outputs are compared as probabilities if the model has labels or tokens, and as values in the data's units if not.
     """
 
     model: str
@@ -292,5 +292,5 @@ class InfluenceAnswer(BaseModel):
     output: list[float]
     decoded: Decoded | list[float] | None = None
     target: int | None
-    influence: list[float] = Field(description="A number a step")
-    span: int = Field(description="How many of the last steps hold 90 % of all influence")
+    influence: list[float] = Field(description="One number per step")
+    span: int = Field(description="How many of the last steps have 90 % of all influence")

@@ -1,4 +1,4 @@
-"""One segment of a sequence: from where it starts to where it will stand."""
+"""A segment of a sequence: the steps of one request, and the snapshots before and after them."""
 
 import time
 from typing import Any
@@ -13,16 +13,16 @@ from elman.sessions.tokens import State
 
 
 class Segment:
-    """What is read next, and where that leaves the sequence.
+    """The steps of a sequence that one request runs.
 
     Args:
         served: the model.
-        data: as `JSONDecoder.predict` gives it. A signal is cut here.
-        start: where the sequence stands.
+        data: as returned by `JSONDecoder.predict`. A signal is cut into windows here.
+        start: the snapshot before these steps.
 
     Attributes:
-        inputs: as the engine takes them; none where a piece of a signal completes no window.
-        moves: how far the sequence moves: steps, or samples of a signal.
+        inputs: the input of the engine; empty if a piece of a signal completes no window.
+        moves: how far the sequence moves: in steps, or in samples of a signal.
     """
 
     def __init__(self, served: ServedModel, data: Array, start: Snapshot) -> None:
@@ -31,42 +31,42 @@ class Segment:
         self.moves = len(data)
         self.inputs, self._rest = data, None
         if served.format.frames:
-            assert start.carry is not None, "a signal has a rest, if only an empty one"
+            assert start.carry is not None, "the snapshot of a signal has a carry"
             self.inputs, self._rest = cut(data, start.carry, served.format)
 
     def sequence(self, **wanted: Any) -> Sequence:
-        """Ready to run."""
+        """The sequence to run; `wanted` are further attributes of `Sequence`."""
         return Sequence(self.inputs, state=self.start.state, **wanted)
 
     def end(self, sequence: Sequence | None) -> Snapshot:
-        """Where the sequence stands once its segment ran; None where there was nothing to run."""
+        """The snapshot after the segment. `sequence` is the one that ran; None if there were no inputs."""
         if sequence is None:
             return Snapshot(self.start.state, self.start.output, self._rest)
-        assert sequence.final_state is not None, "the sequence was to keep its state"
+        assert sequence.final_state is not None, "keep_state is set"
         output = sequence.outputs[-1][-1] if self.served.snapshots.feeds_on else None
         return Snapshot(sequence.final_state, output, self._rest)
 
 
 def cut_whole(served: ServedModel, data: Array, where: str) -> Array:
-    """A sequence by itself, as the engine takes it. Raises EmptySequence for a signal of no whole window."""
+    """The engine's input for a whole sequence. Raises EmptySequence if a signal is shorter than a window."""
     if not served.format.frames:
         return data
     carry = served.snapshots.first.carry
-    assert carry is not None, "a signal has a rest"
+    assert carry is not None, "the snapshot of a signal has a carry"
     windows, _ = cut(data, carry, served.format)
     check_cut(windows, data, carry, served.format, where)
     return windows
 
 
 def check_streaming(served: ServedModel) -> None:
-    """Raise NotStreamable, saying why, where a model has no state that can be carried."""
+    """Raise NotStreamable if a model has no running state."""
     model = served.model
     if model.proof.streaming:
         return
     reason = model.network.look_ahead or model.proof.reason
     raise NotStreamable(
-        f"{model.name} has no running state that could be carried on" + (f": {reason}" if reason else ""),
-        expected="whole sequences, by predict",
+        f"{model.name} has no running state to continue from" + (f": {reason}" if reason else ""),
+        expected="whole sequences, with predict",
     )
 
 
@@ -78,19 +78,19 @@ def open_token(server: Server, served: ServedModel, owner: bytes, token: str, wh
     try:
         return state.step, served.snapshots.unpack(state.snapshot)
     except ValueError:
-        raise BadStateToken("the token holds no state of this model", where=where) from None
+        raise BadStateToken("the state in the token does not fit this model", where=where) from None
 
 
 def unpacked(served: ServedModel, snapshot: bytes) -> Snapshot:
-    """A snapshot of a session. Raises ModelChanged where the model keeps its state otherwise now."""
+    """A snapshot of a session. Raises ModelChanged if it does not have the layout of the model."""
     try:
         return served.snapshots.unpack(snapshot)
     except ValueError:
-        raise ModelChanged(f"the session's state is none that {served.model.name} has now") from None
+        raise ModelChanged(f"the state of the session does not fit {served.model.name} as it is served now") from None
 
 
 def seal_token(server: Server, served: ServedModel, owner: bytes, step: int, snapshot: bytes) -> str:
-    """A state token, good for `token_ttl` seconds."""
+    """A state token, valid for `token_ttl` seconds."""
     model = served.model
     expires_at = time.time() + server.settings.token_ttl
     return server.tokens.seal(State(model.name, model.version, served.digest, owner, step, expires_at, snapshot))

@@ -1,4 +1,4 @@
-"""What the routes share: the repository, the engine, the sessions, and a queue and a decoder for each model."""
+"""What the routes share: repository, engine, sessions, and a queue and a decoder per model."""
 
 import asyncio
 import json
@@ -34,15 +34,15 @@ from elman.settings import Settings
 
 _LOG = logging.getLogger("elman")
 
-# Replaced model files that are kept for the sessions that began with them.
-_MOST_RETIRED = 4
-# Bytes of the largest file of examples that is read.
-_MOST_EXAMPLES = 2**20
+# Most replaced models that are kept for the sessions that started with them.
+_MAX_RETIRED = 4
+# Largest examples.json that is read, in bytes.
+_MAX_EXAMPLES_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model version with all that serving it takes."""
+    """One model version, and its queue, decoder and output format."""
 
     model: Model
     queue: ModelQueue
@@ -51,7 +51,7 @@ class ServedModel:
 
     @property
     def format(self) -> InputFormat:
-        """What a sequence of it looks like on the wire."""
+        """Its input on the wire."""
         return self.decoder.format
 
     @cached_property
@@ -61,12 +61,12 @@ class ServedModel:
 
     @cached_property
     def snapshots(self) -> SnapshotFormat:
-        """How its state is kept between requests."""
+        """The format of its snapshots."""
         return SnapshotFormat(self.model)
 
     @cached_property
     def autoregressive(self) -> AutoregressiveDecoder:
-        """What decodes the requests whose outputs are fed back."""
+        """The decoder of its generate, forecast and influence requests."""
         return AutoregressiveDecoder(self.model, self.decoder)
 
     @cached_property
@@ -76,7 +76,7 @@ class ServedModel:
 
 
 def policy_of(model: Model, settings: Settings) -> Policy:
-    """How the engine may batch a model, by what was proved of it."""
+    """How the engine may batch a model, as its proof allows."""
     network, proof = model.network, model.proof
     return Policy(
         max_batch=1 if proof.batched == "alone" else settings.max_batch or model.calibration.batch,
@@ -102,7 +102,7 @@ class Server:
             settings.hot_session_bytes,
             shared=settings.workers > 1,
         )
-        # A write that waits for the disk, or for another writer, is not to hold up the event loop.
+        # A write to the LMDB store may wait for the disk or for another process, so not on the event loop.
         light_saves = settings.store == "memory"
         self.engine = Engine(settings.max_queue, settings.max_queue_seconds, self.sessions.commit, light_saves)
         self.pool = CodecPool()
@@ -113,7 +113,7 @@ class Server:
         self._polling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Load the repository, start the engine, and look for changed models from then on."""
+        """Load the repository, start the engine, and begin to poll for changed models."""
         await self._change(self.repository.load)
         await asyncio.to_thread(self.sessions.open)
         self.engine.start(asyncio.get_running_loop())
@@ -126,7 +126,7 @@ class Server:
         await self._change(lambda: self.repository.load_name(name))
 
     async def unload(self, name: str) -> None:
-        """Serve a model no more; what is queued for it is finished. Raises UnknownModel."""
+        """Stop serving a model. Its queued sequences are finished. Raises UnknownModel."""
         await self._change(lambda: self.repository.unload_name(name))
 
     async def _poll(self) -> None:
@@ -135,13 +135,13 @@ class Server:
             try:
                 await self._change(self.repository.load)
             except OSError as error:
-                # The folder may be gone for a moment, as when a volume is mounted anew. What is loaded stays.
+                # The folder may be gone for a moment, for example while a volume is mounted. Loaded models stay.
                 _LOG.warning("the model repository cannot be read: %s", error.strerror)
-            except Exception:  # whatever one look meets, the next is to be taken
-                _LOG.exception("looking at the model repository failed")
+            except Exception:  # polling goes on after any error
+                _LOG.exception("polling the model repository failed")
 
     async def _change(self, change: Callable[[], None]) -> None:
-        """Change the repository off the event loop, then serve what it holds, then let go of what it dropped."""
+        """Change the repository in a thread, then serve the models that it holds."""
         async with self._changing:
             try:
                 await asyncio.to_thread(change)
@@ -152,33 +152,33 @@ class Server:
         served: dict[str, dict[int, ServedModel]] = {}
         for model in self.repository:
             before = self._served.get(model.name, {}).get(model.version)
-            # A model that did not change keeps its queue; one that did gets another, and the old queue is finished.
+            # An unchanged model keeps its queue. A changed one gets a new queue, and the old queue is finished.
             try:
-                one = before if before is not None and before.model is model else self._serve(model)
-            except Exception:  # one model that cannot be opened is not to keep the others from being served
+                now = before if before is not None and before.model is model else self._serve(model)
+            except Exception:  # the other models are served all the same
                 _LOG.exception("%s version %d cannot be opened", model.name, model.version)
                 continue
-            served.setdefault(model.name, {})[model.version] = one
-            if before is not None and one is not before:
+            served.setdefault(model.name, {})[model.version] = now
+            if before is not None and now is not before:
                 self._retire(before)
         return served
 
     def _retire(self, served: ServedModel) -> None:
-        """Keep what was replaced for the sessions that began with it."""
+        """Keep a replaced model for the sessions that started with it."""
         self._retired[served.model.name, served.model.version, served.digest] = served
-        while len(self._retired) > _MOST_RETIRED:
+        while len(self._retired) > _MAX_RETIRED:
             self._retired.popitem(last=False)
 
     def _serve(self, model: Model) -> ServedModel:
         queue = ModelQueue(model, policy_of(model, self.settings))
         limits = self.limits
         if not model.proof.chunked:
-            # What is run whole holds up everything else for as long as it takes.
+            # A sequence that cannot be run in chunks blocks all others until it ends.
             limits = replace(limits, max_steps=min(limits.max_steps, self.settings.max_whole_steps))
         return ServedModel(model, queue, JSONDecoder(input_format(model), limits), OutputFormat(model))
 
     async def stop(self) -> None:
-        """Take no new work, finish what is queued, stop."""
+        """Refuse new work, finish the queued sequences, and stop."""
         self.ready = False
         if self._polling is not None:
             self._polling.cancel()
@@ -189,10 +189,7 @@ class Server:
         await asyncio.to_thread(self.sessions.close)
 
     def served(self, name: str, version: str | None = None) -> ServedModel:
-        """A model ready to run, at its default version unless one is given, as it stands in a path.
-
-        Raises UnknownModel.
-        """
+        """A model, at its default version or at `version`, which is text from a path. Raises UnknownModel."""
         versions = self._served.get(name)
         if versions is None:
             refused = any(refusal.name == name for refusal in self.repository.refusals)
@@ -206,11 +203,11 @@ class Server:
         return versions[number]
 
     def served_in(self, parameters: Mapping[str, str]) -> ServedModel:
-        """The model that the parameters of a path name. Raises UnknownModel."""
+        """The model that the path parameters name. Raises UnknownModel."""
         return self.served(parameters["name"], parameters.get("version"))
 
     def served_to(self, record: Record) -> ServedModel:
-        """The model that a session began with. Raises UnknownModel and ModelChanged."""
+        """The model that a session started with. Raises UnknownModel and ModelChanged."""
         key = (record.model, record.version, record.digest)
         served = self._served.get(record.model, {}).get(record.version)
         if served is not None and served.digest == record.digest:
@@ -218,14 +215,14 @@ class Server:
         if key in self._retired:
             return self._retired[key]
         if served is None:
-            raise UnknownModel(f"version {record.version} of {record.model!r}, the session's, is served no more")
+            raise UnknownModel(f"the session's model, {record.model!r} version {record.version}, is no longer served")
         raise ModelChanged(
-            f"version {record.version} of {record.model!r} is another file than the one that the session began with",
+            f"version {record.version} of {record.model!r} is not the file that the session started with",
             expected=f"sha256:{record.digest.hex()}",
         )
 
     def examples(self, served: ServedModel) -> list[Any]:
-        """Held-out sequences that travel with a model, from the file beside it; none where that is no such list."""
+        """The held-out sequences in a model's examples.json; none if there is no such file or it is not valid."""
         path = self.settings.repository / served.model.name / str(served.model.version) / "examples.json"
         try:
             stat = path.stat()
@@ -235,7 +232,7 @@ class Server:
 
     @cached_property
     def tokens(self) -> StateTokens:
-        """What seals and opens state tokens."""
+        """Seals and opens state tokens."""
         return StateTokens(self.settings.state_keys or (own_key(self.settings),))
 
     def versions(self, name: str) -> list[int]:
@@ -253,14 +250,16 @@ class Server:
 
 @lru_cache(256)
 def _examples(path: Path, changed: int, size: int) -> list[Any]:
-    """The list in an examples file, read again once it has changed. Raises OSError and ValueError."""
-    if size > _MOST_EXAMPLES:
-        raise ValueError("too large for examples")
+    """The list in an examples file, read again when it has changed. Raises OSError and ValueError."""
+    if size > _MAX_EXAMPLES_BYTES:
+        raise ValueError(f"examples.json has more than {_MAX_EXAMPLES_BYTES} bytes")
     examples = json.loads(path.read_bytes())
     if not isinstance(examples, list):
-        raise ValueError("no list")
+        raise ValueError("examples.json is not a list")
     return [
-        one for one in examples if isinstance(one, dict) and isinstance(one.get("title"), str) and "sequence" in one
+        example
+        for example in examples
+        if isinstance(example, dict) and isinstance(example.get("title"), str) and "sequence" in example
     ]
 
 
@@ -272,11 +271,11 @@ def _open_store(settings: Settings) -> Store:
 
 
 def own_key(settings: Settings) -> str:
-    """A key to seal state tokens with, kept beside the sessions where there is such a place."""
+    """The server's own key for state tokens. With the LMDB store it is kept in the store's folder."""
     if settings.store == "memory":
         return secrets.token_urlsafe(32)
     try:
         return load_or_make_key(settings.store_dir)
     except (OSError, StoreUnavailable):
-        _LOG.warning("no key can be kept in the store's folder: state tokens are good until the server stops")
+        _LOG.warning("the key cannot be kept in the store's folder: state tokens are valid until the server stops")
         return secrets.token_urlsafe(32)

@@ -1,4 +1,4 @@
-"""`/v1/sessions`: everything of a session but its steps."""
+"""`/v1/sessions`: all routes of sessions but the steps."""
 
 from typing import Annotated
 
@@ -14,20 +14,20 @@ from elman.sessions.store import Record
 
 
 def sessions_router(server: Server, driver: Driver) -> APIRouter:
-    """The routes that make, show, fork, restore and end sessions."""
+    """The routes that create, show, fork, restore and delete sessions."""
     router = APIRouter(prefix="/v1", tags=["sessions"])
     sessions, complete = server.sessions, driver.complete
 
     @router.post("/models/{name}/sessions", status_code=201)
     async def create_session(request: Request, name: str, body: NewSession | None = None) -> SessionCard:
-        """A new session of a model, at its initial state or at that of a token."""
+        """Create a session of a model. It starts from the initial state or from a state token."""
         return await create(request, name, None, body or NewSession())
 
     @router.post("/models/{name}/versions/{version}/sessions", status_code=201)
     async def create_version_session(
         request: Request, name: str, version: str, body: NewSession | None = None
     ) -> SessionCard:
-        """A new session of one version of a model."""
+        """Create a session of one version of a model."""
         return await create(request, name, version, body or NewSession())
 
     async def create(request: Request, name: str, version: str | None, body: NewSession) -> SessionCard:
@@ -39,8 +39,8 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
         ttl = check_ttl(server, body.ttl)
         snapshot = served.snapshots.pack(start)
         model = served.model
-        making = sessions.create(owner, model.name, model.version, served.digest, step, snapshot, ttl)
-        return card(await complete(making))
+        steps = sessions.create(owner, model.name, model.version, served.digest, step, snapshot, ttl)
+        return card(await complete(steps))
 
     @router.get("/sessions")
     async def list_sessions(
@@ -51,32 +51,32 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
     ) -> SessionList:
         """The caller's sessions, oldest first."""
         records = await complete(sessions.owned(owner_of(request.scope), limit, after, model))
-        following = records[-1].id if len(records) == limit else None
-        return SessionList(sessions=[card(record) for record in records], next=following)
+        next_after = records[-1].id if len(records) == limit else None
+        return SessionList(sessions=[card(record) for record in records], next=next_after)
 
     @router.get("/sessions/{id}")
     async def show_session(request: Request, id: str) -> SessionCard:
-        """Where a session stands."""
+        """Show a session, and the step that it is at."""
         return card(await complete(sessions.read(owner_of(request.scope), id)))
 
     @router.delete("/sessions/{id}", status_code=204, response_class=Response)
     async def delete_session(request: Request, id: str) -> Response:
-        """End a session."""
+        """Delete a session."""
         await complete(sessions.delete(owner_of(request.scope), id))
         return Response(status_code=204)
 
     @router.post("/sessions/{id}/fork", status_code=201)
     async def fork_session(request: Request, id: str, body: ForkBody | None = None) -> SessionCard:
-        """A second session that stands where this one does, and goes its own way from here."""
+        """Create a second session with the state of this one. The two are independent from then on."""
         owner = owner_of(request.scope)
-        one = await complete(sessions.read(owner, id))
-        ttl = check_ttl(server, body.ttl) if body is not None and body.ttl is not None else one.ttl
-        making = sessions.create(owner, one.model, one.version, one.digest, one.step, one.snapshot, ttl)
-        return card(await complete(making))
+        first = await complete(sessions.read(owner, id))
+        ttl = check_ttl(server, body.ttl) if body is not None and body.ttl is not None else first.ttl
+        steps = sessions.create(owner, first.model, first.version, first.digest, first.step, first.snapshot, ttl)
+        return card(await complete(steps))
 
     @router.get("/sessions/{id}/state")
     async def read_state(request: Request, id: str) -> StateAnswer:
-        """The session's state as a token, with which anything can go on from here, with or without a session."""
+        """The session's state as a token. Predict, a new session and others can start from it."""
         owner = owner_of(request.scope)
         record = await complete(sessions.read(owner, id))
         served = server.served_to(record)
@@ -84,7 +84,7 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
 
     @router.put("/sessions/{id}/state")
     async def write_state(request: Request, id: str, body: StateBody) -> SessionCard:
-        """Put a session at the state of a token: back to an earlier step, or to where another one stands."""
+        """Set a session to the state of a token, for example of an earlier step or of another session."""
         owner = owner_of(request.scope)
         served = server.served_to(await complete(sessions.read(owner, id)))
         step, start = open_token(server, served, owner, body.state, "state")
@@ -94,7 +94,7 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
 
 
 def card(record: Record) -> SessionCard:
-    """A session as its owner sees it."""
+    """The session's fields that its owner sees."""
     return SessionCard(
         id=record.id,
         model=record.model,
@@ -107,8 +107,8 @@ def card(record: Record) -> SessionCard:
 
 
 def check_ttl(server: Server, ttl: float | None) -> float | None:
-    """Raise InvalidField for a time to live that no session may have."""
-    most = server.settings.max_session_ttl
-    if ttl is not None and not 0 < ttl <= most:
-        raise InvalidField(f"ttl is {ttl:g}", where="ttl", expected=f"seconds, more than 0 and at most {most:g}")
+    """Returns `ttl`. Raises InvalidField if it is not above 0 and at most `max_session_ttl`."""
+    limit = server.settings.max_session_ttl
+    if ttl is not None and not 0 < ttl <= limit:
+        raise InvalidField(f"ttl is {ttl:g}", where="ttl", expected=f"seconds, more than 0 and at most {limit:g}")
     return ttl

@@ -29,9 +29,13 @@ from elman.sessions.sessions import StepIntent, StepWrite
 
 @dataclass(frozen=True, slots=True)
 class StepsDone:
-    """What a steps request gave: its output rows, where the session stands, and whether it had been done before.
+    """The result of a steps request.
 
-    `length` counts the steps that were run; `outputs` has no row where a piece of a signal completed no window.
+    Attributes:
+        id, step: the session, and the step that it is at.
+        length: number of steps that were run.
+        outputs: `(rows, output_size)`; no rows if a piece of a signal completed no window.
+        replayed: True if an earlier request had done the steps already.
     """
 
     id: str
@@ -42,7 +46,7 @@ class StepsDone:
 
 
 class Stepper:
-    """Takes a session on. The route and the streams share it."""
+    """Runs steps of sessions, for the route and for the streams."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -57,7 +61,7 @@ class Stepper:
         deadline: float,
         octets: bool,
     ) -> Steps[StepsDone]:
-        """Move a session on, once. Raises what `Sessions.step` and the engine raise."""
+        """Run steps of a session, exactly once. Raises what `Sessions.step` and the engine raise."""
         check_returns(served, request.returns)
         intent = StepIntent(input_digest(data), len(data), request.at)
 
@@ -79,18 +83,18 @@ class Stepper:
             return len(sequence.inputs), outputs_of(sequence)
 
         (length, outputs), record, replayed = yield from self.server.sessions.step(owner, id, intent, run)
-        # What is replayed was the last step, so the session stands where that left it.
+        # Only the last step is replayed, so `record.step` holds for it too.
         return StepsDone(id, record.step, length, outputs, replayed)
 
     def encoded(self, served: ServedModel, request: StepsRequest[Any], done: StepsDone) -> Steps[bytes]:
-        """The answer as JSON, written by the pool where that takes milliseconds. Raises NotFiniteOutput."""
+        """The answer as JSON. The codec pool encodes it if that takes milliseconds. Raises NotFiniteOutput."""
         heavy = done.outputs.size > MANY
         return (yield from self.server.pool.offload(heavy, encode_steps, served.outputs, request, done))
 
     def decoded(
         self, served: ServedModel, body: bytes, defaults: Mapping[str, Any]
     ) -> Steps[tuple[StepsRequest[Any], Array]]:
-        """A JSON body, decoded by the pool where that takes milliseconds. Raises RequestError."""
+        """A decoded JSON body. The codec pool decodes it if that takes milliseconds. Raises RequestError."""
         return (yield from self.server.pool.offload(len(body) > LARGE, served.decoder.steps, body, defaults))
 
 
@@ -102,30 +106,30 @@ class SessionSteps:
         self.stepper = stepper
 
     def parse(self, request: Request) -> Work | Response:
-        """The steps to run. Raises RequestError with the place of the first fault."""
+        """The steps to run. Raises RequestError with the `where` of the first error."""
         return script(self._steps(request))  # type: ignore[no-any-return]
 
     def _steps(self, request: Request) -> Steps[Response]:
         owner, id = request.owner, request.parameters["id"]
         octets = wants_octets(request.headers.get(b"accept", b""))
         served = self.server.served_to((yield from self.server.sessions.find(owner, id)))
-        asked, data = yield from self._decoded(request, served)
-        deadline = request.deadline(asked.timeout)
-        done = yield from self.stepper.step(owner, id, served, asked, data, deadline, octets)
+        options, data = yield from self._decoded(request, served)
+        deadline = request.deadline(options.timeout)
+        done = yield from self.stepper.step(owner, id, served, options, data, deadline, octets)
         if octets:
             fields = [
                 (b"elman-step", str(done.step).encode()),
                 (b"elman-replayed", b"true" if done.replayed else b"false"),
             ]
-            returns = asked.returns if done.length else "steps"
+            returns = options.returns if done.length else "steps"
             return octets_response(served, done.outputs, returns, fields)
-        return Response((yield from self.stepper.encoded(served, asked, done)), model=served.key)
+        return Response((yield from self.stepper.encoded(served, options, done)), model=served.key)
 
     def _decoded(self, request: Request, served: ServedModel) -> Steps[tuple[StepsRequest[Any], Array]]:
         decoder = served.decoder
         if sends_octets(request.headers.get(b"content-type", b"")):
-            asked = StepsRequest(sequence=None, **msgspec.structs.asdict(parse_query(request.query, StepsQuery)))
-            return asked, decode_octets(request.body, decoder.format, decoder.limits)
+            options = StepsRequest(sequence=None, **msgspec.structs.asdict(parse_query(request.query, StepsQuery)))
+            return options, decode_octets(request.body, decoder.format, decoder.limits)
         check_no_query(request.query)
         return (yield from self.stepper.decoded(served, request.body, {}))
 
@@ -143,5 +147,5 @@ def encode_steps(format: OutputFormat, request: StepsRequest[Any], done: StepsDo
 
 
 def input_digest(data: Array) -> bytes:
-    """16 bytes that stand for what a step reads."""
+    """A digest of the inputs of a step, 16 bytes. It tells a repeated request from a different one."""
     return hashlib.blake2b(data.tobytes(), digest_size=16).digest()

@@ -1,7 +1,7 @@
-"""`/v1/models/{name}/stream`: a session over a WebSocket, a frame a step request.
+"""`/v1/models/{name}/stream`: a session over a WebSocket; each frame is a steps request.
 
-One frame is read, run and answered before the next is read: a client that does not read its answers is slowed by its
-own connection, and dropped once it has not read for `stream_timeout` seconds. Frames of all streams share batches.
+A frame is read, run and answered before the next one is read. So a client that does not read its answers cannot send
+more either, and after `stream_timeout` seconds it is disconnected. Frames of all streams share batches.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class SlowClient(Exception):
 
 @dataclass(slots=True)
 class _Stream:
-    """One connection: the session behind it, and what its frames ask for where they do not say."""
+    """One connection: its session, and the default options of its frames."""
 
     socket: WebSocket
     owner: bytes
@@ -50,12 +50,12 @@ class _Stream:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The options of a frame that does not say otherwise, where they differ from those of a request."""
+        """Options of the query string that frames have by default: those that differ from a request's defaults."""
         names = ("returns", "decode", "top", "timeout")
-        return {name: value for name in names if (value := getattr(self.query, name)) != getattr(_USUAL, name)}
+        return {name: value for name in names if (value := getattr(self.query, name)) != getattr(_DEFAULTS, name)}
 
 
-_USUAL = StreamQuery()
+_DEFAULTS = StreamQuery()
 
 
 class Streams:
@@ -74,13 +74,13 @@ class Streams:
         return len(self._tasks)
 
     def end(self) -> None:
-        """End every stream, each once its step is answered, as the server stops. Called on the event loop."""
+        """End every stream once its current frame is answered. Called on the event loop when the server stops."""
         self._ending = True
         for task in list(self._idle):
             task.cancel()
 
     async def close(self) -> None:
-        """End every stream, whatever it does."""
+        """End every stream at once."""
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -114,7 +114,7 @@ class Streams:
 
     async def _serve(self, socket: WebSocket, name: str, version: str | None) -> None:
         if len(self._tasks) > self.server.settings.max_streams:
-            raise Overloaded(f"{self.server.settings.max_streams} streams are open, and no more may be", retry_after=5)
+            raise Overloaded(f"{self.server.settings.max_streams} streams are open, which is the limit", retry_after=5)
         if not self.server.ready:
             raise Draining("the server is stopping and takes no new work", retry_after=1)
         stream = await self._open(socket, name, version)
@@ -134,7 +134,7 @@ class Streams:
                 await self._send(socket.send_text(_problem(error)))
 
     async def _receive(self, socket: WebSocket) -> Any:
-        """The next message. Cancelled as soon as the server stops."""
+        """The next message. The wait is cancelled as soon as the server stops."""
         task = asyncio.current_task()
         assert task is not None, "connections are served in tasks"
         if self._ending:
@@ -146,23 +146,25 @@ class Streams:
             self._idle.discard(task)
 
     async def _open(self, socket: WebSocket, name: str, version: str | None) -> _Stream:
-        """The session of a stream, found or made. Raises ElmanError."""
+        """The session of a stream: an existing one, or a new one. Raises ElmanError."""
         server, owner = self.server, owner_of(socket.scope)
         query = parse_query(socket.scope["query_string"], StreamQuery)
         served = server.served(name, version)
         check_streaming(served)
         if query.session is None:
             model, snapshot = served.model, served.snapshots.pack(served.snapshots.first)
-            lives = check_ttl(server, query.ttl)
-            making = server.sessions.create(owner, model.name, model.version, served.digest, 0, snapshot, lives)
-            return _Stream(socket, owner, served, await self.driver.complete(making), query)
+            ttl = check_ttl(server, query.ttl)
+            steps = server.sessions.create(owner, model.name, model.version, served.digest, 0, snapshot, ttl)
+            return _Stream(socket, owner, served, await self.driver.complete(steps), query)
         record = await self.driver.complete(server.sessions.read(owner, query.session))
         if record.model != name or (version is not None and str(record.version) != version):
-            raise UnknownModel(f"the session is one of {record.model!r}, version {record.version}, not of this model")
+            raise UnknownModel(
+                f"the session belongs to model {record.model!r}, version {record.version}, not to this one"
+            )
         return _Stream(socket, owner, server.served_to(record), record, query)
 
     async def _answer(self, stream: _Stream, text: str | None, content: bytes | None) -> None:
-        """Run one frame and send what it gives. Raises ElmanError and SlowClient."""
+        """Run one frame and send its answer. Raises ElmanError and SlowClient."""
         answer = await self.driver.complete(self._step(stream, text, content, time.monotonic()))
         sending = stream.socket.send_bytes(answer) if text is None else stream.socket.send_text(answer.decode())
         await self._send(sending)
@@ -182,7 +184,7 @@ class Streams:
         return (yield from stepper.encoded(served, request, done))
 
     async def _send(self, sending: Awaitable[None]) -> None:
-        """Raises SlowClient where the client leaves no room for it in time."""
+        """Await a send. Raises SlowClient if the client does not read in time."""
         try:
             await asyncio.wait_for(sending, self.server.settings.stream_timeout)
         except TimeoutError:
@@ -209,7 +211,7 @@ def _problem(error: ElmanError) -> str:
 
 
 def _ends(error: ElmanError) -> bool:
-    """Whether a stream cannot go on after an error: its session is gone, or the server."""
+    """True if a stream ends with an error: its session or the server is gone."""
     return isinstance(error, Draining) or error.code in ("unknown_session", "unknown_model", "model_changed")
 
 
@@ -220,7 +222,7 @@ def _code_of(error: ElmanError) -> int:
 
 
 async def _close(socket: WebSocket, code: int, reason: str) -> None:
-    """Say why, as far as a close frame has room for it (123 bytes), to a client that may be gone or not reading."""
+    """Close with a reason, cut to what a close frame can hold (123 bytes). The client may be gone already."""
     short = reason.encode()[:120].decode(errors="ignore")
     with contextlib.suppress(Exception):
         await asyncio.wait_for(socket.close(code, short), 1.0)

@@ -21,7 +21,7 @@ _JSON_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _FEW = 128
 
 
-class Asked(Protocol):
+class OutputOptions(Protocol):
     """How the output rows of an answer are wanted."""
 
     @property
@@ -55,7 +55,7 @@ class OutputFormat:
 
 
 def outputs_of(sequence: Sequence) -> Array:
-    """The output rows that a finished sequence was asked for: `(length, output_size)`, or one row."""
+    """The output rows that were requested of a finished sequence: `(length, output_size)`, or one row."""
     blocks = sequence.outputs
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
@@ -69,7 +69,7 @@ def encode_answer(
     """The JSON answer to a predict request.
 
     Args:
-        rows: of each sequence its length, and the outputs that it was asked for, `(rows, output_size)`.
+        rows: of each sequence its length, and the requested outputs, `(rows, output_size)`.
         extras: further fields of each result.
 
     Raises NotFiniteOutput, which JSON cannot carry.
@@ -96,15 +96,15 @@ def encode_octets(outputs: Array, returns: Return) -> tuple[bytes, tuple[int, ..
     return outputs.tobytes(), shape
 
 
-def rows_of(format: OutputFormat, outputs: Array, asked: Asked, place: str) -> dict[str, Any]:
+def rows_of(format: OutputFormat, outputs: Array, options: OutputOptions, place: str) -> dict[str, Any]:
     """`output` or `outputs`, and `decoded`, of the output rows of one sequence. Raises NotFiniteOutput."""
     _check_finite(outputs, place)
     if outputs.dtype not in _JSON_DTYPES:
         outputs = outputs.astype(np.float32)
-    steps = asked.returns == "steps"
+    steps = options.returns == "steps"
     result: dict[str, Any] = {"outputs": outputs} if steps else {"output": outputs[0]}
-    if asked.decode:
-        decoded = decode_outputs(outputs, format, asked.top)
+    if options.decode:
+        decoded = decode_outputs(outputs, format, options.top)
         if decoded is not None:
             result["decoded"] = decoded if steps else decoded[0]
     return result
