@@ -28,7 +28,7 @@ _POLICY = "; ".join(
     )
 )
 _HEADERS = {
-    # The files change with the server, under the same names: they are asked for again, and answered by 304.
+    # The files can change with each version of the server, so browsers ask again and usually get a 304.
     "Cache-Control": "no-cache",
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -36,13 +36,13 @@ _HEADERS = {
     "Vary": "Accept-Encoding",
 }
 
-# Bytes below which compressing is not worth a header.
+# Files of fewer bytes are not compressed.
 _SMALL = 1024
 
 
 @dataclass(frozen=True)
 class Asset:
-    """One file as it is sent: its bytes, the same compressed, and the tag of its content."""
+    """One file: its bytes, the same bytes compressed, and a tag that changes with its content."""
 
     content: bytes
     compressed: bytes | None
@@ -61,7 +61,7 @@ class Asset:
 
 
 def playground_router() -> APIRouter:
-    """`/` and `/playground/...`; nothing is read before it is asked for."""
+    """The routes `/` and `/playground/...`. Files are read at the first request."""
     router = APIRouter(tags=["playground"])
 
     @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
@@ -80,7 +80,7 @@ def playground_router() -> APIRouter:
 
 
 def _send(request: Request, asset: Asset) -> Response:
-    """The file, compressed for those who take it so, or 304 where the browser has it already."""
+    """The file, compressed if the client accepts gzip, or 304 if the browser has it already."""
     compressed = asset.compressed if "gzip" in request.headers.get("accept-encoding", "") else None
     tag = f'"{asset.tag}-gzip"' if compressed else f'"{asset.tag}"'
     headers = {**_HEADERS, "ETag": tag}
@@ -93,7 +93,7 @@ def _send(request: Request, asset: Asset) -> Response:
 
 @lru_cache(1)
 def _assets() -> dict[str, Asset]:
-    """The page's files by name. A name that is not among them is no file of the page, whatever it leads to."""
+    """The page's files by name. Only these names are served, so a path such as `../x` finds nothing."""
     files: list[Traversable] = list(resources.files("elman.playground").iterdir())
     return {
         one.name: Asset.of(one.name, one.read_bytes()) for one in files if one.name[one.name.rfind(".") :] in _TYPES
