@@ -76,7 +76,7 @@ class _Sample:
 class _StreamedRun(Run):
     """Samples whose answer is streamed: the script is resumed each time that they have new tokens, until `done`."""
 
-    __slots__ = ("_begun", "_waiting", "_notified", "done", "failure")
+    __slots__ = ("_begun", "_notified", "_waiting", "done", "failure")
 
     def __init__(self, queue: ModelQueue, sequences: list[Sequence]) -> None:
         super().__init__(queue, sequences, where="prompt")
@@ -104,7 +104,7 @@ class _StreamedRun(Run):
     def _notify(self) -> None:
         if self._waiting:
             self._waiting = False
-            assert self.driver is not None, "begun"
+            assert self.driver is not None, "begin() sets the driver"
             self.driver.resume(self, None)
         else:
             self._notified = True
