@@ -44,7 +44,7 @@ cat >own.py <<'PYTHON'
 import torch
 from torch import nn
 
-from models.export import export
+from elman import export
 
 
 class Tagger(nn.Module):

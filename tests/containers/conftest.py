@@ -13,7 +13,7 @@ from types import MappingProxyType
 import httpx
 import pytest
 
-from tests.readme.blocks import read_blocks
+from tests.readme.blocks import DOCS, read_blocks
 from tests.readme.test_readme import free_port
 from tests.running import ROOT
 
@@ -79,8 +79,8 @@ def image(docker: None) -> str:
 
 @pytest.fixture(scope="session")
 def container(image: str) -> Iterator[Container]:
-    """The container that README.md's own commands start; only its name and port are changed."""
-    (block,) = [one for one in read_blocks() if one.needs_docker]
+    """The container that the commands in docs/operating.md start; only its name and port are changed."""
+    (block,) = [one for one in read_blocks(DOCS / "operating.md") if one.needs_docker]
     name, port = f"elman-{os.getpid()}", free_port()
     text = block.text.replace("--name elman", f"--name {name}").replace("127.0.0.1:8000:", f"127.0.0.1:{port}:")
     text = text.replace("elman-state", f"{name}-state")

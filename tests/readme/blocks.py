@@ -1,11 +1,18 @@
-"""The fenced blocks of README.md."""
+"""The pages, and the fenced blocks of each."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+PAGES = [README, *sorted(DOCS.glob("*.md"))]
+"""The pages whose examples and tables are tested here."""
+
 RUN = ("bash", "python")
+SHOWN = ("mermaid",)
+"""Blocks of these languages are drawings."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,6 @@ def read_blocks(page: Path = README) -> list[Block]:
         elif language == "json" and blocks and blocks[-1].answer is None:
             last = blocks.pop()
             blocks.append(Block(last.line, last.language, last.text, text))
-        else:
+        elif language not in SHOWN:
             raise ValueError(f"{page.name}:{line}: a block of {language or 'no language'!r} that nothing runs")
     return blocks

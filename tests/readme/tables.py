@@ -1,21 +1,28 @@
-"""Writes the tables of README.md that the code decides: the settings and the errors.
+"""Writes the tables that the code and the measurements decide: settings, errors, and throughput.
 
 python tests/readme/tables.py
 """
 
 import ast
 import inspect
+import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic_core import PydanticUndefined
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+
 import elman.app  # noqa: F401  (defines every error)
+from benchmarks import report
 from elman.errors import ElmanError, RequestError
 from elman.settings import Settings
+from tests.readme.blocks import PAGES, ROOT
 
-README = Path(__file__).parents[2] / "README.md"
+_RESULTS = ROOT / "benchmarks" / "results" / "results.json"
 
 
 def settings_table() -> str:
@@ -35,11 +42,33 @@ def errors_table() -> str:
     return "\n".join(["| status | code | |", "|---|---|---|", *rows])
 
 
+def figures_table() -> str:
+    """Requests a second of Elman and of the peers at the most connections, by model."""
+    results = json.loads(_RESULTS.read_text("utf-8"))
+    models = [report.Figures(results, name) for name in results["models"]]
+    most = models[0].num_connections
+    rows = []
+    for name, contender in models[0].contenders.items():
+        if contender["role"] == "floor":
+            continue
+        rates = [one.median(report.per_second, name, "json", connections=most) for one in models]
+        title = f"**{contender['title']}**" if contender["role"] == "elman" else contender["title"]
+        rows.append([title, *map(report.number, rates)])
+    head = [f"requests a second, {most} connections", *(one.found["title"] for one in models)]
+    said = (
+        f"Measured {results['machine']['date']} by `python -m benchmarks`: JSON, the server on one core, sequences of\n"
+        f"{models[0].found['mean_length']:.0f} steps in the mean. I is the number of features, H the hidden size."
+    )
+    return f"{report.table(head, rows, words=1)}\n\n{said}"
+
+
 def with_tables(text: str) -> str:
-    """`text` with both tables as they should be."""
-    for name, table in (("settings", settings_table()), ("errors", errors_table())):
+    """`text` with the tables that it has as they should be."""
+    for name, table in (("settings", settings_table), ("errors", errors_table), ("figures", figures_table)):
         pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)"
-        text = re.sub(pattern, rf"\g<1>\n{table}\n\n\g<2>", text, flags=re.DOTALL)
+        if re.search(pattern, text, flags=re.DOTALL):
+            written = f"\n{table()}\n\n"
+            text = re.sub(pattern, lambda found, new=written: found[1] + new + found[2], text, flags=re.DOTALL)  # type: ignore[misc]
     return text
 
 
@@ -66,4 +95,5 @@ def _errors(base: type[ElmanError]) -> Iterator[type[ElmanError]]:
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text("utf-8")), "utf-8")
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text("utf-8")), "utf-8")

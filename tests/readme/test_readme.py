@@ -1,7 +1,7 @@
-"""Every example of README.md runs as it stands, and gives the answer that stands under it.
+"""Every example of README.md and docs/ runs as it stands, and gives the answer that stands under it.
 
-The server behind them is started by the page's own `make serve`. Only ports are changed, so that nothing else on this
-machine is in the way.
+The server behind them is started by the README's own `make serve`. Only ports are changed, so that nothing else on this
+machine is in the way. The command `elman` is on the path, as in an environment that was activated.
 """
 
 import json
@@ -19,15 +19,21 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.readme.blocks import README, Block, read_blocks
+from tests.readme.blocks import DOCS, PAGES, README, ROOT, Block, read_blocks
 from tests.readme.tables import with_tables
+from tests.running import STORE
 
-ROOT = README.parent
-BLOCKS = read_blocks()
-EXAMPLES = [one for one in BLOCKS[1:] if not one.needs_docker]  # the others are run by tests/containers
 SERVE = "make serve\n"
+# What starts the server, or a container, is run by a fixture, or by tests/containers.
+EXAMPLES = [
+    (page, block)
+    for page in PAGES
+    for block in read_blocks(page)
+    if not block.needs_docker and not (page == README and block.text == SERVE)
+]
 CLOSE = 0.1
-"""How near the numbers of the page must be: they are rounded, and a model trained again moves a little."""
+"""How near the numbers of a page must be: they are rounded, and a model trained again moves a little."""
+MEGABYTE = 1e6
 
 
 def free_port() -> int:
@@ -61,8 +67,8 @@ def end(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGKIL
 
 @pytest.fixture(scope="module")
 def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of the server that the page's first block starts."""
-    assert BLOCKS[0].text == SERVE
+    """The port of the server that the README's first block starts."""
+    assert read_blocks(README)[0].text == SERVE
     port, folder = free_port(), tmp_path_factory.mktemp("readme")
     log = folder / "log"
     # Sessions that a server left in the clone before are none of this one's.
@@ -86,48 +92,96 @@ def _ready(port: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, page_server: int) -> Path:
-    """A folder that looks like the clone, so that what the examples write stays out of it."""
-    made = tmp_path_factory.mktemp("clone")
-    for path in ROOT.iterdir():
-        if path.name not in (".git", "my-models"):
-            (made / path.name).symlink_to(path)
+def folders(tmp_path_factory: pytest.TempPathFactory, page_server: int) -> dict[Path, Path]:
+    """For each page, a folder that looks like the clone, so that what the examples write stays out of it."""
+    made = {page: tmp_path_factory.mktemp(page.stem) for page in PAGES}
+    for folder in made.values():
+        for path in ROOT.iterdir():
+            if path.name not in (".git", "my-models"):
+                (folder / path.name).symlink_to(path)
     return made
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "block", [one for one in BLOCKS[1:] if not one.needs_docker], ids=lambda one: f"line{one.line}"
-)
-def test_the_example_runs_as_it_stands(block: Block, page_server: int, folder: Path) -> None:
-    ports = {"8000": str(page_server), "8001": str(free_port())}
+@pytest.mark.parametrize(("page", "block"), EXAMPLES, ids=lambda one: one.stem if isinstance(one, Path) else one.line)
+def test_the_example_runs_as_it_stands(page: Path, block: Block, page_server: int, folders: dict[Path, Path]) -> None:
+    ports, folder = {"8000": str(page_server), "8001": str(free_port())}, folders[page]
     text = re.sub(r"(localhost:|--port )(800[01])\b", lambda found: found[1] + ports[found[2]], block.text)
     script = folder / f"example-{block.line}"
     script.write_text(text, "utf-8")
     command = ["bash", "-euo", "pipefail"] if block.language == "bash" else [sys.executable]
     output = folder / f"output-{block.line}"
-    process = start([*command, str(script)], folder, output)
+    path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    process = start([*command, str(script)], folder, output, PATH=path)
     try:
         code = process.wait(120)
     finally:
         end(process)
-    assert code == 0, f"{README.name}:{block.line} ended with {code}:\n{output.read_text()}"
+    assert code == 0, f"{page.name}:{block.line} ended with {code}:\n{output.read_text()}"
     if block.answer is not None:
         assert_shown(json.loads(block.answer), json.loads(output.read_text()))
 
 
-def test_the_tables_say_what_the_code_says() -> None:
-    text = README.read_text("utf-8")
+@pytest.mark.slow
+def test_the_memory_told_is_that_of_the_server(page_server: int) -> None:
+    told = re.search(r"\| resident memory of the process \| (\d+) MB \|", (DOCS / "operating.md").read_text("utf-8"))
+    assert told is not None
+    metrics = httpx.get(f"http://127.0.0.1:{page_server}/metrics").text
+    seen = re.search(r"^process_resident_memory_bytes (\S+)$", metrics, re.MULTILINE)
+    assert seen is not None
+    # Examples may have run before: it has grown by what they asked for.
+    assert float(seen[1]) / MEGABYTE == pytest.approx(float(told[1]), rel=0.3)
+
+
+def test_the_number_of_models_told_is_that_of_the_store() -> None:
+    number = sum(path.is_dir() for path in STORE.iterdir())
+    told = {(page.name, int(n)) for page in PAGES for n in re.findall(r"\b(\d+)(?: shipped)? models\b", page.read_text("utf-8"))}
+    assert {name for name, _ in told} >= {"README.md", "operating.md"}
+    assert told == {(name, number) for name, _ in told}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_tables_say_what_the_code_and_the_results_say(page: Path) -> None:
+    text = page.read_text("utf-8")
     assert text == with_tables(text), "run: .venv/bin/python tests/readme/tables.py"
 
 
-def test_every_file_that_the_page_links_to_is_there() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)", README.read_text("utf-8")):
-        assert (ROOT / target).exists(), target
+def test_each_table_is_on_a_page() -> None:
+    marks = [mark for page in PAGES for mark in re.findall(r"<!-- (\w+): written by", page.read_text("utf-8"))]
+    assert sorted(marks) == ["errors", "figures", "settings"]
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"], ids=lambda page: page.stem)
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)", page.read_text("utf-8")):
+        name, _, anchor = target.partition("#")
+        linked = page.parent / name if name else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as code hosts make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    text = README.read_text("utf-8")
+    assert [page.name for page in PAGES if page != README and f"](docs/{page.name})" not in text] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text("utf-8").splitlines()) <= 150
+
+
+def test_the_picture_is_small() -> None:
+    picture = DOCS / "pictures" / "page.png"
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size < 200 * 1024
 
 
 def assert_shown(shown: Any, real: Any, place: str = "") -> None:
-    """The page's answer is the real one, numbers nearly; the string "..." stands for anything."""
+    """A page's answer is the real one, numbers nearly; the string "..." stands for anything."""
     if shown in ("...", ["..."]):
         return
     assert isinstance(real, type(shown)) or isinstance(shown, int | float), place
