@@ -135,7 +135,11 @@ def test_the_memory_told_is_that_of_the_server(page_server: int) -> None:
 
 def test_the_number_of_models_told_is_that_of_the_store() -> None:
     number = sum(path.is_dir() for path in STORE.iterdir())
-    told = {(page.name, int(n)) for page in PAGES for n in re.findall(r"\b(\d+)(?: shipped)? models\b", page.read_text("utf-8"))}
+    told = {
+        (page.name, int(n))
+        for page in PAGES
+        for n in re.findall(r"\b(\d+)(?: shipped)? models\b", page.read_text("utf-8"))
+    }
     assert {name for name, _ in told} >= {"README.md", "operating.md"}
     assert told == {(name, number) for name, _ in told}
 
