@@ -1,4 +1,4 @@
-"""`create_app(settings)`: composes everything, once."""
+"""`create_app(settings)`: composes the application."""
 
 import asyncio
 import contextlib
@@ -36,18 +36,18 @@ from elman.http.endpoint import JSON, PROBLEM, Driver, Endpoint, Route
 from elman.http.protocol import Connections
 from elman.settings import Settings
 
-# What curl -d says of its body where nothing is said of it; no route takes a form.
+# The default content type of `curl -d`. No route takes a form, so such a body is read as JSON.
 _AS_FORM = (b"content-type", b"application/x-www-form-urlencoded")
 _AS_JSON = (b"content-type", JSON)
-# Methods whose bodies are read before routing, within the limits on size and time that endpoints have.
+# Methods whose bodies are read before routing, with the same limits on size and time as for endpoints.
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 class Elman(FastAPI):
-    """The application, with a way past its routing for the endpoints.
+    """The application. Requests for endpoints bypass FastAPI's routing and middleware.
 
-    Routing and the framework's own middleware cost several times what an endpoint does. Where a user adds middleware,
-    requests pass through it and reach the same endpoints by the router.
+    These cost several times as much as an endpoint itself. If a user adds middleware, requests pass through it and
+    reach the same endpoints by the router.
     """
 
     callers: Callers
@@ -57,7 +57,7 @@ class Elman(FastAPI):
     endpoints: dict[str, ASGIEndpoint]
 
     def find(self, path: str, headers: Mapping[bytes, bytes]) -> Route | None:
-        """Where a POST goes that needs no ASGI; None where it is to be served as ASGI. Raises Unauthorized."""
+        """The route of a POST; None if it is to be served as ASGI. Raises Unauthorized."""
         name, parameters = endpoint_of(path)
         if name is None or self.user_middleware:
             return None
@@ -94,7 +94,7 @@ class Elman(FastAPI):
 
 
 def _is_guarded(path: str) -> bool:
-    """Whether a path is for callers with a key."""
+    """True if a path needs an API key."""
     return path.startswith(("/v1/", "/v2/")) or path in ("/v1", "/v2")
 
 
@@ -122,9 +122,9 @@ _endpoint_of = lru_cache(1024)(_find_endpoint)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application, to run under an ASGI server or to mount in another application.
+    """Create the application, to run under an ASGI server or to mount in another application.
 
-    The models are loaded and the engine is started in its lifespan.
+    Its lifespan loads the models and starts the engine.
     """
     settings = settings or Settings()
     server = Server(settings)
@@ -139,7 +139,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         running = asyncio.get_running_loop()
 
         def stopping() -> None:
-            """Not ready from the first moment of stopping, so that what is cut off is told why. For signal handlers."""
+            """Called by signal handlers: not ready at once, so that clients that are cut off get the reason."""
             server.ready = False
             running.call_soon_threadsafe(streams.end)
 
@@ -191,7 +191,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
-    """Give every error the one body, those of the framework included."""
+    """Give all errors the same body, also those of the framework."""
 
     def answer(error: ElmanError) -> Response:
         metrics.request_failed(error)
@@ -205,7 +205,7 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
     async def on_validation_error(request: HTTPRequest, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            return answer(InvalidJSON(f"the body is not valid JSON: it goes wrong at byte {first['loc'][-1]}"))
+            return answer(InvalidJSON(f"the body is not valid JSON: error at byte {first['loc'][-1]}"))
         where = ".".join(str(part) for part in first["loc"][1:]) or None
         return answer(InvalidField(str(first["msg"]), where=where))
 
@@ -213,10 +213,10 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
     async def on_http_error(request: HTTPRequest, error: HTTPException) -> Response:
         if error.status_code == 405:
             allow = (error.headers or {}).get("Allow", "")
-            return answer(MethodNotAllowed(f"{request.method} is not for this path", allow=allow))
+            return answer(MethodNotAllowed(f"this path does not allow {request.method}", allow=allow))
         if error.status_code == 400:
             return answer(InvalidJSON("the body cannot be read as JSON"))
-        return answer(UnknownRoute(f"there is nothing at {request.url.path}", expected="see /docs"))
+        return answer(UnknownRoute(f"there is no route {request.url.path}", expected="see /docs"))
 
     @app.exception_handler(Exception)
     async def on_defect(request: HTTPRequest, error: Exception) -> Response:

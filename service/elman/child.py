@@ -1,6 +1,6 @@
-"""A child process that answers calls over pipes: for work that may crash, or that would hold up everything else.
+"""A child process that answers calls over pipes: for work that may crash, or that would block the server.
 
-A message is eight bytes of length and that many of content, either way.
+A message, in both directions, is its length in eight bytes (big-endian) and then its content.
 """
 
 import os
@@ -15,18 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 _PIECE = 1 << 20
-# An answer longer than this is no answer.
+# A longer length can only be garbage.
 _MAX_MESSAGE = 1 << 33
 
 
 class ChildDied(Exception):
-    """The child ended before it answered; the message says how."""
+    """The child ended before it answered. The message tells how."""
 
 
 class Child:
     """Runs `python -m module ANSWERS ARGUMENTS...`, whose calls `answer_calls` serves. One call at a time.
 
-    It is started by the first call, and again by the first after it died or was closed.
+    The first call starts it, and so does the first call after it died or was closed.
     """
 
     def __init__(self, module: str, *arguments: str) -> None:
@@ -38,7 +38,7 @@ class Child:
         self._turn = threading.Lock()
 
     def call(self, request: bytes, timeout: float) -> bytes:
-        """The answer to a request. Raises TimeoutError, having stopped the child, and ChildDied.
+        """The answer to a request. Raises ChildDied, and TimeoutError, after which the child is stopped.
 
         timeout: seconds for writing the request and reading the answer together.
         """
@@ -104,7 +104,7 @@ class Child:
         return self._process
 
     def _write(self, out: int, content: bytes, deadline: float) -> None:
-        """Raises TimeoutError where the child does not read in time, and OSError where it is gone."""
+        """Raises TimeoutError if the child does not read in time, and OSError if it is gone."""
         poll = select.poll()
         poll.register(out, select.POLLOUT)
         rest = memoryview(content)
@@ -149,6 +149,6 @@ def answer_calls(answers: int, answer: Callable[[bytes], bytes]) -> None:
 
 
 def _import_path() -> str:
-    """Where the child finds this package, whether it is installed or not."""
+    """A PYTHONPATH with which the child finds this package, installed or not."""
     root = str(Path(__file__).resolve().parents[1])
     return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))

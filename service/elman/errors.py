@@ -1,9 +1,9 @@
-"""Every error that a caller can meet: its status, its stable code, and what it says.
+"""All errors that a caller can get: status, stable code and title.
 
 ElmanError
-├── RequestError               what was sent is wrong
+├── RequestError               the request is wrong
 │   ├── InvalidJSON            400  not JSON, or not the JSON that the route takes
-│   ├── NotFinite              422  NaN, an infinity, or a number past float32
+│   ├── NotFinite              422  NaN, an infinity, or a number beyond float32
 │   ├── RaggedFeatures         422  rows of one sequence differ in length
 │   ├── WrongFeatures          422  rows of the wrong length for this model
 │   ├── UnknownToken           422  an id or character outside the vocabulary
@@ -15,30 +15,30 @@ ElmanError
 │   ├── InvalidHTTP            400  not HTTP/1.1
 │   ├── BodyTimeout            408  a body that stopped arriving
 │   ├── StepReused             422  the step was done already, with other content
-│   ├── BadStateToken          422  a state token that is broken, expired, or somebody else's
+│   ├── BadStateToken          422  a state token that is broken, expired, or of another caller
 │   ├── UnsupportedMediaType   415
 │   └── NotAcceptable          406
 ├── Unauthorized               401  no API key, or an unknown one
 ├── Forbidden                  403  the key is not for this
 ├── UnknownModel               404
-├── InvalidModel           422  a model that was asked to be loaded is refused
+├── InvalidModel               422  the model that a request wanted to load is refused
 ├── UnknownRoute               404
 ├── MethodNotAllowed           405
-├── UnknownSession             404  no such session, or no more, or another caller's
+├── UnknownSession             404  no such session, or expired, or of another caller
 ├── NotStreamable              409  the model has no running state
-├── CannotGenerate             409  the model cannot write on
-├── CannotForecast             409  the model cannot be fed its own output
+├── CannotGenerate             409  the model cannot generate tokens
+├── CannotForecast             409  the model cannot take its own output as input
 ├── StepConflict               409  the session is at another step
-├── ModelChanged               409  the session's model is not the one that is served now
-├── Quota                      429  the caller holds as many sessions as it may: Retry-After
-├── StoreUnavailable           503  the session store does not work; stateless prediction does
+├── ModelChanged               409  the session's model file is not the one that is served now
+├── Quota                      429  the caller has too many sessions: Retry-After
+├── StoreUnavailable           503  the session store does not work; requests without sessions do
 ├── Overloaded                 503  the queue is full: Retry-After
 ├── Draining                   503  the server is stopping
 ├── DeadlineExceeded           504
 ├── ModelFailed                500  the model itself failed on this input
 ├── NotFiniteOutput            500  the model answered NaN or an infinity
 └── Internal                   500
-ModelRefused                        a file that cannot be served, and what would mend it
+ModelRefused                        a file that cannot be served, and the remedy
 """
 
 from collections.abc import Mapping
@@ -48,8 +48,8 @@ from typing import Any, ClassVar
 class ElmanError(Exception):
     """Base of the errors that reach a caller.
 
-    `detail` is one or two sentences for a person; `where` is the place in the request
-    (`sequences[3][17][2]`); `expected` is what would have been accepted there.
+    `detail` is one or two sentences for a person. `where` is the place in the request, such as
+    `sequences[3][17][2]`. `expected` is what would have been accepted there.
     """
 
     status: ClassVar[int] = 500
@@ -96,7 +96,7 @@ class ElmanError(Exception):
 
 
 def _restore(kind: type[ElmanError], detail: str, attributes: dict[str, Any]) -> ElmanError:
-    """An error out of a pickle, whatever its class takes to be made."""
+    """Unpickle an error. The constructor is not called, as its arguments differ by class."""
     error = kind.__new__(kind, detail)
     error.args = (detail,)
     error.__dict__.update(attributes)
@@ -104,7 +104,7 @@ def _restore(kind: type[ElmanError], detail: str, attributes: dict[str, Any]) ->
 
 
 class RequestError(ElmanError):
-    """What was sent is wrong; sending it again changes nothing."""
+    """The request is wrong. Sending it again changes nothing."""
 
     status = 422
     code = "invalid_request"
@@ -330,8 +330,7 @@ class Internal(ElmanError):
 class ModelRefused(Exception):
     """A model file that cannot be served: what is wrong with it, where, and the remedy.
 
-    `node` names the graph node or tensor at fault; `template` is the `model.json` to start from,
-    where one would help.
+    `node` names the graph node or tensor at fault; `template` is a `model.json` to start from, if one would help.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Wire to arrays and back, with the place of every fault."""
+"""Requests to arrays, outputs to answers, and the `where` of every error."""

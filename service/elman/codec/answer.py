@@ -15,14 +15,14 @@ from elman.repository.model import Model
 from elman.repository.network import Array
 from elman.repository.spec import DecoderSpec
 
-# What orjson writes as it is, with the fewest digits that read back as the same number.
+# orjson writes these dtypes, with the fewest digits that read back as the same number.
 _JSON_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-# Scores up to which a row is ranked in plain Python.
+# A row of at most this many scores is ranked in plain Python.
 _FEW = 128
 
 
 class OutputOptions(Protocol):
-    """How the output rows of an answer are wanted."""
+    """The options of a request that concern its output rows."""
 
     @property
     def returns(self) -> Return: ...
@@ -35,14 +35,12 @@ class OutputOptions(Protocol):
 
 
 class OutputFormat:
-    """What the outputs of one model look like on the wire: all that the codec must know to write them.
-
-    It can be pickled: other processes write large answers.
+    """All that the codec needs to encode the outputs of one model. Can be pickled, for the codec pool.
 
     Attributes:
         name, version: of the model.
         decoder: how outputs become labels, tokens or values.
-        names: the text of each label or token, where there is one.
+        names: the text of each label or token, if there is one.
     """
 
     def __init__(self, model: Model) -> None:
@@ -85,19 +83,19 @@ def encode_answer(
 
 
 def encode_json(answer: object) -> bytes:
-    """An answer with arrays in it, as JSON."""
+    """An answer as JSON. It may contain arrays."""
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def encode_octets(outputs: Array, returns: Return) -> tuple[bytes, tuple[int, ...]]:
-    """Output rows as little-endian float32, row-major, and their shape; one row where the last one is all."""
+    """Output rows as little-endian float32, row-major, and their shape: `(rows, size)` for `steps`, else `(size,)`."""
     outputs = np.ascontiguousarray(outputs, "<f4")
     shape = outputs.shape if returns == "steps" else outputs.shape[1:]
     return outputs.tobytes(), shape
 
 
 def rows_of(format: OutputFormat, outputs: Array, options: OutputOptions, place: str) -> dict[str, Any]:
-    """`output` or `outputs`, and `decoded`, of the output rows of one sequence. Raises NotFiniteOutput."""
+    """The fields `output` or `outputs`, and `decoded`, of one sequence. Raises NotFiniteOutput."""
     _check_finite(outputs, place)
     if outputs.dtype not in _JSON_DTYPES:
         outputs = outputs.astype(np.float32)
@@ -122,7 +120,7 @@ def _check_finite(outputs: Array, place: str) -> None:
 
 
 def decode_outputs(outputs: Array, format: OutputFormat, top: int) -> list[Any] | None:
-    """Decode each row of `(rows, output_size)` as the model's spec says; None where it says nothing."""
+    """Decode each row of `(rows, output_size)` as the model's spec says; None if it has no decoder."""
     kind = format.decoder.kind
     if kind in ("labels", "tokens"):
         return _labels(outputs, format, top)
@@ -130,7 +128,7 @@ def decode_outputs(outputs: Array, format: OutputFormat, top: int) -> list[Any] 
 
 
 def meaning_of(outputs: Array, format: OutputFormat) -> Array:
-    """What output rows say, float64 of their shape: probabilities of labels or tokens, values in the data's units."""
+    """Outputs as probabilities (labels, tokens) or as values in the data's units; float64 of the same shape."""
     decoder = format.decoder
     rows = outputs.astype(np.float64)
     if decoder.kind == "values":
@@ -140,8 +138,8 @@ def meaning_of(outputs: Array, format: OutputFormat) -> Array:
     if decoder.scores == "log_probabilities":
         return np.exp(np.minimum(rows, 0.0))
     exponents = np.exp(rows - rows.max(axis=1, keepdims=True))
-    shares: Array = exponents / exponents.sum(axis=1, keepdims=True)
-    return shares
+    probabilities: Array = exponents / exponents.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def _values(outputs: Array, decoder: DecoderSpec) -> Array:
@@ -157,13 +155,13 @@ def _labels(outputs: Array, format: OutputFormat, top: int) -> list[dict[str, An
     return [_ranked(*rank(row, format.decoder, top), format.names, word) for row in outputs]
 
 
-def _ranked(order: list[int], shares: list[float], names: tuple[str, ...], word: str) -> dict[str, Any]:
-    best = [{word: names[i], "probability": share} for i, share in zip(order, shares, strict=True)]
+def _ranked(order: list[int], probabilities: list[float], names: tuple[str, ...], word: str) -> dict[str, Any]:
+    best = [{word: names[i], "probability": p} for i, p in zip(order, probabilities, strict=True)]
     return {**best[0], "top": best}
 
 
 def _rank_few(row: Array, decoder: DecoderSpec, top: int) -> tuple[list[int], list[float]]:
-    """The `top` largest scores of a row, best first, and their probabilities: in plain floats, quicker for few."""
+    """The indices of the `top` highest scores, best first, and their probabilities. Plain floats are faster for few."""
     scores: list[float] = row.tolist()
     order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:top]
     if decoder.scores == "probabilities":
@@ -176,7 +174,7 @@ def _rank_few(row: Array, decoder: DecoderSpec, top: int) -> tuple[list[int], li
 
 
 def _rank_many(row: Array, decoder: DecoderSpec, top: int) -> tuple[list[int], list[float]]:
-    """As `_rank_few`, for a vocabulary."""
+    """Like `_rank_few`, for many scores."""
     scores = row.astype(np.float64)
     top = min(top, len(scores))
     best = np.argpartition(-scores, top - 1)[:top]

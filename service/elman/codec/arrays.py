@@ -1,4 +1,4 @@
-"""Decoded numbers, tokens and text to the arrays that a model takes, checked."""
+"""Decoded numbers, tokens and text to checked arrays, as a model takes them."""
 
 import struct
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ from elman.errors import (
 from elman.repository.network import Array
 
 _FLOAT32 = np.dtype(np.float32)
-# Numbers that are not so many that BLAS would share them out among threads.
+# Up to this many numbers BLAS does not start threads.
 _SMALL = 10_000
-# The largest number of each type, or less, whose square is a float.
+# The largest number of each dtype, limited so that its square is a finite float.
 _LARGEST = {np.dtype(kind): min(float(np.finfo(kind).max), 1e154) for kind in (np.float16, np.float32, np.float64)}
 
 
@@ -53,9 +53,9 @@ def features_array(rows: Sequence[Sequence[float]], format: InputFormat, where: 
 
 
 def numbers_array(data: Array, format: InputFormat, where: str, limits: Limits) -> Array:
-    """Float64 `(rows, features)`, or `(samples,)` of a signal, as `features_array` and `signal_array` give it.
+    """Like `features_array` or `signal_array`, from float64 `(rows, features)` or `(samples,)`.
 
-    Raises EmptySequence, TooLong, NotFinite past the network's dtype.
+    Raises EmptySequence, TooLong, and NotFinite for numbers beyond the network's dtype.
     """
     if format.frames:
         check_samples(len(data), format, where, limits)
@@ -71,8 +71,8 @@ def signal_array(values: Sequence[float], format: InputFormat, where: str, limit
 
 
 def check_samples(count: int, format: InputFormat, where: str, limits: Limits) -> None:
-    """Raise TooLong where a signal holds more frames than a sequence may have steps."""
-    assert format.stride is not None, "only a signal is cut"
+    """Raise TooLong if a signal has more frames than a sequence may have steps."""
+    assert format.stride is not None, "the model takes frames"
     if count > limits.max_steps * format.stride:
         raise TooLong(
             f"the signal has {count} samples", where=where, expected=f"at most {limits.max_steps * format.stride}"
@@ -80,18 +80,18 @@ def check_samples(count: int, format: InputFormat, where: str, limits: Limits) -
 
 
 def _pack(flat: list[float], shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Array:
-    """Numbers of decoded JSON, which holds no NaN and no infinity, as an array. Raises NotFinite past float32."""
+    """Numbers from JSON as an array. JSON has no NaN and no infinity, but NotFinite is raised beyond `dtype`."""
     if dtype != _FLOAT32:
         return finite(np.array(flat, np.float64).reshape(shape), dtype, where)
     try:
-        # Packed in standard layout, what lies past float32 is refused; in native layout it becomes an infinity.
+        # In standard layout ("<") struct refuses numbers beyond float32; in native layout they become infinities.
         return np.frombuffer(struct.pack(f"<{len(flat)}f", *flat), "<f4").reshape(shape)
     except (OverflowError, struct.error):
         return finite(np.array(flat, np.float64).reshape(shape), dtype, where)
 
 
 def finite(data: Array, dtype: np.dtype[Any], where: str) -> Array:
-    """`data` as `dtype`. Raises NotFinite at the first number that is not, there."""
+    """`data` as `dtype`. Raises NotFinite for the first number that is not finite in it."""
     narrowed = dtype.itemsize < data.dtype.itemsize
     if _all_below(data, _LARGEST[dtype] if narrowed else inf):
         return data.astype(dtype, copy=False)
@@ -104,12 +104,12 @@ def finite(data: Array, dtype: np.dtype[Any], where: str) -> Array:
 
 
 def all_finite(data: Array) -> bool:
-    """Whether no number of a float array is NaN or infinite."""
+    """True if no number of a float array is NaN or infinite."""
     return _all_below(data, inf) or bool(np.isfinite(data).all())
 
 
 def _all_below(data: Array, limit: float) -> bool:
-    """True only where the magnitude of every number is below a limit, which a single pass can often tell."""
+    """True if the Euclidean norm is below `limit`, and so every magnitude. False says nothing. One fast pass."""
     return data.size <= _SMALL and bool(np.vdot(data, data) < limit * limit)
 
 
@@ -127,10 +127,10 @@ def tokens_array(ids: Sequence[int], format: InputFormat, where: str, limits: Li
 
 
 def text_array(text: str, format: InputFormat, where: str, limits: Limits) -> Array:
-    """The characters of a string to `(length,)` token ids. Raises as `tokens_array`, and InvalidField."""
+    """The characters of a string to `(length,)` token ids. Raises like `tokens_array`, and InvalidField."""
     table = format.token_ids
     if table is None:
-        raise InvalidField(f"{format.name} has no vocabulary to read text with", where=where, expected="token ids")
+        raise InvalidField(f"{format.name} has no vocabulary, so it takes no text", where=where, expected="token ids")
     check_length(len(text), where, limits)
     unknown = table.get(format.unknown) if format.unknown is not None else None
     ids = [table.get(character, unknown) for character in text]

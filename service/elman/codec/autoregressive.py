@@ -1,4 +1,4 @@
-"""Requests whose outputs are fed back, decoded for one model: generate, forecast and influence."""
+"""Decodes the requests of one model for generate, forecast and influence."""
 
 from functools import cached_property
 from typing import Any
@@ -21,16 +21,16 @@ _ORIGIN = msgspec.json.Decoder(Origin)
 
 
 def session_in(content: bytes) -> str | None:
-    """The session that a request goes on from, read before anything else: it decides the version that is asked."""
+    """The session that a request starts from. Read first, as the session decides the version of the model."""
     try:
         origin = _ORIGIN.decode(content)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return None  # the full decoding says what is wrong
+        return None  # the full decoding reports the error
     return origin.session if isinstance(origin.session, str) and origin.state is None else None
 
 
 class AutoregressiveDecoder:
-    """Decodes these requests for one model. It can be pickled: other processes decode large bodies."""
+    """Decodes these requests for one model. Can be pickled, for the codec pool."""
 
     def __init__(self, model: Model, decoder: JSONDecoder) -> None:
         self._decoder = decoder
@@ -47,8 +47,8 @@ class AutoregressiveDecoder:
     def generate(self, content: bytes) -> tuple[GenerateRequest, Array]:
         """A generate request and its prompt, token ids `(length,)`.
 
-        The token that stands for the condition or the start is the first of the prompt. The prompt may be empty where
-        a session or a state token says where to go on. Raises RequestError with the place of the first fault.
+        The first token of the prompt is the start or condition token, if there is one. The prompt may be empty if the
+        request starts from a session or a state token. Raises RequestError with the `where` of the first error.
         """
         request: GenerateRequest = decode_body(_GENERATE, content)
         _check_origin(request)
@@ -63,7 +63,7 @@ class AutoregressiveDecoder:
 
     def _prompt(self, request: GenerateRequest) -> Array:
         format, spec = self._decoder.format, self._generation
-        goes_on = request.session is not None or request.state is not None
+        has_state = request.session is not None or request.state is not None
         first: list[str] = []
         if request.condition is not None:
             if request.condition not in spec.conditions:
@@ -73,17 +73,17 @@ class AutoregressiveDecoder:
                     expected=list(spec.conditions) or "none: the model has no conditions",
                 )
             first = [spec.conditions[request.condition]]
-        elif spec.start is not None and not goes_on:
+        elif spec.start is not None and not has_state:
             first = [spec.start]
         ids = format.token_ids or {}
-        begun = np.array([ids[token] for token in first], format.numpy_dtype)
-        prompt = begun[:0]
+        start = np.array([ids[token] for token in first], format.numpy_dtype)
+        prompt = start[:0]
         if request.prompt:
             convert: Any = text_array if isinstance(request.prompt, str) else tokens_array
             prompt = convert(request.prompt, format, "prompt", self._decoder.limits)
-        whole = np.concatenate([begun, prompt])
-        if not len(whole) and not goes_on:
-            raise EmptySequence("there is nothing to write on from", where="prompt", expected="a text, or token ids")
+        whole = np.concatenate([start, prompt])
+        if not len(whole) and not has_state:
+            raise EmptySequence("there is no prompt to start from", where="prompt", expected="a text, or token ids")
         return whole
 
     @cached_property
@@ -91,15 +91,17 @@ class AutoregressiveDecoder:
         return msgspec.json.Decoder(ForecastRequest[self._decoder.item])  # type: ignore[name-defined]
 
     def forecast(self, content: bytes) -> tuple[ForecastRequest[Any], Array | None, Array | None]:
-        """A forecast request; its series `(length, features)` in the data's own units, None where there is only a
-        state; and what is known ahead, `(horizon or more, known)`, None where nothing is.
+        """A forecast request, its series and its `future`.
 
-        Raises RequestError with the place of the first fault.
+        The series is `(length, features)` in the data's own units, or None if the request has only a state. The future
+        is `(horizon or more, known)`, or None if the model has no features known ahead.
+
+        Raises RequestError with the `where` of the first error.
         """
         request: ForecastRequest[Any] = decode_body(self._forecast, content)
         _check_origin(request)
         if request.series is None and request.session is None and request.state is None:
-            raise InvalidField("there is no series to carry on", where="series", expected="a series, session or state")
+            raise InvalidField("there is no series to forecast", where="series", expected="a series, session or state")
         series = None
         if request.series is not None:
             series = features_array(request.series, self._decoder.format, "series", self._decoder.limits)
@@ -107,11 +109,11 @@ class AutoregressiveDecoder:
         return request, series, self._future(request)
 
     def _future(self, request: ForecastRequest[Any]) -> Array | None:
-        """What is known ahead, checked against the model: as many rows as the horizon, or more."""
+        """The features known ahead, checked: at least as many rows as the horizon."""
         known, rows, names = self._known, request.future, self._feature_names
         if not known:
             if rows:
-                raise InvalidField("the model knows nothing ahead", where="future", expected="nothing")
+                raise InvalidField("the model has no features known ahead", where="future", expected="no future")
             return None
         wanted = f"{request.horizon} rows of {len(known)}" + (
             f": {', '.join(names[index] for index in known)}" if names else ""
@@ -129,9 +131,9 @@ class AutoregressiveDecoder:
         return msgspec.json.Decoder(InfluenceRequest[self._decoder.item])  # type: ignore[name-defined]
 
     def influence(self, content: bytes) -> tuple[InfluenceRequest[Any], Array, int | None]:
-        """An influence request, its sequence, and the output that is looked at; None for all of them.
+        """An influence request, its sequence, and the index of its target output; None for all outputs.
 
-        Raises RequestError with the place of the first fault.
+        Raises RequestError with the `where` of the first error.
         """
         request: InfluenceRequest[Any] = decode_body(self._influence, content)
         sequence = self._decoder.array(request.sequence, "sequence")

@@ -1,4 +1,4 @@
-"""What is wrong with a body or a query: a code, a place and what was expected, in time linear in the body."""
+"""Turns decoding errors into RequestErrors with code, `where` and `expected`, in time linear in the body."""
 
 import json
 import re
@@ -10,9 +10,9 @@ from msgspec import inspect
 
 from elman.errors import ElmanError, InvalidField, InvalidJSON, NotFinite, RequestError
 
-# The largest body that is searched for the place of a NaN; the search is far slower than decoding.
-_SEARCHED = 1 << 20
-# The most characters of a client's own text that an error repeats.
+# Largest body in which the position of a NaN is searched. The search is far slower than decoding.
+_MAX_SEARCHED_BYTES = 1 << 20
+# Most characters of a client's text that an error repeats.
 MOST_ECHOED = 80
 
 _AT = " - at `$"
@@ -23,35 +23,36 @@ _BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"
 _WORDS = {"float": "number", "int": "integer", "str": "string", "bool": "boolean"}
 
 Link = tuple["Link | None", str | int]
-"""A place in nested JSON: the place of its parent, and the key or index in it."""
+"""A position in nested JSON: the link of its parent, and the key or index in it."""
 
 
 def brief(value: float) -> str:
-    """A number as an error shows it, however many digits it came with."""
+    """A number for an error message, without its digits if there are more than 30."""
     if isinstance(value, int):
         return str(value) if abs(value) < 10**30 else "a number of more than 30 digits"
     return f"{value:g}"
 
 
 def echoed(text: str) -> str:
-    """A client's own text as an error repeats it, cut to a line."""
+    """A client's text for an error message, cut to 80 characters."""
     return text if len(text) <= MOST_ECHOED else text[:MOST_ECHOED] + "..."
 
 
 def invalid_field(message: str, kind: Any = None) -> ElmanError:
-    """What msgspec says of a field, as a sentence, a place and a code.
+    """An error for msgspec's message about a field.
 
-    kind: the class that was decoded, whose bounds are then told together.
+    kind: the class that was decoded. With it, `expected` shows both bounds of a number.
     """
-    text, at, place = message.rpartition(_AT)
-    text, where = (text, place[:-1].removeprefix(".") or None) if at else (message, None)
+    text, at, path = message.rpartition(_AT)
+    text, where = (text, path[:-1].removeprefix(".") or None) if at else (message, None)
     if text.startswith(_UNKNOWN):
         name = echoed(text[len(_UNKNOWN) : -1])
         return InvalidField(f"there is no field {name!r}", where=f"{where}.{name}" if where else name)
     if "out of range" in text:
-        numbers = where is None or "[" in where
-        kinds = (NotFinite, "a finite float32") if numbers else (InvalidField, _range(kind, where))
-        return kinds[0]("the number is out of range", where=where, expected=kinds[1])
+        detail = "the number is out of range"
+        if where is None or "[" in where:
+            return NotFinite(detail, where=where, expected="a finite float32")
+        return InvalidField(detail, where=where, expected=_range(kind, where))
     wanted = _TYPE.match(text)
     if wanted:
         expected, got = (_words(part) for part in wanted.groups())
@@ -65,19 +66,19 @@ def invalid_field(message: str, kind: Any = None) -> ElmanError:
 
 
 def invalid_json(content: bytes, message: str) -> RequestError:
-    """Malformed JSON; where only NaN or Infinity makes it so, the place of the first of them."""
+    """An error for malformed JSON. If NaN or Infinity is the only fault, `where` is its position."""
     if not content.strip():
         return InvalidJSON("the body is empty")
     place = None
-    if len(content) <= _SEARCHED:
+    if len(content) <= _MAX_SEARCHED_BYTES:
         try:
             place = _first_not_finite(json.loads(content))
         except (ValueError, RecursionError):
             pass
     if place is not None:
-        return NotFinite("NaN and infinities are no numbers in JSON", where=place, expected="a finite number")
+        return NotFinite("JSON has no NaN and no infinity", where=place, expected="a finite number")
     at = re.search(r"\(byte (\d{1,20})\)", message)
-    return InvalidJSON("the body is not valid JSON" + (f": it goes wrong at byte {at[1]}" if at else ""))
+    return InvalidJSON("the body is not valid JSON" + (f": error at byte {at[1]}" if at else ""))
 
 
 def _words(types: str) -> str:
@@ -87,21 +88,21 @@ def _words(types: str) -> str:
 
 @cache
 def _range(kind: Any, name: str | None) -> str | None:
-    """The bounds of a number field, such as "1 to 1000"; None where it is no number or has none."""
+    """The bounds of a number field, such as "1 to 1000"; None if it is not a number or has no bounds."""
     if kind is None or name is None:
         return None
-    for one in inspect.type_info(kind).fields:  # type: ignore[attr-defined]
-        if one.encode_name == name:
-            types = one.type.types if isinstance(one.type, inspect.UnionType) else (one.type,)
+    for field in inspect.type_info(kind).fields:  # type: ignore[attr-defined]
+        if field.encode_name == name:
+            types = field.type.types if isinstance(field.type, inspect.UnionType) else (field.type,)
             for number in types:
                 if isinstance(number, inspect.Metadata):
                     number = number.type
                 if isinstance(number, inspect.IntType | inspect.FloatType):
-                    return _told(number)
+                    return _bounds_text(number)
     return None
 
 
-def _told(number: inspect.IntType | inspect.FloatType) -> str | None:
+def _bounds_text(number: inspect.IntType | inspect.FloatType) -> str | None:
     low = number.ge if number.ge is not None else number.gt
     high = number.le if number.le is not None else number.lt
     if low is None:
@@ -116,7 +117,7 @@ def _told(number: inspect.IntType | inspect.FloatType) -> str | None:
 
 
 def _first_not_finite(value: object) -> str | None:
-    """The place of the first NaN or infinity in decoded JSON. Places are links, and one of them becomes a text."""
+    """The position of the first NaN or infinity in decoded JSON, such as `sequences[3][17][2]`."""
     todo: list[tuple[object, Link | None]] = [(value, None)]
     while todo:
         item, link = todo.pop()
@@ -140,7 +141,7 @@ def _text(link: Link | None) -> str:
 
 
 def decode_body(decoder: msgspec.json.Decoder[Any], content: bytes) -> Any:
-    """What a decoder makes of a body. Raises RequestError with the place of the first fault."""
+    """A decoded body. Raises RequestError with the `where` of the first error."""
     try:
         return decoder.decode(content)
     except msgspec.ValidationError as error:

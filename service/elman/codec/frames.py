@@ -1,4 +1,4 @@
-"""A signal, posted in pieces of any size, cut into the overlapping windows that a model of frames takes."""
+"""Cuts a signal, sent in pieces of any size, into the overlapping windows that a model of frames takes."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from elman.repository.network import Array
 
 
 def first_carry(format: InputFormat) -> Array:
-    """What a new signal is preceded by: `left_pad` zeros, float32."""
+    """The samples before a new signal: `left_pad` zeros, float32."""
     return np.zeros(format.left_pad, np.float32)
 
 
@@ -17,14 +17,14 @@ def cut(signal: Array, carry: Array, format: InputFormat) -> tuple[Array, Array]
 
     Args:
         signal: float32 `(samples,)`, the piece.
-        carry: what the call before left over; `first_carry` at first.
-        format: of frames: `features` samples a window, one every `stride`.
+        carry: the samples left over from the piece before; `first_carry` for the first piece.
+        format: of a model of frames: a window has `features` samples and starts every `stride` samples.
 
     Returns:
-        the whole windows `(frames, size)`, maybe none, and what is left over for the next piece.
+        the whole windows `(frames, size)`, possibly none, and the samples left over for the next piece.
     """
     size, stride = format.features, format.stride
-    assert size is not None and stride is not None, "only a signal is cut"
+    assert size is not None and stride is not None, "the model takes frames"
     samples = np.concatenate([carry, signal])
     if len(samples) < size:
         return np.zeros((0, size), format.numpy_dtype), samples
@@ -33,10 +33,10 @@ def cut(signal: Array, carry: Array, format: InputFormat) -> tuple[Array, Array]
 
 
 def check_cut(windows: Array, signal: Array, carry: Array, format: InputFormat, where: str) -> None:
-    """Raise EmptySequence where a signal was too short for a single window."""
+    """Raise EmptySequence if a signal was too short for a single window."""
     if not len(windows):
         raise EmptySequence(
-            f"{len(signal)} samples hold no whole frame",
+            f"{len(signal)} samples are less than one frame",
             where=where,
             expected=f"at least {(format.features or 0) - len(carry)} samples",
         )

@@ -1,4 +1,4 @@
-"""What a sequence of a model looks like on the wire: all that the codec must know of a model."""
+"""The input of a model on the wire: all that the codec needs to decode its sequences."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +14,14 @@ class InputFormat:
     """The input of one model.
 
     Attributes:
-        name: the model's.
-        dtype: of the arrays that its network takes.
-        features: numbers of a step, or samples of a frame; None for tokens.
-        stride: of frames: samples from one to the next; None where a step is a row of features.
-        left_pad: of frames: zeros before the first sample.
-        vocabulary: tokens by id, where there is one; `vocabulary_size` is known more often.
-        unknown: the token that stands for what is not in the vocabulary.
+        name: the name of the model.
+        dtype: the dtype of its network's input.
+        features: numbers per step, or samples per frame; None for tokens.
+        stride: frames: samples from one frame to the next; None for other models.
+        left_pad: frames: zeros before the first sample.
+        vocabulary: tokens by id, if the spec has them.
+        vocabulary_size: number of tokens; may be known without a vocabulary.
+        unknown: the token for characters that are not in the vocabulary.
     """
 
     name: str
@@ -34,27 +35,27 @@ class InputFormat:
 
     @property
     def tokens(self) -> bool:
-        """Whether a sequence is token ids, or text."""
+        """True if a sequence is token ids or text."""
         return self.features is None
 
     @property
     def frames(self) -> bool:
-        """Whether a sequence is a signal that is cut into frames."""
+        """True if a sequence is a signal, which is cut into frames."""
         return self.stride is not None
 
     @cached_property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """`dtype` as numpy's."""
+        """`dtype` as a numpy dtype."""
         return np.dtype(self.dtype)
 
     @cached_property
     def token_ids(self) -> dict[str, int] | None:
-        """The id of each token, where there is a vocabulary."""
+        """The id of each token; None without a vocabulary."""
         return None if self.vocabulary is None else {token: i for i, token in enumerate(self.vocabulary)}
 
 
 def input_format(model: Model) -> InputFormat:
-    """What a sequence of a model looks like on the wire."""
+    """The input format of a model."""
     spec, network = model.spec.input, model.network
     frames = spec.kind == "frames"
     return InputFormat(

@@ -1,4 +1,4 @@
-"""JSON requests for one model, decoded straight into typed lists and arrays, with the place of the first fault."""
+"""Decodes JSON requests for one model straight into typed lists and arrays."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,26 +20,26 @@ from elman.repository.network import Array
 
 
 def place_of(index: int, many: bool) -> str:
-    """Where a sequence stands in a request, for errors."""
+    """The `where` of a sequence, such as `sequences[3]`."""
     return f"sequences[{index}]" if many else "sequence"
 
 
 @dataclass(frozen=True)
 class JSONDecoder:
-    """Decodes the requests of one model.
+    """Decodes the requests of one model. Can be pickled, for the codec pool.
 
-    The types of a body follow the model's input, so that a string or a boolean among numbers is found while
-    decoding and never becomes a number. It can be pickled: other processes decode large bodies.
+    The types of a body follow the model's input. So a string or a boolean among numbers is refused by the decoder, and
+    never becomes a number.
     """
 
     format: InputFormat
     limits: Limits
 
     def predict(self, content: bytes) -> tuple[PredictRequest[Any], list[Array]]:
-        """A predict request and its sequences: `(length, features)` in the network's dtype, `(length,)` token ids, or
-        for a model of frames the float32 samples `(samples,)`, which are not cut yet; each.
+        """A predict request and its sequences.
 
-        Raises RequestError with the place of the first fault.
+        A sequence is `(length, features)` in the network's dtype, `(length,)` token ids, or float32 `(samples,)` for a
+        model of frames, not cut yet. Raises RequestError with the `where` of the first error.
         """
         plain = self._plain(content, PredictRequest[Any])
         if plain is None:
@@ -55,18 +55,18 @@ class JSONDecoder:
             )
         if isinstance(request.state, list) and len(request.state) != len(items):
             raise InvalidField(
-                f"{len(request.state)} states are given for {len(items)} sequences",
+                f"there are {len(request.state)} states for {len(items)} sequences",
                 where="state",
-                expected="one for all, or one each",
+                expected="one state for all sequences, or one for each",
             )
         arrays = [self.array(item, place_of(index, many)) for index, item in enumerate(items)]
         request.sequence, request.sequences = (UNSET, [None]) if many else (None, UNSET)
         return request, arrays
 
     def steps(self, content: bytes, defaults: Mapping[str, Any]) -> tuple[StepsRequest[Any], Array]:
-        """A steps request and its sequence. Options that it leaves out are those of `defaults`, by attribute.
+        """A steps request and its sequence. Options that the body leaves out are set from `defaults`, by attribute.
 
-        Raises RequestError with the place of the first fault.
+        Raises RequestError with the `where` of the first error.
         """
         plain = self._plain(content, StepsRequest[Any])
         if plain is not None and not plain[2]:
@@ -83,7 +83,7 @@ class JSONDecoder:
         return request, self.array(item, "sequence")
 
     def array(self, item: Any, where: str) -> Array:
-        """One decoded sequence as an array, as `predict` gives it. Raises RequestError."""
+        """One decoded sequence as an array, as in `predict`. Raises RequestError."""
         convert: Callable[..., Array] = features_array
         if isinstance(item, np.ndarray):
             convert = numbers_array
@@ -112,11 +112,11 @@ class JSONDecoder:
 
     @cached_property
     def _width(self) -> int | None:
-        """How many numbers a row of a plain body has; None where a sequence is not of numbers."""
+        """Numbers per row for `read_numbers`; None if a sequence is not of numbers."""
         return 0 if self.format.frames else self.format.features
 
     def _plain(self, content: bytes, kind: Any) -> tuple[Any, list[Any], bool] | None:
-        """The options of a body of plain numbers, its sequences, and whether they may be many; None for others."""
+        """As `read_numbers`, with the options in a request of class `kind`; None if the body is not plain or valid."""
         if self._width is None:
             return None
         try:
@@ -131,7 +131,7 @@ class JSONDecoder:
 
 
 def _items(request: PredictRequest[Any]) -> tuple[list[Any], bool]:
-    """The sequences of a decoded request, and whether they may be many. Raises InvalidField."""
+    """The sequences of a decoded request, and whether they came as `sequences`. Raises InvalidField."""
     if (request.sequence is UNSET) == (request.sequences is UNSET):
         raise InvalidField(
             "the body needs either sequence, for one, or sequences, for many",

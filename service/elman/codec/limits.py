@@ -1,26 +1,26 @@
-"""What one request may ask for, beyond the bounds of its fields."""
+"""Limits on a request beyond the bounds of its single fields."""
 
 from dataclasses import dataclass
 
 from elman.errors import InvalidField
 
-# Labels that one answer may list in all.
+# Most labels that one answer may list.
 MAX_LISTED = 2_000_000
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most steps of a sequence and the most sequences of a request, by the server's settings."""
+    """Most steps of a sequence, and most sequences of a request, from the server's settings."""
 
     max_steps: int
     max_sequences: int
 
 
 def check_listed(rows: int, top: int) -> None:
-    """Raise InvalidField where an answer would list more labels than it may."""
+    """Raise InvalidField if an answer would list too many labels."""
     if rows * top > MAX_LISTED:
         raise InvalidField(
             f"{rows} outputs with {top} labels each are too many to list",
             where="top",
-            expected=f"at most {max(1, MAX_LISTED // rows)}, or decode false",
+            expected=f"at most {max(1, MAX_LISTED // rows)}, or decode set to false",
         )

@@ -1,6 +1,6 @@
-"""`application/octet-stream`: one sequence as little-endian numbers, row-major, options in the query string.
+"""Binary bodies (`application/octet-stream`): one sequence as little-endian numbers, row-major.
 
-Features are float32; token ids are int32.
+Features are float32 and token ids int32. The options are in the query string.
 """
 
 from functools import lru_cache
@@ -21,7 +21,7 @@ Q = TypeVar("Q", bound=msgspec.Struct)
 
 
 def decode_octets(content: bytes, format: InputFormat, limits: Limits) -> Array:
-    """One sequence, as `JSONDecoder.predict` gives it. Raises RequestError with the place of the first fault."""
+    """One sequence, as in `JSONDecoder.predict`. Raises RequestError with the `where` of the first error."""
     features = 1 if format.frames else format.features
     step = 4 * (features or 1)
     if len(content) % step:
@@ -53,7 +53,7 @@ def parse_query(query: bytes, kind: type[Q]) -> Q:
 
 
 def check_no_query(query: bytes) -> None:
-    """Raise InvalidField where the options of a JSON request stand in the query string."""
+    """Raise InvalidField if a JSON request has a query string."""
     if query:
         raise InvalidField("the options of a JSON request belong in its body", where="query")
 

@@ -1,8 +1,8 @@
-"""Large bodies and answers, decoded and encoded in processes of their own.
+"""Decodes large bodies and encodes large answers in worker processes.
 
-Decoding holds the interpreter, so a body of 50 MB would hold up every other request for a second. Each worker does one
-call at a time, and the time to write a call to it and to read its answer is limited. A worker that dies, or takes too
-long, fails its call and is replaced; the call is never repeated in the server.
+Decoding holds the interpreter's lock, so a body of 50 MB would block every other request for a second. A worker does
+one call at a time, and the time to write the call and read its answer is limited. If a worker dies or takes too long,
+its call fails and the worker is replaced. The call is never repeated in the server.
 """
 
 import asyncio
@@ -21,21 +21,21 @@ from elman.errors import DeadlineExceeded, ElmanError, Internal
 T = TypeVar("T")
 
 LARGE = 512 * 1024
-"""A body of more bytes takes milliseconds to decode, and is decoded in the pool."""
+"""Bodies of more bytes are decoded in the pool, as that takes milliseconds."""
 
 MANY = 50_000
-"""An answer of more numbers takes milliseconds to write as JSON, and is written in the pool."""
+"""JSON answers with more numbers are encoded in the pool, as that takes milliseconds."""
 
-# Seconds that one call may take, its writing and reading included: several times what the largest body takes.
+# Time limit of a call, with writing and reading: several times what the largest body takes.
 _SECONDS = 60.0
-_MOST_WORKERS = 4
+_MAX_WORKERS = 4
 
 
 class CodecPool:
-    """A few worker processes, each started by the first call that finds no idle one."""
+    """A few worker processes. Each starts at its first call."""
 
     def __init__(self, size: int | None = None, seconds: float = _SECONDS) -> None:
-        size = size or min(_MOST_WORKERS, os.cpu_count() or 1)
+        size = size or min(_MAX_WORKERS, os.cpu_count() or 1)
         self._seconds = seconds
         self._children = [Child("elman.codec.pool") for _ in range(size)]
         self._idle: SimpleQueue[Child] = SimpleQueue()
@@ -44,18 +44,18 @@ class CodecPool:
         self._threads = ThreadPoolExecutor(size, "elman-codec")
 
     def call(self, function: Callable[..., T], *arguments: Any) -> "asyncio.Future[T]":
-        """The result of a call in a worker. Raises what the function raises of ElmanError.
+        """The result of a call in a worker. Raises each ElmanError that the function raises.
 
-        Raises Internal where the worker dies, and DeadlineExceeded where it takes too long.
+        Raises Internal if the worker dies, and DeadlineExceeded if it takes too long.
         """
         return asyncio.get_running_loop().run_in_executor(self._threads, self._call, function, arguments)
 
     def offload(self, heavy: bool, function: Callable[..., T], *arguments: Any) -> Steps[T]:
-        """In a script: the result of a call, made in a worker where it is heavy. Raises as `call`."""
+        """In a script: the result of a call, made in a worker if it is `heavy`. Raises like `call`."""
         return (yield from wait(self.call(function, *arguments))) if heavy else function(*arguments)
 
     def close(self) -> None:
-        """Stop the workers. Calls under way fail."""
+        """Stop the workers. Their current calls fail."""
         for child in self._children:
             child.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -65,10 +65,10 @@ class CodecPool:
         try:
             answer = pickle.loads(child.call(pickle.dumps((function, arguments), protocol=5), self._seconds))
         except ChildDied as death:
-            raise Internal(f"the process that converts this request, or its answer, died: {death}") from None
+            raise Internal(f"the process that decodes this request or encodes its answer died: {death}") from None
         except TimeoutError:
             raise DeadlineExceeded(
-                f"reading this request, or writing its answer, took over {self._seconds:g} s"
+                f"decoding this request or encoding its answer took more than {self._seconds:g} s"
             ) from None
         finally:
             self._idle.put(child)

@@ -1,1 +1,1 @@
-"""HTTP itself: the protocol, the contract of an endpoint, callers and limits."""
+"""The HTTP protocol, the contract of an endpoint, API keys, and limits on bodies and connections."""

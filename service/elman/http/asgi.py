@@ -1,4 +1,4 @@
-"""The adapter from ASGI: requests of any ASGI server, brought to the driver and answered."""
+"""The ASGI adapter: brings requests from any ASGI server to the driver."""
 
 import asyncio
 import time
@@ -12,12 +12,12 @@ from elman.http.bodies import Bodies, Body
 from elman.http.callers import owner_of
 from elman.http.endpoint import Driver, Endpoint, Exchange, Request, Response
 
-# A request that takes longer is watched, so that its work stops when its client is gone.
+# After this many seconds, watch whether the client disconnects, to cancel its work.
 _WATCH_AFTER = 0.25
 
 
 class ClientGone(Exception):
-    """The client closed the connection before its request was whole."""
+    """The client closed the connection."""
 
 
 async def read_body(bodies: Bodies, headers: dict[bytes, bytes], receive: Receive) -> bytes:
@@ -51,7 +51,7 @@ async def read_body(bodies: Bodies, headers: dict[bytes, bytes], receive: Receiv
 
 
 class ASGIExchange(Exchange):
-    """A request that a task of an ASGI server waits for."""
+    """A request from an ASGI server. A task of that server waits for the response."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class ASGIExchange(Exchange):
         self._done.set()
 
     async def wait(self) -> None:
-        """Send the response once it is there. Raises ClientGone where the client is gone before."""
+        """Wait for the response and send it. Raises ClientGone if the client is gone before."""
         watch: asyncio.Task[None] | None = None
 
         def start_watching() -> None:
@@ -142,7 +142,7 @@ async def respond(send: Send, response: Response) -> None:
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives a body that was read already, and then what comes after it."""
+    """A `receive` that first gives `body`, which was read already."""
     unread = True
 
     async def replay() -> Any:
@@ -156,7 +156,7 @@ def replayed(body: bytes, receive: Receive) -> Receive:
 
 
 async def refuse_socket(receive: Receive, send: Send) -> None:
-    """Turn a WebSocket away that came without a key that is known: accepted, so that the client learns why."""
+    """Refuse a WebSocket without a valid key. It is accepted first, so that the client gets the reason."""
     await receive()
     await send({"type": "websocket.accept"})
     await send({"type": "websocket.close", "code": 1008, "reason": "unauthorized: an API key is needed"})

@@ -1,4 +1,4 @@
-"""Limits on request bodies: their size, the time that they take, and the memory of all that are on their way."""
+"""Limits on request bodies: size, time, and the memory of all bodies that are being received."""
 
 import asyncio
 import time
@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 from elman.errors import BodyTimeout, Overloaded, TooLarge
 
-# Bodies of the largest size that may be on their way at once, all clients together.
-_MOST_BODIES = 4
-# Time-outs between two pieces that a whole body may take.
-_MOST_TIMEOUTS = 20
+# Memory for bodies that are being received, from all clients, in multiples of the largest body.
+_MAX_BODIES = 4
+# Time for a whole body, in multiples of `timeout`, which is the limit between two pieces.
+_MAX_TIMEOUTS = 20
 
 
 class Body:
@@ -22,7 +22,7 @@ class Body:
         self._bodies = bodies
         self._pieces: list[bytes] = []
         self._size = 0
-        self._until = now + _MOST_TIMEOUTS * bodies.timeout
+        self._until = now + _MAX_TIMEOUTS * bodies.timeout
         self.on_stall = on_stall
         self.deadline = now + bodies.timeout
         self.overdue = False
@@ -37,13 +37,13 @@ class Body:
         self.deadline, self.overdue = now + bodies.timeout, False
         if self._size > bodies.limit:
             raise bodies.too_large()
-        if bodies.num_held > _MOST_BODIES * bodies.limit:
-            raise Overloaded(f"unfinished bodies hold {bodies.num_held} bytes", retry_after=1)
+        if bodies.num_held > _MAX_BODIES * bodies.limit:
+            raise Overloaded(f"bodies that are being received take {bodies.num_held} bytes", retry_after=1)
         if now > self._until:
-            raise BodyTimeout(f"the body was not whole after {_MOST_TIMEOUTS * bodies.timeout:g} seconds")
+            raise BodyTimeout(f"the body was not complete after {_MAX_TIMEOUTS * bodies.timeout:g} seconds")
 
     def close(self) -> bytes:
-        """The pieces together. Called once: the body is whole, or given up."""
+        """The whole content. Called once, when the body is complete or abandoned."""
         self._bodies.waiting.discard(self)
         self._bodies.num_held -= self._size
         pieces, self._pieces, self._size = self._pieces, [], 0
@@ -51,9 +51,9 @@ class Body:
 
 
 class Bodies:
-    """The bodies of one server that are on their way.
+    """The bodies that one server is receiving.
 
-    One sweep a second looks after all of them, which costs a request less than a timer of its own.
+    A sweep once a second finds the stalled ones. This costs less than a timer per request.
     """
 
     def __init__(self, limit: int, timeout: float) -> None:
@@ -63,7 +63,7 @@ class Bodies:
         self.waiting: set[Body] = set()
 
     def check_declared(self, headers: Mapping[bytes, bytes]) -> None:
-        """Raise TooLarge where a request says that its body will be too large."""
+        """Raise TooLarge if the Content-Length is over the limit."""
         declared = headers.get(b"content-length", b"")
         if declared.isdigit() and (len(declared) > 18 or int(declared) > self.limit):
             raise self.too_large()
@@ -72,14 +72,14 @@ class Bodies:
         return TooLarge(f"the body is larger than {self.limit} bytes", expected=f"at most {self.limit} bytes")
 
     async def sweep(self) -> None:
-        """Give up the bodies that stalled, until cancelled.
+        """Abandon stalled bodies, until cancelled.
 
-        Only those overdue for two sweeps in a row: after a stall of the loop itself, what has arrived is read first.
+        A body must be overdue in two sweeps: if the event loop itself was blocked, data that arrived is read first.
         """
         while True:
             await asyncio.sleep(min(1.0, self.timeout / 4))
             now = time.monotonic()
             for body in [one for one in self.waiting if now > one.deadline]:
                 if body.overdue:
-                    body.on_stall(BodyTimeout(f"nothing of the body came for {self.timeout:g} seconds"))
+                    body.on_stall(BodyTimeout(f"no piece of the body arrived for {self.timeout:g} seconds"))
                 body.overdue = True

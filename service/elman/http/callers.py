@@ -1,4 +1,4 @@
-"""Who calls: API keys, and the owner of sessions and tokens that a key stands for."""
+"""Callers: API keys, and the owner of sessions and tokens that belongs to each key."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -8,22 +8,22 @@ from starlette.types import Scope
 from elman.errors import Unauthorized
 
 OWNER = "elman.owner"
-"""Where a scope says whose request it is."""
+"""The key of an ASGI scope that holds the owner."""
 
 ANYONE = bytes(16)
-"""The one caller that there is where no keys are set."""
+"""The owner of all requests if no keys are set."""
 
 
 class Callers:
-    """The callers that are let in: everybody as one where there are no keys."""
+    """The callers with a valid key. Without keys, everybody is the same caller."""
 
     def __init__(self, keys: Iterable[str]) -> None:
-        # By their hash, so that how long a look-up takes says nothing of a key.
+        # Keys are looked up by hash, so that the time of a look-up tells nothing about a key.
         self._owners = {_hash(key.encode()): _hash(b"owner " + key.encode())[:16] for key in keys}
 
     @property
     def open(self) -> bool:
-        """Whether everybody is let in."""
+        """True if no key is needed."""
         return not self._owners
 
     def identify(self, headers: Mapping[bytes, bytes]) -> bytes:
@@ -34,13 +34,13 @@ class Callers:
         kind, _, key = shown.partition(b" ")
         owner = self._owners.get(_hash(key.strip())) if kind.lower() == b"bearer" else None
         if owner is None:
-            what = "the API key is not known" if shown else "an API key is needed"
-            raise Unauthorized(what, where="header Authorization", expected="Bearer <key>")
+            detail = "the API key is not known" if shown else "an API key is needed"
+            raise Unauthorized(detail, where="header Authorization", expected="Bearer <key>")
         return owner
 
 
 def owner_of(scope: Scope) -> bytes:
-    """Whose request it is, as `Callers` found."""
+    """The owner of a request, as `Callers` identified it."""
     owner: bytes = scope.get(OWNER, ANYONE)
     return owner
 

@@ -1,15 +1,15 @@
-"""The contract of an endpoint, and the driver that brings a request through it.
+"""The contract of an endpoint, and the driver that runs requests.
 
 An endpoint is two synchronous functions:
 
-    parse(request) -> Work         reads a request and says what has to run
-    work.respond() -> Response     makes the answer once it has run
+    parse(request) -> Work         reads a request and returns the work to run
+    work.respond() -> Response     makes the response once the work is done
 
-The driver does what lies between: it starts the work, waits for it, keeps deadlines, gives up the work of a client
-that is gone, and turns errors into answers. Two adapters bring it requests: `elman.http.protocol` those of our own HTTP
-server, `elman.http.asgi` those of any other ASGI server.
+Between the two, the driver starts the work, waits for it, keeps deadlines, cancels the work of a client that is gone,
+and turns errors into responses. Two adapters bring it requests: `elman.http.protocol` from our own HTTP server,
+`elman.http.asgi` from any other ASGI server.
 
-Work that has to wait several times is written as a generator (`script`), which yields one work after the other.
+An endpoint that waits several times is written as a generator (`script`), which yields one work after the other.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ PROBLEM = b"application/problem+json"
 JSON = b"application/json"
 OCTETS = b"application/octet-stream"
 
-# How long after its deadline the event loop answers a request that the engine has not answered itself.
+# Seconds after its deadline when the event loop answers a request, if the engine has not.
 _GRACE = 0.05
 
 _LOG = logging.getLogger("elman")
@@ -41,15 +41,15 @@ _LOG = logging.getLogger("elman")
 
 @dataclass(slots=True)
 class Request:
-    """A request whose body is all there.
+    """A request with its whole body.
 
     Attributes:
-        parameters: of its path.
-        headers: by name in lower case; of several of one name, the last.
-        query: as it came.
-        body: as it came.
+        parameters: the parameters of its path, such as `name`.
+        headers: by name in lower case; if a name is repeated, the last value.
+        query: the query string, not decoded.
+        body: the body, not decoded.
         owner: the caller, as `Callers` identified it.
-        arrived: when its first byte was there, on the clock of `time.monotonic`.
+        arrived: when its first byte arrived, on the clock of `time.monotonic`.
     """
 
     parameters: Mapping[str, str]
@@ -60,15 +60,15 @@ class Request:
     arrived: float
 
     def deadline(self, timeout: float | None) -> float:
-        """When its answer is of no use any more, on the clock of `time.monotonic`."""
+        """The deadline of its answer, on the clock of `time.monotonic`; infinity without a timeout."""
         return inf if timeout is None else self.arrived + timeout
 
 
 @dataclass(slots=True)
 class Response:
-    """A whole response, or the last piece of one that was streamed. Values of `headers` hold no line break.
+    """A whole response, or the last piece of a streamed one. Values of `headers` must not contain line breaks.
 
-    `model` is the name and version of the model that it is counted for.
+    `model` is the name and version of the model in whose metrics it is counted.
     """
 
     content: bytes
@@ -79,14 +79,14 @@ class Response:
 
 
 class Exchange:
-    """One request and whoever waits for its response. Used on the event loop.
+    """One request and its response. Used on the event loop.
 
     Attributes:
-        work: what it waits for now.
-        timer: what answers it after its deadline.
-        arrived: as of the request.
-        disconnected: whether the client is gone.
-        replied: whether it has its response.
+        work: the work that it waits for now.
+        timer: answers it after its deadline.
+        arrived: as in the request.
+        disconnected: True once the client is gone.
+        replied: True once it has its response.
     """
 
     __slots__ = ("arrived", "disconnected", "replied", "timer", "work")
@@ -103,18 +103,18 @@ class Exchange:
         raise NotImplementedError
 
     def fail(self, driver: "Driver", error: Exception) -> None:
-        """Send what went wrong. Called once, in the place of `reply`."""
+        """Send an error. Called once, instead of `reply`."""
         self.reply(driver.problem(error))
 
     def send(self, piece: bytes, headers: Iterable[tuple[bytes, bytes]]) -> "asyncio.Future[None] | None":
-        """Send a piece of a streamed response, the head before the first one.
+        """Send a piece of a streamed response, with the head before the first piece.
 
-        Returns what to wait for before the next piece; None where the client keeps up.
+        Returns a future to wait for before the next piece, or None if there is no need to wait.
         """
         raise NotImplementedError
 
     def disconnect(self) -> None:
-        """The client is gone: give up its work."""
+        """The client is gone: cancel its work."""
         self.disconnected = True
         if self.work is not None:
             self.work.cancel()
@@ -140,7 +140,7 @@ class Send(Work):
 
 @dataclass(slots=True)
 class Route:
-    """Where a request goes: the endpoint, the parameters of its path, and the caller that it comes from."""
+    """The endpoint of a request, the parameters of its path, and its caller."""
 
     endpoint: "Endpoint"
     parameters: Mapping[str, str]
@@ -148,14 +148,14 @@ class Route:
 
 
 class Endpoint(Protocol):
-    """What serves one route."""
+    """Serves one route."""
 
     def parse(self, request: Request) -> "Work | Response":
-        """What has to run for a request, or the response where nothing has to. Raises ElmanError."""
+        """The work to run for a request, or the response if there is none. Raises ElmanError."""
 
 
 class Counters(Protocol):
-    """What counts requests."""
+    """Counts requests."""
 
     def request_done(self, model: tuple[str, int], seconds: float) -> None: ...
 
@@ -163,7 +163,7 @@ class Counters(Protocol):
 
 
 class Driver:
-    """Brings requests through their endpoints: engine, deadlines, cancellation, counters and errors."""
+    """Runs requests: parse, engine, deadline, cancellation, response, counters and errors."""
 
     def __init__(self, engine: Engine, counters: Counters) -> None:
         self.engine = engine
@@ -180,9 +180,9 @@ class Driver:
             self._follow(exchange, outcome)
 
     async def complete(self, steps: Steps[T]) -> T:
-        """What a script returns, for a task. Raises what the script raises."""
+        """Run a script from a task, and return its result. Raises what the script raises."""
         exchange = _Awaited(asyncio.get_running_loop().create_future())
-        self._go_on(exchange, partial(script, steps))
+        self._advance(exchange, partial(script, steps))
         try:
             result: T = await exchange.future
             return result
@@ -191,14 +191,14 @@ class Driver:
             raise
 
     def resume(self, work: Work, error: Exception | None) -> None:
-        """Go on after a work is done, or has failed."""
+        """Continue a request after its work is done, or has failed with `error`."""
         exchange = work.exchange
         if exchange.disconnected or exchange.replied:
             work.close()
             return
-        self._go_on(exchange, partial(work.resume, error))
+        self._advance(exchange, partial(work.resume, error))
 
-    def _go_on(self, exchange: Exchange, step: Callable[[], Any]) -> None:
+    def _advance(self, exchange: Exchange, step: Callable[[], Any]) -> None:
         try:
             outcome = step()
         except Exception as error:
@@ -207,7 +207,7 @@ class Driver:
             self._follow(exchange, outcome)
 
     def _follow(self, exchange: Exchange, outcome: Any) -> None:
-        """Begin the next work, one after the other as long as there is nothing to wait for, or send the response."""
+        """Begin works one after the other until one has to be waited for. Send the response after the last."""
         while isinstance(outcome, Work):
             exchange.work, outcome.exchange = outcome, exchange
             failure: Exception | None = None
@@ -236,7 +236,7 @@ class Driver:
             exchange.timer.cancel()
 
     def watch_deadline(self, exchange: Exchange, deadline: float) -> None:
-        """Answer an exchange shortly after its deadline, whatever the engine does."""
+        """Answer an exchange shortly after its deadline, even if the engine is busy."""
         if exchange.timer is not None:
             return
         loop = asyncio.get_running_loop()
@@ -245,12 +245,12 @@ class Driver:
     def _expire(self, exchange: Exchange) -> None:
         if exchange.replied or exchange.disconnected:
             return
-        # The engine gives up what is late by itself, once it comes to it.
+        # The engine drops late sequences by itself at its next run, so they are not cancelled here.
         where = getattr(exchange.work, "where", None)
         self._fail(exchange, DeadlineExceeded("the deadline passed before the answer was there", where=where))
 
     def problem(self, error: Exception) -> Response:
-        """An error as `application/problem+json`. It is counted."""
+        """An error as `application/problem+json`. Counts it."""
         if not isinstance(error, ElmanError):
             _LOG.error("a request failed", exc_info=error)
             error = Internal("the server failed on this request")

@@ -1,4 +1,4 @@
-"""One request of a connection and its response, given by the driver or by the ASGI application."""
+"""One request of a connection, and its response from the driver or from the ASGI application."""
 
 import asyncio
 import logging
@@ -55,12 +55,12 @@ def address_of(peer: Any) -> tuple[str, int] | None:
 
 
 class Head:
-    """The head of a request, and where the request goes.
+    """The head of a request, and its route.
 
     Attributes:
-        fields: the header fields by name in lower case; of several of one name, the last.
-        route: None where the request is served as ASGI.
-        error: why it cannot be served.
+        fields: the header fields by name in lower case; if a name is repeated, the last value.
+        route: None if the request is served as ASGI.
+        error: why the request cannot be served.
     """
 
     __slots__ = (
@@ -79,7 +79,7 @@ class Head:
         self.path, self.raw_path, self.query = "", b"", b""
 
     def find_route(self, find: Callable[[str, Mapping[bytes, bytes]], Route | None]) -> None:
-        """Find out where the request goes."""
+        """Set the route, or the error."""
         try:
             self.path, self.raw_path, self.query = parse_target(self.url)
             if self.method == b"POST":
@@ -120,7 +120,7 @@ class HTTPExchange(Exchange):
         self._finish()
 
     def fail(self, driver: Driver, error: Exception) -> None:
-        if self.streaming:  # the head says that all is well: only the end of the connection can say otherwise
+        if self.streaming:  # the status is sent already: closing the connection is the only way to show the error
             driver.problem(error)
             self.keep_alive = False
             self._finish()
@@ -150,7 +150,7 @@ class HTTPExchange(Exchange):
         return self.keep_alive and not self.protocol.stopping
 
     def _write_head(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes = b"") -> None:
-        """Write the head of a response whose body follows, in chunks where its length is not told."""
+        """Write the head of a response. Without a content-length the body is sent in chunks."""
         self.streaming = True
         names = {name for name, _ in headers}
         head = [_status_line(status)]
@@ -238,7 +238,7 @@ class ASGIExchange(HTTPExchange):
                 self.fail(protocol.http.driver, error)
             return
         if not self.complete and not self.disconnected:
-            self.fail(protocol.http.driver, RuntimeError("the application gave no whole answer"))
+            self.fail(protocol.http.driver, RuntimeError("the application did not complete its response"))
 
     async def _receive(self) -> dict[str, Any]:
         if not self._read:
@@ -259,7 +259,7 @@ class ASGIExchange(HTTPExchange):
 
     def _send_body(self, piece: bytes, more: bool) -> None:
         if not self.streaming:
-            assert self._response_start is not None, "an answer begins with its head"
+            assert self._response_start is not None, "http.response.start comes first"
             headers = [(bytes(name).lower(), bytes(value)) for name, value in self._response_start.get("headers", ())]
             if not more and not any(name == b"content-length" for name, _ in headers):
                 headers.append((b"content-length", b"%d" % len(piece)))

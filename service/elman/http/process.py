@@ -1,27 +1,27 @@
-"""What a serving process does about garbage and free memory, and about peers that say nothing."""
+"""Settings of a server process: garbage collection, the allocator, and silent peers."""
 
 import contextlib
 import ctypes
 import gc
 import socket
 
-# Of glibc's mallopt: the free memory at the end of the heap that is kept, and the size from which a block is mapped.
+# Parameters of glibc's mallopt: free memory kept at the end of the heap, and the block size from which mmap is used.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 64 * 2**20
 _MAPPED_BYTES = 16 * 2**20
 
 
 def collect_less() -> None:
-    """Look for cyclic garbage less often: a request makes many lists, none in a cycle, and the models never go."""
+    """Collect cyclic garbage less often: requests make many lists without cycles, and models stay in memory."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
 
 
 def keep_memory() -> None:
-    """Have the allocator keep some megabytes that are free, and not ask for them again with each large body (glibc).
+    """Let the allocator keep some free megabytes for the next large body (glibc).
 
-    What is given back and asked for again comes page by page, which takes several times what reading the body does.
+    Memory that is returned to the kernel comes back page by page, which takes several times as long as reading a body.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
@@ -30,10 +30,10 @@ def keep_memory() -> None:
 
 
 def drop_silent_peers(listening: socket.socket, timeout: float) -> None:
-    """Have the kernel give up connections whose peer takes nothing for `timeout` seconds (Linux).
+    """Let the kernel drop connections whose peer acknowledges nothing for `timeout` seconds (Linux).
 
-    What a listening socket is set to, the connections that it accepts are too. Without it a connection that is closed
-    with something left to send to a client that never reads is held for ever.
+    Accepted connections inherit the option from the listening socket. Without it, a closed connection with unsent data
+    would stay for ever if the client never reads.
     """
     with contextlib.suppress(OSError, AttributeError):
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(timeout * 1e3)))

@@ -1,10 +1,10 @@
-"""HTTP/1.1 on one connection, for uvicorn's server in the place of its own protocol class.
+"""HTTP/1.1 on one connection: a protocol class for uvicorn's server.
 
-uvicorn keeps the sockets, the signals, the lifespan and the workers. This class parses with httptools and reads each
-request whole. A request for an endpoint of ours goes to the driver as it is, which costs a third of what a scope, a
-task and ASGI's messages do. Every other request is served as ASGI. Head and body of a response are one write.
+uvicorn handles the sockets, the signals, the lifespan and the workers. This class parses with httptools and reads each
+request whole. A request for one of our endpoints goes straight to the driver, which costs a third of an ASGI scope,
+task and messages. Every other request is served as ASGI. Head and body of a response are one write.
 
-What it uses of uvicorn is what every protocol class must: the arguments of its constructor, `shutdown`, and the
+Of uvicorn it uses only what every protocol class must: the arguments of the constructor, `shutdown`, and the
 `ServerState` (connections, tasks, total_requests, default_headers).
 """
 
@@ -25,31 +25,32 @@ from elman.http.bodies import Bodies, Body
 from elman.http.endpoint import Driver, Route
 from elman.http.exchange import ASGIExchange, Head, HTTPExchange, address_of
 
-# Bytes up to which a body is copied behind its head; a larger one is written beside it.
-_COPIED = 64 * 1024
+# A body of at most this many bytes is joined with its head in one buffer.
+_MAX_JOINED_BYTES = 64 * 1024
 # The largest head, in bytes, and the most header fields.
 MOST_HEAD = 32 * 1024
 MOST_FIELDS = 100
-# How long a head may take, and how long the rest of a request that was refused is read.
+# Seconds that a head may take, and seconds that the rest of a refused request is read.
 HEAD_SECONDS = 10.0
 _LINGER_SECONDS = 5.0
 
 _NEVER = float("inf")
-# The most heads of one connection that are kept, one after the other, in the hope that the next request repeats them.
-_MOST_HEADS = 16
+# A connection remembers its last head, because the next request often repeats it. After this many different heads it
+# stops.
+_MAX_HEADS = 16
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})\r\n", re.IGNORECASE)
 # Requests with these fields are always parsed.
 _NOT_REPEATED = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 
 
 class Connections:
-    """The connections of one server. One sweep closes those that say nothing for too long."""
+    """The connections of one server. A sweep closes those whose deadline has passed."""
 
     def __init__(self) -> None:
         self.all: set[HTTPProtocol] = set()
 
     async def sweep(self) -> None:
-        """Close silent connections, until cancelled."""
+        """Close connections past their deadline, until cancelled."""
         while True:
             await asyncio.sleep(1.0)
             now = time.monotonic()
@@ -58,23 +59,23 @@ class Connections:
 
 
 class Application(Protocol):
-    """What this protocol asks of an application, beside ASGI."""
+    """What this protocol needs of an application, beside ASGI."""
 
     driver: Driver
     bodies: Bodies
     connections: "Connections"
 
     def find(self, path: str, headers: Mapping[bytes, bytes]) -> Route | None:
-        """Where a POST goes; None where it is to be served as ASGI. Raises ElmanError."""
+        """The route of a POST; None if it is to be served as ASGI. Raises ElmanError."""
 
 
 def _served_by(app: Any) -> Application:
-    """The application under what uvicorn put around it. Raises TypeError where it is none of ours."""
+    """The application inside uvicorn's wrappers. Raises TypeError if it was not made by `create_app`."""
     inner = app
     while not hasattr(inner, "connections"):
         inner = getattr(inner, "app", None)
         if inner is None:
-            raise TypeError("this protocol serves applications of elman.create_app")
+            raise TypeError("this protocol serves only applications made by elman.create_app")
     served: Application = inner
     return served
 
@@ -101,7 +102,7 @@ class HTTPProtocol(asyncio.Protocol):
         self._connections = self.http.connections
         self._idle_seconds = config.timeout_keep_alive
         self.parser: Any = httptools.HttpRequestParser(self)
-        # Requests that are whole, and wait for the answer to the one before.
+        # Complete requests that wait for the response to the one before.
         self._waiting: deque[HTTPExchange] = deque()
         self._current: HTTPExchange | None = None
         self._body: Body | None = None
@@ -114,7 +115,7 @@ class HTTPProtocol(asyncio.Protocol):
         self._refused = False
         self.stopping = False
         self._drained: asyncio.Future[None] | None = None
-        # What comes before and after the content length in the head of the last request, and what that head meant.
+        # The last head that may be repeated: its bytes before and after the content length, and the parsed head.
         self._repeated: tuple[bytes, bytes, Head] | None = None
         self._num_heads = 0
         self.deadline = time.monotonic() + HEAD_SECONDS
@@ -138,7 +139,7 @@ class HTTPProtocol(asyncio.Protocol):
             self._current = None
         self._waiting.clear()
         self.resume_writing()
-        self.parser = None  # the two hold each other
+        self.parser = None  # breaks a reference cycle
 
     def data_received(self, data: bytes) -> None:
         idle = self._current is None and not self._in_head and not self._in_body
@@ -159,11 +160,11 @@ class HTTPProtocol(asyncio.Protocol):
             self._refuse(HeadTooLarge(f"the head of the request is larger than {MOST_HEAD} bytes"))
         elif self._in_body and self._body is None and not self._refused:
             self._meter_body()
-        elif idle and self._last_head is not None and self._num_heads < _MOST_HEADS:
+        elif idle and self._last_head is not None and self._num_heads < _MAX_HEADS:
             self._remember(data, self._last_head)
 
     def _remember(self, data: bytes, head: Head) -> None:
-        """Keep the head of a request, where the request is all that was read, for requests that repeat it."""
+        """Keep a head for requests that repeat it. `data` must be exactly one whole request."""
         self._num_heads += 1
         end = data.find(b"\r\n\r\n") + 4
         lengths = list(_LENGTH.finditer(data, 0, end))
@@ -180,9 +181,9 @@ class HTTPProtocol(asyncio.Protocol):
         self._repeated = data[:start], data[stop:end], head
 
     def _take_repeated(self, data: bytes, before: bytes, after: bytes, head: Head) -> bool:
-        """Take a whole request whose head is that of the last one but for the content length.
+        """Take a whole request whose head equals the last one, except for the content length.
 
-        Its bytes need no parsing: they are those that were parsed then. Everything else goes to the parser.
+        Such a head needs no parsing. Returns False for any other data, which then goes to the parser.
         """
         if not data.startswith(before):
             return False
@@ -209,7 +210,7 @@ class HTTPProtocol(asyncio.Protocol):
                 self._next()
 
     def shutdown(self) -> None:
-        """The server stops: close once what is under way is answered."""
+        """The server stops: close once the current requests are answered."""
         self.stopping = True
         if self._current is None and not self._waiting:
             self.transport.close()
@@ -275,7 +276,7 @@ class HTTPProtocol(asyncio.Protocol):
         self._take(served(self, head, content, self.arrived))
 
     def _meter_body(self) -> None:
-        """Hold a body that did not come whole to its limits."""
+        """Apply the limits to a body that arrives in pieces."""
         body = self._body = Body(self._bodies, self._refuse)
         pieces, self._pieces = self._pieces, []
         try:
@@ -285,7 +286,7 @@ class HTTPProtocol(asyncio.Protocol):
             self._refuse(error)
 
     def _refuse(self, error: ElmanError) -> None:
-        """Answer a request that is not read to its end, after those before it, and close the connection."""
+        """Answer with an error without reading the rest of the request, then close. Earlier requests come first."""
         if self._refused:
             return
         self._refused, self._in_head = True, False
@@ -306,7 +307,7 @@ class HTTPProtocol(asyncio.Protocol):
             self.transport.pause_reading()
 
     def _next(self) -> None:
-        """Begin on the next request, now that the one before is answered."""
+        """Begin the next request."""
         if self._waiting and self._drained is None:
             self._current = self._waiting.popleft()
             if not self._waiting:
@@ -314,7 +315,7 @@ class HTTPProtocol(asyncio.Protocol):
             self._current.start()
 
     def finished(self, keep_alive: bool) -> None:
-        """The current request has its whole response."""
+        """The response of the current request is complete."""
         self._current = None
         self.state.total_requests += 1
         if self.stopping or not (keep_alive or self._refused):
@@ -327,7 +328,7 @@ class HTTPProtocol(asyncio.Protocol):
             self.deadline = time.monotonic() + self._idle_seconds
 
     def _linger(self) -> None:
-        """Close after a while: what the client still sends is read, or closing could take the response from it."""
+        """Close after a while. Closing at once, with unread data, could make the client lose the response."""
         if self.transport.is_closing():
             return
         self.deadline = time.monotonic() + _LINGER_SECONDS
@@ -338,14 +339,14 @@ class HTTPProtocol(asyncio.Protocol):
         """Write a head and a body in one call."""
         if self.transport.is_closing():
             return
-        if len(body) <= _COPIED:
+        if len(body) <= _MAX_JOINED_BYTES:
             head.append(body)
             self.transport.write(b"".join(head))
         else:
             self.transport.writelines((b"".join(head), body))
 
     def drained(self) -> "asyncio.Future[None] | None":
-        """What to wait for before more is written; None where the client keeps up."""
+        """A future to wait for before more is written, or None if there is no need to wait."""
         return self._drained
 
     def _upgrade(self) -> None:
@@ -368,7 +369,7 @@ class HTTPProtocol(asyncio.Protocol):
 
 
 def _refusal(error: httptools.HttpParserError) -> ElmanError:
-    """What a parser's error stands for: it wraps what its callbacks raise."""
+    """The error behind a parser's error, which wraps what the callbacks raise."""
     cause = error.__context__ or error.__cause__
     return cause if isinstance(cause, ElmanError) else InvalidHTTP("the request is not valid HTTP/1.1")
 
