@@ -344,3 +344,25 @@ def test_a_sequence_of_single_numbers(tmp_path: Path) -> None:
         (answer,) = served(model, [Given(row)], "steps")
         assert answer is not None
         np.testing.assert_allclose(answer["output"], Truth(proto).answers({"input": row.T})["output"][0], atol=1e-6)
+
+
+# Other floats
+
+
+@pytest.mark.parametrize("kind", [TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.FLOAT16])
+def test_floats_of_other_sizes_are_served_as_float32(tmp_path: Path, kind: int) -> None:
+    plain = graphs.tagger()
+    other = onnx.ModelProto()
+    other.CopyFrom(plain)
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    rounded = graphs.tagger()
+    for one, same in zip(other.graph.initializer, rounded.graph.initializer, strict=True):
+        if one.data_type == TensorProto.FLOAT:
+            value = onnx.numpy_helper.to_array(one).astype(dtype)
+            one.CopyFrom(onnx.numpy_helper.from_array(value, one.name))
+            same.CopyFrom(onnx.numpy_helper.from_array(value.astype(np.float32), one.name))
+    for value in (*other.graph.input, *other.graph.output):
+        value.type.tensor_type.elem_type = kind
+    model = load(other, tmp_path)
+    assert model.network.input_dtype == np.float32
+    holds(model, rounded, rows(5, 1, 30))

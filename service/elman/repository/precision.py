@@ -1,35 +1,50 @@
-"""Half precision, widened: no CPU kernel of a recurrent operator takes float16, so weights of it serve as float32."""
+"""Every float as float32: no CPU kernel of a recurrent operator takes another, so weights of it serve as float32."""
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from elman.errors import ModelRefused
 from elman.repository.graph import all_graphs
 
 # Operators whose attribute names an element type, and that attribute.
 _TYPED = {"Cast": "to", "RandomNormal": "dtype", "RandomUniform": "dtype", "EyeLike": "dtype"}
+_OTHERS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
-def widen_halves(model: onnx.ModelProto) -> None:
-    """Make every float16 tensor of a model float32, its inputs and outputs too. Every float16 is a float32."""
+def make_single(model: onnx.ModelProto) -> None:
+    """Make every float16, bfloat16 and float64 tensor of a model float32, its inputs and outputs too.
+
+    Every number of the first two is a float32. Raises ModelRefused where a float64 is too large to be one.
+    """
     for graph in all_graphs(model.graph):
         for tensor in graph.initializer:
-            _widen(tensor)
+            _make_single(tensor)
         for node in graph.node:
-            _widen_attributes(node)
+            _make_attributes_single(node)
         for value in [*graph.input, *graph.output, *graph.value_info]:
-            if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            if value.type.tensor_type.elem_type in _OTHERS:
                 value.type.tensor_type.elem_type = TensorProto.FLOAT
 
 
-def _widen_attributes(node: NodeProto) -> None:
+def _make_attributes_single(node: NodeProto) -> None:
     for item in node.attribute:
         if item.HasField("t"):
-            _widen(item.t)
-        if item.name == _TYPED.get(node.op_type) and item.i == TensorProto.FLOAT16:
+            _make_single(item.t)
+        if item.name == _TYPED.get(node.op_type) and item.i in _OTHERS:
             item.i = TensorProto.FLOAT
 
 
-def _widen(tensor: TensorProto) -> None:
-    if tensor.data_type == TensorProto.FLOAT16:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+def _make_single(tensor: TensorProto) -> None:
+    if tensor.data_type not in _OTHERS:
+        return
+    value = numpy_helper.to_array(tensor)
+    with np.errstate(over="ignore"):
+        single = value.astype(np.float32)
+    if not np.array_equal(np.isfinite(single), np.isfinite(value.astype(np.float64))):
+        raise ModelRefused(
+            f"the weights {tensor.name!r} hold numbers that are too large for float32",
+            node=f"tensor {tensor.name!r}",
+            remedy="Export the module as .float().",
+        )
+    tensor.CopyFrom(numpy_helper.from_array(single, tensor.name))

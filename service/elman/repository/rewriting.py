@@ -18,7 +18,7 @@ from elman.repository.graph_rewrite import GraphRewrite, axes_of, recurrent_insi
 from elman.repository.graph_trace import node_label
 from elman.repository.network import LENGTHS, Array, Network
 from elman.repository.pairing import directions, port
-from elman.repository.precision import widen_halves
+from elman.repository.precision import make_single
 from elman.repository.probing import find_axes, free_dims
 from elman.repository.rnn import replace_rnns
 from elman.repository.selecting import find_outputs
@@ -132,7 +132,7 @@ def _prepare(model: onnx.ModelProto, spec: ModelSpec) -> Graph:
     if copy.functions:
         copy = inline_local_functions(copy)
     _check_operators(copy)
-    widen_halves(copy)
+    make_single(copy)
     bind_constants(copy, spec)
     inline_decided_branches(copy)
     graph = Graph(copy)
