@@ -8,6 +8,7 @@ import numpy as np
 
 from elman.repository.executor import Executor
 from elman.repository.network import Array, Network
+from elman.repository.runtime import RuntimeFailure
 
 _CHUNK = 16
 _BATCHES = (1, 4, 8, 16, 32, 64)
@@ -73,8 +74,18 @@ def calibrate(network: Network, min_rows: int) -> Calibration:
         worth = _NO_DEARER if rows <= _FEW_ROWS else _WORTH ** log2(rows / batch)
         if _row_seconds(long, rows) < worth * _row_seconds(long, batch):
             batch = rows
-    short = {rows: long[rows] / chunk if network.window else _time(executor, rows, 1, deadline) for rows in (1, batch)}
+    short = {rows: _time_short(executor, rows, long[rows] / chunk, deadline) for rows in (1, batch)}
     return _fit(long, short, chunk, batch)
+
+
+def _time_short(executor: Executor, rows: int, otherwise: float, deadline: float) -> float:
+    """As `_time` of one step; `otherwise` where the graph takes no sequence of one step."""
+    if executor.network.window is not None:
+        return otherwise
+    try:
+        return _time(executor, rows, 1, deadline)
+    except RuntimeFailure:
+        return otherwise
 
 
 def _row_seconds(long: dict[int, float], rows: int) -> float:
