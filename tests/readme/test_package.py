@@ -58,10 +58,10 @@ def test_its_version_and_its_page_are_those_of_the_clone(wheel: zipfile.ZipFile)
     assert all(picture.startswith("https://raw.") for picture in pictures)
 
 
-def test_without_extras_it_needs_what_the_client_needs(wheel: zipfile.ZipFile) -> None:
+def test_without_extras_it_needs_what_the_client_and_the_help_of_the_command_need(wheel: zipfile.ZipFile) -> None:
     requirements = [Requirement(line) for line in metadata(wheel).get_all("Requires-Dist", [])]
     needed = [one.name for one in requirements if "extra" not in str(one.marker)]
-    assert sorted(needed) == ["httpx", "numpy", "tenacity"]
+    assert sorted(needed) == ["httpx", "numpy", "tenacity", "typer"]
 
 
 def test_it_carries_its_licence(wheel: zipfile.ZipFile) -> None:
