@@ -1,1 +1,1 @@
-"""Elman against what limits it and against the servers that a user would pick instead. Run `python -m benchmarks`."""
+"""Measures Elman against its ceilings and against other servers. Run `python -m benchmarks`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure, print the table, write the results and draw the pictures."""
+"""`python -m benchmarks`: measures, prints the tables, writes the results and draws the pictures."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ _ALWAYS = ("naive", "mosec")
 
 @dataclass(frozen=True)
 class Study:
-    """A measurement of its own: how much of it, how it runs, and its page."""
+    """A separate measurement: its usual and quick settings, its function, and its page."""
 
     usual: Any
     quick: Any
@@ -59,23 +59,23 @@ def parse() -> argparse.Namespace:
         nargs="?",
         choices=("run", "profile", "report", *STUDIES),
         default="run",
-        help="run: measure. profile: where the time of a request goes. report: table and pictures of earlier results. "
-        "sessions, autoregressive, int8: studies of their own, which write their part of the page.",
+        help="run: measure all. profile: where the time of a request goes. report: tables and pictures of earlier "
+        "results. sessions, autoregressive, int8: separate studies, which write their part of the page.",
     )
-    parser.add_argument("--quick", action="store_true", help="a run of a few minutes, on fewer and shorter rounds")
-    parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES), help="which models")
+    parser.add_argument("--quick", action="store_true", help="a run of a few minutes, with fewer and shorter rounds")
+    parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES), help="models to measure")
     parser.add_argument(
         "--peers",
         nargs="+",
         choices=[*PEERS, "all"],
         default=["litserve"],
-        help="peers besides the naive server and mosec, which are always there",
+        help="peers beside the naive server and mosec, which are always measured",
     )
-    parser.add_argument("--rounds", type=int, help="rounds, contenders in turn")
+    parser.add_argument("--rounds", type=int, help="number of rounds; each measures every contender once")
     parser.add_argument("--seconds", type=float, help="seconds of each measurement")
-    parser.add_argument("--no-tune", dest="tune", action="store_false", help="take each peer's first setting")
-    parser.add_argument("--no-promises", dest="promises", action="store_false", help="the contenders only")
-    parser.add_argument("--output", type=Path, help="where the results are written, as JSON")
+    parser.add_argument("--no-tune", dest="tune", action="store_false", help="use the first setting of each peer")
+    parser.add_argument("--no-promises", dest="promises", action="store_false", help="measure the contenders only")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
     return parser.parse_args()
 
 
@@ -90,7 +90,7 @@ def write(results: dict[str, Any], output: Path) -> None:
 
 
 def study(name: str, args: argparse.Namespace) -> None:
-    """Run a study, write its results, and, unless it is a quick one or goes elsewhere, its part of the page."""
+    """Run a study and write its results. Without --quick and --output, also write its part of the page."""
     one = STUDIES[name]
     settings = one.quick if args.quick else one.usual
     settings = replace(settings, rounds=args.rounds or settings.rounds, seconds=args.seconds or settings.seconds)
@@ -111,7 +111,7 @@ def study(name: str, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    # So that whatever ends the run, the servers that it started end with it.
+    # Turn the signal into an exception, so that the servers are stopped however the run ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = parse()
     output = args.output or (RESULTS.with_name("quick.json") if args.quick else RESULTS)

@@ -1,4 +1,4 @@
-"""The recurrent loop under load: streams of tokens beside predictions, and influence against brute force."""
+"""Autoregressive requests under load: token streams beside predictions, and influence against brute force."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ READER = "names-lstm"
 _JSON = CONTENT_TYPES["json"]
 _NUM_REQUESTS = 400
 STEPS = (20, 60)
-"""Least and most tokens of a stream, so that streams do not end together."""
+"""Shortest and longest stream in tokens. Lengths are drawn, so that streams do not end together."""
 _WARMUP = 1.0
 _NUM_SEQUENCES = 4
 _TOLERANCE = 1e-9
@@ -38,7 +38,7 @@ _LONG = 60.0
 
 @dataclass(frozen=True)
 class Settings:
-    """What one run measures. `lengths` are those of the sequences whose steps' influence is asked."""
+    """What one run measures. `lengths` are the lengths of the sequences for influence requests."""
 
     rounds: int = 3
     seconds: float = 4.0
@@ -52,17 +52,17 @@ QUICK = Settings(rounds=1, seconds=1.5, lengths=(20, 100), influence_seconds=0.5
 
 
 def run(settings: Settings, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Measure everything, `save` what there is after each part, and return it."""
+    """Measure everything and return the results. `save` gets them after each part."""
     started = time.monotonic()
     raise_file_limit()
     results: dict[str, Any] = {"machine": machine(), "settings": asdict(settings)}
     tasks = {READER: names.load(), "vowels-lstm": vowels.load()}
-    with tempfile.TemporaryDirectory(prefix="loops-") as folder:
+    with tempfile.TemporaryDirectory(prefix="autoregressive-") as folder:
         repository = Path(folder) / "models"
         for name in (READER, "vowels-lstm"):
             put(STORE / name / "1" / "model.onnx", repository / name / "1" / "model.onnx")
         put(STORE / WRITER / "1" / "model.onnx", repository / WRITER / "1" / "model.onnx", endless=True)
-        with serving(repository, Path(folder), BENCH / "logs" / "loops.log", store="memory") as process:
+        with serving(repository, Path(folder), BENCH / "logs" / "autoregressive.log", store="memory") as process:
             results["streams"] = [streams(process, tasks[READER], settings, turn) for turn in range(settings.rounds)]
             results["machine"]["minutes"] = (time.monotonic() - started) / 60
             save(results)
@@ -73,7 +73,7 @@ def run(settings: Settings, save: Callable[[dict[str, Any]], None]) -> dict[str,
 
 
 def put(source: Path, path: Path, endless: bool = False) -> None:
-    """Copy a model; `endless` makes of a generator one that never ends by itself, so that streams are long."""
+    """Copy a model. `endless` removes the end token of a generator, so that streams are long."""
     model = onnx.load(source)
     if endless:
         carried = {entry.key: entry.value for entry in model.metadata_props}
@@ -86,7 +86,7 @@ def put(source: Path, path: Path, endless: bool = False) -> None:
 
 
 def stream_plan(port: int, settings: Settings, turn: int) -> StreamPlan:
-    """Names of drawn languages that go on for a drawn number of letters."""
+    """Requests for names of random languages and random lengths."""
     rng, languages = np.random.default_rng(turn), list(names.SOURCES)
     requests, sizes = [], []
     for seed in range(_NUM_REQUESTS):
@@ -99,7 +99,7 @@ def stream_plan(port: int, settings: Settings, turn: int) -> StreamPlan:
 
 
 def predict_plan(port: int, task: Task, settings: Settings, turn: int) -> Plan:
-    """Held-out surnames, to be told their language."""
+    """Requests for the language of held-out surnames."""
     assert task.vocabulary is not None, "surnames are letters"
     texts = ["".join(task.vocabulary[token] for token in one) for one in task.test.sequences[:_NUM_REQUESTS]]
     bodies = [json.dumps({"sequence": text}).encode() for text in texts]
@@ -132,31 +132,31 @@ def _said(report: dict[str, Any]) -> str:
 
 
 def together(port: int, plans: dict[str, Plan]) -> dict[str, Any]:
-    """Reports of plans that run at once, and how often the generator ran meanwhile.
+    """The reports of plans that run at the same time, and the runs of the generator model meanwhile.
 
-    `iteration` is the seconds from one run of the generator to the next, `rows` the streams that each run advanced; 0
-    where it did not run.
+    `iteration` is the seconds from one run of the generator to the next, `rows` the streams that each run advanced.
+    Both are 0 if it did not run.
     """
     with contextlib.ExitStack() as stack:
         under_way = {name: stack.enter_context(start_generator(plan)) for name, plan in plans.items()}
         seconds = next(iter(plans.values())).seconds
-        # Python starts, and the connections are made; then a while in the middle of the measured time.
+        # Wait until the load generators have started, then count in the middle of the measured time.
         time.sleep(_WARMUP + 0.25 * seconds)
-        before, started = _figures(port), time.perf_counter()
+        before, started = _stats(port), time.perf_counter()
         time.sleep(0.5 * seconds)
-        after, elapsed = _figures(port), time.perf_counter() - started
+        after, elapsed = _stats(port), time.perf_counter() - started
         reports = {name: asdict(finish(plans[name], one)) for name, one in under_way.items()}
     runs, rows = (after[name] - before[name] for name in ("runs", "rows"))
     return {"reports": reports, "iteration": elapsed / runs if runs else 0.0, "rows": rows / runs if runs else 0.0}
 
 
-def _figures(port: int) -> dict[str, Any]:
+def _stats(port: int) -> dict[str, Any]:
     models = fetch_json(port, "GET", "/v1/engine")["models"]
     return next(one for one in models if one["model"] == WRITER)
 
 
 def influence(process: Process, name: str, task: Task, settings: Settings) -> list[dict[str, Any]]:
-    """The influence route against one predict request of every sequence with a step left out, by length."""
+    """For each length, the influence route against brute force: a predict request with each step left out."""
     found = []
     for length in settings.lengths:
         sequences = [take(task, length, number * length) for number in range(_NUM_SEQUENCES)]
@@ -176,7 +176,7 @@ def influence(process: Process, name: str, task: Task, settings: Settings) -> li
             rounds.append(seen)
         most = max(_difference(process.port, name, *bodies) for bodies in zip(by_route, by_force, strict=True))
         if most > _TOLERANCE:
-            raise WrongAnswer(f"{name}: the influence of a step is {most} from what brute force makes it")
+            raise WrongAnswer(f"{name}: the influence of a step differs by {most} from brute force")
         found.append({"length": length, "rounds": rounds, "difference": most})
         one = rounds[0]
         say(
@@ -187,18 +187,18 @@ def influence(process: Process, name: str, task: Task, settings: Settings) -> li
 
 
 def take(task: Task, length: int, start: int) -> Any:
-    """So many steps of the held-out sequences, one after another."""
+    """`length` steps of the held-out sequences, which are joined end to end."""
     whole = np.concatenate(task.test.sequences)
     return whole[start : start + length].tolist()
 
 
 def without(sequence: list[Any]) -> list[list[Any]]:
-    """The sequence, and the same with each step left out in turn."""
+    """The sequence, and its copies with one step left out."""
     return [sequence, *(sequence[:k] + sequence[k + 1 :] for k in range(len(sequence)))]
 
 
 def _difference(port: int, name: str, by_route: bytes, by_force: bytes) -> float:
-    """How far the two ways are apart, in probability, at the step where they are furthest."""
+    """The largest difference between the two ways in the influence of a step, as a probability."""
     path = f"/v1/models/{name}"
     answered = fetch_json(port, "POST", f"{path}/influence", json.loads(by_route))["influence"]
     results = fetch_json(port, "POST", f"{path}/predict", json.loads(by_force))["results"]
@@ -208,11 +208,11 @@ def _difference(port: int, name: str, by_route: bytes, by_force: bytes) -> float
 
 
 def probabilities(scores: np.ndarray) -> np.ndarray:
-    """(rows, labels) float64 of logits."""
+    """Softmax of logits, float64 `(rows, labels)`."""
     exponents = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True).astype(np.float64))
     return exponents / exponents.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]
 
 
 def steps_of(length: int) -> tuple[int, int]:
-    """Steps that (influence, brute force) must run for a sequence of that length."""
+    """Number of steps that (influence, brute force) must run for a sequence of that length."""
     return length + length * (length - 1) // 2, length + length * (length - 1)

@@ -1,4 +1,4 @@
-"""What no server can pass: the kernel's own speed on exact useful steps, and JSON's on these very bodies."""
+"""Ceilings for any server: the speed of the kernel alone, and of JSON decoding and encoding alone."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ _RUNS = 3
 
 @contextlib.contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """This process on one core for a while."""
+    """Pin this process to one core within the context."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -34,7 +34,7 @@ def pinned(core: int) -> Iterator[None]:
 
 
 class Kernel:
-    """The network's kernel alone: full batches of equal chunks, arrays made beforehand, nothing decoded but one row."""
+    """The network's kernel alone: full batches of equal lengths, arrays made beforehand, one output row decoded."""
 
     def __init__(self, model: Model) -> None:
         self.network = model.network
@@ -49,7 +49,7 @@ class Kernel:
         return dict(network.feeds(data, np.full(rows, steps, np.int32), states, np.zeros((1, 2), np.int64)))
 
     def best(self, seconds: float) -> tuple[float, str]:
-        """(useful steps a second, the batch that reached it): every shape in turn, for about `seconds`."""
+        """(useful steps per second, the batch shape that reached it). Tries all shapes for about `seconds`."""
         rates: dict[tuple[int, int], float] = {}
         until = time.perf_counter() + seconds
         while not rates or time.perf_counter() < until:
@@ -100,7 +100,7 @@ def _by_simdjson() -> Callable[[bytes], np.ndarray]:
 
 
 def json_seconds(workload: Workload, seconds: float) -> float:
-    """Seconds a request to decode its body to an array and to encode an answer, by the quickest way known here."""
+    """Seconds per request to decode a body and to encode an answer, with the fastest library of three."""
     bodies, rows = workload.bodies("json"), np.ones(workload.shape.outputs, np.float32) / 3
     ways = [_by_orjson, _by_msgspec(), _by_simdjson()]
     best = []

@@ -1,11 +1,12 @@
-"""Two versions of the server, side by side in one run: what a change did to speed.
+"""Compares the speed of two versions of the server in one run.
 
     git worktree add ../before SOME-COMMIT
     (cd ../before && python3 -m venv .venv && .venv/bin/pip install --editable '.[server]')
     python -m benchmarks.compare -- ../before/.venv/bin/python -m elman
 
-What follows is the command of the other version; `serve MODELS --port PORT` is added to it. Each model is asked by both
-in turn, round by round, so that what drifts drifts for both. The figures are ratios, this version over the other.
+After `--` comes the command of the other version; `serve MODELS --port PORT` is added to it. Both versions are measured
+in turn, round by round, so that a drift of the machine affects both. All results are ratios: this version over the
+other.
 """
 
 import argparse
@@ -29,7 +30,7 @@ _NUM_REQUESTS = 400
 
 @dataclass
 class Ratios:
-    """This version over the other, a figure a round."""
+    """Ratios of this version over the other, one per round."""
 
     requests: list[float] = field(default_factory=list)
     p50: list[float] = field(default_factory=list)

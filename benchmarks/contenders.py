@@ -1,4 +1,4 @@
-"""Who is measured: Elman, the floors under any HTTP server, and the peers."""
+"""The contenders: Elman, servers that answer a constant, and the peers."""
 
 import json
 import re
@@ -35,11 +35,11 @@ def _body_as_it_is(body: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Framing:
-    """How octets go in a body that also says what they are.
+    """How a protocol puts binary data into a body with its own description.
 
     Attributes:
-        wrap: from octets to the body and the headers of its request.
-        unwrap: from a body to its octets.
+        wrap: from the octets to the body and the headers of a request.
+        unwrap: from the body of an answer to its octets.
     """
 
     wrap: Callable[[bytes], tuple[bytes, list[str]]] = lambda octets: (octets, [])
@@ -48,17 +48,17 @@ class Framing:
 
 @dataclass(frozen=True)
 class Contender:
-    """A server, how it is started, asked and read.
+    """A server: how to start it, send it requests and read its answers.
 
     Attributes:
-        role: a `floor` answers a constant and is a ceiling of the throughput, not a peer.
+        role: a `floor` answers a constant. It shows the highest possible throughput and is not a peer.
         script: in `peers/`; None for Elman.
-        environment: what runs the script; None for the Python that runs this.
-        paths: by format; a format that is not there is not served.
-        tunings: settings to choose from, by the throughput at 64 connections.
-        reshape: from the common JSON body to what this server takes.
-        row: from its decoded JSON answer to o_n.
-        framing: of octets, in requests and answers.
+        environment: the environment that runs the script; None for the Python of this process.
+        paths: by format; a format without a path is not served.
+        tunings: settings to choose from, by throughput at 64 connections.
+        reshape: turns the common JSON body into the one that this server takes.
+        row: gets o_n from its decoded JSON answer.
+        framing: for binary requests and answers.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Contender:
     framing: Framing = field(default_factory=Framing)
 
     def process(self, shape: Shape, model: Path, core: int, tuning: Tuning, logs: Path) -> Process:
-        """The server of one model, not started."""
+        """The server process of one model, not started yet."""
         port = free_port()
         log = logs / f"{self.name}-{shape.name}.log"
         if self.script is None:
@@ -95,7 +95,7 @@ class Contender:
         return [request(path, body, kind, kind, headers) for body, headers in framed]
 
     def read(self, form: Format, answer: bytes) -> Array:
-        """o_n of an answer's body."""
+        """o_n from the body of an answer."""
         if form == "octet":
             return np.frombuffer(self.framing.unwrap(answer), "<f4")
         return np.array(self.row(json.loads(answer)), np.float32).reshape(-1)
@@ -106,12 +106,12 @@ def _grid(batches: tuple[int, ...], waits: tuple[float, ...]) -> tuple[Tuning, .
 
 
 def _as_batch(body: bytes) -> bytes:
-    """BentoML batches over the first axis of a list: one sequence is a list of one."""
+    """BentoML batches over the first axis of a list, so one sequence is a list of length 1."""
     return b'{"sequences":[' + body[len(b'{"sequence":') : -1] + b"]}"
 
 
 def _as_tensor(body: bytes) -> bytes:
-    """The JSON of the Open Inference Protocol, with the length again where MLServer's batches keep it."""
+    """The JSON of the Open Inference Protocol, with the length as a parameter, which MLServer keeps for each row."""
     rows = orjson.loads(body)["sequence"]
     tensor = {
         "name": "input",
@@ -128,13 +128,13 @@ def _tensor_row(answer: Any) -> Any:
 
 
 def _as_element(body: bytes) -> bytes:
-    """A common body as the one element of a tensor of the Open Inference Protocol."""
+    """The common body as the only element of a tensor of the Open Inference Protocol."""
     tensor = {"name": "input", "shape": [1, 1], "datatype": "BYTES", "data": [body.decode()]}
     return orjson.dumps({"inputs": [tensor]})
 
 
 def _wrap_element(octets: bytes) -> tuple[bytes, list[str]]:
-    """The same in the protocol's binary extension, as tritonclient writes it: the element after its length."""
+    """The same in the protocol's binary extension, as tritonclient writes it: the length, then the element."""
     size = {"binary_data_size": 4 + len(octets)}
     tensor = {"name": "input", "shape": [1, 1], "datatype": "BYTES", "parameters": size}
     head = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
@@ -142,7 +142,7 @@ def _wrap_element(octets: bytes) -> tuple[bytes, list[str]]:
 
 
 def _unwrap(body: bytes) -> bytes:
-    """What follows the JSON, which ends with the last brace: `binary_data_size` says how much."""
+    """The binary data after the JSON; `binary_data_size` gives its length."""
     size = int(re.search(rb'"binary_data_size":(\d+)', body).group(1))  # type: ignore[union-attr]
     return body[-size:]
 
@@ -176,7 +176,7 @@ PEERS = {
             script="mosec_server.py",
             environment=Environment("mosec", ("mosec==0.9.8",)),
             paths={"json": "/inference", "octet": "/inference"},
-            # Its shortest wait is a millisecond.
+            # mosec's shortest wait is one millisecond.
             tunings=(*_grid((8, 16, 32, 64), (1.0,)), {"batch": 32, "wait": 3.0}, {"batch": 1, "wait": 1.0}),
         ),
         Contender(

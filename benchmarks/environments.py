@@ -1,4 +1,4 @@
-"""The environments of the peers: one each under .bench/, made when they are first needed."""
+"""The virtual environments of the peers, one each under .bench/, made when first needed."""
 
 import hashlib
 import shutil
@@ -13,19 +13,19 @@ BENCH = ROOT / ".bench"
 
 
 def _shared() -> tuple[str, ...]:
-    """What every peer runs the model and reads bodies with: the versions that Elman runs with here."""
+    """Packages that every peer gets in the versions that Elman uses here, for running models and reading bodies."""
     return tuple(f"{name}=={version(name)}" for name in ("onnxruntime", "numpy", "msgspec", "orjson"))
 
 
 class InstallFailure(Exception):
-    """An environment that could not be made."""
+    """An environment could not be made."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment and the packages, pinned, that it holds.
+    """A virtual environment and its pinned packages.
 
-    `own` are those of the shared packages that it needs in a version of its own.
+    `own` names the shared packages that it needs in a different version.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Environment:
         return BENCH / self.name / "bin" / "python"
 
     def make(self) -> None:
-        """Make it, unless it is there with these packages already. Raises InstallFailure."""
+        """Make it, unless it already exists with these packages. Raises InstallFailure."""
         shared = [one for one in _shared() if one.split("==")[0] not in self.own] if self.serves else []
         packages = (*self.packages, *shared)
-        # Made anew for another Python, which everyone measured here is to share.
+        # The stamp includes the Python version, which must be the same for all contenders.
         wanted = hashlib.sha256("\n".join([sys.version, sys.base_prefix, *packages]).encode()).hexdigest()
         stamp = BENCH / self.name / ".made"
         if stamp.is_file() and stamp.read_text() == wanted:
@@ -52,7 +52,7 @@ class Environment:
         shutil.rmtree(BENCH / self.name, ignore_errors=True)
         self._call([sys.executable, "-m", "venv", str(BENCH / self.name)])
         self._call([str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
-        stamp.write_text(wanted)  # last, so that an installation cut short is done again
+        stamp.write_text(wanted)  # written last, so that an interrupted installation is repeated
 
     def _call(self, command: list[str]) -> None:
         done = subprocess.run(command, capture_output=True, text=True)

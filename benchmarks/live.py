@@ -12,29 +12,29 @@ from benchmarks.serving import fetch_json
 from benchmarks.session_load import WalkPlan
 from benchmarks.workload import CONTENT_TYPES, Format, Workload
 
-# What is done to a number of sessions, and not for a time, may take so long.
+# Time limit of work on a given number of sessions, in seconds.
 LONG = 240.0
 
 
 def texts(workload: Workload, form: Format) -> list[bytes]:
-    """Sequences as a walk sends them."""
+    """Sequences encoded for a walk."""
     if form == "octet":
         return workload.bodies("octet")
     return [orjson.dumps(sequence, option=orjson.OPT_SERIALIZE_NUMPY) for sequence in workload.sequences]
 
 
 def create(process: Process, shape: Shape, count: int) -> Report:
-    """Make sessions over HTTP. Raises RuntimeError where any is refused."""
+    """Create sessions over HTTP. Raises RuntimeError if any is refused."""
     asked = request(f"/v1/models/{shape.name}/sessions", b"{}", CONTENT_TYPES["json"])
     plan = Plan(process.port, [asked], [1], connections=min(16, count), pids=process.pids(), core=cores()[1])
     report = generate(replace(plan, limit=count, seconds=LONG))
     if report.statuses != {"201": count}:
-        raise RuntimeError(f"sessions were to be made, but the answers were {report.statuses}")
+        raise RuntimeError(f"creating sessions was answered with {report.statuses}, expected 201 only")
     return report
 
 
 def standing(port: int) -> list[tuple[str, int]]:
-    """(path that steps it, step) of each session there is, oldest first."""
+    """(path of its steps, step) of every session, oldest first."""
     found: list[tuple[str, int]] = []
     after = ""
     while True:
@@ -46,5 +46,5 @@ def standing(port: int) -> list[tuple[str, int]]:
 
 
 def walk(plan: WalkPlan, sessions: list[tuple[str, int]]) -> WalkPlan:
-    """The plan, of these sessions."""
+    """The plan with these sessions."""
     return replace(plan, paths=[path for path, _ in sessions], starts=[step for _, step in sessions])

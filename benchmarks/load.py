@@ -1,8 +1,7 @@
 """The load generator: keep-alive HTTP/1.1 over bare asyncio protocols, in a process of its own.
 
-It reads a plan, a pickled `Plan`, from the file that it is given, and prints a `Report` as JSON. Requests are bytes
-made beforehand, and of an answer it reads the status and where it ends, so that it costs a fraction of what a server
-does.
+It reads a pickled `Plan` from a file and prints a `Report` as JSON. Requests are bytes made beforehand, and it reads
+only the status and the length of an answer. So it needs a fraction of a server's processor time.
 """
 
 import asyncio
@@ -24,19 +23,19 @@ from benchmarks.processes import cpu_seconds
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
-# Arrivals nearer than this are waited for without sleeping: the event loop's timers are a millisecond coarse.
+# The event loop's timers are accurate to a millisecond only. Arrivals closer than this are waited for without sleeping.
 _SPIN = 0.0015
-# Most connections of an open loop; arrivals past it queue in the generator, and their wait counts.
+# Most connections of an open loop. Further arrivals queue in the generator, and this wait is part of their latency.
 _MAX_CONNECTIONS = 1024
-# How long answers that are outstanding at the end are waited for.
+# Seconds to wait at the end for outstanding answers.
 _GRACE = 20.0
 
 
 @dataclass
 class Report:
-    """What was seen in the measured time. Latencies in seconds, from the moment a request was due.
+    """The results of the measured time. Latencies are in seconds, from the moment a request was due.
 
-    `num_done` and `num_steps` count what was answered with 200, `num_lost` the requests that were never answered.
+    `num_done` and `num_steps` count requests answered with 200, `num_lost` requests that were never answered.
     """
 
     num_done: int = 0
@@ -58,13 +57,13 @@ class Plan:
 
     Attributes:
         requests: whole HTTP requests.
-        sizes: the steps of each, to count useful steps by.
-        connections: of a closed loop; each sends again as soon as it is answered.
-        rate: of an open loop, arrivals a second; 0 for a closed loop.
-        seconds: measured, after `warmup` seconds that are not.
-        limit: requests in all; 0 for no limit.
-        pids: the server's processes, whose processor time is taken at both ends of the measured time.
-        core: where to run.
+        sizes: the number of steps of each request.
+        connections: of a closed loop, in which each sends the next request as soon as it is answered.
+        rate: of an open loop, arrivals per second; 0 for a closed loop.
+        seconds: the measured time, after `warmup` seconds.
+        limit: most requests; 0 for no limit.
+        pids: the server's processes. Their processor time is read at the start and the end of the measured time.
+        core: the core to run on.
     """
 
     port: int
@@ -82,7 +81,7 @@ class Plan:
     report: ClassVar[type[Report]] = Report
 
     def generator(self) -> "Generator":
-        """What runs this plan."""
+        """The generator that runs this plan."""
         return Generator(self)
 
 
@@ -197,7 +196,7 @@ class Generator:
         for connection in self._connections:
             connection.lost = _as_agreed
             connection.transport.close()
-        await asyncio.sleep(0)  # they close when the loop comes round
+        await asyncio.sleep(0)  # the connections close in the next turn of the loop
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
@@ -208,14 +207,14 @@ class Generator:
         return connection
 
     def _open(self) -> None:
-        """Measured time begins."""
+        """Begin the measured time."""
         self._opened = time.perf_counter()
         self._measuring = True
         self.report.server_cpu = -cpu_seconds(self.plan.pids)
         self.report.generator_cpu = -time.process_time()
 
     def _close(self) -> None:
-        """Measured time ends."""
+        """End the measured time."""
         self.report.seconds = time.perf_counter() - self._opened
         self.report.server_cpu += cpu_seconds(self.plan.pids)
         self.report.generator_cpu += time.process_time()
@@ -234,13 +233,13 @@ class Generator:
         connection.send(index, self.content(connection, index), due)
 
     def content(self, connection: Connection, index: int) -> bytes:
-        """The whole request of that number, to be sent on that connection."""
+        """The whole request of number `index`, for that connection."""
         return self.plan.requests[index]
 
     def _answered(self, connection: Connection, status: int) -> None:
         now = time.perf_counter()
         self._outstanding -= 1
-        # In an open loop what was due in the measured time counts, however late the answer is.
+        # In an open loop a request counts if it was due in the measured time, however late its answer is.
         if self._measuring or (self.plan.rate and self._opened and self._opened <= connection.due):
             report = self.report
             report.statuses[str(status)] = report.statuses.get(str(status), 0) + 1

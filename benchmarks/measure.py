@@ -1,4 +1,4 @@
-"""One run: every contender on one core, round by round and in turn, so that what drifts drifts for all."""
+"""One run: all contenders on one core, in turn in every round, so that a drift of the machine affects all."""
 
 import contextlib
 import http.client
@@ -40,7 +40,7 @@ OPEN_SHARE = 0.6
 
 
 class WrongAnswer(Exception):
-    """A contender that does not give the model's answer."""
+    """A contender's answer is not the model's answer."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ QUICK = Settings(
 
 @dataclass(frozen=True)
 class Cell:
-    """One way of loading a server. `rate` is 0 for a closed loop; `share` is the rate over the best peer's capacity."""
+    """One kind of load. `rate` is 0 for a closed loop; `share` is the rate over the best peer's capacity."""
 
     form: Format = "json"
     distribution: str = "lognormal"
@@ -83,13 +83,13 @@ def say(text: str) -> None:
 
 
 def generate(plan: Plan) -> Report:
-    """Run a plan in a process of its own."""
+    """Run a plan in a new process."""
     with start_generator(plan) as generator:
         return finish(plan, generator)
 
 
 def finish(plan: Plan, generator: "subprocess.Popen[bytes]") -> Report:
-    """Wait for a plan that is under way."""
+    """Wait for a running plan, and return its report."""
     out, error = generator.communicate()
     if generator.returncode:
         raise RuntimeError(f"the load generator failed: {error.decode()[-800:]}")
@@ -98,7 +98,7 @@ def finish(plan: Plan, generator: "subprocess.Popen[bytes]") -> Report:
 
 @contextlib.contextmanager
 def start_generator(plan: Plan) -> Iterator["subprocess.Popen[bytes]"]:
-    """A plan under way."""
+    """Start a plan in a new process."""
     with tempfile.NamedTemporaryFile(prefix="plan-") as file:
         file.write(pickle.dumps(plan))
         file.flush()
@@ -113,7 +113,7 @@ def start_generator(plan: Plan) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def ask(port: int, content: bytes) -> tuple[int, bytes]:
-    """(status, body) of one request."""
+    """Send one request. Returns (status, body)."""
     with socket.create_connection(("127.0.0.1", port), 60) as one:
         one.sendall(content)
         response = http.client.HTTPResponse(one, method="POST")
@@ -122,7 +122,7 @@ def ask(port: int, content: bytes) -> tuple[int, bytes]:
 
 
 def check(contender: Contender, process: Process, workload: Workload, form: Format, expected: list[Any]) -> None:
-    """Ask for ragged sequences, many at once. Raises WrongAnswer."""
+    """Check the answers to ragged sequences, many at once. Raises WrongAnswer."""
     some = Workload(workload.shape, workload.sequences[: len(expected)])
     with ThreadPoolExecutor(_CHECKERS) as pool:
         answers = list(pool.map(lambda one: ask(process.port, one), contender.requests(some, form)))
@@ -132,14 +132,16 @@ def check(contender: Contender, process: Process, workload: Workload, form: Form
         seen = contender.read(form, body)
         if seen.shape != right.shape or not np.allclose(seen, right, rtol=_TOLERANCE, atol=_TOLERANCE):
             length = len(some.sequences[index])
-            raise WrongAnswer(f"{contender.title} is wrong on a {form} sequence of {length} steps: {seen} for {right}")
+            raise WrongAnswer(
+                f"{contender.title} is wrong on a {form} sequence of {length} steps: got {seen}, expected {right}"
+            )
 
 
 @contextlib.contextmanager
 def running(
     contender: Contender, shape: Shape, model: Path, tuning: Tuning, core: int, logs: Path
 ) -> Iterator[Process]:
-    """A server that answers. Raises StartFailure."""
+    """A running server that answers. Raises StartFailure."""
     with contender.process(shape, model, core, tuning, logs) as process:
         process.wait_until_ready()
         form = next(iter(contender.paths))
@@ -156,7 +158,7 @@ def running(
 
 
 class Bout:
-    """One model: its contenders run side by side, one awake at a time."""
+    """The measurement of one model: all contenders are started, and all but the measured one are stopped."""
 
     def __init__(self, shape: Shape, settings: Settings, contenders: list[Contender], logs: Path) -> None:
         self.shape = shape
@@ -224,7 +226,7 @@ class Bout:
         return running(contender, self.shape, self.model, tuning, self.server_core, self.logs)
 
     def _tune(self, contender: Contender) -> Tuning:
-        """The setting with the most requests a second at 64 connections."""
+        """The setting with the most requests per second at 64 connections."""
         if len(contender.tunings) == 1 or not self.settings.tune:
             return contender.tunings[0]
         rates = []
@@ -253,7 +255,7 @@ class Bout:
         return measured + (self._rounds(opened) if capacity else [])
 
     def _capacity(self, measured: list[dict[str, Any]]) -> float:
-        """What the best peer reaches in JSON at the most connections."""
+        """Requests per second of the best peer, in JSON at the most connections."""
         most = max(self.settings.connections)
         peers = {one.name for one in self.contenders if one.role == "peer"}
         wanted = asdict(Cell("json", connections=most))
@@ -325,7 +327,7 @@ def _listed(rates: dict[str, list[float]]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What this was measured on."""
+    """The machine and the versions of the libraries."""
     names = (
         "onnxruntime",
         "numpy",
@@ -351,14 +353,14 @@ def machine() -> dict[str, Any]:
 
 
 def raise_file_limit() -> int:
-    """As many open files as this process may have, for many connections. Returns their number."""
+    """Raise the limit on open files to the highest allowed. Returns the limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return most
 
 
 def run(settings: Settings, peers: list[Contender], save: Callable[[dict[str, Any]], None]) -> None:
-    """Measure everything. Gives the results, which JSON can hold, to `save` each time that a part of them is there."""
+    """Measure everything. `save` gets the results, as plain JSON values, after each part."""
     from benchmarks.profile import profile
     from benchmarks.promises import keep_promises
 

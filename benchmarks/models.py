@@ -16,7 +16,7 @@ OUTPUTS = 9
 
 @dataclass(frozen=True)
 class Shape:
-    """A stack of LSTM layers and a Linear over every step; over token ids where there is a vocabulary."""
+    """A stack of LSTM layers and a Linear layer over every step. With a vocabulary, the input is token ids."""
 
     name: str
     features: int
@@ -52,7 +52,7 @@ def write_model(shape: Shape, repository: Path) -> Path:
 
 
 def build(shape: Shape) -> onnx.ModelProto:
-    """The graph: batch first, from the zero state, a row of outputs for every step."""
+    """The graph: batch first, zero initial state, one output row per step."""
     rng = np.random.default_rng(shape.hidden_size)
     nodes, weights = [], []
     data = "input"

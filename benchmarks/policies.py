@@ -19,7 +19,7 @@ BATCH = 16
 
 
 class Waiting(Protocol):
-    """What a queue asks of its scheduler."""
+    """What a queue needs of its scheduler."""
 
     def __len__(self) -> int: ...
     def add(self, sequence: Sequence) -> None: ...
@@ -28,7 +28,7 @@ class Waiting(Protocol):
 
 
 class Padded:
-    """The oldest sixteen, run from first step to last, padded to the longest."""
+    """The sixteen oldest sequences, run whole and padded to the longest."""
 
     def __init__(self, batch: int = BATCH) -> None:
         self.batch = batch
@@ -54,7 +54,7 @@ class Padded:
 
 
 class Bucketed(Padded):
-    """The oldest, and the fifteen that are nearest to it in length."""
+    """The oldest sequence, and the fifteen closest to it in length."""
 
     def choose(self, waiting: list[Sequence]) -> list[Sequence]:
         oldest = waiting[0].length
@@ -87,9 +87,9 @@ class Flight:
         return sum(sequence.length for sequence in done)
 
     def steps_per_second(self, seconds: float) -> float:
-        """Useful steps a second of processor time, for about `seconds`."""
+        """Useful steps per second of processor time, measured for about `seconds`."""
         useful = 0
-        # What ends is counted whole, so as much must be under way at the beginning as at the end.
+        # Sequences are counted when they end, so the same number must be unfinished at the start and at the end.
         while self.num_drawn < 3 * IN_FLIGHT:
             self.iterate()
         started, until = time.process_time(), time.perf_counter() + seconds

@@ -1,4 +1,4 @@
-"""Processes of a contender: started on one core, found again however they were started, and accounted for."""
+"""The processes of a contender: starting them on one core, finding all of them, and measuring time and memory."""
 
 import os
 import signal
@@ -18,11 +18,11 @@ _STOP_TIMEOUT = 15.0
 
 
 class StartFailure(Exception):
-    """A contender that did not come up."""
+    """A contender did not start."""
 
 
 def cores() -> tuple[int, int]:
-    """(core of the servers, core of the load generator): the first two that this process may use."""
+    """(core of the servers, core of the load generator): the first two cores that this process may use."""
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[0], allowed[1 % len(allowed)]
 
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Processor time of processes, all threads, and of the children that they waited for."""
+    """Processor time of processes, with all threads and the children that they have waited for."""
     total = 0
     for pid in pids:
         try:
@@ -46,7 +46,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def resident_bytes(pids: Iterable[int]) -> int:
-    """Memory of processes, each one's share of what they have in common."""
+    """Memory of processes. Shared pages count in proportion (PSS)."""
     return sum(_share(pid) for pid in pids)
 
 
@@ -61,7 +61,7 @@ def _share(pid: int) -> int:
 
 
 def _in_rollup(pid: int, name: str) -> int:
-    """A line of what the kernel sums up of a process's memory; 0 where it does not say."""
+    """A line of /proc/PID/smaps_rollup; 0 if it is missing."""
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith(name):
@@ -72,13 +72,13 @@ def _in_rollup(pid: int, name: str) -> int:
 
 
 def anonymous_bytes(pids: Iterable[int]) -> int:
-    """Memory of processes that no file backs: what they allocated."""
+    """Anonymous memory of processes: what they have allocated."""
     return sum(_in_rollup(pid, "Anonymous:") for pid in pids)
 
 
 @dataclass
 class Process:
-    """A server with all the processes that it started, which a mark in their environment tells.
+    """A server and all processes that it started. They are found by a mark in their environment.
 
     `core` is where they run; None for anywhere.
     """
@@ -112,7 +112,7 @@ class Process:
         return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if mark in _environment(folder)]
 
     def pause(self) -> None:
-        """Stand still while another contender is measured."""
+        """Stop (SIGSTOP) while another contender is measured."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -151,7 +151,7 @@ class Process:
         until = time.monotonic() + _STOP_TIMEOUT
         while self.pids() and time.monotonic() < until:
             self._signal(signal.SIGKILL)
-            time.sleep(0.01)  # a killed process takes a moment to go
+            time.sleep(0.01)  # a killed process takes a moment to end
         self._root.wait()
 
     def _signal(self, number: signal.Signals) -> None:

@@ -1,7 +1,7 @@
-"""Where the processor time of an Elman request goes: each part by itself, in microseconds a request.
+"""Where the processor time of an Elman request goes: each part alone, in microseconds per request.
 
-HTTP is a real server that answers a constant; the rest is the application in this process, given whole requests, with
-64 of them under way.
+The HTTP part is measured with a real server that answers a constant. The other parts are measured with the application
+in this process, which always has 64 whole requests to work on.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ _TOP = 14
 
 
 def profile(names: list[str], seconds: float) -> dict[str, Any]:
-    """Microseconds a request by model, format and part, and the functions that take most."""
+    """Microseconds per request by model, format and part, and the functions that take most."""
     found: dict[str, Any] = {}
     logs = BENCH / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def profile(names: list[str], seconds: float) -> dict[str, Any]:
 
 
 def _http(shape: Shape, model: Path, workload: Workload, form: Format, seconds: float, logs: Path) -> float:
-    """A server that reads these bodies and answers a constant, under Elman's HTTP protocol."""
+    """Microseconds per request of a constant answer, with Elman's HTTP protocol and these bodies."""
     with running(BARE, shape, model, {"protocol": 1}, cores()[0], logs) as process:
         plan = Plan(process.port, BARE.requests(workload, form), workload.lengths, connections=IN_FLIGHT)
         report = generate(replace(plan, seconds=seconds, pids=process.pids(), core=cores()[1]))
@@ -70,13 +70,13 @@ def _http(shape: Shape, model: Path, workload: Workload, form: Format, seconds: 
 
 
 class _Watch:
-    """Seconds of the threads that were in some calls."""
+    """Sums up the processor seconds of watched calls."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def over(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The call, with the time that it takes noted."""
+        """The same call, watched."""
 
         def timed(*arguments: Any) -> Any:
             started = time.thread_time()
@@ -89,10 +89,10 @@ class _Watch:
 
 
 class _QueueWatches:
-    """What a queue spends on scheduling, in the kernel, and in its iterations as a whole."""
+    """Processor time of a queue: scheduling, kernel, and whole iterations."""
 
     def __init__(self, queue: ModelQueue) -> None:
-        # Sequences are queued between iterations, and the rest of scheduling is part of one.
+        # Sequences are added between iterations; the rest of scheduling happens within them.
         self.queueing, self.scheduling, self.kernel, self.iterating = _Watch(), _Watch(), _Watch(), _Watch()
         scheduler: Any = queue.scheduler
         session: Any = queue.runner._executor.session
@@ -107,7 +107,7 @@ class _QueueWatches:
             watch.seconds = 0.0
 
     def parts(self, count: int) -> dict[str, float]:
-        """Microseconds a request."""
+        """Microseconds per request."""
         each = 1e6 / count
         own = self.iterating.seconds - self.kernel.seconds - self.scheduling.seconds
         return {
@@ -129,7 +129,7 @@ def _engine(path: Path, workload: Workload, seconds: float) -> list[list[Any]]:
 
 
 async def _application(path: Path, workload: Workload, seconds: float) -> dict[str, Any]:
-    """The whole application without HTTP, and its codec alone, in microseconds a request."""
+    """The whole application without HTTP, and its codec alone, in microseconds per request."""
     app = create_app(Settings(models=path.parents[2]))
     found: dict[str, Any] = {}
     async with app.router.lifespan_context(app):
@@ -137,21 +137,21 @@ async def _application(path: Path, workload: Workload, seconds: float) -> dict[s
         served = server.served(workload.shape.name)
         watches = _QueueWatches(served.queue)
         for form in _FORMS:
-            asked = _Asked(app, workload, form)
+            asked = _ClosedLoop(app, workload, form)
             await asked.run(seconds / 4)
             watches.reset()
             whole = {"whole": await asked.run(seconds)}
             found[form] = whole | watches.parts(asked.count) | await _codec(server, served, workload, form)
         profiler = cProfile.Profile(time.thread_time)
-        asked = _Asked(app, workload, "json")
+        asked = _ClosedLoop(app, workload, "json")
         with profiler:
             await asked.run(seconds)
         found["functions"] = _functions(profiler, asked.count)
     return found
 
 
-class _Asked:
-    """Requests to an application in this process, 64 under way, handed over whole as Elman's HTTP protocol does."""
+class _ClosedLoop:
+    """A closed loop of 64 clients of an application in this process. Requests skip HTTP and go to the driver."""
 
     def __init__(self, app: Any, workload: Workload, form: Format) -> None:
         self.app = app
@@ -165,7 +165,7 @@ class _Asked:
         self._done = asyncio.Event()
 
     async def run(self, seconds: float) -> float:
-        """Microseconds of processor time a request."""
+        """Microseconds of processor time per request."""
         self.count, self._running = 0, IN_FLIGHT
         self._done.clear()
         self._until, started = time.perf_counter() + seconds, time.process_time()
@@ -183,7 +183,7 @@ class _Asked:
         self.app.driver.start(route.endpoint, request, _Client(self))
 
     def answered(self, answer: Response) -> None:
-        """One of the clients has its answer, and asks again."""
+        """A client has its answer, and sends the next request."""
         if answer.status != 200:
             raise RuntimeError(f"the application answers {answer.status}: {answer.content!r}")
         if time.perf_counter() < self._until:
@@ -195,9 +195,9 @@ class _Asked:
 
 
 class _Client(Exchange):
-    """Who waits for one answer."""
+    """Waits for one answer."""
 
-    def __init__(self, asked: _Asked) -> None:
+    def __init__(self, asked: _ClosedLoop) -> None:
         super().__init__()
         self._asked = asked
 
@@ -232,7 +232,7 @@ async def _codec(server: Server, served: ServedModel, workload: Workload, form: 
 
 
 def _functions(profiler: cProfile.Profile, count: int) -> list[list[Any]]:
-    """[place, own microseconds a request, calls a request], most first."""
+    """[position, own microseconds per request, calls per request], largest first."""
     stats: Any = pstats.Stats(profiler)
     rows = []
     for (path, line, name), (_, calls, own, _, _) in stats.stats.items():

@@ -1,4 +1,4 @@
-"""What Elman promises whatever the load: no blocking, linear cost, nothing lost, one decode for `final`."""
+"""Elman's promises under any load: no blocking, linear cost, nothing lost, one decoded output for `final`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ _WORDS_LENGTH = 100
 
 
 def keep_promises(settings: Settings, logs: Path) -> dict[str, Any]:
-    """Measure each promise on a server of its own."""
+    """Measure each promise on a separate server."""
     found: dict[str, Any] = {"blocking": {}, "length": {}}
     for name in settings.models:
         with _elman(name, logs) as process:
@@ -44,14 +44,14 @@ def _elman(name: str, logs: Path) -> Any:
 
 
 def _plan(process: Process, name: str, lengths: list[int], **fields: Any) -> Plan:
-    """Octet-stream, so that what is seen is the engine and not the reading of long JSON."""
+    """A plan with binary bodies, so that the engine is measured and not the decoding of long JSON."""
     workload = with_lengths(SHAPES[name], lengths)
     requests = ELMAN.requests(workload, "octet")
     return Plan(process.port, requests, lengths, pids=process.pids(), core=cores()[1], **fields)
 
 
 def _blocking(process: Process, name: str, settings: Settings) -> dict[str, Any]:
-    """Latencies of ten-step requests, alone and beside four clients that keep long sequences running."""
+    """Latencies of ten-step requests, alone and beside four clients with long sequences."""
     seconds = 2 * settings.seconds
     short = _plan(process, name, [10] * 32, connections=1, seconds=seconds)
     long = _plan(process, name, [_LONG] * 4, connections=4, seconds=seconds + 2.5)
@@ -65,7 +65,7 @@ def _blocking(process: Process, name: str, settings: Settings) -> dict[str, Any]
 
 
 def _length(process: Process, name: str) -> list[dict[str, Any]]:
-    """Useful steps a second, and memory, as sequences get longer."""
+    """Useful steps per second and memory, for longer and longer sequences."""
     found = []
     for length in (10, 100, 1_000, _LONG):
         limit = max(2 * _CONNECTIONS, _STEPS // length)
@@ -81,7 +81,7 @@ def _length(process: Process, name: str) -> list[dict[str, Any]]:
 
 
 def _flood(name: str, logs: Path) -> list[dict[str, Any]]:
-    """Ten thousand requests at once, with the queue as it is by default and with a short one."""
+    """Ten thousand requests at once, with the default queue and with a short one."""
     count = min(_FLOOD, raise_file_limit() - 100)
     workload = draw(SHAPES[name], "lognormal", 400)
     shape, found = SHAPES[name], []
@@ -116,7 +116,7 @@ def _flood(name: str, logs: Path) -> list[dict[str, Any]]:
 
 
 def _words(settings: Settings, logs: Path) -> dict[str, Any]:
-    """Processor time of a request for `final` and for `steps`, where a decode is ten thousand scores."""
+    """Processor time of requests for `final` and for `steps`, with ten thousand scores per output."""
     model = write_model(WORDS, BENCH / "models" / WORDS.name)
     rng = np.random.default_rng(0)
     bodies = [rng.integers(0, WORDS.vocabulary, _WORDS_LENGTH).astype("<i4").tobytes() for _ in range(32)]

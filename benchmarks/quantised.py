@@ -1,4 +1,4 @@
-"""What 8-bit weights cost and gain: accuracy on held-out data, size, speed, and what the server makes of the files."""
+"""Compares 8-bit weights with float32: accuracy on held-out data, size, speed, and the models' cards."""
 
 import statistics
 import tempfile
@@ -51,7 +51,7 @@ QUICK = Settings(rounds=1, seconds=0.3)
 
 
 def run(settings: Settings, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Measure everything, `save` it, and return it."""
+    """Measure everything, `save` the results, and return them."""
     started = time.monotonic()
     results: dict[str, Any] = {"machine": machine(), "settings": asdict(settings), "models": {}}
     with tempfile.TemporaryDirectory(prefix="int8-") as folder:
@@ -84,8 +84,8 @@ def run(settings: Settings, save: Callable[[dict[str, Any]], None]) -> dict[str,
 
 
 def put_both(source: Path, repository: Path, name: str) -> tuple[Path, Path]:
-    """The model, and the same with 8-bit weights under a name of its own."""
-    # It imports torch, which no other benchmark needs.
+    """Write the model, and a copy with 8-bit weights under another name."""
+    # This imports torch, which no other benchmark needs.
     from elman.exporter.quantising import quantised
 
     model = onnx.load(source)
@@ -99,7 +99,7 @@ def put_both(source: Path, repository: Path, name: str) -> tuple[Path, Path]:
 
 
 def accuracies(task: Task, plain: Path, rounded: Path) -> dict[str, Any]:
-    """Of the label at the last step of held-out sequences: how many wrong of each, and how many differ."""
+    """Labels at the last step of held-out sequences: how many are wrong for each file, and how many differ."""
     from models.measuring import answers
 
     by_plain, by_rounded = answers(plain, task.test), answers(rounded, task.test)
@@ -108,7 +108,7 @@ def accuracies(task: Task, plain: Path, rounded: Path) -> dict[str, Any]:
 
 
 class Kernel:
-    """A file in ONNX Runtime alone, on one thread: full batches of equal length from the initial state."""
+    """A file in ONNX Runtime alone, on one thread: full batches of equal length, from the initial state."""
 
     def __init__(self, path: Path) -> None:
         options = ort.SessionOptions()
@@ -128,7 +128,7 @@ class Kernel:
         return {data.name: inputs, **zeros}
 
     def steps_per_second(self, batch: int, seconds: float) -> float:
-        """Steps of all rows a second of processor time."""
+        """Steps of all rows, per second of processor time."""
         feed = self._feeds[batch]
         self._session.run(self._outputs, feed)
         count, started, until = 0, time.process_time(), time.perf_counter() + seconds
@@ -139,7 +139,7 @@ class Kernel:
 
 
 def kernels(pair: tuple[Path, Path], settings: Settings) -> dict[str, list[float]]:
-    """By batch, steps a second of (float32, int8), the two in turn; medians."""
+    """Steps per second of (float32, int8) by batch size. The two are measured in turn; medians."""
     both = [Kernel(path) for path in pair]
     seen: dict[int, list[list[float]]] = {batch: [[], []] for batch in BATCHES}
     for _ in range(settings.rounds):
@@ -150,7 +150,7 @@ def kernels(pair: tuple[Path, Path], settings: Settings) -> dict[str, list[float
 
 
 def served(process: Process, name: str, card: dict[str, Any], settings: Settings) -> dict[str, list[float]]:
-    """By connections, steps a second that a server answers of (float32, int8), the two in turn; medians."""
+    """Steps per second of a server for (float32, int8) by connections. The two are measured in turn; medians."""
     bodies = [draw(card["input"], seed) for seed in range(_NUM_REQUESTS)]
     seen: dict[int, list[list[float]]] = {count: [[], []] for count in CONNECTIONS}
     for turn in range(settings.rounds):
@@ -165,7 +165,7 @@ def served(process: Process, name: str, card: dict[str, Any], settings: Settings
 
 
 def draw(accepted: dict[str, Any], seed: int) -> bytes:
-    """A sequence as octets, of what a card says that the model takes."""
+    """A random sequence as octets, for the input that a card describes."""
     rng = np.random.default_rng(seed)
     if accepted["kind"] == "tokens":
         return rng.integers(1, 50, _LENGTH).astype("<i4").tobytes()

@@ -1,4 +1,4 @@
-"""Results to tables: one for the terminal, the same in the page. No number there is typed by hand."""
+"""Makes the tables of the terminal and of the page from the results. No number in them is typed by hand."""
 
 import re
 import statistics
@@ -13,11 +13,11 @@ Cell = dict[str, Any]
 _NONE = ""
 
 Aim = tuple[str, float, float, float] | None
-"""What a ratio is meant to be at least or at most, for the small, the mid and the big model."""
+"""The lowest or highest ratio that is aimed at, for the small, the mid and the big model."""
 
 
 class Figures:
-    """The figures of one model in the results: medians over the rounds."""
+    """The results of one model: medians over the rounds."""
 
     def __init__(self, results: dict[str, Any], name: str) -> None:
         self.found = results["models"][name]
@@ -30,7 +30,7 @@ class Figures:
 
     @property
     def num_connections(self) -> int:
-        """Of the busiest closed loop."""
+        """Connections of the busiest closed loop."""
         return int(max(cell["connections"] for cell in self.found["cells"] if not cell["rate"]))
 
     def rounds(self, contender: str, form: str, *, distribution: str = "lognormal", **at: float) -> list[Cell]:
@@ -48,7 +48,7 @@ class Figures:
     def best_peer(
         self, figure: Callable[[Cell], float], form: str, least: bool = False, **at: Any
     ) -> tuple[str, float] | None:
-        """(name, figure) of the peer that does best."""
+        """(name, result) of the best peer."""
         peers = [name for name, one in self.contenders.items() if one["role"] == "peer"]
         seen = [(value, name) for name in peers if (value := self.median(figure, name, form, **at)) is not None]
         if not seen:
@@ -78,12 +78,12 @@ def p99(cell: Cell) -> float:
 
 
 def _unanswered(cell: Cell) -> int:
-    """Requests that got no 200."""
+    """Number of requests that were not answered with 200."""
     return int(cell["num_lost"]) + sum(count for status, count in cell["statuses"].items() if status != "200")
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Everything that was measured, as Markdown."""
+    """All results, as Markdown."""
     models = [Figures(results, name) for name in results["models"]]
     parts = [_machine(results), _contenders(models), _targets(models), _in_process(models), _lengths(models)]
     if results.get("promises"):
@@ -106,7 +106,7 @@ def _machine(results: dict[str, Any]) -> str:
 
 
 def table(head: list[str], rows: list[list[str]], words: int = 2) -> str:
-    """A Markdown table: words, in the first columns, to the left, numbers to the right."""
+    """A Markdown table. The first `words` columns are aligned left, the others right."""
     rule = ["---" if index < words else "---:" for index in range(len(head))]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
 
@@ -158,7 +158,7 @@ def _contenders(models: list[Figures]) -> str:
 
 
 def _targets(models: list[Figures]) -> str:
-    """Elman against the best peer, round by round, and against the ceilings."""
+    """Ratios of Elman to the best peer, round by round, and to the ceilings."""
     most = models[0].num_connections
     lines: list[tuple[str, Aim, Callable[[Figures], str]]] = [
         (
@@ -199,7 +199,7 @@ def _aim(aim: Aim) -> str:
 
 
 def _ratio(one: Figures, figure: Callable[[Cell], float], form: str, least: bool = False, **at: Any) -> str:
-    """Of Elman over the best peer: the median, with the least and most over the rounds."""
+    """Elman over the best peer: the median over the rounds, with the lowest and the highest ratio."""
     best = one.best_peer(figure, form, least, **at)
     ours = one.rounds("elman", form, **at)
     if best is None or not ours or not best[1]:
@@ -292,7 +292,7 @@ def _promises(promises: dict[str, Any]) -> str:
 
 
 def parts_table(found: dict[str, Any]) -> str:
-    """The parts of a request, with each one's share."""
+    """The parts of a request, with the share of each."""
     columns = [one[form] for one in found.values() for form in ("json", "octet")]
     head = ["part", "", *(f"{one['title']}, {form}" for one in found.values() for form in ("json", "octet"))]
     rows = []
@@ -304,7 +304,7 @@ def parts_table(found: dict[str, Any]) -> str:
 
 
 def functions(found: dict[str, Any]) -> str:
-    """The functions that take most of their own, by model."""
+    """The functions with the most own time, by model."""
     lines = []
     for name, one in found.items():
         lines.append(f"{name}: own time in µs a request, under the profiler; the engine, then the application")
@@ -336,21 +336,21 @@ _IMAGES = "![Latency against load](pictures/latency.png)\n\n![Throughput against
 
 
 def write_page(results: dict[str, Any], page: Path) -> None:
-    """Put the tables between the marks of the page."""
+    """Write the tables between the marks of the page."""
     put(page, "results", f"{tables(results)}\n\n{_IMAGES}")
 
 
 def put(page: Path, mark: str, content: str) -> None:
-    """Put a part of the page between its marks, `<!-- mark -->` and `<!-- /mark -->`."""
+    """Write a part of the page between its marks, `<!-- mark -->` and `<!-- /mark -->`."""
     marks = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
     text, num_found = marks.subn(lambda found: f"{found[1]}\n{content}\n\n{found[2]}", page.read_text())
     if not num_found:
-        raise ValueError(f"{page} has no place for {mark}")
+        raise ValueError(f"{page} has no marks <!-- {mark} --> and <!-- /{mark} -->")
     page.write_text(text)
 
 
 def draw(results: Path, folder: Path) -> None:
-    """Draw the pictures, in the environment that can."""
+    """Draw the pictures, in the environment that has matplotlib."""
     try:
         PICTURES.make()
     except InstallFailure as failure:

@@ -1,4 +1,4 @@
-"""Elman with settings of its own, on one core, and what is asked of it beside the load."""
+"""Runs Elman with given settings on one core, and sends it single requests beside the load."""
 
 import contextlib
 import http.client
@@ -17,7 +17,7 @@ _LOOK_AGAIN = 0.005
 
 
 def elman(repository: Path, folder: Path, log: Path, **settings: object) -> Process:
-    """A server of a repository, not started, whose store, if it has one, is in `folder`."""
+    """A server of a repository, not started yet. Its store, if any, is in `folder`."""
     port = free_port()
     command = [sys.executable, "-m", "elman", "serve", str(repository), "--port", str(port)]
     ours = {"store_dir": folder, "models": repository, "poll": 0, **settings}
@@ -29,14 +29,14 @@ def elman(repository: Path, folder: Path, log: Path, **settings: object) -> Proc
 
 @contextlib.contextmanager
 def serving(repository: Path, folder: Path, log: Path, **settings: object) -> Iterator[Process]:
-    """Such a server, ready. Raises StartFailure."""
+    """The same server, started and ready. Raises StartFailure."""
     with elman(repository, folder, log, **settings) as process:
         wait_until_ready(process)
         yield process
 
 
 def wait_until_ready(process: Process) -> float:
-    """Wait for `/readyz`. Returns the seconds that took. Raises StartFailure."""
+    """Wait for `/readyz`. Returns the seconds waited. Raises StartFailure."""
     started = time.perf_counter()
     while time.perf_counter() < started + _START_TIMEOUT:
         with contextlib.suppress(OSError, http.client.HTTPException):
@@ -49,7 +49,7 @@ def wait_until_ready(process: Process) -> float:
 def fetch(
     port: int, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
 ) -> tuple[int, dict[str, str], bytes]:
-    """(status, headers, body) of one request; the names of headers in small letters."""
+    """Send one request. Returns (status, headers, body), with header names in lower case."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         connection.request(method, path, body, headers or {})
@@ -60,7 +60,7 @@ def fetch(
 
 
 def fetch_json(port: int, method: str, path: str, body: Any = None) -> Any:
-    """The decoded answer. Raises RuntimeError where it is a refusal."""
+    """The decoded answer. Raises RuntimeError if it is an error."""
     content = None if body is None else json.dumps(body).encode()
     status, _, answer = fetch(port, method, path, content, {"Content-Type": "application/json"})
     if status >= 300:

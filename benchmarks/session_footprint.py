@@ -1,4 +1,4 @@
-"""What sessions take: bytes of memory and of file, and a hundred thousand of them in one server."""
+"""The size of sessions, in memory and on disk, and a server with a hundred thousand of them."""
 
 import asyncio
 import math
@@ -30,7 +30,7 @@ from elman.sessions.stores.lmdb import LMDBStore
 from elman.settings import Settings
 
 STORES = ("lmdb", "memory")
-# Steps that are made together.
+# Steps that are written in one call of the store.
 GROUP = 32
 AT_ONCE = 32
 _NUM_BODIES = 200
@@ -38,13 +38,13 @@ _EVERYTHING = Usage(10**9, 10**15)
 _DISK_SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384)
 _AGAIN_SECONDS = 3.0
 SAMPLE = 20_000
-"""Of many sessions, those that are stepped over HTTP."""
-# What the first requests of a server take is no session's.
-_FIRST = 200
+"""Number of sessions that are stepped over HTTP."""
+# Sessions made before measuring, as the first requests of a server allocate memory of their own.
+_WARMUP_SESSIONS = 200
 
 
 def held(shape: Shape, count: int, folder: Path, logs: Path) -> dict[str, Any]:
-    """What a server takes for sessions that were stepped twice: memory that it allocated, and file."""
+    """Bytes per session that was stepped twice: allocated memory and size of the file."""
     repository = folder / "models" / shape.name
     write_model(shape, repository)
     bodies = with_lengths(shape, [1] * _NUM_BODIES)
@@ -54,7 +54,7 @@ def held(shape: Shape, count: int, folder: Path, logs: Path) -> dict[str, Any]:
         with serving(repository, store, logs / f"held-{name}.log", store=name) as process:
             card = fetch_json(process.port, "GET", f"/v1/models/{shape.name}")
             found["raw"] = 2 * card["state"]["bytes"]
-            create(process, shape, _FIRST)
+            create(process, shape, _WARMUP_SESSIONS)
             _walk_all(process, shape, bodies)
             before = anonymous_bytes(process.pids()), file_bytes(store)
             made = create(process, shape, count)
@@ -78,17 +78,17 @@ def _walk_all(process: Process, shape: Shape, bodies: Workload) -> None:
         once = replace(walk(plan, [(path, turn) for path in new]), limit=len(new), seconds=LONG, order=turn)
         report = generate(once)
         if report.statuses != {"200": len(new)}:
-            raise RuntimeError(f"sessions were to be stepped, but the answers were {report.statuses}")
+            raise RuntimeError(f"stepping sessions was answered with {report.statuses}, expected 200 only")
 
 
 def file_bytes(store: Path) -> int:
-    """What the store's file takes on the disk."""
+    """Size of the store's file on disk."""
     file = store / "data.mdb"
     return os.stat(file).st_blocks * 512 if file.exists() else 0
 
 
 def disk(folder: Path) -> list[dict[str, Any]]:
-    """The store in a file by itself, in this process: bytes a session, and seconds of each call, by size of a state."""
+    """The LMDB store alone, in this process: bytes per session and seconds per call, by size of the state."""
     found = []
     with pinned(cores()[0]):
         for size in _DISK_SIZES:
@@ -129,7 +129,7 @@ def _record(size: int) -> Record:
 
 
 def _timed(call: Callable[[Any], object], arguments: Sequence[Any]) -> float:
-    """Seconds of processor time of a call with each argument."""
+    """Processor seconds per call, over all arguments."""
     started = time.thread_time()
     for argument in arguments:
         call(argument)
@@ -137,7 +137,7 @@ def _timed(call: Callable[[Any], object], arguments: Sequence[Any]) -> float:
 
 
 def many(shape: Shape, count: int, rounds: int, folder: Path, logs: Path) -> dict[str, Any]:
-    """Many sessions made and stepped in process, and then in the hands of a server that starts on them."""
+    """Create and step many sessions in this process, then start a server with them."""
     repository, store, log = folder / "models" / shape.name, folder / "many", logs / "many.log"
     write_model(shape, repository)
     found: dict[str, Any] = {"sessions": count}
@@ -154,12 +154,12 @@ def many(shape: Shape, count: int, rounds: int, folder: Path, logs: Path) -> dic
     with serving(repository, store, log) as process:
         everyone = standing(process.port)
         if len(everyone) != count:
-            raise RuntimeError(f"of {count} sessions {len(everyone)} are there after a restart")
+            raise RuntimeError(f"after the restart there are {len(everyone)} sessions, expected {count}")
         plan = WalkPlan(process.port, texts(bodies, "octet"), bodies.lengths, connections=AT_ONCE)
         # All of them would take long, and some are enough to tell the speed.
-        drawn = random.Random(0).sample(everyone, min(count, SAMPLE + _FIRST))
-        first, some = drawn[:_FIRST], drawn[_FIRST:]
-        generate(replace(walk(plan, first), limit=_FIRST, seconds=LONG))
+        drawn = random.Random(0).sample(everyone, min(count, SAMPLE + _WARMUP_SESSIONS))
+        first, some = drawn[:_WARMUP_SESSIONS], drawn[_WARMUP_SESSIONS:]
+        generate(replace(walk(plan, first), limit=_WARMUP_SESSIONS, seconds=LONG))
         before = anonymous_bytes(process.pids())
         plan = replace(walk(plan, some), seconds=_AGAIN_SECONDS, pids=process.pids(), core=cores()[1])
         found["steps"] = [asdict(generate(replace(plan, limit=len(some), seconds=LONG)))]
@@ -172,7 +172,7 @@ def many(shape: Shape, count: int, rounds: int, folder: Path, logs: Path) -> dic
 
 
 def _start(repository: Path, store: Path, log: Path) -> dict[str, float]:
-    """Seconds from the start of a server to `/readyz`, and from there to the first answer to a step."""
+    """Seconds from the start of a server until it is ready, and from there to the first answer to a step."""
     started = time.perf_counter()
     with elman(repository, store, log) as process:
         wait_until_ready(process)
@@ -187,7 +187,7 @@ def _start(repository: Path, store: Path, log: Path) -> dict[str, float]:
 
 
 async def _fill(repository: Path, store: Path, shape: Shape, count: int) -> dict[str, float]:
-    """Make sessions and step each once, by the parts of a server without its HTTP."""
+    """Create sessions and step each once, without HTTP."""
     server = Server(Settings(models=repository, store_dir=store, store="lmdb", poll=0.0, hot_session_bytes=0))
     await server.start()
     try:
@@ -213,7 +213,7 @@ async def _fill(repository: Path, store: Path, shape: Shape, count: int) -> dict
 
 
 async def _each(do: Callable[[int], Any], count: int) -> float:
-    """Do it for each number, so many at once. Returns the seconds that took."""
+    """Call `do` for each number below `count`, several at once. Returns the seconds that took."""
     started, numbers = time.perf_counter(), iter(range(count))
 
     async def work() -> None:

@@ -1,4 +1,4 @@
-"""Load on sequences that go on: each request carries one on from where its last answer left it."""
+"""Load on sequences with state: each request continues a sequence from its last answer."""
 
 import random
 import re
@@ -19,14 +19,15 @@ _TOKEN: dict[Format, re.Pattern[bytes]] = {
 
 @dataclass
 class WalkPlan(Plan):
-    """Sequences that are carried on in turn, none by two requests at once: have as many as connections or more.
+    """Sequences that are continued in turn. A sequence has one request at a time, so there must be as many sequences as
+    connections, or more.
 
     Attributes:
-        requests: what is read next: octets, or the JSON text of a sequence. Every sequence reads them in this order.
-        paths: where each sequence is carried on: the steps of a session, or predict for all.
-        starts: the step that each stands at.
-        token: where they stand, where their state is in tokens.
-        order: what shuffles them.
+        requests: the steps to send: octets, or the JSON text of a sequence. All sequences use them in this order.
+        paths: the path for each sequence: the steps of a session, or predict.
+        starts: the step that each sequence is at.
+        token: the state token of all sequences at the start, if their state is in tokens.
+        order: seed of the order of the sequences.
     """
 
     way: Way = "sessions"
@@ -41,7 +42,7 @@ class WalkPlan(Plan):
 
 
 class WholeConnection(Connection):
-    """Keeps the answer as it came."""
+    """Keeps the whole answer."""
 
     kept = b""
 
@@ -55,7 +56,7 @@ class WholeConnection(Connection):
 
 
 class Walk(Generator):
-    """Runs a plan of sequences that go on."""
+    """Runs a plan of sequences with state."""
 
     plan: WalkPlan
     connection = WholeConnection

@@ -1,4 +1,4 @@
-"""What it costs to keep state: steps through sessions and tokens, bytes a session, a hundred thousand of them."""
+"""The cost of keeping state: steps with sessions and tokens, bytes per session, and a hundred thousand sessions."""
 
 import contextlib
 import statistics
@@ -45,7 +45,7 @@ _TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Settings:
-    """What one run measures. `live` are numbers of live sessions."""
+    """What one run measures. `live` lists numbers of live sessions."""
 
     model: str = "small"
     rounds: int = 3
@@ -71,7 +71,7 @@ class Cell:
 
 
 def run(settings: Settings, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Measure everything, `save` what there is after each part, and return it."""
+    """Measure everything and return the results. `save` gets them after each part."""
     started = time.monotonic()
     raise_file_limit()
     shape = SHAPES[settings.model]
@@ -96,7 +96,7 @@ def run(settings: Settings, save: Callable[[dict[str, Any]], None]) -> dict[str,
 
 
 class Steps:
-    """Steps a second, of every way to keep state side by side: one server is awake at a time."""
+    """Steps per second of every way to keep state. All servers are up, and all but the measured one are stopped."""
 
     def __init__(self, shape: Shape, settings: Settings, folder: Path, logs: Path) -> None:
         self.shape = shape
@@ -123,7 +123,7 @@ class Steps:
             return [one for cells in self._loads() for one in self._rounds(cells)]
 
     def _loads(self) -> Iterator[list[Cell]]:
-        """Cells that are compared with each other."""
+        """Groups of cells that are compared with each other."""
         for live in self.settings.live:
             last = live == self.settings.live[-1]
             yield [Cell(way, "octet", live) for way in _SERVED_BY if way != "cold" or last]
@@ -173,7 +173,7 @@ class Steps:
         return f"/v1/models/{self.shape.name}/predict"
 
     def _check(self, name: str) -> None:
-        """One step a request must end where the whole sequence does. Raises WrongAnswer."""
+        """Check that one step per request ends with the output of the whole sequence. Raises WrongAnswer."""
         port = self._processes[name].port
         right = reference(self.model, self.checked.sequences)
         for sequence, expected in zip(self.checked.sequences, right, strict=True):
@@ -183,7 +183,7 @@ class Steps:
                 ends = [self._by_session(port, sequence)]
             for seen in ends:
                 if not np.allclose(seen, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
-                    raise WrongAnswer(f"{name}: step by step {seen}, as a whole {expected}")
+                    raise WrongAnswer(f"{name}: step by step it gives {seen}, expected {expected} as for the whole")
 
     def _by_session(self, port: int, sequence: np.ndarray) -> Any:
         session = fetch_json(port, "POST", f"/v1/models/{self.shape.name}/sessions")
@@ -209,12 +209,12 @@ class Steps:
 
 
 def first_token(port: int, shape: Shape, workload: Workload) -> str:
-    """Where a sequence stands after one step."""
+    """The state token of a sequence after one step."""
     asked = {"sequence": workload.sequences[0].tolist(), "return_state": True}
     token: str = fetch_json(port, "POST", f"/v1/models/{shape.name}/predict", asked)["results"][0]["state"]
     return token
 
 
 def rate(report: dict[str, Any]) -> float:
-    """Steps a second, of one step a request."""
+    """Steps per second, with one step per request."""
     return float(report["num_done"] / report["seconds"])

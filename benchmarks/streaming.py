@@ -1,4 +1,4 @@
-"""Load by clients that follow server-sent events: when the first token comes, and how long the next one takes."""
+"""Load by clients that read server-sent events: time to the first token, and gaps between tokens."""
 
 import time
 from collections.abc import Callable
@@ -15,9 +15,9 @@ _END = b"\n0\r\n\r\n"
 
 @dataclass
 class StreamReport(Report):
-    """Seconds to the first token of a stream that began in the measured time, and between two of one stream.
+    """Seconds to the first token, of streams that began in the measured time, and gaps between tokens of a stream.
 
-    Tokens that come together are one arrival. Latencies are those of whole streams.
+    Tokens that arrive together count as one arrival. Latencies are those of whole streams.
     """
 
     num_tokens: int = 0
@@ -29,7 +29,7 @@ class StreamReport(Report):
 
 
 class StreamPlan(Plan):
-    """Requests that are answered with events, one for each token."""
+    """Requests whose answers are events, one per token."""
 
     report: ClassVar[type[Report]] = StreamReport
 
@@ -38,7 +38,7 @@ class StreamPlan(Plan):
 
 
 class StreamConnection(Connection):
-    """Follows the events of one answer at a time."""
+    """Reads the events of one answer at a time."""
 
     heard: "Callable[[StreamConnection, int], None]"
     """Told of tokens."""
@@ -55,7 +55,7 @@ class StreamConnection(Connection):
     def data_received(self, data: bytes) -> None:
         self._status = self._status or int(data[9:12])
         if self._status != 200:
-            super().data_received(data)  # a refusal is an answer like any other
+            super().data_received(data)  # an error is a plain answer
             return
         data = self._rest + data
         end = data.rfind(b"\n") + 1

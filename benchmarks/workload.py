@@ -1,4 +1,4 @@
-"""What is asked of every contender: sequences of drawn lengths, their bodies, and the right answers."""
+"""The requests for all contenders: sequences of random lengths, their bodies, and the expected answers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _SIGMA = 0.8
 
 
 def lognormal(rng: np.random.Generator, count: int) -> Array:
-    """Mostly short, now and then long: how lengths of sentences and events fall."""
+    """Mostly short lengths with a few long ones, as for sentences and events."""
     drawn = rng.lognormal(np.log(MEAN_LENGTH) - _SIGMA**2 / 2, _SIGMA, count)
     return np.clip(np.rint(drawn), 1, MAX_LENGTH).astype(int)
 
@@ -36,7 +36,7 @@ def fixed(rng: np.random.Generator, count: int) -> Array:
 
 
 def bimodal(rng: np.random.Generator, count: int) -> Array:
-    """Nine short sequences to one long."""
+    """Nine short sequences for each long one."""
     return np.where(rng.random(count) < 0.9, 8, 158)
 
 
@@ -82,6 +82,6 @@ def with_lengths(shape: Shape, lengths: list[int], seed: int = 0) -> Workload:
 
 
 def reference(model: Path, sequences: list[Array]) -> list[Array]:
-    """The right answer to each sequence: o_n of the file as it is, run on that sequence alone."""
+    """The expected answers: o_n of ONNX Runtime for the file, run on each sequence alone."""
     session = ort.InferenceSession(model.read_bytes(), providers=["CPUExecutionProvider"])
     return [session.run(None, {"input": sequence[None]})[0][0, -1] for sequence in sequences]
