@@ -239,7 +239,8 @@ def test_a_client_that_does_not_read_is_slowed_and_then_dropped(signals: Running
         while num_connections(signals.port) > before:
             assert time.monotonic() < until, "its connection is held though nobody reads it"
             time.sleep(0.1)
-        one.socket.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # the client may have closed it already
+            one.socket.shutdown(socket.SHUT_RDWR)
         thread.join(20)
     step = signals.client.get(f"/v1/sessions/{id}").json()["step"]
     assert step % 2000 == 0 and step <= 2000 * (sent + 1)

@@ -30,11 +30,11 @@ PAIRS = [
 NAMED = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__aiter__", "__next__": "__anext__"}
 CLASSES = [getattr(client, name) for name in client.__all__]
 OPTIONS: list[tuple[Any, type[Options], str]] = [
-    (Model.predict, PredictOptions, "PredictBody"),
-    (Session.step, StepOptions, "StepsBody"),
-    (Model.generate, GenerateOptions, "GenerateBody"),
-    (Model.forecast, ForecastOptions, "ForecastBody"),
-    (Model.influence, InfluenceOptions, "InfluenceBody"),
+    (Model.predict, PredictOptions, "PredictRequest"),
+    (Session.step, StepOptions, "StepsRequest"),
+    (Model.generate, GenerateOptions, "GenerateRequest"),
+    (Model.forecast, ForecastOptions, "ForecastRequest"),
+    (Model.influence, InfluenceOptions, "InfluenceRequest"),
 ]
 
 

@@ -119,6 +119,8 @@ class RequestError(Refused):
 
     codes: ClassVar[tuple[str, ...]] = (
         "invalid_request",
+        "invalid_http",
+        "head_too_large",
         "invalid_json",
         "invalid_field",
         "invalid_model",
