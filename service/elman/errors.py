@@ -4,6 +4,7 @@ ElmanError
 ├── RequestError               the request is wrong
 │   ├── InvalidJSON            400  not JSON, or not the JSON that the route takes
 │   ├── NotFinite              422  NaN, an infinity, or a number beyond float32
+│   ├── WrongLength            422  another number of steps than the one that the model takes
 │   ├── RaggedFeatures         422  rows of one sequence differ in length
 │   ├── WrongFeatures          422  rows of the wrong length for this model
 │   ├── UnknownToken           422  an id or character outside the vocabulary
@@ -120,6 +121,11 @@ class InvalidJSON(RequestError):
 class NotFinite(RequestError):
     code = "not_finite"
     title = "Number is not finite"
+
+
+class WrongLength(RequestError):
+    code = "wrong_length"
+    title = "Wrong number of steps"
 
 
 class RaggedFeatures(RequestError):

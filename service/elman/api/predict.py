@@ -23,7 +23,7 @@ from elman.codec.pool import LARGE, MANY
 from elman.codec.requests import PredictQuery, PredictRequest, Return
 from elman.engine.sequence import Sequence
 from elman.engine.work import Run, Wait, Work, aside, script
-from elman.errors import InvalidField, NotAcceptable, TooLong, UnsupportedMediaType
+from elman.errors import InvalidField, NotAcceptable, TooLong, UnsupportedMediaType, WrongLength
 from elman.http.endpoint import JSON, OCTETS, Request, Response
 from elman.repository.network import Array
 
@@ -113,6 +113,7 @@ class Predict:
         deadline = request.deadline(options.timeout)
         if served.format.frames:
             arrays = [cut_whole(served, data, place_of(i, options.many)) for i, data in enumerate(arrays)]
+        _check_window(served, options, arrays)
         returns = options.returns
         sequences = [Sequence(inputs, returns=returns, deadline=deadline) for inputs in arrays]
         return Prediction(self, served, options, sequences, octets, request.owner)
@@ -231,6 +232,20 @@ def check_returns(served: ServedModel, returns: Return) -> None:
         raise InvalidField(
             f"{served.model.name} gives only the output after the last step", where="return", expected="final"
         )
+
+
+def _check_window(served: ServedModel, options: PredictRequest[Any], arrays: list[Array]) -> None:
+    """Raise WrongLength if the model takes sequences of one length only, and one of them has another."""
+    window = served.model.network.window
+    if window is None:
+        return
+    for index, data in enumerate(arrays):
+        if len(data) != window:
+            raise WrongLength(
+                f"the sequence has {len(data)} steps, the model takes exactly {window}",
+                where=place_of(index, options.many),
+                expected=window,
+            )
 
 
 def check_rows(served: ServedModel, options: OutputOptions, rows: int, octets: bool) -> None:

@@ -127,6 +127,7 @@ class RequestError(Refused):
         "not_finite",
         "ragged_features",
         "wrong_features",
+        "wrong_length",
         "unknown_token",
         "empty_sequence",
         "too_long",

@@ -26,7 +26,8 @@ from elman.repository.graph_axes import (
     reshaped,
 )
 from elman.repository.graph_loops import scan
-from elman.repository.graph_trace import Rule, Tracer, axis_index, node_label
+from elman.repository.graph_trace import Rule, Tracer, axis_index
+from elman.repository.recurrent_rules import quantised_recurrent, recurrent
 
 _END = 2**31 - 1  # a Slice up to here goes to the end
 
@@ -143,51 +144,6 @@ def _einsum(tracer: Tracer, node: NodeProto) -> list[Traced]:
     summed = [kinds_of(axis) for letter, (axis, _) in found.items() if letter not in result]
     combines = _all(summed) | _all(kinds for _, kinds in found.values())
     return [tracer.combined(node, node.input, [found[letter][0] for letter in result], combines)]
-
-
-def _recurrent(tracer: Tracer, node: NodeProto) -> list[Traced]:
-    """LSTM, GRU and RNN go over (time, batch, features) and take (directions, batch, hidden) to begin with."""
-    given, label = [*node.input, *[""] * 8], node_label(node)
-    steps, rows, features = tracer.at(given[0]).axes
-    count = len(tracer.shapes)
-    hidden = plain_axis((int(attribute(node, "hidden_size")),) * count)
-    bidirectional = attribute(node, "direction", "forward") == "bidirectional"
-    directions = plain_axis((2 if bidirectional else 1,) * count)
-    over = kinds_of(steps)
-    for kind in over:
-        tracer.scanned.setdefault(kind, label)
-    weights = [name for name in given[1:4] + given[7:] if name]
-    starts = [tracer.at(name) for name in given[5:7] if name]
-    lengths = [] if not given[4] or tracer.at(given[4]).carried == {"lengths"} else [given[4]]
-    combines = set(kinds_of(features, *(axis for name in weights for axis in tracer.at(name).axes)))
-    combines |= {kind for kind in over if kind == BATCH or lengths or not is_steps(steps)}
-    for start in starts:
-        combines |= start.kinds if start.axes[1] not in ((), rows) else start.kinds - {BATCH}
-        if start.reads and TIME in over and not start.carried:
-            combines.add(TIME)
-    made = tracer.combined(node, [given[0], *weights, *lengths], (), combines)
-    made = replace(
-        made,
-        reads=made.reads or any(start.reads for start in starts),
-        mixes=made.mixes or _first_of(starts, "mixes"),
-        strangers=made.strangers or _first_of(starts, "strangers"),
-        ahead=made.ahead or _first_of(starts, "ahead") or _backwards(node, over),
-    )
-    final = replace(made, axes=(directions, rows, hidden), edge=made.edge or TIME in over)
-    if made.edge and TIME in kinds_of(steps, rows):
-        made = replace(made, mixes=made.mixes or label)
-    return [replace(made, axes=(steps, directions, rows, hidden)), final, final]
-
-
-def _first_of(parts: list[Traced], field: str) -> str | None:
-    return next((getattr(part, field) for part in parts if getattr(part, field)), None)
-
-
-def _backwards(node: NodeProto, over: frozenset[Kind]) -> str | None:
-    direction = attribute(node, "direction", "forward")
-    if direction == "forward" or TIME not in over:
-        return None
-    return f"{node_label(node)} is {direction}: it reads the sequence from its end"
 
 
 def _along(tracer: Tracer, node: NodeProto, axes: list[int], *, keep: bool, drop: bool = False) -> list[Traced]:
@@ -455,14 +411,6 @@ def _scaled(tracer: Tracer, node: NodeProto) -> list[Traced]:
     return [tracer.combined(node, node.input, axes)]
 
 
-def _quantised_recurrent(tracer: Tracer, node: NodeProto) -> list[Traced]:
-    """Its input is rounded on a scale that is taken over the whole block."""
-    made = _recurrent(tracer, node)
-    return [
-        replace(one, mixes=one.mixes or node_label(node), strangers=one.strangers or node_label(node)) for one in made
-    ]
-
-
 _ELEMENTWISE = (
     "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Celu Clip "
     "Cos Cosh Div Elu Equal Erf Exp FastGelu Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN "
@@ -478,7 +426,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_REDUCING, _reduce),
     **dict.fromkeys(("Identity", "Cast", "CastLike"), _identity),
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), recurrent),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), _softmax),
     **dict.fromkeys(
         ("LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization"), _normalised
@@ -494,7 +442,7 @@ RULES: dict[str, Rule] = {
     "ConstantOfShape": _filled,
     "CumSum": _cumulative,
     "Dropout": _dropout,
-    "DynamicQuantizeLSTM": _quantised_recurrent,
+    "DynamicQuantizeLSTM": quantised_recurrent,
     "DynamicQuantizeLinear": _scaled_whole,
     "Einsum": _einsum,
     "Expand": _expand,

@@ -131,9 +131,24 @@ def _main(answers: int, seconds: int, memory: int) -> None:
 
 def _answer(path: Path, name: str, version: int) -> _Answer:
     try:
-        return _Answer(model=load_model(path, name, version))
+        model = load_model(path, name, version)
+        _check_inputs(model)
+        return _Answer(model=model)
     except ModelRefused as refused:
         return _Answer(refused=_Refused(refused.reason, refused.node, refused.remedy, refused.template))
+
+
+def _check_inputs(model: Model) -> None:
+    """Raise ModelRefused if the graph needs what a request cannot carry."""
+    needed = [*model.network.statics, *model.network.further]
+    if needed:
+        names = ", ".join(f"{one.name!r} ({one.role})" for one in needed)
+        raise ModelRefused(
+            f"the graph needs further inputs, which requests do not carry yet: {names}",
+            node=f"input {needed[0].name!r}",
+            remedy="An input that is the same for every sequence can be given in model.json as a constant; "
+            "an input of each step can be joined with the data before the export.",
+        )
 
 
 if __name__ == "__main__":
