@@ -21,17 +21,16 @@ RUN python -m venv --without-pip /opt/elman \
  && find /opt/elman/lib/python*/site-packages/numpy -name tests -type d -prune -exec rm -rf {} + \
  && python -m compileall -q -j 0 /opt/elman/lib
 
+# Elman itself, and the software bill of materials of what is installed then. The tool that writes it stays in this stage.
 # pip takes the versions of the build tools from one of the two variables, by its own version.
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY service/elman service/elman
 RUN PIP_CONSTRAINT=/build/constraints.txt PIP_BUILD_CONSTRAINT=/build/constraints.txt \
-    python -m pip --python /opt/elman/bin/python install --no-cache-dir --no-deps --compile .
-
-# The software bill of materials of what is installed by now. The tool stays in this stage.
-FROM build AS bill
-RUN python -m venv /opt/tools \
+    python -m pip --python /opt/elman/bin/python install --no-cache-dir --no-deps --compile . \
+ && python -m venv /opt/tools \
  && /opt/tools/bin/python -m pip install --no-cache-dir -c constraints.txt cyclonedx-bom \
- && /opt/tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o /sbom.cdx.json /opt/elman/bin/python
+ && /opt/tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o /opt/elman/sbom.cdx.json \
+    /opt/elman/bin/python
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="Elman" \
@@ -55,7 +54,6 @@ RUN groupadd --gid 10001 elman \
  && useradd --uid 10001 --gid elman --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin elman \
  && install --directory --owner 10001 --group 10001 /state
 COPY --from=build /opt/elman /opt/elman
-COPY --from=bill /sbom.cdx.json /opt/elman/
 COPY models/store /models
 VOLUME /state
 USER 10001:10001
