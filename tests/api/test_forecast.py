@@ -110,6 +110,7 @@ def test_it_goes_on_from_a_session_and_from_a_token(seers: RunningServer) -> Non
     assert seers.client.get(f"/v1/sessions/{id}").json()["step"] == 30
 
 
+@pytest.mark.slow
 def test_a_session_is_forecast_by_the_version_that_it_began_with(
     seers: RunningServer, networks: dict[str, Network], tmp_path: Path
 ) -> None:

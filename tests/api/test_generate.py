@@ -166,6 +166,7 @@ def test_a_low_temperature_takes_the_likeliest(writers: RunningServer) -> None:
         assert generate(writers, "gru", prompt="elm", temperature=temperature, seed=1)["results"] == greedy
 
 
+@pytest.mark.slow
 def test_a_stopping_server_says_so_in_its_streams(tmp_path: Path, networks: dict[str, Network]) -> None:
     put_generator(tmp_path / "models", "endless", networks["gru"], endless=True)
     body = {"prompt": "a", "seed": 1, "max_steps": 900_000, "stream": True}

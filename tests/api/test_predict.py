@@ -226,6 +226,7 @@ def test_a_deadline_far_away_changes_nothing(server: RunningServer) -> None:
     assert with_deadline.content == server.predict("vowels-lstm", sequence=sequence.tolist()).content
 
 
+@pytest.mark.slow
 def test_a_short_sequence_is_answered_while_a_long_one_runs(server: RunningServer) -> None:
     from concurrent.futures import ThreadPoolExecutor
 

@@ -98,6 +98,7 @@ def test_no_request_fails_while_a_model_is_loaded_again_and_again(
     assert hammered() > 50
 
 
+@pytest.mark.slow
 def test_an_unloaded_model_is_unknown_until_it_is_loaded(serving: RunningServer) -> None:
     assert load(serving, verb="unload").status_code == 200
     assert answer(serving).json()["code"] == "unknown_model"
@@ -107,6 +108,7 @@ def test_an_unloaded_model_is_unknown_until_it_is_loaded(serving: RunningServer)
     assert answer(serving).status_code == 200
 
 
+@pytest.mark.slow
 def test_the_index_lists_what_is_served_and_what_is_refused(serving: RunningServer, repository: Path) -> None:
     (repository / "broken" / "3").mkdir(parents=True)
     (repository / "broken" / "3" / "model.onnx").write_bytes(b"nothing")
@@ -122,6 +124,7 @@ def test_the_index_lists_what_is_served_and_what_is_refused(serving: RunningServ
     assert {one["name"] for one in ready} == {"names", "vowels"}
 
 
+@pytest.mark.slow
 def test_the_folder_is_looked_at_without_being_told(repository: Path, start_server: StartServer) -> None:
     server = start_server(repository, poll=0.2)
     put("vowels-rnn", repository / "late" / "1")

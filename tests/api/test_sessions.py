@@ -370,6 +370,7 @@ def test_quotas_and_lifetimes_are_kept(keyed: RunningServer) -> None:
     assert "expired" in check_problem(late, 422, "bad_state_token")["detail"]
 
 
+@pytest.mark.slow
 def test_a_spec_that_changed_ends_the_sessions_of_the_old_one(start_server: StartServer, tmp_path: Path) -> None:
     """What is said beside a file belongs to the model: a state of the one is none of the other."""
     folder = tmp_path / "models" / MODEL / "1"
@@ -382,6 +383,7 @@ def test_a_spec_that_changed_ends_the_sessions_of_the_old_one(start_server: Star
     check_problem(step(second, id, sequence(1)), 409, "model_changed")
 
 
+@pytest.mark.slow
 def test_sessions_and_tokens_outlive_the_server(start_server: StartServer, tmp_path: Any) -> None:
     data = sequence(9)
     first = start_server(store_dir=tmp_path / "store")

@@ -248,6 +248,7 @@ def test_a_client_that_does_not_read_is_slowed_and_then_dropped(signals: Running
         assert json.loads(again.recv(timeout=20))["step"] == step
 
 
+@pytest.mark.slow
 def test_a_stopping_server_ends_its_streams(small_store: Path) -> None:
     with running_server(small_store) as server, open_stream(server) as stream:
         stream.recv(timeout=20)

@@ -9,6 +9,8 @@ from models.tasks.vowels import load
 from tests.reference import Array, expected, float32, same_bits
 from tests.running import ROOT, STORE, RunningServer
 
+pytestmark = pytest.mark.slow
+
 NAMES = sorted(folder.name for folder in STORE.glob("vowels-*"))
 
 

@@ -146,6 +146,7 @@ def test_a_step_that_timed_out_can_be_called_again(server: RunningServer, elman:
         assert direct.refresh().step == 9
 
 
+@pytest.mark.slow
 def test_no_step_is_lost_or_repeated_when_the_server_is_killed(
     pieces: Sequences, without_faults: list[bytes], small_store: Path, tmp_path: Path
 ) -> None:

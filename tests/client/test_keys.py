@@ -9,6 +9,7 @@ from elman.client import AsyncClient, Client, NotAllowed, UnknownSession
 from tests.running import running_server
 
 
+@pytest.mark.slow
 def test_a_key_opens_the_server_and_holds_its_own_sessions(small_store: Path) -> None:
     with running_server(small_store, api_keys="first-key-of-this-test,second-key-of-this-test") as server:
         with Client(server.url) as nobody:

@@ -110,6 +110,7 @@ def test_its_neighbours_answer_exactly(broken: RunningServer, name: str) -> None
     assert same_bits(float32(result["output"]), expected(GOOD, sequence)[-1])
 
 
+@pytest.mark.slow
 def test_an_empty_repository_serves_nothing_and_is_ready(
     tmp_path: Path, start_server: Callable[..., RunningServer]
 ) -> None:
@@ -118,6 +119,7 @@ def test_an_empty_repository_serves_nothing_and_is_ready(
     assert server.predict(GOOD, sequence=[[0.0] * 12]).status_code == 404
 
 
+@pytest.mark.slow
 def test_the_highest_version_is_served_by_default_and_each_by_name(
     tmp_path: Path, start_server: Callable[..., RunningServer]
 ) -> None:

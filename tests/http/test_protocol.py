@@ -280,6 +280,7 @@ def test_a_client_that_goes_takes_its_work_along(server: RunningServer) -> None:
     assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_what_a_stopping_server_took_is_answered_and_what_comes_then_is_refused(start_server: StartServer) -> None:
     server = start_server()
     request = post(np.zeros((4_000, 12), "<f4").tobytes()[: 240 * 1024], **OCTETS)
@@ -325,6 +326,7 @@ def test_a_state_token_is_its_owners(guarded: RunningServer) -> None:
     assert (status, answer["code"]) == (422, "bad_state_token")
 
 
+@pytest.mark.slow
 def test_requests_that_are_to_be_logged_are_logged(start_server: StartServer, small_store: Path) -> None:
     server = start_server(small_store, "--access-log")
     (answer,) = exchange(server.port, [post(as_json(2))], 1)

@@ -376,6 +376,7 @@ def test_a_state_of_any_size_is_cut_so_that_it_fits(size: int, page: int) -> Non
     assert layout.num_pieces + layout.num_bodies < 256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [128, 256, 640, 1024, 1345, 1360, 1375, 2048, 3000, 4096, 6000, 16384])
 def test_a_session_takes_little_more_than_its_states(folder: Path, size: int) -> None:
     count = 4000 if size < 2000 else 1000
