@@ -136,7 +136,7 @@ def test_a_part_of_a_page_is_put_between_its_marks(tmp_path: Path) -> None:
     page.write_text("before\n<!-- one -->\nold\n<!-- /one -->\n<!-- two -->\nkept\n<!-- /two -->\n")
     report.put(page, "one", "new \\1")
     assert page.read_text() == "before\n<!-- one -->\n\nnew \\1\n\n<!-- /one -->\n<!-- two -->\nkept\n<!-- /two -->\n"
-    with pytest.raises(ValueError, match="no place for three"):
+    with pytest.raises(ValueError, match="has no marks <!-- three -->"):
         report.put(page, "three", "new")
 
 

