@@ -11,6 +11,13 @@ import pytest
 from elman.codec.pool import CodecPool
 from elman.errors import DeadlineExceeded, Internal, InvalidField
 from tests.codec import pooled
+from tests.running import PYTHONPATH
+
+
+@pytest.fixture(autouse=True)
+def find_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the workers import the functions of `pooled`."""
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
 
 
 def run(test: Callable[[CodecPool], Awaitable[None]], size: int = 1, seconds: float = 20.0) -> None:
