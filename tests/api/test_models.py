@@ -13,7 +13,7 @@ SHIPPED = [*CELLS, BIDIRECTIONAL, *NAMES]
 
 CARD = {
     "name", "version", "versions", "task", "cell", "layers", "hidden_size", "direction", "streaming", "input",
-    "output", "state", "batching", "generation", "forecast", "examples", "digest",
+    "output", "inputs", "outputs", "window", "state", "batching", "generation", "forecast", "examples", "digest",
 }  # fmt: skip
 
 

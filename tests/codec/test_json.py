@@ -39,14 +39,15 @@ def body(**fields: Any) -> bytes:
     ],
 )
 def test_a_sequence_is_an_array_of_the_networks_dtype(decoder: JSONDecoder, sequence: Any, expected: Any) -> None:
-    request, (array,) = decoder.predict(body(sequence=sequence))
+    request, ((array, further, statics),) = decoder.predict(body(sequence=sequence))
+    assert (further, statics) == ((), ())
     assert array.dtype == expected.dtype and np.array_equal(array, expected)
     assert (request.returns, request.decode, request.top, request.many) == ("final", True, 3, False)
 
 
 def test_many_sequences_of_any_lengths_keep_their_order() -> None:
-    request, arrays = ROWS.predict(body(sequences=[[[1, 2]], [[3, 4], [5, 6]]], **{"return": "steps"}))
-    assert [array.tolist() for array in arrays] == [[[1, 2]], [[3, 4], [5, 6]]]
+    request, inputs = ROWS.predict(body(sequences=[[[1, 2]], [[3, 4], [5, 6]]], **{"return": "steps"}))
+    assert [one.data.tolist() for one in inputs] == [[[1, 2]], [[3, 4], [5, 6]]]
     assert request.many and request.returns == "steps"
 
 
@@ -95,9 +96,9 @@ def test_a_frame_takes_the_options_of_its_stream_where_it_says_nothing() -> None
 
 def test_a_decoder_can_be_sent_to_another_process() -> None:
     content = body(sequence="ab", top=1)
-    request, (array,) = pickle.loads(pickle.dumps(TEXT)).predict(content)
+    request, (inputs,) = pickle.loads(pickle.dumps(TEXT)).predict(content)
     mine, (expected,) = TEXT.predict(content)
-    assert np.array_equal(array, expected) and pickle.loads(pickle.dumps(request)) == mine
+    assert np.array_equal(inputs.data, expected.data) and pickle.loads(pickle.dumps(request)) == mine
 
 
 @pytest.mark.parametrize(

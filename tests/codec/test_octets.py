@@ -16,10 +16,10 @@ SIGNAL = InputFormat("signal", "float32", 4, stride=2)
 
 
 def test_numbers_are_little_endian_and_row_major() -> None:
-    array = decode_octets(np.array([[1, 2], [3, 4]], "<f4").tobytes(), ROWS, LIMITS)
+    array = decode_octets(np.array([[1, 2], [3, 4]], "<f4").tobytes(), ROWS, LIMITS).data
     assert array.dtype == np.float64 and array.tolist() == [[1, 2], [3, 4]]
-    assert decode_octets(np.array([2, 0], "<i4").tobytes(), IDS, LIMITS).tolist() == [2, 0]
-    assert decode_octets(np.array([1, 2, 3], "<f4").tobytes(), SIGNAL, LIMITS).tolist() == [1, 2, 3]
+    assert decode_octets(np.array([2, 0], "<i4").tobytes(), IDS, LIMITS).data.tolist() == [2, 0]
+    assert decode_octets(np.array([1, 2, 3], "<f4").tobytes(), SIGNAL, LIMITS).data.tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """What generate, forecast and influence share: reading a JSON body, finding the start state, and running from it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from elman.repository.network import Array
 from elman.sessions.snapshot import Snapshot
 from elman.sessions.store import Record
 
-T = TypeVar("T")
+T = TypeVar("T", bound=tuple[Any, ...])
 
 
 @dataclass(slots=True)
@@ -46,9 +46,11 @@ def read_start(
     request: Request,
     check: Callable[[ServedModel], None],
     decode: Callable[[AutoregressiveDecoder, bytes], T],
-    state_of: Callable[[T], str | None],
 ) -> Steps[Start[T]]:
-    """Decode a request and find the state that it starts from. Raises ElmanError."""
+    """Decode a request and find the state that it starts from. Raises ElmanError.
+
+    decode: returns the request, its inputs, and what else the endpoint needs.
+    """
     served, owner, body = server.served_in(request.parameters), request.owner, request.body
     if sends_octets(request.headers.get(b"content-type", b"")):
         raise UnsupportedMediaType("the body is application/octet-stream", expected="application/json")
@@ -60,8 +62,8 @@ def read_start(
     check(served)
     decoder = served.autoregressive
     decoded = yield from server.pool.offload(len(body) > LARGE, decode, decoder, body)
-    step, snapshot = 0, served.snapshots.first
-    state = state_of(decoded)
+    state, statics = decoded[0].state, decoded[1].statics
+    step, snapshot = 0, replace(served.snapshots.first, statics=statics)
     if record is not None:
         step, snapshot = record.step, unpacked(served, record.snapshot)
     elif state is not None:
@@ -104,8 +106,11 @@ def advance(
 ) -> Steps[list[Snapshot]]:
     """Run each sequence from its snapshot, and return the snapshot after it."""
     sequences = [
-        Sequence(data, state=start.state, keep_state=True, deadline=deadline)
+        Sequence(data, state=start.state, keep_state=True, deadline=deadline, statics=start.statics)
         for data, start in zip(inputs, starts, strict=True)
     ]
     yield from run(served.queue, sequences, where)
-    return [Snapshot(sequence.final_state or b"", np.array(sequence.outputs[-1][-1])) for sequence in sequences]
+    return [
+        replace(start, state=sequence.final_state or b"", output=np.array(sequence.outputs[-1][-1]))
+        for sequence, start in zip(sequences, starts, strict=True)
+    ]

@@ -36,18 +36,17 @@ class Forecast:
         return script(self._forecast(request))  # type: ignore[no-any-return]
 
     def _forecast(self, request: Request) -> Steps[Response]:
-        start = yield from read_start(
-            self.server, request, _check, AutoregressiveDecoder.forecast, lambda decoded: decoded[0].state
-        )
-        served, (options, series, future) = start.served, start.decoded
+        start = yield from read_start(self.server, request, _check, AutoregressiveDecoder.forecast)
+        served, (options, (series, *_), future) = start.served, start.decoded
         _check_size(served, options)
         deadline = request.deadline(options.timeout)
         snapshot, output = yield from read_prompt(served, start.snapshot, series, deadline, "series")
         plan = forecast_plan(served, options, future)
         paths = [SamplePath(plan, None), *(SamplePath(plan, path) for path in range(options.samples))]
         first = paths[0].feed(list(paths), np.broadcast_to(output, (len(paths), len(output))))
+        wanted: dict[str, Any] = {"more": options.horizon - 2, "deadline": deadline}
         sequences = [
-            Sequence(inputs, state=snapshot.state, feedback=path, more=options.horizon - 2, deadline=deadline)
+            Sequence(inputs, state=snapshot.state, feedback=path, statics=snapshot.statics, **wanted)
             for path, inputs in zip(paths, first, strict=True)
             if inputs is not None
         ]
@@ -58,7 +57,7 @@ class Forecast:
         return Response(content, model=served.key)
 
 
-def forecast_plan(served: ServedModel, request: ForecastRequest[Any], ahead: Array | None) -> ForecastPlan:
+def forecast_plan(served: ServedModel, request: ForecastRequest[Any, Any], ahead: Array | None) -> ForecastPlan:
     """The plan that all paths of a request share. `ahead` holds the features known ahead, `(steps, known)`."""
     model, axes = served.model, axes_of(served.model)
     size, features = model.network.output_size, model.network.features or 0
@@ -79,7 +78,7 @@ def forecast_plan(served: ServedModel, request: ForecastRequest[Any], ahead: Arr
     )
 
 
-def encode_forecast(key: tuple[str, int], request: ForecastRequest[Any], seed: int, values: Array) -> bytes:
+def encode_forecast(key: tuple[str, int], request: ForecastRequest[Any, Any], seed: int, values: Array) -> bytes:
     """The answer as JSON. Raises NotFiniteOutput.
 
     values: the point forecast, then each sampled path: float64 `(1 + samples, horizon, outputs)`.
@@ -115,7 +114,7 @@ def _check(served: ServedModel) -> None:
         raise CannotForecast(f"{served.model.name} cannot forecast: {reason}")
 
 
-def _check_size(served: ServedModel, request: ForecastRequest[Any]) -> None:
+def _check_size(served: ServedModel, request: ForecastRequest[Any, Any]) -> None:
     spec = served.model.spec.forecast
     if request.samples and (spec is None or not spec.residuals):
         raise CannotForecast(

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -122,10 +122,8 @@ class Generate:
         return script(self._generate(request))  # type: ignore[no-any-return]
 
     def _generate(self, request: Request) -> Steps[Response]:
-        start = yield from read_start(
-            self.server, request, _check, AutoregressiveDecoder.generate, lambda decoded: decoded[0].state
-        )
-        served, (options, prompt) = start.served, start.decoded
+        start = yield from read_start(self.server, request, _check, AutoregressiveDecoder.generate)
+        served, (options, (prompt, *_)) = start.served, start.decoded
         deadline = request.deadline(options.timeout)
         snapshot, output = yield from read_prompt(served, start.snapshot, prompt, deadline, "prompt")
         samples = yield from self._samples(served, options, snapshot, output, deadline)
@@ -137,7 +135,7 @@ class Generate:
         return Response(content, model=served.key)
 
     def _samples(
-        self, served: ServedModel, options: GenerateRequest, snapshot: Snapshot, output: Array, deadline: float
+        self, served: ServedModel, options: GenerateRequest[Any], snapshot: Snapshot, output: Array, deadline: float
     ) -> Steps[list[_Sample]]:
         """The samples, each with its first token, which is drawn from the last output of the prompt."""
         rule = rule_of(served, options)
@@ -150,6 +148,7 @@ class Generate:
             inputs = feed(list(samplers), scores)
         more = options.max_steps - 2  # the first token is drawn already, and the last one is never an input
         wanted: dict[str, Any] = {"keep_state": options.return_state, "deadline": deadline, "more": more}
+        wanted["statics"] = snapshot.statics
         return [
             _Sample(
                 sampler, None if first is None else Sequence(first, state=snapshot.state, feedback=sampler, **wanted)
@@ -217,7 +216,7 @@ class Generate:
                 unread.append(np.array(sampler.tokens, dtype))
             else:
                 assert sequence.final_state is not None, "keep_state is set"
-                snapshots.append(Snapshot(sequence.final_state, sequence.last_output))
+                snapshots.append(replace(snapshot, state=sequence.final_state, output=sequence.last_output))
                 unread.append(np.array(sampler.tokens[-1:] if sampler.reason != "end" else [], dtype))
         rows = [row for row, inputs in enumerate(unread) if len(inputs)]
         starts = [snapshots[row] for row in rows]
@@ -238,7 +237,7 @@ def _events(samples: list[_Sample]) -> Iterable[bytes]:
         yield from sample.events(index)
 
 
-def rule_of(served: ServedModel, request: GenerateRequest) -> Rule:
+def rule_of(served: ServedModel, request: GenerateRequest[Any]) -> Rule:
     """The sampling rule of a request. Start and condition tokens are never drawn."""
     spec = served.model.spec.generation or GenerationSpec()
     ids = served.format.token_ids or {}

@@ -5,18 +5,18 @@ after every 12 steps, so at most 11 earlier steps are run again. Keeping the sta
 takes one run per step.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from elman.api.autoregressive import Start, read_start
 from elman.api.segment import Segment, check_streaming
 from elman.api.server import ServedModel, Server
-from elman.codec.answer import OutputFormat, encode_json, meaning_of, outputs_of, rows_of
+from elman.codec.answer import OutputFormat, OutputRows, encode_json, meaning_of, outputs_of, rows_of
 from elman.codec.autoregressive import AutoregressiveDecoder
 from elman.codec.pool import MANY
 from elman.codec.requests import InfluenceRequest
-from elman.engine.sequence import Sequence
+from elman.engine.sequence import Inputs, Sequence
 from elman.engine.work import Steps, Work, run, script
 from elman.errors import InvalidField, NotFiniteOutput, TooLong
 from elman.http.endpoint import Request, Response
@@ -45,19 +45,19 @@ class Influence:
         return script(self._influence(request))  # type: ignore[no-any-return]
 
     def _influence(self, request: Request) -> Steps[Response]:
-        start = yield from read_start(
-            self.server, request, check_streaming, AutoregressiveDecoder.influence, lambda decoded: decoded[0].state
-        )
-        served, (options, data, target) = start.served, start.decoded
+        start = yield from read_start(self.server, request, check_streaming, AutoregressiveDecoder.influence)
+        served, (options, given, target) = start.served, start.decoded
         deadline = request.deadline(options.timeout)
-        inputs = Segment(served, data, start.snapshot).inputs
-        _check_length(len(inputs), served)
+        segment = Segment(served, given, start.snapshot)
+        inputs = Inputs(segment.inputs, segment.further, start.snapshot.statics)
+        length = len(inputs.data)
+        _check_length(length, served)
         kept, outputs = yield from self._read(start, inputs, deadline)
-        num_forks = max(1, _MAX_COPIED_BYTES // inputs.nbytes)
+        num_forks = max(1, _MAX_COPIED_BYTES // sum(one.nbytes for one in (inputs.data, *inputs.further)))
         rows: list[Array] = []
-        for first in range(0, len(inputs) - 1, num_forks):
-            steps = range(first, min(first + num_forks, len(inputs) - 1))
-            forks = [Sequence(*_without(inputs, step, kept), deadline=deadline) for step in steps]
+        for first in range(0, length - 1, num_forks):
+            steps = range(first, min(first + num_forks, length - 1))
+            forks = [_without(inputs, step, kept, deadline) for step in steps]
             yield from run(served.queue, forks, "sequence")
             rows += [fork.outputs[-1] for fork in forks]
         # Without the last step, the output is that of the step before.
@@ -66,11 +66,12 @@ class Influence:
         content = yield from self.server.pool.offload(withheld.size > MANY, encode_influence, *arguments)
         return Response(content, model=served.key)
 
-    def _read(self, start: Start[Any], inputs: Array, deadline: float) -> Steps[tuple[list[bytes], Array]]:
+    def _read(self, start: Start[Any], inputs: Inputs, deadline: float) -> Steps[tuple[list[bytes], Array]]:
         """The kept states (before step 0, after every `_STRIDE` steps), and the outputs of all steps."""
         kept, outputs = [start.snapshot.state], []
-        for at in range(0, len(inputs), _STRIDE):
-            part = Sequence(inputs[at : at + _STRIDE], "steps", kept[-1], keep_state=True, deadline=deadline)
+        for at in range(0, len(inputs.data), _STRIDE):
+            wanted: dict[str, Any] = {"returns": "steps", "state": kept[-1], "keep_state": True, "deadline": deadline}
+            part = _sequence(inputs, slice(at, at + _STRIDE), **wanted)
             yield from run(start.served.queue, [part], "sequence")
             assert part.final_state is not None, "keep_state is set"
             kept.append(part.final_state)
@@ -78,10 +79,17 @@ class Influence:
         return kept, np.concatenate(outputs)
 
 
-def _without(inputs: Array, step: int, kept: list[bytes]) -> tuple[Array, Literal["final"], bytes]:
-    """The inputs from the last kept state on, without a step, as the first arguments of `Sequence`."""
+def _without(inputs: Inputs, step: int, kept: list[bytes], deadline: float) -> Sequence:
+    """The sequence from the last kept state on, without a step."""
     at = step // _STRIDE
-    return np.concatenate([inputs[at * _STRIDE : step], inputs[step + 1 :]]), "final", kept[at]
+    others = np.delete(np.arange(at * _STRIDE, len(inputs.data)), step - at * _STRIDE)
+    return _sequence(inputs, others, state=kept[at], deadline=deadline)
+
+
+def _sequence(inputs: Inputs, steps: slice | Array, **wanted: Any) -> Sequence:
+    """The sequence of some of the steps; `wanted` are further attributes of `Sequence`."""
+    further = tuple(one[steps] for one in inputs.further)
+    return Sequence(inputs.data[steps], further=further, statics=inputs.statics, **wanted)
 
 
 def _check_length(length: int, served: ServedModel) -> None:
@@ -94,7 +102,7 @@ def _check_length(length: int, served: ServedModel) -> None:
 
 
 def encode_influence(
-    format: OutputFormat, request: InfluenceRequest[Any], target: int | None, output: Array, withheld: Array
+    format: OutputFormat, request: InfluenceRequest[Any, Any], target: int | None, output: Array, withheld: Array
 ) -> bytes:
     """The answer as JSON. Raises NotFiniteOutput.
 
@@ -111,7 +119,7 @@ def encode_influence(
         "model": format.name,
         "version": format.version,
         "length": len(withheld),
-        **rows_of(format, output, request, "sequence"),
+        **rows_of(format, OutputRows(len(withheld), output), request, "sequence"),
         "target": target,
         "influence": influence,
         "span": span_of(influence),

@@ -1,5 +1,7 @@
 """`GET /v1/models` and each model's card."""
 
+from typing import Any
+
 from fastapi import APIRouter
 
 from elman.api.schemas import (
@@ -8,9 +10,11 @@ from elman.api.schemas import (
     ForecastCard,
     GenerationCard,
     InputCard,
+    InputTensorCard,
     ModelCard,
     ModelList,
     OutputCard,
+    OutputTensorCard,
     RefusedModel,
     StateCard,
     StateTensorCard,
@@ -18,6 +22,7 @@ from elman.api.schemas import (
 from elman.api.server import ServedModel, Server
 from elman.repository.feeding import axes_of, why_no_forecast, why_no_generation
 from elman.repository.model import Model
+from elman.repository.network import InputTensor, OutputTensor
 from elman.repository.repository import Refusal
 from elman.repository.spec import ForecastSpec, GenerationSpec
 
@@ -82,6 +87,9 @@ def card(server: Server, served: ServedModel) -> ModelCard:
             text=spec.input.vocabulary is not None,
         ),
         output=OutputCard(size=network.output_size, labels=list(labels) if labels else None),
+        window=network.window,
+        inputs=[InputTensorCard(**_tensor(one)) for one in network.inputs],
+        outputs=[OutputTensorCard(**_tensor(one)) for one in network.answers],
         state=_state(model),
         batching=BatchingCard(exact=proof.exact, tolerance=proof.tolerance, reason=proof.reason),
         generation=_generation(model),
@@ -103,6 +111,16 @@ def _forecast(model: Model) -> ForecastCard | None:
         return None
     axes, spec = axes_of(model), model.spec.forecast or ForecastSpec()
     return ForecastCard(target=list(axes.target), known=list(axes.known), sampled=bool(spec.residuals))
+
+
+def _tensor(one: InputTensor | OutputTensor) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "role": one.role,
+        "shape": list(one.shape),
+        "dtype": one.dtype.name,
+        "found": one.found,
+    }
 
 
 def _state(model: Model) -> StateCard:

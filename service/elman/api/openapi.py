@@ -23,6 +23,7 @@ from elman.api.schemas import (
 )
 from elman.codec.requests import (
     AnySequence,
+    AnyStatics,
     ForecastRequest,
     GenerateRequest,
     InfluenceRequest,
@@ -147,7 +148,7 @@ _OPERATIONS = (
         "predict",
         "predict",
         _PREDICT,
-        PredictRequest[AnySequence],
+        PredictRequest[AnySequence, AnyStatics],
         PredictAnswer,
         PredictQuery,
         octets=True,
@@ -157,7 +158,7 @@ _OPERATIONS = (
         "generate",
         "autoregressive",
         _GENERATE,
-        GenerateRequest,
+        GenerateRequest[AnyStatics],
         GenerateAnswer,
         events=True,
         errors=(("409", "`cannot_generate`"), ("404", "`unknown_model`, `unknown_session`")),
@@ -167,7 +168,7 @@ _OPERATIONS = (
         "forecast",
         "autoregressive",
         _FORECAST,
-        ForecastRequest[AnySequence],
+        ForecastRequest[AnySequence, AnyStatics],
         ForecastAnswer,
         errors=(("409", "`cannot_forecast`"), ("404", "`unknown_model`, `unknown_session`")),
     ),
@@ -176,7 +177,7 @@ _OPERATIONS = (
         "influence",
         "autoregressive",
         _INFLUENCE,
-        InfluenceRequest[AnySequence],
+        InfluenceRequest[AnySequence, AnyStatics],
         InfluenceAnswer,
     ),
     _Operation(

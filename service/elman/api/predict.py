@@ -1,6 +1,7 @@
 """`POST /v1/models/{name}/predict`: runs sequences and returns their outputs, o_1..o_n or only o_n."""
 
 from collections.abc import Generator, Iterable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,14 +15,14 @@ from elman.api.segment import (
     seal_token,
 )
 from elman.api.server import ServedModel, Server
-from elman.codec.answer import OutputOptions, encode_answer, encode_octets, outputs_of
+from elman.codec.answer import OutputOptions, encode_answer, encode_octets, outputs_of, rows_from
 from elman.codec.frames import check_cut
 from elman.codec.json import place_of
 from elman.codec.limits import check_listed
 from elman.codec.octets import check_no_query, decode_octets, parse_query
 from elman.codec.pool import LARGE, MANY
 from elman.codec.requests import PredictQuery, PredictRequest, Return
-from elman.engine.sequence import Sequence
+from elman.engine.sequence import Inputs, Sequence
 from elman.engine.work import Run, Wait, Work, aside, script
 from elman.errors import InvalidField, NotAcceptable, TooLong, UnsupportedMediaType, WrongLength
 from elman.http.endpoint import JSON, OCTETS, Request, Response
@@ -46,7 +47,7 @@ class Prediction(Run):
         self,
         endpoint: "Predict",
         served: ServedModel,
-        options: PredictRequest[Any],
+        options: PredictRequest[Any, Any],
         sequences: list[Sequence],
         octets: bool,
         owner: bytes,
@@ -82,13 +83,13 @@ class Predict:
         decoder = served.decoder
         if sends_octets(headers.get(b"content-type", b"")):
             token = headers.get(STATE_HEADER)
-            options: PredictRequest[Any] = PredictRequest(
+            options: PredictRequest[Any, Any] = PredictRequest(
                 sequence=None,
                 state=None if token is None else token.decode("latin-1"),
                 **msgspec.structs.asdict(parse_query(request.query, PredictQuery)),
             )
-            arrays = [decode_octets(request.body, decoder.format, decoder.limits)]
-            return self._run(request, served, octets, options, arrays)
+            inputs = [decode_octets(request.body, decoder.format, decoder.limits, held=token is not None)]
+            return self._run(request, served, octets, options, inputs)
         check_no_query(request.query)
         if len(request.body) > LARGE:
             decoded = self.server.pool.call(decoder.predict, request.body)
@@ -100,22 +101,25 @@ class Predict:
         request: Request,
         served: ServedModel,
         octets: bool,
-        options: PredictRequest[Any],
-        arrays: list[Array],
+        options: PredictRequest[Any, Any],
+        inputs: list[Inputs],
     ) -> Work | Response:
         """Check a decoded request, and return the work that runs it. Raises RequestError."""
         check_returns(served, options.returns)
         if octets:
-            _check_one(options, arrays)
+            _check_one(options, inputs)
         if options.carries_state:
-            steps = self._run_with_state(request, served, octets, options, arrays)
+            steps = self._run_with_state(request, served, octets, options, inputs)
             return script(steps)  # type: ignore[no-any-return]
         deadline = request.deadline(options.timeout)
         if served.format.frames:
-            arrays = [cut_whole(served, data, place_of(i, options.many)) for i, data in enumerate(arrays)]
-        _check_window(served, options, arrays)
-        returns = options.returns
-        sequences = [Sequence(inputs, returns=returns, deadline=deadline) for inputs in arrays]
+            inputs = [cut_whole(served, one, place_of(i, options.many)) for i, one in enumerate(inputs)]
+        _check_window(served, options, inputs)
+        returns, heads = options.returns, bool(options.heads)
+        sequences = [
+            Sequence(data, returns=returns, deadline=deadline, further=further, statics=statics, heads=heads)
+            for data, further, statics in inputs
+        ]
         return Prediction(self, served, options, sequences, octets, request.owner)
 
     def _run_with_state(
@@ -123,20 +127,20 @@ class Predict:
         request: Request,
         served: ServedModel,
         octets: bool,
-        options: PredictRequest[Any],
-        arrays: list[Array],
+        options: PredictRequest[Any, Any],
+        inputs: list[Inputs],
     ) -> Generator[Work, None, Response]:
         """Run a request with state: open its tokens, run, and seal new ones. Many tokens are handled in a thread."""
         check_streaming(served)
-        many = len(arrays) > _MANY_TOKENS
+        many = len(inputs) > _MANY_TOKENS
         open_all, owner = self._segments, request.owner
         segments = (
-            (yield from aside(open_all, options, served, owner, arrays))
+            (yield from aside(open_all, options, served, owner, inputs))
             if many
-            else open_all(options, served, owner, arrays)
+            else open_all(options, served, owner, inputs)
         )
         deadline = request.deadline(options.timeout)
-        wanted = {"keep_state": options.return_state, "keep_trace": options.hidden}
+        wanted = {"keep_state": options.return_state, "keep_trace": options.hidden, "heads": bool(options.heads)}
         sequences = [part.sequence(returns=options.returns, deadline=deadline, **wanted) for _, part in segments]
         prediction = Prediction(self, served, options, sequences, octets, owner, segments)
         yield prediction
@@ -162,27 +166,28 @@ class Predict:
     def _encoded(self, work: Prediction, extras: list[dict[str, Any]] | None) -> Response | Work:
         """The answer as JSON. The codec pool encodes it if that takes milliseconds."""
         served, options = work.served, work.options
-        rows = [(len(one.inputs), outputs_of(one)) for one in work.sequences]
-        if options.hidden or _num_rows(options, work.sequences) * served.model.network.output_size > MANY:
+        network, heads = served.model.network, options.heads
+        rows = [rows_from(one, network, heads) for one in work.sequences]
+        if options.hidden or _num_rows(options, work.sequences) * _row_size(served, heads) > MANY:
             written = self.server.pool.call(encode_answer, served.outputs, options, rows, extras)
             return Wait(written, lambda content: Response(content, model=served.key))
         return Response(encode_answer(served.outputs, options, rows, extras), model=served.key)
 
     def _segments(
-        self, options: PredictRequest[Any], served: ServedModel, owner: bytes, arrays: list[Array]
+        self, options: PredictRequest[Any, Any], served: ServedModel, owner: bytes, inputs: list[Inputs]
     ) -> list[tuple[int, Segment]]:
         """For each sequence the step that it starts at, and its segment. Raises like `open_token`."""
         tokens = options.state
-        starts = [(0, served.snapshots.first)] * len(arrays)
+        starts = [(0, replace(served.snapshots.first, statics=one.statics)) for one in inputs]
         if isinstance(tokens, str):
-            starts = [open_token(self.server, served, owner, tokens, "state")] * len(arrays)
+            starts = [open_token(self.server, served, owner, tokens, "state")] * len(inputs)
         elif tokens is not None:
             starts = [open_token(self.server, served, owner, token, f"state[{i}]") for i, token in enumerate(tokens)]
         segments = []
-        for index, (data, (step, start)) in enumerate(zip(arrays, starts, strict=True)):
-            segment = Segment(served, data, start)
+        for index, (one, (step, start)) in enumerate(zip(inputs, starts, strict=True)):
+            segment = Segment(served, one, start)
             if start.carry is not None:
-                check_cut(segment.inputs, data, start.carry, served.format, place_of(index, options.many))
+                check_cut(segment.inputs, one.data, start.carry, served.format, place_of(index, options.many))
             segments.append((step, segment))
         return segments
 
@@ -234,26 +239,35 @@ def check_returns(served: ServedModel, returns: Return) -> None:
         )
 
 
-def _check_window(served: ServedModel, options: PredictRequest[Any], arrays: list[Array]) -> None:
+def _check_window(served: ServedModel, options: PredictRequest[Any, Any], inputs: list[Inputs]) -> None:
     """Raise WrongLength if the model takes sequences of one length only, and one of them has another."""
     window = served.model.network.window
     if window is None:
         return
-    for index, data in enumerate(arrays):
-        if len(data) != window:
+    for index, one in enumerate(inputs):
+        if len(one.data) != window:
             raise WrongLength(
-                f"the sequence has {len(data)} steps, the model takes exactly {window}",
+                f"the sequence has {len(one.data)} steps, the model takes exactly {window}",
                 where=place_of(index, options.many),
                 expected=window,
             )
 
 
-def check_rows(served: ServedModel, options: OutputOptions, rows: int, octets: bool) -> None:
-    """Raise TooLong or InvalidField if an answer with that many output rows would be too large."""
+def _row_size(served: ServedModel, heads: list[str]) -> int:
+    """Numbers in one output row, with those of some heads."""
+    network = served.model.network
+    return network.output_size + sum(one.size for one in network.heads if one.name in heads)
+
+
+def check_rows(served: ServedModel, options: OutputOptions, rows: int, octets: bool, heads: list[str]) -> None:
+    """Raise TooLong, InvalidField or NotAcceptable if an answer with that many output rows cannot be sent."""
+    if octets and heads:
+        raise NotAcceptable("heads cannot be sent as application/octet-stream", expected=JSON.decode())
+    numbers = rows * _row_size(served, heads)
     size, limit = served.model.network.output_size, MAX_NUMBERS if octets else MAX_JSON_NUMBERS
-    if rows * size > limit:
+    if numbers > limit:
         raise TooLong(
-            f"the answer would have {rows * size} numbers",
+            f"the answer would have {numbers} numbers",
             where="return" if options.returns == "steps" else "sequences",
             expected=f"at most {limit} numbers" + ("" if octets else ", more as application/octet-stream"),
         )
@@ -261,9 +275,11 @@ def check_rows(served: ServedModel, options: OutputOptions, rows: int, octets: b
         check_listed(rows, min(options.top, size))
 
 
-def _check_size(options: PredictRequest[Any], sequences: list[Sequence], served: ServedModel, octets: bool) -> None:
+def _check_size(
+    options: PredictRequest[Any, Any], sequences: list[Sequence], served: ServedModel, octets: bool
+) -> None:
     rows = _num_rows(options, sequences)
-    check_rows(served, options, rows, octets)
+    check_rows(served, options, rows, octets, options.heads)
     if options.hidden:
         states = _num_steps(sequences) * served.model.network.state_nbytes // 4
         if states + rows * served.model.network.output_size > MAX_JSON_NUMBERS:
@@ -274,7 +290,7 @@ def _check_size(options: PredictRequest[Any], sequences: list[Sequence], served:
             )
 
 
-def _num_rows(options: PredictRequest[Any], sequences: list[Sequence]) -> int:
+def _num_rows(options: PredictRequest[Any, Any], sequences: list[Sequence]) -> int:
     """Number of output rows of an answer."""
     return _num_steps(sequences) if options.returns == "steps" else len(sequences)
 
@@ -283,8 +299,8 @@ def _num_steps(sequences: list[Sequence]) -> int:
     return sum([len(sequence.inputs) for sequence in sequences])
 
 
-def _check_one(options: PredictRequest[Any], arrays: list[Array]) -> None:
-    if len(arrays) > 1:
+def _check_one(options: PredictRequest[Any, Any], inputs: list[Inputs]) -> None:
+    if len(inputs) > 1:
         raise NotAcceptable(
             "an answer for several sequences cannot be sent as application/octet-stream", expected=JSON.decode()
         )

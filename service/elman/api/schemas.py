@@ -28,6 +28,26 @@ class OutputCard(BaseModel):
     labels: list[str] | None = Field(None, exclude_if=_absent)
 
 
+class InputTensorCard(BaseModel):
+    """An input of the graph."""
+
+    name: str
+    role: Literal["sequence", "static", "lengths", "mask", "state", "constant"]
+    shape: list[int | None] = Field(description="Of one step, one sequence's static or state, or a whole constant")
+    dtype: str
+    found: str = Field(description="How the role was found")
+
+
+class OutputTensorCard(BaseModel):
+    """An output of the graph."""
+
+    name: str
+    role: Literal["steps", "final", "state", "unused"]
+    shape: list[int | None] = Field(description="Of one step (`steps`) or of one sequence (`final`, `state`)")
+    dtype: str
+    found: str = Field(description="How the role was found")
+
+
 class StateTensorCard(BaseModel):
     name: str
     shape: list[int] = Field(description="Shape of one sequence's state, without the batch axis")
@@ -78,8 +98,11 @@ class ModelCard(BaseModel):
     hidden_size: int
     direction: Literal["forward", "bidirectional"]
     streaming: bool = Field(description="Whether its state can be carried from request to request")
+    window: int | None = Field(description="The number of steps that a sequence must have; null if any")
     input: InputCard
     output: OutputCard
+    inputs: list[InputTensorCard] = Field(description="Every input of the graph, the data first")
+    outputs: list[OutputTensorCard] = Field(description="Every output of the graph, the primary one first")
     state: StateCard
     batching: BatchingCard
     generation: GenerationCard | None = Field(default=None, description="How it generates; null if it cannot")
@@ -116,6 +139,9 @@ class Decoded(Ranked):
     top: list[Ranked]
 
 
+Heads = dict[str, list[float] | list[list[float]]]
+
+
 class Result(BaseModel):
     """The answer for one sequence: `output` for `final`, `outputs` with one row per step for `steps`."""
 
@@ -123,6 +149,7 @@ class Result(BaseModel):
     output: list[float] | None = None
     outputs: list[list[float]] | None = None
     decoded: Decoded | list[Decoded] | list[float] | list[list[float]] | None = None
+    heads: Heads | None = Field(None, description="The heads asked for: a row for each step, or one row")
     state: str | None = Field(None, description="A state token, if return_state was set")
     step: int | None = Field(None, description="Number of steps done up to this state")
     hidden: dict[str, list[list[float]]] | None = Field(None, description="Each state tensor, one row per step")
@@ -137,6 +164,7 @@ class StepsAnswer(BaseModel):
     output: list[float] | None = None
     outputs: list[list[float]] | None = None
     decoded: Decoded | list[Decoded] | list[float] | list[list[float]] | None = None
+    heads: Heads | None = Field(None, description="The heads asked for: a row for each step, or one row")
     replayed: bool = Field(description="True if the step was done by an earlier request: its answer is given again")
 
 
@@ -170,6 +198,7 @@ class NewSession(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     state: str | None = Field(default=None, description="A state token to start from; without it the initial state")
+    static: dict[str, Any] | None = Field(default=None, description="The static inputs, an object by name")
     ttl: float | None = Field(default=None, description="Seconds that the session lives after its last step")
 
 

@@ -1,13 +1,13 @@
 """A segment of a sequence: the steps of one request, and the snapshots before and after them."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from elman.api.server import ServedModel, Server
 from elman.codec.frames import check_cut, cut
-from elman.engine.sequence import Sequence
+from elman.engine.sequence import Inputs, Sequence
 from elman.errors import BadStateToken, ModelChanged, NotStreamable
-from elman.repository.network import Array
 from elman.sessions.snapshot import Snapshot
 from elman.sessions.tokens import State
 
@@ -17,45 +17,48 @@ class Segment:
 
     Args:
         served: the model.
-        data: as returned by `JSONDecoder.predict`. A signal is cut into windows here.
-        start: the snapshot before these steps.
+        inputs: as returned by `JSONDecoder.predict`. A signal is cut into windows here.
+        start: the snapshot before these steps, with the static inputs.
 
     Attributes:
-        inputs: the input of the engine; empty if a piece of a signal completes no window.
+        inputs: the data for the engine; empty if a piece of a signal completes no window.
+        further: the other sequence inputs.
         moves: how far the sequence moves: in steps, or in samples of a signal.
     """
 
-    def __init__(self, served: ServedModel, data: Array, start: Snapshot) -> None:
+    def __init__(self, served: ServedModel, inputs: Inputs, start: Snapshot) -> None:
         self.served = served
         self.start = start
-        self.moves = len(data)
-        self.inputs, self._rest = data, None
+        self.moves = len(inputs.data)
+        self.inputs, self._rest = inputs.data, None
+        self.further = inputs.further
         if served.format.frames:
             assert start.carry is not None, "the snapshot of a signal has a carry"
-            self.inputs, self._rest = cut(data, start.carry, served.format)
+            self.inputs, self._rest = cut(inputs.data, start.carry, served.format)
 
     def sequence(self, **wanted: Any) -> Sequence:
         """The sequence to run; `wanted` are further attributes of `Sequence`."""
-        return Sequence(self.inputs, state=self.start.state, **wanted)
+        start = self.start
+        return Sequence(self.inputs, state=start.state, further=self.further, statics=start.statics, **wanted)
 
     def end(self, sequence: Sequence | None) -> Snapshot:
         """The snapshot after the segment. `sequence` is the one that ran; None if there were no inputs."""
         if sequence is None:
-            return Snapshot(self.start.state, self.start.output, self._rest)
+            return replace(self.start, carry=self._rest)
         assert sequence.final_state is not None, "keep_state is set"
         output = sequence.outputs[-1][-1] if self.served.snapshots.feeds_on else None
-        return Snapshot(sequence.final_state, output, self._rest)
+        return Snapshot(sequence.final_state, output, self._rest, self.start.statics)
 
 
-def cut_whole(served: ServedModel, data: Array, where: str) -> Array:
-    """The engine's input for a whole sequence. Raises EmptySequence if a signal is shorter than a window."""
+def cut_whole(served: ServedModel, inputs: Inputs, where: str) -> Inputs:
+    """The engine's inputs for a whole sequence. Raises EmptySequence if a signal is shorter than a window."""
     if not served.format.frames:
-        return data
-    carry = served.snapshots.first.carry
+        return inputs
+    data, carry = inputs.data, served.snapshots.first.carry
     assert carry is not None, "the snapshot of a signal has a carry"
     windows, _ = cut(data, carry, served.format)
     check_cut(windows, data, carry, served.format, where)
-    return windows
+    return inputs._replace(data=windows)
 
 
 def check_streaming(served: ServedModel) -> None:

@@ -1,5 +1,6 @@
 """`/v1/sessions`: all routes of sessions but the steps."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -36,6 +37,8 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
         step, start = 0, served.snapshots.first
         if body.state is not None:
             step, start = open_token(server, served, owner, body.state, "state")
+        statics = served.decoder.statics_in(body.static, held=body.state is not None)
+        start = replace(start, statics=statics or start.statics)
         ttl = check_ttl(server, body.ttl)
         snapshot = served.snapshots.pack(start)
         model = served.model

@@ -17,13 +17,13 @@ from elman.api.predict import (
 )
 from elman.api.segment import Segment, unpacked
 from elman.api.server import ServedModel, Server
-from elman.codec.answer import OutputFormat, encode_json, outputs_of, rows_of
+from elman.codec.answer import OutputFormat, OutputRows, encode_json, rows_from, rows_of
 from elman.codec.octets import check_no_query, decode_octets, parse_query
 from elman.codec.pool import LARGE, MANY
 from elman.codec.requests import StepsQuery, StepsRequest
+from elman.engine.sequence import Inputs
 from elman.engine.work import Run, Steps, Work, script
 from elman.http.endpoint import Request, Response
-from elman.repository.network import Array
 from elman.sessions.sessions import StepIntent, StepWrite
 
 
@@ -33,15 +33,13 @@ class StepsDone:
 
     Attributes:
         id, step: the session, and the step that it is at.
-        length: number of steps that were run.
-        outputs: `(rows, output_size)`; no rows if a piece of a signal completed no window.
+        rows: the steps that were run, and their outputs; no rows if a piece of a signal completed no window.
         replayed: True if an earlier request had done the steps already.
     """
 
     id: str
     step: int
-    length: int
-    outputs: Array
+    rows: OutputRows
     replayed: bool
 
 
@@ -57,43 +55,45 @@ class Stepper:
         id: str,
         served: ServedModel,
         request: StepsRequest[Any],
-        data: Array,
+        inputs: Inputs,
         deadline: float,
         octets: bool,
     ) -> Steps[StepsDone]:
         """Run steps of a session, exactly once. Raises what `Sessions.step` and the engine raise."""
         check_returns(served, request.returns)
-        intent = StepIntent(input_digest(data), len(data), request.at)
+        intent = StepIntent(input_digest(inputs), len(inputs.data), request.at)
+        heads, network = request.heads, served.model.network
 
-        def run(snapshot: bytes, write: StepWrite | None) -> Steps[tuple[int, Array]]:
-            segment = Segment(served, data, unpacked(served, snapshot))
+        def run(snapshot: bytes, write: StepWrite | None) -> Steps[OutputRows]:
+            segment = Segment(served, inputs, unpacked(served, snapshot))
             if not len(segment.inputs):
                 if write is not None:
                     write.snapshot = served.snapshots.pack(segment.end(None))
                     yield from self.server.sessions.save(write)
-                return 0, np.zeros((0, served.model.network.output_size), np.float32)
+                return OutputRows(0, np.zeros((0, network.output_size), np.float32))
             rows = len(segment.inputs) if request.returns == "steps" else 1
-            check_rows(served, request, rows, octets)
+            check_rows(served, request, rows, octets, heads)
             if write is not None:
                 write.compose = lambda sequence: served.snapshots.pack(segment.end(sequence))
-            sequence = segment.sequence(returns=request.returns, deadline=deadline, keep_state=True, save=write)
+            wanted = {"returns": request.returns, "keep_state": True, "heads": bool(heads)}
+            sequence = segment.sequence(deadline=deadline, save=write, **wanted)
             work = Run(served.queue, [sequence], deadline)
             yield work
             work.check()
-            return len(sequence.inputs), outputs_of(sequence)
+            return rows_from(sequence, network, heads)
 
-        (length, outputs), record, replayed = yield from self.server.sessions.step(owner, id, intent, run)
+        rows, record, replayed = yield from self.server.sessions.step(owner, id, intent, run)
         # Only the last step is replayed, so `record.step` holds for it too.
-        return StepsDone(id, record.step, length, outputs, replayed)
+        return StepsDone(id, record.step, rows, replayed)
 
     def encoded(self, served: ServedModel, request: StepsRequest[Any], done: StepsDone) -> Steps[bytes]:
         """The answer as JSON. The codec pool encodes it if that takes milliseconds. Raises NotFiniteOutput."""
-        heavy = done.outputs.size > MANY
+        heavy = done.rows.outputs.size + sum(one.size for one in (done.rows.heads or {}).values()) > MANY
         return (yield from self.server.pool.offload(heavy, encode_steps, served.outputs, request, done))
 
     def decoded(
         self, served: ServedModel, body: bytes, defaults: Mapping[str, Any]
-    ) -> Steps[tuple[StepsRequest[Any], Array]]:
+    ) -> Steps[tuple[StepsRequest[Any], Inputs]]:
         """A decoded JSON body. The codec pool decodes it if that takes milliseconds. Raises RequestError."""
         return (yield from self.server.pool.offload(len(body) > LARGE, served.decoder.steps, body, defaults))
 
@@ -113,23 +113,23 @@ class SessionSteps:
         owner, id = request.owner, request.parameters["id"]
         octets = wants_octets(request.headers.get(b"accept", b""))
         served = self.server.served_to((yield from self.server.sessions.find(owner, id)))
-        options, data = yield from self._decoded(request, served)
+        options, inputs = yield from self._decoded(request, served)
         deadline = request.deadline(options.timeout)
-        done = yield from self.stepper.step(owner, id, served, options, data, deadline, octets)
+        done = yield from self.stepper.step(owner, id, served, options, inputs, deadline, octets)
         if octets:
             fields = [
                 (b"elman-step", str(done.step).encode()),
                 (b"elman-replayed", b"true" if done.replayed else b"false"),
             ]
-            returns = options.returns if done.length else "steps"
-            return octets_response(served, done.outputs, returns, fields)
+            returns = options.returns if done.rows.length else "steps"
+            return octets_response(served, done.rows.outputs, returns, fields)
         return Response((yield from self.stepper.encoded(served, options, done)), model=served.key)
 
-    def _decoded(self, request: Request, served: ServedModel) -> Steps[tuple[StepsRequest[Any], Array]]:
+    def _decoded(self, request: Request, served: ServedModel) -> Steps[tuple[StepsRequest[Any], Inputs]]:
         decoder = served.decoder
         if sends_octets(request.headers.get(b"content-type", b"")):
             options = StepsRequest(sequence=None, **msgspec.structs.asdict(parse_query(request.query, StepsQuery)))
-            return options, decode_octets(request.body, decoder.format, decoder.limits)
+            return options, decode_octets(request.body, decoder.format, decoder.limits, held=True)
         check_no_query(request.query)
         return (yield from self.stepper.decoded(served, request.body, {}))
 
@@ -137,15 +137,18 @@ class SessionSteps:
 def encode_steps(format: OutputFormat, request: StepsRequest[Any], done: StepsDone) -> bytes:
     """The answer to a steps request as JSON. Raises NotFiniteOutput."""
     rows: dict[str, Any]
-    if done.length:
-        rows = rows_of(format, done.outputs, request, "sequence")
+    if done.rows.length:
+        rows = rows_of(format, done.rows, request, "sequence")
     else:
         names = ("outputs", "decoded") if request.returns == "steps" else ("output", "decoded")
         rows = {name: [] if request.returns == "steps" else None for name in names[: 1 + request.decode]}
-    answer = {"id": done.id, "step": done.step, "length": done.length, **rows, "replayed": done.replayed}
+    answer = {"id": done.id, "step": done.step, "length": done.rows.length, **rows, "replayed": done.replayed}
     return encode_json(answer)
 
 
-def input_digest(data: Array) -> bytes:
+def input_digest(inputs: Inputs) -> bytes:
     """A digest of the inputs of a step, 16 bytes. It tells a repeated request from a different one."""
-    return hashlib.blake2b(data.tobytes(), digest_size=16).digest()
+    digest = hashlib.blake2b(inputs.data.tobytes(), digest_size=16)
+    for one in inputs.further:
+        digest.update(one.tobytes())
+    return digest.digest()

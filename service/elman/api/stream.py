@@ -9,9 +9,10 @@ import contextlib
 import math
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from elman.api.metrics import Metrics
@@ -23,9 +24,10 @@ from elman.codec.answer import encode_json, encode_octets
 from elman.codec.octets import decode_octets, parse_query
 from elman.codec.requests import StepsRequest, StreamQuery
 from elman.engine.work import Steps
-from elman.errors import Draining, ElmanError, Internal, Overloaded, UnknownModel
+from elman.errors import Draining, ElmanError, Internal, InvalidField, Overloaded, UnknownModel
 from elman.http.callers import owner_of
 from elman.http.endpoint import Driver
+from elman.repository.network import Array
 from elman.sessions.store import Record
 
 _GOING_AWAY = 1001
@@ -152,10 +154,13 @@ class Streams:
         served = server.served(name, version)
         check_streaming(served)
         if query.session is None:
-            model, snapshot = served.model, served.snapshots.pack(served.snapshots.first)
+            model, start = served.model, replace(served.snapshots.first, statics=_statics(served, query.static))
+            snapshot = served.snapshots.pack(start)
             ttl = check_ttl(server, query.ttl)
             steps = server.sessions.create(owner, model.name, model.version, served.digest, 0, snapshot, ttl)
             return _Stream(socket, owner, served, await self.driver.complete(steps), query)
+        if query.static is not None:
+            raise InvalidField("the session has its static inputs already", where="static", expected="no static")
         record = await self.driver.complete(server.sessions.read(owner, query.session))
         if record.model != name or (version is not None and str(record.version) != version):
             raise UnknownModel(
@@ -172,15 +177,15 @@ class Streams:
     def _step(self, stream: _Stream, text: str | None, content: bytes | None, arrived: float) -> Steps[bytes]:
         served, stepper = stream.served, self.stepper
         if text is not None:
-            request, data = yield from stepper.decoded(served, text.encode("utf-8", "surrogatepass"), stream.defaults)
+            request, inputs = yield from stepper.decoded(served, text.encode("utf-8", "surrogatepass"), stream.defaults)
         else:
             request = StepsRequest(sequence=None, **stream.defaults)
-            data = decode_octets(content or b"", served.format, served.decoder.limits)
+            inputs = decode_octets(content or b"", served.format, served.decoder.limits, held=True)
         deadline = math.inf if request.timeout is None else arrived + request.timeout
         octets = text is None
-        done = yield from stepper.step(stream.owner, stream.record.id, served, request, data, deadline, octets)
+        done = yield from stepper.step(stream.owner, stream.record.id, served, request, inputs, deadline, octets)
         if octets:
-            return encode_octets(done.outputs, request.returns)[0]
+            return encode_octets(done.rows.outputs, request.returns)[0]
         return (yield from stepper.encoded(served, request, done))
 
     async def _send(self, sending: Awaitable[None]) -> None:
@@ -204,6 +209,14 @@ def stream_router(streams: Streams) -> APIRouter:
         await streams.serve(socket, name, version)
 
     return router
+
+
+def _statics(served: ServedModel, text: str | None) -> tuple[Array, ...]:
+    """The static inputs in a query string. Raises InvalidField."""
+    try:
+        return served.decoder.statics_in(None if text is None else msgspec.json.decode(text))
+    except (msgspec.DecodeError, RecursionError):
+        raise InvalidField("static is not valid JSON", where="static", expected="an object by name") from None
 
 
 def _problem(error: ElmanError) -> str:

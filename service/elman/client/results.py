@@ -31,6 +31,11 @@ def _rows(rows: list[Any]) -> Floats:
     return np.array(rows, np.float32) if rows else np.zeros((0, 0), np.float32)
 
 
+def _head(rows: Any) -> NDArray[Any]:
+    array = np.array(rows)
+    return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+
 def _sequence(sequence: Any) -> str | NDArray[Any]:
     if isinstance(sequence, str):
         return sequence
@@ -71,6 +76,7 @@ class Card(_FromJson):
         streaming: whether its state can be carried from one request to the next, as sessions do.
         digest: identifies the model file.
         input, output, state, batching: objects of the card, such as `card.input["size"]`.
+        inputs, outputs: every input and output of the graph, with `name`, `role`, `shape`, `dtype` and `found`.
         raw: the whole card as the server sent it.
     """
 
@@ -88,6 +94,8 @@ class Card(_FromJson):
     output: Mapping[str, Any]
     state: Mapping[str, Any]
     batching: Mapping[str, Any]
+    inputs: list[Mapping[str, Any]]
+    outputs: list[Mapping[str, Any]]
     raw: Mapping[str, Any] = field(repr=False)
 
     @classmethod
@@ -154,6 +162,8 @@ class Result(_FromJson):
         state: the state after the last step as a token; None unless asked for.
         step: steps since the sequence began, over all requests that carried its state on; None if not said.
         hidden: the state tensors after every step by name, each float32 `(length, width)`; None unless asked for.
+        heads: the further outputs that were asked for, by name: float32 or int64, `(length, size)` with
+            `returns="steps"`, otherwise `(size,)`; always `(size,)` for an output with one row a sequence.
     """
 
     length: int
@@ -163,11 +173,13 @@ class Result(_FromJson):
     state: str | None = None
     step: int | None = None
     hidden: Mapping[str, Floats] | None = None
+    heads: Mapping[str, NDArray[Any]] | None = None
 
     _readers: ClassVar[Readers] = {
         "output": _float32,
         "outputs": _rows,
         "hidden": lambda tensors: {name: _rows(rows) for name, rows in tensors.items()} or None,
+        "heads": lambda heads: {name: _head(rows) for name, rows in heads.items()},
     }
 
     @property

@@ -22,7 +22,7 @@ from elman.client.errors import (
 )
 from elman.client.results import Generation, SessionInfo, StepResult, Token
 from elman.client.retrying import translated
-from elman.client.wire import SequenceLike, encode_json, parse_retry_after, to_json_value
+from elman.client.wire import SequenceLike, StaticLike, encode_json, parse_retry_after, to_json_statics, to_json_value
 
 
 class GenerationEvents:
@@ -72,12 +72,18 @@ class StreamProtocol:
     """
 
     def __init__(
-        self, model: ModelCalls, session: SessionCalls | str | None, options: StepOptions, ttl: float | None
+        self,
+        model: ModelCalls,
+        session: SessionCalls | str | None,
+        options: StepOptions,
+        ttl: float | None,
+        static: StaticLike | None = None,
     ) -> None:
         self.model = model
         self.session = session if isinstance(session, SessionCalls) else None
         self.options = options
         self._ttl = ttl
+        self._static = static
         self._id = session if isinstance(session, str) else None
 
     def url(self, base: str) -> str:
@@ -87,8 +93,9 @@ class StreamProtocol:
         id = self._id if self.session is None else self.session.info.id
         if id is not None:
             query["session"] = id
-        elif self._ttl is not None:
-            query["ttl"] = self._ttl
+        else:
+            new = {"ttl": self._ttl, "static": None if self._static is None else _compact(self._static)}
+            query = {name: value for name, value in new.items() if value is not None}
         path = f"{path.rstrip('/')}{self.model.path}/stream"
         return urlunsplit(("wss" if scheme == "https" else "ws", host, path, urlencode(query, quote_via=quote), ""))
 
@@ -122,6 +129,10 @@ class StreamProtocol:
         if self.session is None:
             raise RuntimeError("the stream is not open; use it as a context manager")
         return self.session
+
+
+def _compact(static: StaticLike) -> str:
+    return encode_json(to_json_statics(static)).decode()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 import httpx
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from elman.client.errors import BadAnswer, ElmanError, RequestError, error_of
 from elman.client.results import Floats
@@ -18,11 +18,17 @@ JSON = "application/json"
 BINARY = "application/octet-stream"
 EVENTS = "text/event-stream"
 
-SequenceLike = NDArray[Any] | str
-"""One sequence: an array `(time, features)`, `(time,)` of token ids or of a signal, or text."""
+SequenceLike = NDArray[Any] | str | Mapping[str, NDArray[Any] | str]
+"""One sequence: an array `(time, features)`, `(time,)` of token ids or of a signal, or text.
+
+For a model with several sequence inputs it is a mapping from the name of each to its values.
+"""
 
 SequenceList = list[NDArray[Any]] | list[str] | list[SequenceLike] | tuple[SequenceLike, ...]
 """Many sequences, of any lengths."""
+
+StaticLike = Mapping[str, ArrayLike]
+"""The static inputs of a sequence by name: a number, or an array of the shape on the model's card."""
 
 Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
 """The beginning of a text to generate: text, or token ids `(time,)`."""
@@ -30,7 +36,7 @@ Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
 
 def is_one(x: object) -> TypeGuard[SequenceLike]:
     """True for one sequence, False for a list of them. Raises TypeError for anything else."""
-    if isinstance(x, str):
+    if isinstance(x, str | Mapping):
         return True
     if isinstance(x, np.ndarray):
         _check_axes(x)
@@ -84,8 +90,26 @@ def to_json_value(x: object, where: str) -> Any:
     """A sequence as JSON holds it: lists of numbers, or text. Raises RequestError if a number is not finite."""
     if isinstance(x, str):
         return x
+    if isinstance(x, Mapping):
+        return {
+            name: value if isinstance(value, str) else _numbers(np.asarray(value), f"{where}.{name}")
+            for name, value in x.items()
+        }
     array = np.asarray(x)
     _check_axes(array)
+    return _numbers(array, where)
+
+
+def to_json_statics(static: StaticLike | Sequence[StaticLike], where: str = "static") -> Any:
+    """Static inputs as JSON holds them. Raises RequestError if a number is not finite."""
+    if isinstance(static, Mapping):
+        return {name: _numbers(np.asarray(value), f"{where}.{name}") for name, value in static.items()}
+    return [to_json_statics(one, f"{where}[{index}]") for index, one in enumerate(static)]
+
+
+def _numbers(array: NDArray[Any], where: str) -> Any:
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{where} must hold numbers, got dtype {array.dtype}")
     if array.dtype.kind != "f":
         return array.tolist()
     with np.errstate(over="ignore"):
@@ -99,6 +123,8 @@ def to_json_value(x: object, where: str) -> Any:
 
 def count_numbers(x: object) -> int:
     """How many numbers or characters a sequence has."""
+    if isinstance(x, Mapping):
+        return sum(map(count_numbers, x.values()))
     return x.size if isinstance(x, np.ndarray) else len(x) if isinstance(x, str) else np.asarray(x).size
 
 

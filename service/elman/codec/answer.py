@@ -1,7 +1,8 @@
 """Outputs to answers: labels with probabilities, values in the data's units, tokens."""
 
 import math
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import orjson
@@ -12,11 +13,9 @@ from elman.codec.requests import PredictRequest, Return
 from elman.engine.sequence import Sequence
 from elman.errors import NotFiniteOutput
 from elman.repository.model import Model
-from elman.repository.network import Array
+from elman.repository.network import Array, Network
 from elman.repository.spec import DecoderSpec
 
-# orjson writes these dtypes, with the fewest digits that read back as the same number.
-_JSON_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 # A row of at most this many scores is ranked in plain Python.
 _FEW = 128
 
@@ -41,6 +40,7 @@ class OutputFormat:
         name, version: of the model.
         decoder: how outputs become labels, tokens or values.
         names: the text of each label or token, if there is one.
+        heads: the role of each output beside the primary one, by name: `steps` or `final`.
     """
 
     def __init__(self, model: Model) -> None:
@@ -50,6 +50,31 @@ class OutputFormat:
         self.names = self.decoder.labels or ()
         if self.decoder.kind == "tokens":
             self.names = model.spec.input.vocabulary or tuple(map(str, range(model.network.output_size)))
+        self.heads = {one.name: one.role for one in model.network.heads}
+
+
+class OutputRows(NamedTuple):
+    """What a finished sequence gave.
+
+    Attributes:
+        length: the steps that it ran.
+        outputs: the requested rows of the primary output, `(rows, output_size)`.
+        heads: the requested rows of other outputs by name, `(rows, size)`; one row of an output per sequence;
+            None if none was requested.
+    """
+
+    length: int
+    outputs: Array
+    heads: dict[str, Array] | None = None
+
+
+def rows_from(sequence: Sequence, network: Network, heads: Iterable[str] = ()) -> OutputRows:
+    """The requested rows of a finished sequence, and those of some heads."""
+    named = None
+    if heads:
+        blocks = dict(zip((one.name for one in network.heads), sequence.head_outputs, strict=True))
+        named = {name: np.concatenate(blocks[name]) for name in heads}
+    return OutputRows(sequence.length, outputs_of(sequence), named)
 
 
 def outputs_of(sequence: Sequence) -> Array:
@@ -60,22 +85,21 @@ def outputs_of(sequence: Sequence) -> Array:
 
 def encode_answer(
     format: OutputFormat,
-    request: PredictRequest[Any],
-    rows: list[tuple[int, Array]],
+    request: PredictRequest[Any, Any],
+    rows: list[OutputRows],
     extras: list[dict[str, Any]] | None = None,
 ) -> bytes:
     """The JSON answer to a predict request.
 
     Args:
-        rows: of each sequence its length, and the requested outputs, `(rows, output_size)`.
+        rows: what each sequence gave.
         extras: further fields of each result.
 
     Raises NotFiniteOutput, which JSON cannot carry.
     """
     many = request.many
     results = [
-        {"length": length, **rows_of(format, outputs, request, place_of(index, many))}
-        for index, (length, outputs) in enumerate(rows)
+        {"length": one.length, **rows_of(format, one, request, place_of(index, many))} for index, one in enumerate(rows)
     ]
     for result, extra in zip(results, extras or (), strict=False):
         result.update(extra)
@@ -94,18 +118,31 @@ def encode_octets(outputs: Array, returns: Return) -> tuple[bytes, tuple[int, ..
     return outputs.tobytes(), shape
 
 
-def rows_of(format: OutputFormat, outputs: Array, options: OutputOptions, place: str) -> dict[str, Any]:
-    """The fields `output` or `outputs`, and `decoded`, of one sequence. Raises NotFiniteOutput."""
-    _check_finite(outputs, place)
-    if outputs.dtype not in _JSON_DTYPES:
-        outputs = outputs.astype(np.float32)
+def rows_of(format: OutputFormat, rows: OutputRows, options: OutputOptions, place: str) -> dict[str, Any]:
+    """The fields `output` or `outputs`, `decoded` and `heads` of one sequence. Raises NotFiniteOutput."""
+    outputs = _json_array(rows.outputs, place)
     steps = options.returns == "steps"
     result: dict[str, Any] = {"outputs": outputs} if steps else {"output": outputs[0]}
+    if rows.heads:
+        heads = {name: _json_array(values, f"{place}, {name!r}") for name, values in rows.heads.items()}
+        per_step = {name: steps and format.heads[name] == "steps" for name in heads}
+        result["heads"] = {name: values if per_step[name] else values[-1] for name, values in heads.items()}
     if options.decode:
         decoded = decode_outputs(outputs, format, options.top)
         if decoded is not None:
             result["decoded"] = decoded if steps else decoded[0]
     return result
+
+
+def _json_array(outputs: Array, place: str) -> Array:
+    """Rows in a dtype that orjson writes: floats with the fewest digits that read back as the same number.
+
+    Raises NotFiniteOutput.
+    """
+    if outputs.dtype.kind != "f":
+        return outputs
+    _check_finite(outputs, place)
+    return outputs.astype(np.float32) if outputs.dtype == np.float16 else outputs
 
 
 def _check_finite(outputs: Array, place: str) -> None:

@@ -10,13 +10,13 @@ from elman.codec.arrays import features_array, finite, text_array, tokens_array
 from elman.codec.faults import brief, decode_body, echoed
 from elman.codec.json import JSONDecoder
 from elman.codec.requests import MAX_STEPS, ForecastRequest, GenerateRequest, InfluenceRequest, Origin
+from elman.engine.sequence import Inputs
 from elman.errors import EmptySequence, InvalidField, TooLong, WrongFeatures
 from elman.repository.feeding import axes_of
 from elman.repository.model import Model
 from elman.repository.network import Array
 from elman.repository.spec import GenerationSpec
 
-_GENERATE = msgspec.json.Decoder(GenerateRequest)
 _ORIGIN = msgspec.json.Decoder(Origin)
 
 
@@ -44,14 +44,19 @@ class AutoregressiveDecoder:
         if kind == "tokens":
             self._output_names = model.spec.input.vocabulary
 
-    def generate(self, content: bytes) -> tuple[GenerateRequest, Array]:
+    @cached_property
+    def _generate(self) -> Any:
+        return msgspec.json.Decoder(GenerateRequest[self._decoder.static])  # type: ignore[name-defined]
+
+    def generate(self, content: bytes) -> tuple[GenerateRequest[Any], Inputs]:
         """A generate request and its prompt, token ids `(length,)`.
 
         The first token of the prompt is the start or condition token, if there is one. The prompt may be empty if the
         request starts from a session or a state token. Raises RequestError with the `where` of the first error.
         """
-        request: GenerateRequest = decode_body(_GENERATE, content)
+        request: GenerateRequest[Any] = decode_body(self._generate, content)
         _check_origin(request)
+        statics = self._statics(request)
         if request.samples * request.max_steps > MAX_STEPS:
             raise TooLong(
                 f"{request.samples} samples of {request.max_steps} steps are {request.samples * request.max_steps} "
@@ -59,9 +64,15 @@ class AutoregressiveDecoder:
                 where="samples" if request.samples > 1 else "max_steps",
                 expected=f"at most {MAX_STEPS} tokens in all",
             )
-        return request, self._prompt(request)
+        return request, Inputs(self._prompt(request), (), statics)
 
-    def _prompt(self, request: GenerateRequest) -> Array:
+    def _statics(self, request: GenerateRequest[Any] | ForecastRequest[Any, Any] | InfluenceRequest[Any, Any]) -> Any:
+        """The static inputs of a request; none if its state or session holds them. Raises RequestError."""
+        held = request.state is not None or getattr(request, "session", None) is not None
+        static, request.static = request.static, None
+        return self._decoder.statics(static, held=held)
+
+    def _prompt(self, request: GenerateRequest[Any]) -> Array:
         format, spec = self._decoder.format, self._generation
         has_state = request.session is not None or request.state is not None
         first: list[str] = []
@@ -88,27 +99,28 @@ class AutoregressiveDecoder:
 
     @cached_property
     def _forecast(self) -> Any:
-        return msgspec.json.Decoder(ForecastRequest[self._decoder.item])  # type: ignore[name-defined]
+        return msgspec.json.Decoder(ForecastRequest[self._decoder.item, self._decoder.static])  # type: ignore[name-defined]
 
-    def forecast(self, content: bytes) -> tuple[ForecastRequest[Any], Array | None, Array | None]:
+    def forecast(self, content: bytes) -> tuple[ForecastRequest[Any, Any], Inputs, Array | None]:
         """A forecast request, its series and its `future`.
 
-        The series is `(length, features)` in the data's own units, or None if the request has only a state. The future
+        The series is `(length, features)` in the data's own units, or empty if the request has only a state. The future
         is `(horizon or more, known)`, or None if the model has no features known ahead.
 
         Raises RequestError with the `where` of the first error.
         """
-        request: ForecastRequest[Any] = decode_body(self._forecast, content)
+        request: ForecastRequest[Any, Any] = decode_body(self._forecast, content)
         _check_origin(request)
         if request.series is None and request.session is None and request.state is None:
             raise InvalidField("there is no series to forecast", where="series", expected="a series, session or state")
-        series = None
+        statics = self._statics(request)
+        series = np.zeros((0, self._decoder.format.features or 1), self._decoder.format.numpy_dtype)
         if request.series is not None:
             series = features_array(request.series, self._decoder.format, "series", self._decoder.limits)
             request.series = None
-        return request, series, self._future(request)
+        return request, Inputs(series, (), statics), self._future(request)
 
-    def _future(self, request: ForecastRequest[Any]) -> Array | None:
+    def _future(self, request: ForecastRequest[Any, Any]) -> Array | None:
         """The features known ahead, checked: at least as many rows as the horizon."""
         known, rows, names = self._known, request.future, self._feature_names
         if not known:
@@ -128,17 +140,17 @@ class AutoregressiveDecoder:
 
     @cached_property
     def _influence(self) -> Any:
-        return msgspec.json.Decoder(InfluenceRequest[self._decoder.item])  # type: ignore[name-defined]
+        return msgspec.json.Decoder(InfluenceRequest[self._decoder.item, self._decoder.static])  # type: ignore[name-defined]
 
-    def influence(self, content: bytes) -> tuple[InfluenceRequest[Any], Array, int | None]:
+    def influence(self, content: bytes) -> tuple[InfluenceRequest[Any, Any], Inputs, int | None]:
         """An influence request, its sequence, and the index of its target output; None for all outputs.
 
         Raises RequestError with the `where` of the first error.
         """
-        request: InfluenceRequest[Any] = decode_body(self._influence, content)
-        sequence = self._decoder.array(request.sequence, "sequence")
+        request: InfluenceRequest[Any, Any] = decode_body(self._influence, content)
+        inputs = self._decoder.inputs(request.sequence, "sequence", self._statics(request))
         request.sequence = None
-        return request, sequence, self._target(request.target)
+        return request, inputs, self._target(request.target)
 
     def _target(self, target: str | int | None) -> int | None:
         size, names = self._output_size, self._output_names
@@ -153,9 +165,11 @@ class AutoregressiveDecoder:
         return names.index(target)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_forecast", "_influence")}
+        return {
+            name: value for name, value in self.__dict__.items() if name not in ("_generate", "_forecast", "_influence")
+        }
 
 
-def _check_origin(request: GenerateRequest | ForecastRequest[Any]) -> None:
+def _check_origin(request: GenerateRequest[Any] | ForecastRequest[Any, Any]) -> None:
     if request.session is not None and request.state is not None:
         raise InvalidField("session and state cannot both be given", where="state", expected="one of them")

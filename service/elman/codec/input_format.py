@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from elman.repository.model import Model
+from elman.repository.network import InputTensor
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class InputFormat:
         vocabulary: tokens by id, if the spec has them.
         vocabulary_size: number of tokens; may be known without a vocabulary.
         unknown: the token for characters that are not in the vocabulary.
+        data: the name of the data input.
+        further: the other inputs with one value per step.
+        statics: the inputs with one value per sequence.
+        heads: the names of the outputs beside the primary one.
     """
 
     name: str
@@ -32,6 +37,10 @@ class InputFormat:
     vocabulary: tuple[str, ...] | None = None
     vocabulary_size: int | None = None
     unknown: str | None = None
+    data: str = ""
+    further: tuple[InputTensor, ...] = ()
+    statics: tuple[InputTensor, ...] = ()
+    heads: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> bool:
@@ -67,4 +76,8 @@ def input_format(model: Model) -> InputFormat:
         vocabulary=spec.vocabulary,
         vocabulary_size=spec.vocabulary_size,
         unknown=spec.unknown,
+        data=network.inputs[0].name,
+        further=network.further,
+        statics=network.statics,
+        heads=network.output_names[1:],
     )

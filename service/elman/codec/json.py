@@ -10,11 +10,13 @@ import numpy as np
 from msgspec import UNSET
 
 from elman.codec.arrays import features_array, numbers_array, signal_array, text_array, tokens_array
-from elman.codec.faults import decode_body
+from elman.codec.faults import decode_body, echoed, invalid_field
 from elman.codec.input_format import InputFormat
 from elman.codec.limits import Limits
 from elman.codec.numbers import NotPlain, read_numbers
 from elman.codec.requests import PredictRequest, StepsRequest
+from elman.codec.tensors import json_type, object_type, tensor_array
+from elman.engine.sequence import Inputs
 from elman.errors import InvalidField, TooLong
 from elman.repository.network import Array
 
@@ -35,13 +37,13 @@ class JSONDecoder:
     format: InputFormat
     limits: Limits
 
-    def predict(self, content: bytes) -> tuple[PredictRequest[Any], list[Array]]:
+    def predict(self, content: bytes) -> tuple[PredictRequest[Any, Any], list[Inputs]]:
         """A predict request and its sequences.
 
-        A sequence is `(length, features)` in the network's dtype, `(length,)` token ids, or float32 `(samples,)` for a
-        model of frames, not cut yet. Raises RequestError with the `where` of the first error.
+        The data of a sequence is `(length, features)` in the network's dtype, `(length,)` token ids, or float32
+        `(samples,)` for a model of frames, not cut yet. Raises RequestError with the `where` of the first error.
         """
-        plain = self._plain(content, PredictRequest[Any])
+        plain = self._plain(content, PredictRequest[Any, Any])
         if plain is None:
             request = decode_body(self._predict, content)
             items, many = _items(request)
@@ -59,11 +61,17 @@ class JSONDecoder:
                 where="state",
                 expected="one state for all sequences, or one for each",
             )
-        arrays = [self.array(item, place_of(index, many)) for index, item in enumerate(items)]
+        self.check_heads(request.heads)
+        statics = self._statics_of_each(request, len(items), many)
+        inputs = [
+            self.inputs(item, place_of(index, many), one)
+            for index, (item, one) in enumerate(zip(items, statics, strict=True))
+        ]
         request.sequence, request.sequences = (UNSET, [None]) if many else (None, UNSET)
-        return request, arrays
+        request.static = None
+        return request, inputs
 
-    def steps(self, content: bytes, defaults: Mapping[str, Any]) -> tuple[StepsRequest[Any], Array]:
+    def steps(self, content: bytes, defaults: Mapping[str, Any]) -> tuple[StepsRequest[Any], Inputs]:
         """A steps request and its sequence. Options that the body leaves out are set from `defaults`, by attribute.
 
         Raises RequestError with the `where` of the first error.
@@ -80,7 +88,8 @@ class JSONDecoder:
                 if ("return" if name == "returns" else name) not in given:
                     setattr(request, name, value)
         request.sequence = None
-        return request, self.array(item, "sequence")
+        self.check_heads(request.heads)
+        return request, self.inputs(item, "sequence")
 
     def array(self, item: Any, where: str) -> Array:
         """One decoded sequence as an array, as in `predict`. Raises RequestError."""
@@ -93,9 +102,96 @@ class JSONDecoder:
             convert = signal_array
         return convert(item, self.format, where, self.limits)
 
+    def inputs(self, item: Any, where: str, statics: tuple[Array, ...] = ()) -> Inputs:
+        """One decoded sequence and its static inputs. Raises RequestError."""
+        further = self.format.further
+        if not further:
+            return Inputs(self.array(item, where), (), statics)
+        values = [getattr(item, name) for name in item.__struct_fields__]
+        data = self.array(values[0], f"{where}.{self.format.data}")
+        arrays = []
+        for tensor, value in zip(further, values[1:], strict=True):
+            place = f"{where}.{tensor.name}"
+            arrays.append(tensor_array(value, tensor, place, self.limits))
+            if len(arrays[-1]) != len(data):
+                raise InvalidField(
+                    f"{tensor.name!r} has {len(arrays[-1])} steps, {self.format.data!r} has {len(data)}",
+                    where=place,
+                    expected=f"{len(data)} steps",
+                )
+        return Inputs(data, tuple(arrays), statics)
+
+    def statics(self, decoded: Any, where: str = "static", *, held: bool = False) -> tuple[Array, ...]:
+        """The static inputs of one sequence, from an object of class `static`; none where a state `held` them.
+
+        Raises RequestError, also if they are missing.
+        """
+        tensors = self.format.statics
+        if held or not tensors:
+            if decoded is not None:
+                raise InvalidField(
+                    "the state or session has its static inputs already" if held else "the model has no static inputs",
+                    where=where,
+                    expected="no static",
+                )
+            return ()
+        if decoded is None:
+            raise InvalidField("the static inputs are missing", where=where, expected=[one.name for one in tensors])
+        values = [getattr(decoded, name) for name in decoded.__struct_fields__]
+        return tuple(
+            tensor_array(value, tensor, f"{where}.{tensor.name}", self.limits)
+            for tensor, value in zip(tensors, values, strict=True)
+        )
+
+    def statics_in(self, value: Any, *, held: bool = False) -> tuple[Array, ...]:
+        """As `statics`, from decoded JSON: an object by name, or None. Raises RequestError."""
+        try:
+            return self.statics(None if value is None else msgspec.convert(value, self.static), held=held)
+        except msgspec.ValidationError as error:
+            text, _, place = str(error).partition(" - at `$")
+            raise invalid_field(f"{text} - at `$.static{place or '`'}") from None
+
+    def check_heads(self, heads: list[str]) -> None:
+        """Raise InvalidField if the model has no such head."""
+        for index, name in enumerate(heads):
+            if name not in self.format.heads:
+                raise InvalidField(
+                    f"the model has no head {echoed(name)!r}",
+                    where=f"heads[{index}]",
+                    expected=list(self.format.heads) or "no heads",
+                )
+
+    def _statics_of_each(
+        self, request: PredictRequest[Any, Any], num_sequences: int, many: bool
+    ) -> list[tuple[Array, ...]]:
+        """The static inputs of each sequence. Raises RequestError."""
+        held, static = request.state is not None, request.static
+        if not isinstance(static, list) or held:
+            return [self.statics(static, held=held)] * num_sequences
+        if not many or len(static) != num_sequences:
+            raise InvalidField(
+                f"there are {len(static)} objects of static inputs for {num_sequences} sequences",
+                where="static",
+                expected="one object for all sequences, or a list with one for each",
+            )
+        return [self.statics(one, f"static[{index}]") for index, one in enumerate(static)]
+
+    @cached_property
+    def static(self) -> Any:
+        """The class of the static inputs in JSON."""
+        return object_type("Statics", [(one.name, json_type(one)) for one in self.format.statics])
+
     @cached_property
     def item(self) -> Any:
         """The type of a sequence in JSON."""
+        further = self.format.further
+        if not further:
+            return self._data
+        return object_type("Inputs", [(self.format.data, self._data), *((one.name, json_type(one)) for one in further)])
+
+    @cached_property
+    def _data(self) -> Any:
+        """The type of the data of a sequence in JSON."""
         if self.format.tokens:
             return list[int] | str
         if self.format.frames:
@@ -104,7 +200,7 @@ class JSONDecoder:
 
     @cached_property
     def _predict(self) -> Any:
-        return msgspec.json.Decoder(PredictRequest[self.item])  # type: ignore[name-defined]
+        return msgspec.json.Decoder(PredictRequest[self.item, self.static])  # type: ignore[name-defined]
 
     @cached_property
     def _steps(self) -> Any:
@@ -112,7 +208,9 @@ class JSONDecoder:
 
     @cached_property
     def _width(self) -> int | None:
-        """Numbers per row for `read_numbers`; None if a sequence is not of numbers."""
+        """Numbers per row for `read_numbers`; None if a sequence is not a list of numbers or rows."""
+        if self.format.further:
+            return None
         return 0 if self.format.frames else self.format.features
 
     def _plain(self, content: bytes, kind: Any) -> tuple[Any, list[Any], bool] | None:
@@ -130,7 +228,7 @@ class JSONDecoder:
         return {"format": self.format, "limits": self.limits}
 
 
-def _items(request: PredictRequest[Any]) -> tuple[list[Any], bool]:
+def _items(request: PredictRequest[Any, Any]) -> tuple[list[Any], bool]:
     """The sequences of a decoded request, and whether they came as `sequences`. Raises InvalidField."""
     if (request.sequence is UNSET) == (request.sequences is UNSET):
         raise InvalidField(

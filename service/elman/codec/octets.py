@@ -14,14 +14,28 @@ from elman.codec.arrays import check_length, check_samples, finite, tokens_array
 from elman.codec.faults import echoed, invalid_field
 from elman.codec.input_format import InputFormat
 from elman.codec.limits import Limits
-from elman.errors import InvalidField, WrongFeatures
+from elman.engine.sequence import Inputs
+from elman.errors import InvalidField, UnsupportedMediaType, WrongFeatures
 from elman.repository.network import Array
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 
 
-def decode_octets(content: bytes, format: InputFormat, limits: Limits) -> Array:
-    """One sequence, as in `JSONDecoder.predict`. Raises RequestError with the `where` of the first error."""
+def decode_octets(content: bytes, format: InputFormat, limits: Limits, *, held: bool = False) -> Inputs:
+    """One sequence, as in `JSONDecoder.predict`. Raises RequestError with the `where` of the first error.
+
+    held: whether a state or session holds the static inputs.
+    """
+    missing = [*format.further, *(() if held else format.statics)]
+    if missing:
+        names = ", ".join(repr(one.name) for one in missing)
+        raise UnsupportedMediaType(
+            f"the model takes {names} too, so the body must be JSON", expected="application/json"
+        )
+    return Inputs(_data(content, format, limits))
+
+
+def _data(content: bytes, format: InputFormat, limits: Limits) -> Array:
     features = 1 if format.frames else format.features
     step = 4 * (features or 1)
     if len(content) % step:

@@ -4,7 +4,8 @@ JSON bodies are decoded straight into these classes, and so are the query string
 document is made from them (`elman.api.openapi`). Tests compare the client's signatures and the command line's options
 with them.
 
-The type of a sequence depends on the model. For a model of features it is `PredictRequest[list[list[float]]]`.
+The types of a sequence and of the static inputs depend on the model. For a model of features with a static input
+`age` the request is `PredictRequest[list[list[float]], Statics]`, where `Statics` is a class with the field `age`.
 """
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 S = TypeVar("S")
+T = TypeVar("T")
 
 Return = Literal["final", "steps"]
 
@@ -25,6 +27,8 @@ StateToken = Annotated[str, Meta(description="A state token to start from")]
 StepCount = Annotated[int, Meta(ge=0, le=2**63 - 1, description="The step that the session is expected to be at")]
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
 Row = list[float] | float
+Heads = Annotated[list[Text], Meta(max_length=256, description="Names of further outputs to return, as in the card")]
+STATIC = "The static inputs, an object by name; not with a state or session, which holds its own"
 
 
 class Options(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -44,11 +48,15 @@ class PredictQuery(Options, kw_only=True, forbid_unknown_fields=True):
     return_state: Annotated[bool, Meta(description="Return a state token for each result")] = False
 
 
-class PredictRequest(PredictQuery, Generic[S], kw_only=True, forbid_unknown_fields=True):
+class PredictRequest(PredictQuery, Generic[S, T], kw_only=True, forbid_unknown_fields=True):
     """Either `sequence`, for one, or `sequences`, for many of any lengths."""
 
     sequence: S | UnsetType = UNSET
     sequences: Annotated[list[S], Meta(min_length=1)] | UnsetType = UNSET
+    static: Annotated[
+        T | list[T] | None, Meta(description=f"{STATIC}. One object for all sequences, or a list with one for each")
+    ] = None
+    heads: Heads = []
     state: Annotated[
         str | list[str] | None,
         Meta(description="State token to start from: one for all sequences, or a list with one for each"),
@@ -76,6 +84,7 @@ class StepsRequest(StepsQuery, Generic[S], kw_only=True, forbid_unknown_fields=T
     """The next steps of a session."""
 
     sequence: S
+    heads: Heads = []
 
 
 class StreamQuery(Options, kw_only=True, forbid_unknown_fields=True):
@@ -83,15 +92,19 @@ class StreamQuery(Options, kw_only=True, forbid_unknown_fields=True):
 
     session: Annotated[str, Meta(description="The id of a session; without it a new one is created")] | None = None
     ttl: Annotated[float, Meta(gt=0, description="Seconds that a new session lives after its last step")] | None = None
+    static: (
+        Annotated[str, Meta(description="The static inputs of a new session, as JSON: an object by name")] | None
+    ) = None
 
 
-class GenerateRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+class GenerateRequest(Struct, Generic[T], kw_only=True, forbid_unknown_fields=True):
     """A prompt, or a session or state, to generate from."""
 
     prompt: Annotated[str | list[int] | None, Meta(description="A text, or token ids")] = None
     condition: Annotated[str | None, Meta(description="One of the card's generation.conditions")] = None
     session: Session | None = None
     state: StateToken | None = None
+    static: Annotated[T | None, Meta(description=STATIC)] = None
     max_steps: Annotated[int, Meta(ge=1, le=MAX_STEPS, description="Most tokens of each sample")] = 100
     temperature: Annotated[float, Meta(ge=0, le=100, description="0 takes the most probable token")] = 1.0
     top_k: Annotated[int, Meta(ge=0, le=2**31, description="Draw from this many most probable tokens; 0: all")] = 0
@@ -108,12 +121,13 @@ class GenerateRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     timeout: Timeout | None = None
 
 
-class ForecastRequest(Struct, Generic[S], kw_only=True, forbid_unknown_fields=True):
+class ForecastRequest(Struct, Generic[S, T], kw_only=True, forbid_unknown_fields=True):
     """A series, or a session or state, to forecast from."""
 
     series: S | None = None
     session: Session | None = None
     state: StateToken | None = None
+    static: Annotated[T | None, Meta(description=STATIC)] = None
     horizon: Annotated[int, Meta(ge=1, le=100_000, description="Number of steps to forecast")] = 24
     samples: Annotated[int, Meta(ge=0, le=1000, description="Number of paths to sample, for mean and quantiles")] = 0
     quantiles: Annotated[
@@ -125,12 +139,13 @@ class ForecastRequest(Struct, Generic[S], kw_only=True, forbid_unknown_fields=Tr
     timeout: Timeout | None = None
 
 
-class InfluenceRequest(Struct, Generic[S], kw_only=True, forbid_unknown_fields=True):
+class InfluenceRequest(Struct, Generic[S, T], kw_only=True, forbid_unknown_fields=True):
     """A sequence of two steps or more."""
 
     sequence: S
     target: Annotated[str | int | None, Meta(description="The label or output to compare; without it all")] = None
     state: StateToken | None = None
+    static: Annotated[T | None, Meta(description=STATIC)] = None
     decode: Annotated[bool, Meta(description="Decode the output")] = True
     top: Annotated[int, Meta(ge=1, le=1000, description="How many labels are listed with their probability")] = 3
     timeout: Timeout | None = None
@@ -151,14 +166,19 @@ class Origin(Struct):
 AnySequence = Annotated[
     Any,
     Meta(
-        description="Features [[f, ...], ...], token ids or a signal [t, ...], or a text",
+        description="Features [[f, ...], ...], token ids or a signal [t, ...], a text, or an object of those by the "
+        "names of the sequence inputs, if there are several",
         extra_json_schema={
             "anyOf": [
                 {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
                 {"type": "array", "items": {"type": "number"}},
                 {"type": "string"},
+                {"type": "object"},
             ]
         },
     ),
 ]
 """A sequence of any model, for the OpenAPI document."""
+
+AnyStatics = dict[str, Any]
+"""The static inputs of any model, for the OpenAPI document."""

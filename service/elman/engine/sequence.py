@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from elman.engine.feedback import Feedback
 from elman.errors import ElmanError
@@ -16,6 +16,20 @@ Return = Literal["final", "steps"]
 
 Rank = tuple[int, int, float]
 """The scheduler's order: priority, level, deadline. The lowest goes first."""
+
+
+class Inputs(NamedTuple):
+    """What a request gives for one sequence.
+
+    Attributes:
+        data: `(length, features)`, `(length,)` token ids, or a signal `(samples,)`.
+        further: the other sequence inputs, in the order of `Network.further`; each has the length of `data`.
+        statics: the static inputs, in the order of `Network.statics`.
+    """
+
+    data: Array
+    further: tuple[Array, ...] = ()
+    statics: tuple[Array, ...] = ()
 
 
 @dataclass(slots=True, eq=False)

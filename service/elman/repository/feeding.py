@@ -17,6 +17,8 @@ def why_no_generation(model: Model) -> str | None:
     """Why a model cannot write on; None where it can: its output scores the token that comes next."""
     if not model.tokens:
         return "it reads numbers, not tokens"
+    if model.network.further:
+        return _no_further(model)
     if not model.proof.streaming:
         return _no_state(model)
     decoder = model.spec.decoder
@@ -32,6 +34,8 @@ def why_no_forecast(model: Model) -> str | None:
     """Why a model cannot be fed its own output; None where it can: its output is the next step's values."""
     if model.tokens or model.frames:
         return f"it reads {model.spec.input.kind}, not series of values"
+    if model.network.further:
+        return _no_further(model)
     if not model.proof.streaming:
         return _no_state(model)
     if model.spec.task != "forecasting":
@@ -60,6 +64,11 @@ def axes_of(model: Model) -> Axes:
 def feeds_on(model: Model) -> bool:
     """Whether a model's last output belongs to its state, since what comes next is made from it."""
     return why_no_generation(model) is None or why_no_forecast(model) is None
+
+
+def _no_further(model: Model) -> str:
+    names = ", ".join(repr(one.name) for one in model.network.further)
+    return f"it reads {names} at every step beside the data, which nothing gives ahead"
 
 
 def _no_state(model: Model) -> str:

@@ -140,14 +140,12 @@ def _answer(path: Path, name: str, version: int) -> _Answer:
 
 def _check_inputs(model: Model) -> None:
     """Raise ModelRefused if the graph needs what a request cannot carry."""
-    needed = [*model.network.statics, *model.network.further]
-    if needed:
-        names = ", ".join(f"{one.name!r} ({one.role})" for one in needed)
+    further = model.network.further
+    if further and model.frames:
         raise ModelRefused(
-            f"the graph needs further inputs, which requests do not carry yet: {names}",
-            node=f"input {needed[0].name!r}",
-            remedy="An input that is the same for every sequence can be given in model.json as a constant; "
-            "an input of each step can be joined with the data before the export.",
+            f"the data is a signal, which the server cuts into frames, and {further[0].name!r} has a value per frame",
+            node=f"input {further[0].name!r}",
+            remedy='Make the kind of the data "features" in model.json, and send the frames.',
         )
 
 

@@ -1,14 +1,18 @@
-"""What is kept of a sequence between two requests: the state, the last output, and the unread end of a signal."""
+"""What is kept of a sequence between two requests.
+
+The state, the last output, the static inputs, and the unread end of a signal.
+"""
 
 import struct
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from elman.engine.packing import Packing
 from elman.repository.feeding import feeds_on
 from elman.repository.model import Model
-from elman.repository.network import Array
+from elman.repository.network import Array, InputTensor
 
 _COUNT = struct.Struct("<i")
 
@@ -22,15 +26,20 @@ class Snapshot:
         output: the last output, float32 `(output_size,)`; None if the model does not feed on it, or gave none yet.
         carry: samples of a signal that completed no window yet, float32 `(samples,)`; None where the input is no
             signal.
+        statics: the static inputs, in the order of `Network.statics`.
     """
 
     state: bytes
     output: Array | None = None
     carry: Array | None = None
+    statics: tuple[Array, ...] = ()
 
 
 class SnapshotFormat:
-    """Snapshots of one model as bytes. All have one length, so that a store never has to move them."""
+    """Snapshots of one model as bytes.
+
+    All snapshots of a sequence have one length, so that a store never has to move them.
+    """
 
     def __init__(self, model: Model) -> None:
         packing, network = Packing(model.network), model.network
@@ -42,8 +51,9 @@ class SnapshotFormat:
         self.feeds_on = bool(self._output_size)
         initial = packing.pack([state.initial for state in network.states], [0])[0]
         carry = np.zeros(spec.left_pad, np.float32) if model.frames else None
+        self._statics = network.statics
         self.first = Snapshot(initial, None, carry)
-        self.nbytes = len(self.pack(self.first))
+        self._nbytes = len(self.pack(self.first))
 
     def pack(self, snapshot: Snapshot) -> bytes:
         """A snapshot as bytes."""
@@ -57,13 +67,18 @@ class SnapshotFormat:
             carry = np.ascontiguousarray(snapshot.carry, "<f4").tobytes()
             parts.append(_COUNT.pack(len(carry)))
             parts.append(carry.ljust(4 * self._most_carry, b"\0"))
+        parts += [_pack_static(tensor, value) for tensor, value in zip(self._statics, snapshot.statics, strict=False)]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def unpack(self, content: bytes) -> Snapshot:
         """The inverse of `pack`. Raises ValueError if the bytes have not the length of this model's snapshots."""
         at = self._state_nbytes
-        if len(content) != self.nbytes:
-            raise ValueError(f"a snapshot of {len(content)} bytes, where this model's have {self.nbytes}")
+        statics, rest = [], content[self._nbytes :]
+        for tensor in self._statics:
+            value, rest = _unpack_static(tensor, rest)
+            statics.append(value)
+        if len(content) < self._nbytes or rest:
+            raise ValueError(f"a snapshot of {len(content)} bytes, which does not fit this model")
         output = carry = None
         if self._output_size:
             (known,) = _COUNT.unpack_from(content, at)
@@ -74,4 +89,26 @@ class SnapshotFormat:
         if self._most_carry:
             (size,) = _COUNT.unpack_from(content, at)
             carry = np.frombuffer(content, "<f4", size // 4, at + _COUNT.size)
-        return Snapshot(content[: self._state_nbytes], output, carry)
+        return Snapshot(content[: self._state_nbytes], output, carry, tuple(statics))
+
+
+def _pack_static(tensor: InputTensor, value: Array) -> bytes:
+    """The extents that the model leaves open, and the values."""
+    open_extents = [extent for extent, declared in zip(value.shape, tensor.shape, strict=True) if declared is None]
+    return b"".join([*map(_COUNT.pack, open_extents), np.ascontiguousarray(value, tensor.dtype).tobytes()])
+
+
+def _unpack_static(tensor: InputTensor, content: bytes) -> tuple[Array, bytes]:
+    """The first static input in some bytes, and the bytes after it. Raises ValueError if they are too few."""
+    shape, at = [], 0
+    try:
+        for declared in tensor.shape:
+            if declared is None:
+                (declared,) = _COUNT.unpack_from(content, at)
+                at += _COUNT.size
+            shape.append(declared)
+    except struct.error:
+        raise ValueError("a snapshot without its static inputs") from None
+    size = prod(shape)
+    value = np.frombuffer(content, tensor.dtype, size, at).reshape(shape)
+    return value, content[at + value.nbytes :]

@@ -54,7 +54,7 @@ class Call(Generic[T]):
     def _located(self, error: ElmanError) -> ElmanError:
         """The error with the `where` of this request changed to a place in the caller's list."""
         if self.offset is not None and error.where is not None:
-            found = re.match(r"(sequences|state)\[(\d+)\]|sequence\b", error.where)
+            found = re.match(r"(sequences|state|static)\[(\d+)\]|sequence\b", error.where)
             if found:
                 index = self.offset + int(found[2] or 0)
                 error.where = f"{found[1] or 'sequences'}[{index}]{error.where[found.end() :]}"

@@ -1,6 +1,6 @@
 """Calls for one model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -22,12 +22,14 @@ from elman.client.wire import (
     AcceptedShapes,
     Prompt,
     SequenceLike,
+    StaticLike,
     binary_fields,
     count_numbers,
     encode_json,
     is_binary,
     read_json,
     steps_are_known,
+    to_json_statics,
     to_json_value,
     to_query,
 )
@@ -56,8 +58,10 @@ class ModelCalls:
         )
 
     def predict_one(self, x: SequenceLike, state: str | None, options: PredictOptions) -> Call[Result]:
-        content, path, timeout = self._shapes.to_bytes(x), f"{self.path}/predict", options.timeout
-        if content is None or options.hidden or len(state or "") > _MAX_HEADER:
+        path, timeout = f"{self.path}/predict", options.timeout
+        only_json = options.hidden or options.static is not None or options.heads or len(state or "") > _MAX_HEADER
+        content = None if only_json else self._shapes.to_bytes(x)
+        if content is None:
             body = {"sequence": to_json_value(x, "sequence"), **options.body(), "state": state}
             return json_call("POST", path, partial(self._read_first, x), body, timeout=timeout)
         as_bytes = not options.decode and not options.return_state and steps_are_known(x, options.returns)
@@ -86,13 +90,20 @@ class ModelCalls:
         options: PredictOptions,
         batching: Batching,
     ) -> list[CallFactory[list[Result]]]:
-        """The requests that a list of sequences is cut into, in order. Raises ValueError for too few or many states."""
+        """The requests that a list of sequences is cut into, in order.
+
+        Raises ValueError if there are too few or too many states or static inputs.
+        """
         if state is not None and not isinstance(state, str) and len(state) != len(sequences):
             raise ValueError(f"there are {len(state)} states for {len(sequences)} sequences")
+        statics = None if options.static is None or isinstance(options.static, Mapping) else options.static
+        if statics is not None and len(statics) != len(sequences):
+            raise ValueError(f"there are {len(statics)} objects of static inputs for {len(sequences)} sequences")
 
         def make(begin: int, end: int) -> Call[list[Result]]:
             states = state if state is None or isinstance(state, str) else list(state[begin:end])
-            return self._predict_part(sequences, begin, end, states, options)
+            own = options if statics is None else replace(options, static=statics[begin:end])
+            return self._predict_part(sequences, begin, end, states, own)
 
         return [partial(make, begin, end) for begin, end in cut(sequences, batching)]
 
@@ -105,7 +116,7 @@ class ModelCalls:
         options: PredictOptions,
     ) -> Call[list[Result]]:
         first = sequences[begin]
-        if end - begin == 1 and self._shapes.has(first):
+        if end - begin == 1 and options.static is None and self._shapes.has(first):
             one = self.predict_one(first, states[0] if isinstance(states, list) else states, options)
             alone: Call[list[Result]] = replace(
                 cast(Any, one), parse=lambda response: [one.parse(response)], offset=begin
@@ -122,9 +133,13 @@ class ModelCalls:
         return json_call("POST", f"{self.path}/predict", parse, body, timeout=options.timeout, offset=begin)
 
     def create_session(
-        self, state: str | None = None, ttl: float | None = None, timeout: Timeout | float | None = None
+        self,
+        state: str | None = None,
+        ttl: float | None = None,
+        timeout: Timeout | float | None = None,
+        static: StaticLike | None = None,
     ) -> Call[SessionCalls]:
-        body = {"state": state, "ttl": ttl}
+        body = {"state": state, "ttl": ttl, "static": None if static is None else to_json_statics(static)}
         return json_call("POST", f"{self.path}/sessions", read_session, body, repeatable=False, timeout=timeout)
 
     def generate(self, prompt: Prompt | None, options: GenerateOptions) -> Call[Generation]:

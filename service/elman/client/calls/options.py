@@ -7,6 +7,7 @@ from typing import Any, Literal
 from numpy.typing import ArrayLike
 
 from elman.client.config import Timeout
+from elman.client.wire import StaticLike, to_json_statics
 
 Returns = Literal["final", "steps"]
 
@@ -20,6 +21,10 @@ class Options:
     def body(self) -> dict[str, Any]:
         """The options as fields of a request's body, without those that have their default."""
         given = {field.name: getattr(self, field.name) for field in fields(self) if self._is_given(field)}
+        if "static" in given:
+            given["static"] = to_json_statics(given["static"])
+        if "heads" in given:
+            given["heads"] = list(given["heads"])
         if "returns" in given:
             given["return"] = given.pop("returns")
         if self.timeout is not None:
@@ -37,10 +42,12 @@ class StepOptions(Options):
     returns: Returns = "final"
     decode: bool = True
     top: int = 3
+    heads: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictOptions(StepOptions):
+    static: StaticLike | Sequence[StaticLike] | None = None
     return_state: bool = False
     hidden: bool = False
 
@@ -57,6 +64,7 @@ class GenerateOptions(Options):
     stop: str | Sequence[str] | None = None
     session: str | None = None
     state: str | None = None
+    static: StaticLike | None = None
     return_state: bool = False
 
 
@@ -70,11 +78,13 @@ class ForecastOptions(Options):
     paths: bool = False
     session: str | None = None
     state: str | None = None
+    static: StaticLike | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InfluenceOptions(Options):
     target: str | int | None = None
     state: str | None = None
+    static: StaticLike | None = None
     decode: bool = True
     top: int = 3

@@ -40,7 +40,7 @@ class SessionCalls:
         def parse(response: httpx.Response) -> StepResult:
             return self._stepped(response, x)
 
-        content = self._shapes.to_bytes(x)
+        content = None if options.heads else self._shapes.to_bytes(x)
         if content is None:
             body = {"sequence": to_json_value(x, "sequence"), **fields}
             return json_call("POST", path, parse, body, at=at, timeout=timeout)

@@ -23,7 +23,7 @@ from elman.client.streams import StreamProtocol
 from elman.client.sync.sender import Sender
 from elman.client.sync.session import Session, open_session
 from elman.client.sync.streams import Stream, Tokens
-from elman.client.wire import Prompt, SequenceLike, SequenceList, is_one
+from elman.client.wire import Prompt, SequenceLike, SequenceList, StaticLike, is_one
 
 
 class Model:
@@ -65,6 +65,8 @@ class Model:
         returns: Returns = "final",
         decode: bool = True,
         top: int = 3,
+        heads: Sequence[str] | None = None,
+        static: StaticLike | None = None,
         state: str | None = None,
         return_state: bool = False,
         hidden: bool = False,
@@ -79,6 +81,8 @@ class Model:
         returns: Returns = "final",
         decode: bool = True,
         top: int = 3,
+        heads: Sequence[str] | None = None,
+        static: StaticLike | Sequence[StaticLike] | None = None,
         state: str | Sequence[str] | None = None,
         return_state: bool = False,
         hidden: bool = False,
@@ -93,6 +97,8 @@ class Model:
         returns: Returns = "final",
         decode: bool = True,
         top: int = 3,
+        heads: Sequence[str] | None = None,
+        static: StaticLike | Sequence[StaticLike] | None = None,
         state: str | Sequence[str] | None = None,
         return_state: bool = False,
         hidden: bool = False,
@@ -111,12 +117,16 @@ class Model:
 
         Args:
             x: one sequence: float `(time, features)`, integer `(time,)` of token ids, `(time,)` of a signal, or text if
-                the model has a vocabulary. Floats are sent as float32. Or a list of sequences of any lengths, which is
-                cut into requests as the client's `Batching` says.
+                the model has a vocabulary. Floats are sent as float32. If the model has several sequence inputs, it is
+                a mapping from the name of each to its values. Or a list of sequences of any lengths, which is cut into
+                requests as the client's `Batching` says.
             returns: `final` for the output after the last step, `steps` for the output after each step.
             decode: whether to decode outputs into labels, values or tokens. Without it the outputs of a single array
                 are sent as bytes too.
             top: how many labels to list with their probability, 1 to 1000.
+            heads: the names of further outputs to return, as on the model's card.
+            static: the static inputs by name, if the model has any and no state is given; for a list one for all, or
+                one each.
             state: a state token to continue from; for a list one for all, or one each.
             return_state: whether to return the state after the last step as a token.
             hidden: whether to return the state tensors after each step.
@@ -125,7 +135,7 @@ class Model:
 
         Raises:
             TypeError: `x` is neither a sequence nor a list of them.
-            ValueError: `state` is a list of another length than `x`.
+            ValueError: `state` or `static` is a list of another length than `x`.
             RequestError: a sequence is wrong. `where` names the place, such as `sequences[3][17][2]`.
             BadStateToken: a state token is broken, has expired, or is of another model.
             Unavailable: the server is overloaded or stopping.
@@ -133,7 +143,14 @@ class Model:
             ServerFailed: the model failed on this input.
         """
         options = PredictOptions(
-            returns=returns, decode=decode, top=top, return_state=return_state, hidden=hidden, timeout=timeout
+            returns=returns,
+            decode=decode,
+            top=top,
+            heads=heads,
+            static=static,
+            return_state=return_state,
+            hidden=hidden,
+            timeout=timeout,
         )
         if is_one(x):
             return self._sender.send(self._calls.predict_one(x, cast(str | None, state), options))
@@ -146,6 +163,7 @@ class Model:
         self,
         *,
         ttl: float | None = None,
+        static: StaticLike | None = None,
         state: str | None = None,
         keep: bool = False,
         timeout: Timeout | float | None = None,
@@ -154,6 +172,7 @@ class Model:
 
         Args:
             ttl: seconds from its last step until it expires; None for the server's own.
+            static: the static inputs by name, if the model has any and no state is given. The session keeps them.
             state: a state token to begin with.
             keep: whether the session stays after a `with` block. If False, it is deleted there.
             timeout: seconds for the whole call, or a `Timeout`; None for the client's own.
@@ -163,7 +182,7 @@ class Model:
             BadStateToken: the token is broken, has expired, or is of another model.
             Quota: there are as many sessions as this API key may have.
         """
-        return open_session(self._sender, self._calls.create_session(state, ttl, timeout), keep)
+        return open_session(self._sender, self._calls.create_session(state, ttl, timeout, static), keep)
 
     def stream(
         self,
@@ -172,7 +191,9 @@ class Model:
         returns: Returns = "final",
         decode: bool = True,
         top: int = 3,
+        heads: Sequence[str] | None = None,
         ttl: float | None = None,
+        static: StaticLike | None = None,
         keep: bool = False,
     ) -> Stream:
         """A session over one open WebSocket, for many small steps. Needs the package websockets.
@@ -182,15 +203,17 @@ class Model:
             returns: `final` for the output after the last step of each message, `steps` for the output after each step.
             decode: whether to decode outputs into labels, values or tokens.
             top: how many labels to list, 1 to 1000.
+            heads: the names of further outputs to return, as on the model's card.
             ttl: for a new session: seconds from its last step until it expires; None for the server's own.
+            static: for a new session: the static inputs by name, if the model has any.
             keep: whether a new session stays at the end. If False, it is deleted.
 
         Raises:
             ModuleNotFoundError: when the stream is entered, if websockets is not installed.
         """
-        options = StepOptions(returns=returns, decode=decode, top=top)
+        options = StepOptions(returns=returns, decode=decode, top=top, heads=heads)
         known = session._calls if isinstance(session, Session) else session
-        protocol = StreamProtocol(self._calls, known, options, ttl)
+        protocol = StreamProtocol(self._calls, known, options, ttl, static)
         return Stream(self._sender, protocol, keep or session is not None)
 
     @overload
@@ -208,6 +231,7 @@ class Model:
         stop: str | Sequence[str] | None = None,
         session: Session | str | None = None,
         state: str | None = None,
+        static: StaticLike | None = None,
         return_state: bool = False,
         timeout: Timeout | float | None = None,
         stream: Literal[False] = False,
@@ -228,6 +252,7 @@ class Model:
         stop: str | Sequence[str] | None = None,
         session: Session | str | None = None,
         state: str | None = None,
+        static: StaticLike | None = None,
         return_state: bool = False,
         timeout: Timeout | float | None = None,
         stream: Literal[True],
@@ -247,6 +272,7 @@ class Model:
         stop: str | Sequence[str] | None = None,
         session: Session | str | None = None,
         state: str | None = None,
+        static: StaticLike | None = None,
         return_state: bool = False,
         timeout: Timeout | float | None = None,
         stream: bool = False,
@@ -269,6 +295,7 @@ class Model:
             stop: a string, or several, that ends a text.
             session: a session, or its id, to continue from. The session itself does not move.
             state: continue from this state token.
+            static: the static inputs by name, if the model has any and neither session nor state is given.
             return_state: whether to return the state at the end of each text as a token.
             timeout: seconds for the whole call, or a `Timeout`; None for the client's own. The server is told too.
             stream: whether to return the tokens one by one, as they are generated.
@@ -289,6 +316,7 @@ class Model:
             stop=stop,
             session=id_of(session),
             state=state,
+            static=static,
             return_state=return_state,
             timeout=timeout,
         )
@@ -308,6 +336,7 @@ class Model:
         paths: bool = False,
         session: Session | str | None = None,
         state: str | None = None,
+        static: StaticLike | None = None,
         timeout: Timeout | float | None = None,
     ) -> Forecast:
         """Forecast the coming steps of a series, in the units of the data.
@@ -327,6 +356,7 @@ class Model:
             paths: whether to return the sampled paths.
             session: a session, or its id, to continue from. The session itself does not move.
             state: continue from this state token.
+            static: the static inputs by name, if the model has any and neither session nor state is given.
             timeout: seconds for the whole call, or a `Timeout`; None for the client's own. The server is told too.
 
         Raises:
@@ -343,6 +373,7 @@ class Model:
             paths=paths,
             session=id_of(session),
             state=state,
+            static=static,
             timeout=timeout,
         )
         return self._sender.send(self._calls.forecast(series, options))
@@ -353,6 +384,7 @@ class Model:
         *,
         target: str | int | None = None,
         state: str | None = None,
+        static: StaticLike | None = None,
         decode: bool = True,
         top: int = 3,
         timeout: Timeout | float | None = None,
@@ -363,6 +395,7 @@ class Model:
             x: one sequence, as `predict` takes it.
             target: the label, or the index of the output, to look at; None for the whole output.
             state: a state token to continue from.
+            static: the static inputs by name, if the model has any and no state is given.
             decode: whether to decode the last output into labels, values or tokens.
             top: how many labels to list, 1 to 1000.
             timeout: seconds for the whole call, or a `Timeout`; None for the client's own. The server is told too.
@@ -372,5 +405,5 @@ class Model:
             Unable: the model cannot run step by step (`not_streamable`).
             DeadlineExceeded, TimedOut: it took longer than `timeout`. Both are TimeoutErrors.
         """
-        options = InfluenceOptions(target=target, state=state, decode=decode, top=top, timeout=timeout)
+        options = InfluenceOptions(target=target, state=state, static=static, decode=decode, top=top, timeout=timeout)
         return self._sender.send(self._calls.influence(x, options))

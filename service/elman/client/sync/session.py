@@ -2,6 +2,7 @@
 """A session of the blocking client."""
 
 import contextlib
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -78,6 +79,7 @@ class Session:
         returns: Returns = "final",
         decode: bool = True,
         top: int = 3,
+        heads: Sequence[str] | None = None,
         timeout: Timeout | float | None = None,
     ) -> StepResult:
         """Run the next steps. They are done exactly once, even if the connection breaks and the request is repeated.
@@ -86,9 +88,11 @@ class Session:
 
         Args:
             x: the next steps: float `(time, features)`, integer `(time,)` of token ids, `(time,)` of a signal, or text.
+                If the model has several sequence inputs, a mapping from the name of each to its values.
             returns: `final` for the output after the last step, `steps` for the output after each step.
             decode: whether to decode outputs into labels, values or tokens.
             top: how many labels to list, 1 to 1000.
+            heads: the names of further outputs to return, as on the model's card.
             timeout: seconds for the whole call, or a `Timeout`; None for the client's own.
 
         Raises:
@@ -98,7 +102,7 @@ class Session:
             ModelChanged: the model was replaced since the session began.
             UnknownSession: it was deleted, or it has expired.
         """
-        options = StepOptions(returns=returns, decode=decode, top=top, timeout=timeout)
+        options = StepOptions(returns=returns, decode=decode, top=top, heads=heads, timeout=timeout)
         return self._sender.send(self._calls.step(x, options))
 
     def refresh(self) -> SessionInfo:

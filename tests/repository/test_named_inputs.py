@@ -1,0 +1,360 @@
+"""Static inputs, further sequence inputs and heads over HTTP: each answer is ONNX Runtime's on that sequence alone."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import graphs
+import httpx
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from conftest import Service
+from onnx import TensorProto, helper
+from websockets.sync.client import connect
+
+from elman.client import Batching, Client, RequestError
+from tests.reference import Array
+
+FEATURES, HIDDEN, SPEAKERS = graphs.FEATURES, graphs.HIDDEN, 5
+
+
+def tagger() -> onnx.ModelProto:
+    """(batch, time, features), `gain` per step, `speaker` and `age` per sequence; heads `value`, `best`, `level`."""
+    rng = np.random.default_rng(1)
+    before = (
+        helper.make_node("Gather", ["voices", "speaker"], ["voice"]),
+        helper.make_node("Add", ["voice", "age"], ["shift"]),
+        helper.make_node("Unsqueeze", ["shift", "one"], ["shift3"]),
+        helper.make_node("Mul", ["input", "gain"], ["loud"]),
+        helper.make_node("Add", ["loud", "shift3"], ["given"]),
+    )
+    after = (
+        helper.make_node("Identity", ["steps"], ["output"]),
+        helper.make_node("ReduceSum", ["steps", "last"], ["value"], keepdims=1),
+        helper.make_node("ArgMax", ["steps"], ["best"], axis=2, keepdims=0),
+        helper.make_node("Gather", ["steps", "minus"], ["level"], axis=1),
+    )
+    tensors = (
+        graphs.constant("voices", rng.standard_normal((SPEAKERS, FEATURES)), np.float32),
+        graphs.constant("last", [2]),
+        graphs.constant("minus", -1),
+    )
+    extra = (
+        graphs.value("gain", ["batch", "time", 1]),
+        graphs.value("speaker", ["batch"], TensorProto.INT64),
+        graphs.value("age", ["batch", 1]),
+    )
+    proto = graphs.tagger("GRU", before=before, after=after, tensors=tensors, extra=extra)
+    kinds = {"value": TensorProto.FLOAT, "best": TensorProto.INT64, "level": TensorProto.FLOAT}
+    proto.graph.output.extend([graphs.value(name, None, kind) for name, kind in kinds.items()])
+    return proto
+
+
+class Truth:
+    """ONNX Runtime on the file as it is, one sequence at a time."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    def __call__(self, one: dict[str, Any], static: dict[str, Any]) -> dict[str, Array]:
+        feeds = {
+            "input": np.array([one["input"]], np.float32),
+            "gain": np.array([one["gain"]], np.float32).reshape(1, -1, 1),
+            "speaker": np.array([static["speaker"]], np.int64),
+            "age": np.array([static["age"]], np.float32).reshape(1, 1),
+        }
+        names = [output.name for output in self.session.get_outputs()]
+        return dict(zip(names, (array[0] for array in self.session.run(None, feeds)), strict=True))
+
+
+@pytest.fixture(scope="module")
+def service(serve: Callable[[Path], Service], tmp_path_factory: pytest.TempPathFactory) -> Service:
+    root = tmp_path_factory.mktemp("named")
+    for name, proto, spec in (("tagger", tagger(), {}), ("letters", letters(), LETTERS)):
+        folder = root / name / "1"
+        folder.mkdir(parents=True)
+        onnx.save(proto, folder / "model.onnx")
+        (folder / "model.json").write_text(json.dumps(spec))
+    return serve(root)
+
+
+@pytest.fixture(scope="module")
+def truth() -> Truth:
+    return Truth(tagger())
+
+
+def sequence(length: int, seed: int = 0) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    return {
+        "input": rng.standard_normal((length, FEATURES)).astype(np.float32).tolist(),
+        "gain": rng.uniform(0.5, 2.0, length).astype(np.float32).tolist(),
+    }
+
+
+def part(one: dict[str, Any], steps: slice) -> dict[str, Any]:
+    return {name: values[steps] for name, values in one.items()}
+
+
+def static(speaker: int, age: float) -> dict[str, Any]:
+    return {"speaker": speaker, "age": [age]}
+
+
+def post(service: Service, path: str, body: object, code: int = 200) -> dict[str, Any]:
+    answer = service.client.post(f"/v1/{path}", json=body)
+    assert answer.status_code == code, answer.text
+    return answer.json()  # type: ignore[no-any-return]
+
+
+def close(found: object, expected: Array) -> None:
+    np.testing.assert_allclose(np.array(found, np.float32), expected, atol=1e-5)
+
+
+def test_the_card_names_every_input_and_output(service: Service) -> None:
+    card = service.card("tagger")
+    inputs, outputs = ({one["name"]: one for one in card[key]} for key in ("inputs", "outputs"))  # type: ignore[attr-defined]
+    assert {name: one["role"] for name, one in inputs.items()} == {
+        "input": "sequence", "gain": "sequence", "speaker": "static", "age": "static",
+    }  # fmt: skip
+    assert (inputs["age"]["shape"], inputs["speaker"]["dtype"]) == ([1], "int64")
+    assert {name: one["role"] for name, one in outputs.items()} == {
+        "output": "steps", "value": "steps", "best": "steps", "level": "final",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("returns", ["final", "steps"])
+def test_each_sequence_has_its_own_static_inputs(service: Service, truth: Truth, returns: str) -> None:
+    sequences = [sequence(length, seed) for seed, length in enumerate((5, 1, 30, 12))]
+    statics = [static(seed % SPEAKERS, 0.1 * seed) for seed in range(4)]
+    heads = ["best", "value", "level"]
+    body = {"sequences": sequences, "static": statics, "heads": heads, "return": returns}
+    for result, one, given in zip(
+        post(service, "models/tagger/predict", body)["results"], sequences, statics, strict=True
+    ):
+        expected = truth(one, given)
+        assert list(result["heads"]) == heads
+        if returns == "steps":
+            close(result["outputs"], expected["output"])
+            close(result["heads"]["value"], expected["value"])
+            assert result["heads"]["best"] == [[best] for best in expected["best"].tolist()]
+        else:
+            close(result["output"], expected["output"][-1])
+            close(result["heads"]["value"], expected["value"][-1])
+            assert result["heads"]["best"] == [int(expected["best"][-1])]
+        close(result["heads"]["level"], expected["level"])
+
+
+def test_one_object_of_static_inputs_is_for_all(service: Service, truth: Truth) -> None:
+    sequences = [sequence(4, 1), sequence(7, 2)]
+    answer = post(service, "models/tagger/predict", {"sequences": sequences, "static": static(3, 0.5)})
+    for result, one in zip(answer["results"], sequences, strict=True):
+        close(result["output"], truth(one, static(3, 0.5))["output"][-1])
+        assert "heads" not in result
+
+
+def test_a_session_keeps_its_static_inputs(service: Service, truth: Truth) -> None:
+    one, given = sequence(9), static(2, 0.3)
+    expected = truth(one, given)
+    session = post(service, "models/tagger/sessions", {"static": given}, 201)["id"]
+    first = post(service, f"sessions/{session}/steps", {"sequence": part(one, slice(0, 4)), "heads": ["value"]})
+    close(first["output"], expected["output"][3])
+    close(first["heads"]["value"], expected["value"][3])
+    fork = post(service, f"sessions/{session}/fork", None, 201)["id"]
+    token = service.client.get(f"/v1/sessions/{session}/state").json()["state"]
+    rest = {"sequence": part(one, slice(4, 9)), "return": "steps", "at": 4}
+    for id in (session, fork):
+        again = [post(service, f"sessions/{id}/steps", rest) for _ in range(2)]
+        close(again[0]["outputs"], expected["output"][4:])
+        assert (again[1]["replayed"], again[1]["outputs"]) == (True, again[0]["outputs"])
+    other = {**rest, "sequence": {**rest["sequence"], "gain": [1.0] * 5}}  # type: ignore[dict-item]
+    assert post(service, f"sessions/{session}/steps", other, 422)["code"] == "step_reused"
+    from_token = {"sequence": part(one, slice(4, 9)), "state": token, "return": "steps"}
+    close(post(service, "models/tagger/predict", from_token)["results"][0]["outputs"], expected["output"][4:])
+    restored = post(service, "models/tagger/sessions", {"state": token}, 201)
+    assert restored["step"] == 4
+    close(post(service, f"sessions/{restored['id']}/steps", rest)["outputs"], expected["output"][4:])
+
+
+def test_a_state_token_carries_the_static_inputs_of_a_predict(service: Service, truth: Truth) -> None:
+    one, given = sequence(6), static(4, -0.2)
+    body = {"sequence": part(one, slice(0, 2)), "static": given, "return_state": True}
+    state = post(service, "models/tagger/predict", body)["results"][0]["state"]
+    answer = post(service, "models/tagger/predict", {"sequence": part(one, slice(2, 6)), "state": state})
+    close(answer["results"][0]["output"], truth(one, given)["output"][-1])
+
+
+def test_a_stream_takes_them_in_its_query(service: Service, truth: Truth) -> None:
+    one, given = sequence(5), static(1, 0.9)
+    query = str(httpx.QueryParams({"static": json.dumps(given), "return": "steps"}))
+    with connect(f"{service.url.replace('http', 'ws')}/v1/models/tagger/stream?{query}") as socket:
+        socket.recv()
+        socket.send(json.dumps({"sequence": part(one, slice(0, 2))}))
+        first = json.loads(socket.recv())
+        socket.send(json.dumps({"sequence": part(one, slice(2, 5)), "heads": ["level"]}))
+        second = json.loads(socket.recv())
+    expected = truth(one, given)
+    close(first["outputs"] + second["outputs"], expected["output"])
+    close(second["heads"]["level"], expected["level"])
+
+
+def test_influence_leaves_a_step_of_every_input_out(service: Service, truth: Truth) -> None:
+    one, given = sequence(20), static(0, 0.4)
+    answer = post(service, "models/tagger/influence", {"sequence": one, "static": given})
+    whole = truth(one, given)["output"][-1]
+    expected = [
+        np.linalg.norm(truth({name: v[:step] + v[step + 1 :] for name, v in one.items()}, given)["output"][-1] - whole)
+        for step in range(20)
+    ]
+    np.testing.assert_allclose(answer["influence"], expected, atol=1e-5)
+
+
+def letters() -> onnx.ModelProto:
+    """A model of letters, with its state, whose scores are shifted by `style`: one of three rows."""
+    proto = graphs.letters()
+    rng = np.random.default_rng(2)
+    proto.graph.node[-1].output[0] = "scores"
+    proto.graph.initializer.append(graphs.constant("styles", 3 * rng.standard_normal((3, 11)), np.float32))
+    proto.graph.node.extend(
+        [
+            helper.make_node("Gather", ["styles", "style"], ["shift2"]),
+            helper.make_node("Unsqueeze", ["shift2", "one"], ["shift"]),
+            helper.make_node("Add", ["scores", "shift"], ["output"]),
+        ]
+    )
+    proto.graph.input.append(graphs.value("style", ["batch"], TensorProto.INT64))
+    return proto
+
+
+LETTERS = {"task": "generation", "decoder": {"kind": "tokens"}, "input": {"vocabulary": list("abcdefghijk")}}
+
+
+def test_generate_goes_on_with_the_static_inputs(service: Service) -> None:
+    session = ort.InferenceSession(letters().SerializeToString(), providers=["CPUExecutionProvider"])
+    found = set()
+    for style in range(3):
+        tokens = [1, 4]
+        for _ in range(8):
+            feeds = {"input": np.array([tokens]), "h": np.zeros((1, 1, HIDDEN), np.float32), "style": np.array([style])}
+            tokens.append(int(session.run(["output"], feeds)[0][0, -1].argmax()))
+        body = {"prompt": [1, 4], "max_steps": 8, "temperature": 0}
+        whole = post(service, "models/letters/generate", {**body, "static": {"style": style}})
+        assert whole["results"][0]["tokens"] == tokens[2:]
+        half = {**body, "max_steps": 4, "static": {"style": style}, "return_state": True}
+        state = post(service, "models/letters/generate", half)["results"][0]["state"]
+        rest = post(service, "models/letters/generate", {"state": state, "max_steps": 4, "temperature": 0})
+        assert rest["results"][0]["tokens"] == tokens[6:]
+        found.add(tuple(tokens))
+    assert len(found) > 1, "the style makes a difference"
+
+
+GOOD = {"sequence": sequence(3), "static": static(0, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "where"),
+    [
+        ({"static": None}, "invalid_field", "static"),
+        ({"static": {"speaker": 1}}, "invalid_field", "static"),
+        ({"static": {**static(0, 0.0), "sex": 1}}, "invalid_field", "static.sex"),
+        ({"static": {"speaker": SPEAKERS, "age": 0.0}}, "unknown_token", "static.speaker"),
+        ({"static": {"speaker": -1, "age": 0.0}}, "unknown_token", "static.speaker"),
+        ({"static": {"speaker": 0.5, "age": 0.0}}, "invalid_field", "static.speaker"),
+        ({"static": {"speaker": 2**70, "age": 0.0}}, "invalid_field", "static.speaker"),
+        ({"static": {"speaker": 0, "age": [0.0, 1.0]}}, "wrong_features", "static.age"),
+        ({"static": {"speaker": 0, "age": 1e39}}, "not_finite", "static.age"),
+        ({"static": [static(0, 0.0)]}, "invalid_field", "static"),
+        ({"sequence": sequence(3)["input"]}, "invalid_field", "sequence"),
+        ({"sequence": {"input": sequence(3)["input"]}}, "invalid_field", "sequence"),
+        ({"sequence": {**sequence(3), "gain": [1.0, 2.0]}}, "invalid_field", "sequence.gain"),
+        ({"sequence": {**sequence(3), "gain": [1.0, [2.0, 3.0], 1.0]}}, "wrong_features", "sequence.gain[1]"),
+        ({"sequence": {**sequence(3), "gain": [[1.0], [], [1.0]]}}, "wrong_features", "sequence.gain[1]"),
+        ({"sequence": {**sequence(3), "gain": []}}, "empty_sequence", "sequence.gain"),
+        ({"sequence": {**sequence(3), "noise": [1.0]}}, "invalid_field", "sequence.noise"),
+        ({"heads": ["volume"]}, "invalid_field", "heads[0]"),
+        ({"heads": ["output"]}, "invalid_field", "heads[0]"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named(service: Service, change: dict[str, Any], code: str, where: str) -> None:
+    problem = post(service, "models/tagger/predict", GOOD | change, 422)
+    assert (problem["code"], problem["where"]) == (code, where), problem
+    post(service, "models/tagger/predict", GOOD)
+
+
+def test_static_inputs_are_not_given_twice_or_in_vain(service: Service) -> None:
+    state = post(service, "models/tagger/predict", GOOD | {"return_state": True})["results"][0]["state"]
+    assert post(service, "models/tagger/predict", GOOD | {"state": state}, 422)["where"] == "static"
+    assert post(service, "models/tagger/sessions", {"state": state, "static": static(0, 0.0)}, 422)["where"] == "static"
+    assert post(service, "models/tagger/sessions", {}, 422)["where"] == "static"
+    assert (
+        post(service, "models/tagger/sessions", {"static": {"speaker": 1, "age": "old"}}, 422)["where"] == "static.age"
+    )
+
+
+def test_octets_carry_one_input_and_one_output(service: Service) -> None:
+    octets = {"content-type": "application/octet-stream"}
+    body = np.zeros((2, FEATURES), np.float32).tobytes()
+    refused = service.client.post("/v1/models/tagger/predict", content=body, headers=octets)
+    assert (refused.status_code, refused.json()["code"]) == (415, "unsupported_media_type")
+    assert "'gain'" in refused.json()["detail"]
+    accept = {"accept": "application/octet-stream"}
+    answer = service.client.post("/v1/models/tagger/predict", json=GOOD, headers=accept)
+    assert answer.status_code == 200
+    refused = service.client.post("/v1/models/tagger/predict", json=GOOD | {"heads": ["value"]}, headers=accept)
+    assert refused.status_code == 406
+    session = post(service, "models/letters/sessions", {"static": {"style": 1}}, 201)["id"]
+    steps = service.client.post(
+        f"/v1/sessions/{session}/steps", content=np.array([1, 2], "<i4").tobytes(), headers=octets
+    )
+    assert steps.status_code == 200
+
+
+def arrays(one: dict[str, Any]) -> dict[str, Array]:
+    return {name: np.array(values, np.float32) for name, values in one.items()}
+
+
+def test_the_client_sends_inputs_by_name(service: Service, truth: Truth) -> None:
+    sequences, statics = [sequence(length, length) for length in (6, 2, 9)], [static(i, 0.5 * i) for i in range(3)]
+    expected = [truth(one, given) for one, given in zip(sequences, statics, strict=True)]
+    with Client(service.url, batching=Batching(sequences=2)) as client:
+        model = client.model("tagger")
+        assert [one["name"] for one in model.card().inputs if one["role"] == "static"] == ["speaker", "age"]
+        results = model.predict([arrays(one) for one in sequences], static=statics, heads=["best", "level"])
+        for result, right in zip(results, expected, strict=True):
+            assert result.heads is not None and result.heads["best"].dtype.kind == "i"
+            close(result.output, right["output"][-1])
+            close(result.heads["level"], right["level"])
+        with pytest.raises(RequestError) as caught:
+            model.predict([arrays(one) for one in sequences], static=[*statics[:2], {"speaker": 0, "age": [1, 2]}])
+        assert caught.value.where == "static[2].age"
+        with pytest.raises(ValueError, match="2 objects of static inputs for 3"):
+            model.predict([arrays(one) for one in sequences], static=statics[:2])
+        given, steps = statics[1], arrays(sequences[2])
+        right = truth(sequences[2], given)
+        with model.session(static=given) as session:
+            close(session.step({name: values[:3] for name, values in steps.items()}).output, right["output"][2])
+            last = session.step({name: values[3:] for name, values in steps.items()}, heads=["value"])
+            assert last.heads is not None
+            close(last.heads["value"], right["value"][-1])
+        with model.stream(static={"speaker": 1, "age": np.float32(0.5)}, heads=["level"]) as stream:
+            close(stream.send(steps).heads["level"], right["level"])  # type: ignore[index]
+        assert model.influence(steps, static=given).length == 9
+        letters = client.model("letters")
+        texts = {letters.generate("ab", max_steps=8, temperature=0, static={"style": i}).text for i in range(3)}
+        assert len(texts) > 1
+        # Once arrays of a shape were accepted, they are sent as bytes, but not where static inputs go along.
+        plain = np.array([1, 4])
+        first, again = (letters.predict(plain, static={"style": 2}) for _ in range(2))
+        close(again.output, first.output)  # type: ignore[arg-type]
+
+
+def test_a_large_body_gives_the_same_answer(service: Service) -> None:
+    """It is decoded by the codec pool, which gets the classes of the inputs anew."""
+    one = sequence(40_000)
+    body = {"sequence": one, "static": static(1, 0.2), "heads": ["value"], "return": "steps"}
+    assert len(json.dumps(body)) > 1 << 20
+    whole = post(service, "models/tagger/predict", body)["results"][0]
+    short = post(service, "models/tagger/predict", body | {"sequence": part(one, slice(0, 50))})["results"][0]
+    assert whole["outputs"][:50] == short["outputs"]
+    assert whole["heads"]["value"][:50] == short["heads"]["value"]
