@@ -76,7 +76,7 @@ def card(server: Server, served: ServedModel) -> ModelCard:
         layers=network.layers,
         hidden_size=network.hidden_size,
         direction="forward" if network.forward else "bidirectional",
-        streaming=proof.streaming,
+        streaming=model.sessions,
         input=InputCard(
             kind=spec.input.kind or "features",
             size=network.features,

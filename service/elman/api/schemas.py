@@ -97,7 +97,7 @@ class ModelCard(BaseModel):
     layers: int
     hidden_size: int
     direction: Literal["forward", "bidirectional"]
-    streaming: bool = Field(description="Whether its state can be carried from request to request")
+    streaming: bool = Field(description="Whether it has sessions: its state can be carried, or it takes windows")
     window: int | None = Field(description="The number of steps that a sequence must have; null if any")
     input: InputCard
     output: OutputCard

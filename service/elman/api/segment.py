@@ -6,8 +6,10 @@ from typing import Any
 
 from elman.api.server import ServedModel, Server
 from elman.codec.frames import check_cut, cut
+from elman.codec.windows import slide
 from elman.engine.sequence import Inputs, Sequence
 from elman.errors import BadStateToken, ModelChanged, NotStreamable
+from elman.repository.network import Array
 from elman.sessions.snapshot import Snapshot
 from elman.sessions.tokens import State
 
@@ -23,6 +25,7 @@ class Segment:
     Attributes:
         inputs: the data for the engine; empty if a piece of a signal completes no window.
         further: the other sequence inputs.
+        windows: for a model of windows, those that the steps complete.
         moves: how far the sequence moves: in steps, or in samples of a signal.
     """
 
@@ -32,6 +35,11 @@ class Segment:
         self.moves = len(inputs.data)
         self.inputs, self._rest = inputs.data, None
         self.further = inputs.further
+        self.windows: list[Inputs] = []
+        self._recent: tuple[Array, ...] = ()
+        window = served.model.network.window
+        if served.model.slides and window is not None:
+            self.windows, self._recent = slide(start.recent, inputs, window)
         if served.format.frames:
             assert start.carry is not None, "the snapshot of a signal has a carry"
             self.inputs, self._rest = cut(inputs.data, start.carry, served.format)
@@ -41,10 +49,18 @@ class Segment:
         start = self.start
         return Sequence(self.inputs, state=start.state, further=self.further, statics=start.statics, **wanted)
 
+    def sequences(self, **wanted: Any) -> list[Sequence]:
+        """What a session runs: one sequence, or one per window. Of windows only the last one is run for `final`."""
+        if not self.served.model.slides:
+            return [self.sequence(keep_state=True, **wanted)] if len(self.inputs) else []
+        windows = self.windows if wanted.pop("returns") == "steps" else self.windows[-1:]
+        statics = self.start.statics
+        return [Sequence(one.data, further=one.further, statics=statics, **wanted) for one in windows]
+
     def end(self, sequence: Sequence | None) -> Snapshot:
         """The snapshot after the segment. `sequence` is the one that ran; None if there were no inputs."""
         if sequence is None:
-            return replace(self.start, carry=self._rest)
+            return replace(self.start, carry=self._rest, recent=self._recent)
         assert sequence.final_state is not None, "keep_state is set"
         output = sequence.outputs[-1][-1] if self.served.snapshots.feeds_on else None
         return Snapshot(sequence.final_state, output, self._rest, self.start.statics)
@@ -67,15 +83,21 @@ def check_streaming(served: ServedModel) -> None:
     if model.proof.streaming:
         return
     reason = model.network.look_ahead or model.proof.reason
+    expected = "whole windows, or a session" if model.slides else "whole sequences, with predict"
     raise NotStreamable(
-        f"{model.name} has no running state to continue from" + (f": {reason}" if reason else ""),
-        expected="whole sequences, with predict",
+        f"{model.name} has no running state to continue from" + (f": {reason}" if reason else ""), expected=expected
     )
+
+
+def check_sessions(served: ServedModel) -> None:
+    """Raise NotStreamable if a model has no sessions."""
+    if not served.model.sessions:
+        check_streaming(served)
 
 
 def open_token(server: Server, served: ServedModel, owner: bytes, token: str, where: str) -> tuple[int, Snapshot]:
     """The step and the snapshot that a state token holds. Raises BadStateToken and NotStreamable."""
-    check_streaming(served)
+    check_sessions(served)
     model = served.model
     state = server.tokens.open(token, model.name, model.version, served.digest, owner, time.time(), where)
     try:

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from elman.api.schemas import ForkBody, NewSession, SessionCard, SessionList, StateAnswer, StateBody
-from elman.api.segment import check_streaming, open_token, seal_token
+from elman.api.segment import check_sessions, open_token, seal_token
 from elman.api.server import Server
 from elman.errors import InvalidField
 from elman.http.callers import owner_of
@@ -33,7 +33,7 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
 
     async def create(request: Request, name: str, version: str | None, body: NewSession) -> SessionCard:
         served, owner = server.served(name, version), owner_of(request.scope)
-        check_streaming(served)
+        check_sessions(served)
         step, start = 0, served.snapshots.first
         if body.state is not None:
             step, start = open_token(server, served, owner, body.state, "state")

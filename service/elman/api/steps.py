@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from elman.api.predict import (
     check_returns,
@@ -17,12 +16,13 @@ from elman.api.predict import (
 )
 from elman.api.segment import Segment, unpacked
 from elman.api.server import ServedModel, Server
-from elman.codec.answer import OutputFormat, OutputRows, encode_json, rows_from, rows_of
+from elman.codec.answer import OutputFormat, OutputRows, encode_json, joined_rows, rows_of
 from elman.codec.octets import check_no_query, decode_octets, parse_query
 from elman.codec.pool import LARGE, MANY
 from elman.codec.requests import StepsQuery, StepsRequest
 from elman.engine.sequence import Inputs
 from elman.engine.work import Run, Steps, Work, script
+from elman.errors import TooLong
 from elman.http.endpoint import Request, Response
 from elman.sessions.sessions import StepIntent, StepWrite
 
@@ -60,27 +60,31 @@ class Stepper:
         octets: bool,
     ) -> Steps[StepsDone]:
         """Run steps of a session, exactly once. Raises what `Sessions.step` and the engine raise."""
-        check_returns(served, request.returns)
+        slides = served.model.slides
+        if not slides:
+            check_returns(served, request.returns)
         intent = StepIntent(input_digest(inputs), len(inputs.data), request.at)
         heads, network = request.heads, served.model.network
 
         def run(snapshot: bytes, write: StepWrite | None) -> Steps[OutputRows]:
             segment = Segment(served, inputs, unpacked(served, snapshot))
-            if not len(segment.inputs):
-                if write is not None:
-                    write.snapshot = served.snapshots.pack(segment.end(None))
-                    yield from self.server.sessions.save(write)
-                return OutputRows(0, np.zeros((0, network.output_size), np.float32))
-            rows = len(segment.inputs) if request.returns == "steps" else 1
-            check_rows(served, request, rows, octets, heads)
-            if write is not None:
+            length = len(segment.windows) if slides else len(segment.inputs)
+            _check_length(served, length if slides else 1)
+            check_rows(served, request, max(1, length) if request.returns == "steps" else 1, octets, heads)
+            sequences = segment.sequences(returns=request.returns, deadline=deadline, heads=bool(heads))
+            moves = bool(sequences) and not slides
+            if write is not None and moves:
                 write.compose = lambda sequence: served.snapshots.pack(segment.end(sequence))
-            wanted = {"returns": request.returns, "keep_state": True, "heads": bool(heads)}
-            sequence = segment.sequence(deadline=deadline, save=write, **wanted)
-            work = Run(served.queue, [sequence], deadline)
-            yield work
-            work.check()
-            return rows_from(sequence, network, heads)
+                sequences[0].save = write
+            if sequences:
+                work = Run(served.queue, sequences, deadline)
+                yield work
+                work.check()
+            if write is not None and not moves:
+                # No state comes out of a run: what was received is all that is kept.
+                write.snapshot = served.snapshots.pack(segment.end(None))
+                yield from self.server.sessions.save(write)
+            return OutputRows(length, *joined_rows(sequences, network, heads))
 
         rows, record, replayed = yield from self.server.sessions.step(owner, id, intent, run)
         # Only the last step is replayed, so `record.step` holds for it too.
@@ -144,6 +148,15 @@ def encode_steps(format: OutputFormat, request: StepsRequest[Any], done: StepsDo
         rows = {name: [] if request.returns == "steps" else None for name in names[: 1 + request.decode]}
     answer = {"id": done.id, "step": done.step, "length": done.rows.length, **rows, "replayed": done.replayed}
     return encode_json(answer)
+
+
+def _check_length(served: ServedModel, num_sequences: int) -> None:
+    """Raise TooLong if the steps of a session complete more windows than a request may have sequences."""
+    limit = served.decoder.limits.max_sequences
+    if num_sequences > limit:
+        raise TooLong(
+            f"the steps complete {num_sequences} windows", where="sequence", expected=f"at most {limit} windows"
+        )
 
 
 def input_digest(inputs: Inputs) -> bytes:

@@ -16,7 +16,7 @@ import msgspec
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from elman.api.metrics import Metrics
-from elman.api.segment import check_streaming
+from elman.api.segment import check_sessions
 from elman.api.server import ServedModel, Server
 from elman.api.sessions import check_ttl
 from elman.api.steps import Stepper
@@ -152,7 +152,7 @@ class Streams:
         server, owner = self.server, owner_of(socket.scope)
         query = parse_query(socket.scope["query_string"], StreamQuery)
         served = server.served(name, version)
-        check_streaming(served)
+        check_sessions(served)
         if query.session is None:
             model, start = served.model, replace(served.snapshots.first, statics=_statics(served, query.static))
             snapshot = served.snapshots.pack(start)

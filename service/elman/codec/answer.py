@@ -70,11 +70,23 @@ class OutputRows(NamedTuple):
 
 def rows_from(sequence: Sequence, network: Network, heads: Iterable[str] = ()) -> OutputRows:
     """The requested rows of a finished sequence, and those of some heads."""
+    return OutputRows(sequence.length, *joined_rows([sequence], network, heads))
+
+
+def joined_rows(
+    sequences: list[Sequence], network: Network, heads: Iterable[str] = ()
+) -> tuple[Array, dict[str, Array] | None]:
+    """The requested rows of finished sequences, one after the other, and those of some heads, as in `OutputRows`."""
+    if not sequences:
+        return np.zeros((0, network.output_size), np.float32), None
+    outputs = [outputs_of(one) for one in sequences]
     named = None
     if heads:
-        blocks = dict(zip((one.name for one in network.heads), sequence.head_outputs, strict=True))
-        named = {name: np.concatenate(blocks[name]) for name in heads}
-    return OutputRows(sequence.length, outputs_of(sequence), named)
+        places = {one.name: at for at, one in enumerate(network.heads)}
+        named = {
+            name: np.concatenate([rows for s in sequences for rows in s.head_outputs[places[name]]]) for name in heads
+        }
+    return outputs[0] if len(outputs) == 1 else np.concatenate(outputs), named
 
 
 def outputs_of(sequence: Sequence) -> Array:

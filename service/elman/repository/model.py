@@ -44,6 +44,16 @@ class Model:
         return self.network.features is None
 
     @property
+    def sessions(self) -> bool:
+        """Whether it has sessions: its state can be carried, or it takes windows, which the session slides on."""
+        return self.proof.streaming or self.slides
+
+    @property
+    def slides(self) -> bool:
+        """Whether a session runs it on the last steps: it takes a fixed number of steps."""
+        return self.network.window is not None and not self.frames
+
+    @property
     def frames(self) -> bool:
         """Whether a sequence is a signal that the server cuts into frames."""
         return self.spec.input.kind == "frames"

@@ -6,13 +6,14 @@ The state, the last output, the static inputs, and the unread end of a signal.
 import struct
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from elman.engine.packing import Packing
 from elman.repository.feeding import feeds_on
 from elman.repository.model import Model
-from elman.repository.network import Array, InputTensor
+from elman.repository.network import Array, InputTensor, Network
 
 _COUNT = struct.Struct("<i")
 
@@ -27,12 +28,14 @@ class Snapshot:
         carry: samples of a signal that completed no window yet, float32 `(samples,)`; None where the input is no
             signal.
         statics: the static inputs, in the order of `Network.statics`.
+        recent: for a model of windows, the steps that belong to the next window: the data, then each further input.
     """
 
     state: bytes
     output: Array | None = None
     carry: Array | None = None
     statics: tuple[Array, ...] = ()
+    recent: tuple[Array, ...] = ()
 
 
 class SnapshotFormat:
@@ -52,7 +55,10 @@ class SnapshotFormat:
         initial = packing.pack([state.initial for state in network.states], [0])[0]
         carry = np.zeros(spec.left_pad, np.float32) if model.frames else None
         self._statics = network.statics
-        self.first = Snapshot(initial, None, carry)
+        self._most_recent = (network.window or 1) - 1 if model.slides else 0
+        self._series = _series(network) if self._most_recent else ()
+        recent = tuple(np.zeros((0, *shape), dtype) for shape, dtype in self._series)
+        self.first = Snapshot(initial, None, carry, recent=recent)
         self._nbytes = len(self.pack(self.first))
 
     def pack(self, snapshot: Snapshot) -> bytes:
@@ -67,6 +73,11 @@ class SnapshotFormat:
             carry = np.ascontiguousarray(snapshot.carry, "<f4").tobytes()
             parts.append(_COUNT.pack(len(carry)))
             parts.append(carry.ljust(4 * self._most_carry, b"\0"))
+        if self._series:
+            parts.append(_COUNT.pack(len(snapshot.recent[0])))
+            for steps, (shape, dtype) in zip(snapshot.recent, self._series, strict=True):
+                size = self._most_recent * prod(shape) * dtype.itemsize
+                parts.append(np.ascontiguousarray(steps, dtype).tobytes().ljust(size, b"\0"))
         parts += [_pack_static(tensor, value) for tensor, value in zip(self._statics, snapshot.statics, strict=False)]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -89,7 +100,25 @@ class SnapshotFormat:
         if self._most_carry:
             (size,) = _COUNT.unpack_from(content, at)
             carry = np.frombuffer(content, "<f4", size // 4, at + _COUNT.size)
-        return Snapshot(content[: self._state_nbytes], output, carry, tuple(statics))
+        return Snapshot(content[: self._state_nbytes], output, carry, tuple(statics), self._recent(content, at))
+
+    def _recent(self, content: bytes, at: int) -> tuple[Array, ...]:
+        """The steps that belong to the next window, which begin at a position."""
+        if not self._series:
+            return ()
+        (count,) = _COUNT.unpack_from(content, at)
+        at += _COUNT.size
+        recent = []
+        for shape, dtype in self._series:
+            recent.append(np.frombuffer(content, dtype, count * prod(shape), at).reshape(count, *shape))
+            at += self._most_recent * prod(shape) * dtype.itemsize
+        return tuple(recent)
+
+
+def _series(network: Network) -> tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]:
+    """The shape of a step and the dtype, of the data and of each further input."""
+    data = (() if network.features is None else (network.features,)), network.input_dtype
+    return (data, *((tuple(extent or 1 for extent in one.shape), one.dtype) for one in network.further))
 
 
 def _pack_static(tensor: InputTensor, value: Array) -> bytes:

@@ -42,7 +42,7 @@ def describe(model: Model) -> dict[str, Any]:
         "output": {"name": network.output_names[0], "size": network.output_size},
         "state": [{"name": s.name, "shape": list(s.row_shape), "dtype": s.dtype.name} for s in network.states],
         "state_bytes": network.state_nbytes,
-        "streaming": proof.streaming,
+        "streaming": model.sessions,
         "generates": why_no_generation(model) is None,
         "forecasts": why_no_forecast(model) is None,
         "proof": {
@@ -117,7 +117,7 @@ def print_models(models: Iterable[Model], refusals: Iterable[Refusal]) -> None:
         name = f"{model.name}@{model.version}" if model.name in several else model.name
         table.add_row(
             escape(name), model.spec.task or "raw", _size(model), _input(model), str(model.network.output_size),
-            "yes" if proof.streaming else "no", "yes" if proof.exact else f"within {proof.tolerance:.1g}",
+            "yes" if model.sessions else "no", "yes" if proof.exact else f"within {proof.tolerance:.1g}",
         )  # fmt: skip
     console.print(table)
     for refusal in refusals:
@@ -132,7 +132,7 @@ def _facts(model: Model) -> list[tuple[str, str]]:
         ("input", f"{network.input!r}: {_input(model)}" + (f", {network.window} steps" if network.window else "")),
         ("output", f"{network.output_names[0]!r}: {network.output_size} numbers per {_unit(model)}"),
         ("state", _state(model)),
-        ("sessions", "yes" if proof.streaming else "no"),
+        ("sessions", "yes" if model.sessions else "no"),
         ("batching", _BATCHING[proof.batched] + ("" if proof.chunked else "; each as a whole, not in chunks")),
         ("exact", "the same bits alone, batched and in chunks" if proof.exact else f"within {proof.tolerance:.2g}"),
     ]
