@@ -299,6 +299,7 @@ def test_a_chunked_body_within_the_limit_is_read(strict: RunningServer) -> None:
     assert response.status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framing", ["content-length: 1000", "transfer-encoding: chunked"])
 def test_a_stalled_body_is_408(hasty: RunningServer, framing: str) -> None:
     with connected(hasty) as connection:
@@ -309,6 +310,7 @@ def test_a_stalled_body_is_408(hasty: RunningServer, framing: str) -> None:
     check_answers(hasty)
 
 
+@pytest.mark.slow
 def test_a_stalled_connection_is_closed_after_its_408(hasty: RunningServer) -> None:
     with connected(hasty) as connection:
         connection.sendall(head("content-length: 1000") + b'{"sequ')

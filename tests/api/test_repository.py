@@ -12,6 +12,8 @@ import pytest
 from tests.conftest import StartServer
 from tests.running import STORE, RunningServer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:

@@ -301,6 +301,7 @@ def test_racing_steps_with_the_same_at_and_content_are_one(server: RunningServer
     assert server.client.get(f"/v1/sessions/{id}").json()["step"] == 300
 
 
+@pytest.mark.slow
 def test_a_session_expires_when_it_is_idle(server: RunningServer) -> None:
     id = create(server, ttl=2.5)["id"]
     for at in range(4):

@@ -215,6 +215,7 @@ def num_connections(port: int) -> int:
     return sum(int(row[1].split(":")[1], 16) == port and row[3] not in (listening, time_wait) for row in rows)
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_slowed_and_then_dropped(signals: RunningServer) -> None:
     """What it may hold of the server is what its connection holds; the session stands at a step that was run."""
     data = np.random.default_rng(0).standard_normal((2000, 12), np.float32)

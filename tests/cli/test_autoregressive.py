@@ -5,9 +5,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.cli.command import elman
 from tests.running import STORE, RunningServer
+
+pytestmark = pytest.mark.slow
 
 HISTORY = (10 + 2 * np.sin(np.arange(30) / 3)).tolist()
 WRITER = "names-lstm-generator"

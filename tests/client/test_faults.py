@@ -14,6 +14,8 @@ from tests.running import RunningServer, running_server
 
 Sequences = list[NDArray[np.float32]]
 
+pytestmark = pytest.mark.slow
+
 TIMES = Timeout(total=30.0, read=0.25)
 RETRIES = Retries(attempts=100, first=0.01, longest=0.1)
 LOSSES = [fault for fault in Fault if fault not in (Fault.PASS, Fault.DRIP, Fault.BUSY)]

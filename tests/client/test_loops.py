@@ -22,6 +22,8 @@ from tests.client.proxy import Fault, fault_proxy
 from tests.looping import RESIDUALS, forecaster, generator, put_forecaster, put_generator
 from tests.running import STORE, RunningServer, running_server
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def looping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:

@@ -27,6 +27,8 @@ from elman.client import (
 from tests.client.proxy import Fault, FaultProxy, fault_proxy
 from tests.running import RunningServer
 
+pytestmark = pytest.mark.slow
+
 TOTAL = 0.6
 # Seconds. On a busy machine a call may end a little late.
 SLACK = 0.4

@@ -56,6 +56,7 @@ def test_a_worker_that_dies_fails_its_call_which_is_not_repeated(tmp_path: Path)
     run(test)
 
 
+@pytest.mark.slow
 def test_a_call_that_takes_too_long_is_given_up() -> None:
     async def test(pool: CodecPool) -> None:
         assert await pool.call(pooled.double, 2) == 4  # the worker has started
@@ -68,6 +69,7 @@ def test_a_call_that_takes_too_long_is_given_up() -> None:
     run(test, seconds=5.0)
 
 
+@pytest.mark.slow
 def test_writing_to_a_worker_that_does_not_read_is_limited_too() -> None:
     """A stopped worker reads nothing, and the pipe to it is soon full."""
 

@@ -13,6 +13,8 @@ from onnx import TensorProto, helper
 from tests.reference import expected, float32, same_bits
 from tests.running import STORE, RunningServer, running_server
 
+pytestmark = pytest.mark.slow
+
 GOOD = "vowels-gru"
 
 

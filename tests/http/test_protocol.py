@@ -167,6 +167,7 @@ def test_answers_before_a_broken_request_still_come(server: RunningServer) -> No
     assert [status for status, _, _ in answers] == [200, 400]
 
 
+@pytest.mark.slow
 def test_a_head_that_does_not_come_is_given_up(server: RunningServer) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         connection.sendall(b"POST /v1/models HTTP/1.1\r\nhost:")
@@ -347,6 +348,7 @@ def test_requests_that_repeat_a_head_are_as_those_that_are_parsed(server: Runnin
     assert parsed.answers == fresh * 3
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     length=st.sampled_from([b"%d", b"0%d", b"+%d", b" %d", b"%d ", b"%d,%d", b"%dx", b"-%d", b"0x%x", b""]),

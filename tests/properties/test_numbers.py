@@ -68,13 +68,13 @@ def outcome(decoder: JSONDecoder, kind: str, content: bytes) -> tuple[Any, ...]:
     """What a decoder makes of a body, in a form that can be compared bit for bit."""
     try:
         if kind == "predict":
-            request, arrays = decoder.predict(content)
+            request, inputs = decoder.predict(content)
         else:
-            steps, array = decoder.steps(content, {})
+            steps, (array, *_) = decoder.steps(content, {})
             return steps, array.dtype, array.shape, array.tobytes()
     except ElmanError as error:
         return type(error), error.detail, error.where, error.expected
-    return request, [(a.dtype, a.shape, a.tobytes()) for a in arrays]
+    return request, [(a.dtype, a.shape, a.tobytes()) for a, *_ in inputs]
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
@@ -88,6 +88,9 @@ def outcome(decoder: JSONDecoder, kind: str, content: bytes) -> tuple[Any, ...]:
 @example(content=b'{"sequences": [[[1, 2]], [[3, 4]], [[3, 4]], [[3, 4]]]}')
 @example(content=b'{"sequences": []}')
 @example(content=b'{"sequence": [[1, 2], [3, true]]}')
+@example(content=b'{"sequence": [[1, 2]], "static": 5}')
+@example(content=b'{"sequence": [[1, 2]], "static": {}}')
+@example(content=b'{"sequence": [[1, 2]], "heads": "a"}')
 @example(content=b'[{"sequence": [[1, 2]]}]')
 def test_it_is_the_general_path_but_for_the_time(format: InputFormat, kind: str, content: bytes) -> None:
     plain, general = JSONDecoder(format, LIMITS), JSONDecoder(format, LIMITS)

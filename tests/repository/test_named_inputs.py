@@ -73,7 +73,7 @@ class Truth:
 @pytest.fixture(scope="module")
 def service(serve: Callable[[Path], Service], tmp_path_factory: pytest.TempPathFactory) -> Service:
     root = tmp_path_factory.mktemp("named")
-    for name, proto, spec in (("tagger", tagger(), {}), ("letters", letters(), LETTERS)):
+    for name, proto, spec in (("tagger", tagger(), {}), ("letters", letters(), LETTERS), ("free", graphs.tagger(), {})):
         folder = root / name / "1"
         folder.mkdir(parents=True)
         onnx.save(proto, folder / "model.onnx")
@@ -256,6 +256,8 @@ GOOD = {"sequence": sequence(3), "static": static(0, 0.0)}
     ("change", "code", "where"),
     [
         ({"static": None}, "invalid_field", "static"),
+        ({"static": 5}, "invalid_field", "static"),
+        ({"static": "old"}, "invalid_field", "static"),
         ({"static": {"speaker": 1}}, "invalid_field", "static"),
         ({"static": {**static(0, 0.0), "sex": 1}}, "invalid_field", "static.sex"),
         ({"static": {"speaker": SPEAKERS, "age": 0.0}}, "unknown_token", "static.speaker"),
@@ -280,6 +282,14 @@ def test_what_is_missing_or_wrong_is_named(service: Service, change: dict[str, A
     problem = post(service, "models/tagger/predict", GOOD | change, 422)
     assert (problem["code"], problem["where"]) == (code, where), problem
     post(service, "models/tagger/predict", GOOD)
+
+
+@pytest.mark.parametrize("static", [5, "old", True, [], [5], [None], {"style": None}, {"style": [1]}])
+def test_static_inputs_of_a_wrong_type_are_refused(service: Service, static: Any) -> None:
+    """Beside a body of plain numbers, which is read another way, too."""
+    for model, sequence in (("letters", [1, 4]), ("free", [[0.0] * FEATURES])):
+        problem = post(service, f"models/{model}/predict", {"sequence": sequence, "static": static}, 422)
+        assert problem["where"].startswith("static"), problem
 
 
 def test_static_inputs_are_not_given_twice_or_in_vain(service: Service) -> None:

@@ -43,7 +43,7 @@ class JSONDecoder:
         The data of a sequence is `(length, features)` in the network's dtype, `(length,)` token ids, or float32
         `(samples,)` for a model of frames, not cut yet. Raises RequestError with the `where` of the first error.
         """
-        plain = self._plain(content, PredictRequest[Any, Any])
+        plain = self._plain(content, self._plain_predict)
         if plain is None:
             request = decode_body(self._predict, content)
             items, many = _items(request)
@@ -197,6 +197,11 @@ class JSONDecoder:
         if self.format.frames:
             return list[float]
         return list[list[float] | float] if self.format.features == 1 else list[list[float]]
+
+    @cached_property
+    def _plain_predict(self) -> Any:
+        """The type of the other fields of a plain body."""
+        return PredictRequest[Any, self.static]  # type: ignore[name-defined]
 
     @cached_property
     def _predict(self) -> Any:
