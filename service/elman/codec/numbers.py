@@ -3,14 +3,18 @@
 from typing import Any
 
 import numpy as np
-import simdjson
+
+try:
+    import simdjson
+except ModuleNotFoundError:  # where it has no wheel
+    simdjson = None  # type: ignore[assignment]
 
 from elman.repository.network import Array
 
 # A parser keeps many times the memory of the largest body that it has parsed. Larger bodies get a parser of their own.
 _MAX_SHARED_BYTES = 512 * 1024
 # It raises an error if another thread is using it. The body is then decoded in the general way.
-_PARSER = simdjson.Parser()
+_PARSER: Any = simdjson.Parser() if simdjson else None
 _LIST = ord("[")
 # The byte order mark. simdjson accepts it, the general decoder does not.
 _MARK = b"\xef\xbb\xbf"
@@ -31,9 +35,9 @@ def read_numbers(content: bytes, width: int) -> tuple[dict[str, Any], list[Array
         finite; and whether the field was `sequences` and not `sequence`.
 
     Raises:
-        NotPlain: for any other body.
+        NotPlain: for any other body, and for every body if the package simdjson is not installed.
     """
-    if content.startswith(_MARK):
+    if simdjson is None or content.startswith(_MARK):
         raise NotPlain
     parser = _PARSER if len(content) <= _MAX_SHARED_BYTES else simdjson.Parser()
     try:
