@@ -368,3 +368,71 @@ def test_a_large_body_gives_the_same_answer(service: Service) -> None:
     short = post(service, "models/tagger/predict", body | {"sequence": part(one, slice(0, 50))})["results"][0]
     assert whole["outputs"][:50] == short["outputs"]
     assert whole["heads"]["value"][:50] == short["heads"]["value"]
+
+
+def attending(tokens: int = 7) -> onnx.ModelProto:
+    """One step of a decoder: a token, a state, and `encoded`, the outputs of an encoder, which the state attends to."""
+    rng = np.random.default_rng(4)
+    shapes = {"table": (tokens, HIDDEN), "w": (2 * HIDDEN, HIDDEN), "r": (HIDDEN, HIDDEN), "head": (HIDDEN, tokens)}
+    tensors = [graphs.constant(name, rng.standard_normal(shape) * 0.7, np.float32) for name, shape in shapes.items()]
+    nodes = [
+        helper.make_node("Gather", ["table", "token"], ["row"]),
+        helper.make_node("Unsqueeze", ["h", "two"], ["column"]),
+        helper.make_node("MatMul", ["encoded", "column"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["weights"], axis=1),
+        helper.make_node("Mul", ["encoded", "weights"], ["weighted"]),
+        helper.make_node("ReduceSum", ["weighted", "one"], ["context"], keepdims=0),
+        helper.make_node("Concat", ["row", "context"], ["joined"], axis=1),
+        helper.make_node("MatMul", ["joined", "w"], ["read"]),
+        helper.make_node("MatMul", ["h", "r"], ["kept"]),
+        helper.make_node("Add", ["read", "kept"], ["sum"]),
+        helper.make_node("Tanh", ["sum"], ["h_out"]),
+        helper.make_node("MatMul", ["h_out", "head"], ["logits"]),
+        helper.make_node("Squeeze", ["weights", "two"], ["attention"]),
+    ]
+    inputs = [
+        graphs.value("token", ["batch"], TensorProto.INT64),
+        graphs.value("encoded", ["batch", "source", HIDDEN]),
+        graphs.value("h", ["batch", HIDDEN]),
+    ]
+    outputs = [graphs.value("logits", ["batch", tokens]), graphs.value("h_out", ["batch", HIDDEN])]
+    return graphs.model(nodes, inputs, outputs, [*tensors, graphs.constant("one", [1]), graphs.constant("two", [2])])
+
+
+def attended(tokens: list[int], encoded: Array) -> Array:
+    session = ort.InferenceSession(attending().SerializeToString(), providers=["CPUExecutionProvider"])
+    h, rows = np.zeros((1, HIDDEN), np.float32), []
+    for token in tokens:
+        row, h = session.run(["logits", "h_out"], {"token": np.array([token]), "encoded": encoded[None], "h": h})
+        rows.append(row[0])
+    return np.array(rows)
+
+
+def test_a_decoder_attends_to_the_block_of_its_session(serve: Callable[[Path], Service], tmp_path: Path) -> None:
+    folder = tmp_path / "decoder" / "1"
+    folder.mkdir(parents=True)
+    onnx.save(attending(), folder / "model.onnx")
+    (folder / "model.json").write_text(json.dumps({"task": "generation", "decoder": {"kind": "tokens"}}))
+    service = serve(tmp_path)
+    inputs = {one["name"]: (one["role"], one["shape"]) for one in service.card("decoder")["inputs"]}  # type: ignore[attr-defined]
+    assert inputs["encoded"] == ("static", [None, HIDDEN])
+    rng = np.random.default_rng(5)
+    blocks = [rng.standard_normal((length, HIDDEN)).astype(np.float32) for length in (9, 1, 4, 9)]
+    tokens = [[1, 2, 3, 0], [5], [6, 6], [3, 1, 4]]
+    body = {"sequences": tokens, "static": [{"encoded": block.tolist()} for block in blocks], "return": "steps"}
+    results = post(service, "models/decoder/predict", body)["results"]
+    for result, row, block in zip(results, tokens, blocks, strict=True):
+        close(result["outputs"], attended(row, block))
+    for row, block in zip(tokens, blocks, strict=True):
+        session = post(service, "models/decoder/sessions", {"static": {"encoded": block.tolist()}}, 201)["id"]
+        found = [post(service, f"sessions/{session}/steps", {"sequence": [token]})["output"] for token in row]
+        close(found, attended(row, block))
+        written = [1]
+        for _ in range(5):
+            written.append(int(attended(written, block)[-1].argmax()))
+        greedy = {"prompt": [1], "max_steps": 5, "temperature": 0, "static": {"encoded": block.tolist()}}
+        assert post(service, "models/decoder/generate", greedy)["results"][0]["tokens"] == written[1:]
+    wrong = {"sequence": [1], "static": {"encoded": [[0.0] * HIDDEN, [0.0]]}}
+    assert post(service, "models/decoder/predict", wrong, 422)["where"] == "static.encoded[1]"
+    empty = {"sequence": [1], "static": {"encoded": []}}
+    assert post(service, "models/decoder/predict", empty, 422)["where"] == "static.encoded"

@@ -192,6 +192,8 @@ def _other(graph: Graph, spec: ModelSpec, name: str, data: str, batch: int, time
         role, found = "lengths", "a recurrent node stops by it, or it is named so"
     elif role is None and steps is not None:
         role, found = ("mask" if len(dims) == 2 and names_mask(name) else "sequence"), "it has the axis of time"
+    elif role is None and time is None and any(not isinstance(d, int) for at, d in enumerate(dims) if at != (rows or 0)):
+        role, found = "static", "it has an axis of a length of its own"
     elif role is None:
         role, found = ("sequence" if time is None else "static"), "it has no axis of time"
     if rows is None:
