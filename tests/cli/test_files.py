@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from elman.cli.jobs.files.csv import CSVSource
+from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.formats import open_sink, open_source
-from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome, UnusableFile
+from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome
 from elman.cli.jobs.files.json import JSONSource, TextSource
 
 Array = np.ndarray[Any, Any]
@@ -146,7 +147,7 @@ def test_what_is_wrong_with_a_table_is_told_by_row_and_column() -> None:
 
 def test_what_is_wrong_with_a_line_is_told_by_its_number() -> None:
     lines = b'[[1,2,3]]\nnonsense\n{"id": 1}\n[1,\n"\xff"\n{"id": {}, "sequence": []}\n[[NaN]]\n' + b"[" * 5000
-    told = faults(JSONSource(BytesIO(lines), None))
+    told = faults(JSONSource(BytesIO(lines), None, THREE))
     assert set(told) == {f"line {n}" for n in range(2, 9)}
     assert told["line 3"] == "it has no field 'sequence'"
     assert "UTF-8" in told["line 5"] and "id" in told["line 6"]

@@ -5,80 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import graphs
 import httpx
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pytest
 from conftest import Service
-from onnx import TensorProto, helper
 from websockets.sync.client import connect
 
 from elman.client import Batching, Client, RequestError
+from tests.named import FEATURES, HIDDEN, SPEAKERS, Truth, letters, sequence, static, tagger, write_models
 from tests.reference import Array
-
-FEATURES, HIDDEN, SPEAKERS = graphs.FEATURES, graphs.HIDDEN, 5
-
-
-def tagger() -> onnx.ModelProto:
-    """(batch, time, features), `gain` per step, `speaker` and `age` per sequence; heads `value`, `best`, `level`."""
-    rng = np.random.default_rng(1)
-    before = (
-        helper.make_node("Gather", ["voices", "speaker"], ["voice"]),
-        helper.make_node("Add", ["voice", "age"], ["shift"]),
-        helper.make_node("Unsqueeze", ["shift", "one"], ["shift3"]),
-        helper.make_node("Mul", ["input", "gain"], ["loud"]),
-        helper.make_node("Add", ["loud", "shift3"], ["given"]),
-    )
-    after = (
-        helper.make_node("Identity", ["steps"], ["output"]),
-        helper.make_node("ReduceSum", ["steps", "last"], ["value"], keepdims=1),
-        helper.make_node("ArgMax", ["steps"], ["best"], axis=2, keepdims=0),
-        helper.make_node("Gather", ["steps", "minus"], ["level"], axis=1),
-    )
-    tensors = (
-        graphs.constant("voices", rng.standard_normal((SPEAKERS, FEATURES)), np.float32),
-        graphs.constant("last", [2]),
-        graphs.constant("minus", -1),
-    )
-    extra = (
-        graphs.value("gain", ["batch", "time", 1]),
-        graphs.value("speaker", ["batch"], TensorProto.INT64),
-        graphs.value("age", ["batch", 1]),
-    )
-    proto = graphs.tagger("GRU", before=before, after=after, tensors=tensors, extra=extra)
-    kinds = {"value": TensorProto.FLOAT, "best": TensorProto.INT64, "level": TensorProto.FLOAT}
-    proto.graph.output.extend([graphs.value(name, None, kind) for name, kind in kinds.items()])
-    return proto
-
-
-class Truth:
-    """ONNX Runtime on the file as it is, one sequence at a time."""
-
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        self.session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-
-    def __call__(self, one: dict[str, Any], static: dict[str, Any]) -> dict[str, Array]:
-        feeds = {
-            "input": np.array([one["input"]], np.float32),
-            "gain": np.array([one["gain"]], np.float32).reshape(1, -1, 1),
-            "speaker": np.array([static["speaker"]], np.int64),
-            "age": np.array([static["age"]], np.float32).reshape(1, 1),
-        }
-        names = [output.name for output in self.session.get_outputs()]
-        return dict(zip(names, (array[0] for array in self.session.run(None, feeds)), strict=True))
 
 
 @pytest.fixture(scope="module")
 def service(serve: Callable[[Path], Service], tmp_path_factory: pytest.TempPathFactory) -> Service:
-    root = tmp_path_factory.mktemp("named")
-    for name, proto, spec in (("tagger", tagger(), {}), ("letters", letters(), LETTERS), ("free", graphs.tagger(), {})):
-        folder = root / name / "1"
-        folder.mkdir(parents=True)
-        onnx.save(proto, folder / "model.onnx")
-        (folder / "model.json").write_text(json.dumps(spec))
-    return serve(root)
+    return serve(write_models(tmp_path_factory.mktemp("named")))
 
 
 @pytest.fixture(scope="module")
@@ -86,20 +27,8 @@ def truth() -> Truth:
     return Truth(tagger())
 
 
-def sequence(length: int, seed: int = 0) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    return {
-        "input": rng.standard_normal((length, FEATURES)).astype(np.float32).tolist(),
-        "gain": rng.uniform(0.5, 2.0, length).astype(np.float32).tolist(),
-    }
-
-
 def part(one: dict[str, Any], steps: slice) -> dict[str, Any]:
     return {name: values[steps] for name, values in one.items()}
-
-
-def static(speaker: int, age: float) -> dict[str, Any]:
-    return {"speaker": speaker, "age": [age]}
 
 
 def post(service: Service, path: str, body: object, code: int = 200) -> dict[str, Any]:
@@ -210,26 +139,6 @@ def test_influence_leaves_a_step_of_every_input_out(service: Service, truth: Tru
     np.testing.assert_allclose(answer["influence"], expected, atol=1e-5)
 
 
-def letters() -> onnx.ModelProto:
-    """A model of letters, with its state, whose scores are shifted by `style`: one of three rows."""
-    proto = graphs.letters()
-    rng = np.random.default_rng(2)
-    proto.graph.node[-1].output[0] = "scores"
-    proto.graph.initializer.append(graphs.constant("styles", 3 * rng.standard_normal((3, 11)), np.float32))
-    proto.graph.node.extend(
-        [
-            helper.make_node("Gather", ["styles", "style"], ["shift2"]),
-            helper.make_node("Unsqueeze", ["shift2", "one"], ["shift"]),
-            helper.make_node("Add", ["scores", "shift"], ["output"]),
-        ]
-    )
-    proto.graph.input.append(graphs.value("style", ["batch"], TensorProto.INT64))
-    return proto
-
-
-LETTERS = {"task": "generation", "decoder": {"kind": "tokens"}, "input": {"vocabulary": list("abcdefghijk")}}
-
-
 def test_generate_goes_on_with_the_static_inputs(service: Service) -> None:
     session = ort.InferenceSession(letters().SerializeToString(), providers=["CPUExecutionProvider"])
     found = set()
@@ -287,8 +196,8 @@ def test_what_is_missing_or_wrong_is_named(service: Service, change: dict[str, A
 @pytest.mark.parametrize("static", [5, "old", True, [], [5], [None], {"style": None}, {"style": [1]}])
 def test_static_inputs_of_a_wrong_type_are_refused(service: Service, static: Any) -> None:
     """Beside a body of plain numbers, which is read another way, too."""
-    for model, sequence in (("letters", [1, 4]), ("free", [[0.0] * FEATURES])):
-        problem = post(service, f"models/{model}/predict", {"sequence": sequence, "static": static}, 422)
+    for model, data in (("letters", [1, 4]), ("free", [[0.0] * FEATURES])):
+        problem = post(service, f"models/{model}/predict", {"sequence": data, "static": static}, 422)
         assert problem["where"].startswith("static"), problem
 
 

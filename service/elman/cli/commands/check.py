@@ -20,11 +20,13 @@ def check(
     elman check my-models/tagger
     elman check tagger/1/model.onnx --json
 
-    Prints the spec of the model, how its sequences may be batched, and what was proved of it. For a file that is
-    refused it prints the reason and what to change. Exit codes: 0 it can be served; 1 it is refused.
+    Prints every input and output with its role, an example of a request, the spec of the model, how its sequences may
+    be batched, and what was proved of it. For a file that is refused it prints the reason and what to change. Exit
+    codes: 0 it can be served; 1 it is refused.
     """
     from elman.cli.jobs.model_files import load_file
     from elman.cli.jobs.model_report import describe, print_model, print_refusal, refusal_report
+    from elman.cli.jobs.request_example import request_example
     from elman.errors import ModelRefused
 
     try:
@@ -36,6 +38,6 @@ def check(
             print_refusal(path, refused)
         raise typer.Exit(FAILED) from None
     if as_json:
-        typer.echo(json.dumps(describe(model)))
+        typer.echo(json.dumps(describe(model) | {"request": request_example(model)}))
     else:
         print_model(file, model)

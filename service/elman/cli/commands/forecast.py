@@ -8,6 +8,7 @@ import typer
 from elman.cli.commands.options import (
     DEFAULT_URL,
     AsJSON,
+    Columns,
     Concurrency,
     File,
     IdColumn,
@@ -18,8 +19,11 @@ from elman.cli.commands.options import (
     OnErrorOption,
     Overwrite,
     Quiet,
+    Static,
     Timeout,
     Url,
+    column_names,
+    static_values,
 )
 
 
@@ -49,6 +53,8 @@ def forecast(
     input_format: InputFormat = None,
     id_column: IdColumn = "id",
     column: Annotated[str | None, typer.Option(help="In tables: the column of the series.", show_default=False)] = None,
+    static: Static = None,
+    columns: Columns = None,
     concurrency: Concurrency = 4,
     url: Url = DEFAULT_URL,
     api_key: Key = None,
@@ -64,7 +70,8 @@ def forecast(
     elman forecast electricity-gru load.csv -n 48 --future calendar.csv -o ahead.csv
     elman forecast ./my-model many.jsonl --json > forecasts.jsonl
 
-    FILE is as for elman predict, with one series or many. A line of JSON may hold "future" beside "sequence".
+    FILE is as for elman predict, with one series or many. A line of JSON may hold "future" and "static" beside
+    "sequence".
     Values are in the units of the data. With --samples, each path adds errors that the model made on data it had
     not seen, and mean and quantiles are taken over the paths. A model that cannot forecast says why; the field
     "forecast" of its card is null.
@@ -86,6 +93,8 @@ def forecast(
         column=column,
         output=output,
         request=options,
+        static=static_values(static),
+        columns=column_names(columns),
         batch=1,
         concurrency=concurrency,
         on_error=on_error.value,

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from elman.cli.commands.options import DEFAULT_URL, AsJSON, Key, Model, Timeout, Url
+from elman.cli.commands.options import DEFAULT_URL, AsJSON, Key, Model, Static, Timeout, Url, static_values
 from elman.cli.exits import refuse
 
 
@@ -15,6 +15,7 @@ def generate(
         str | None,
         typer.Option("--condition", "-c", help="One of the conditions on the model's card, e.g. a language."),
     ] = None,
+    static: Static = None,
     max_steps: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most tokens to generate.")] = 100,
     temperature: Annotated[
         float, typer.Option("--temperature", "-t", min=0.0, max=100.0, help="0 always takes the most likely token.")
@@ -40,6 +41,7 @@ def generate(
     elman generate names-lstm-generator Mc --stream
     elman generate names-lstm-generator --condition Italian --samples 10 --temperature 0.7
     elman generate ./my-model "Once" --max-steps 300 --seed 1 --json
+    elman generate ./my-model "Once" --static style=2
 
     Without --seed the server draws one. It is in the answer of --json, and gives the same text again. With --json
     and --stream each event is one line, and the last line is the whole answer.
@@ -52,6 +54,7 @@ def generate(
     body: dict[str, Any] = {
         "prompt": prompt or None,
         "condition": condition,
+        "static": static_values(static) or None,
         "seed": seed,
         "max_steps": max_steps,
         "temperature": temperature,

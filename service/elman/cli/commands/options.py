@@ -1,7 +1,9 @@
 """Arguments and options that several commands share."""
 
+import csv
+import json
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,3 +51,52 @@ InputFormat = Annotated[Input | None, typer.Option(help="Format of FILE, if its 
 OnErrorOption = Annotated[
     OnError, typer.Option(help="stop: end at the first error. skip: write the error in place of the result.")
 ]
+
+Static = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE", help="A static input, the same for every sequence, in JSON: speaker=3 or place=[0.1,2]."
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=COLUMN,...",
+        help="In tables: the columns of an input that are not called as it is. May be given several times.",
+    ),
+]
+
+
+def static_values(options: list[str] | None) -> dict[str, Any]:
+    """The static inputs that `--static` gives, by name. Raises typer.BadParameter."""
+    values = {}
+    for name, text in _named(options, "--static", "speaker=3"):
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            raise typer.BadParameter(
+                f"{text!r} is not JSON. A value is written as speaker=3; the column of a table as --columns "
+                f"{name}={text}",
+                param_hint="--static",
+            ) from None
+    return values
+
+
+def column_names(options: list[str] | None) -> dict[str, tuple[str, ...]]:
+    """The columns that `--columns` names, by input. A name with a comma stands in quotes. Raises typer.BadParameter."""
+    return {
+        name: tuple(next(csv.reader([text], skipinitialspace=True)))
+        for name, text in _named(options, "--columns", "speaker=who")
+    }
+
+
+def _named(options: list[str] | None, option: str, example: str) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for text in options or ():
+        name, sign, value = text.partition("=")
+        if not sign or not name or not value:
+            raise typer.BadParameter(f"{text!r} is not of the form {example}", param_hint=option)
+        if name in (given for given, _ in pairs):
+            raise typer.BadParameter(f"{name!r} is given twice", param_hint=option)
+        pairs.append((name, value))
+    return pairs

@@ -8,6 +8,7 @@ import typer
 
 from elman.cli.commands.options import (
     DEFAULT_URL,
+    Columns,
     Concurrency,
     File,
     IdColumn,
@@ -18,8 +19,11 @@ from elman.cli.commands.options import (
     OnErrorOption,
     Overwrite,
     Quiet,
+    Static,
     Timeout,
     Url,
+    column_names,
+    static_values,
 )
 
 
@@ -45,6 +49,11 @@ def predict(
     returns: Annotated[Return, typer.Option("--return", help="final: only o_n. steps: o_1..o_n.")] = Return.final,
     decode: Annotated[bool, typer.Option(help="Add labels, values or tokens to the outputs.")] = True,
     top: Annotated[int, typer.Option(min=1, max=1000, help="Number of labels in a result.")] = 3,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(help="Return this output too, by its name on the model's card. May be given several times."),
+    ] = None,
+    static: Static = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an output that was interrupted.")] = False,
     overwrite: Overwrite = False,
     on_error: OnErrorOption = OnError.stop,
@@ -57,6 +66,7 @@ def predict(
             help="In tables: the column of whole sequences, or of the one number per step.", show_default=False
         ),
     ] = None,
+    columns: Columns = None,
     batch: Annotated[int, typer.Option(min=1, max=10_000, help="Most sequences in one request.")] = 256,
     concurrency: Concurrency = 4,
     url: Url = DEFAULT_URL,
@@ -74,10 +84,11 @@ def predict(
     elman predict vowels-gru steps.parquet --return steps -o all.npz
     echo Schmidt | elman predict names-gru -          from a pipe, each line answered at once
     elman predict names-gru big.jsonl -o out.jsonl --resume
+    elman predict ./my-model steps.csv --static speaker=3 --head value
 
     \b
     Formats of FILE:
-    .jsonl    {"sequence": ..., "id": ...} on each line, or a bare sequence
+    .jsonl    {"sequence": ..., "static": ..., "id": ...} on each line, or a bare sequence
     .txt      one text per line, for models that read text
     .csv      one step per row; the rows of a sequence follow each other and share an id;
               without a column id the file is one sequence;
@@ -86,6 +97,13 @@ def predict(
     .npz      one sequence per member, as np.savez(path, *sequences) writes;
               or all steps in one member, and lengths
     .parquet  a list column sequence, or rows as in CSV
+
+    \b
+    A model with several inputs:
+    .jsonl         "sequence" is an object of the sequence inputs by name, "static" one of the static inputs
+    .csv .parquet  an input has the column of its name; with several numbers place_0, place_1, ...;
+                   --columns names others; a static input is the same in all rows of a sequence
+    --static gives a static input that is the same for every sequence, in every format.
 
     \b
     Formats of the output, with one result for each sequence:
@@ -103,6 +121,8 @@ def predict(
     from elman.cli.jobs.file_job import FileJob, JobOptions
 
     options: dict[str, Any] = {"return": returns.value, "decode": decode, "top": top}
+    if head:
+        options["heads"] = list(dict.fromkeys(head))
     job = JobOptions(
         model=model,
         file=file,
@@ -116,6 +136,8 @@ def predict(
         output_format=None if output_format is None else output_format.value,
         steps=returns is Return.steps,
         request=options,
+        static=static_values(static),
+        columns=column_names(columns),
         batch=batch,
         concurrency=concurrency,
         on_error=on_error.value,

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from elman.cli.jobs.files.items import UnusableFile
+from elman.cli.jobs.files.errors import UnusableFile
 
 
 def checkpoint_of(output: Path) -> Path:

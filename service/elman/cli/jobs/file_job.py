@@ -1,10 +1,11 @@
 """What `elman predict` and `elman forecast` do with a file: read it, ask a model, write the results."""
 
 import json
+import math
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +14,10 @@ import typer
 
 from elman.cli.exits import CANNOT_START, FAILED, refuse
 from elman.cli.jobs.checkpoint import checkpoint_of, open_checkpoint, remove_checkpoint
+from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.formats import STDIN, FileFormat, format_of, name_of, open_sink, open_source
-from elman.cli.jobs.files.items import ModelIO, Sink, Source, UnusableFile, parts_of
+from elman.cli.jobs.files.inputs import NamedInput
+from elman.cli.jobs.files.items import ModelIO, Sink, Source, parts_of
 from elman.cli.jobs.pipeline import ItemFailed, OnError, Pipeline, RunItems
 from elman.cli.jobs.predictor import Predictor
 from elman.cli.jobs.progress import Counts, ProgressBar, summary_line
@@ -29,6 +32,8 @@ class JobOptions:
 
     Attributes:
         request: fields of the request, beside the sequences.
+        static: static inputs that are the same for every sequence, by name.
+        columns: in tables, the columns that hold an input, by its name.
     """
 
     model: str
@@ -43,6 +48,8 @@ class JobOptions:
     output_format: FileFormat | None = None
     steps: bool = False
     request: dict[str, Any] = field(default_factory=dict)
+    static: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     batch: int = 256
     concurrency: int = 4
     on_error: OnError = "stop"
@@ -59,9 +66,25 @@ class JobOptions:
         return "jsonl" if self.output is None else format_of(str(self.output))
 
 
-def model_io_of(card: dict[str, Any], decode: bool = True) -> ModelIO:
-    """The input and output of a model, from its card."""
+def model_io_of(card: dict[str, Any], options: JobOptions) -> ModelIO:
+    """The inputs and outputs of a model, from its card. Raises UnusableFile if an option names what it has not."""
     given, output = card["input"], card["output"]
+    decode = options.request.get("decode", True)
+    inputs = [one for one in card["inputs"] if one["role"] in ("sequence", "static")]
+    heads = {one["name"]: one for one in card["outputs"][1:] if one["role"] in ("steps", "final")}
+    wanted = options.request.get("heads", ())
+    statics = [one["name"] for one in inputs if one["role"] == "static"]
+    _check_names("static input", options.static, statics)
+    _check_names("input", options.columns, [one["name"] for one in inputs])
+    _check_names("head", wanted, list(heads))
+    further, read = (
+        tuple(
+            NamedInput(one["name"], tuple(one["shape"]), one["dtype"], options.columns.get(one["name"], ()))
+            for one in inputs[1:]
+            if one["role"] == role and one["name"] not in options.static
+        )
+        for role in ("sequence", "static")
+    )
     decoded: Literal["label", "token", "values"] | None = None
     if decode and output.get("labels"):
         decoded = "label"
@@ -76,7 +99,19 @@ def model_io_of(card: dict[str, Any], decode: bool = True) -> ModelIO:
         text=bool(given.get("text")),
         outputs=output["size"],
         decoded=decoded,
+        data=inputs[0]["name"],
+        columns=options.columns.get(inputs[0]["name"], ()),
+        further=further,
+        statics=read,
+        given=options.static,
+        heads={name: (math.prod(n or 1 for n in heads[name]["shape"]), heads[name]["dtype"]) for name in wanted},
     )
+
+
+def _check_names(kind: str, names: Iterable[str], known: list[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UnusableFile(f"the model has no {kind} {name!r}; it has {', '.join(known) or 'none'}")
 
 
 class FileJob:
@@ -149,7 +184,7 @@ class FileJob:
     async def _run(self) -> None:
         options = self.options
         async with connect(options.model, options.url, options.api_key, options.timeout) as target:
-            model_io = model_io_of(target.card, decode=options.request.get("decode", True))
+            model_io = model_io_of(target.card, options)
             source = open_source(options.file, model_io, options.input_format, options.id_column, options.column)
             try:
                 source = self._widen(target, source)
@@ -187,12 +222,13 @@ class FileJob:
         if options.output is None:
             return False
         card = target.card
+        named = {key: value for key, value in (("static", options.static), ("columns", options.columns)) if value}
         made_with = {
             "model": f"{card['name']} version {card['version']}",
             "digest": f"a model file of the digest {card['digest']}",
             "format": f"the format {options.format}",
             "return": f"--return {'steps' if options.steps else 'final'}",
-            "options": f"the options {json.dumps(options.request, sort_keys=True)}",
+            "options": f"the options {json.dumps(options.request | named, sort_keys=True)}",
         }
         resumed = open_checkpoint(options.output, made_with, options.resume, options.overwrite)
         self._new_output = not resumed

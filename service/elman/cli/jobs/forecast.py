@@ -12,8 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from elman.cli.jobs.file_job import FileJob, JobOptions
+from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.formats import open_source
-from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome, Sink, Source, UnusableFile
+from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome, Sink, Source
 from elman.cli.jobs.files.json import JSONSink
 from elman.cli.jobs.retries import post
 from elman.cli.jobs.targets import Target, problem_of

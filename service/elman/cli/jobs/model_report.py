@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from elman.cli.jobs.request_example import request_example
 from elman.errors import ModelRefused
 from elman.repository.feeding import axes_of, why_no_forecast, why_no_generation
 from elman.repository.model import Model
@@ -16,6 +17,8 @@ from elman.repository.repository import Refusal
 
 # Most items of a list that are printed for people.
 _MAX_ITEMS = 12
+# Most characters of the example of a request.
+_MAX_EXAMPLE = 1000
 
 _BATCHING = {
     "ragged": "sequences of different lengths run together",
@@ -75,6 +78,11 @@ def print_model(file: Path, model: Model) -> None:
     console.print(table)
     console.print()
     console.print(_ports(model))
+    example = json.dumps(request_example(model), ensure_ascii=False)
+    console.print("\na request, as POST /v1/models/", escape(model.name), "/predict takes it:", sep="")
+    if len(example) > _MAX_EXAMPLE:
+        example = f"it is long: elman check --json {file} has it as 'request'"
+    console.print(escape(example), soft_wrap=True)
     console.print("\nspec (a model.json beside the file overrides it):")
     console.print(escape(json.dumps(_shorten(model.spec.dump()), indent=2, ensure_ascii=False)), soft_wrap=True)
 

@@ -48,12 +48,14 @@ class Predictor:
                 await self._fill(outcomes[:half])
                 await self._fill(outcomes[half:])
                 return
-            outcomes[at].error = re.sub(r"^sequences\[\d+\]", "sequence", problem_of(response))
+            outcomes[at].error = re.sub(r"^(sequence|static)s?\[\d+\]", r"\1", problem_of(response))
             outcomes = outcomes[:at] + outcomes[at + 1 :]
 
     def _body(self, outcomes: list[Outcome]) -> bytes:
         sequences = b",".join([outcome.item.content for outcome in outcomes])
-        return b'{"sequences":[' + sequences + b"]," + orjson.dumps(self.options)[1:]
+        statics = [outcome.item.extra["static"] for outcome in outcomes if "static" in outcome.item.extra]
+        options = {**self.options, "static": statics} if statics else self.options
+        return b'{"sequences":[' + sequences + b"]," + orjson.dumps(options)[1:]
 
 
 def _at_fault(response: httpx.Response, count: int) -> int | None:
@@ -62,7 +64,7 @@ def _at_fault(response: httpx.Response, count: int) -> int | None:
         where = response.json().get("where") or ""
     except (ValueError, AttributeError):
         where = ""
-    found = re.match(r"sequences\[(\d+)\]", where)
+    found = re.match(r"(?:sequences|static)\[(\d+)\]", where)
     if found and int(found.group(1)) < count:
         return int(found.group(1))
     return 0 if count == 1 else None

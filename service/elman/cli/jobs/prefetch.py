@@ -79,6 +79,9 @@ class Prefetcher:
                     return
         except Exception as error:  # raised by the next take()
             self._error = error
+        finally:
+            # A source closes its file when it is dropped, also before its end.
+            self._records = iter(())
         with self._room:
             self._ended = True
         self._tell()

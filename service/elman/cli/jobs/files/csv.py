@@ -16,7 +16,16 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 
-from elman.cli.jobs.files.items import Identity, InputItem, ModelIO, Outcome, UnusableFile
+from elman.cli.jobs.files.errors import UnusableFile
+from elman.cli.jobs.files.inputs import (
+    NamedColumns,
+    data_columns,
+    named_columns,
+    sequence_json,
+    static_field,
+    whole_numbers,
+)
+from elman.cli.jobs.files.items import Identity, InputItem, ModelIO, Outcome
 from elman.cli.jobs.files.json import keep_whole_lines
 
 # Names of a column that holds whole sequences. The first one that the file has is used.
@@ -72,27 +81,38 @@ class CSVSource:
         self._first: list[list[str]] = []
         self._id: int | None = None
         self._whole = False
-        if self.model_io.kind != "tokens" and column is None and all(map(_is_number, header)):
+        self._named = NamedColumns([], [])
+        model_io = self.model_io
+        nameless = model_io.kind != "tokens" and column is None and not model_io.columns
+        if nameless and not model_io.further and not model_io.statics and all(map(_is_number, header)):
             self._first, self._header = [header], [f"column {i}" for i in range(1, len(header) + 1)]
             self._columns = list(range(len(header)))
         else:
             self._header = [name.strip() for name in header]
             self._id = self._header.index(id_column) if id_column in self._header else None
+            self._named = named_columns(model_io, self._header)
             self._columns = self._find_columns(column)
+        self._further = [self._indices(names) for names in self._named.further]
+        self._statics = [self._indices(names) for names in self._named.statics]
         size = self.model_io.size if self.model_io.kind == "features" else 1
         if not self._whole and size is not None and len(self._columns) != size:
             raise UnusableFile(wrong_columns(self.model_io, [self._header[i] for i in self._columns]))
 
+    def _indices(self, names: list[str]) -> list[int]:
+        return [self._header.index(name) for name in names]
+
     def _find_columns(self, column: str | None) -> list[int]:
         header = self._header
-        others = [i for i in range(len(header)) if i != self._id]
+        others = [i for i, name in enumerate(header) if i != self._id and name not in self._named.all]
         if column is not None:
             if column not in header:
                 raise UnusableFile(f"there is no column {column!r}; the columns are {', '.join(header)}")
             self._whole = self.model_io.text
             return [header.index(column)]
-        if self.model_io.kind == "features" and self.model_io.names and set(self.model_io.names) <= set(header):
-            return [header.index(name) for name in self.model_io.names]
+        named = data_columns(self.model_io, header)
+        if named is not None:
+            self._whole = self.model_io.text
+            return self._indices(named)
         if self.model_io.kind != "tokens" or not self.model_io.text:
             return others
         self._whole = True
@@ -140,13 +160,21 @@ class CSVSource:
                 continue
             identity = None if self._id is None else row[self._id]
             try:
-                yield InputItem(place, orjson.dumps(row[at]), identity)
+                static = static_field(self.model_io, self._static_cells(row))
+                yield InputItem(place, orjson.dumps(row[at]), identity, extra=static)
             except TypeError:  # a surrogate, which replaced a byte that is not UTF-8
                 yield InputItem(place, error="it is not UTF-8")
+            except ValueError as error:
+                yield InputItem(place, id=identity, error=str(error))
+
+    def _static_cells(self, row: list[str]) -> list[list[str]]:
+        return [[row[i] for i in indices] for indices in self._statics]
 
     def _steps(self) -> Iterator[InputItem]:
         open_one: _Steps | None = None
-        width, columns, header = len(self._header), self._columns, self._header
+        width, header = len(self._header), self._header
+        columns, statics = [*self._columns, *chain(*self._further)], list(chain(*self._statics))
+        widths = [len(self._columns), *map(len, self._further)]
         for line, row, fault in self._numbered():
             identity = None
             if row is not None and self._id is not None and self._id < len(row):
@@ -154,7 +182,7 @@ class CSVSource:
             if open_one is None or (row is not None and identity != open_one.id):
                 if open_one is not None:
                     yield open_one.item(self.model_io)
-                open_one = _Steps(line, identity)
+                open_one = _Steps(line, identity, widths)
             open_one.last = line
             if row is None or len(row) != width:
                 open_one.error = open_one.error or f"row {line}: {fault or _wrong_width(row or [], width)}"
@@ -165,32 +193,56 @@ class CSVSource:
                 name = next(header[i] for i in columns if not _is_number(row[i]))
                 cell = row[header.index(name)] if name in header else ""
                 open_one.error = open_one.error or f"row {line}, {name}: {cell[:40]!r} is not a number"
+            if statics:
+                open_one.hold(self._static_cells(row), [row[i] for i in statics], line, [header[i] for i in statics])
         if open_one is not None:
             yield open_one.item(self.model_io)
 
 
 class _Steps:
-    """The rows of one sequence that have been read so far."""
+    """The rows of one sequence that have been read so far. `widths` are the columns of the data, and of each input."""
 
-    def __init__(self, first: int, identity: str | None) -> None:
+    def __init__(self, first: int, identity: str | None, widths: list[int]) -> None:
         self.first = self.last = first
         self.id = identity
         self.values = array("d")
         self.error: str | None = None
+        self._widths = widths
+        self._statics: list[list[str]] = []
+        self._held: list[str] = []
+
+    def hold(self, statics: list[list[str]], cells: list[str], line: int, names: list[str]) -> None:
+        """Take the static inputs of a row, which must be those of the first one."""
+        if not self._held:
+            self._statics, self._held = statics, cells
+        elif self._held != cells and self.error is None:
+            at = next(i for i, cell in enumerate(cells) if cell != self._held[i])
+            self.error = (
+                f"row {line}, {names[at]}: {cells[at][:40]!r}, but {self._held[at][:40]!r} in the rows before; "
+                "a static input is the same in all rows of a sequence"
+            )
 
     def item(self, model_io: ModelIO) -> InputItem:
-        place = f"rows {self.first} to {self.last}"
+        item = InputItem(f"rows {self.first} to {self.last}", id=self.id, error=self.error)
         if self.error is not None:
-            return InputItem(place, id=self.id, error=self.error)
-        data: Any = np.frombuffer(self.values, np.float64)
-        if not np.isfinite(data).all():
-            step = int(np.argwhere(~np.isfinite(data))[0][0]) // (model_io.size or 1 if model_io.rank == 2 else 1)
-            return InputItem(place, id=self.id, error=f"row {self.first + step}: not a finite number")
-        if model_io.kind == "tokens":
-            data = data.astype(np.int64)
-        elif model_io.kind == "features":
-            data = data.reshape(-1, model_io.size or 1)
-        return InputItem(place, orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY), self.id)
+            return item
+        rows: Any = np.frombuffer(self.values, np.float64).reshape(-1, sum(self._widths))
+        if not np.isfinite(rows).all():
+            step = int(np.argwhere(~np.isfinite(rows))[0][0])
+            item.error = f"row {self.first + step}: not a finite number"
+            return item
+        data, *further = np.split(rows, np.cumsum(self._widths)[:-1], axis=1)
+        try:
+            if model_io.kind == "tokens":
+                data = whole_numbers(data)
+            steps = [one.step_values(values) for one, values in zip(model_io.further, further, strict=True)]
+            item.extra = static_field(model_io, self._statics)
+        except ValueError as error:
+            item.error = str(error)
+            return item
+        data = np.ascontiguousarray(data if model_io.rank == 2 else data[:, 0])
+        item.content = sequence_json(model_io, data, [np.ascontiguousarray(values) for values in steps])
+        return item
 
 
 def _delimiter(first: str) -> str:
@@ -209,7 +261,8 @@ def wrong_columns(model_io: ModelIO, names: list[str]) -> str:
     """Why a table with these columns does not fit a model. `names` leaves out the id."""
     wanted = f"{model_io.size} features" if model_io.kind == "features" else "one number per step"
     listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-    return f"the model takes {wanted}, but the file has {len(names)} columns besides the id: {listed or 'none'}"
+    beside = "the id and other inputs" if model_io.further or model_io.statics else "the id"
+    return f"the model takes {wanted}, but the file has {len(names)} columns besides {beside}: {listed or 'none'}"
 
 
 def _wrong_width(row: list[str], width: int) -> str:
@@ -240,13 +293,16 @@ class CSVSink:
         self.done += len(outcomes)
 
     def _rows(self, identity: Identity, result: dict[str, Any]) -> Iterator[list[Any]]:
-        length = result["length"]
+        length, heads = result["length"], result.get("heads") or {}
         if not self.steps:
-            yield [identity, length, *_cells(self.model_io, result.get("decoded")), *result["output"], ""]
+            cells = _cells(self.model_io, result.get("decoded"))
+            yield [identity, length, *cells, *result["output"], *chain(*heads.values()), ""]
             return
-        decoded = result.get("decoded") or [None] * len(result["outputs"])
-        for step, (row, item) in enumerate(zip(result["outputs"], decoded, strict=True)):
-            yield [identity, length, step, *_cells(self.model_io, item), *row, ""]
+        outputs = result["outputs"]
+        decoded = result.get("decoded") or [None] * len(outputs)
+        blocks = [_in_each_row(head, len(outputs)) for head in heads.values()]
+        for step, (row, item, *of_heads) in enumerate(zip(outputs, decoded, *blocks, strict=True)):
+            yield [identity, length, step, *_cells(self.model_io, item), *row, *chain(*of_heads), ""]
 
     def _write(self, rows: list[list[Any]]) -> None:
         text = StringIO()
@@ -265,7 +321,16 @@ def columns(model_io: ModelIO, steps: bool) -> list[str]:
         head += [f"value_{i}" for i in range(model_io.outputs)]
     elif model_io.decoded is not None:
         head += [model_io.decoded, "probability"]
-    return [*head, *(f"output_{i}" for i in range(model_io.outputs)), "error"]
+    head += [f"output_{i}" for i in range(model_io.outputs)]
+    return [*head, *(f"heads.{name}_{i}" for name, (size, _) in model_io.heads.items() for i in range(size)), "error"]
+
+
+def _in_each_row(head: list[Any], count: int) -> list[Any]:
+    """The rows of a head. One that has a single row a sequence has it in each row of the table."""
+    rows = head if isinstance(head[0], list) else [head] * count
+    if len(rows) != count:
+        raise UnusableFile(f"a head has {len(rows)} steps where the output has {count}; use .jsonl or .parquet")
+    return rows
 
 
 def _cells(model_io: ModelIO, decoded: Any) -> list[Any]:

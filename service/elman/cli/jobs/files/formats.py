@@ -2,11 +2,13 @@
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from elman.cli.extras import need
-from elman.cli.jobs.files.items import ModelIO, Sink, Source, UnusableFile
+from elman.cli.jobs.files.errors import UnusableFile
+from elman.cli.jobs.files.items import InputItem, ModelIO, Sink, Source
 
 FileFormat = Literal["jsonl", "csv", "txt", "npy", "npz", "parquet"]
 
@@ -38,11 +40,33 @@ def open_source(
 ) -> Source:
     """Open the sequences in a file, or on standard input for `-`. Raises UnusableFile."""
     try:
-        return _open_source(path, model_io, format, id_column, column)
+        source = _open_source(path, model_io, format, id_column, column)
+        return _WithStatics(source, model_io) if model_io.given else source
     except UnusableFile as error:
         raise UnusableFile(f"{name_of(path)}: {error}") from None
     except OSError as error:
         raise UnusableFile(f"{name_of(path)} cannot be read: {error.strerror or error}") from None
+
+
+class _WithStatics:
+    """Sequences, each also with the static inputs that are the same for all of them."""
+
+    def __init__(self, source: Source, model_io: ModelIO) -> None:
+        self._source = source
+        self._given = model_io.given
+        self.total = source.total
+
+    @property
+    def position(self) -> int:
+        return self._source.position
+
+    def close(self) -> None:
+        self._source.close()
+
+    def __iter__(self) -> Iterator[InputItem]:
+        for item in self._source:
+            item.extra["static"] = {**self._given, **item.extra.get("static", {})}
+            yield item
 
 
 def name_of(path: str) -> str:
@@ -80,9 +104,25 @@ def _open_text(
         return CSVSource(stream, total, model_io, id_column, column)
     from elman.cli.jobs.files.json import JSONSource, TextSource
 
-    if format == "txt" and not model_io.text:
+    if format == "jsonl":
+        return JSONSource(stream, total, model_io)
+    if not model_io.text:
         raise UnusableFile("the model does not read text")
-    return TextSource(stream, total) if format == "txt" else JSONSource(stream, total)
+    _check_alone(model_io, format)
+    return TextSource(stream, total)
+
+
+def _check_alone(model_io: ModelIO, format: FileFormat) -> None:
+    """Raise UnusableFile if a file that holds the data alone is not enough for the model."""
+    if model_io.further:
+        name = model_io.further[0].name
+        raise UnusableFile(f"{format} holds one input, but the model takes {name!r} too; use .jsonl, .csv or .parquet")
+    if model_io.statics:
+        name = model_io.statics[0].name
+        raise UnusableFile(
+            f"{format} has no place for the static input {name!r}: add --static {name}=VALUE, the same for every "
+            "sequence, or use .jsonl, .csv or .parquet"
+        )
 
 
 def _open_binary(path: str, model_io: ModelIO, format: FileFormat, id_column: str, column: str | None) -> Source:
@@ -95,6 +135,7 @@ def _open_binary(path: str, model_io: ModelIO, format: FileFormat, id_column: st
         return ParquetSource(Path(path), model_io, id_column, column)
     from elman.cli.jobs.files.numpy import NPYSource, NPZSource
 
+    _check_alone(model_io, format)
     return NPYSource(Path(path), model_io) if format == "npy" else NPZSource(Path(path), model_io)
 
 
@@ -123,6 +164,8 @@ def _open_sink(path: Path | None, model_io: ModelIO, steps: bool, format: FileFo
         raise UnusableFile(".npy holds final outputs only; for --return steps use .npz, .parquet, .csv or .jsonl")
     if format == "npz" and not steps:
         raise UnusableFile(".npz holds the outputs of every step: add --return steps, or use .npy for final outputs")
+    if format in ("npy", "npz") and model_io.heads:
+        raise UnusableFile(f".{format} holds one output; for --head use .jsonl, .csv or .parquet")
     if path is None:
         return _open_stdout(model_io, steps, format)
     if format == "csv":

@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from elman.cli.jobs.files.inputs import NamedInput
+
 Identity = str | int
-
-
-class UnusableFile(Exception):
-    """A file cannot be read or written as the user asked. The message says which file and why."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +21,11 @@ class ModelIO:
         text: True if tokens may be written as text.
         outputs: how many numbers one output row has.
         decoded: what the field `decoded` of a result holds: a `label`, a `token`, `values`, or None.
+        data: the name of the data, and `columns` those that hold it, where the user names them.
+        further: the sequence inputs beside the data.
+        statics: the static inputs that the file must give.
+        given: the static inputs that are the same for every sequence, by name.
+        heads: the outputs to return beside the primary one, by name: how many numbers a row has, and their dtype.
     """
 
     kind: Literal["features", "frames", "tokens"]
@@ -31,6 +34,12 @@ class ModelIO:
     text: bool = False
     outputs: int = 1
     decoded: Literal["label", "token", "values"] | None = None
+    data: str = ""
+    columns: tuple[str, ...] = ()
+    further: tuple[NamedInput, ...] = ()
+    statics: tuple[NamedInput, ...] = ()
+    given: dict[str, Any] = field(default_factory=dict)
+    heads: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     @property
     def rank(self) -> int:
@@ -46,7 +55,7 @@ class InputItem:
         place: its place in the file, such as `line 7` or `rows 12 to 30`.
         content: the sequence in JSON.
         error: why it cannot be sent, or None.
-        extra: the other fields of its line, such as the `future` of a forecast.
+        extra: its other fields of the request, such as its `static` inputs or the `future` of a forecast.
     """
 
     place: str

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 import orjson
 
-from elman.cli.jobs.files.items import InputItem, Outcome
+from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome
 
 
 class _Line(msgspec.Struct):
@@ -16,6 +16,7 @@ class _Line(msgspec.Struct):
     series: msgspec.Raw = msgspec.Raw(b"")
     id: str | int | None = None
     future: msgspec.Raw = msgspec.Raw(b"null")
+    static: dict[str, msgspec.Raw] | None = None
 
 
 _LINE = msgspec.json.Decoder(_Line)
@@ -53,9 +54,31 @@ class LineSource:
 class JSONSource(LineSource):
     """One sequence in JSON on each line. It is passed on as written, and the server checks what is inside."""
 
+    def __init__(self, stream: BinaryIO, total: int | None, model_io: ModelIO) -> None:
+        super().__init__(stream, total)
+        self._statics = {one.name for one in model_io.statics}
+        self._given = model_io.given
+
     def read(self, line: bytes, place: str) -> InputItem | None:
         line = line.strip()
-        return _item(line, place) if line else None
+        if not line:
+            return None
+        item = _item(line, place)
+        item.error = item.error or self._fault(item.extra.get("static", {}))
+        return item
+
+    def _fault(self, static: dict[str, Any]) -> str | None:
+        """What is wrong with the names of the static inputs of a line."""
+        for name in static:
+            if name in self._given:
+                return f"the static input {name!r} is given by --static too: leave one out"
+        missing, unknown = self._statics - set(static), set(static) - self._statics
+        if unknown:
+            wanted = ", ".join(sorted(self._statics)) or "none"
+            return f"the model has no static input {min(unknown)!r}; it has {wanted}"
+        if missing:
+            return f"the static input {min(missing)!r} is missing: put it into a field 'static', or add --static"
+        return None
 
 
 def _item(line: bytes, place: str) -> InputItem:
@@ -76,6 +99,8 @@ def _item(line: bytes, place: str) -> InputItem:
     item = InputItem(place, content, parsed.id)
     if bytes(parsed.future) != b"null":
         item.extra["future"] = orjson.Fragment(bytes(parsed.future))
+    if parsed.static is not None:
+        item.extra["static"] = {name: orjson.Fragment(bytes(value)) for name, value in parsed.static.items()}
     return item
 
 

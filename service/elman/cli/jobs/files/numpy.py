@@ -3,7 +3,7 @@
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,7 +11,9 @@ import numpy as np
 import orjson
 from numpy.lib import format as npy
 
-from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome, UnusableFile, parts_of
+from elman.cli.jobs.files.errors import UnusableFile
+from elman.cli.jobs.files.inputs import sequence_json
+from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome, parts_of
 
 _PICKLED = (
     "it holds pickled Python objects. These can run any code, so they are not loaded. "
@@ -20,8 +22,10 @@ _PICKLED = (
 _HEADER = 128
 
 
-def item_of(data: Any, place: str, model_io: ModelIO, id: str | int | None = None) -> InputItem:
-    """The array of one sequence, `(time, features)` or `(time,)`, as an item."""
+def item_of(
+    data: Any, place: str, model_io: ModelIO, id: str | int | None = None, further: Sequence[Any] = ()
+) -> InputItem:
+    """The array of one sequence, `(time, features)` or `(time,)`, and its further inputs, as an item."""
     if model_io.rank == 2 and model_io.size == 1 and data.ndim == 1:
         data = data[:, None]
     if data.ndim != model_io.rank:
@@ -36,7 +40,7 @@ def item_of(data: Any, place: str, model_io: ModelIO, id: str | int | None = Non
     if data.dtype.itemsize == 2 and data.dtype.kind == "f":
         data = data.astype(np.float32)
     data = np.ascontiguousarray(data, data.dtype.newbyteorder("="))
-    return InputItem(place, orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY), id)
+    return InputItem(place, sequence_json(model_io, data, further), id)
 
 
 def _axes(model_io: ModelIO) -> str:

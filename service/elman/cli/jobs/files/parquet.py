@@ -3,6 +3,7 @@
 import itertools
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from elman.cli.jobs.files.csv import TEXT_COLUMNS, wrong_columns
-from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome, UnusableFile, parts_of
+from elman.cli.jobs.files.errors import UnusableFile
+from elman.cli.jobs.files.inputs import data_columns, named_columns, sequence_json, static_field, whole_numbers
+from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome, parts_of
 from elman.cli.jobs.files.numpy import item_of
 
 # Most bytes and rows that are read of a file at once.
@@ -37,8 +40,15 @@ class ParquetSource:
         self._position = 0
         schema = self._file.schema_arrow
         self._id = id_column if id_column in schema.names else None
+        lists = {field.name for field in schema if _is_list(field.type)}
+        self._named = named_columns(model_io, schema.names, lists)
+        if column is None and len(model_io.columns) == 1:
+            column = model_io.columns[0]
         self._column = self._whole_column(schema, column)
-        self._features = [] if self._column else self._feature_columns(schema)
+        whole = [names[0] for names in self._named.further if self._column and names[0] not in lists]
+        if whole:
+            raise UnusableFile(f"{self._column!r} holds whole sequences, so {whole[0]!r} must be a column of lists")
+        self._features = [] if self._column else self._feature_columns(schema, column)
 
     @property
     def position(self) -> int:
@@ -57,11 +67,10 @@ class ParquetSource:
         text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
         return _is_list(kind) or (text and self.model_io.text)
 
-    def _feature_columns(self, schema: Any) -> list[str]:
-        names = [name for name in schema.names if name != self._id]
-        if self.model_io.names and set(self.model_io.names) <= set(names):
-            return list(self.model_io.names)
-        if self.model_io.text:
+    def _feature_columns(self, schema: Any, column: str | None) -> list[str]:
+        named = [column] if column is not None else data_columns(self.model_io, schema.names)
+        names = named or [name for name in schema.names if name != self._id and name not in self._named.all]
+        if self.model_io.text and named is None:
             raise UnusableFile(
                 f"name the column that holds the sequences with --column; the columns are {', '.join(names)}"
             )
@@ -74,7 +83,7 @@ class ParquetSource:
         self._file.close()
 
     def __iter__(self) -> Iterator[InputItem]:
-        columns = [*filter(None, [self._id, self._column]), *self._features]
+        columns = list(dict.fromkeys([*filter(None, [self._id, self._column]), *self._features, *self._named.all]))
         metadata = self._file.metadata
         size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
         rows = max(1, min(_MOST_ROWS, _READ * max(1, metadata.num_rows) // max(1, size)))
@@ -92,45 +101,100 @@ class ParquetSource:
             ids = batch.column(self._id).to_pylist() if self._id else [None] * len(batch)
             column = batch.column(self._column)
             items = _arrays(column) if _is_list(column.type) else iter(column.to_pylist())
+            further = _rows(batch, [names[0] for names in self._named.further])
+            statics = [_rows(batch, names) for names in self._named.statics]
             for index, (identity, item) in enumerate(zip(ids, items, strict=True)):
                 self._position = start + index + 1
-                yield self._item(item, f"row {start + index}", _identity(identity))
+                place, others = f"row {start + index}", further[index]
+                found = self._item(item, place, _identity(identity), others)
+                yield self._with_statics(found, [rows[index] for rows in statics])
 
-    def _item(self, item: Any, place: str, identity: str | int | None) -> InputItem:
-        if item is None:
+    def _item(self, item: Any, place: str, identity: str | int | None, further: list[Any]) -> InputItem:
+        if item is None or None in further:
             return InputItem(place, id=identity, error="it is null")
         if isinstance(item, np.ndarray):
-            return item_of(item, place, self.model_io, identity)
-        return InputItem(place, orjson.dumps(item), identity)
+            return item_of(item, place, self.model_io, identity, further)
+        return InputItem(place, sequence_json(self.model_io, item, further), identity)
+
+    def _with_statics(self, item: InputItem, cells: list[list[Any]]) -> InputItem:
+        try:
+            item.extra = static_field(self.model_io, cells)
+        except ValueError as error:
+            item.error = item.error or str(error)
+        return item
 
     def _steps(self, batches: Iterator[Any]) -> Iterator[InputItem]:
         """Join consecutive rows of one id, across batches."""
-        pieces: list[Any] = []
-        first, current = 0, None
+        rows = _Rows(0, None)
         for batch in batches:
             start = self._position
-            data = np.stack([_numbers(batch.column(name), name) for name in self._features], axis=1)
+            inputs = [_numbers_of(batch, names) for names in (self._features, *self._named.further)]
+            statics = list(zip(*(_rows(batch, names) for names in self._named.statics), strict=True))
             ids = batch.column(self._id).to_pylist() if self._id else [None] * len(batch)
             cuts = [0, *(i for i in range(1, len(ids)) if ids[i] != ids[i - 1]), len(ids)]
             for begin, end in itertools.pairwise(cuts):
-                if pieces and ids[begin] != current:
-                    yield self._joined(pieces, first, start + begin - 1, current)
-                    pieces = []
-                if not pieces:
-                    first, current = start + begin, ids[begin]
-                pieces.append(data[begin:end])
+                if rows.pieces and ids[begin] != rows.id:
+                    yield self._joined(rows, start + begin - 1)
+                    rows.pieces = []
+                if not rows.pieces:
+                    rows = _Rows(start + begin, ids[begin], statics=statics[begin] if statics else ())
+                rows.pieces.append([values[begin:end] for values in inputs])
+                rows.compare(statics[begin:end], start + begin)
             self._position = start + len(batch)
-        if pieces:
-            yield self._joined(pieces, first, self._position - 1, current)
+        if rows.pieces:
+            yield self._joined(rows, self._position - 1)
 
-    def _joined(self, pieces: list[Any], first: int, last: int, identity: Any) -> InputItem:
-        data = np.concatenate(pieces)
-        place = f"rows {first} to {last}"
-        if self.model_io.rank == 1:
-            data = data[:, 0]
-        if self.model_io.kind == "tokens":
-            data = data.astype(np.int64)
-        return item_of(data, place, self.model_io, _identity(identity))
+    def _joined(self, rows: "_Rows", last: int) -> InputItem:
+        data, *further = (np.concatenate(blocks) for blocks in zip(*rows.pieces, strict=True))
+        item = InputItem(f"rows {rows.first} to {last}", id=_identity(rows.id), error=rows.fault)
+        if item.error is not None:
+            return item
+        try:
+            if self.model_io.kind == "tokens":
+                data = whole_numbers(data)
+            others = [one.step_values(values) for one, values in zip(self.model_io.further, further, strict=True)]
+        except ValueError as error:
+            item.error = str(error)
+            return item
+        found = item_of(data if self.model_io.rank == 2 else data[:, 0], item.place, self.model_io, item.id, others)
+        return self._with_statics(found, list(rows.statics))
+
+
+@dataclass
+class _Rows:
+    """The rows of one sequence that have been read so far: from each batch a block for each input.
+
+    Attributes:
+        statics: the cells of each static input in the first row.
+    """
+
+    first: int
+    id: Any
+    pieces: list[list[Any]] = field(default_factory=list)
+    statics: tuple[list[Any], ...] = ()
+    fault: str | None = None
+
+    def compare(self, statics: list[tuple[list[Any], ...]], start: int) -> None:
+        """Note the first row whose static inputs are not those of the first one."""
+        at = next((index for index, cells in enumerate(statics) if cells != self.statics), None)
+        if at is not None and self.fault is None:
+            cell, held = next((a, b) for a, b in zip(statics[at], self.statics, strict=True) if a != b)
+            self.fault = (
+                f"row {start + at}: a static input is {cell}, but {held} in the rows before; it is the same in all "
+                "rows of a sequence"
+            )
+
+
+def _rows(batch: Any, names: list[str]) -> list[list[Any]]:
+    """The cells of some columns, row by row."""
+    if not names:
+        return [[] for _ in range(len(batch))]
+    return [list(cells) for cells in zip(*(batch.column(name).to_pylist() for name in names), strict=True)]
+
+
+def _numbers_of(batch: Any, names: list[str]) -> Any:
+    """Columns of numbers as `(rows, columns)`."""
+    return np.stack([_numbers(batch.column(name), name) for name in names], axis=1)
 
 
 def _is_list(kind: Any) -> bool:
@@ -228,6 +292,9 @@ class ParquetSink:
         row["length"] = result["length"]
         name = "outputs" if self._steps else "output"
         row[name] = result[name]
+        for head, values in (result.get("heads") or {}).items():
+            # One that has a single row a sequence is a list of one row among the steps.
+            row[f"heads.{head}"] = [values] if self._steps and not isinstance(values[0], list) else values
         decoded, word = result.get("decoded"), self._model_io.decoded
         if decoded is not None and word == "values":
             row["value"] = decoded
@@ -271,5 +338,8 @@ def schema(model_io: ModelIO, steps: bool, text_ids: bool) -> Any:
         fields.append(("value", column(pa.list_(pa.float64()))))
     elif model_io.decoded is not None:
         fields += [(model_io.decoded, column(pa.string())), ("probability", column(pa.float64()))]
-    fields += [("outputs" if steps else "output", column(pa.list_(pa.float32()))), ("error", pa.string())]
-    return pa.schema(fields)
+    fields.append(("outputs" if steps else "output", column(pa.list_(pa.float32()))))
+    for name, (_, dtype) in model_io.heads.items():
+        kind = {"f": pa.float32(), "b": pa.bool_()}.get(np.dtype(dtype).kind, pa.int64())
+        fields.append((f"heads.{name}", column(pa.list_(kind))))
+    return pa.schema([*fields, ("error", pa.string())])
