@@ -192,7 +192,7 @@ def _other(graph: Graph, spec: ModelSpec, name: str, data: str, batch: int, time
         role, found = "lengths", "a recurrent node stops by it, or it is named so"
     elif role is None and steps is not None:
         role, found = ("mask" if len(dims) == 2 and names_mask(name) else "sequence"), "it has the axis of time"
-    elif role is None and time is None and any(not isinstance(d, int) for at, d in enumerate(dims) if at != (rows or 0)):
+    elif role is None and time is None and not _is_fixed_row(dims, rows or 0):
         role, found = "static", "it has an axis of a length of its own"
     elif role is None:
         role, found = ("sequence" if time is None else "static"), "it has no axis of time"
@@ -210,6 +210,11 @@ def _other(graph: Graph, spec: ModelSpec, name: str, data: str, batch: int, time
         told.valid,
         told.role is not None or steps is None or isinstance(own[time or 0], int) or _same(dims[steps], own[time or 0]),
     )
+
+
+def _is_fixed_row(dims: list[int | str | None], batch: int) -> bool:
+    """Whether only the batch axis is free."""
+    return all(isinstance(dim, int) for axis, dim in enumerate(dims) if axis != batch)
 
 
 def _same(dim: int | str | None, other: int | str | None) -> bool:
