@@ -5,11 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import graphs
 import httpx
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from conftest import Service
+from onnx import TensorProto, helper
 from websockets.sync.client import connect
 
 from elman.client import Batching, Client, RequestError

@@ -8,7 +8,7 @@ import numpy as np
 
 from elman.repository.executor import Executor
 from elman.repository.network import Array, Network
-from elman.repository.runtime import RuntimeFailure
+from elman.repository.runtime import GraphSession, RuntimeFailure
 
 _CHUNK = 16
 _BATCHES = (1, 4, 8, 16, 32, 64)
@@ -59,9 +59,9 @@ class Calibration:
         return length * (self.row_step + self.step / self.batch) + self.row + self.run / self.batch
 
 
-def calibrate(network: Network, min_rows: int) -> Calibration:
-    """Time a few runs. Takes about a quarter of a second for a model of a few megabytes."""
-    executor = Executor(network, min_rows)
+def calibrate(network: Network, min_rows: int, session: GraphSession) -> Calibration:
+    """Time a few runs. Takes about a quarter of a second for a model of a few megabytes. `session`: it, opened."""
+    executor = Executor(network, min_rows, session)
     chunk = 1 if network.layout == "step" else network.window or _CHUNK
     deadline = time.thread_time() + _BUDGET
     long: dict[int, float] = {}

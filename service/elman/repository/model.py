@@ -15,7 +15,7 @@ from elman.repository.external import embed_external_data
 from elman.repository.network import Array, Network
 from elman.repository.proof import Proof, prove
 from elman.repository.rewriting import Rewriting, Sample, rewrite_graph
-from elman.repository.runtime import RuntimeFailure
+from elman.repository.runtime import GraphSession, RuntimeFailure
 from elman.repository.spec import QUANTISED_KEY, DecoderSpec, InputSpec, ModelSpec, embedded_spec, parse_spec
 
 # Rewritten and original may round differently where the runtime fuses other nodes; past this they disagree.
@@ -101,7 +101,7 @@ def _load(path: Path, name: str, version: int) -> Model:
         digest.update(b"model.json\0" + beside.read_bytes())
     given = _given_spec(path, proto)
     try:
-        network, proof = _first_that_holds(proto, given)
+        network, proof, session = _first_that_holds(proto, given)
     except ModelRefused as refused:
         if refused.template is not None and not _holds(proto, given, refused.template):
             refused.template = None
@@ -111,7 +111,7 @@ def _load(path: Path, name: str, version: int) -> Model:
         rounded = "its weights are rounded to 8 bits, so that it answers only about as its module does"
         proof = replace(proof, exact=False, reason="; ".join(filter(None, [rounded, proof.reason])))
     spec = _resolve(given, network)
-    calibration = calibrate(network, proof.min_rows)
+    calibration = calibrate(network, proof.min_rows, session)
     return Model(name, version, spec, network, proof, calibration, f"sha256:{digest.hexdigest()}")
 
 
@@ -140,19 +140,23 @@ def _given_spec(path: Path, proto: onnx.ModelProto) -> ModelSpec:
     return embedded_spec(metadata) or ModelSpec()
 
 
-def _first_that_holds(proto: onnx.ModelProto, spec: ModelSpec) -> tuple[Network, Proof]:
-    """Rewrite as much as the graph takes: all of it, then without the cut before the decoder, then plainly."""
+def _first_that_holds(proto: onnx.ModelProto, spec: ModelSpec) -> tuple[Network, Proof, GraphSession]:
+    """Rewrite as much as the graph takes: all of it, then without the cut before the decoder, then plainly.
+
+    Returns the network, its proof, and the network opened in ONNX Runtime.
+    """
     failures = []
     for want in (Rewriting(), Rewriting(select=False), Rewriting(ragged=False, select=False)):
         try:
             network, sample = rewrite_graph(proto, spec, want)
-            difference = _disagreement(network, sample)
-            proof = prove(network)
+            session = GraphSession(network.model)
+            difference = _disagreement(network, sample, session)
+            proof = prove(network, session)
         except RuntimeFailure as failure:
             failures.append(ModelRefused(f"the graph fails on a probe: {failure}", node=failure.node, remedy=_RUN))
             continue
         if difference <= _SAME:
-            return network, proof
+            return network, proof, session
         reason = f"rewritten for batching, its outputs move by {difference:.2g}"
         failures.append(ModelRefused(reason, remedy="Export it again with elman.export."))
     raise failures[0]
@@ -169,7 +173,7 @@ def _holds(proto: onnx.ModelProto, given: ModelSpec, template: dict[str, Any]) -
     return True
 
 
-def _disagreement(network: Network, sample: Sample) -> float:
+def _disagreement(network: Network, sample: Sample, session: GraphSession) -> float:
     """How far the rewritten network is from the graph as it was, as a share of each output's magnitude."""
     rows, time = sample.data.shape[:2]
     first = [np.zeros_like(s.initial) if s.input in sample.zero_states else s.initial for s in network.states]
@@ -177,7 +181,7 @@ def _disagreement(network: Network, sample: Sample) -> float:
     every = np.array([(row, step) for row in range(rows) for step in range(time)], np.int64)
     last = every[time - 1 :: time]
     lengths = np.full(rows, time, np.int32)
-    executor = Executor(network)
+    executor = Executor(network, session=session)
     worst = 0.0
     for index, (expected, batch, steps) in enumerate(sample.answers):
         select = last if steps is None or network.layout == "step" else every

@@ -69,12 +69,11 @@ class _Answer:
     states: list[Array]
 
 
-def prove(network: Network) -> Proof:
+def prove(network: Network, session: GraphSession) -> Proof:
     """Run probe sequences of the network's own kind every way that the server might, and compare bits.
 
-    Raises RuntimeFailure where it does not even run on them alone.
+    session: the network, opened. Raises RuntimeFailure where it does not even run on them alone.
     """
-    session = GraphSession(network.model)
     data = _probes(network)
     proofs = []
     for min_rows in (1, 2):
