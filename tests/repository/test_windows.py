@@ -9,14 +9,15 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from conftest import Service
+from conftest import Service, outputs, run
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
+from test_refusals import load, refusal
 
 from elman.client import Client, RequestError, StepConflict, Unable
 from elman.codec.windows import slide
-from elman.engine.sequence import Inputs
+from elman.engine.sequence import Inputs, Sequence
 from tests.reference import Array
 
 WINDOW, FEATURES, HIDDEN = 6, graphs.FEATURES, graphs.HIDDEN
@@ -175,3 +176,67 @@ def test_windows_are_the_same_however_the_steps_come(pieces: list[int], window: 
         at += piece
         assert len(recent[0]) == min(at, window - 1)
     assert found == [list(range(end - window, end)) for end in range(window, len(steps) + 1)]
+
+
+def block(rows: int) -> onnx.ModelProto:
+    """(batch, 6, features) to (batch, rows, 1): a layer over all outputs of an LSTM, as a forecaster of windows has."""
+    rng = np.random.default_rng(6)
+    after = (
+        helper.make_node("Reshape", ["steps", "flat"], ["row"]),
+        helper.make_node("MatMul", ["row", "dense"], ["values"]),
+        helper.make_node("Reshape", ["values", "shape"], ["output"]),
+    )
+    tensors = (
+        graphs.constant("flat", [-1, WINDOW * HIDDEN]),
+        graphs.constant("dense", rng.standard_normal((WINDOW * HIDDEN, rows)), np.float32),
+        graphs.constant("shape", [-1, rows, 1]),
+    )
+    return graphs.tagger(time=WINDOW, after=after, tensors=tensors)
+
+
+def own(proto: onnx.ModelProto, row: Array) -> Array:
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    found: Array = session.run(["output"], {"input": row[None]})[0][0]
+    return found
+
+
+def test_a_block_as_long_as_the_window_is_not_taken_for_its_steps(tmp_path: Path) -> None:
+    proto = block(WINDOW)
+    refused = refusal(proto, tmp_path)
+    assert "6 rows, as many as the window has steps" in refused.reason
+    assert refused.template == {"outputs": {"output": {"role": "final"}}}
+    row = series(WINDOW)["input"]
+    for role in ("final", "steps"):
+        model = load(proto, tmp_path, {"outputs": {"output": {"role": role}}})
+        assert model.network.answering[0].role == role
+        found = outputs(run(model, [Sequence(row, "steps" if role == "steps" else "final")])[0])
+        right = own(proto, row)
+        np.testing.assert_allclose(found, right if role == "steps" else right.reshape(1, -1), atol=1e-5)
+
+
+def test_a_block_of_another_length_is_one_answer(tmp_path: Path) -> None:
+    proto = block(WINDOW - 1)
+    model = load(proto, tmp_path)
+    assert (model.network.answering[0].role, model.network.output_size) == ("final", WINDOW - 1)
+
+
+def test_rows_that_follow_the_steps_are_steps(tmp_path: Path) -> None:
+    """The reshapes hide the axis of time, but no row moves with a later step."""
+    after = (
+        helper.make_node("Reshape", ["steps", "flat"], ["row"]),
+        helper.make_node("Tanh", ["row"], ["bent"]),
+        helper.make_node("Reshape", ["bent", "shape"], ["output"]),
+    )
+    tensors = (graphs.constant("flat", [-1, HIDDEN]), graphs.constant("shape", [-1, WINDOW, HIDDEN]))
+    proto = graphs.tagger(time=WINDOW, after=after, tensors=tensors)
+    model = load(proto, tmp_path)
+    assert model.network.answering[0].role == "steps"
+    row = series(WINDOW)["input"]
+    np.testing.assert_allclose(outputs(run(model, [Sequence(row, "steps")])[0]), own(proto, row), atol=1e-5)
+
+
+@pytest.mark.parametrize(("told", "has"), [("steps", "no axis of time"), ("final", "the axis of time")])
+def test_a_role_that_the_graph_contradicts_is_refused(tmp_path: Path, told: str, has: str) -> None:
+    after = () if told == "final" else (helper.make_node("Gather", ["steps", "end"], ["output"], axis=1),)
+    proto = graphs.tagger(after=after, tensors=(graphs.constant("end", -1),))
+    assert has in refusal(proto, tmp_path, {"outputs": {"output": {"role": told}}}).reason

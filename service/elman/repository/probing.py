@@ -18,6 +18,7 @@ from elman.repository.graph_trace import Tracer
 from elman.repository.naming import names_batch, names_time
 from elman.repository.network import LENGTHS, SELECT
 from elman.repository.origin import how_to_free
+from elman.repository.output_roles import find_output_roles
 from elman.repository.probe_feeds import probe_data, probe_feeds, state_axis
 from elman.repository.runtime import GraphSession, RuntimeFailure
 from elman.repository.spec import ModelSpec
@@ -72,6 +73,7 @@ def _settled(rewrite: GraphRewrite) -> GraphRewrite:
     if find_polarity(rewrite):
         _probe(rewrite)
         trace(rewrite)
+    find_output_roles(rewrite)
     find_clocks(rewrite)
     return rewrite
 
@@ -167,18 +169,7 @@ def trace(rewrite: GraphRewrite) -> Tracer:
     tracer = Tracer(rewrite.graph, _seeds(rewrite, batch, time), rewrite.shapes, clock, rewrite.values)
     rewrite.trace = tracer.trace(RULES)
     rewrite.scanned = tracer.scanned
-    if rewrite.window is not None:
-        for name in rewrite.roles.outputs:
-            rewrite.trace[name] = _as_long(rewrite, rewrite.trace[name])
     return tracer
-
-
-def _as_long(rewrite: GraphRewrite, traced: Traced) -> Traced:
-    """An output of a window: steps where it is as long as the window on the axis on which the data has its steps."""
-    steps, at = Factor(TIME, (rewrite.window or 0,) * len(rewrite.shapes)), 0 if rewrite.layout == "time_first" else 1
-    if len(traced.axes) < 3 or TIME in traced.kinds or traced.axes[at] != plain_axis(steps.extents):
-        return traced
-    return replace(traced, axes=(*traced.axes[:at], (steps,), *traced.axes[at + 1 :]))
 
 
 def _seeds(rewrite: GraphRewrite, batch: tuple[int, ...], time: tuple[int, ...]) -> dict[str, Traced]:

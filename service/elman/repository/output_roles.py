@@ -1,0 +1,92 @@
+"""Whether an output has a row for each step or for each sequence, where its axes leave that open."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from elman.errors import ModelRefused
+from elman.repository.graph_axes import TIME, Factor, plain_axis
+from elman.repository.graph_rewrite import GraphRewrite, axes_of
+from elman.repository.network import Array
+from elman.repository.probe_feeds import probe_feeds
+from elman.repository.runtime import RuntimeFailure
+
+
+def find_output_roles(rewrite: GraphRewrite) -> None:
+    """Settle the role of each output that answers: by the spec, or for a window by an experiment.
+
+    Raises ModelRefused if the spec contradicts the graph, or if nothing decides.
+    """
+    for name in rewrite.roles.outputs:
+        one = rewrite.spec.answers.get(name)
+        told = None if one is None else one.role
+        timed = rewrite.layout == "step" or axes_of(rewrite, name)[1] is not None
+        looks = not timed and _is_as_long(rewrite, name)
+        if told is not None and told != ("steps" if timed else "final") and not (looks and told == "steps"):
+            if not (told == "final" and rewrite.window is not None and timed):
+                raise _contradicted(name, told)
+            _set_axis(rewrite, name, timed=False)
+        elif looks and (told == "steps" or (told is None and _decide(rewrite, name))):
+            _set_axis(rewrite, name, timed=True)
+
+
+def _at(rewrite: GraphRewrite) -> int:
+    """The axis on which the data, and an output with a row for each step, has its steps."""
+    return 0 if rewrite.layout == "time_first" else 1
+
+
+def _is_as_long(rewrite: GraphRewrite, name: str) -> bool:
+    """Whether an output of a window has as many rows as the window has steps, in the place of the steps."""
+    axes, extents = rewrite.trace[name].axes, (rewrite.window or 0,) * len(rewrite.shapes)
+    return rewrite.window is not None and len(axes) > 2 and axes[_at(rewrite)] == plain_axis(extents)
+
+
+def _set_axis(rewrite: GraphRewrite, name: str, *, timed: bool) -> None:
+    traced, at = rewrite.trace[name], _at(rewrite)
+    extents = (rewrite.window or 0,) * len(rewrite.shapes)
+    axis = (Factor(TIME, extents),) if timed else plain_axis(extents)
+    at = at if timed else axes_of(rewrite, name)[1] or 0
+    rewrite.trace[name] = replace(traced, axes=(*traced.axes[:at], axis, *traced.axes[at + 1 :]))
+
+
+def _decide(rewrite: GraphRewrite, name: str) -> bool:
+    """Whether the rows of an output are those of the steps: no row moves with a later step, and each with its own.
+
+    Raises ModelRefused where rows move with later steps: they may be steps that look ahead, or a block such as the
+    values of a forecast.
+    """
+    rows, steps = rewrite.extents()[0]
+    feeds = probe_feeds(rewrite, rows, steps)
+    try:
+        (before,) = rewrite.watching.run([name], feeds)
+        moved = [_moved(rewrite, name, feeds, before, step) for step in sorted({1, steps // 2, steps - 1})]
+    except RuntimeFailure:
+        moved = [False]
+    if all(moved):
+        return True
+    raise ModelRefused(
+        f"the output {name!r} has {steps} rows, as many as the window has steps: one for each step, or a block",
+        node=f"output {name!r}",
+        remedy='Say its role in model.json: "final" if the rows are one answer for the whole window, such as the next '
+        f'{steps} values; "steps" if there is one for each step.',
+        template={"outputs": {name: {"role": "final"}}},
+    )
+
+
+def _moved(rewrite: GraphRewrite, name: str, feeds: dict[str, Array], before: Array, step: int) -> bool:
+    """Whether another value at a step moves the row of that step, and no earlier one."""
+    at = _at(rewrite)
+    data = np.moveaxis(feeds[rewrite.roles.data].copy(), at, 0)
+    data[step] = data[step] + 1 if data.dtype.kind == "f" else (data[step] == 0).astype(data.dtype)
+    (after,) = rewrite.watching.run([name], {**feeds, rewrite.roles.data: np.moveaxis(data, 0, at)})
+    rows = np.moveaxis(before != after, at, 0).reshape(len(data), -1).any(axis=1)
+    return bool(rows[step]) and not rows[:step].any()
+
+
+def _contradicted(name: str, told: str) -> ModelRefused:
+    has = "no axis of time" if told == "steps" else "the axis of time"
+    return ModelRefused(
+        f"model.json says that the output {name!r} is {told!r}, but it has {has}",
+        node=f"output {name!r}",
+        remedy="Leave its role out. What is returned of an output with the axis of time is what a request asks for.",
+    )
