@@ -1,10 +1,10 @@
 """The inputs and outputs of a graph as its author made them, with the role of each."""
 
 from elman.repository.graph import Graph
-from elman.repository.graph_analysis import find_vocabulary_size
 from elman.repository.graph_io import GraphInput, Roles
 from elman.repository.graph_rewrite import GraphRewrite, axes_of
 from elman.repository.network import InputRole, InputTensor, OutputTensor
+from elman.repository.tokens import find_vocabulary_size
 
 
 def describe_inputs(author: Graph, rewrite: GraphRewrite) -> tuple[InputTensor, ...]:

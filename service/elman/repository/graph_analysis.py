@@ -1,10 +1,10 @@
-"""What a graph is made of: its cells, its vocabulary, and what on the way to its answers combines rows or steps."""
+"""What a graph is made of: its cells, its features, and what on the way to its answers combines rows or steps."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from elman.repository.graph import QUANTISED, RECURRENT, Graph, all_nodes, attribute
+from elman.repository.graph import QUANTISED, RECURRENT, all_nodes, attribute
 from elman.repository.graph_rewrite import GraphRewrite
 
 
@@ -44,16 +44,3 @@ def find_features(rewrite: GraphRewrite) -> int | None:
     if not np.issubdtype(rewrite.graph.dtype(rewrite.roles.data), np.floating):
         return None
     return int(rewrite.spec.input.size or rewrite.graph.dims(rewrite.roles.data)[-1] or 1)
-
-
-def find_vocabulary_size(graph: Graph, data: str) -> int | None:
-    """The number of rows of the embedding that the tokens index, where one is found."""
-    followed = graph.forward([data], lambda node: node.op_type in ("Cast", "Transpose", "Identity"))
-    sizes = []
-    for name in followed:
-        for node in graph.consumers.get(name, []):
-            if node.op_type == "Gather" and node.input[1] == name and attribute(node, "axis", 0) == 0:
-                table = graph.constant(node.input[0])
-                if table is not None and table.ndim == 2:
-                    sizes.append(table.shape[0])
-    return min(sizes) if sizes else None

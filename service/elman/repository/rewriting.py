@@ -12,7 +12,7 @@ from onnx.inliner import inline_local_functions
 from elman.errors import ModelRefused
 from elman.repository.describing import describe_inputs, describe_outputs
 from elman.repository.graph import RECURRENT, Graph, all_nodes, attribute
-from elman.repository.graph_analysis import find_cell, find_features, find_marks, find_vocabulary_size
+from elman.repository.graph_analysis import find_cell, find_features, find_marks
 from elman.repository.graph_io import find_roles
 from elman.repository.graph_rewrite import GraphRewrite, axes_of, recurrent_inside
 from elman.repository.graph_trace import node_label
@@ -25,6 +25,7 @@ from elman.repository.selecting import find_outputs
 from elman.repository.spec import ModelSpec
 from elman.repository.specialise import bind_constants, inline_decided_branches
 from elman.repository.states import add_lengths, alias_lengths, collect_states, expose_states
+from elman.repository.tokens import find_vocabulary_size, take_ids_as_integers
 
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 
@@ -138,6 +139,7 @@ def _prepare(model: onnx.ModelProto, spec: ModelSpec) -> Graph:
     graph = Graph(copy)
     _check_weights(graph)
     _thaw_reshapes(graph)
+    take_ids_as_integers(graph)
     return graph
 
 
