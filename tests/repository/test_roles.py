@@ -366,3 +366,56 @@ def test_floats_of_other_sizes_are_served_as_float32(tmp_path: Path, kind: int) 
     model = load(other, tmp_path)
     assert model.network.input_dtype == np.float32
     holds(model, rounded, rows(5, 1, 30))
+
+
+def unrolled(steps: int, *, carries: bool) -> onnx.ModelProto:
+    """A cell of MatMul and Tanh, (1, steps, features) to (1, steps, hidden), as torch unrolls nn.RNN."""
+    rng = np.random.default_rng(0)
+    tensors = [
+        graphs.constant("w", rng.standard_normal((FEATURES, HIDDEN)), np.float32),
+        graphs.constant("r", rng.standard_normal((HIDDEN, HIDDEN)) * 0.3, np.float32),
+        graphs.constant("h_first", np.zeros((1, HIDDEN)), np.float32),
+        graphs.constant("one", [1]),
+    ]
+    nodes, h, outputs = [], "h_in" if carries else "h_first", []
+    for t in range(steps):
+        tensors.append(graphs.constant(f"t{t}", t))
+        nodes += [
+            helper.make_node("Gather", ["input", f"t{t}"], [f"x{t}"], axis=1),
+            helper.make_node("MatMul", [f"x{t}", "w"], [f"xw{t}"]),
+            helper.make_node("MatMul", [h, "r"], [f"hr{t}"]),
+            helper.make_node("Add", [f"xw{t}", f"hr{t}"], [f"s{t}"]),
+            helper.make_node("Tanh", [f"s{t}"], [f"h{t}"]),
+            helper.make_node("Unsqueeze", [f"h{t}", "one"], [f"u{t}"]),
+        ]
+        h, outputs = f"h{t}", [*outputs, f"u{t}"]
+    nodes.append(helper.make_node("Concat", outputs, ["output"], axis=1))
+    inputs = [graphs.value("input", [1, steps, FEATURES])]
+    results = [graphs.value("output", [1, steps, HIDDEN])]
+    if carries:
+        nodes.append(helper.make_node("Identity", [h], ["h_out"]))
+        inputs.append(graphs.value("h_in", [1, HIDDEN]))
+        results.append(graphs.value("h_out", [1, HIDDEN]))
+    return graphs.model(nodes, inputs, results, tensors)
+
+
+def test_a_file_of_one_step_and_a_state_is_stepped(tmp_path: Path) -> None:
+    proto = unrolled(1, carries=True)
+    model = load(proto, tmp_path)
+    assert model.network.layout == "step" and model.proof.streaming
+    (row,) = rows(6)
+    h, expected = np.zeros((1, HIDDEN), np.float32), []
+    for step in row:
+        answers = Truth(proto).answers({"input": step[None, None], "h_in": h})
+        h = answers["h_out"]
+        expected.append(answers["output"][0, 0])
+    (found,) = served(model, [Given(row)], "steps")
+    assert found is not None
+    np.testing.assert_array_equal(found["output"], expected)
+
+
+def test_a_file_that_is_fixed_in_every_axis_is_a_window_of_the_order_that_it_has(tmp_path: Path) -> None:
+    proto = unrolled(5, carries=False)
+    model = load(proto, tmp_path)
+    assert (model.network.window, model.network.features) == (5, FEATURES)
+    holds(model, proto, rows(5))

@@ -9,9 +9,17 @@ from elman.repository.graph import Graph, all_graphs
 from elman.repository.network import Layout
 
 
-def arrange_input(
-    graph: Graph, name: str, batch: int, time: int | None, *, first: bool = True, single: bool = False
-) -> Layout:
+def add_axis(graph: Graph, name: str, at: int) -> None:
+    """Take an axis of extent 1 from the input `name`, and give it back to its readers."""
+    dims = [_free(dim) for dim in graph.dims(name)]
+    inner = f"{name}.arranged"
+    _rename_reads(graph, name, inner)
+    axis = graph.add_initializer(f"{name}.axis", np.array([at], np.int64))
+    graph.set_input_dims(name, dims[:at] + dims[at + 1 :])
+    graph.insert_after(None, [helper.make_node("Unsqueeze", [name, axis], [inner])])
+
+
+def arrange_input(graph: Graph, name: str, batch: int, time: int | None, *, first: bool = True) -> Layout:
     """Give the graph its input `name` as (batch, time, ...), and put what turns it round before its readers.
 
     An input that has its time before its batch is left so, where `first` says that its layout is the caller's to mind.
@@ -20,7 +28,7 @@ def arrange_input(
     """
     dims = graph.dims(name)
     ids = graph.dtype(name).kind != "f"
-    if single or time is None:
+    if time is None:
         return "step"
     usual = len(dims) == (2 if ids else 3)
     if usual and (batch, time) == (0, 1):

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from elman.errors import ModelRefused
-from elman.repository.arranging import arrange_input
+from elman.repository.arranging import add_axis, arrange_input
 from elman.repository.experiments import find_clocks, find_polarity
 from elman.repository.graph import Graph
 from elman.repository.graph_axes import BATCH, TIME, Factor, Kind, Traced, plain_axis
@@ -30,12 +30,18 @@ _NOT_RUN = "the graph does not run"
 @dataclass(frozen=True)
 class Reading:
     """One way to read the axes of the data: which counts rows, which steps (None: one step a run), and what of them is
-    fixed: `rows` at 1, steps at `window`."""
+    fixed: `rows` at 1, steps at `window`. `single` is whether the axis of steps is there for one step a run."""
 
     batch: int
     time: int | None
     rows: int | None = None
     window: int | None = None
+    single: bool = False
+
+    @property
+    def stepping(self) -> bool:
+        """Whether a run is one step."""
+        return self.time is None or self.single
 
 
 def find_axes(graph: Graph, spec: ModelSpec, roles: Roles) -> GraphRewrite:
@@ -46,9 +52,9 @@ def find_axes(graph: Graph, spec: ModelSpec, roles: Roles) -> GraphRewrite:
     dims = graph.dims(roles.data)
     _check_size(graph, spec, roles.data)
     failures: list[tuple[Reading, ModelRefused]] = []
-    unseen: list[GraphRewrite] = []
+    unseen: list[tuple[Reading, GraphRewrite]] = []
     for axes in _axes(graph, spec, roles):
-        for reading in _variants(axes, dims):
+        for reading in _variants(axes, dims, carries=bool(roles.states)):
             try:
                 rewrite = _read(graph, spec, roles, reading)
             except ModelRefused as refusal:
@@ -56,14 +62,14 @@ def find_axes(graph: Graph, spec: ModelSpec, roles: Roles) -> GraphRewrite:
                 continue
             if BATCH in rewrite.scanned:
                 break  # what is taken for rows is gone over step by step
-            if reading.window is None and reading.time is not None and isinstance(dims[reading.time], int):
+            if reading.window is None and not reading.stepping and isinstance(dims[reading.time or 0], int):
                 if any(rewrite.trace[name].mixes for name in roles.outputs):
                     continue  # declared for so many steps, and it reckons with them
             if not _gives_rows(rewrite):
                 continue  # an output has no axis of rows, so it is run one row at a time
-            if TIME in rewrite.scanned or reading.time is None:
+            if TIME in rewrite.scanned or reading.stepping:
                 return _settled(rewrite)
-            unseen.append(rewrite)
+            unseen.append((reading, rewrite))
             break
     return _only(graph, spec, roles, unseen, failures)
 
@@ -124,14 +130,18 @@ def _named(dims: list[int | str | None], says: Callable[[object], bool]) -> int 
     return next((axis for axis, dim in enumerate(dims) if says(dim)), None)
 
 
-def _variants(axes: tuple[int, int | None], dims: list[int | str | None]) -> Iterator[Reading]:
-    """What may be fixed, from nothing to all that is declared so."""
+def _variants(axes: tuple[int, int | None], dims: list[int | str | None], *, carries: bool) -> Iterator[Reading]:
+    """What may be fixed, from nothing to all that is declared so.
+
+    A file that takes one step and a state, and no other number of steps, is one of steps.
+    """
     batch, time = axes
     one = 1 if not dims or dims[batch] == 1 or not isinstance(dims[batch], int) else None
     steps = None if time is None else dims[time]
     for window in dict.fromkeys((None, steps if isinstance(steps, int) and steps > 0 else None)):
+        single = window == 1 and carries
         for rows in dict.fromkeys((None, one)):
-            yield Reading(batch, time, rows, window)
+            yield Reading(batch, time, rows, None if single else window, single)
 
 
 def _read(graph: Graph, spec: ModelSpec, roles: Roles, reading: Reading) -> GraphRewrite:
@@ -139,9 +149,11 @@ def _read(graph: Graph, spec: ModelSpec, roles: Roles, reading: Reading) -> Grap
     copy = onnx.ModelProto()
     copy.CopyFrom(graph.model)
     own = Graph(copy)
+    if reading.single and reading.time is not None:
+        reading = _without_time(own, roles, reading, reading.time)
     roles = read_others(own, spec, roles, reading.batch, reading.time)
     rewrite = GraphRewrite(own, spec, roles, max_rows=reading.rows, window=reading.window)
-    rewrite.layout = arrange_input(own, roles.data, reading.batch, reading.time, single=reading.time is None)
+    rewrite.layout = arrange_input(own, roles.data, reading.batch, reading.time)
     arranged = []
     for other in roles.others:
         if other.role == "sequence" and reading.time is not None:
@@ -156,6 +168,16 @@ def _read(graph: Graph, spec: ModelSpec, roles: Roles, reading: Reading) -> Grap
         _probe(rewrite)
         tracer = trace(rewrite)
     return rewrite
+
+
+def _without_time(graph: Graph, roles: Roles, reading: Reading, time: int) -> Reading:
+    """Take the axis of a single step from the inputs that have one, as the server gives one step a run without it."""
+    rank, taken = len(graph.dims(roles.data)), {*roles.idle, *(state.input for state in roles.states)}
+    for name in list(graph.inputs):
+        dims = graph.dims(name)
+        if name not in taken and graph.consumers.get(name) and len(dims) == rank and dims[time] == 1:
+            add_axis(graph, name, time)
+    return replace(reading, batch=reading.batch - (time < reading.batch), time=None)
 
 
 def trace(rewrite: GraphRewrite) -> Tracer:
@@ -225,7 +247,7 @@ def _only(
     graph: Graph,
     spec: ModelSpec,
     roles: Roles,
-    unseen: list[GraphRewrite],
+    unseen: list[tuple[Reading, GraphRewrite]],
     failures: list[tuple[Reading, ModelRefused]],
 ) -> GraphRewrite:
     """The one reading in which nothing is seen to go over the steps, if there is just one that the file declares.
@@ -233,14 +255,14 @@ def _only(
     Raises ModelRefused.
     """
     dims, name = graph.dims(roles.data), roles.data
-    for rewrite in unseen:
+    for _, rewrite in unseen:
         _check_every_step_counts(rewrite)
-    if (
-        len(unseen) == 1
-        or (unseen and any(names_batch(dim) for dim in dims))
-        or (unseen and spec.input.time_axis is not None)
-    ):
-        return _settled(unseen[0])
+    # A file that takes one number of steps gets what it declares, whichever of its axes they are called.
+    batches = {None if reading.rows else reading.batch for reading, _ in unseen}
+    fixed = all(reading.window for reading, _ in unseen) and len(batches) == 1
+    named = any(names_batch(dim) for dim in dims) or spec.input.time_axis is not None
+    if unseen and (len(unseen) == 1 or fixed or named):
+        return _settled(unseen[0][1])
     if unseen:
         raise ModelRefused(
             f"no recurrent node shows which axis of {name!r} is time",

@@ -62,7 +62,7 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
     roles = find_roles(prepared, spec)
     rewrite = find_axes(prepared, spec, roles)
     graph, roles = rewrite.graph, rewrite.roles
-    _check_recurrent(rewrite)
+    _check_recurrent(prepared, rewrite)
     sample = _sample(rewrite)
     inputs = describe_inputs(prepared, rewrite)
     cell, layers, hidden_size = find_cell(rewrite)
@@ -184,12 +184,13 @@ def _check_operators(model: onnx.ModelProto) -> None:
             )
 
 
-def _check_recurrent(rewrite: GraphRewrite) -> None:
+def _check_recurrent(author: Graph, rewrite: GraphRewrite) -> None:
     """Refuse a graph in which nothing recurs. Raises ModelRefused.
 
-    One that takes a fixed number of steps may be a recurrent network that its exporter unrolled.
+    One that takes a fixed number of steps may be a recurrent network that its exporter unrolled. One that takes a row
+    of numbers is more likely to be of any other kind.
     """
-    unrolled = rewrite.window is not None and find_features(rewrite) != 1
+    unrolled = rewrite.window is not None and (len(author.dims(rewrite.roles.data)) > 2 or find_features(rewrite) != 1)
     if unrolled or rewrite.roles.states or any(recurrent_inside(node) for node in rewrite.graph.proto.node):
         return
     raise ModelRefused(
