@@ -419,3 +419,39 @@ def test_a_file_that_is_fixed_in_every_axis_is_a_window_of_the_order_that_it_has
     model = load(proto, tmp_path)
     assert (model.network.window, model.network.features) == (5, FEATURES)
     holds(model, proto, rows(5))
+
+
+def drawing(*outputs: str) -> onnx.ModelProto:
+    """A policy's head: the mean of each step, and a sample around it."""
+    proto = graphs.tagger(
+        after=(
+            helper.make_node("RandomNormalLike", ["steps"], ["noise"], name="sampler"),
+            helper.make_node("Add", ["steps", "noise"], ["sampled"]),
+            helper.make_node("Identity", ["steps"], ["mean"]),
+        )
+    )
+    del proto.graph.output[:]
+    proto.graph.output.extend(graphs.value(name, None) for name in outputs)
+    return proto
+
+
+def test_an_output_that_is_drawn_at_random_is_left_out(tmp_path: Path) -> None:
+    proto = drawing("sampled", "mean")
+    model = load(proto, tmp_path)
+    assert roles(model) == {"input": "sequence", "mean": "steps", "sampled": "unused"}
+    assert "'sampler' draws it" in next(one.found for one in model.network.answers if one.name == "sampled")
+    assert model.proof.batched == "ragged"
+    holds(model, proto, rows(5, 1, 30))
+
+
+@pytest.mark.parametrize("spec", [None, {"outputs": ["sampled"]}])
+def test_an_answer_that_is_drawn_at_random_is_refused(spec: dict[str, Any] | None, tmp_path: Path) -> None:
+    refused = refusal(drawing("sampled", *(["mean"] if spec else [])), tmp_path, spec)
+    assert "drawn at random" in refused.reason
+    assert "sampler" in str(refused.node)
+
+
+def test_a_file_exported_in_training_mode_is_refused(tmp_path: Path) -> None:
+    dropout = helper.make_node("Dropout", ["steps", "ratio", "training"], ["output"], name="drop")
+    tensors = graphs.constant("ratio", 0.5, np.float32), graphs.constant("training", True, np.bool_)
+    assert "training mode" in str(refusal(graphs.tagger(after=(dropout,), tensors=tensors), tmp_path).remedy)

@@ -75,7 +75,7 @@ def describe_outputs(
     for name in roles.states_out:
         found.append(OutputTensor(name, "state", _row(rewrite, name), author.dtype(name), "it holds the state"))
     for name in roles.unused:
-        why = "it hangs on no input, or model.json leaves it out"
+        why = roles.found.get(name, "it hangs on no input, or model.json leaves it out")
         found.append(OutputTensor(name, "unused", _row(rewrite, name), author.dtype(name), why))
     return tuple(found)
 

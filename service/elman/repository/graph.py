@@ -13,6 +13,7 @@ from elman.repository.network import Array
 MOVES = frozenset("Identity Reshape Squeeze Unsqueeze Transpose Concat Slice Split Gather Cast Flatten Expand".split())
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 QUANTISED = frozenset({"DynamicQuantizeLSTM"})
+_RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
 
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
@@ -45,6 +46,12 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[NodeProto]:
     """Every node of a graph and of the graphs inside it."""
     for one in all_graphs(graph):
         yield from one.node
+
+
+def nodes_inside(node: NodeProto) -> Iterator[NodeProto]:
+    """Every node of the graphs that a control-flow node holds."""
+    for inner in subgraphs(node):
+        yield from all_nodes(inner)
 
 
 def reads(node: NodeProto) -> list[str]:
@@ -198,6 +205,14 @@ class Graph:
             del group[:]
             group.extend(kept)
         self.index()
+
+
+def draws_at_random(graph: Graph, node: NodeProto) -> bool:
+    """Whether a node gives other numbers each time, for the same input."""
+    if node.op_type == "Dropout" and len(node.input) > 2:
+        training = graph.constant(node.input[2])
+        return training is not None and bool(training)
+    return node.op_type in _RANDOM
 
 
 def _name(value: Any) -> str:

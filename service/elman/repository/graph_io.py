@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from elman.errors import ModelRefused
-from elman.repository.graph import QUANTISED, RECURRENT, Graph
+from elman.repository.graph import QUANTISED, RECURRENT, Graph, draws_at_random, nodes_inside
+from elman.repository.graph_trace import node_label
 from elman.repository.naming import names_batch, names_lengths, names_mask
 from elman.repository.pairing import SEQUENCE_LENS, batch_axis, is_move, pair_states, port, starts_only, state_ports
 from elman.repository.spec import InputRole, ModelSpec, PortSpec, StateSpec
@@ -254,12 +255,14 @@ def _check_constants(graph: Graph, data: str, missing: list[str]) -> None:
 def _with_outputs(graph: Graph, spec: ModelSpec, roles: Roles) -> Roles:
     """Tell outputs that answer from those that hold a state and those that hang on no input."""
     varying = graph.forward(graph.inputs)
+    drawn = _drawn(graph)
     states = {state.output for state in roles.states}
     finals = [final for node in graph.recurrent() for _, final in state_ports(node)]
     per_step = [node.output[0] for node in graph.recurrent() if node.output]
     moved = graph.forward(finals, is_move) - graph.forward(per_step, is_move)
     rest = [name for name in graph.outputs if name not in states and name in varying]
     kept = [name for name in rest if name not in moved] or rest
+    kept = [name for name in kept if name not in drawn] or kept
     off = {name for name, one in spec.answers.items() if one.role == "unused"}
     order = list(spec.outputs or ()) if isinstance(spec.outputs, tuple) else [n for n in spec.answers if n not in off]
     if isinstance(spec.outputs, tuple):
@@ -268,6 +271,30 @@ def _with_outputs(graph: Graph, spec: ModelSpec, roles: Roles) -> Roles:
         outputs = [*order, *(name for name in kept if name not in order and name not in off)]
     if not outputs:
         raise ModelRefused("the graph has no output beside its state", remedy="Export the per-step output too.")
+    _check_drawn(drawn, [*outputs, *states])
     held = tuple(name for name in graph.outputs if name not in outputs and (name in states or name in moved))
     unused = tuple(name for name in graph.outputs if name not in outputs and name not in held)
-    return replace(roles, outputs=tuple(outputs), states_out=held, unused=unused)
+    found = roles.found | {name: f"{drawn[name]} draws it at random" for name in unused if name in drawn}
+    return replace(roles, outputs=tuple(outputs), states_out=held, unused=unused, found=found)
+
+
+def _drawn(graph: Graph) -> dict[str, str]:
+    """The tensors that hang on a node which draws at random, each with one such node."""
+    return {
+        name: node_label(node)
+        for node in graph.proto.node
+        if any(draws_at_random(graph, inner) for inner in (node, *nodes_inside(node)))
+        for name in graph.forward(node.output)
+    }
+
+
+def _check_drawn(drawn: dict[str, str], kept: list[str]) -> None:
+    """Raise ModelRefused for an answer or a state that is another one each time."""
+    name = next((name for name in kept if name in drawn), None)
+    if name is not None:
+        raise ModelRefused(
+            f"the output {name!r} is drawn at random, so that no answer is the right one",
+            node=drawn[name],
+            remedy="Export what it is drawn from instead, such as a mean or scores. A dropout layer draws in a file "
+            "that was exported in training mode.",
+        )

@@ -1,6 +1,6 @@
 """Token ids: which inputs of a graph index a table, how many rows that has, and ids that a graph takes as floats."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -36,7 +36,8 @@ def _makes_integers(node: NodeProto) -> bool:
     return node.op_type == "Cast" and attribute(node, "to") in _INTEGERS
 
 
-class _Table(NamedTuple):
+@dataclass(frozen=True)
+class _Table:
     """A table, the tensor that indexes it, and whether that holds the ids as they were given."""
 
     index: str
