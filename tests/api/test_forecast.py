@@ -152,7 +152,7 @@ def test_values_are_held_at_the_minimum(seers: RunningServer) -> None:
         ("gru", {"series": [1.0], "samples": 1000, "horizon": 100_000}, 413, "too_long", "values"),
         ("gru", {"series": [1.0], "horizon": 10**400}, 422, "invalid_field", "horizon"),
         ("many", {"series": [[1.0] * 4], "horizon": 1, "future": [[1.0, 1e39]]}, 422, "not_finite", "float32"),
-        ("many", {"series": [[1.0] * 4], "horizon": 3, "future": [[1.0, 2.0]] * 2}, 422, "invalid_field", "2 rows"),
+        ("many", {"series": [[1.0] * 4], "horizon": 4, "future": [[1.0, 2.0]] * 2}, 422, "invalid_field", "2 rows"),
         ("many", {"series": [[1.0] * 4], "horizon": 2, "future": [[1.0]] * 2}, 422, "wrong_features", "1 values"),
         ("many", {"series": [[1.0] * 3], "horizon": 2, "future": [[1.0] * 2] * 2}, 422, "wrong_features", ""),
     ],
@@ -167,5 +167,8 @@ def test_what_cannot_be_forecast_says_why(
 
 def test_a_card_says_how_it_forecasts(seers: RunningServer) -> None:
     card = seers.client.get("/v1/models/many").json()
-    assert card["forecast"] == {"target": [2, 0], "known": [3, 1], "sampled": True}
+    assert card["forecast"] == {
+        "drive": "recursive", "window": None, "max_horizon": None,
+        "target": [2, 0], "known": [3, 1], "known_for": "same", "sampled": True,
+    }  # fmt: skip
     assert seers.client.get("/v1/models/odd").json()["forecast"] is None

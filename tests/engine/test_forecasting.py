@@ -16,6 +16,8 @@ def plan(horizon: int = 3, **options: Any) -> ForecastPlan:
         "target": (2, 0),
         "mean": np.array([10.0, 20.0]),
         "std": np.array([2.0, 0.5]),
+        "input_mean": np.zeros(2),
+        "input_std": np.ones(2),
         "residuals": np.zeros((0, 2)),
         "minimum": None,
         "seed": 5,

@@ -20,7 +20,7 @@ from elman.api.schemas import (
     StateTensorCard,
 )
 from elman.api.server import ServedModel, Server
-from elman.repository.feeding import axes_of, why_no_forecast, why_no_generation
+from elman.repository.feeding import driving_of, why_no_forecast, why_no_generation
 from elman.repository.model import Model
 from elman.repository.network import InputTensor, OutputTensor
 from elman.repository.repository import Refusal
@@ -109,8 +109,16 @@ def _generation(model: Model) -> GenerationCard | None:
 def _forecast(model: Model) -> ForecastCard | None:
     if why_no_forecast(model) is not None:
         return None
-    axes, spec = axes_of(model), model.spec.forecast or ForecastSpec()
-    return ForecastCard(target=list(axes.target), known=list(axes.known), sampled=bool(spec.residuals))
+    driving, spec = driving_of(model), model.spec.forecast or ForecastSpec()
+    return ForecastCard(
+        drive=driving.drive,
+        window=driving.window,
+        max_horizon=driving.horizon if driving.drive == "direct" else None,
+        target=list(driving.target),
+        known=list(driving.known),
+        known_for=driving.known_for,
+        sampled=bool(spec.residuals),
+    )
 
 
 def _tensor(one: InputTensor | OutputTensor) -> dict[str, Any]:

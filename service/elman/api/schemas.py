@@ -81,8 +81,17 @@ class GenerationCard(BaseModel):
 class ForecastCard(BaseModel):
     """How a model forecasts."""
 
-    target: list[int] = Field(description="For each output, the index of the input feature that it predicts")
+    drive: Literal["recursive", "window", "direct"] = Field(
+        description="`recursive`: the output is the next input; `window`: the same, and each step reads the last rows "
+        "anew; `direct`: one run gives all steps"
+    )
+    window: int | None = Field(description="Rows that each run reads; null for the whole series")
+    max_horizon: int | None = Field(description="Most steps that it foretells; null if any")
+    target: list[int] = Field(description="For each value, the index of the input feature that it predicts")
     known: list[int] = Field(description="Indices of the input features known ahead, which a request gives as `future`")
+    known_for: Literal["same", "next"] = Field(
+        description="`same`: an input row has the known features of its own step; `next`: of the step after it"
+    )
     sampled: bool = Field(description="Whether paths can be sampled, for quantiles")
 
 

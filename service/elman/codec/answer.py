@@ -194,7 +194,10 @@ def meaning_of(outputs: Array, format: OutputFormat) -> Array:
 def _values(outputs: Array, decoder: DecoderSpec) -> Array:
     if decoder.mean is None or decoder.std is None:
         return outputs
-    values: Array = outputs.astype(np.float64) * np.array(decoder.std) + np.array(decoder.mean)
+    size = outputs.shape[1]
+    # One number for all outputs, one for each, or one for each value of several steps.
+    std, mean = np.resize(np.array(decoder.std), size), np.resize(np.array(decoder.mean), size)
+    values: Array = outputs.astype(np.float64) * std + mean
     return values
 
 

@@ -48,8 +48,10 @@ def features_array(rows: Sequence[Sequence[float]], format: InputFormat, where: 
     if features == 1:
         rows = [[value] if isinstance(value, float | int) else value for value in rows]
     _check_widths(rows, features, where)
-    flat = list(chain.from_iterable(rows))
-    return _pack(flat, (len(rows), features), format.numpy_dtype, where)
+    flat, shape = list(chain.from_iterable(rows)), (len(rows), features)
+    if format.mean is not None:
+        return finite(format.scaled(np.array(flat, np.float64).reshape(shape)), format.numpy_dtype, where)
+    return _pack(flat, shape, format.numpy_dtype, where)
 
 
 def numbers_array(data: Array, format: InputFormat, where: str, limits: Limits) -> Array:
@@ -61,7 +63,7 @@ def numbers_array(data: Array, format: InputFormat, where: str, limits: Limits) 
         check_samples(len(data), format, where, limits)
         return finite(data, _FLOAT32, where)
     check_length(len(data), where, limits)
-    return finite(data, format.numpy_dtype, where)
+    return finite(format.scaled(data), format.numpy_dtype, where)
 
 
 def signal_array(values: Sequence[float], format: InputFormat, where: str, limits: Limits) -> Array:

@@ -12,7 +12,7 @@ from elman.codec.json import JSONDecoder
 from elman.codec.requests import MAX_STEPS, ForecastRequest, GenerateRequest, InfluenceRequest, Origin
 from elman.engine.sequence import Inputs
 from elman.errors import EmptySequence, InvalidField, TooLong, WrongFeatures
-from elman.repository.feeding import axes_of
+from elman.repository.feeding import driving_of
 from elman.repository.model import Model
 from elman.repository.network import Array
 from elman.repository.spec import GenerationSpec
@@ -35,7 +35,7 @@ class AutoregressiveDecoder:
     def __init__(self, model: Model, decoder: JSONDecoder) -> None:
         self._decoder = decoder
         self._generation = model.spec.generation or GenerationSpec()
-        self._known = axes_of(model).known
+        self._driving = driving_of(model)
         self._feature_names = model.spec.input.names
         self._output_size = model.network.output_size
         output = model.spec.decoder
@@ -104,8 +104,8 @@ class AutoregressiveDecoder:
     def forecast(self, content: bytes) -> tuple[ForecastRequest[Any, Any], Inputs, Array | None]:
         """A forecast request, its series and its `future`.
 
-        The series is `(length, features)` in the data's own units, or empty if the request has only a state. The future
-        is `(horizon or more, known)`, or None if the model has no features known ahead.
+        The series is `(length, features)` as the network reads it, or empty if the request has only a state. The future
+        is `(rows, known)`, or None if the model has no features known ahead.
 
         Raises RequestError with the `where` of the first error.
         """
@@ -113,30 +113,33 @@ class AutoregressiveDecoder:
         _check_origin(request)
         if request.series is None and request.session is None and request.state is None:
             raise InvalidField("there is no series to forecast", where="series", expected="a series, session or state")
-        statics = self._statics(request)
+        statics, has_series = self._statics(request), request.series is not None
         series = np.zeros((0, self._decoder.format.features or 1), self._decoder.format.numpy_dtype)
         if request.series is not None:
             series = features_array(request.series, self._decoder.format, "series", self._decoder.limits)
             request.series = None
-        return request, Inputs(series, (), statics), self._future(request)
+        return request, Inputs(series, (), statics), self._future(request, has_series)
 
-    def _future(self, request: ForecastRequest[Any, Any]) -> Array | None:
-        """The features known ahead, checked: at least as many rows as the horizon."""
-        known, rows, names = self._known, request.future, self._feature_names
+    def _future(self, request: ForecastRequest[Any, Any], has_series: bool) -> Array | None:
+        """The features known ahead as the network reads them, one row for each input row that lacks them."""
+        driving, rows, names = self._driving, request.future, self._feature_names
+        known = driving.known
         if not known:
             if rows:
                 raise InvalidField("the model has no features known ahead", where="future", expected="no future")
             return None
-        wanted = f"{request.horizon} rows of {len(known)}" + (
-            f": {', '.join(names[index] for index in known)}" if names else ""
-        )
-        if rows is None or len(rows) < request.horizon:
-            raise InvalidField(f"future has {0 if rows is None else len(rows)} rows", where="future", expected=wanted)
-        lists = [row if isinstance(row, list) else [row] for row in rows]
+        # The last row that is read foretells the last step. It is given where rows have the features of the next step.
+        needed = request.horizon - 1 + (driving.known_for == "next" and has_series)
+        wanted = f"{needed} rows of {len(known)}" + (f": {', '.join(names[index] for index in known)}" if names else "")
+        lists = [row if isinstance(row, list) else [row] for row in rows or []]
+        if len(lists) < needed:
+            raise InvalidField(f"future has {len(lists)} rows", where="future", expected=wanted)
         for index, row in enumerate(lists):
             if len(row) != len(known):
                 raise WrongFeatures(f"the row has {len(row)} values", where=f"future[{index}]", expected=wanted)
-        return finite(np.array(lists, np.float64), np.dtype(np.float32), "future")
+        values = np.array(lists, np.float64).reshape(-1, len(known))
+        format = self._decoder.format
+        return finite(format.scaled(values, known), np.dtype(np.float32), "future")
 
     @cached_property
     def _influence(self) -> Any:

@@ -1,5 +1,6 @@
 """The input of a model on the wire: all that the codec needs to decode its sequences."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from elman.repository.model import Model
-from elman.repository.network import InputTensor
+from elman.repository.network import Array, InputTensor
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class InputFormat:
         vocabulary: tokens by id, if the spec has them.
         vocabulary_size: number of tokens; may be known without a vocabulary.
         unknown: the token for characters that are not in the vocabulary.
+        mean, std: the network reads `(x - mean) / std`; one number for each feature, or none.
         data: the name of the data input.
         further: the other inputs with one value per step.
         statics: the inputs with one value per sequence.
@@ -37,6 +39,8 @@ class InputFormat:
     vocabulary: tuple[str, ...] | None = None
     vocabulary_size: int | None = None
     unknown: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     data: str = ""
     further: tuple[InputTensor, ...] = ()
     statics: tuple[InputTensor, ...] = ()
@@ -57,6 +61,23 @@ class InputFormat:
         """`dtype` as a numpy dtype."""
         return np.dtype(self.dtype)
 
+    def scaled(self, values: Array, features: Sequence[int] | None = None) -> Array:
+        """Values in the data's units as the network reads them, float64 `(..., features)`.
+
+        features: the indices of the features that `values` has, where it has not all of them.
+        """
+        if self.mean is None:
+            return values
+        mean, std = self.scale_of(range(self.features or 1) if features is None else features)
+        scaled: Array = (values.astype(np.float64) - mean) / std
+        return scaled
+
+    def scale_of(self, features: Sequence[int]) -> tuple[Array, Array]:
+        """Mean and std of some features, float64; 0 and 1 where the network reads the data's units."""
+        pair = self.mean or (0.0,), self.std or (1.0,)
+        mean, std = (np.resize(np.array(one, np.float64), self.features or 1)[list(features)] for one in pair)
+        return mean, std
+
     @cached_property
     def token_ids(self) -> dict[str, int] | None:
         """The id of each token; None without a vocabulary."""
@@ -76,6 +97,8 @@ def input_format(model: Model) -> InputFormat:
         vocabulary=spec.vocabulary,
         vocabulary_size=spec.vocabulary_size,
         unknown=spec.unknown,
+        mean=spec.mean,
+        std=spec.std,
         data=network.inputs[0].name,
         further=network.further,
         statics=network.statics,

@@ -50,7 +50,8 @@ def _data(content: bytes, format: InputFormat, limits: Limits) -> Array:
         check_samples(len(content) // 4, format, "sequence", limits)
         return finite(np.frombuffer(content, "<f4"), np.dtype(np.float32), "sequence")
     check_length(len(content) // step, "sequence", limits)
-    return finite(np.frombuffer(content, "<f4").reshape(-1, features), format.numpy_dtype, "sequence")
+    rows = np.frombuffer(content, "<f4").reshape(-1, features)
+    return finite(format.scaled(rows), format.numpy_dtype, "sequence")
 
 
 def parse_query(query: bytes, kind: type[Q]) -> Q:

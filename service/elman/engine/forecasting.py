@@ -20,12 +20,15 @@ class ForecastPlan:
 
     Attributes:
         horizon: number of steps to forecast.
-        future: the next input rows, float32 `(horizon - 1, features)`. Features known ahead are filled in already.
+        future: the next input rows as the network reads them, float32 `(horizon - 1, features)`. Features known ahead
+            are filled in already.
         target: for each output, the index of the input feature that it predicts.
         mean, std: `output * std + mean` is in the data's units; float64 `(outputs,)`.
+        input_mean, input_std: the network reads `(value - input_mean) / input_std`; float64 `(outputs,)`.
         residuals: float64 `(rows, outputs)`; without rows every path is the point forecast.
         minimum: smaller values are raised to this.
         seed: below 2**64.
+        window: rows that are read anew at each step; None if the state is carried on.
     """
 
     horizon: int
@@ -33,9 +36,12 @@ class ForecastPlan:
     target: tuple[int, ...]
     mean: Array
     std: Array
+    input_mean: Array
+    input_std: Array
     residuals: Array
     minimum: float | None
     seed: int
+    window: Array | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -47,15 +53,18 @@ class SamplePath:
         path: its number; None for the point forecast.
         length: steps forecast so far.
         values: float64 `(horizon, outputs)`; the first `length` rows are filled.
+        window: the last rows, if the model reads them anew at each step.
     """
 
     plan: ForecastPlan
     path: int | None
     length: int = 0
     values: Array = field(init=False)
+    window: Array | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.values = np.zeros((self.plan.horizon, len(self.plan.target)))
+        self.values = np.zeros((self.plan.horizon, len(self.plan.mean)))
+        self.window = self.plan.window
 
     def feed(self, feedbacks: list[Feedback], outputs: Array) -> list[Array | None]:
         """Like `Feedback.feed`; the next inputs of each row are `(1, features)`."""
@@ -70,8 +79,11 @@ class SamplePath:
         if at + 1 == plan.horizon:
             return None
         inputs = plan.future[at : at + 1].copy()
-        inputs[0, plan.target] = value
-        return inputs
+        inputs[0, plan.target] = (value - plan.input_mean) / plan.input_std
+        if self.window is None:
+            return inputs
+        self.window = np.concatenate([self.window[1:], inputs])
+        return self.window
 
 
 def next_values(paths: list[SamplePath], outputs: Array) -> Array:

@@ -118,6 +118,8 @@ class ModelQueue:
                 if inputs is None:
                     done.append(sequence)
                     continue
+                if sequence.anew:
+                    self.runner.release([sequence])
                 sequence.go_on(inputs)
                 self.scheduler.add(sequence)
                 fed.append(sequence)

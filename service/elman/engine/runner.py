@@ -178,7 +178,7 @@ class _Plan:
         self._steps: list[int] = []
         for row, (sequence, steps) in enumerate(zip(sequences, counts, strict=True)):
             ends = steps == sequence.remaining
-            if not ends or sequence.feedback is not None:
+            if not ends or (sequence.feedback is not None and not sequence.anew):
                 self.unfinished.append(row)
             if ends and sequence.keep_state:
                 self.final.append(row)

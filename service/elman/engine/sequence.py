@@ -48,6 +48,7 @@ class Sequence:
         feedback: makes the next inputs from the last output; None if the sequence is not autoregressive. Outputs go to
             the feedback and are not kept.
         more: most steps that the feedback adds; for admission.
+        anew: True if the inputs that the feedback gives are read from the initial state, not from the state so far.
         listener: called on the event loop each time that the sequence was fed.
         save: what `commit` writes to a store before the answer is sent. The engine does not look into it.
         request: the `PendingRequest` that it belongs to, until it is done. The engine sets it.
@@ -75,6 +76,7 @@ class Sequence:
     keep_trace: bool = False
     feedback: Feedback | None = None
     more: int = 0
+    anew: bool = False
     listener: Callable[[], None] | None = None
     save: object = None
     request: object = None

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from pydantic import ValidationError
 
 from elman.errors import ModelRefused
 from elman.repository.calibration import Calibration, calibrate
@@ -219,23 +220,25 @@ def _resolve(given: ModelSpec, network: Network) -> ModelSpec:
                 node=f"input {network.input!r}",
             )
         vocabulary_size = len(declared.vocabulary)
-    resolved = InputSpec.model_validate(
-        declared.model_dump(exclude_none=True)
-        | {
-            "kind": declared.kind or ("tokens" if network.features is None else "features"),
-            "name": network.input,
-        }
-        | ({} if network.features is None else {"size": network.features})
-        | ({} if vocabulary_size is None or network.features is not None else {"vocabulary_size": vocabulary_size})
-    )
+    kind = declared.kind or ("tokens" if network.features is None else "features")
+    found: dict[str, Any] = {"kind": kind, "name": network.input}
+    if network.features is not None:
+        found["size"] = network.features
+    elif vocabulary_size is not None:
+        found["vocabulary_size"] = vocabulary_size
+    try:
+        resolved = InputSpec.model_validate(declared.model_dump(exclude_none=True) | found)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise ModelRefused(f"the spec's input does not fit the graph: {first['msg']}", node="input") from None
     decoder = given.decoder or DecoderSpec()
     task = given.task or ("classification" if decoder.kind == "labels" else "raw")
-    _check_decoder(decoder, resolved, network)
+    _check_decoder(decoder, resolved, network, None if given.forecast is None else given.forecast.horizon)
     return given.model_copy(update={"task": task, "input": resolved, "decoder": decoder})
 
 
-def _check_decoder(decoder: DecoderSpec, declared: InputSpec, network: Network) -> None:
-    """Raise ModelRefused where the decoder does not fit the output."""
+def _check_decoder(decoder: DecoderSpec, declared: InputSpec, network: Network, horizon: int | None) -> None:
+    """Raise ModelRefused where the decoder does not fit the output, which may be `horizon` rows of values."""
     size = network.output_size
     vocabulary = declared.vocabulary if decoder.kind == "tokens" else None
     for what, values in (
@@ -244,7 +247,8 @@ def _check_decoder(decoder: DecoderSpec, declared: InputSpec, network: Network) 
         ("std", decoder.std),
         ("tokens of the vocabulary", vocabulary),
     ):
-        if values is not None and len(values) != size and not (what in ("mean", "std") and len(values) == 1):
+        per_value = {1, size // (horizon or 1)} if what in ("mean", "std") else set()
+        if values is not None and len(values) != size and len(values) not in per_value:
             raise ModelRefused(
                 f"the spec lists {len(values)} {what}, a step of the output has {size} numbers",
                 node=f"output {network.output_names[0]!r}",

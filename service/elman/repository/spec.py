@@ -11,6 +11,8 @@ METADATA_KEY = "elman"
 QUANTISED_KEY = "elman.quantised"
 """The metadata key of a file that answers only about as its module does; its value says how it was rounded."""
 
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Task = Literal["classification", "tagging", "regression", "forecasting", "generation", "raw"]
 
 
@@ -19,7 +21,11 @@ class _Frozen(BaseModel):
 
 
 class InputSpec(_Frozen):
-    """The data input. `size` is the number of features of a step; `vocabulary` lists tokens by id."""
+    """The data input. `size` is the number of features of a step; `vocabulary` lists tokens by id.
+
+    Where `mean` and `std` are given, one number for each feature or one for all, the network reads `(x - mean) / std`
+    of every value x, also of those that are fed back. Requests are in the data's own units.
+    """
 
     kind: Literal["features", "tokens", "frames"] | None = None
     name: str | None = None
@@ -35,9 +41,16 @@ class InputSpec(_Frozen):
     """Of frames: zeros before the first sample."""
     batch_axis: Annotated[int, Field(ge=0, le=7)] | None = None
     time_axis: Annotated[int, Field(ge=0, le=7)] | None = None
+    mean: tuple[Number, ...] | None = None
+    std: tuple[Positive, ...] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "InputSpec":
+        _check_scale(self.mean, self.std)
+        if self.mean is not None and self.kind not in (None, "features"):
+            raise ValueError(f"mean and std are of features, not of {self.kind}")
+        if self.mean is not None and self.size is not None and len(self.mean) not in (1, self.size):
+            raise ValueError(f"mean lists {len(self.mean)} numbers but size is {self.size}")
         if self.vocabulary is not None:
             if len(set(self.vocabulary)) != len(self.vocabulary):
                 raise ValueError("vocabulary lists a token twice")
@@ -118,16 +131,23 @@ class DecoderSpec(_Frozen):
     kind: Literal["labels", "values", "tokens", "none"] = "none"
     labels: tuple[str, ...] | None = None
     scores: Literal["logits", "log_probabilities", "probabilities"] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    mean: tuple[Number, ...] | None = None
+    std: tuple[Positive, ...] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "DecoderSpec":
         if self.kind == "labels" and not self.labels:
             raise ValueError("a labels decoder needs labels")
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("mean and std go together")
+        _check_scale(self.mean, self.std)
         return self
+
+
+def _check_scale(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
+    """Raise ValueError unless mean and std are both given, of one length, or both left out."""
+    if (mean is None) != (std is None):
+        raise ValueError("mean and std go together")
+    if mean is not None and std is not None and (not mean or len(mean) != len(std)):
+        raise ValueError(f"mean lists {len(mean)} numbers and std {len(std)}")
 
 
 class GenerationSpec(_Frozen):
@@ -143,18 +163,41 @@ class GenerationSpec(_Frozen):
 
 
 class ForecastSpec(_Frozen):
-    """How a model whose output is the next step's values is fed its own output.
+    """How a model whose outputs are the coming values of a series is driven.
 
-    `target` lists the input features that the outputs are, in the order of the outputs; `known` those that the caller
-    knows ahead, in the order in which a request gives them. `residuals` are rows of output-sized errors (truth minus
-    forecast of one step, in the data's own units) seen on data that was not trained on: a sampled path adds one row,
-    drawn at random, to each step. Values are held at `minimum` or above.
+    Attributes:
+        drive: `recursive`: the output is the next input, from the state after the series. `window`: the same, but each
+            step reads the last `window` rows anew, as a network does that was trained on windows. `direct`: one run
+            gives the values of all `horizon` steps, row by row.
+        window: rows that each run reads, where they are not the whole series.
+        horizon: steps that a `direct` model foretells.
+        target: the input features that the outputs are, in the order of the outputs.
+        known: the input features that the caller knows ahead, in the order in which a request gives them.
+        known_for: `same`: an input row has the known features of its own step. `next`: of the step after it, which it
+            foretells.
+        residuals: errors (truth minus forecast, in the data's own units) seen on data that was not trained on, one
+            row for each forecast of one run. A sampled path adds one row, drawn at random, to the output of each run.
+        minimum: values are held at it or above.
     """
 
+    drive: Literal["recursive", "window", "direct"] = "recursive"
+    window: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    horizon: Annotated[int, Field(ge=1, le=2**16)] | None = None
     target: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     known: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    residuals: tuple[tuple[float, ...], ...] = ()
-    minimum: float | None = None
+    known_for: Literal["same", "next"] = "same"
+    residuals: tuple[tuple[Number, ...], ...] = ()
+    minimum: Number | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "ForecastSpec":
+        if (self.horizon is not None) != (self.drive == "direct"):
+            raise ValueError("a direct model has a horizon, and no other has one")
+        if self.window is not None and self.drive == "recursive":
+            raise ValueError("a recursive model reads no window")
+        if self.known and self.drive == "direct":
+            raise ValueError("a direct model reads no features that are known ahead")
+        return self
 
 
 class ModelSpec(_Frozen):

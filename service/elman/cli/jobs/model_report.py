@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from elman.cli.jobs.request_example import request_example
 from elman.errors import ModelRefused
-from elman.repository.feeding import axes_of, why_no_forecast, why_no_generation
+from elman.repository.feeding import driving_of, why_no_forecast, why_no_generation
 from elman.repository.model import Model
 from elman.repository.repository import Refusal
 
@@ -160,12 +160,18 @@ def _generation(model: Model) -> str:
 
 
 def _forecast(model: Model) -> str:
-    axes, names = axes_of(model), model.spec.input.names
+    axes, names = driving_of(model), model.spec.input.names
     target, known = (
         ", ".join(names[i] if names else str(i) for i in features) for features in (axes.target, axes.known)
     )
     sampled = model.spec.forecast is not None and bool(model.spec.forecast.residuals)
-    parts = [f"feature {target}", f"with {known} known ahead" if known else "", "with quantiles" if sampled else ""]
+    ahead = f"with {known} known ahead, for the {axes.known_for} step" if known else ""
+    driven = {
+        "recursive": "",
+        "window": f"driven by windows of {axes.window}",
+        "direct": f"{axes.horizon} steps at once",
+    }
+    parts = [f"feature {target}", ahead, driven[axes.drive], "with quantiles" if sampled else ""]
     return f"yes, {', '.join(filter(None, parts))}"
 
 
