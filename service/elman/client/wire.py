@@ -79,7 +79,7 @@ class AcceptedShapes:
 
     def to_bytes(self, x: object) -> bytes | None:
         """A sequence as little-endian float32, row-major; None if it has to be sent as JSON."""
-        if not self.has(x):
+        if not self.has(x) or isinstance(x, np.ma.MaskedArray):
             return None
         _check_axes(x)
         with np.errstate(over="ignore"):  # the server refuses infinity and names its place
@@ -92,10 +92,10 @@ def to_json_value(x: object, where: str) -> Any:
         return x
     if isinstance(x, Mapping):
         return {
-            name: value if isinstance(value, str) else _numbers(np.asarray(value), f"{where}.{name}")
+            name: value if isinstance(value, str) else _numbers(np.asanyarray(value), f"{where}.{name}")
             for name, value in x.items()
         }
-    array = np.asarray(x)
+    array = np.asanyarray(x)
     _check_axes(array)
     return _numbers(array, where)
 
@@ -103,11 +103,14 @@ def to_json_value(x: object, where: str) -> Any:
 def to_json_statics(static: StaticLike | Sequence[StaticLike], where: str = "static") -> Any:
     """Static inputs as JSON holds them. Raises RequestError if a number is not finite."""
     if isinstance(static, Mapping):
-        return {name: _numbers(np.asarray(value), f"{where}.{name}") for name, value in static.items()}
+        return {name: _numbers(np.asanyarray(value), f"{where}.{name}") for name, value in static.items()}
     return [to_json_statics(one, f"{where}[{index}]") for index, one in enumerate(static)]
 
 
 def _numbers(array: NDArray[Any], where: str) -> Any:
+    if isinstance(array, np.ma.MaskedArray) and np.ma.getmaskarray(array).any():
+        place = "".join(f"[{i}]" for i in np.argwhere(np.ma.getmaskarray(array))[0])
+        raise RequestError("a value is missing", code="not_finite", where=f"{where}{place}")
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{where} must hold numbers, got dtype {array.dtype}")
     if array.dtype.kind != "f":

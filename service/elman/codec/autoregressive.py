@@ -113,6 +113,7 @@ class AutoregressiveDecoder:
         _check_origin(request)
         if request.series is None and request.session is None and request.state is None:
             raise InvalidField("there is no series to forecast", where="series", expected="a series, session or state")
+        _check_quantiles(request.quantiles)
         statics, has_series = self._statics(request), request.series is not None
         series = np.zeros((0, self._decoder.format.features or 1), self._decoder.format.numpy_dtype)
         if request.series is not None:
@@ -171,6 +172,17 @@ class AutoregressiveDecoder:
         return {
             name: value for name, value in self.__dict__.items() if name not in ("_generate", "_forecast", "_influence")
         }
+
+
+def _check_quantiles(levels: list[float]) -> None:
+    """Raise InvalidField if a quantile is listed twice, or if two look alike in the answer, which names them."""
+    seen: set[str] = set()
+    for index, level in enumerate(levels):
+        if f"{level:g}" in seen:
+            raise InvalidField(
+                f"the quantile {level:g} is listed twice", where=f"quantiles[{index}]", expected="each quantile once"
+            )
+        seen.add(f"{level:g}")
 
 
 def _check_origin(request: GenerateRequest[Any] | ForecastRequest[Any, Any]) -> None:

@@ -20,6 +20,7 @@ from elman.client.calls import (
 )
 from elman.client.calls.call import id_of
 from elman.client.config import Timeout
+from elman.client.frames import by_name, is_frame
 from elman.client.progress import Progress, report_progress
 from elman.client.results import Card, Example, Forecast, Generation, Influence, Result
 from elman.client.streams import StreamProtocol
@@ -347,12 +348,13 @@ class AsyncModel:
         (11,)
 
         Args:
-            series: `(time,)` or `(time, features)`, in the units of the data.
+            series: `(time,)` or `(time, features)`, in the units of the data. The columns of a data frame of pandas or
+                polars are matched by name with the model's features.
             horizon: number of steps to forecast.
             samples: number of paths to sample for `mean` and `quantiles`; 0 for the point forecast alone.
             quantiles: shares between 0 and 1; None for 0.1, 0.5 and 0.9.
             seed: for the random numbers; None for one that the server draws. It is in the result.
-            future: `(horizon, known)`: the features of the coming steps that are known ahead.
+            future: `(horizon, known)`: the features of the coming steps that are known ahead; or a data frame.
             paths: whether to return the sampled paths.
             session: a session, or its id, to continue from. The session itself does not move.
             state: continue from this state token.
@@ -362,8 +364,15 @@ class AsyncModel:
         Raises:
             Unable: the model cannot forecast (`cannot_forecast`); `detail` has the reason.
             RequestError: an option is out of range, or the series is wrong; `where` names it.
+            ValueError: a data frame lacks a column, or the model does not name its features.
             DeadlineExceeded, TimedOut: it took longer than `timeout`. Both are TimeoutErrors.
         """
+        if is_frame(series) or is_frame(future):
+            card = await self.card()
+            names = card.input.get("names")
+            known = (card.raw.get("forecast") or {}).get("known") or []
+            series = by_name(series, names, "series")
+            future = None if future is None else by_name(future, names and [names[i] for i in known], "future")
         options = ForecastOptions(
             horizon=horizon,
             samples=samples,

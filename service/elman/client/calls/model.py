@@ -163,11 +163,11 @@ class ModelCalls:
         )
 
     def forecast(self, series: ArrayLike, options: ForecastOptions) -> Call[Forecast]:
-        body = {"series": to_json_value(np.asarray(series, np.float64), "series"), **options.body()}
+        body = {"series": to_json_value(np.asanyarray(series, np.float64), "series"), **options.body()}
         if options.quantiles is not None:
             body["quantiles"] = list(options.quantiles)
         if options.future is not None:
-            body["future"] = to_json_value(np.asarray(options.future, np.float64), "future")
+            body["future"] = to_json_value(np.asanyarray(options.future, np.float64), "future")
         return json_call(
             "POST",
             f"{self.path}/forecast",
