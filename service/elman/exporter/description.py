@@ -9,7 +9,7 @@ from torch import Tensor
 
 from elman.exporter.errors import ExportRefused
 from elman.exporter.reference import Inputs, Layout
-from elman.repository.spec import DecoderSpec, InputSpec, ModelSpec, StateSpec, Task
+from elman.repository.spec import DecoderSpec, InputSpec, ModelSpec, PortSpec, StateSpec, Task
 
 # The task of a model whose decoder is of this kind, where nobody says another.
 _TASKS: dict[str, Task] = {"labels": "classification", "values": "regression", "tokens": "generation"}
@@ -30,11 +30,16 @@ class Description:
 
 
 def describe(
-    given: ModelSpec, said: Description, layout: Layout, inputs: Inputs, outputs: Sequence[Tensor]
+    given: ModelSpec,
+    said: Description,
+    layout: Layout,
+    inputs: Inputs,
+    outputs: Sequence[Tensor],
+    output_names: Sequence[str] | None,
 ) -> ModelSpec:
     """The given spec, with what it leaves out taken from the module and the caller's words. Raises ExportRefused.
 
-    Inputs and outputs get names of the export's own, whatever the given spec calls them.
+    The data and the states get names of the export's own, whatever the given spec calls them.
     """
     num_outputs = len(outputs) - len(inputs.state)
     try:
@@ -45,8 +50,9 @@ def describe(
             update={
                 "task": given.task or said.task or (_TASKS.get(decoder.kind, "raw") if decoder else "raw"),
                 "input": InputSpec(**{**found.model_dump(exclude_unset=True), **kept}),
-                "state": _state_specs(layout, said.initial_state) or None,
-                "outputs": tuple(f"output_{i}" if i else "output" for i in range(num_outputs)),
+                "state": _state_specs(inputs, layout, said.initial_state) or None,
+                "inputs": {**_port_specs(inputs, layout), **given.inputs},
+                "outputs": _output_names(output_names, num_outputs),
                 "decoder": decoder,
                 "initial_state": "learned" if said.initial_state else "zeros",
             }
@@ -54,7 +60,35 @@ def describe(
     except ValueError as error:
         raise ExportRefused(f"the description contradicts itself: {error}") from error
     _check_sizes(spec, outputs[0], inputs.state, said.initial_state)
+    _check_names(spec)
     return spec
+
+
+def _port_specs(inputs: Inputs, layout: Layout) -> dict[str, PortSpec]:
+    """The roles of the inputs beside data and state."""
+    return {
+        one.name: PortSpec(role=one.role, batch_axis=batch, time_axis=time, valid=one.valid)
+        for one, (batch, time) in zip(inputs.others, layout.others, strict=True)
+        if one.role != "state"
+    }
+
+
+def _output_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    if names is None:
+        return tuple(f"output_{i}" if i else "output" for i in range(count))
+    if len(names) != count:
+        raise ExportRefused(f"output_names lists {len(names)}, but forward returns {count} results beside its states")
+    return tuple(names)
+
+
+def _check_names(spec: ModelSpec) -> None:
+    """Raises ExportRefused where two inputs or outputs would have one name."""
+    states = spec.state or ()
+    names = [str(spec.input.name), *spec.inputs, *(spec.outputs or ())]
+    names += [name for state in states for name in (state.input, state.output)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ExportRefused(f"two inputs or outputs of the file would be called {name!r}: rename one of forward's")
 
 
 def _input_spec(said: Description, layout: Layout, inputs: Inputs) -> InputSpec:
@@ -68,8 +102,9 @@ def _input_spec(said: Description, layout: Layout, inputs: Inputs) -> InputSpec:
     )
 
 
-def _state_specs(layout: Layout, initial_state: Sequence[Tensor]) -> tuple[StateSpec, ...]:
-    num_states = len(layout.state_axes)
+def _state_specs(inputs: Inputs, layout: Layout, initial_state: Sequence[Tensor]) -> tuple[StateSpec, ...]:
+    axes = [batch for one, (batch, _) in zip(inputs.others, layout.others, strict=True) if one.role == "state"]
+    num_states = len(axes)
     names = ("h", "c")[:num_states] if num_states <= 2 else tuple(f"state_{i}" for i in range(num_states))
     return tuple(
         StateSpec(
@@ -78,7 +113,7 @@ def _state_specs(layout: Layout, initial_state: Sequence[Tensor]) -> tuple[State
             batch_axis=axis,
             initial=f"{name}_initial" if initial_state else None,
         )
-        for name, axis in zip(names, layout.state_axes, strict=True)
+        for name, axis in zip(names, axes, strict=True)
     )
 
 

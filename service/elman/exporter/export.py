@@ -2,22 +2,23 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from elman.exporter.description import Description, describe
-from elman.exporter.layout import check_outputs, find_layout, results_like_the_first
+from elman.exporter.layout import answering_results, check_outputs, find_layout
 from elman.exporter.onnx_layers import with_onnx_layers
 from elman.exporter.quantising import quantised
-from elman.exporter.reference import prepare
+from elman.exporter.reference import Inputs, Layout, Reference, prepare
 from elman.exporter.tracing import trace
 from elman.exporter.verifying import verify
 from elman.exporter.writing import embed, write
-from elman.repository.spec import ModelSpec, Task
+from elman.repository.spec import InputRole, ModelSpec, Task
 
 TOLERANCE = 1e-5
 """Default of `tolerance`: absolute, for every number of every output."""
@@ -37,6 +38,8 @@ def export(
     std: Sequence[float] | None = None,
     initial_state: Sequence[Tensor] = (),
     spec: ModelSpec | None = None,
+    roles: Mapping[str, InputRole] = MappingProxyType({}),
+    output_names: Sequence[str] | None = None,
     tolerance: float = TOLERANCE,
     quantise: bool = False,
 ) -> ModelSpec:
@@ -51,13 +54,17 @@ def export(
     Args:
         module: an `nn.RNN`, `nn.LSTM` or `nn.GRU`, or any module with one of these forwards:
             (x) -> output, (x, h) -> (output, h), (x, (h, c)) -> (output, (h, c)), (x, h, c) -> (output, h, c).
-            The output is float32, either one row a step, (batch, time, size) or time first, as `head(y)` gives, or
-            one row a sequence, (batch, size), as `head(y[:, -1])` gives.
+            It may take further inputs, and return further outputs, as tensors or by name in a dict; new states come
+            last. The output is float32, either one row a step, (batch, time, size) or time first, as `head(y)` gives,
+            or one row a sequence, (batch, size), as `head(y[:, -1])` gives.
         path: of the file. Its folder is made where there is none, and a file that is there is replaced.
         example: x alone, or (x, h), (x, (h, c)), (x, h, c). x is float32 (batch, time, features), or int32 or int64
             token ids (batch, time), or either with time first, or float32 (batch, features) for a module that does
             one step. A state is float32 (layers, batch, hidden), or (batch, hidden). Batch and time may have any
-            size: the file takes every size.
+            size: the file takes every size. Further tensors are inputs called as forward calls them: `static` ones
+            without the time axis, float32, bool or integer ids (batch, ...); `sequence` ones with the batch and time
+            axes of x; `lengths`, integers (batch,), so named; a mask (batch, time), so named and all of it for real
+            steps. What can be read in two ways is refused.
         task: what the model is for. Without it, it follows from the decoder: labels make a classification, mean and
             std a regression, a vocabulary of the output's size a generation, and nothing of these "raw".
         labels: a name for each number of an output row, which are scores: logits, probabilities or logarithms of them.
@@ -69,6 +76,10 @@ def export(
         initial_state: states that a sequence starts from, shaped like those of the example but with a batch of 1.
             Without them a sequence starts from zeros.
         spec: a description that takes precedence over the arguments above, and over what the module shows.
+        roles: the role of a further tensor by its name in forward's signature, where its shape leaves it open: one of
+            sequence, static, lengths, mask and state.
+        output_names: names of the results beside the states, the primary one first. Without them those of a dict that
+            forward returns, or output, output_1 and so on.
         tolerance: the largest absolute difference from torch that is accepted.
         quantise: round the weights of LSTM layers and of matrix products to 8 bits
             (`onnxruntime.quantization.quantize_dynamic`, with a reduced range, so that no sum overflows on processors
@@ -86,13 +97,15 @@ def export(
     reference, inputs = prepare(module, example, vocabulary or given.input.vocabulary)
     with_onnx_layers(reference)  # Layers that cannot be exported are refused before any work is done.
     with torch.no_grad():
-        layout = find_layout(reference, inputs, given)
-        if not inputs.state:
-            reference.kept = results_like_the_first(reference.run(inputs.traced(layout)), layout)
+        inputs, layout = find_layout(reference, inputs, given, roles)
         outputs = reference.run(inputs.traced(layout))
+        names = output_names or _result_names(reference, inputs, layout)
+        if not inputs.state and names is None:
+            reference.kept = answering_results(outputs, reference, inputs, layout)
+            outputs = reference.run(inputs.traced(layout))
         check_outputs(outputs, reference, inputs, layout)
-        described = describe(given, said, layout, inputs, outputs)
-        model = trace(reference, inputs.traced(layout), layout, described)
+        described = describe(given, said, layout, inputs, outputs, names)
+        model = trace(reference, inputs, layout, described)
         embed(model, described, initial_state)
         verify(model.SerializeToString(), reference, inputs, layout, tolerance)
         if quantise:
@@ -100,3 +113,9 @@ def export(
             verify(model.SerializeToString(), reference, inputs, layout, math.inf)
     write(Path(path), model.SerializeToString())
     return described
+
+
+def _result_names(reference: Reference, inputs: Inputs, layout: Layout) -> tuple[str, ...] | None:
+    """The names of the results beside the states, where forward returns a dict."""
+    names = reference.result_names(inputs.traced(layout))
+    return None if names is None else names[: len(names) - len(inputs.state)]

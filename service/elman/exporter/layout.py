@@ -1,27 +1,54 @@
 """Which axes of a module's inputs are batch and time, and which of its results become outputs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from elman.exporter.arguments import readings, undecided
 from elman.exporter.errors import ExportRefused
 from elman.exporter.reference import TRACED_AT, Inputs, Layout, Reference
-from elman.repository.spec import ModelSpec
+from elman.repository.spec import InputRole, ModelSpec
 
 
-def find_layout(module: Reference, inputs: Inputs, given: ModelSpec) -> Layout:
-    """The axes of the module's inputs. Raises ExportRefused.
+def find_layout(
+    module: Reference, inputs: Inputs, given: ModelSpec, roles: Mapping[str, InputRole]
+) -> tuple[Inputs, Layout]:
+    """The axes of the module's inputs, and the inputs with the role of each. Raises ExportRefused.
+
+    Where the shapes allow several roles, each is tried. More than one that works is refused.
+    """
+    told = {name: one.role for name, one in given.inputs.items() if one.role is not None}
+    ways = list(readings(inputs.others, inputs.x, {**told, **roles}))
+    if len(ways) == 1:
+        inputs = Inputs(inputs.x, ways[0], inputs.num_tokens)
+        return inputs, _layout_of(module, inputs, given)
+    working: list[tuple[Inputs, Layout]] = []
+    failures: list[ExportRefused] = []
+    for way in ways:
+        tried = Inputs(inputs.x, way, inputs.num_tokens)
+        try:
+            layout = _layout_of(module, tried, given)
+            _check_states(module.run(tried.traced(layout)), tried, layout)
+            working.append((tried, layout))
+        except ExportRefused as failure:
+            failures.append(failure)
+    if not working:
+        raise failures[0]
+    if len(working) > 1:
+        raise undecided([inputs.others for inputs, _ in working])
+    return Inputs(inputs.x, working[0][0].others, inputs.num_tokens), working[0][1]
+
+
+def _layout_of(module: Reference, inputs: Inputs, given: ModelSpec) -> Layout:
+    """The axes of the module's inputs, whose roles are known. Raises ExportRefused.
 
     Where the spec does not name the batch axis, the first axis is taken for which one sequence of a batch does not
     change the answers of the others.
     """
-    state_axes = tuple(
-        given.state[i].batch_axis if given.state else int(state.dim() > 2) for i, state in enumerate(inputs.state)
-    )
     if inputs.x.is_floating_point() and inputs.x.dim() == 2:
-        return Layout(0, None, state_axes)
-    candidates = [Layout(axis, 1 - axis, state_axes) for axis in (0, 1)]
+        return Layout(0, None, _axes_of_others(inputs, given, 0, None))
+    candidates = [Layout(axis, 1 - axis, _axes_of_others(inputs, given, axis, 1 - axis)) for axis in (0, 1)]
     if given.input.batch_axis is not None:
         return candidates[given.input.batch_axis]
     failures: list[ExportRefused] = []
@@ -36,13 +63,28 @@ def find_layout(module: Reference, inputs: Inputs, given: ModelSpec) -> Layout:
     raise ExportRefused("a sequence's answer depends on the others in its batch, so none can be served alone")
 
 
+def _axes_of_others(
+    inputs: Inputs, given: ModelSpec, batch: int, time: int | None
+) -> tuple[tuple[int, int | None], ...]:
+    """The batch and time axis of each further argument, where the data has these."""
+    states = iter(given.state or ())
+    axes: list[tuple[int, int | None]] = []
+    for one in inputs.others:
+        if one.role == "state":
+            state = next(states, None)
+            axes.append((int(one.tensor.dim() > 2) if state is None else state.batch_axis, None))
+        else:
+            axes.append((batch, time) if one.role in ("sequence", "mask") else (0, None))
+    return tuple(axes)
+
+
 def _keeps_sequences_apart(module: Reference, inputs: Inputs, layout: Layout) -> bool:
     """Whether a change of the first sequence leaves the answers of all others as they were."""
-    x, *state = inputs.traced(layout)
+    x, *others = inputs.traced(layout)
     other, *_ = inputs.traced(layout)
     changed = x.clone()
     changed.select(layout.batch_axis, 0).copy_(other.select(layout.batch_axis, 0))
-    before, after = module.run([x, *state])[0], module.run([changed, *state])[0]
+    before, after = module.run([x, *others])[0], module.run([changed, *others])[0]
     axis = layout.batch_axis if _is_per_step(before, layout) else 0
     if axis >= before.dim() or before.shape[axis] != TRACED_AT[0]:
         return False
@@ -51,46 +93,67 @@ def _keeps_sequences_apart(module: Reference, inputs: Inputs, layout: Layout) ->
 
 
 def check_outputs(outputs: Sequence[Tensor], module: Reference, inputs: Inputs, layout: Layout) -> None:
-    """Raises ExportRefused unless there is an output per step or per sequence, and each new state has its old shape."""
-    num_states = len(inputs.state)
-    x, *state = inputs.traced(layout)
-    if not _is_per_step(outputs[0], layout) and not _is_per_sequence(outputs[0], module, inputs, layout):
+    """Raises ExportRefused unless each output is a row a step or a sequence, and each new state has its old shape."""
+    x = inputs.traced(layout)[0]
+    if not _is_per_step(outputs[0], layout) and not _is_per_sequence(0, outputs, module, inputs, layout):
         raise ExportRefused(
             f"an input of {tuple(x.shape)} gives an output of {tuple(outputs[0].shape)}, which must keep the "
             "batch and time axes and add its own, as `head(y)`, or keep the batch axis alone, as `head(y[:, -1])`"
         )
-    taken = [tuple(tensor.shape) for tensor in state]
-    returned = [tuple(output.shape) for output in outputs[len(outputs) - num_states :]]
-    if len(outputs) <= num_states or (num_states and returned != taken):
+    _check_states(outputs, inputs, layout)
+    for index in range(1, len(outputs) - len(inputs.state)):
+        if not _is_row(index, outputs, module, inputs, layout):
+            raise ExportRefused(
+                f"the result {index} of forward has the shape {tuple(outputs[index].shape)} for an input of "
+                f"{tuple(x.shape)}: it is neither a row a step nor a row a sequence, so it cannot be answered"
+            )
+
+
+def _check_states(outputs: Sequence[Tensor], inputs: Inputs, layout: Layout) -> None:
+    tensors = zip(inputs.others, inputs.traced(layout)[1:], strict=True)
+    taken = [tuple(tensor.shape) for one, tensor in tensors if one.role == "state"]
+    returned = [tuple(output.shape) for output in outputs[len(outputs) - len(taken) :]]
+    if len(outputs) <= len(taken) or (taken and returned != taken):
         raise ExportRefused(
             f"forward must return the output and then each new state, shaped {taken}, but returns "
             f"{[tuple(output.shape) for output in outputs]}"
         )
 
 
-def results_like_the_first(results: Sequence[Tensor], layout: Layout) -> tuple[int, ...]:
-    """Indices of the results with the batch and time axes of the first one.
+def answering_results(outputs: Sequence[Tensor], module: Reference, inputs: Inputs, layout: Layout) -> tuple[int, ...]:
+    """Indices of the results that are a row a step or a row a sequence.
 
     A module that takes no state may still return a final one, as `nn.LSTM` does. Nothing could be done with it.
     """
-    first = results[0]
-    if _is_per_step(first, layout):
-        return tuple(i for i, result in enumerate(results) if result.shape[:2] == first.shape[:2])
-    return tuple(
-        i for i, result in enumerate(results) if result.dim() == first.dim() and result.shape[:1] == first.shape[:1]
-    )
+    rest = range(1, len(outputs))
+    return 0, *(index for index in rest if _is_row(index, outputs, module, inputs, layout))
+
+
+def _is_row(index: int, outputs: Sequence[Tensor], module: Reference, inputs: Inputs, layout: Layout) -> bool:
+    leading = _leading(layout)
+    per_step = outputs[index].shape[: len(leading)] == leading
+    return per_step or _is_per_sequence(index, outputs, module, inputs, layout, least=1)
+
+
+def _leading(layout: Layout) -> tuple[int, ...]:
+    """The first axes of an output of one row a step, at TRACED_AT."""
+    batch, time = TRACED_AT
+    return (batch,) if layout.time_axis is None else (batch, time) if layout.batch_axis == 0 else (time, batch)
 
 
 def _is_per_step(output: Tensor, layout: Layout) -> bool:
     """Whether an output at TRACED_AT has the batch and time axes of the data, and at least one more."""
-    batch, time = TRACED_AT
-    leading = (batch,) if layout.time_axis is None else (batch, time) if layout.batch_axis == 0 else (time, batch)
+    leading = _leading(layout)
     return output.dim() > len(leading) and output.shape[: len(leading)] == leading
 
 
-def _is_per_sequence(output: Tensor, module: Reference, inputs: Inputs, layout: Layout) -> bool:
-    """Whether an output at TRACED_AT is one row a sequence: its shape does not depend on the length."""
+def _is_per_sequence(
+    index: int, outputs: Sequence[Tensor], module: Reference, inputs: Inputs, layout: Layout, least: int = 2
+) -> bool:
+    """Whether an output at TRACED_AT is one row a sequence: its shape changes with the batch, not with the length."""
     batch, time = TRACED_AT
-    if layout.time_axis is None or output.dim() < 2 or output.shape[0] != batch:
+    output = outputs[index]
+    if layout.time_axis is None or output.dim() < least or output.shape[0] != batch:
         return False
-    return module.run(inputs.at(layout, batch, time + 1))[0].shape == output.shape
+    other = module.run(inputs.at(layout, batch + 1, time + 1))[index]
+    return other.shape == (batch + 1, *output.shape[1:])

@@ -1,13 +1,14 @@
 """The module to export, as a function of flat tensors, and inputs to try it on."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from elman.exporter.arguments import Argument, read_arguments
 from elman.exporter.errors import ExportRefused
 
 TRACED_AT = (3, 5)
@@ -21,31 +22,46 @@ class Layout:
     Attributes:
         batch_axis: of the data input.
         time_axis: of the data input; None for a graph of one step, which has no time axis.
-        state_axes: the batch axis of each state.
+        others: the batch and time axis of each further argument; the time axis is None where it has none.
     """
 
     batch_axis: int
     time_axis: int | None
-    state_axes: tuple[int, ...]
+    others: tuple[tuple[int, int | None], ...] = ()
 
 
 class Reference(nn.Module):
-    """A copy of a module, on the CPU and in eval mode, as a function of flat tensors: (x, *state) -> (output, ...).
+    """A copy of a module, on the CPU and in eval mode, as a function of flat tensors: (x, *others) -> (output, ...).
 
     Attributes:
-        nested: whether the module takes its states as one tuple, as `nn.LSTM` does.
+        groups: for each argument after x, how many tensors are in its tuple; None for a tensor by itself.
         kept: indices of the results that become outputs of the file; None for all of them.
     """
 
-    def __init__(self, module: nn.Module, nested: bool) -> None:
+    def __init__(self, module: nn.Module, groups: tuple[int | None, ...]) -> None:
         super().__init__()
         self.module = copy.deepcopy(module).cpu().eval()
-        self.nested = nested
+        self.groups = groups
         self.kept: tuple[int, ...] | None = None
 
-    def forward(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        result = flatten(self.module(x, *((state,) if self.nested else state)))
+    def forward(self, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        result = flatten(self._call(x, *others))
         return result if self.kept is None else tuple(result[i] for i in self.kept)
+
+    def _call(self, x: Tensor, *others: Tensor) -> Any:
+        rest, arguments = list(others), []
+        for size in self.groups:
+            taken, rest = rest[: size or 1], rest[size or 1 :]
+            arguments.append(taken[0] if size is None else tuple(taken))
+        return self.module(x, *arguments)
+
+    def result_names(self, inputs: Sequence[Tensor]) -> tuple[str, ...] | None:
+        """The names of the results, where forward returns them by name."""
+        result = self._call(*inputs)
+        if not isinstance(result, Mapping):
+            return None
+        counts = {name: len(flatten(value)) for name, value in result.items()}
+        return tuple(f"{name}_{i}" if count > 1 else name for name, count in counts.items() for i in range(count))
 
     def run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The outputs for some inputs. Raises ExportRefused if the module fails."""
@@ -65,34 +81,47 @@ class Inputs:
 
     Attributes:
         x: the example's data input.
-        state: the example's states.
+        others: the other tensors of the example.
         num_tokens: how many token ids there are; None where x is features.
     """
 
-    def __init__(self, x: Tensor, state: tuple[Tensor, ...], num_tokens: int | None) -> None:
+    def __init__(self, x: Tensor, others: tuple[Argument, ...], num_tokens: int | None) -> None:
         self.x = x
-        self.state = state
+        self.others = others
         self.num_tokens = num_tokens
         self._generator = torch.Generator().manual_seed(0)
 
+    @property
+    def state(self) -> tuple[Tensor, ...]:
+        """The example's states."""
+        return tuple(one.tensor for one in self.others if one.role == "state")
+
     def at(self, layout: Layout, batch: int, time: int) -> tuple[Tensor, ...]:
-        """x and the states for `batch` sequences of `time` steps."""
+        """x and the other tensors for `batch` sequences of `time` steps."""
         sizes = {layout.batch_axis: batch, layout.time_axis: time}
-        x = self._like(self.x, [sizes.get(axis, size) for axis, size in enumerate(self.x.shape)])
-        states = zip(self.state, layout.state_axes, strict=True)
-        return x, *(
-            self._like(state, [batch if i == axis else size for i, size in enumerate(state.shape)])
-            for state, axis in states
-        )
+        x = self._like(self.x, [sizes.get(axis, size) for axis, size in enumerate(self.x.shape)], self.num_tokens)
+        pairs = zip(self.others, layout.others, strict=True)
+        return x, *(self._other(one, {axes[0]: batch, axes[1]: time}, batch, time) for one, axes in pairs)
+
+    def _other(self, one: Argument, sizes: Mapping[int | None, int], batch: int, time: int) -> Tensor:
+        shape = [sizes.get(axis, size) for axis, size in enumerate(one.tensor.shape)]
+        if one.role == "mask":
+            return torch.full(shape, one.valid or 0, dtype=one.tensor.dtype)
+        if one.role == "lengths":
+            lengths = torch.randint(1, time + 1, shape, generator=self._generator, dtype=one.tensor.dtype)
+            lengths[0] = time  # a batch is as long as its longest row
+            return lengths
+        return self._like(one.tensor, shape, None if one.tensor.is_floating_point() else int(one.tensor.max()) + 1)
 
     def traced(self, layout: Layout) -> tuple[Tensor, ...]:
-        """x and the states at the sizes of the trace."""
+        """x and the other tensors at the sizes of the trace."""
         return self.at(layout, *TRACED_AT)
 
-    def _like(self, example: Tensor, shape: Sequence[int]) -> Tensor:
+    def _like(self, example: Tensor, shape: Sequence[int], num_tokens: int | None) -> Tensor:
         if not example.is_floating_point():
-            assert self.num_tokens is not None
-            return torch.randint(0, self.num_tokens, shape, generator=self._generator, dtype=example.dtype)
+            assert num_tokens is not None
+            values = torch.randint(0, num_tokens, shape, generator=self._generator, dtype=torch.int64)
+            return values.to(example.dtype)
         spread = example.std(correction=0) or torch.tensor(1.0)
         return example.mean() + spread * torch.randn(shape, generator=self._generator)
 
@@ -110,25 +139,48 @@ def prepare(
         raise ExportRefused(f"the example must have a batch axis, but its shape is {tuple(x.shape)}")
     if not x.numel():
         raise ExportRefused(f"the example is empty: its shape is {tuple(x.shape)}")
-    nested = len(rest) == 1 and not isinstance(rest[0], Tensor)
-    state = tuple(tensor.detach().cpu() for tensor in flatten(rest))
+    others, groups = read_arguments(module, rest)
     x = x.detach().cpu()
-    return Reference(module, nested), Inputs(x, state, _num_tokens(module, x, vocabulary))
+    reference = Reference(module, groups)
+    return reference, Inputs(x, others, _num_tokens(reference, [x, *(one.tensor for one in others)], vocabulary))
 
 
 def flatten(result: Any) -> tuple[Tensor, ...]:
-    """The tensors of nested tuples and lists, in order. Raises ExportRefused for anything else."""
+    """The tensors of nested tuples, lists and dicts, in order. Raises ExportRefused for anything else."""
     if isinstance(result, Tensor):
         return (result,)
+    if isinstance(result, Mapping):
+        result = tuple(result.values())
     if isinstance(result, tuple | list):
         return tuple(tensor for part in result for tensor in flatten(part))
     raise ExportRefused(f"forward must take and return tensors, or tuples of them, not {type(result).__name__}")
 
 
-def _num_tokens(module: nn.Module, x: Tensor, vocabulary: Sequence[str] | None) -> int | None:
+def _num_tokens(reference: Reference, inputs: Sequence[Tensor], vocabulary: Sequence[str] | None) -> int | None:
+    x = inputs[0]
     if x.is_floating_point():
         return None
     if vocabulary is not None:
         return len(vocabulary)
-    embeddings = [layer for layer in module.modules() if isinstance(layer, nn.Embedding)]
+    embeddings = [layer for layer in reference.modules() if isinstance(layer, nn.Embedding)]
+    if len(embeddings) > 1:
+        embeddings = _reading(reference, embeddings, inputs)
     return embeddings[0].num_embeddings if embeddings else int(x.max()) + 1
+
+
+def _reading(reference: Reference, embeddings: list[nn.Embedding], inputs: Sequence[Tensor]) -> list[nn.Embedding]:
+    """Those of some layers that look up the data itself."""
+    found: list[nn.Embedding] = []
+
+    def note(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if arguments and arguments[0].data_ptr() == inputs[0].data_ptr() and isinstance(layer, nn.Embedding):
+            found.append(layer)
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in embeddings]
+    try:
+        with torch.no_grad():
+            reference.run(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

@@ -2,17 +2,16 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import onnx
 import torch
-from torch import Tensor
 
 from elman.exporter.errors import ExportRefused
 from elman.exporter.onnx_layers import with_onnx_layers
 from elman.exporter.onnx_scan import expand_projected
-from elman.exporter.reference import Layout, Reference
+from elman.exporter.reference import Inputs, Layout, Reference
 from elman.repository.spec import ModelSpec
 
 # Warnings that torch's exporter gives about itself, whatever module it is given.
@@ -23,17 +22,19 @@ _EXPORTER_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
 )
 
 
-def trace(reference: Reference, inputs: Sequence[Tensor], layout: Layout, spec: ModelSpec) -> onnx.ModelProto:
+def trace(reference: Reference, inputs: Inputs, layout: Layout, spec: ModelSpec) -> onnx.ModelProto:
     """The graph of the module, its inputs and outputs named as the spec names them. Raises ExportRefused."""
     states = spec.state or ()
+    state_names = iter([state.input for state in states])
+    names = [next(state_names) if one.role == "state" else one.name for one in inputs.others]
     try:
         with _quiet_exporter():
             program = torch.onnx.export(
                 with_onnx_layers(reference),
-                tuple(inputs),
+                inputs.traced(layout),
                 dynamo=True,
                 verbose=False,
-                input_names=["input", *(state.input for state in states)],
+                input_names=["input", *names],
                 output_names=[*(spec.outputs or ()), *(state.output for state in states)],
                 dynamic_shapes=_free_axes(layout),
             )
@@ -47,7 +48,7 @@ def trace(reference: Reference, inputs: Sequence[Tensor], layout: Layout, spec: 
 
 
 def _free_axes(layout: Layout) -> tuple[object, ...]:
-    """The dynamic_shapes of `Reference.forward`: x, then all states as one variadic argument.
+    """The dynamic_shapes of `Reference.forward`: x, then all other tensors as one variadic argument.
 
     torch distinguishes tensors of one row, and some releases refuse a graph that is not proven to be right for them.
     So the trace is for sizes from 2. The file itself has no such limit, and is verified at size 1 too.
@@ -56,8 +57,8 @@ def _free_axes(layout: Layout) -> tuple[object, ...]:
     x = {layout.batch_axis: batch}
     if layout.time_axis is not None:
         x[layout.time_axis] = time
-    states = tuple({axis: batch} for axis in layout.state_axes)
-    return (x, states) if states else (x,)
+    others = tuple({rows: batch} if steps is None else {rows: batch, steps: time} for rows, steps in layout.others)
+    return (x, others) if others else (x,)
 
 
 def _strip(model: onnx.ModelProto) -> None:

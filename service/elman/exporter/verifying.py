@@ -48,6 +48,6 @@ def verify(model: bytes, reference: Reference, inputs: Inputs, layout: Layout, t
 def _compare(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any], where: str, tolerance: float) -> None:
     if expected.shape != found.shape:
         raise ExportRefused(f"the exported graph gives {found.shape} {where}, torch {expected.shape}. {_FIXED_LENGTH}")
-    difference = float(np.abs(expected - found).max())
+    difference = float(np.abs(expected.astype(np.float64) - found).max())
     if not difference <= tolerance:  # so that NaN is refused too
         raise ExportRefused(f"the exported graph differs from torch by {difference:.2g} {where}")
