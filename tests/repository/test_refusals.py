@@ -68,6 +68,15 @@ def test_a_time_axis_declared_free_and_frozen_by_a_reshape(tmp_path: Path) -> No
     assert "dynamic" in str(refused.remedy)
 
 
+@pytest.mark.parametrize(
+    ("producer", "remedy"), [("pytorch", "x.shape"), ("tf2onnx", "TimeDistributed"), ("another", "batch and time")]
+)
+def test_the_remedy_is_the_exporters_own(producer: str, remedy: str, tmp_path: Path) -> None:
+    proto = frozen_by_a_reshape("time")
+    proto.producer_name = producer
+    assert remedy in str(refusal(proto, tmp_path).remedy)
+
+
 def test_a_time_axis_declared_fixed_is_served_as_a_window(tmp_path: Path) -> None:
     model = load(frozen_by_a_reshape(7), tmp_path)
     assert model.network.window == 7

@@ -7,16 +7,21 @@ _TORCH = (
     "does it for nn.RNN."
 )
 _KERAS = "In Keras, give the time axis no length, keras.Input((None, features)), and export again."
+_INSIDE = "The file declares the axis free, so the network itself has a number in its place."
+_TORCH_INSIDE = f"{_INSIDE} Reshape with x.shape in the module, not with numbers, and export again."
+_KERAS_INSIDE = (
+    f"{_INSIDE} TimeDistributed is converted so: use the layer alone where it works on each step, as Dense does."
+)
 _OTHER = "Export it again with batch and time declared dynamic."
 
 
-def how_to_free(model: onnx.ModelProto) -> str:
-    """The remedy for a frozen axis, for the exporter that wrote the file."""
+def how_to_free(model: onnx.ModelProto, *, declared: bool = False) -> str:
+    """The remedy for a frozen axis, for the exporter that wrote the file; `declared` if the input declares it free."""
     producer = model.producer_name.lower()
     if "pytorch" in producer:
-        return _TORCH
+        return _TORCH_INSIDE if declared else _TORCH
     if "tf2onnx" in producer or "keras" in producer:
-        return _KERAS
+        return _KERAS_INSIDE if declared else _KERAS
     return f"{_OTHER} With torch: {_TORCH[0].lower()}{_TORCH[1:]}"
 
 

@@ -282,7 +282,7 @@ def _only(
         first = ModelRefused(
             f"the time axis of {name!r} is probably frozen: {first.reason}",
             node=first.node or f"input {name!r}",
-            remedy=how_to_free(graph.model),
+            remedy=how_to_free(graph.model, declared=True),
         )
     raise first
 
