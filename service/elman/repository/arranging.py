@@ -9,14 +9,16 @@ from elman.repository.graph import Graph, all_graphs
 from elman.repository.network import Layout
 
 
-def add_axis(graph: Graph, name: str, at: int) -> None:
-    """Take an axis of extent 1 from the input `name`, and give it back to its readers."""
+def add_axis(graph: Graph, name: str, at: int, batch: int) -> None:
+    """Take an axis of extent 1 from the input `name`, with its rows on the axis `batch`, and give it to its readers."""
     dims = [_free(dim) for dim in graph.dims(name)]
     inner = f"{name}.arranged"
     _rename_reads(graph, name, inner)
-    axis = graph.add_initializer(f"{name}.axis", np.array([at], np.int64))
+    # A Reshape, since what adds an axis is written in another way before opset 13.
+    whole = [-1 if axis == batch else dim if isinstance(dim, int) else 0 for axis, dim in enumerate(dims)]
+    shape = graph.add_initializer(f"{name}.shape", np.array(whole, np.int64))
     graph.set_input_dims(name, dims[:at] + dims[at + 1 :])
-    graph.insert_after(None, [helper.make_node("Unsqueeze", [name, axis], [inner])])
+    graph.insert_after(None, [helper.make_node("Reshape", [name, shape], [inner])])
 
 
 def arrange_input(graph: Graph, name: str, batch: int, time: int | None, *, first: bool = True) -> Layout:
@@ -29,6 +31,7 @@ def arrange_input(graph: Graph, name: str, batch: int, time: int | None, *, firs
     dims = graph.dims(name)
     ids = graph.dtype(name).kind != "f"
     if time is None:
+        _join_features(graph, name, batch)
         return "step"
     usual = len(dims) == (2 if ids else 3)
     if usual and (batch, time) == (0, 1):
@@ -58,6 +61,19 @@ def arrange_input(graph: Graph, name: str, batch: int, time: int | None, *, firs
     graph.set_input_dims(name, [_free(dims[batch]), _free(dims[time]), *features])
     graph.insert_after(None, nodes)
     return "batch_first"
+
+
+def _join_features(graph: Graph, name: str, batch: int) -> None:
+    """Make the features of a step one axis, after its rows, where they are several."""
+    dims = graph.dims(name)
+    sizes = [dim for axis, dim in enumerate(dims) if axis != batch]
+    if len(dims) < 3 or batch != 0 or not all(isinstance(size, int) for size in sizes):
+        return
+    inner = f"{name}.joined"
+    _rename_reads(graph, name, inner)
+    shape = graph.add_initializer(f"{inner}.shape", np.array([-1, *sizes], np.int64))
+    graph.set_input_dims(name, [_free(dims[0]), prod(size for size in sizes if isinstance(size, int))])
+    graph.insert_after(None, [helper.make_node("Reshape", [name, shape], [inner])])
 
 
 def _free(dim: int | str | None) -> int | str:

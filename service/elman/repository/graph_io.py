@@ -7,7 +7,16 @@ from elman.errors import ModelRefused
 from elman.repository.graph import QUANTISED, RECURRENT, Graph, draws_at_random, nodes_inside
 from elman.repository.graph_trace import node_label
 from elman.repository.naming import names_batch, names_lengths, names_mask
-from elman.repository.pairing import SEQUENCE_LENS, batch_axis, is_move, pair_states, port, starts_only, state_ports
+from elman.repository.pairing import (
+    SEQUENCE_LENS,
+    batch_axis,
+    is_move,
+    namesake,
+    pair_states,
+    port,
+    starts_only,
+    state_ports,
+)
 from elman.repository.spec import InputRole, ModelSpec, PortSpec, StateSpec
 
 
@@ -61,6 +70,8 @@ def find_roles(graph: Graph, spec: ModelSpec) -> Roles:
     known = {name for name, role in said.items() if role != "state"} | lengths
     weights = _weights(graph)
     reached = {spec.input.name} if spec.input.name else _read_as_sequence(graph, known)
+    # A cache may be joined with the data before the first recurrent node.
+    reached = {name for name in reached if not namesake(graph, name)} or reached
     states = _states(graph, spec, reached | weights, known)
     taken = {state.input for state in states}
     rest = [name for name in graph.inputs if name not in taken and graph.consumers.get(name)]
@@ -69,10 +80,35 @@ def find_roles(graph: Graph, spec: ModelSpec) -> Roles:
     unsaid = [n for n in rest if said.get(n, "sequence") == "sequence" and n not in lengths | weights]
     data = spec.input.name or _data_input(graph, unsaid, reached)
     _check_constants(graph, data, [n for n in rest if n not in {data, *lengths} and _is_constant(graph, n, data, said)])
+    _check_single_step(graph, data, [name for name in rest if name not in said and name != data])
     found = {data: "model.json" if spec.input.name else _how(graph, data, rest)}
     given = {state.input for state in spec.state or ()} | set(said)
     found |= {state.input: "model.json" if state.input in given else "structure and name" for state in states}
     return _with_outputs(graph, spec, Roles(data, states, (), (), found, tuple(idle)))
+
+
+def _check_single_step(graph: Graph, data: str, names: list[str]) -> None:
+    """Refuse a file of one step that returns a block of the very shape that it takes: a state, or a static input.
+
+    Raises ModelRefused, with the model.json that makes it a state.
+    """
+    if not _is_one_step(graph.dims(data)):
+        return
+    for name in names:
+        dims = graph.dims(name)
+        outputs = [one for one in graph.outputs if graph.dims(one)[1:] == dims[1:] and name in graph.backward([one])]
+        if len(dims) > 2 and len(outputs) == 1 and all(isinstance(dim, int) for dim in dims[1:]):
+            raise ModelRefused(
+                f"the input {name!r} has the shape of the output {outputs[0]!r}, which may replace it in each step",
+                node=f"input {name!r}",
+                remedy="Say in model.json if it is a state; else give it the role static under inputs.",
+                template={"state": [{"input": name, "output": outputs[0], "batch_axis": batch_axis(graph, name)}]},
+            )
+
+
+def _is_one_step(dims: Sequence[int | str | None]) -> bool:
+    free = sum(not isinstance(dim, int) for dim in dims)
+    return free < 2 and all(dim == 1 or not isinstance(dim, int) for dim in dims[:-1])
 
 
 def _how(graph: Graph, data: str, rest: list[str]) -> str:

@@ -56,15 +56,22 @@ def pair_states(
     )
     taken = inputs | {pair.input for pair in pairs} | data | others
     outputs |= {pair.output for pair in pairs}
-    left = [
-        name for name in graph.inputs if name not in taken and _is_float(graph, name) and not starts_only(graph, name)
-    ]
+    left = [name for name in graph.inputs if name not in taken and _is_float(graph, name)]
+    left = [name for name in left if not starts_only(graph, name) or namesake(graph, name)]
     try:
         return pairs + _pair_by_name(graph, left, [name for name in graph.outputs if name not in outputs])
     except ModelRefused:
         if strict:
             raise
         return pairs
+
+
+def namesake(graph: Graph, name: str) -> str | None:
+    """The output that is named as the state input `name` is after a run: `conv_cache_out` of `conv_cache`."""
+    if not names_state(name) or not _is_float(graph, name):
+        return None
+    outputs = [one for one in graph.outputs if _compatible(graph, name, one) and _named_alike(name, one)]
+    return outputs[0] if len(outputs) == 1 else None
 
 
 def starts_only(graph: Graph, name: str) -> bool:
@@ -101,6 +108,9 @@ def _pair_by_structure(graph: Graph) -> tuple[StateSpec, ...]:
 def _pair_by_name(graph: Graph, inputs: list[str], outputs: list[str]) -> tuple[StateSpec, ...]:
     """Pair what structure left over, where the names of both and what the output is made from agree."""
     alike = {name: [other for other in outputs if _compatible(graph, name, other)] for name in inputs}
+    namesakes = {name: other for name in inputs if (other := namesake(graph, name)) in outputs}
+    for name, others in alike.items():
+        alike[name] = [one for one in others if one not in namesakes.values() or namesakes.get(name) == one]
     pairs = []
     for name, others in alike.items():
         matches = [other for other in others if _named_alike(name, other)]
@@ -161,7 +171,10 @@ def batch_axis(graph: Graph, name: str) -> int:
     named = [axis for axis in free if names_batch(dims[axis])]
     if named:
         return named[0]
-    return min(1, len(dims) - 1) if len(dims) > 2 else 0
+    usual = min(1, len(dims) - 1) if len(dims) > 2 else 0
+    # Of three axes they are (layers, batch, hidden); of more, one of extent 1 tells.
+    ones = [axis for axis, dim in enumerate(dims) if dim == 1]
+    return ones[0] if ones and len(dims) > 3 and not free and dims[usual] != 1 else usual
 
 
 def _compatible(graph: Graph, one: str, other: str) -> bool:

@@ -11,7 +11,7 @@ from elman.repository.arranging import add_axis, arrange_input
 from elman.repository.experiments import find_clocks, find_polarity
 from elman.repository.graph import Graph
 from elman.repository.graph_axes import BATCH, TIME, Factor, Kind, Traced, plain_axis
-from elman.repository.graph_io import Roles, read_others
+from elman.repository.graph_io import GraphInput, Roles, read_others
 from elman.repository.graph_rewrite import GraphRewrite, axes_of
 from elman.repository.graph_rules import RULES
 from elman.repository.graph_trace import Tracer
@@ -19,7 +19,7 @@ from elman.repository.naming import names_batch, names_time
 from elman.repository.network import LENGTHS, SELECT
 from elman.repository.origin import how_to_free
 from elman.repository.output_roles import find_output_roles
-from elman.repository.probe_feeds import probe_data, probe_feeds, state_axis
+from elman.repository.probe_feeds import probe_feeds, state_axis
 from elman.repository.runtime import GraphSession, RuntimeFailure
 from elman.repository.spec import ModelSpec
 from elman.repository.specialise import inline_branches
@@ -176,7 +176,7 @@ def _without_time(graph: Graph, roles: Roles, reading: Reading, time: int) -> Re
     for name in list(graph.inputs):
         dims = graph.dims(name)
         if name not in taken and graph.consumers.get(name) and len(dims) == rank and dims[time] == 1:
-            add_axis(graph, name, time)
+            add_axis(graph, name, time, reading.batch)
     return replace(reading, batch=reading.batch - (time < reading.batch), time=None)
 
 
@@ -225,22 +225,39 @@ def _seeds(rewrite: GraphRewrite, batch: tuple[int, ...], time: tuple[int, ...])
 
 
 def _untie(rewrite: GraphRewrite) -> None:
-    """Take an input for one block a sequence where the graph runs with more steps of it than of the data."""
-    others = []
-    for other in rewrite.roles.others:
-        if other.role == "sequence" and not other.tied and rewrite.layout != "step":
-            batch, length = rewrite.extents()[0]
-            feeds = probe_feeds(rewrite, batch, length)
-            longer = list(feeds[other.name].shape)
-            longer[1] += 2
-            feeds[other.name] = probe_data(longer, feeds[other.name].dtype)
-            try:
-                rewrite.watching.run(rewrite.roles.outputs, feeds)
-                other = replace(other, role="static", time_axis=None, found="it may have another number of steps")
-            except RuntimeFailure:
-                other = replace(other, found="it must have as many steps as the data")
-        others.append(other)
-    rewrite.roles = replace(rewrite.roles, others=tuple(others))
+    """Take inputs for blocks of a sequence where the graph runs with more steps of them than of the data."""
+    loose = [one for one in rewrite.roles.others if one.role in ("sequence", "mask") and not one.tied]
+    if not loose or rewrite.layout == "step":
+        return
+    names = {one.name: _steps_name(rewrite.graph, one) for one in loose}
+    changed = {one.name: replace(one, found="it must have as many steps as the data") for one in loose}
+    for name in dict.fromkeys(names.values()):
+        together = [one for one in loose if names[one.name] == name]
+        if _runs_longer(rewrite, together):
+            found = "it may have another number of steps"
+            changed |= {one.name: replace(one, role="static", time_axis=None, found=found) for one in together}
+        elif all(one.role == "mask" for one in together):
+            changed |= {one.name: one for one in together}
+    rewrite.roles = replace(rewrite.roles, others=tuple(changed.get(one.name, one) for one in rewrite.roles.others))
+
+
+def _steps_name(graph: Graph, other: GraphInput) -> str:
+    """What an input calls its steps, which others may call so too; its own name where it says nothing."""
+    dim = graph.dims(other.name)[other.time_axis or 0]
+    return dim if isinstance(dim, str) else f"the steps of {other.name}"
+
+
+def _runs_longer(rewrite: GraphRewrite, others: list[GraphInput]) -> bool:
+    """Whether the graph runs with more steps of some inputs than of the data."""
+    feeds = probe_feeds(rewrite, *rewrite.extents()[0])
+    for other in others:
+        value, axis = feeds[other.name], other.time_axis or 0
+        feeds[other.name] = np.concatenate([value, value.take([0, 0], axis)], axis)
+    try:
+        rewrite.watching.run(rewrite.roles.outputs, feeds)
+    except RuntimeFailure:
+        return False
+    return True
 
 
 def _only(
