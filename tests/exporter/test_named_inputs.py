@@ -221,6 +221,14 @@ def test_a_role_that_the_caller_gives_decides(tmp_path: Path) -> None:
     assert spec.state is None
 
 
+def test_an_example_of_the_size_of_the_trace_is_not_taken_by_chance(tmp_path: Path) -> None:
+    one = (torch.randn(1, 5, FEATURES), torch.ones(1, 5), torch.tensor([SPEAKERS - 1]), torch.rand(1, 1))
+    spec = export(Voices(), tmp_path / "model.onnx", example=one)
+    assert {name: port.role for name, port in spec.inputs.items()} == {
+        "gain": "sequence", "speaker": "static", "age": "static",
+    }  # fmt: skip
+
+
 def test_a_state_by_another_name_is_still_found(tmp_path: Path) -> None:
     class Renamed(Letters):
         def forward(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ def find_layout(
         try:
             layout = _layout_of(module, tried, given)
             _check_states(module.run(tried.traced(layout)), tried, layout)
+            module.run(tried.at(layout, *_other_sizes(inputs.x)))
             working.append((tried, layout))
         except ExportRefused as failure:
             failures.append(failure)
@@ -38,6 +39,12 @@ def find_layout(
     if len(working) > 1:
         raise undecided([inputs.others for inputs, _ in working])
     return Inputs(inputs.x, working[0][0].others, inputs.num_tokens), working[0][1]
+
+
+def _other_sizes(x: Tensor) -> tuple[int, int]:
+    """A batch and a time that the example has not, so that no axis fits by chance."""
+    batch, time, *_ = (size for size in (7, 11, 13, 17) if size not in x.shape[:2])
+    return batch, time
 
 
 def _layout_of(module: Reference, inputs: Inputs, given: ModelSpec) -> Layout:
