@@ -14,12 +14,13 @@ pytestmark = pytest.mark.slow
 
 HISTORY = (10 + 2 * np.sin(np.arange(30) / 3)).tolist()
 WRITER = "names-lstm-generator"
+POWER = ["demand, GW", "temperature, °C", "workday", "half-hour of the day", "day of the week"]
 
 
 def write_history(path: Path, columns: int = 1) -> None:
     """Two series: `one`, and `two` without its first five steps."""
     with path.open("w", newline="") as file:
-        names = ["v"] if columns == 1 else [f"f{i}" for i in range(columns)]
+        names = ["v"] if columns == 1 else POWER
         rows = [[value + i for i in range(columns)] for value in HISTORY]
         csv.writer(file).writerows(
             [["id", *names], *(["one", *row] for row in rows), *(["two", *row] for row in rows[5:])]
@@ -54,14 +55,17 @@ def test_what_is_known_ahead_comes_from_a_file_of_its_own(tmp_path: Path, server
     write_history(tmp_path / "in.csv", columns=5)
     ahead = [[0.5, 1.0, 2.0]] * 4
     with (tmp_path / "ahead.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["id", "a", "b", "c"], *([id, *row] for id in ("one", "two") for row in ahead)])
+        rows = [
+            [id, *row] for id, other in (("two", 9.0), ("one", 0.0)) for row in [[v + other for v in r] for r in ahead]
+        ]
+        csv.writer(file).writerows([["id", *POWER[2:]], *rows])
     asked = ("forecast", "electricity-gru", "in.csv", "-n", "4", "--seed", "1", "--url", server.url)
     done = elman(*asked, "--future", "ahead.csv", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     series = [[value + i for i in range(5)] for value in HISTORY]
     body = {"series": series, "horizon": 4, "future": ahead}
     whole = server.client.post("/v1/models/electricity-gru/forecast", json=body).json()
-    assert json.loads(done.stdout.splitlines()[0])["point"] == whole["point"]
+    assert json.loads(done.stdout.splitlines()[0])["point"] == whole["point"], "the future goes by its id"
     # Each value that is forecast has a column of its own.
     written = elman(*asked, "--future", "ahead.csv", "-o", "out.csv", cwd=tmp_path)
     assert written.returncode == 0, written.stderr
@@ -74,8 +78,15 @@ def test_what_is_known_ahead_comes_from_a_file_of_its_own(tmp_path: Path, server
     assert piped.stdout == done.stdout.splitlines(keepends=True)[0]
     without = elman(*asked, cwd=tmp_path)
     assert without.returncode == 1 and "future" in without.stderr
-    wrong = elman(*asked, "--future", "in.csv", cwd=tmp_path)
-    assert wrong.returncode == 2 and "3 features" in wrong.stderr
+    (tmp_path / "other.csv").write_text("id,workday,half-hour of the day,day of the week\nthree,1,2,3\n")
+    wrong = elman(*asked, "--future", "other.csv", cwd=tmp_path)
+    assert wrong.returncode == 1 and "--future has nothing for the id 'one'" in wrong.stderr
+    (tmp_path / "other.csv").write_text("workday,half-hour of the day,day of the week\n" + "1,2,3\n" * 4)
+    wrong = elman(*asked, "--future", "other.csv", "--id-column", "", cwd=tmp_path)
+    assert wrong.returncode == 0, wrong.stderr
+    (tmp_path / "other.csv").write_text("id,weekday,half-hour of the day,day of the week\none,1,2,3\n")
+    wrong = elman(*asked, "--future", "other.csv", cwd=tmp_path)
+    assert wrong.returncode == 2 and "there is no column 'workday'" in wrong.stderr
 
 
 def test_what_cannot_forecast_says_why(tmp_path: Path, server: RunningServer) -> None:

@@ -15,7 +15,7 @@ import pytest
 from elman.cli.jobs.files.csv import CSVSource
 from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.formats import open_sink, open_source
-from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome
+from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome, TableOptions
 from elman.cli.jobs.files.json import JSONSource, TextSource
 
 Array = np.ndarray[Any, Any]
@@ -102,7 +102,9 @@ def test_an_array_is_one_sequence_or_many_by_its_axes(tmp_path: Path) -> None:
 
 def test_a_table_without_header_or_id_is_one_sequence(tmp_path: Path) -> None:
     write_csv(tmp_path / "bare.csv", SEQUENCES[0].tolist())
-    (item,) = open_source(str(tmp_path / "bare.csv"), THREE)
+    with pytest.raises(UnusableFile, match="add --no-header or --header"):
+        open_source(str(tmp_path / "bare.csv"), THREE)
+    (item,) = open_source(str(tmp_path / "bare.csv"), THREE, table=TableOptions(header=False))
     assert np.array_equal(np.array(orjson.loads(item.content), np.float32), SEQUENCES[0])
     assert item.place == "rows 1 to 5"
 
@@ -124,7 +126,7 @@ def test_tokens_and_signals_are_columns_of_numbers(tmp_path: Path) -> None:
     write_csv(tmp_path / "long.csv", [["id", "token"], ["a", 3], ["a", 4], ["b", 5]])
     ids = [orjson.loads(r.content) for r in open_source(str(tmp_path / "long.csv"), ModelIO("tokens"))]
     assert ids == [[3, 4], [5]]
-    named = open_source(str(tmp_path / "long.csv"), ModelIO("frames", 512), column="token")
+    named = open_source(str(tmp_path / "long.csv"), ModelIO("frames", 512), table=TableOptions(column="token"))
     assert [orjson.loads(r.content) for r in named] == [[3.0, 4.0], [5.0]]
 
 

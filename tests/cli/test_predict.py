@@ -57,7 +57,7 @@ def test_a_server_and_this_process_give_the_same_bytes(tmp_path: Path, server: R
 
 def test_answers_stand_in_order_with_their_ids(tmp_path: Path, server: RunningServer, spoken: list[Any]) -> None:
     with (tmp_path / "in.csv").open("w") as file:
-        file.write("id," + ",".join(f"c{i}" for i in range(12)) + "\n")
+        file.write("id," + ",".join(f"cepstrum {i}" for i in range(1, 13)) + "\n")
         for index, sequence in enumerate(spoken):
             file.writelines(f"s{index}," + ",".join(map(repr, row)) + "\n" for row in sequence.tolist())
     for output in ("out.parquet", "out.jsonl"):

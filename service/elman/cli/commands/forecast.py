@@ -11,6 +11,7 @@ from elman.cli.commands.options import (
     Columns,
     Concurrency,
     File,
+    Header,
     IdColumn,
     InputFormat,
     Key,
@@ -20,6 +21,7 @@ from elman.cli.commands.options import (
     Overwrite,
     Quiet,
     Static,
+    TimeColumn,
     Timeout,
     Url,
     column_names,
@@ -51,7 +53,9 @@ def forecast(
     overwrite: Overwrite = False,
     on_error: OnErrorOption = OnError.stop,
     input_format: InputFormat = None,
-    id_column: IdColumn = "id",
+    id_column: IdColumn = None,
+    header: Header = None,
+    time_column: TimeColumn = None,
     column: Annotated[str | None, typer.Option(help="In tables: the column of the series.", show_default=False)] = None,
     static: Static = None,
     columns: Columns = None,
@@ -77,6 +81,7 @@ def forecast(
     "forecast" of its card is null.
     """
     from elman.cli.jobs.file_job import JobOptions
+    from elman.cli.jobs.files.items import TableOptions
     from elman.cli.jobs.forecast import forecast_file
 
     options: dict[str, Any] = {"horizon": horizon, "samples": samples, "quantiles": _levels(quantiles)}
@@ -89,8 +94,7 @@ def forecast(
         api_key=api_key,
         timeout=timeout,
         input_format=None if input_format is None else input_format.value,
-        id_column=id_column,
-        column=column,
+        table=TableOptions(id_column, column, header, time_column, gather=True),
         output=output,
         request=options,
         static=static_values(static),

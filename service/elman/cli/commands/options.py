@@ -28,7 +28,26 @@ AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no summary.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output file that exists.")]
 Concurrency = Annotated[int, typer.Option(min=1, max=256, help="Requests in flight at once.")]
-IdColumn = Annotated[str, typer.Option(help="In tables: rows with the same value in this column are one sequence.")]
+IdColumn = Annotated[
+    str | None,
+    typer.Option(
+        help='In tables: rows with the same value in this column are one sequence. "" if all rows are one. [default: '
+        "the column id, if there is one]",
+        show_default=False,
+    ),
+]
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header",
+        help="In CSV: whether the first row names the columns. Needed where it holds numbers only.",
+        show_default=False,
+    ),
+]
+TimeColumn = Annotated[
+    str | None,
+    typer.Option(help="In tables: sort the rows of a sequence by this column of numbers or dates.", show_default=False),
+]
 Host = Annotated[str, typer.Option(envvar="ELMAN_HOST", help="Address to listen on.")]
 Port = Annotated[
     int, typer.Option(envvar="ELMAN_PORT", min=0, max=65535, help="Port to listen on; 0 takes a free one.")

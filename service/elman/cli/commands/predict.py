@@ -11,6 +11,7 @@ from elman.cli.commands.options import (
     Columns,
     Concurrency,
     File,
+    Header,
     IdColumn,
     InputFormat,
     Key,
@@ -20,6 +21,7 @@ from elman.cli.commands.options import (
     Overwrite,
     Quiet,
     Static,
+    TimeColumn,
     Timeout,
     Url,
     column_names,
@@ -59,7 +61,9 @@ def predict(
     on_error: OnErrorOption = OnError.stop,
     input_format: InputFormat = None,
     output_format: Annotated[Output | None, typer.Option(help="Format of the output, if no suffix says.")] = None,
-    id_column: IdColumn = "id",
+    id_column: IdColumn = None,
+    header: Header = None,
+    time_column: TimeColumn = None,
     column: Annotated[
         str | None,
         typer.Option(
@@ -119,6 +123,7 @@ def predict(
     Exit codes: 0 done; 1 a sequence has no result; 2 a file or an option is wrong; 3 no server answers.
     """
     from elman.cli.jobs.file_job import FileJob, JobOptions
+    from elman.cli.jobs.files.items import TableOptions
 
     options: dict[str, Any] = {"return": returns.value, "decode": decode, "top": top}
     if head:
@@ -130,8 +135,7 @@ def predict(
         api_key=api_key,
         timeout=timeout,
         input_format=None if input_format is None else input_format.value,
-        id_column=id_column,
-        column=column,
+        table=TableOptions(id_column, column, header, time_column),
         output=output,
         output_format=None if output_format is None else output_format.value,
         steps=returns is Return.steps,

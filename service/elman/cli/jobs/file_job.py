@@ -17,7 +17,7 @@ from elman.cli.jobs.checkpoint import checkpoint_of, open_checkpoint, remove_che
 from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.formats import STDIN, FileFormat, format_of, name_of, open_sink, open_source
 from elman.cli.jobs.files.inputs import NamedInput
-from elman.cli.jobs.files.items import ModelIO, Sink, Source, parts_of
+from elman.cli.jobs.files.items import PLAIN_TABLE, ModelIO, Sink, Source, TableOptions, parts_of
 from elman.cli.jobs.pipeline import ItemFailed, OnError, Pipeline, RunItems
 from elman.cli.jobs.predictor import Predictor
 from elman.cli.jobs.progress import Counts, ProgressBar, summary_line
@@ -31,6 +31,7 @@ class JobOptions:
     """What a command was asked to do with a file. The fields are the options of `elman predict`.
 
     Attributes:
+        table: how the file is read, if it is a table.
         request: fields of the request, beside the sequences.
         static: static inputs that are the same for every sequence, by name.
         columns: in tables, the columns that hold an input, by its name.
@@ -42,8 +43,7 @@ class JobOptions:
     api_key: str | None = None
     timeout: float = 300.0
     input_format: FileFormat | None = None
-    id_column: str = "id"
-    column: str | None = None
+    table: TableOptions = PLAIN_TABLE
     output: Path | None = None
     output_format: FileFormat | None = None
     steps: bool = False
@@ -185,7 +185,7 @@ class FileJob:
         options = self.options
         async with connect(options.model, options.url, options.api_key, options.timeout) as target:
             model_io = model_io_of(target.card, options)
-            source = open_source(options.file, model_io, options.input_format, options.id_column, options.column)
+            source = open_source(options.file, model_io, options.input_format, options.table)
             try:
                 source = self._widen(target, source)
                 self._sink = sink = self._opener(target, model_io)

@@ -14,7 +14,7 @@ from rich.table import Table
 from elman.cli.jobs.file_job import FileJob, JobOptions
 from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.formats import open_source
-from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome, Sink, Source
+from elman.cli.jobs.files.items import Identity, InputItem, ModelIO, Outcome, Sink, Source
 from elman.cli.jobs.files.json import JSONSink
 from elman.cli.jobs.retries import post
 from elman.cli.jobs.targets import Target, problem_of
@@ -66,7 +66,7 @@ class Forecaster:
 
 
 class _WithFuture:
-    """Series, each with its future from a second file, in the same order."""
+    """Series, each with its future from a second file: the one with its id, or the only one where neither has ids."""
 
     def __init__(self, source: Source, future: Source) -> None:
         self._source = source
@@ -82,16 +82,27 @@ class _WithFuture:
         self._future.close()
 
     def __iter__(self) -> Iterator[InputItem]:
-        ahead = iter(self._future)
-        for item in self._source:
-            known = next(ahead, None)
-            if known is None:
-                item.error = item.error or "the file of --future holds nothing for it"
-            elif known.error is not None:
-                item.error = item.error or f"its future, {known.place}: {known.error}"
+        ahead: dict[Identity | None, InputItem] = {}
+        for known in self._future:
+            if known.id in ahead:
+                raise UnusableFile(f"--future has several futures for {_of_id(known.id)}: each needs an id of its own")
+            ahead[known.id] = known
+        named = None not in ahead
+        for number, item in enumerate(self._source):
+            if number and not named:
+                raise UnusableFile("the file has several series, so those of --future need their ids")
+            found = ahead.get(item.id if named else None)
+            if found is None:
+                item.error = item.error or f"the file of --future has nothing for {_of_id(item.id)}"
+            elif found.error is not None:
+                item.error = item.error or f"its future, {found.place}: {found.error}"
             else:
-                item.extra["future"] = orjson.loads(known.content)
+                item.extra["future"] = orjson.loads(found.content)
             yield item
+
+
+def _of_id(id: Identity | None) -> str:
+    return "a series without an id" if id is None else f"the id {str(id)[:40]!r}"
 
 
 def _future_source(options: JobOptions, target: Target, path: str) -> Source:
@@ -105,7 +116,8 @@ def _future_source(options: JobOptions, target: Target, path: str) -> Source:
         size=len(known),
         names=tuple(names[i] for i in known) if names else None,
     )
-    return open_source(path, model_io, None, options.id_column)
+    # A future has the columns of its features alone, or an id and a time beside them.
+    return open_source(path, model_io, None, replace(options.table, column=None))
 
 
 def target_names(card: dict[str, Any]) -> list[str]:

@@ -4,11 +4,13 @@ A row is one step, and the rows of one sequence share an id. Without ids the who
 read text, a row is one text.
 """
 
+import codecs
 import contextlib
 import csv
 from array import array
 from collections.abc import Iterator
-from io import StringIO
+from functools import cached_property
+from io import StringIO, TextIOWrapper
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,8 +27,9 @@ from elman.cli.jobs.files.inputs import (
     static_field,
     whole_numbers,
 )
-from elman.cli.jobs.files.items import Identity, InputItem, ModelIO, Outcome
+from elman.cli.jobs.files.items import PLAIN_TABLE, Identity, InputItem, ModelIO, Outcome, TableOptions, check_all_used
 from elman.cli.jobs.files.json import keep_whole_lines
+from elman.cli.jobs.files.times import Time, in_time, time_of
 
 # Names of a column that holds whole sequences. The first one that the file has is used.
 TEXT_COLUMNS = ("sequence", "text", "name")
@@ -37,8 +40,7 @@ class CSVSource:
     """Sequences in the rows of a table.
 
     Args:
-        id_column: rows that follow each other with the same value in this column are one sequence.
-        column: the column that holds the texts, the tokens or the samples.
+        table: what the user says of the table.
 
     Raises:
         UnusableFile: the columns are not what the model needs.
@@ -49,61 +51,84 @@ class CSVSource:
         stream: BinaryIO,
         total: int | None,
         model_io: ModelIO,
-        id_column: str = "id",
-        column: str | None = None,
+        table: TableOptions = PLAIN_TABLE,
     ) -> None:
         csv.field_size_limit(_LONGEST_CELL)
         self.stream = stream
         self.total = total
         self.model_io = model_io
+        self.table = table
         self._position = 0
-        first = self._first_line()
-        self._rows = csv.reader(chain([first], self._lines()), delimiter=_delimiter(first))
-        self._open(id_column, column)
+        self._encoding = _encoding(stream)
+        lines = self._lines()
+        first = next(lines, "").removeprefix("\ufeff")
+        self._rows = csv.reader(chain([first], lines), delimiter=_delimiter(first))
+        self._open()
 
     @property
     def position(self) -> int:
         return self._position
 
-    def _first_line(self) -> str:
-        return next(self._lines(), "").removeprefix("\ufeff")
-
     def _lines(self) -> Iterator[str]:
+        if self._encoding is not None:
+            text = TextIOWrapper(self.stream, self._encoding, newline="")
+            try:
+                yield from text
+            finally:
+                with contextlib.suppress(ValueError):  # the stream is closed already
+                    text.detach()
+            return
         for line in self.stream:
             self._position += len(line)
             # Bytes that are not UTF-8 are an error of their own sequence, not of the whole file.
             yield line.decode(errors="surrogateescape")
 
-    def _open(self, id_column: str, column: str | None) -> None:
+    def _open(self) -> None:
         header = next(self._rows, [])
         if not header:
             raise UnusableFile("the file is empty")
         self._first: list[list[str]] = []
-        self._id: int | None = None
         self._whole = False
-        self._named = NamedColumns([], [])
-        model_io = self.model_io
-        nameless = model_io.kind != "tokens" and column is None and not model_io.columns
-        if nameless and not model_io.further and not model_io.statics and all(map(_is_number, header)):
+        if self._is_data(header):
             self._first, self._header = [header], [f"column {i}" for i in range(1, len(header) + 1)]
+            self._named, identity, time = NamedColumns([], []), None, None
             self._columns = list(range(len(header)))
         else:
             self._header = [name.strip() for name in header]
-            self._id = self._header.index(id_column) if id_column in self._header else None
-            self._named = named_columns(model_io, self._header)
-            self._columns = self._find_columns(column)
+            identity, time = self.table.find_id(self._header), self.table.find_time(self._header)
+            self._named = named_columns(self.model_io, self._header)
+            self._columns = self._find_columns({identity, time})
+            if not self._whole:
+                used = [*self._named.all, *(self._header[i] for i in self._columns), *filter(None, [time])]
+                if self.table.id_column is None:
+                    check_all_used(self._header, used, identity)
+        self._id, self._time = (None if name is None else self._header.index(name) for name in (identity, time))
         self._further = [self._indices(names) for names in self._named.further]
         self._statics = [self._indices(names) for names in self._named.statics]
         size = self.model_io.size if self.model_io.kind == "features" else 1
         if not self._whole and size is not None and len(self._columns) != size:
             raise UnusableFile(wrong_columns(self.model_io, [self._header[i] for i in self._columns]))
 
+    def _is_data(self, first: list[str]) -> bool:
+        """Whether the first row is data. Raises UnusableFile if that is not plain to see."""
+        model_io = self.model_io
+        numbers = all(map(_is_number, first))
+        if self.table.header is False and (model_io.further or model_io.statics or not numbers):
+            raise UnusableFile("the first row must name the columns, since it does not hold one step of the data alone")
+        text = model_io.kind == "tokens" and model_io.text
+        if self.table.header is None and numbers and not text:
+            raise UnusableFile(
+                f"the first row, {', '.join(first[:12])}, may be data or the names of the columns: add --no-header or "
+                "--header"
+            )
+        return self.table.header is False
+
     def _indices(self, names: list[str]) -> list[int]:
         return [self._header.index(name) for name in names]
 
-    def _find_columns(self, column: str | None) -> list[int]:
-        header = self._header
-        others = [i for i, name in enumerate(header) if i != self._id and name not in self._named.all]
+    def _find_columns(self, taken: set[str | None]) -> list[int]:
+        header, column = self._header, self.table.column
+        others = [i for i, name in enumerate(header) if name not in taken and name not in self._named.all]
         if column is not None:
             if column not in header:
                 raise UnusableFile(f"there is no column {column!r}; the columns are {', '.join(header)}")
@@ -138,18 +163,31 @@ class CSVSource:
             yield from self._texts() if self._whole else self._steps()
 
     def _numbered(self) -> Iterator[tuple[int, list[str] | None, str]]:
-        """Yield (line, cells, "") for each row that is not blank, or (line, None, fault) if it cannot be read."""
+        """Yield (line, cells, "") for each row, or (line, None, fault) if it cannot be read.
+
+        A blank row with rows after it is a missing value. At the end of the file it is nothing.
+        """
         yield from ((1, row, "") for row in self._first)
+        blank: list[int] = []
+        empty = not self._first
         while True:
             try:
                 row = next(self._rows, None)
             except csv.Error as error:
                 yield self._rows.line_num, None, f"it is not CSV: {error}"
                 continue
+            except UnicodeError as error:
+                raise UnusableFile(f"it is not {self._encoding}: {error}") from None
             if row is None:
-                return
-            if row:
-                yield self._rows.line_num, row, ""
+                break
+            if not row:
+                blank.append(self._rows.line_num)
+                continue
+            yield from ((line, None, "it is blank, and a missing value is no step") for line in blank)
+            blank, empty = [], False
+            yield self._rows.line_num, row, ""
+        if empty:
+            raise UnusableFile("the file has a header and no rows")
 
     def _texts(self) -> Iterator[InputItem]:
         at, width = self._columns[0], len(self._header)
@@ -171,32 +209,57 @@ class CSVSource:
         return [[row[i] for i in indices] for indices in self._statics]
 
     def _steps(self) -> Iterator[InputItem]:
-        open_one: _Steps | None = None
-        width, header = len(self._header), self._header
-        columns, statics = [*self._columns, *chain(*self._further)], list(chain(*self._statics))
-        widths = [len(self._columns), *map(len, self._further)]
+        """Join the rows of each sequence: those that follow each other, or with `gather` those of the whole table."""
+        sequences: dict[str | None, _Steps] = {}
+        ended: set[str | None] = set()
+        current: _Steps | None = None
         for line, row, fault in self._numbered():
-            identity = None
-            if row is not None and self._id is not None and self._id < len(row):
-                identity = row[self._id]
-            if open_one is None or (row is not None and identity != open_one.id):
-                if open_one is not None:
-                    yield open_one.item(self.model_io)
-                open_one = _Steps(line, identity, widths)
-            open_one.last = line
-            if row is None or len(row) != width:
-                open_one.error = open_one.error or f"row {line}: {fault or _wrong_width(row or [], width)}"
-                continue
+            identity = current.id if current is not None else None
+            if row is not None and self._id is not None:
+                identity = row[self._id] if self._id < len(row) else None
+            if current is None or identity != current.id:
+                if current is not None and not self.table.gather:
+                    ended.add(current.id)
+                    yield sequences.pop(current.id).item(self.model_io)
+                if identity in ended:
+                    raise UnusableFile(
+                        f"row {line}: the id {str(identity)[:40]!r} has rows further up. The rows of a sequence must "
+                        "follow each other: sort the file by id"
+                    )
+                current = sequences.setdefault(identity, _Steps(line, identity, self._widths))
+            current.last = line
+            self._add(current, line, row, fault)
+        for one in sequences.values():
+            yield one.item(self.model_io)
+
+    @cached_property
+    def _widths(self) -> list[int]:
+        return [len(self._columns), *map(len, self._further)]
+
+    @cached_property
+    def _cells(self) -> list[int]:
+        return [*self._columns, *chain(*self._further)]
+
+    def _add(self, steps: "_Steps", line: int, row: list[str] | None, fault: str) -> None:
+        """Add a row to a sequence, or note what is wrong with it."""
+        width, header = len(self._header), self._header
+        if row is None or len(row) != width:
+            steps.error = steps.error or f"row {line}: {fault or _wrong_width(row or [], width)}"
+            return
+        try:
+            steps.values.extend([float(row[i]) for i in self._cells])
+        except ValueError:
+            at = next(i for i in self._cells if not _is_number(row[i]))
+            steps.error = steps.error or f"row {line}, {header[at]}: {row[at][:40]!r} is not a number"
+        steps.lines.append(line)
+        if self._time is not None:
             try:
-                open_one.values.extend([float(row[i]) for i in columns])
-            except ValueError:
-                name = next(header[i] for i in columns if not _is_number(row[i]))
-                cell = row[header.index(name)] if name in header else ""
-                open_one.error = open_one.error or f"row {line}, {name}: {cell[:40]!r} is not a number"
-            if statics:
-                open_one.hold(self._static_cells(row), [row[i] for i in statics], line, [header[i] for i in statics])
-        if open_one is not None:
-            yield open_one.item(self.model_io)
+                steps.times.append(time_of(row[self._time]))
+            except ValueError as error:
+                steps.error = steps.error or f"row {line}, {header[self._time]}: {error}"
+        statics = list(chain(*self._statics))
+        if statics:
+            steps.hold(self._static_cells(row), [row[i] for i in statics], line, [header[i] for i in statics])
 
 
 class _Steps:
@@ -206,6 +269,8 @@ class _Steps:
         self.first = self.last = first
         self.id = identity
         self.values = array("d")
+        self.lines = array("q")
+        self.times: list[Time] = []
         self.error: str | None = None
         self._widths = widths
         self._statics: list[list[str]] = []
@@ -229,7 +294,12 @@ class _Steps:
         rows: Any = np.frombuffer(self.values, np.float64).reshape(-1, sum(self._widths))
         if not np.isfinite(rows).all():
             step = int(np.argwhere(~np.isfinite(rows))[0][0])
-            item.error = f"row {self.first + step}: not a finite number"
+            item.error = f"row {self.lines[step]}: not a finite number"
+            return item
+        try:
+            rows = rows[in_time(self.times, self.lines)] if self.times else rows
+        except ValueError as error:
+            item.error = str(error)
             return item
         data, *further = np.split(rows, np.cumsum(self._widths)[:-1], axis=1)
         try:
@@ -243,6 +313,12 @@ class _Steps:
         data = np.ascontiguousarray(data if model_io.rank == 2 else data[:, 0])
         item.content = sequence_json(model_io, data, [np.ascontiguousarray(values) for values in steps])
         return item
+
+
+def _encoding(stream: BinaryIO) -> str | None:
+    """The encoding that a mark at the start of a file names, where it is not UTF-8."""
+    peeked = stream.peek(4)[:2] if hasattr(stream, "peek") else b""
+    return "utf-16" if peeked in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else None
 
 
 def _delimiter(first: str) -> str:

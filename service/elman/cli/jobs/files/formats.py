@@ -1,5 +1,6 @@
 """Opens the source or sink for a path, by its suffix or by a given format."""
 
+import gzip
 import os
 import stat
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import BinaryIO, Literal
 
 from elman.cli.extras import need
 from elman.cli.jobs.files.errors import UnusableFile
-from elman.cli.jobs.files.items import InputItem, ModelIO, Sink, Source
+from elman.cli.jobs.files.items import PLAIN_TABLE, InputItem, ModelIO, Sink, Source, TableOptions
 
 FileFormat = Literal["jsonl", "csv", "txt", "npy", "npz", "parquet"]
 
@@ -36,11 +37,11 @@ def format_of(path: str) -> FileFormat:
 
 
 def open_source(
-    path: str, model_io: ModelIO, format: FileFormat | None = None, id_column: str = "id", column: str | None = None
+    path: str, model_io: ModelIO, format: FileFormat | None = None, table: TableOptions = PLAIN_TABLE
 ) -> Source:
     """Open the sequences in a file, or on standard input for `-`. Raises UnusableFile."""
     try:
-        source = _open_source(path, model_io, format, id_column, column)
+        source = _open_source(path, model_io, format, table)
         return _WithStatics(source, model_io) if model_io.given else source
     except UnusableFile as error:
         raise UnusableFile(f"{name_of(path)}: {error}") from None
@@ -74,34 +75,35 @@ def name_of(path: str) -> str:
     return "standard input" if path == STDIN else path
 
 
-def _open_source(path: str, model_io: ModelIO, format: FileFormat | None, id_column: str, column: str | None) -> Source:
+def _open_source(path: str, model_io: ModelIO, format: FileFormat | None, table: TableOptions) -> Source:
     if path == STDIN:
         stream: BinaryIO = open(0, "rb", closefd=False)
         format, total = format or _sniff(stream, model_io), None
     else:
-        format = format or format_of(path)
+        packed = path.lower().endswith(".gz")
+        format = format or format_of(path[: -len(".gz")] if packed else path)
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
             raise UnusableFile("it is a folder")
-        total = status.st_size if stat.S_ISREG(status.st_mode) else None
-        stream = open(path, "rb", 1 << 18)
+        total = status.st_size if stat.S_ISREG(status.st_mode) and not packed else None
+        stream = gzip.open(path) if packed else open(path, "rb", 1 << 18)  # type: ignore[assignment]
     if format in ("npy", "npz", "parquet"):
         stream.close()
-        return _open_binary(path, model_io, format, id_column, column)
+        return _open_binary(path, model_io, format, table)
     try:
-        return _open_text(stream, total, model_io, format, id_column, column)
+        return _open_text(stream, total, model_io, format, table)
     except UnusableFile:
         stream.close()
         raise
 
 
 def _open_text(
-    stream: BinaryIO, total: int | None, model_io: ModelIO, format: FileFormat, id_column: str, column: str | None
+    stream: BinaryIO, total: int | None, model_io: ModelIO, format: FileFormat, table: TableOptions
 ) -> Source:
     if format == "csv":
         from elman.cli.jobs.files.csv import CSVSource
 
-        return CSVSource(stream, total, model_io, id_column, column)
+        return CSVSource(stream, total, model_io, table)
     from elman.cli.jobs.files.json import JSONSource, TextSource
 
     if format == "jsonl":
@@ -125,14 +127,14 @@ def _check_alone(model_io: ModelIO, format: FileFormat) -> None:
         )
 
 
-def _open_binary(path: str, model_io: ModelIO, format: FileFormat, id_column: str, column: str | None) -> Source:
+def _open_binary(path: str, model_io: ModelIO, format: FileFormat, table: TableOptions) -> Source:
     if path == STDIN:
         raise UnusableFile(f"{format} cannot be read from a pipe; give the path of a file")
     if format == "parquet":
         need("parquet")
         from elman.cli.jobs.files.parquet import ParquetSource
 
-        return ParquetSource(Path(path), model_io, id_column, column)
+        return ParquetSource(Path(path), model_io, table)
     from elman.cli.jobs.files.numpy import NPYSource, NPZSource
 
     _check_alone(model_io, format)

@@ -1,10 +1,11 @@
 """What a source yields, what a sink takes, and what both must know of a model."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.inputs import NamedInput
 
 Identity = str | int
@@ -45,6 +46,56 @@ class ModelIO:
     def rank(self) -> int:
         """Number of axes of one sequence's array: 2 for (time, features), 1 for (time,)."""
         return 2 if self.kind == "features" else 1
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """What the user says of a table.
+
+    Attributes:
+        id_column: rows with the same value in this column are one sequence. None for a column `id` if there is one,
+            "" if all rows are one sequence.
+        column: the column that holds whole sequences, or the one number of a step.
+        header: whether the first row has the names of the columns; None where that must be plain to see.
+        time_column: the rows of a sequence are sorted by this column.
+        gather: whether the rows of a sequence may stand anywhere, so that the table is read whole.
+    """
+
+    id_column: str | None = None
+    column: str | None = None
+    header: bool | None = None
+    time_column: str | None = None
+    gather: bool = False
+
+    def find_id(self, names: Sequence[str]) -> str | None:
+        """The column of ids among the columns of a table, if there is one. Raises UnusableFile."""
+        if self.id_column:
+            return self._named(self.id_column, names)
+        return "id" if self.id_column is None and "id" in names else None
+
+    def find_time(self, names: Sequence[str]) -> str | None:
+        """The column of times among the columns of a table, if there is one. Raises UnusableFile."""
+        return None if self.time_column is None else self._named(self.time_column, names)
+
+    def _named(self, name: str, names: Sequence[str]) -> str:
+        if name not in names:
+            raise UnusableFile(f"there is no column {name!r}; the columns are {', '.join(names)}")
+        return name
+
+
+PLAIN_TABLE = TableOptions()
+"""A table of which the user says nothing."""
+
+
+def check_all_used(names: Sequence[str], used: Collection[str], id_column: str | None) -> None:
+    """Raise UnusableFile if nothing tells sequences apart, and a column that might is left out."""
+    rest = [name for name in names if name not in used]
+    if rest and id_column is None:
+        listed = ", ".join(map(repr, rest[:12]))
+        raise UnusableFile(
+            f"nothing says what the columns {listed} are: --id-column names the one that tells sequences apart, "
+            '--time-column the time; --id-column "" takes all rows for one sequence and leaves the others out'
+        )
 
 
 @dataclass(slots=True)

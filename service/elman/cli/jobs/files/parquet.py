@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from elman.cli.jobs.files.csv import TEXT_COLUMNS, wrong_columns
 from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.inputs import data_columns, named_columns, sequence_json, static_field, whole_numbers
-from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome, parts_of
+from elman.cli.jobs.files.items import PLAIN_TABLE, InputItem, ModelIO, Outcome, TableOptions, check_all_used, parts_of
 from elman.cli.jobs.files.numpy import item_of
+from elman.cli.jobs.files.times import in_time, time_of
 
 # Most bytes and rows that are read of a file at once.
 _READ = 8 << 20
@@ -30,7 +31,7 @@ _PART_BYTES = 32 << 20
 class ParquetSource:
     """Sequences in the rows of a Parquet file, which is read in pieces. Raises UnusableFile."""
 
-    def __init__(self, path: Path, model_io: ModelIO, id_column: str = "id", column: str | None = None) -> None:
+    def __init__(self, path: Path, model_io: ModelIO, table: TableOptions = PLAIN_TABLE) -> None:
         try:
             self._file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
@@ -39,9 +40,11 @@ class ParquetSource:
         self.total: int | None = self._file.metadata.num_rows
         self._position = 0
         schema = self._file.schema_arrow
-        self._id = id_column if id_column in schema.names else None
+        self.table = table
+        self._id, self._time = table.find_id(schema.names), table.find_time(schema.names)
         lists = {field.name for field in schema if _is_list(field.type)}
         self._named = named_columns(model_io, schema.names, lists)
+        column = table.column
         if column is None and len(model_io.columns) == 1:
             column = model_io.columns[0]
         self._column = self._whole_column(schema, column)
@@ -69,7 +72,8 @@ class ParquetSource:
 
     def _feature_columns(self, schema: Any, column: str | None) -> list[str]:
         named = [column] if column is not None else data_columns(self.model_io, schema.names)
-        names = named or [name for name in schema.names if name != self._id and name not in self._named.all]
+        taken = {self._id, self._time, *self._named.all}
+        names = named or [name for name in schema.names if name not in taken]
         if self.model_io.text and named is None:
             raise UnusableFile(
                 f"name the column that holds the sequences with --column; the columns are {', '.join(names)}"
@@ -77,19 +81,26 @@ class ParquetSource:
         size = self.model_io.size if self.model_io.kind == "features" else 1
         if size is not None and len(names) != size:
             raise UnusableFile(wrong_columns(self.model_io, names))
+        if self.table.id_column is None:
+            check_all_used(schema.names, [*names, *filter(None, taken)], self._id)
         return names
 
     def close(self) -> None:
         self._file.close()
 
     def __iter__(self) -> Iterator[InputItem]:
-        columns = list(dict.fromkeys([*filter(None, [self._id, self._column]), *self._features, *self._named.all]))
+        single = filter(None, [self._id, self._time, self._column])
+        columns = list(dict.fromkeys([*single, *self._features, *self._named.all]))
         metadata = self._file.metadata
         size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
         rows = max(1, min(_MOST_ROWS, _READ * max(1, metadata.num_rows) // max(1, size)))
         try:
             batches = self._file.iter_batches(batch_size=rows, columns=columns)
-            yield from self._whole(batches) if self._column else self._steps(batches)
+            if self._column:
+                yield from self._whole(batches)
+            else:
+                read_whole = self.table.gather or self._time is not None
+                yield from self._steps(self._in_order(batches) if read_whole else batches)
         except pa.ArrowException as error:
             raise UnusableFile(f"it is damaged: {error}") from None
         finally:
@@ -125,7 +136,7 @@ class ParquetSource:
 
     def _steps(self, batches: Iterator[Any]) -> Iterator[InputItem]:
         """Join consecutive rows of one id, across batches."""
-        rows = _Rows(0, None)
+        rows, ended = _Rows(0, None), set[Any]()
         for batch in batches:
             start = self._position
             inputs = [_numbers_of(batch, names) for names in (self._features, *self._named.further)]
@@ -135,7 +146,13 @@ class ParquetSource:
             for begin, end in itertools.pairwise(cuts):
                 if rows.pieces and ids[begin] != rows.id:
                     yield self._joined(rows, start + begin - 1)
+                    ended.add(rows.id)
                     rows.pieces = []
+                    if ids[begin] in ended:
+                        raise UnusableFile(
+                            f"row {start + begin}: the id {str(ids[begin])[:40]!r} has rows further up. The rows of a "
+                            "sequence must follow each other: sort the file by id"
+                        )
                 if not rows.pieces:
                     rows = _Rows(start + begin, ids[begin], statics=statics[begin] if statics else ())
                 rows.pieces.append([values[begin:end] for values in inputs])
@@ -143,6 +160,27 @@ class ParquetSource:
             self._position = start + len(batch)
         if rows.pieces:
             yield self._joined(rows, self._position - 1)
+
+    def _in_order(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The rows of each id together, in the order of the ids' first rows, and by time where there is one."""
+        if not self.total:
+            return
+        table = pa.Table.from_batches(list(batches))
+        ids = table.column(self._id).to_pylist() if self._id else [None] * len(table)
+        groups: dict[Any, list[int]] = {}
+        for index, identity in enumerate(ids):
+            groups.setdefault(identity, []).append(index)
+        if self._time is not None:
+            times = table.column(self._time).to_pylist()
+            groups = {identity: self._by_time(rows, times) for identity, rows in groups.items()}
+        order = np.array([row for rows in groups.values() for row in rows])
+        yield from table.take(order).to_batches(max_chunksize=_MOST_ROWS)
+
+    def _by_time(self, rows: list[int], times: list[Any]) -> list[int]:
+        try:
+            return [rows[at] for at in in_time([time_of(times[row]) for row in rows], rows)]
+        except ValueError as error:
+            raise UnusableFile(f"{self._time}: {error}") from None
 
     def _joined(self, rows: "_Rows", last: int) -> InputItem:
         data, *further = (np.concatenate(blocks) for blocks in zip(*rows.pieces, strict=True))
