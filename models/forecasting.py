@@ -83,6 +83,7 @@ def export_forecaster(model: Forecaster, series: Series, residuals: NDArray[np.f
         feature_names=series.feature_names,
         mean=model.mean.tolist(),
         std=model.deviation.tolist(),
+        reads="data",
         spec=ModelSpec(
             forecast=ForecastSpec(target=series.target, known=series.known, residuals=rows, minimum=series.minimum)
         ),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +26,17 @@ class Description:
     feature_names: Sequence[str] | None
     mean: Sequence[float] | None
     std: Sequence[float] | None
+    scale: "Scale"
     initial_state: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The units that the module reads, as the caller of `export` said."""
+
+    reads: Literal["data", "scaled"] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
 
 
 def describe(
@@ -46,6 +56,7 @@ def describe(
         found = _input_spec(said, layout, inputs)
         kept = given.input.model_dump(exclude_unset=True, exclude={"name"})
         decoder = given.decoder or _decoder_spec(said, outputs[0])
+        kept = {**_scale(given, said, decoder, found), **kept}
         spec = given.model_copy(
             update={
                 "task": given.task or said.task or (_TASKS.get(decoder.kind, "raw") if decoder else "raw"),
@@ -61,7 +72,33 @@ def describe(
         raise ExportRefused(f"the description contradicts itself: {error}") from error
     _check_sizes(spec, outputs[0], inputs.state, said.initial_state)
     _check_names(spec)
+    _check_units(spec, said.scale)
     return spec
+
+
+def _scale(given: ModelSpec, said: Description, decoder: DecoderSpec | None, found: InputSpec) -> dict[str, Any]:
+    """The fields `mean` and `std` of the input, where the module reads scaled values. Raises ExportRefused."""
+    scale = said.scale
+    if scale.reads == "data" and (scale.mean is not None or scale.std is not None):
+        raise ExportRefused('reads is "data", but input_mean or input_std says that the module reads scaled values')
+    if scale.mean is not None or scale.std is not None:
+        return {"mean": _numbers(scale.mean), "std": _numbers(scale.std)}
+    if scale.reads != "scaled" or given.input.mean is not None:
+        return {}
+    target = tuple(range(found.size or 0)) if given.forecast is None else given.forecast.target
+    if decoder is None or decoder.mean is None or target != tuple(range(found.size or 0)):
+        raise ExportRefused('reads is "scaled": give input_mean and input_std, one number for each feature of x')
+    return {"mean": decoder.mean, "std": decoder.std}
+
+
+def _check_units(spec: ModelSpec, scale: Scale) -> None:
+    """Raises ExportRefused for a forecaster whose outputs are scaled, if nothing says whether its inputs are."""
+    decoder = spec.decoder or DecoderSpec()
+    if spec.task == "forecasting" and decoder.mean is not None and spec.input.mean is None and scale.reads is None:
+        raise ExportRefused(
+            "mean and std say that the outputs are scaled. A forecast feeds them back, so say what the module reads: "
+            'reads="scaled" if it was trained on scaled values, reads="data" if it takes the data\'s own units'
+        )
 
 
 def _port_specs(inputs: Inputs, layout: Layout) -> dict[str, PortSpec]:
@@ -145,9 +182,10 @@ def _scores(output: Tensor) -> Any:
 def _check_sizes(spec: ModelSpec, output: Tensor, state: Sequence[Tensor], initial_state: Sequence[Tensor]) -> None:
     """Raises ExportRefused where labels, values or initial states do not fit the module."""
     size = output.shape[-1]
-    decoder = spec.decoder or DecoderSpec()
+    decoder, horizon = spec.decoder or DecoderSpec(), (spec.forecast and spec.forecast.horizon) or 1
     for name, listed in (("labels", decoder.labels), ("mean", decoder.mean), ("std", decoder.std)):
-        if listed is not None and len(listed) != size:
+        allowed = {size} if name == "labels" else {size, size // horizon, 1}
+        if listed is not None and len(listed) not in allowed:
             raise ExportRefused(f"{name} lists {len(listed)} but an output row has {size} numbers")
     expected = [
         tuple(1 if axis == one.batch_axis else n for axis, n in enumerate(tensor.shape))

@@ -5,12 +5,12 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from elman.exporter.description import Description, describe
+from elman.exporter.description import Description, Scale, describe
 from elman.exporter.layout import answering_results, check_outputs, find_layout
 from elman.exporter.onnx_layers import with_onnx_layers
 from elman.exporter.quantising import quantised
@@ -36,6 +36,9 @@ def export(
     feature_names: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    reads: Literal["data", "scaled"] | None = None,
+    input_mean: Sequence[float] | None = None,
+    input_std: Sequence[float] | None = None,
     initial_state: Sequence[Tensor] = (),
     spec: ModelSpec | None = None,
     roles: Mapping[str, InputRole] = MappingProxyType({}),
@@ -73,6 +76,12 @@ def export(
         feature_names: a name for each feature of x.
         mean, std: one number each for every number of an output row, which stands for `output * std + mean` in the
             data's own units.
+        reads: the units that the module reads, which a forecaster with mean and std has to say: `data` if it takes the
+            data's own units, `scaled` if it was trained on scaled values. Then the server scales what comes in, and
+            each value that is fed back.
+        input_mean, input_std: one number for each feature of x, or one for all: the module reads
+            `(x - input_mean) / input_std`. They imply `reads="scaled"`. Without them a module that reads scaled values
+            of the features that it foretells reads them by `mean` and `std`.
         initial_state: states that a sequence starts from, shaped like those of the example but with a batch of 1.
             Without them a sequence starts from zeros.
         spec: a description that takes precedence over the arguments above, and over what the module shows.
@@ -93,7 +102,8 @@ def export(
         OSError: the file cannot be written.
     """
     given = spec or ModelSpec()
-    said = Description(task, labels, vocabulary, unknown, feature_names, mean, std, initial_state)
+    scale = Scale(reads, input_mean, input_std)
+    said = Description(task, labels, vocabulary, unknown, feature_names, mean, std, scale, initial_state)
     reference, inputs = prepare(module, example, vocabulary or given.input.vocabulary)
     with_onnx_layers(reference)  # Layers that cannot be exported are refused before any work is done.
     with torch.no_grad():

@@ -1,11 +1,18 @@
 """`elman export`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from elman.cli.commands.options import AsJSON
+
+
+class Reads(StrEnum):
+    """The units that a module reads."""
+
+    data, scaled = "data", "scaled"
 
 
 def export(
@@ -44,6 +51,14 @@ def export(
     feature_names: Annotated[str | None, typer.Option(help="Names of the input's features: a,b,c; or @FILE.")] = None,
     mean: Annotated[str | None, typer.Option(help="Output values are output * std + mean. Numbers: 1,2.")] = None,
     std: Annotated[str | None, typer.Option(help="As --mean.")] = None,
+    reads: Annotated[
+        Reads | None,
+        typer.Option(help="Of a forecaster with --mean: whether the module takes the data's units or scaled values."),
+    ] = None,
+    input_mean: Annotated[
+        str | None, typer.Option(help="The module reads (x - mean) / std. One number for each feature: 1,2.")
+    ] = None,
+    input_std: Annotated[str | None, typer.Option(help="As --input-mean.")] = None,
     spec: Annotated[Path | None, typer.Option(help="A model.json with further fields of the spec.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Largest allowed difference from torch.")] = None,
     quantise: Annotated[bool, typer.Option("--quantise", help="8-bit weights: smaller, and not exact.")] = False,
@@ -74,6 +89,9 @@ def export(
         vocabulary=vocabulary,
         unknown=unknown,
         feature_names=feature_names,
+        reads=None if reads is None else reads.value,
+        input_mean=input_mean,
+        input_std=input_std,
         mean=mean,
         std=std,
         spec=spec,

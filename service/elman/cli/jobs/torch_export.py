@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import typer
 
@@ -29,6 +29,9 @@ def export_module(
     feature_names: str | None,
     mean: str | None,
     std: str | None,
+    reads: Literal["data", "scaled"] | None,
+    input_mean: str | None,
+    input_std: str | None,
     spec: Path | None,
     tolerance: float | None,
     quantise: bool,
@@ -61,6 +64,9 @@ def export_module(
             feature_names=given_names,
             mean=given_mean,
             std=given_std,
+            reads=reads,
+            input_mean=_numbers("--input-mean", input_mean),
+            input_std=_numbers("--input-std", input_std),
             spec=given_spec,
             tolerance=TOLERANCE if tolerance is None else tolerance,
             quantise=quantise,

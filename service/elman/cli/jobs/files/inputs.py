@@ -141,20 +141,17 @@ def data_columns(model_io: "ModelIO", header: Sequence[str]) -> list[str] | None
             raise UnusableFile(f"there is no column {column!r}; the columns are {', '.join(header)}")
     if model_io.columns:
         return list(model_io.columns)
-    if (
-        model_io.kind != "features"
-        or not model_io.names
-        or (len(model_io.names) == 1 and model_io.names[0] not in header)
-    ):
+    names = model_io.names if model_io.kind == "features" else None
+    missing = [name for name in names or () if name not in header]
+    if names is None or (missing and len(names) == 1):
         return None  # a single column is what it is, whatever its name
-    missing = [name for name in model_io.names if name not in header]
     if missing:
         hint = f"; --columns {model_io.data}=... names others, in the order of the model's features"
         raise UnusableFile(
             f"there is no column {', '.join(map(repr, missing))}; the columns are {', '.join(header)}"
             + (hint if model_io.data else "")
         )
-    return list(model_io.names)
+    return list(names)
 
 
 def static_field(model_io: "ModelIO", cells: Sequence[Sequence[Any]]) -> dict[str, Any]:
