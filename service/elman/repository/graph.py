@@ -87,6 +87,11 @@ class Graph:
 
     # Looking
 
+    @property
+    def opset(self) -> int:
+        """The version of the standard operators."""
+        return next((entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
     def recurrent(self) -> list[NodeProto]:
         """The LSTM, GRU and RNN nodes of the top level, in order."""
         return [node for node in self.proto.node if node.op_type in RECURRENT and not node.domain]
@@ -130,8 +135,8 @@ class Graph:
             ("value", numpy_helper.to_array),
             ("value_int", np.asarray),
             ("value_ints", np.asarray),
-            ("value_float", np.asarray),
-            ("value_floats", np.asarray),
+            ("value_float", np.float32),
+            ("value_floats", lambda value: np.asarray(value, np.float32)),
         ):
             value = attribute(node, key)
             if value is not None:

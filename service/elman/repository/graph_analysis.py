@@ -6,6 +6,7 @@ import numpy as np
 
 from elman.repository.graph import QUANTISED, RECURRENT, all_nodes, attribute
 from elman.repository.graph_rewrite import GraphRewrite
+from elman.repository.scan_states import timed_scans
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ def find_cell(rewrite: GraphRewrite) -> tuple[str, int, int]:
     quantised = [node for node in all_nodes(rewrite.graph.proto) if node.op_type in QUANTISED]
     nodes = nodes or quantised
     if not nodes:
-        sizes = [dim for state in rewrite.roles.states for dim in rewrite.graph.dims(state.input)[-1:]]
-        return "custom", max(len(rewrite.roles.states), 1), next((d for d in sizes if isinstance(d, int)), 0)
+        sizes = [state.row_shape[-1] for state in rewrite.states if state.row_shape]
+        return "custom", len(timed_scans(rewrite)) or max(len(rewrite.roles.states), 1), next(iter(sizes), 0)
     names = {"DynamicQuantizeLSTM": "lstm"}
     kinds = list(dict.fromkeys(names.get(node.op_type, node.op_type.lower()) for node in nodes))
     return "+".join(kinds), len(nodes), int(attribute(nodes[-1], "hidden_size", 0))

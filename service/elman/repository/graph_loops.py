@@ -7,7 +7,7 @@ import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from elman.repository.graph import Graph, attribute, reads
-from elman.repository.graph_axes import Axis, Scrambled, Traced, extents_of, is_steps, kinds_of
+from elman.repository.graph_axes import BATCH, TIME, Axis, Kind, Scrambled, Traced, extents_of, is_steps, kinds_of
 from elman.repository.graph_trace import Tracer, node_label
 from elman.repository.network import Array
 from elman.repository.runtime import GraphSession, RuntimeFailure
@@ -18,16 +18,16 @@ _ROUNDS = 4
 
 def scan(tracer: Tracer, node: NodeProto) -> list[Traced]:
     """Scan: states in front, then tensors that it goes over; their last values, then what it made of each step."""
-    count = int(attribute(node, "num_scan_inputs"))
-    states, over = list(node.input[: len(node.input) - count]), list(node.input[len(node.input) - count :])
+    states, over = scan_inputs(node)
     axes = _axes(tracer, node, "scan_input_axes", over)
-    scanned = {tracer.at(name).axes[axis] for name, axis in zip(over, axes, strict=True)}
-    for kind in kinds_of(*scanned):
-        tracer.scanned.setdefault(kind, node_label(node))
-    if len(scanned) != 1 or any(attribute(node, name) and any(attribute(node, name)) for name in _DIRECTIONS):
+    clocks = {tracer.at(name).axes[axis] for name, axis in zip(over, axes, strict=True)}
+    if _recurs(tracer.graph, node):
+        for kind in kinds_of(*clocks):
+            tracer.scanned.setdefault(kind, node_label(node))
+    if len(clocks) != 1 or any(attribute(node, name) and any(attribute(node, name)) for name in _DIRECTIONS):
         raise Scrambled
-    (clock,) = scanned
-    if not (is_steps(clock) or not kinds_of(clock)):
+    (clock,) = clocks
+    if states and kinds_of(clock) and not is_steps(clock):
         raise Scrambled
     slices = [_without(tracer.at(name), axis) for name, axis in zip(over, axes, strict=True)]
     starts = [replace(tracer.at(name), edge=False, carried=frozenset()) for name in states]
@@ -35,6 +35,31 @@ def scan(tracer: Tracer, node: NodeProto) -> list[Traced]:
     values = [[value.take(0, axis) for value in tracer.every(name)] for name, axis in zip(over, axes, strict=True)]
     ends, made = body.settle(starts, [tracer.every(name) for name in states], slices, values)
     return _results(tracer, node, clock, states, ends, made)
+
+
+def scan_inputs(node: NodeProto) -> tuple[list[str], list[str]]:
+    """The tensors that the states of a Scan start from, and those that it goes over."""
+    count = len(node.input) - int(attribute(node, "num_scan_inputs"))
+    return list(node.input[:count]), list(node.input[count:])
+
+
+def _recurs(graph: Graph, node: NodeProto) -> bool:
+    """Whether what a Scan gives hangs on a state that is made from what it was and from what is gone over.
+
+    A Scan may do the same to each step, and carry nothing or a count.
+    """
+    body, count = attribute(node, "body"), len(scan_inputs(node)[0])
+    inputs, ends = [value.name for value in body.input], [value.name for value in body.output]
+    inner, ends_of = Graph(onnx.ModelProto(graph=body)), dict(zip(inputs[:count], ends, strict=False))
+    made = {end: inner.backward([end]) & set(inputs) for end in ends}
+    for _ in ends_of:
+        made = {end: found.union(*(made[ends_of[n]] for n in found if n in ends_of)) for end, found in made.items()}
+    used = {
+        end for end, name in zip(ends, node.output, strict=False) if name in graph.consumers or name in graph.outputs
+    }
+    reached = set[str]().union(*(made[end] for end in used))
+    data = set(inputs[count:])
+    return any(name in reached and name in made[end] and made[end] & data for name, end in ends_of.items())
 
 
 _DIRECTIONS = ("scan_input_directions", "scan_output_directions")
@@ -53,22 +78,25 @@ def _results(
     tracer: Tracer, node: NodeProto, clock: Axis, states: list[str], ends: list[Traced], made: list[Traced]
 ) -> list[Traced]:
     label, timed = node_label(node), is_steps(clock)
-    anew = None
-    computed = None
-    if timed:
-        starts = [tracer.at(name) for name in states]
-        if any(not start.carried for start in starts):
-            anew = f"{label} begins anew with each run: its state is not an input"
-        if any(start.reads and not start.carried for start in starts):
-            computed = label
-    marks = [replace(one, ahead=one.ahead or anew, mixes=one.mixes or computed) for one in (*ends, *made)]
+    starts = [tracer.at(name) for name in states]
+    sized = frozenset[Kind]().union(*(start.sized for start in starts))
+    computed = any(start.reads and not start.carried for start in starts)
+    mixes = label if timed and (computed or TIME in sized or (tracer.nested and states)) else None
+    marks = [
+        replace(
+            one,
+            mixes=one.mixes or mixes or (label if TIME in one.kinds and timed else None),
+            strangers=one.strangers or (label if BATCH in sized or kinds_of(clock) & one.kinds == {BATCH} else None),
+        )
+        for one in (*ends, *made)
+    ]
     finals = [replace(one, edge=one.edge or timed) for one in marks[: len(ends)]]
     stacked = []
     places = attribute(node, "scan_output_axes") or [0] * len(made)
     for one, place in zip(marks[len(ends) :], places, strict=True):
         at = place % (len(one.axes) + 1)
-        mixes = one.mixes or (label if one.edge and timed else None)
-        stacked.append(replace(one, axes=(*one.axes[:at], clock, *one.axes[at:]), mixes=mixes))
+        edge = one.mixes or (label if one.edge and timed else None)
+        stacked.append(replace(one, axes=(*one.axes[:at], clock, *one.axes[at:]), mixes=edge))
     return [*finals, *stacked]
 
 
@@ -95,13 +123,14 @@ class _Body:
         names = [value.name for value in self.proto.input]
         given = dict(zip(names, [*first, *values], strict=True))
         given |= {name: self.outer.every(name) for name in self.captured}
-        shapes, graph = self._run(given)
+        seen, graph = self._run(given)
+        shapes = [{name: np.shape(value) for name, value in values.items()} for values in seen]
         outputs = [value.name for value in self.proto.output]
         states = starts
         for _ in range(_ROUNDS):
             known = dict(zip(names, [*states, *slices], strict=True))
             known |= {name: self.outer.at(name) for name in self.captured}
-            inner = self.outer.inside(graph, known, shapes)
+            inner = self.outer.inside(graph, known, shapes, seen)
             found = [inner.at(name) for name in outputs]
             after = [_merged(one, other) for one, other in zip(states, found, strict=False)]
             if after == states:
@@ -109,7 +138,7 @@ class _Body:
             states = after
         raise Scrambled
 
-    def _run(self, given: dict[str, list[Array]]) -> tuple[list[dict[str, tuple[int, ...]]], Graph]:
+    def _run(self, given: dict[str, list[Array]]) -> tuple[list[dict[str, Array]], Graph]:
         model = onnx.ModelProto()
         model.CopyFrom(self.outer.graph.model)
         model.graph.CopyFrom(self.proto)
@@ -123,17 +152,17 @@ class _Body:
         del watched.graph.output[:], watched.graph.value_info[:]
         for name in dict.fromkeys(n for node in model.graph.node for n in node.output if n):
             watched.graph.output.append(onnx.ValueInfoProto(name=name))
-        shapes = []
+        seen = []
         try:
             session = GraphSession(watched.SerializeToString())
             for probe in range(len(self.outer.shapes)):
                 feeds = {name: arrays[probe] for name, arrays in given.items() if name in session.input_names}
                 found = session.run(session.output_names, feeds)
-                seen = dict(zip(session.output_names, found, strict=True)) | feeds
-                shapes.append({name: np.shape(value) for name, value in seen.items()})
+                values = dict(zip(session.output_names, found, strict=True)) | feeds
+                seen.append({name: value for name, value in values.items() if isinstance(value, np.ndarray)})
         except RuntimeFailure:
             raise Scrambled from None
-        return shapes, graph
+        return seen, graph
 
 
 def _merged(start: Traced, after: Traced) -> Traced:

@@ -157,13 +157,9 @@ def _along(tracer: Tracer, node: NodeProto, axes: list[int], *, keep: bool, drop
 
 
 def _softmax(tracer: Tracer, node: NodeProto) -> list[Traced]:
-    rank, old = len(tracer.at(node.input[0]).axes), _opset(tracer) < 13
+    rank, old = len(tracer.at(node.input[0]).axes), tracer.graph.opset < 13
     axis = axis_index(node, "axis", 1 if old else -1, rank)
     return _along(tracer, node, list(range(axis, rank)) if old else [axis], keep=True)
-
-
-def _opset(tracer: Tracer) -> int:
-    return next((entry.version for entry in tracer.graph.model.opset_import if entry.domain in ("", "ai.onnx")), 1)
 
 
 def _normalised(tracer: Tracer, node: NodeProto) -> list[Traced]:
@@ -352,6 +348,15 @@ def _pad(tracer: Tracer, node: NodeProto) -> list[Traced]:
     return [tracer.combined(node, node.input, axes, kinds_of(*(source[at] for at in padded)))]
 
 
+def _reverse_steps(tracer: Tracer, node: NodeProto) -> list[Traced]:
+    """ReverseSequence: each row is turned round as far as it says, on its own."""
+    axes, lengths = tracer.at(node.input[0]).axes, tracer.at(node.input[1]).axes
+    time, batch = (axis_index(node, f"{name}_axis", at, len(axes)) for at, name in enumerate(("time", "batch")))
+    _, combines = aligned([axes[batch], lengths[0]])
+    alone = axes[batch] == lengths[0]
+    return [tracer.combined(node, node.input, axes, kinds_of(axes[time]) | (NOTHING if alone else combines))]
+
+
 def _tile(tracer: Tracer, node: NodeProto) -> list[Traced]:
     source, shapes = tracer.at(node.input[0]).axes, tracer.seen(node.output[0])
     if shapes is None:
@@ -452,6 +457,7 @@ RULES: dict[str, Rule] = {
     "OneHot": _one_hot,
     "Pad": _pad,
     "Range": _range,
+    "ReverseSequence": _reverse_steps,
     "Scan": scan,
     "Slice": _slice,
     "Split": _split,

@@ -60,6 +60,8 @@ class Tracer:
         self.tensors = dict(inputs)
         # What the graph goes over in a recurrent node, a Scan or a Loop, and the node that does it.
         self.scanned: dict[Kind, str] = {}
+        # Whether the graph is the body of a node, which is run anew for each step of that.
+        self.nested = False
         self.rules: Mapping[str, Rule] = {}
 
     def trace(self, rules: Mapping[str, Rule]) -> dict[str, Traced]:
@@ -113,9 +115,16 @@ class Tracer:
             raise Scrambled
         return found
 
-    def inside(self, graph: Graph, inputs: Mapping[str, Traced], shapes: Sequence[Shapes]) -> "Tracer":
+    def inside(
+        self,
+        graph: Graph,
+        inputs: Mapping[str, Traced],
+        shapes: Sequence[Shapes],
+        values: Sequence[Mapping[str, Array]],
+    ) -> "Tracer":
         """A graph within a node of this one, traced."""
-        inner = Tracer(graph, inputs, shapes, self.clock, [{} for _ in shapes])
+        inner = Tracer(graph, inputs, shapes, self.clock, values)
+        inner.nested = True
         inner.trace(self.rules)
         return inner
 

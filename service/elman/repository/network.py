@@ -83,6 +83,12 @@ class StateTensor:
     batch_axis: int
     initial: Array
 
+    @classmethod
+    def beginning(cls, name: str, input: str, output: str, batch_axis: int, initial: Array) -> "StateTensor":
+        """A state that begins with `initial`, of one row."""
+        shape = (*initial.shape[:batch_axis], 0, *initial.shape[batch_axis + 1 :])
+        return cls(name, input, output, shape, batch_axis, initial)
+
     @property
     def dtype(self) -> np.dtype[Any]:
         """Element type of the state."""

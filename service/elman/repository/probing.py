@@ -15,8 +15,10 @@ from elman.repository.graph_io import GraphInput, Roles, read_others
 from elman.repository.graph_rewrite import GraphRewrite, axes_of
 from elman.repository.graph_rules import RULES
 from elman.repository.graph_trace import Tracer
+from elman.repository.loop_body import NoScan
+from elman.repository.loops import write_as_scan
 from elman.repository.naming import names_batch, names_time
-from elman.repository.network import LENGTHS, SELECT
+from elman.repository.network import LENGTHS, SELECT, Array
 from elman.repository.origin import how_to_free
 from elman.repository.output_roles import find_output_roles
 from elman.repository.probe_feeds import probe_feeds, state_axis
@@ -163,9 +165,11 @@ def _read(graph: Graph, spec: ModelSpec, roles: Roles, reading: Reading) -> Grap
     rewrite.roles = replace(roles, others=tuple(arranged))
     _probe(rewrite)
     _untie(rewrite)
+    _write_loops_as_scans(rewrite)
     tracer = trace(rewrite)
     while inline_branches(own, tracer.constant):
         _probe(rewrite)
+        _write_loops_as_scans(rewrite)
         tracer = trace(rewrite)
     return rewrite
 
@@ -178,6 +182,36 @@ def _without_time(graph: Graph, roles: Roles, reading: Reading, time: int) -> Re
         if name not in taken and graph.consumers.get(name) and len(dims) == rank and dims[time] == 1:
             add_axis(graph, name, time, reading.batch)
     return replace(reading, batch=reading.batch - (time < reading.batch), time=None)
+
+
+def _write_loops_as_scans(rewrite: GraphRewrite) -> None:
+    """Write each Loop as a Scan that is shown to be one, and answers as the Loop did."""
+    graph = rewrite.graph
+    for outputs in [list(node.output) for node in graph.proto.node if node.op_type == "Loop"]:
+        node = next(node for node in graph.proto.node if list(node.output) == outputs)
+        before, seen = onnx.GraphProto(), rewrite.values
+        before.CopyFrom(graph.proto)
+        try:
+            write_as_scan(rewrite, node)
+            _probe(rewrite)
+        except NoScan:
+            continue
+        except ModelRefused:
+            rewrite.values = []
+        if not _answer_alike(rewrite, seen):
+            graph.proto.CopyFrom(before)
+            graph.index()
+            _probe(rewrite)
+
+
+def _answer_alike(rewrite: GraphRewrite, before: list[dict[str, Array]]) -> bool:
+    """Whether a graph that was changed gives what it gave, up to rounding."""
+    return len(rewrite.values) == len(before) and all(
+        np.allclose(now[name], then[name], rtol=1e-4, atol=1e-5, equal_nan=True)
+        for now, then in zip(rewrite.values, before, strict=True)
+        for name in rewrite.graph.outputs
+        if name in then
+    )
 
 
 def trace(rewrite: GraphRewrite) -> Tracer:
@@ -369,6 +403,7 @@ def free_dims(model: onnx.ModelProto, rewrite: GraphRewrite) -> None:
     fixed: int | str = rewrite.max_rows or "batch"
     steps: int | str = rewrite.window or "time"
     axes = {state.input: state.batch_axis for state in roles.states}
+    axes |= {state.input: state.batch_axis for state in rewrite.states}
     axes |= {name: state_axis(rewrite, name) for name in roles.idle if name in graph.inputs}
     others = {other.name: other for other in roles.others}
     for name in graph.inputs:

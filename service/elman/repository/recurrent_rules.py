@@ -35,8 +35,9 @@ def recurrent(tracer: Tracer, node: NodeProto) -> list[Traced]:
     combines |= {kind for kind in over if kind == BATCH or lengths or not is_steps(steps)}
     for start in starts:
         combines |= start.kinds if start.axes[1] not in ((), rows) else start.kinds - {BATCH}
-        if start.reads and TIME in over and not start.carried:
+        if TIME in over and ((start.reads and not start.carried) or TIME in start.sized):
             combines.add(TIME)
+        combines |= start.sized - {TIME}
     made = tracer.combined(node, [given[0], *weights, *lengths], (), combines)
     made = replace(
         made,

@@ -14,6 +14,7 @@ from elman.repository.describing import describe_inputs, describe_outputs
 from elman.repository.graph import RECURRENT, Graph, all_nodes, attribute
 from elman.repository.graph_analysis import find_cell, find_features, find_marks
 from elman.repository.graph_io import find_roles
+from elman.repository.graph_loops import scan_inputs
 from elman.repository.graph_rewrite import GraphRewrite, axes_of, recurrent_inside
 from elman.repository.graph_trace import node_label
 from elman.repository.network import LENGTHS, Array, Network
@@ -65,7 +66,6 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
     _check_recurrent(prepared, rewrite)
     sample = _sample(rewrite)
     inputs = describe_inputs(prepared, rewrite)
-    cell, layers, hidden_size = find_cell(rewrite)
     collect_states(rewrite, learned)
     kept = find_marks(rewrite)
     rewrite.look_ahead = kept.ahead
@@ -74,6 +74,7 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
         alias_lengths(graph, roles.lengths)
     if rewrite.look_ahead is None and kept.mixes is None:
         expose_states(rewrite)
+    cell, layers, hidden_size = find_cell(rewrite)
     outputs = find_outputs(rewrite, want.select)
     if ragged:
         replace_rnns(graph)
@@ -138,9 +139,18 @@ def _prepare(model: onnx.ModelProto, spec: ModelSpec) -> Graph:
     inline_decided_branches(copy)
     graph = Graph(copy)
     _check_weights(graph)
+    _name_finals(graph)
     _thaw_reshapes(graph)
     take_ids_as_integers(graph)
     return graph
+
+
+def _name_finals(graph: Graph) -> None:
+    """Name the last values of the states of each Scan, read or not."""
+    for index, node in enumerate(node for node in graph.proto.node if node.op_type == "Scan"):
+        named = [*node.output, *[""] * len(node.input)][: len(scan_inputs(node)[0])]
+        node.output[: len(named)] = [name or f"elman.final{index}.{at}" for at, name in enumerate(named)]
+    graph.index()
 
 
 def _thaw_reshapes(graph: Graph) -> None:

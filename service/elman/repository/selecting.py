@@ -145,7 +145,7 @@ def _picks_last(rewrite: GraphRewrite, node: NodeProto) -> str | None:
         used = bool(final and final[0] and rewrite.graph.consumers.get(final[0]))
         needed = used and final[0] in rewrite.graph.backward(rewrite.roles.outputs)
         return final[0] if needed and _look_ahead_free(node) else None
-    if node.op_type not in ("Gather", "Slice"):
+    if node.op_type not in ("Gather", "Slice") or node.input[0] not in rewrite.trace:
         return None
     batch, time = axes_of(rewrite, node.input[0])
     if (batch, time) not in ((0, 1), (1, 0)):

@@ -92,7 +92,7 @@ def _inline(outer: GraphProto, node: NodeProto, branch: GraphProto, prefix: str)
     # Where a branch gives an outer tensor straight back, an Identity carries it.
     carried = [(source, name) for source, name in zip(outputs, node.output, strict=True) if name]
     at = next(i for i, one in enumerate(outer.node) if one is node or list(one.output) == list(node.output))
-    _rename(branch, names)
+    rename(branch, names)
     nodes = list(branch.node)
     nodes += [onnx.helper.make_node("Identity", [names.get(source, source)], [name]) for source, name in carried]
     outer.initializer.extend(branch.initializer)
@@ -101,7 +101,8 @@ def _inline(outer: GraphProto, node: NodeProto, branch: GraphProto, prefix: str)
         outer.node.insert(at + offset, one)
 
 
-def _rename(graph: GraphProto, names: dict[str, str]) -> None:
+def rename(graph: GraphProto, names: dict[str, str]) -> None:
+    """Give tensors of a graph, and of the graphs inside it, other names."""
     for one in all_graphs(graph):
         for node in one.node:
             node.input[:] = [names.get(name, name) for name in node.input]

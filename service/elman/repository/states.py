@@ -13,6 +13,7 @@ from elman.repository.graph_trace import node_label
 from elman.repository.network import LENGTHS, Array, StateTensor
 from elman.repository.pairing import INITIAL_C, INITIAL_H, SEQUENCE_LENS, directions, port, state_ports
 from elman.repository.probe_feeds import state_dims
+from elman.repository.scan_states import expose_scan_states, hold_ended_rows, timed_scans
 
 
 def collect_states(rewrite: GraphRewrite, learned: Mapping[str, Array]) -> None:
@@ -27,16 +28,11 @@ def collect_states(rewrite: GraphRewrite, learned: Mapping[str, Array]) -> None:
                     f"the initial state {state.initial!r} has shape {list(initial.shape)}, not {shape}",
                     node=f"state {state.input!r}",
                 )
-        rewrite.states.append(_state_tensor(state.input, state.input, state.output, state.batch_axis, initial))
-
-
-def _state_tensor(name: str, input: str, output: str, batch_axis: int, initial: Array) -> StateTensor:
-    shape = (*initial.shape[:batch_axis], 0, *initial.shape[batch_axis + 1 :])
-    return StateTensor(name, input, output, shape, batch_axis, initial)
+        rewrite.states.append(StateTensor.beginning(state.input, state.input, state.output, state.batch_axis, initial))
 
 
 def expose_states(rewrite: GraphRewrite) -> None:
-    """Turn the initial and final state of every recurrent node without state inputs into inputs and outputs."""
+    """Turn the initial and final state of all that recurs without state inputs into inputs and outputs."""
     carried = {state.input for state in rewrite.states}
     for index, node in enumerate(rewrite.graph.recurrent()):
         if not _goes_over(rewrite, node):
@@ -53,12 +49,13 @@ def expose_states(rewrite: GraphRewrite) -> None:
                 )
                 continue
             name = f"{kind}{index}" if len(rewrite.graph.recurrent()) > 1 else kind
-            tensor = _state_tensor(name, f"elman.{name}", _final_output(node, kind, name), 1, value)
+            tensor = StateTensor.beginning(name, f"elman.{name}", _final_output(node, kind, name), 1, value)
             _set_port(node, position, tensor.input)
             shape: list[int | str] = [value.shape[0], "batch", value.shape[2]]
             rewrite.graph.add_input(tensor.input, value.dtype, shape)
             rewrite.states.append(tensor)
     rewrite.graph.index()
+    expose_scan_states(rewrite)
 
 
 def _goes_over(rewrite: GraphRewrite, node: NodeProto) -> bool:
@@ -81,6 +78,8 @@ def _initial_value(rewrite: GraphRewrite, node: NodeProto, initial: str) -> Arra
         weights = rewrite.graph.constant(node.input[2])
         dtype = np.dtype(np.float32) if weights is None else weights.dtype
         return np.zeros((directions(node), 1, attribute(node, "hidden_size")), dtype)
+    if rewrite.trace[initial].sized:
+        return None
     constant = rewrite.graph.constant(initial)
     seen = [constant] if constant is not None else [values[initial] for values in rewrite.values if initial in values]
     if not seen or any(value.ndim != 3 for value in seen):
@@ -106,16 +105,18 @@ def _set_port(node: NodeProto, position: int, name: str) -> None:
 
 
 def add_lengths(rewrite: GraphRewrite) -> bool:
-    """Give every recurrent node the lengths of the rows. False where time passes through anything else."""
+    """Give all that recurs the lengths of the rows. False where time passes through anything else."""
     graph = rewrite.graph
     nodes = [node for node in all_nodes(graph.proto) if node.op_type in RECURRENT]
-    if rewrite.layout == "step" or not nodes or rewrite.max_rows == 1 or rewrite.window is not None:
+    if rewrite.layout == "step" or rewrite.max_rows == 1 or rewrite.window is not None:
+        return False
+    if not nodes and not timed_scans(rewrite):
         return False
     if len(nodes) != len(graph.recurrent()) or not all(_reads_steps(rewrite, node) for node in nodes):
         return False
     given = [port(node, SEQUENCE_LENS) for node in nodes]
     foreign = [name for name in given if name and rewrite.roles.lengths not in graph.backward([name])]
-    if foreign or any(node.op_type in ("Loop", "Scan") for node in graph.proto.node):
+    if foreign or any(node.op_type == "Loop" for node in graph.proto.node) or not hold_ended_rows(rewrite):
         return False
     for node in nodes:
         _set_port(node, SEQUENCE_LENS, LENGTHS)
