@@ -253,6 +253,10 @@ WHOLE: dict[str, tuple[str, Any]] = {
         "mean",
         lambda: looped(f"{GO}  {PICK_ONE}  mean = ReduceMean <axes = [1], keepdims = 0> (input)  x = Add(x0, mean)"),
     ),
+    "the number of steps": (
+        "Div",
+        lambda: looped(f"{GO}  {PICK_ONE}  x = Div(x0, many)", before="many = Cast <to = 1> (steps)"),
+    ),
     "stopping early": ("recur", lambda: stops_at(9.0)),
     "as many steps as are numbers": ("trips", lambda: looped(f"{GO} {PICK}", before=NUMBERS, trips="trips")),
 }

@@ -51,7 +51,8 @@ def expose_scan_states(rewrite: GraphRewrite) -> None:
             axis = _batch_axis(rewrite, final)
             initial = None if axis is None else _initial_value(rewrite, first, axis)
             if axis is None or initial is None:
-                why = "is none of each sequence" if axis is None else "is computed from the input"
+                why = "hangs on the input, or is of a type that no session holds"
+                why = "has no axis that counts the rows and nothing else" if axis is None else why
                 rewrite.look_ahead = rewrite.look_ahead or f"the state {first!r} of {node_label(node)} {why}"
                 continue
             name = f"carried{len(rewrite.states)}"
