@@ -90,11 +90,21 @@ export function literal(value) {
   return JSON.stringify(value);
 }
 
-/** What a program needs for a sequence: `{imports, value}`, an array but for a text. */
+/** What a program needs for a sequence: `{imports, value}`, an array but for a text, or several by name. */
 export function sequenceCode(card, sequence) {
   if (typeof sequence === "string") return { imports: [], value: literal(sequence) };
+  if (!Array.isArray(sequence)) {
+    const arrays = Object.entries(sequence).map(([name, values]) => `${literal(name)}: ${arrayCode(card, name, values)}`);
+    return { imports: ["import numpy as np"], value: `{${arrays.join(", ")}}` };
+  }
   const type = card.input.kind === "tokens" ? "np.int32" : "np.float32";
   return { imports: ["import numpy as np"], value: `np.array(${literal(sequence)}, ${type})` };
+}
+
+/** One of several sequence inputs as an array. */
+function arrayCode(card, name, values) {
+  if (typeof values === "string") return literal(values);
+  return `np.array(${literal(values)}, np.${card.inputs.find((one) => one.name === name).dtype})`;
 }
 
 /** The line that prints what an answer of steps says last: a label, values in the data's units, or the bare outputs. */

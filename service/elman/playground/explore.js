@@ -3,8 +3,9 @@
 import { modelPath, post, versionOf } from "./api.js";
 import { chart } from "./charts.js";
 import { curl, keywords, literal, printed, python, sequenceCode, snippets } from "./code.js";
-import { debounced, el, nameAndUnit, newId, percent, plural, select, say, short } from "./dom.js";
+import { debounced, el, nameAndUnit, newId, percent, plural, select, say, short, table } from "./dom.js";
 import { lengthWords, sequenceInput } from "./input.js";
+import { dataOf, furtherInputs, headChoice, isPlain, staticInputs } from "./named.js";
 import { drawHidden, drawInfluence, drawInput, drawOutputs, shares } from "./pictures.js";
 import { inWords, outputNames, ranking, show, stepNames, topOf, valueRows } from "./reading.js";
 
@@ -25,6 +26,10 @@ export function explore(page) {
 
   const input = sequenceInput(({ now }) => (now ? start() : later()));
   const later = debounced(() => start(), 250);
+  const further = furtherInputs(later);
+  const statics = staticInputs(later);
+  const heads = headChoice(() => start());
+  const headFigures = el("div", { class: "head-figures" });
 
   const headline = el("p", { class: "answer" });
   const expected = el("p", { class: "muted expected" });
@@ -69,6 +74,7 @@ export function explore(page) {
       { class: "card score" },
       figures.input.element,
       figures.outputs.element,
+      headFigures,
       figures.influence.element,
       figures.hidden.element,
     ),
@@ -82,7 +88,15 @@ export function explore(page) {
       el(
         "div",
         { class: "side" },
-        el("section", { class: "card", "aria-label": "Sequence" }, el("h2", {}, "Sequence"), input.element),
+        el(
+          "section",
+          { class: "card", "aria-label": "Sequence" },
+          el("h2", {}, "Sequence"),
+          input.element,
+          further.element,
+          statics.element,
+          heads.element,
+        ),
         el("section", { class: "card", "aria-label": "Answer" }, barsTitle, headline, expected, bars),
       ),
       results,
@@ -98,7 +112,7 @@ export function explore(page) {
   play.addEventListener("click", () => (timer ? stop() : begin()));
   target.addEventListener("change", () => {
     influence(shown);
-    if (shown) showCode(shown.card, shown.sequence, bodyFor(shown.card, shown.sequence), shown.result);
+    if (shown) showCode(shown.card, shown.body, shown.result);
   });
   tensor.addEventListener("change", () => hidden(shown));
 
@@ -173,23 +187,23 @@ export function explore(page) {
     const mine = card;
     try {
       const sequence = input.value();
-      const body = bodyFor(mine, sequence);
-      showCode(mine, sequence, body);
+      const body = bodyFor(mine, sequence, further.with(sequence), statics.value(), heads.value());
+      showCode(mine, body);
       const answer = await post(modelPath(mine, "predict"), body, signal);
       page.clear();
-      showCode(mine, sequence, body, answer.results[0]);
-      present(mine, sequence, answer.results[0]);
+      showCode(mine, body, answer.results[0]);
+      present(mine, sequence, body, answer.results[0]);
       await Promise.all([influence(shown, signal), compare(mine, sequence, signal)]);
     } catch (error) {
       if (error.name !== "AbortError") page.problem(error);
     }
   }
 
-  function present(mine, sequence, result) {
+  function present(mine, sequence, body, result) {
     const length = result.length;
     if (!length) return page.problem(new Error("the sequence is too short for one frame: the model gave no output"));
     const labels = ranking(result);
-    shown = { card: mine, sequence, result, labels, length, names: stepNames(sequence) };
+    shown = { card: mine, sequence, body, result, labels, length, names: stepNames(sequence) };
     slider.max = length;
     strip.hidden = !shown.names || length > 60;
     strip.replaceChildren(
@@ -214,6 +228,7 @@ export function explore(page) {
     if (!figures.input.element.hidden) drawInput(figures.input, mine, sequence);
     figures.outputs.title(outputTitle(mine, labels));
     drawOutputs(figures.outputs, mine, sequence, result);
+    drawHeads(mine, sequence, result.heads ?? {});
     hidden(shown);
     const example = input.example();
     const known = mine.output.labels?.includes(example?.expected) ? example.expected : null;
@@ -223,6 +238,24 @@ export function explore(page) {
         : "";
     go(length);
     say(`${mine.name}: ${inWords(result.decoded?.at(-1), result.outputs?.at(-1))} after ${lengthWords(sequence)}`);
+  }
+
+  /** A chart for each further output of a row a step, and a table for one of a single row. */
+  function drawHeads(mine, sequence, named) {
+    headFigures.replaceChildren();
+    for (const [name, rows] of Object.entries(named)) {
+      const perStep = mine.outputs.find((one) => one.name === name).role === "steps";
+      const output = { size: (perStep ? rows[0] : rows).length, labels: null };
+      const plain = { ...mine, output, task: "raw", forecast: null };
+      if (!perStep) {
+        headFigures.append(rowTable(`Output ${name}`, outputNames(plain, output.size), rows));
+        continue;
+      }
+      const figure = chart({ title: `Output ${name}`, height: 190 });
+      // A chart has a width once it is on the page.
+      headFigures.append(figure.element);
+      drawOutputs(figure, plain, sequence, { outputs: rows });
+    }
   }
 
   function hidden(one) {
@@ -249,7 +282,8 @@ export function explore(page) {
     targetField.hidden = !one.card.output.labels;
     const wanted = target.value || undefined;
     try {
-      const answer = await post(modelPath(one.card, "influence"), { sequence: one.sequence, target: wanted }, signal);
+      const { sequence, static: given } = one.body;
+      const answer = await post(modelPath(one.card, "influence"), { sequence, static: given, target: wanted }, signal);
       figures.influence.element.hidden = false;
       figures.influence.note(spanWords(answer, wanted));
       drawInfluence(figures.influence, one.sequence, answer);
@@ -262,7 +296,7 @@ export function explore(page) {
 
   /** The same sequence through the model's siblings: the same name with the cell replaced. */
   async function compare(mine, sequence, signal) {
-    const family = siblings(mine, page.models());
+    const family = isPlain(mine) ? siblings(mine, page.models()).filter(isPlain) : [mine];
     compared.hidden = family.length < 2;
     if (compared.hidden) return;
     const answers = await Promise.all(
@@ -301,25 +335,27 @@ export function explore(page) {
     );
   }
 
-  function showCode(mine, sequence, body, result = null) {
+  function showCode(mine, body, result = null) {
+    const { sequence, static: given, heads: named } = body;
     const { imports, value } = sequenceCode(mine, sequence);
+    const { length } = dataOf(mine, sequence);
     const of = target.value || undefined;
     code.show({
       curl: [
         curl("POST", modelPath(mine, "predict"), body),
-        ...(reaches(mine, sequence.length)
-          ? [curl("POST", modelPath(mine, "influence"), { sequence, target: of })]
+        ...(reaches(mine, length)
+          ? [curl("POST", modelPath(mine, "influence"), { sequence, static: given, target: of })]
           : []),
       ].join("\n\n"),
       python: python(
         [
           `model = elman.model(${literal(mine.name)}${keywords({ version: versionOf(mine) })})`,
           `sequence = ${value}`,
-          `result = model.predict(sequence, returns="steps"${keywords({ top: body.top, hidden: body.hidden })})`,
+          `result = model.predict(sequence, returns="steps"${keywords({ top: body.top, static: given, heads: named, hidden: body.hidden })})`,
           printed(mine, "result", result),
-          ...(reaches(mine, sequence.length)
+          ...(reaches(mine, length)
             ? [
-                `influence = model.influence(sequence${keywords({ target: of })})`,
+                `influence = model.influence(sequence${keywords({ target: of, static: given })})`,
                 "print(influence.span, influence.influence)",
               ]
             : []),
@@ -344,16 +380,19 @@ export function explore(page) {
       );
       figures.influence.element.hidden = figures.hidden.element.hidden = compared.hidden = true;
       input.set(card, examples);
+      for (const one of [further, statics, heads]) one.set(card);
       await start();
     },
     hide: stop,
   };
 }
 
-function bodyFor(card, sequence) {
-  const numbers = (sequence.length * card.state.bytes) / 4;
+function bodyFor(card, data, sequence = data, given = undefined, heads = undefined) {
+  const numbers = (data.length * card.state.bytes) / 4;
   return {
     sequence,
+    static: given,
+    heads,
     return: "steps",
     top: topOf(card),
     hidden: card.streaming && card.state.tensors.length > 0 && numbers <= MOST_STATE ? true : undefined,
@@ -370,6 +409,21 @@ function spanWords({ span, length }, target) {
   const what = target ? `“${target}”` : "the last output";
   if (!span) return `No step that is withheld moves ${what}.`;
   return `How far ${what} moves when a step is withheld. 90 % of it lies in the last ${span} of ${plural(length, "step")}.`;
+}
+
+/** An output with one row for the whole sequence. */
+function rowTable(title, names, row) {
+  return el(
+    "section",
+    { "aria-label": title },
+    el("h3", {}, title),
+    el("p", { class: "muted lead" }, "One row for the whole sequence."),
+    el(
+      "div",
+      { class: "scroll", role: "region", tabindex: 0, "aria-label": `Numbers of ${title}` },
+      table(["step", ...names], [["all", ...row]], title),
+    ),
+  );
 }
 
 function bar(name, p, first) {

@@ -6,6 +6,7 @@ import { curl, keywords, literal, python, snippets } from "./code.js";
 import { el, field, nameAndUnit, number, plural, say, select, short } from "./dom.js";
 import { colour } from "./drawing.js";
 import { asText, parseNumbers, stepWords } from "./input.js";
+import { staticInputs } from "./named.js";
 
 export function forecast(page) {
   let card = null;
@@ -22,6 +23,7 @@ export function forecast(page) {
   const samples = number(100, { min: 0, step: 1 });
   const quantiles = el("input", { type: "text", value: "0.05, 0.25, 0.5, 0.75, 0.95", autocomplete: "off" });
   const seed = number(1, { min: 0, step: 1, placeholder: "any" });
+  const statics = staticInputs(() => {});
   const outputs = select([]);
   const outputsField = field("Shown", outputs);
   const go = el("button", { class: "primary" }, "Forecast");
@@ -30,6 +32,7 @@ export function forecast(page) {
     { class: "card", "aria-label": "What to forecast" },
     el("h2", {}, "From what, and how far"),
     exampleField,
+    statics.element,
     el(
       "div",
       { class: "fields two" },
@@ -86,6 +89,7 @@ export function forecast(page) {
     const series = parseNumbers(history.value, card);
     return {
       series,
+      static: statics.value(),
       horizon: ahead,
       samples: count,
       quantiles: count
@@ -241,6 +245,7 @@ export function forecast(page) {
       if (card !== next) return;
       examples = offered;
       exampleField.hidden = !examples.length;
+      statics.set(card);
       example.replaceChildren(...examples.map((one, i) => el("option", { value: i }, one.title)));
       const names = (card.forecast.target ?? [0]).map((i) => card.input.names?.[i] ?? `output ${i + 1}`);
       outputs.replaceChildren(...names.map((name, i) => el("option", { value: i }, name)));

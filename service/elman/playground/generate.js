@@ -3,6 +3,7 @@
 import { events, modelPath, versionOf } from "./api.js";
 import { curl, keywords, literal, python, snippets } from "./code.js";
 import { el, field, newId, number, plural, say, select } from "./dom.js";
+import { staticInputs } from "./named.js";
 import { show } from "./reading.js";
 
 export function generate(page) {
@@ -12,6 +13,7 @@ export function generate(page) {
   const prompt = el("input", { type: "text", autocomplete: "off", spellcheck: "false" });
   const condition = select([]);
   const conditionField = field("Condition", condition);
+  const statics = staticInputs(() => {});
   const temperature = dial("Temperature", 0, 2, 0.05, 0.8);
   const topP = dial("Top-p", 0.05, 1, 0.05, 1);
   const topK = number(0, { min: 0, step: 1 });
@@ -26,6 +28,7 @@ export function generate(page) {
     el("h2", {}, "What to generate"),
     conditionField,
     field("Prompt", prompt, "what it begins with; may be empty"),
+    statics.element,
     temperature.element,
     topP.element,
     el(
@@ -55,9 +58,9 @@ export function generate(page) {
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    start();
+    page.attempt(start);
   });
-  form.addEventListener("input", () => showCode());
+  form.addEventListener("input", () => page.attempt(showCode));
   stop.addEventListener("click", () => run?.abort());
 
   const optional = (control) => (control.value === "" ? undefined : Number(control.value));
@@ -74,6 +77,7 @@ export function generate(page) {
               .map(Number)
           : [],
       condition: condition.value || undefined,
+      static: statics.value(),
       max_steps: Number(steps.value),
       temperature: temperature.value(),
       top_k: Number(topK.value),
@@ -185,6 +189,7 @@ export function generate(page) {
       );
       if (conditions.length) condition.value = conditions[0];
       prompt.value = "";
+      statics.set(card);
       outputs.replaceChildren(
         ...Array.from({ length: 6 }, () => el("li", { class: "sample ghost", "aria-hidden": "true" })),
       );

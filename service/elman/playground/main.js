@@ -7,6 +7,7 @@ import { explore } from "./explore.js";
 import { forecast } from "./forecast.js";
 import { generate } from "./generate.js";
 import { stepWords } from "./input.js";
+import { ports } from "./named.js";
 import { session } from "./session.js";
 
 const VIEWS = { explore, session, generate, forecast, engine };
@@ -84,6 +85,14 @@ const page = {
     );
     if (!asked) console.warn(error);
     if (asked && error.status === 401) keyBox.open = true;
+  },
+  /** Call, and show what it raises. */
+  async attempt(action) {
+    try {
+      await action();
+    } catch (error) {
+      page.problem(error);
+    }
   },
   problemOf: (body) => new Problem(body, body.status),
   /** Take the message away; with a code, only a message of that code. */
@@ -189,7 +198,7 @@ function showModel(card, offered) {
         )
       : null;
   const hadFocus = modelBox.contains(document.activeElement);
-  modelBox.replaceChildren(el("div", { class: "choice" }, field("Model", choice), version), facts(card));
+  modelBox.replaceChildren(el("div", { class: "choice" }, field("Model", choice), version), facts(card), ports(card));
   if (version) version.querySelector("select").value = card.version;
   if (hadFocus) choice.focus();
 }

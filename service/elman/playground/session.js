@@ -2,9 +2,10 @@
 
 import { call, get, modelPath, post, versionOf } from "./api.js";
 import { chart } from "./charts.js";
-import { curl, literal, printed, python, sequenceCode, snippets } from "./code.js";
+import { curl, keywords, literal, printed, python, sequenceCode, snippets } from "./code.js";
 import { el, field, number, plural, say, select, table } from "./dom.js";
 import { asText, parseNumbers, stepWords } from "./input.js";
+import { dataOf, furtherInputs, staticInputs } from "./named.js";
 import { drawOutputs } from "./pictures.js";
 import { inWords, topOf } from "./reading.js";
 
@@ -23,6 +24,8 @@ export function session(page) {
 
   const ttl = number("", { min: 1, step: 1, placeholder: "default" });
   const create = el("button", { type: "button", class: "primary" }, "New session");
+  const statics = staticInputs(() => showCode());
+  const further = furtherInputs(() => {});
   const sessions = el("ul", { class: "list", "aria-label": "Sessions of this model" });
   const listEmpty = el("p", { class: "empty" }, "No session yet.");
   const states = el("ul", { class: "list", "aria-label": "Kept states" });
@@ -52,6 +55,7 @@ export function session(page) {
     { class: "send" },
     takeFields,
     pieceHolder,
+    further.element,
     el("div", { class: "actions" }, sendButton, retry, fork, keep, remove),
   );
   const replayed = el("p", { class: "callout", hidden: true });
@@ -97,6 +101,7 @@ export function session(page) {
           "section",
           { class: "card", "aria-label": "Sessions" },
           el("h2", {}, "Sessions"),
+          statics.element,
           el("div", { class: "fields ending" }, field("Lifetime", ttl, "seconds"), create),
           sessions,
           listEmpty,
@@ -120,7 +125,7 @@ export function session(page) {
   };
   create.addEventListener(
     "click",
-    attempt(() => open({})),
+    attempt(() => open({ static: statics.value() })),
   );
   form.addEventListener("submit", attempt(sendPiece));
   retry.addEventListener("click", attempt(sendAgain));
@@ -179,8 +184,8 @@ export function session(page) {
   }
 
   function value() {
-    if (card.input.kind === "tokens" && card.input.text) return piece.value;
-    return parseNumbers(numbers.value, card);
+    const text = card.input.kind === "tokens" && card.input.text;
+    return further.with(text ? piece.value : parseNumbers(numbers.value, card));
   }
 
   async function sendPiece() {
@@ -362,7 +367,7 @@ export function session(page) {
             ["steps", "piece", "answer", "replayed"],
             entries.map((entry) => [
               `${entry.from + 1}–${entry.to}`,
-              pieceWords(card, entry.body.sequence),
+              pieceWords(card, dataOf(card, entry.body.sequence)),
               inWords(entry.answer.decoded?.at(-1), entry.answer.outputs?.at(-1)),
               String(entry.answer.replayed),
             ]),
@@ -376,7 +381,7 @@ export function session(page) {
     const decoded = entries.every((entry) => Array.isArray(entry.answer.decoded))
       ? entries.flatMap((entry) => entry.answer.decoded)
       : null;
-    const sequence = entries.map((entry) => entry.body.sequence);
+    const sequence = entries.map((entry) => dataOf(card, entry.body.sequence));
     figure.note(entries[0].from ? `From step ${entries[0].from + 1} on.` : "");
     drawOutputs(figure, card, typeof sequence[0] === "string" ? sequence.join("") : sequence.flat(), {
       outputs,
@@ -387,9 +392,13 @@ export function session(page) {
   function showCode(body) {
     const name = literal(card.name) + (versionOf(card) ? `, version=${card.version}` : "");
     if (!current || !body) {
+      const given = { static: shownStatics() };
       code.show({
-        curl: curl("POST", modelPath(card, "sessions"), {}),
-        python: python([`session = elman.model(${name}).session(keep=True)`, "print(session.id, session.step_count)"]),
+        curl: curl("POST", modelPath(card, "sessions"), given),
+        python: python([
+          `session = elman.model(${name}).session(keep=True${keywords(given)})`,
+          "print(session.id, session.step_count)",
+        ]),
       });
       return;
     }
@@ -404,6 +413,15 @@ export function session(page) {
         imports,
       ),
     });
+  }
+
+  /** The static inputs; none while one of them cannot be read. */
+  function shownStatics() {
+    try {
+      return statics.value();
+    } catch {
+      return undefined;
+    }
   }
 
   /** A program that goes on with the session that is shown. */
@@ -424,6 +442,8 @@ export function session(page) {
         current = null;
         kept = [];
         taken = 0;
+        statics.set(card);
+        further.set(card);
         const text = card.input.kind === "tokens" && card.input.text;
         takeFields.hidden = text || !examples.length;
         example.replaceChildren(...examples.map((one, i) => el("option", { value: i }, one.title)));
