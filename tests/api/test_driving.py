@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from onnx import helper
 
-from elman.repository.spec import DecoderSpec, ForecastSpec, InputSpec, ModelSpec
+from elman.repository.spec import DecoderSpec, ForecastSpec, HeadSpec, InputSpec, ModelSpec
 from tests.looping import Mix, Network, forecaster
 from tests.repository import graphs
 from tests.running import RunningServer, running_server
@@ -71,6 +71,12 @@ def seers(tmp_path_factory: pytest.TempPathFactory, network: Network) -> Iterato
         onnx.save(direct(window), folder / "model.onnx")
         forecast = {"drive": "direct", "horizon": STEPS, "known": (), "residuals": RESIDUALS}
         (folder / "model.json").write_text(json.dumps(spec(**forecast).dump()))
+    drawn = ModelSpec(
+        task="forecasting",
+        decoder=DecoderSpec(kind="values", mean=(5.0,), std=(2.0,)),
+        forecast=ForecastSpec(head=HeadSpec(kind="normal", transform="softplus")),
+    )
+    forecaster("lstm", 1, 2).put(root, "normal", drawn)
     with running_server(root) as one:
         yield one
 
@@ -200,3 +206,27 @@ def test_a_direct_model_foretells_all_steps_in_one_run(seers: RunningServer, mod
 def test_a_spec_that_contradicts_itself_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ModelSpec.model_validate(wrong)
+
+
+def test_a_distribution_is_drawn_from_and_its_draws_are_fed_back(seers: RunningServer) -> None:
+    network, rows = forecaster("lstm", 1, 2), series(15)[:, :1] / 100
+    answer = forecast(seers, "normal", series=rows.tolist(), horizon=3, samples=200, seed=4, paths=True)
+    assert seers.client.get("/v1/models/normal").json()["forecast"]["sampled"]
+
+    def parameters(rows: Array) -> tuple[float, float]:
+        mean, raw = network(rows[None].astype(np.float32))[0][0, -1].astype(np.float64)
+        return 5 + 2 * mean, 2 * float(np.logaddexp(0.0, raw))
+
+    point = rows
+    for value in answer["point"]:
+        mean, _ = parameters(point)
+        assert value == pytest.approx(mean, rel=1e-5)
+        point = np.concatenate([point, [[mean]]])
+    for path in (0, 57):
+        drawn = rows
+        for step, value in enumerate(answer["paths"][path]):
+            mean, std = parameters(drawn)
+            assert value == pytest.approx(mean + std * NormalDist().inv_cdf(Mix(4).uniform(path, step)), rel=1e-4)
+            drawn = np.concatenate([drawn, [[value]]])
+    decoded = seers.predict("normal", sequence=rows.tolist()).json()["results"][0]["decoded"]
+    np.testing.assert_allclose(decoded, answer["point"][:1], rtol=1e-6)

@@ -11,6 +11,7 @@ from elman.codec.answer import encode_json, outputs_of
 from elman.codec.autoregressive import AutoregressiveDecoder
 from elman.codec.requests import ForecastRequest
 from elman.engine.forecasting import ForecastPlan, SamplePath
+from elman.engine.heads import Head
 from elman.engine.sequence import Sequence
 from elman.engine.work import Steps, Work, run, script
 from elman.errors import CannotForecast, InvalidField, NotFiniteOutput, TooLong, WrongLength
@@ -138,14 +139,15 @@ def forecast_plan(
         horizon=horizon,
         future=future,
         target=driving.target,
-        mean=np.resize(mean, size),
-        std=np.resize(std, size),
+        mean=np.resize(mean, size // driving.num_parameters),
+        std=np.resize(std, size // driving.num_parameters),
         input_mean=input_mean,
         input_std=input_std,
         residuals=np.array(spec.residuals, np.float64).reshape(-1, size),
         minimum=spec.minimum,
         seed=secrets.randbits(32) if request.seed is None else request.seed,
         window=window,
+        head=None if spec.head is None else Head(spec.head),
     )
 
 
@@ -187,9 +189,9 @@ def _check(served: ServedModel) -> None:
 
 def _check_size(served: ServedModel, request: ForecastRequest[Any, Any]) -> None:
     spec = served.model.spec.forecast
-    if request.samples and (spec is None or not spec.residuals):
+    if request.samples and (spec is None or not (spec.residuals or spec.head)):
         raise CannotForecast(
-            f"{served.model.name} cannot sample paths: its model.json has no forecast residuals",
+            f"{served.model.name} cannot sample paths: its model.json has neither residuals nor a head",
             where="samples",
             expected=0,
         )

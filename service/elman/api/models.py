@@ -117,7 +117,7 @@ def _forecast(model: Model) -> ForecastCard | None:
         target=list(driving.target),
         known=list(driving.known),
         known_for=driving.known_for,
-        sampled=bool(spec.residuals),
+        sampled=bool(spec.residuals) or spec.head is not None,
     )
 
 

@@ -10,6 +10,7 @@ import orjson
 from elman.codec.arrays import all_finite
 from elman.codec.json import place_of
 from elman.codec.requests import PredictRequest, Return
+from elman.engine.heads import Head
 from elman.engine.sequence import Sequence
 from elman.errors import NotFiniteOutput
 from elman.repository.model import Model
@@ -40,6 +41,7 @@ class OutputFormat:
         name, version: of the model.
         decoder: how outputs become labels, tokens or values.
         names: the text of each label or token, if there is one.
+        head: what the outputs say of each value, if they are not the values.
         heads: the role of each output beside the primary one, by name: `steps` or `final`.
     """
 
@@ -50,6 +52,8 @@ class OutputFormat:
         self.names = self.decoder.labels or ()
         if self.decoder.kind == "tokens":
             self.names = model.spec.input.vocabulary or tuple(map(str, range(model.network.output_size)))
+        head = None if model.spec.forecast is None else model.spec.forecast.head
+        self.head = None if head is None else Head(head)
         self.heads = {one.name: one.role for one in model.network.heads}
 
 
@@ -173,7 +177,7 @@ def decode_outputs(outputs: Array, format: OutputFormat, top: int) -> list[Any] 
     kind = format.decoder.kind
     if kind in ("labels", "tokens"):
         return _labels(outputs, format, top)
-    return list(_values(outputs, format.decoder)) if kind == "values" else None
+    return list(_values(outputs, format)) if kind == "values" else None
 
 
 def meaning_of(outputs: Array, format: OutputFormat) -> Array:
@@ -181,7 +185,7 @@ def meaning_of(outputs: Array, format: OutputFormat) -> Array:
     decoder = format.decoder
     rows = outputs.astype(np.float64)
     if decoder.kind == "values":
-        return _values(rows, decoder)
+        return _values(rows, format)
     if decoder.kind == "none" or decoder.scores == "probabilities":
         return rows
     if decoder.scores == "log_probabilities":
@@ -191,7 +195,10 @@ def meaning_of(outputs: Array, format: OutputFormat) -> Array:
     return probabilities
 
 
-def _values(outputs: Array, decoder: DecoderSpec) -> Array:
+def _values(outputs: Array, format: OutputFormat) -> Array:
+    decoder = format.decoder
+    if format.head is not None:
+        outputs = format.head.point(format.head.split(outputs))
     if decoder.mean is None or decoder.std is None:
         return outputs
     size = outputs.shape[1]

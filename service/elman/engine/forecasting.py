@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from elman.engine.feedback import Feedback
+from elman.engine.heads import Head
 from elman.engine.randomness import uniforms
 from elman.repository.network import Array
 
@@ -29,6 +30,7 @@ class ForecastPlan:
         minimum: smaller values are raised to this.
         seed: below 2**64.
         window: rows that are read anew at each step; None if the state is carried on.
+        head: what the outputs say of each value; None if they are the values.
     """
 
     horizon: int
@@ -42,6 +44,7 @@ class ForecastPlan:
     minimum: float | None
     seed: int
     window: Array | None = None
+    head: Head | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -87,19 +90,36 @@ class SamplePath:
 
 
 def next_values(paths: list[SamplePath], outputs: Array) -> Array:
-    """The next value of each path in the data's units, float64 `(paths, outputs)`; `outputs` has the same shape."""
-    values: Array = outputs.astype(np.float64)
+    """The next value of each path in the data's units, float64 `(paths, values)`.
+
+    outputs: the last output of each, `(paths, outputs)`. All paths are of one model.
+    """
     plans = [path.plan for path in paths]
+    head = plans[0].head
+    values: Array = outputs.astype(np.float64) if head is None else _drawn(head, paths, outputs)
     values = values * np.stack([plan.std for plan in plans]) + np.stack([plan.mean for plan in plans])
-    u = uniforms(
-        np.array([plan.seed for plan in plans], np.uint64),
-        np.array([path.path or 0 for path in paths], np.uint64),
-        np.array([path.length for path in paths], np.uint64),
-    )
-    for value, path, number in zip(values, paths, u.tolist(), strict=True):
+    for value, path, number in zip(values, paths, _numbers(paths, 1)[:, 0].tolist(), strict=True):
         residuals = path.plan.residuals
         if path.path is not None and len(residuals):
             value += residuals[int(number * len(residuals))]
         if path.plan.minimum is not None:
             np.maximum(value, path.plan.minimum, out=value)
     return values
+
+
+def _drawn(head: Head, paths: list[SamplePath], outputs: Array) -> Array:
+    """The value of each path as its head says: the point for the point forecast, a draw for the others."""
+    parameters = head.split(outputs)
+    values = head.draw(parameters, _numbers(paths, parameters.shape[1]))
+    points = [row for row, path in enumerate(paths) if path.path is None]
+    values[points] = head.point(parameters[points])
+    return values
+
+
+def _numbers(paths: list[SamplePath], each: int) -> Array:
+    """Random numbers `(paths, each)`: number `j` of step `t` is that of step `each * t + j`."""
+    seeds, numbers = (
+        np.array(one, np.uint64) for one in zip(*((p.plan.seed, p.path or 0) for p in paths), strict=True)
+    )
+    steps = [each * path.length for path in paths]
+    return np.stack([uniforms(seeds, numbers, np.array(steps, np.uint64) + np.uint64(j)) for j in range(each)], axis=1)

@@ -1,5 +1,6 @@
 """Whether a model's output can be its next input, and how."""
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ class Driving:
     """How a forecaster is driven, as in `ForecastSpec`, with what the graph decides.
 
     `window` is the number of rows that each run reads, None for the whole series; `horizon` the number of steps that
-    one run foretells.
+    one run foretells; `num_parameters` the number of outputs for each value.
     """
 
     drive: Literal["recursive", "window", "direct"]
@@ -21,6 +22,7 @@ class Driving:
     target: tuple[int, ...]
     known: tuple[int, ...]
     known_for: Literal["same", "next"]
+    num_parameters: int = 1
 
     @property
     def carries_state(self) -> bool:
@@ -61,14 +63,14 @@ def why_no_forecast(model: Model) -> str | None:
         return "its spec says that it is driven by windows, and not by how many rows: forecast.window"
     if window is not None and driving.window != window:
         return f"the graph takes windows of {window} rows, its spec says {driving.window}"
-    return _misfit(driving, features, size) or _wrong_residuals(model, size)
+    return _misfit(driving, features, size) or _wrong_residuals(model, size) or _missing_package(model)
 
 
 def _misfit(driving: Driving, features: int, size: int) -> str | None:
     """Why the outputs do not fit the features that they are to be."""
-    target, rows = driving.target, driving.horizon
-    if len(target) * rows != size or len(set(target)) != len(target):
-        of = f" of {rows} steps" if rows > 1 else ""
+    target, rows, parameters = driving.target, driving.horizon, driving.num_parameters
+    if len(target) * rows * parameters != size or len(set(target)) != len(target):
+        of = (f" of {rows} steps" if rows > 1 else "") + (f", {parameters} outputs each," if parameters > 1 else "")
         return f"its spec names {len(target)} target features{of} for {size} outputs"
     given = {*target, *driving.known}
     missing = sorted(set(range(features)) - given) if driving.drive != "direct" else []
@@ -84,6 +86,13 @@ def _wrong_residuals(model: Model, size: int) -> str | None:
     return None
 
 
+def _missing_package(model: Model) -> str | None:
+    head = None if model.spec.forecast is None else model.spec.forecast.head
+    if head is None or head.kind == "quantiles" or importlib.util.find_spec("scipy") is not None:
+        return None
+    return f"drawing from a {head.kind} distribution needs the package scipy: pip install 'elman[distributions]'"
+
+
 def driving_of(model: Model) -> Driving:
     """How a forecaster is driven. Its first features are its target where the spec does not say.
 
@@ -91,9 +100,10 @@ def driving_of(model: Model) -> Driving:
     """
     spec, window = model.spec.forecast or ForecastSpec(), model.network.window
     drive = "window" if spec.drive == "recursive" and window is not None else spec.drive
-    horizon = spec.horizon or 1
-    target = tuple(range(model.network.output_size // horizon)) if spec.target is None else spec.target
-    return Driving(drive, spec.window or window, horizon, target, spec.known, spec.known_for)
+    horizon, parameters = spec.horizon or 1, 1 if spec.head is None else spec.head.num_parameters
+    outputs = model.network.output_size // (horizon * parameters)
+    target = tuple(range(outputs)) if spec.target is None else spec.target
+    return Driving(drive, spec.window or window, horizon, target, spec.known, spec.known_for, parameters)
 
 
 def feeds_on(model: Model) -> bool:

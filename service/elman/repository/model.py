@@ -17,7 +17,15 @@ from elman.repository.network import Array, Network
 from elman.repository.proof import Proof, prove
 from elman.repository.rewriting import Rewriting, Sample, rewrite_graph
 from elman.repository.runtime import GraphSession, RuntimeFailure
-from elman.repository.spec import QUANTISED_KEY, DecoderSpec, InputSpec, ModelSpec, embedded_spec, parse_spec
+from elman.repository.spec import (
+    QUANTISED_KEY,
+    DecoderSpec,
+    ForecastSpec,
+    InputSpec,
+    ModelSpec,
+    embedded_spec,
+    parse_spec,
+)
 
 # Rewritten and original may round differently where the runtime fuses other nodes; past this they disagree.
 _SAME = 1e-4
@@ -233,12 +241,13 @@ def _resolve(given: ModelSpec, network: Network) -> ModelSpec:
         raise ModelRefused(f"the spec's input does not fit the graph: {first['msg']}", node="input") from None
     decoder = given.decoder or DecoderSpec()
     task = given.task or ("classification" if decoder.kind == "labels" else "raw")
-    _check_decoder(decoder, resolved, network, None if given.forecast is None else given.forecast.horizon)
+    _check_decoder(decoder, resolved, network, given.forecast or ForecastSpec())
     return given.model_copy(update={"task": task, "input": resolved, "decoder": decoder})
 
 
-def _check_decoder(decoder: DecoderSpec, declared: InputSpec, network: Network, horizon: int | None) -> None:
-    """Raise ModelRefused where the decoder does not fit the output, which may be `horizon` rows of values."""
+def _check_decoder(decoder: DecoderSpec, declared: InputSpec, network: Network, forecast: ForecastSpec) -> None:
+    """Raise ModelRefused where the decoder does not fit the output, which may be values of several steps."""
+    parameters = (forecast.horizon or 1) * (1 if forecast.head is None else forecast.head.num_parameters)
     size = network.output_size
     vocabulary = declared.vocabulary if decoder.kind == "tokens" else None
     for what, values in (
@@ -247,7 +256,7 @@ def _check_decoder(decoder: DecoderSpec, declared: InputSpec, network: Network, 
         ("std", decoder.std),
         ("tokens of the vocabulary", vocabulary),
     ):
-        per_value = {1, size // (horizon or 1)} if what in ("mean", "std") else set()
+        per_value = {1, size // parameters} if what in ("mean", "std") else set()
         if values is not None and len(values) != size and len(values) not in per_value:
             raise ModelRefused(
                 f"the spec lists {len(values)} {what}, a step of the output has {size} numbers",

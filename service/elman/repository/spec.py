@@ -162,6 +162,41 @@ class GenerationSpec(_Frozen):
     conditions: dict[str, str] = {}
 
 
+class HeadSpec(_Frozen):
+    """What the outputs of a forecaster say of each value. Its parameters stand side by side, in this order.
+
+    Attributes:
+        kind: `quantiles`: one number for each of `levels`. `normal`: mean, standard deviation. `student_t`: degrees of
+            freedom, location, scale. `negative_binomial`: mean, dispersion alpha, so that the variance is
+            `mean + alpha * mean**2`.
+        levels: of quantiles, ascending.
+        transform: what makes the parameters positive that must be: `none` if the network does so itself, `softplus` or
+            `exp` of its outputs. With `softplus` the degrees of freedom are `2 + softplus(x)`.
+    """
+
+    kind: Literal["quantiles", "normal", "student_t", "negative_binomial"]
+    levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    transform: Literal["none", "softplus", "exp"] = "none"
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers for each value."""
+        return {"quantiles": len(self.levels), "student_t": 3}.get(self.kind, 2)
+
+    @property
+    def positive(self) -> tuple[int, ...]:
+        """The indices of the parameters that must be positive."""
+        return {"quantiles": (), "normal": (1,), "student_t": (0, 2)}.get(self.kind, (0, 1))
+
+    @model_validator(mode="after")
+    def _check(self) -> "HeadSpec":
+        if (self.kind == "quantiles") != bool(self.levels):
+            raise ValueError("quantiles have levels, and nothing else has any")
+        if any(low >= high for low, high in zip(self.levels, self.levels[1:], strict=False)):
+            raise ValueError("levels must ascend")
+        return self
+
+
 class ForecastSpec(_Frozen):
     """How a model whose outputs are the coming values of a series is driven.
 
@@ -177,6 +212,7 @@ class ForecastSpec(_Frozen):
             foretells.
         residuals: errors (truth minus forecast, in the data's own units) seen on data that was not trained on, one
             row for each forecast of one run. A sampled path adds one row, drawn at random, to the output of each run.
+        head: what the outputs say of each value, where they are not the values themselves.
         minimum: values are held at it or above.
     """
 
@@ -187,6 +223,7 @@ class ForecastSpec(_Frozen):
     known: tuple[Annotated[int, Field(ge=0)], ...] = ()
     known_for: Literal["same", "next"] = "same"
     residuals: tuple[tuple[Number, ...], ...] = ()
+    head: HeadSpec | None = None
     minimum: Number | None = None
 
     @model_validator(mode="after")
@@ -195,6 +232,8 @@ class ForecastSpec(_Frozen):
             raise ValueError("a direct model has a horizon, and no other has one")
         if self.window is not None and self.drive == "recursive":
             raise ValueError("a recursive model reads no window")
+        if self.head is not None and self.residuals:
+            raise ValueError("paths are drawn from the head or add residuals, not both")
         if self.known and self.drive == "direct":
             raise ValueError("a direct model reads no features that are known ahead")
         return self

@@ -1,0 +1,100 @@
+"""Distributions: draws follow them, and points are their means."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from elman.engine.forecasting import ForecastPlan, SamplePath, next_values
+from elman.engine.heads import Head
+from elman.repository.network import Array
+from elman.repository.spec import ForecastSpec, HeadSpec
+
+SOFTPLUS = float(np.log1p(np.exp(0.3)))
+NORMAL = HeadSpec(kind="normal", transform="softplus")
+STUDENT = HeadSpec(kind="student_t", transform="softplus")
+COUNTS = HeadSpec(kind="negative_binomial", transform="exp")
+QUANTILES = HeadSpec(kind="quantiles", levels=(0.1, 0.5, 0.9))
+
+CASES = {
+    "normal": (NORMAL, [1.5, 0.3], stats.norm(1.5, SOFTPLUS), 1.5),
+    "student_t": (STUDENT, [0.3, -2.0, 0.3], stats.t(2 + SOFTPLUS, -2.0, SOFTPLUS), -2.0),
+    "as it is": (HeadSpec(kind="normal"), [1.5, 0.25], stats.norm(1.5, 0.25), 1.5),
+    "negative_binomial": (
+        COUNTS,
+        [np.log(4.0), np.log(0.5)],
+        stats.nbinom(2.0, 2.0 / (2.0 + 4.0)),
+        4.0,
+    ),
+}
+
+
+def plan(head: HeadSpec, values: int = 1, seed: int = 5, **more: Array) -> ForecastPlan:
+    fields = {"mean": np.zeros(values), "std": np.ones(values), **more}
+    return ForecastPlan(
+        horizon=3,
+        future=np.zeros((2, values), np.float32),
+        target=tuple(range(values)),
+        input_mean=np.zeros(values),
+        input_std=np.ones(values),
+        residuals=np.zeros((0, values)),
+        minimum=None,
+        seed=seed,
+        head=Head(head),
+        **fields,
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_draws_follow_the_distribution(case: str) -> None:
+    head, raw, wanted, point = CASES[case]
+    one = plan(head)
+    paths = [SamplePath(one, None), *(SamplePath(one, number) for number in range(4000))]
+    values = next_values(paths, np.tile(np.array(raw, np.float32), (len(paths), 1)))[:, 0]
+    assert values[0] == pytest.approx(point, rel=1e-6)
+    assert wanted.mean() == pytest.approx(point, rel=1e-6)
+    if case == "negative_binomial":
+        assert np.array_equal(values[1:], np.round(values[1:]))
+        counts = np.bincount(values[1:].astype(int), minlength=40)[:12]
+        np.testing.assert_allclose(counts / 4000, wanted.pmf(np.arange(12)), atol=0.025)
+    else:
+        assert stats.kstest(values[1:], wanted.cdf).pvalue > 0.001
+
+
+def test_quantiles_are_drawn_between_their_levels() -> None:
+    one = plan(QUANTILES)
+    paths = [SamplePath(one, None), *(SamplePath(one, number) for number in range(2000))]
+    # A network may give quantiles that cross: they are put in order.
+    values = next_values(paths, np.tile(np.float32([4.0, 1.0, 2.0]), (len(paths), 1)))[:, 0]
+    assert values[0] == 2.0
+    np.testing.assert_allclose(np.quantile(values[1:], [0.1, 0.5, 0.9]), [1.0, 2.0, 4.0], atol=0.15)
+    assert (values.min(), values.max()) == (1.0, 4.0)
+
+
+def test_each_value_has_a_number_of_its_own_and_the_units_of_the_data() -> None:
+    two = plan(NORMAL, 2, mean=np.array([10.0, 0.0]), std=np.array([2.0, 1.0]))
+    paths = [SamplePath(two, number) for number in range(2000)]
+    values = next_values(paths, np.tile(np.float32([1.0, 0.3, -1.0, 0.3]), (2000, 1)))
+    np.testing.assert_allclose(values.mean(axis=0), [12.0, -1.0], atol=0.1)
+    np.testing.assert_allclose(values.std(axis=0), [2 * SOFTPLUS, SOFTPLUS], rtol=0.08)
+    assert abs(np.corrcoef(values.T)[0, 1]) < 0.08
+    alone = next_values(paths[7:8], np.float32([[1.0, 0.3, -1.0, 0.3]]))
+    np.testing.assert_array_equal(alone[0], values[7])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": "quantiles"},
+        {"kind": "normal", "levels": [0.5]},
+        {"kind": "quantiles", "levels": [0.5, 0.1]},
+        {"kind": "quantiles", "levels": [0.0, 0.5]},
+    ],
+)
+def test_a_head_that_contradicts_itself_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"levels|greater than 0"):
+        HeadSpec.model_validate(wrong)
+
+
+def test_a_path_has_one_source_of_chance() -> None:
+    with pytest.raises(ValueError, match="not both"):
+        ForecastSpec(head=NORMAL, residuals=((0.0, 0.0),))
