@@ -5,6 +5,7 @@ Each forecast is held to a plain loop in ONNX Runtime.
 
 import json
 from collections.abc import Iterator
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
