@@ -105,7 +105,10 @@ class Runner:
                 others.append(padded)
             for at, one in enumerate(self.network.statics):
                 others.append(np.stack([sequence.statics[at] for sequence in sequences]).astype(one.dtype, copy=False))
-        except (ValueError, IndexError) as error:  # what is missing, or of another shape than the first, fails alone
+        except (
+            ValueError,
+            IndexError,
+        ) as error:  # a value that is missing or has another shape: the rows are then run one by one
             raise RuntimeFailure(str(error), None) from None
         return others
 
