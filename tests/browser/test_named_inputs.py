@@ -1,6 +1,8 @@
 """A model with several inputs and outputs on the page: what is typed is what is sent, and every output is shown."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +12,7 @@ from tests.browser.conftest import OpenScreen
 from tests.browser.screen import Screen, rows, value
 from tests.browser.test_page import violations
 from tests.named import sequence, static, write_models
-from tests.running import RunningServer, running_server
+from tests.running import RunningServer, environment, running_server
 
 # The page writes four significant digits.
 ROUNDED: dict[str, float] = {"rel": 5.1e-4, "abs": 1e-9}
@@ -85,6 +87,25 @@ def test_what_is_typed_is_sent_and_every_output_is_shown(tagger: Screen, own: Ru
     assert reach == pytest.approx(answer["influence"], **ROUNDED)
     assert violations(tagger) == []
     tagger.keep(f"named-{page.viewport_size['width']}")  # type: ignore[index]
+
+
+def test_the_commands_shown_do_what_the_page_did(open_screen: OpenScreen, own: RunningServer) -> None:
+    screen = open_screen(own.url + "/")
+    page = screen.open("explore", "tagger")
+    page.get_by_label("value", exact=True).check()
+    fill(screen, static(4, 0.5))
+    panel = page.get_by_role("tabpanel")
+    panel.get_by_text('"age":0.5').first.wait_for()
+    sent = {"sequence": {**DATA, "gain": [1.0] * 5}, "static": static(4, 0.5), "heads": ["value"]}
+    right = result(own, **sent)
+    curl, _ = panel.locator("pre[data-language=curl]").inner_text().split("\n\n")
+    done = subprocess.run(["bash", "-ec", curl], capture_output=True, check=True, timeout=30)
+    (shown,) = json.loads(done.stdout)["results"]
+    assert (shown["outputs"], shown["heads"]) == (right["outputs"], right["heads"])
+    python = panel.locator("pre[data-language=python]").inner_text() + "\n    print(result.heads['value'][-1])"
+    command = [sys.executable, "-c", python]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment())
+    assert float(ran.stdout.splitlines()[-1].strip("[]")) == pytest.approx(right["heads"]["value"][-1][0], rel=1e-6)
 
 
 def test_what_cannot_be_sent_is_told_at_its_place(tagger: Screen) -> None:

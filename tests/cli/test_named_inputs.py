@@ -125,6 +125,9 @@ def test_one_value_is_for_every_sequence(tmp_path: Path, own: RunningServer) -> 
     right = own.predict("letters", sequences=texts, static={"style": 2}).json()["results"]
     done = elman("predict", "letters", "in.txt", "--static", "style=2", "--url", own.url, cwd=tmp_path)
     assert lines(done.stdout) == right, done.stderr
+    (tmp_path / "style.json").write_text("2")
+    read = elman("predict", "letters", "in.txt", "--static", "style=@style.json", "--url", own.url, cwd=tmp_path)
+    assert read.stdout == done.stdout
     table = elman("predict", "letters", "in.csv", "--url", own.url, cwd=tmp_path)
     assert lines(table.stdout) == [{"id": str(i), **one} for i, one in enumerate(right)], table.stderr
     told = elman("predict", "letters", "in.txt", "--url", own.url, cwd=tmp_path)
@@ -161,6 +164,13 @@ CSV = "id,a,b,c,gain,speaker,age\nx,1,2,3,1,{},0.5\nx,1,2,3,1,{},0.5\n"
         (CSV.format(1, 1), ("--columns", "sex=a"), 2, "the model has no input 'sex'; it has input, gain, speaker, age"),
         (CSV.format(1, 1), ("--static", "speaker=1"), 2, "'speaker' is given by --static, and the table"),
         (CSV.format(1, 1), ("--static", "speaker=who"), 2, "--columns speaker=who"),
+        (CSV.format(1, 1), ("--static", "speaker=@none.json"), 2, "none.json cannot be read"),
+        (
+            "id,a,b,c,gain,age\nx,1,2,3,1,0.5\n",
+            ("--static", f"speaker={10**30}"),
+            1,
+            "static.speaker: expected integer",
+        ),
         (CSV.format(1, 1), ("--static", "speaker"), 2, "is not of the form speaker=3"),
         (CSV.format(1, 1), ("--static", "gain=1"), 2, "the model has no static input 'gain'; it has speaker, age"),
         (CSV.format(1, 1), ("--head", "volume"), 2, "the model has no head 'volume'; it has value, best, level"),

@@ -3,6 +3,7 @@
 import csv
 import json
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -74,7 +75,8 @@ OnErrorOption = Annotated[
 Static = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME=VALUE", help="A static input, the same for every sequence, in JSON: speaker=3 or place=[0.1,2]."
+        metavar="NAME=VALUE",
+        help="A static input, the same for every sequence, in JSON: speaker=3, place=[0.1,2], or place=@FILE.",
     ),
 ]
 Columns = Annotated[
@@ -91,7 +93,11 @@ def static_values(options: list[str] | None) -> dict[str, Any]:
     values = {}
     for name, text in _named(options, "--static", "speaker=3"):
         try:
-            values[name] = json.loads(text)
+            content = Path(text[1:]).read_text("utf-8") if text.startswith("@") else text
+            # An integer that no dtype holds is sent as a float, and the server says that it does not fit.
+            values[name] = json.loads(content, parse_int=lambda digits: (int if len(digits) < 20 else float)(digits))
+        except OSError as error:
+            raise typer.BadParameter(f"{text[1:]} cannot be read: {error.strerror}", param_hint="--static") from None
         except ValueError:
             raise typer.BadParameter(
                 f"{text!r} is not JSON. A value is written as speaker=3; the column of a table as --columns "

@@ -51,7 +51,10 @@ class NamedInput:
         if len(named) == 1 and named[0] in lists:
             return list(named)
         if None in self.shape:
-            raise UnusableFile(f"{self.name!r} has no fixed size, so columns cannot hold it: use JSON lines")
+            raise UnusableFile(
+                f"{self.name!r} has no fixed size, so columns cannot hold it: use JSON lines, or --static "
+                f"{self.name}=@FILE if it is static and the same for every sequence"
+            )
         size = math.prod(extent or 1 for extent in self.shape)
         if not self.columns and size != 1:
             named = tuple(f"{self.name}_{index}" for index in range(size))
