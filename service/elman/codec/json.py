@@ -61,12 +61,16 @@ class JSONDecoder:
                 where="state",
                 expected="one state for all sequences, or one for each",
             )
-        self.check_heads(request.heads)
-        statics = self._statics_of_each(request, len(items), many)
-        inputs = [
-            self.inputs(item, place_of(index, many), one)
-            for index, (item, one) in enumerate(zip(items, statics, strict=True))
-        ]
+        if request.heads:
+            self.check_heads(request.heads)
+        if request.static is None and not (self.format.statics or self.format.further):
+            inputs = [Inputs(self.array(item, place_of(index, many))) for index, item in enumerate(items)]
+        else:
+            statics = self._statics_of_each(request, len(items), many)
+            inputs = [
+                self.inputs(item, place_of(index, many), one)
+                for index, (item, one) in enumerate(zip(items, statics, strict=True))
+            ]
         request.sequence, request.sequences = (UNSET, [None]) if many else (None, UNSET)
         request.static = None
         return request, inputs
