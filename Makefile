@@ -4,6 +4,7 @@
 #   make test [TESTS=...]    run the quick tests, or some of them: they need no torch, no browser and no Docker
 #   make test-all [TESTS=...]  run every test, or some; installs torch
 #   make test-torch TORCH=2.8.0  the exporter's tests with one release of torch, in .venv-torch
+#   make test-exporters [FRAMEWORKS="keras sb3"]  the files of other frameworks' exporters, each in an environment of its own
 #   make lint                ruff, its formatter and mypy
 #   make client              generate the blocking client from the asynchronous one
 #   make bench [BENCH=--quick]  measure against the ceilings and other servers
@@ -21,6 +22,7 @@ TESTS ?=
 WORKERS ?= auto
 # One release of torch, in the range of pyproject.toml: which others there are differs by machine.
 TORCH ?= 2.13.0
+FRAMEWORKS ?= keras sb3 darts rsl skorch mlagents
 BENCH ?=
 
 # The first Python on the path that is new enough, unless PYTHON= names one.
@@ -41,7 +43,7 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strat
 BOUNDS := tests/test_imports.py tests/http tests/codec tests/engine tests/sessions tests/api/test_predict.py
 
 .DEFAULT_GOAL := serve
-.PHONY: serve test test-all test-torch test-bounds lint client bench image lock clean
+.PHONY: serve test test-all test-exporters test-torch test-bounds lint client bench image lock clean
 
 # The recipes hand over to the program (exec), so that Ctrl-C and SIGTERM reach it.
 serve: .venv/.server
@@ -59,6 +61,9 @@ test-torch: .venv/.made
 	@.venv-torch/bin/python -m pip --disable-pip-version-check --quiet install \
 		--constraint constraints.txt torch==$(TORCH) --editable '.[test,train]'
 	@exec .venv-torch/bin/python -m pytest tests/exporter $(TESTS)
+
+test-exporters: .venv/.test $(FRAMEWORKS:%=.exporters/%/.made)
+	@ELMAN_EXPORTERS="$(FRAMEWORKS)" exec $(BIN)/python -m pytest -m exporters tests/exporters $(TESTS)
 
 # Each in an environment of its own, without the lock.
 test-bounds: .venv/.uv
@@ -94,7 +99,7 @@ lock: .venv/.uv
 	$(LOCK) --extra server --constraint constraints.txt --generate-hashes --upgrade -o requirements-image.txt
 
 clean:
-	rm -rf .venv .venv-torch .bench .bounds dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache tests/output
+	rm -rf .venv .venv-torch .bench .bounds .exporters dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache tests/output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last, so that an installation cut short is done again. An installation that includes another writes
@@ -127,6 +132,16 @@ clean:
 	@echo "Installing what all tests need; torch makes it a few minutes the first time"
 	@$(INSTALL) torch==$(TORCH) --editable '.[test-all]'
 	@touch .venv/.server .venv/.test $@
+
+# What mlagents.bare.txt names is installed as it is: see there.
+.exporters/%/.made: tests/exporters/requirements/%.txt | .venv/.made
+	@echo "Installing $*, whose exporter is tested"
+	@.venv/bin/python -m venv --clear $(@D)
+	@echo torch==$(TORCH) >$(@D)/constraints.txt
+	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install --constraint $(@D)/constraints.txt --requirement $<
+	@test ! -f $(<:.txt=.bare.txt) || $(@D)/bin/python -m pip --disable-pip-version-check --quiet install \
+		--no-deps --ignore-requires-python --requirement $(<:.txt=.bare.txt)
+	@touch $@
 
 .venv/.uv: | .venv/.made
 	@$(INSTALL) uv

@@ -14,7 +14,7 @@ from tests.running import STORE, RunningServer, running_server
 
 StartServer = Callable[..., RunningServer]
 
-OTHER_TIERS = {"slow", "torch", "browser", "docker"}
+OTHER_TIERS = {"slow", "torch", "browser", "docker", "exporters"}
 # What belongs to another tier as a whole: folders, and files that say so.
 _WHOLE_FOLDERS = {"browser", "containers"}
 _WHOLE_FILE = re.compile(r"^pytestmark = pytest\.mark\.torch$", re.MULTILINE)
@@ -38,7 +38,12 @@ def is_quick(config: pytest.Config) -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Keep the quick tier from importing what belongs to another, which needs packages that it does not install."""
+    """Keep the quick tier from importing what belongs to another, which needs packages that it does not install.
+
+    The tests of other frameworks' exporters run by themselves, after `make test-exporters` has installed those.
+    """
+    if collection_path.name == "exporters" and collection_path.is_dir() and config.option.markexpr != "exporters":
+        return True
     if not is_quick(config):
         return None
     if collection_path.is_dir():

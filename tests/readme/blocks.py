@@ -10,6 +10,14 @@ DOCS = ROOT / "docs"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
 """The pages whose examples and tables are tested here."""
 
+FRAMEWORKS = {
+    DOCS / "from-keras.md": "keras",
+    DOCS / "from-darts.md": "darts",
+    DOCS / "from-stable-baselines3.md": "sb3",
+    DOCS / "from-unity-ml-agents.md": "mlagents",
+}
+"""Pages whose examples need another framework: tests/exporters runs them."""
+
 RUN = ("bash", "python")
 SHOWN = ("mermaid",)
 """Blocks of these languages are drawings."""
