@@ -163,9 +163,8 @@ def model(
     after: str = "",
     outputs: tuple[str, ...] = ("output",),
     extra: tuple[onnx.ValueInfoProto, ...] = (),
-    more: tuple[TensorProto, ...] = (),
 ) -> ModelProto:
     """A cell from `source` to "output": nodes `before` make what `first` and `source` name, `after` read "output"."""
     made = [*parse(before).node, *nodes(cell, form, first, source), *parse(after).node]
     inputs = [graphs.value("input", [*dims, FEATURES]), *extra]
-    return graphs.model(made, inputs, [graphs.value(name, None) for name in outputs], [*tensors(), *more])
+    return graphs.model(made, inputs, [graphs.value(name, None) for name in outputs], tensors())
