@@ -94,6 +94,24 @@ def test_check_tells_why_a_file_is_refused_and_exits_with_1(tmp_path: Path) -> N
     assert absent.returncode == 2 and "there is no model.onnx at absent" in absent.stderr and absent.stdout == ""
 
 
+def test_check_of_a_folder_sums_up_its_files(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    whole = (STORE / "vowels-gru" / "1" / "model.onnx").read_bytes()
+    for name, content in (("good", whole), ("a/cut", whole[:1000]), ("a/b/empty", b"")):
+        (tmp_path / f"{name}.onnx").write_bytes(content)
+    shown = elman("check", ".", cwd=tmp_path)
+    assert shown.returncode == 1
+    assert "served  good.onnx: gru 1x" in shown.stdout and "12 features, sessions" in shown.stdout
+    assert "refused a/cut.onnx: cut.onnx is not an ONNX file, or is cut short" in shown.stdout
+    assert "1 served, 2 refused" in shown.stdout
+    described = json.loads(elman("check", "--json", ".", cwd=tmp_path).stdout)
+    assert [one["file"] for one in described["served"]] == ["good.onnx"]
+    assert [one["file"] for one in described["refused"]] == ["a/b/empty.onnx", "a/cut.onnx"]
+    (tmp_path / "a" / "cut.onnx").unlink()
+    (tmp_path / "a" / "b" / "empty.onnx").unlink()
+    assert elman("check", tmp_path, cwd=tmp_path).returncode == 0
+
+
 def test_models_lists_a_repository(tmp_path: Path) -> None:
     (tmp_path / "mine" / "1").mkdir(parents=True)
     (tmp_path / "mine" / "1" / "model.onnx").write_bytes(b"nothing")

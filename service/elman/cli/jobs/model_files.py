@@ -3,13 +3,14 @@
 import contextlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from elman.cli.exits import refuse
 
 if TYPE_CHECKING:
+    from elman.errors import ModelRefused
     from elman.repository.model import Model
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -41,6 +42,29 @@ def load_file(path: Path) -> "tuple[Path, Model]":
     file = model_file(path).resolve()
     name, version = names_of(file)
     return file, load_isolated(file, name, int(version), settings.load_timeout, settings.load_memory or None)
+
+
+def files_below(path: Path) -> list[Path]:
+    """The files .onnx below a folder of many; none where the path is a single model."""
+    if not path.is_dir() or (path / "model.onnx").is_file() or _versions(path):
+        return []
+    return sorted(path.rglob("*.onnx"))
+
+
+def load_each(files: Iterable[Path]) -> "Iterator[tuple[Path, Model | ModelRefused]]":
+    """Load some files as a server does, one after the other: each with its model, or why it is refused."""
+    from elman.errors import ModelRefused
+    from elman.repository.loading import Loader
+    from elman.settings import Settings
+
+    settings = Settings()
+    with Loader(settings.load_timeout, settings.load_memory or None) as loader:
+        for file in files:
+            name, version = names_of(file.resolve())
+            try:
+                yield file, loader.load(file.resolve(), name, int(version))
+            except ModelRefused as refused:
+                yield file, refused
 
 
 def names_of(file: Path) -> tuple[str, str]:

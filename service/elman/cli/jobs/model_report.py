@@ -1,7 +1,9 @@
 """What `elman check` and `elman models` print of models and refusals, for people and for programs."""
 
 import json
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,28 @@ def print_refusal(file: Path, refused: ModelRefused) -> None:
     if refused.template:
         console.print("  model.json to start from:")
         console.print(escape(json.dumps(refused.template, indent=2)), soft_wrap=True)
+
+
+def print_checked(root: Path, checked: Mapping[Path, Model | ModelRefused]) -> None:
+    """Print a line for each file below `root`, and how many are refused for each reason."""
+    console = Console(highlight=False, soft_wrap=True)
+    reasons: Counter[str] = Counter()
+    for file, one in checked.items():
+        name = escape(str(file.relative_to(root)))
+        if isinstance(one, ModelRefused):
+            reasons[_without_names(one.reason)] += 1
+            console.print(f"[red]refused[/] {name}: {escape(one.reason)}")
+        else:
+            sessions = "sessions" if one.proof.streaming else "no sessions"
+            console.print(f"[green]served[/]  {name}: {_size(one)}, {_input(one)}, {sessions}")
+    console.print(f"\n{len(checked) - reasons.total()} served, {reasons.total()} refused")
+    for reason, count in reasons.most_common():
+        console.print(f"{count:>5} {escape(reason)}")
+
+
+def _without_names(reason: str) -> str:
+    """A reason without what differs from file to file, as docs/refusals.md lists it."""
+    return re.sub(r"'[^']*'|\[[^]]*\]|[0-9][0-9.]*", "...", reason.split(": ")[0])
 
 
 def print_models(models: Iterable[Model], refusals: Iterable[Refusal]) -> None:
