@@ -122,6 +122,17 @@ def test_a_network_unrolled_to_the_examples_length(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run_alone(model, row, "steps"), own_answers(proto, {"input": row[None]})["output"][0])
 
 
+def test_a_sequence_without_an_axis_of_rows(tmp_path: Path) -> None:
+    add = helper.make_node("Unsqueeze", ["input", "zero"], ["given"])
+    proto = graphs.tagger(before=(add,), tensors=(graphs.constant("zero", [0]),))
+    del proto.graph.input[:]
+    proto.graph.input.append(graphs.value("input", ["first", "second"]))
+    refused = refusal(proto, tmp_path)
+    assert f"a step has {graphs.FEATURES} features" in refused.reason
+    assert "(batch, time, features)" in str(refused.remedy)
+    assert refused.template is None, "one step of features does not serve it either"
+
+
 # What looks ahead
 
 

@@ -21,6 +21,7 @@ from elman.repository.naming import names_batch, names_time
 from elman.repository.network import LENGTHS, SELECT, Array
 from elman.repository.origin import how_to_free
 from elman.repository.output_roles import find_output_roles
+from elman.repository.pairing import port
 from elman.repository.probe_feeds import probe_feeds, state_axis
 from elman.repository.runtime import GraphSession, RuntimeFailure
 from elman.repository.spec import ModelSpec
@@ -327,6 +328,7 @@ def _only(
             node=f"input {name!r}",
             remedy="Elman takes (batch, time, features) in any order, (batch, time), or one step (batch, features).",
         )
+    _check_two_axes(graph, spec, roles)
     reading, first = failures[0]
     time = None if reading.time is None else dims[reading.time]
     if reading.time is not None and not isinstance(time, int) and first.reason.startswith(_NOT_RUN):
@@ -336,6 +338,29 @@ def _only(
             remedy=how_to_free(graph.model, declared=True),
         )
     raise first
+
+
+def _check_two_axes(graph: Graph, spec: ModelSpec, roles: Roles) -> None:
+    """Raise ModelRefused for data of two axes that a recurrent node takes for more than one feature a step."""
+    dims, nodes = graph.dims(roles.data), graph.recurrent()
+    if (
+        len(dims) != 2
+        or isinstance(dims[1], int)
+        or graph.dtype(roles.data).kind != "f"
+        or spec.input.size
+        or not nodes
+    ):
+        return
+    weights = graph.constant(port(nodes[0], 1))
+    if weights is not None and weights.shape[-1] > 1:
+        raise ModelRefused(
+            f"the data input {roles.data!r} has two axes, and a step has {weights.shape[-1]} features: "
+            "there is no axis of rows, or none of steps",
+            node=f"input {roles.data!r}",
+            remedy="Export it as (batch, time, features). If it is one step, (batch, features), say its size in "
+            "model.json.",
+            template={"input": {"name": roles.data, "size": int(weights.shape[-1])}},
+        )
 
 
 def _check_every_step_counts(rewrite: GraphRewrite) -> None:
