@@ -258,6 +258,15 @@ def test_layout_1(tmp_path: Path) -> None:
     assert "layout=0" in str(refused.remedy)
 
 
+def test_an_output_that_is_a_list(tmp_path: Path) -> None:
+    proto = graphs.tagger(after=(helper.make_node("SequenceConstruct", ["steps"], ["output"]),))
+    listed = helper.make_tensor_sequence_value_info("output", onnx.TensorProto.FLOAT, None)
+    proto.graph.output[0].CopyFrom(listed)
+    refused = refusal(proto, tmp_path)
+    assert "'output' is a list" in refused.reason
+    assert "torch.stack" in str(refused.remedy)
+
+
 def test_an_unknown_domain(tmp_path: Path) -> None:
     after = (helper.make_node("Wobble", ["steps"], ["output"], name="odd", domain="com.example"),)
     refused = refusal(graphs.tagger(after=after, domains=("com.example",)), tmp_path)

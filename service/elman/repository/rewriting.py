@@ -138,6 +138,7 @@ def _prepare(model: onnx.ModelProto, spec: ModelSpec) -> Graph:
     bind_constants(copy, spec)
     inline_decided_branches(copy)
     graph = Graph(copy)
+    _check_tensors(graph)
     _check_weights(graph)
     _name_finals(graph)
     _thaw_reshapes(graph)
@@ -207,6 +208,16 @@ def _check_recurrent(author: Graph, rewrite: GraphRewrite) -> None:
         "nothing in the graph is recurrent, and it takes no state",
         remedy="Elman serves recurrent networks; a server for any graph suits this one better.",
     )
+
+
+def _check_tensors(graph: Graph) -> None:
+    for name, value in {**graph.inputs, **graph.outputs}.items():
+        if not value.type.tensor_type.elem_type:
+            raise ModelRefused(
+                f"{name!r} is a list, or of no declared type; requests and answers are tensors",
+                node=f"tensor {name!r}",
+                remedy="Join a list to one tensor before the export, as torch.stack does.",
+            )
 
 
 def _check_weights(graph: Graph) -> None:
