@@ -13,9 +13,14 @@ import onnxruntime as ort
 import pytest
 from conftest import Service
 from onnx import TensorProto, helper
+from test_refusals import load, refusal
 from websockets.sync.client import connect
 
 from elman.client import Batching, Client, RequestError
+from elman.engine.queue import ModelQueue
+from elman.engine.scheduler import Policy
+from elman.engine.sequence import Sequence
+from elman.repository.calibration import Calibration
 from tests.named import FEATURES, HIDDEN, SPEAKERS, Truth, letters, sequence, static, tagger, write_models
 from tests.reference import Array
 
@@ -320,12 +325,18 @@ def attended(tokens: list[int], encoded: Array) -> Array:
     return np.array(rows)
 
 
-def test_a_decoder_attends_to_the_block_of_its_session(serve: Callable[[Path], Service], tmp_path: Path) -> None:
-    folder = tmp_path / "decoder" / "1"
+@pytest.fixture(scope="module")
+def decoding(serve: Callable[[Path], Service], tmp_path_factory: pytest.TempPathFactory) -> Service:
+    root = tmp_path_factory.mktemp("decoding")
+    folder = root / "decoder" / "1"
     folder.mkdir(parents=True)
     onnx.save(attending(), folder / "model.onnx")
     (folder / "model.json").write_text(json.dumps({"task": "generation", "decoder": {"kind": "tokens"}}))
-    service = serve(tmp_path)
+    return serve(root)
+
+
+def test_a_decoder_attends_to_the_block_of_its_session(decoding: Service) -> None:
+    service = decoding
     inputs = {one["name"]: (one["role"], one["shape"]) for one in service.card("decoder")["inputs"]}  # type: ignore[attr-defined]
     assert inputs["encoded"] == ("static", [None, HIDDEN])
     rng = np.random.default_rng(5)
@@ -348,3 +359,77 @@ def test_a_decoder_attends_to_the_block_of_its_session(serve: Callable[[Path], S
     assert post(service, "models/decoder/predict", wrong, 422)["where"] == "static.encoded[1]"
     empty = {"sequence": [1], "static": {"encoded": []}}
     assert post(service, "models/decoder/predict", empty, 422)["where"] == "static.encoded"
+
+
+def test_a_large_block_is_bounded_for_all_its_rows_together(decoding: Service) -> None:
+    """A run has a copy of the block for each row, and so has an answer with states."""
+    steps = 60_000
+    block = {"encoded": [[0.0] * HIDDEN] * steps}
+    post(decoding, "models/decoder/predict", {"sequence": [1], "static": block})
+    session = post(decoding, "models/decoder/sessions", {"static": block}, 201)["id"]
+    assert post(decoding, f"sessions/{session}/steps", {"sequence": [1]})["step"] == 1
+    state = decoding.client.get(f"/v1/sessions/{session}/state").json()["state"]
+    too_many = 20_000_000 // (steps * HIDDEN) + 1
+    many = {"sequences": [[1]] * too_many, "return_state": True}
+    drawn = {"prompt": [1], "max_steps": 2, "samples": too_many}
+    for origin in ({"static": block}, {"state": state}):
+        refused = post(decoding, "models/decoder/predict", many | origin, 413)
+        assert (refused["code"], refused["where"]) == ("too_long", "sequences")
+        refused = post(decoding, "models/decoder/generate", drawn | origin, 413)
+        assert (refused["code"], refused["where"]) == ("too_long", "samples")
+
+
+def test_a_large_block_is_no_light_work(tmp_path: Path) -> None:
+    """The event loop runs light sequences itself, and would stand still."""
+    model = load(attending(), tmp_path, {"task": "generation", "decoder": {"kind": "tokens"}})
+    queue = ModelQueue(model, Policy(cost=Calibration(run=1e-7, row=1e-7, step=1e-7, row_step=1e-7)))
+    for rows, light in ((9, True), (100_000, False)):
+        block = np.zeros((rows, HIDDEN), np.float32)
+        assert queue.is_light([Sequence(np.array([1]), statics=(block,))]) is light
+
+
+@pytest.mark.parametrize("name", ['my"age', "my\\age", "my\nage"])
+def test_an_input_that_no_request_can_name_is_refused(tmp_path: Path, name: str) -> None:
+    refused = refusal(renamed(tagger(), "age", name), tmp_path)
+    assert repr(name) in refused.reason
+    alone = load(renamed(graphs.tagger(), "input", name), tmp_path)
+    assert alone.network.inputs[0].name == name
+
+
+def renamed(proto: onnx.ModelProto, name: str, other: str) -> onnx.ModelProto:
+    """A graph with another name of an input."""
+    for node in proto.graph.node:
+        node.input[:] = [other if one == name else one for one in node.input]
+    for value in proto.graph.input:
+        value.name = other if value.name == name else value.name
+    return proto
+
+
+ODD = {"age": "x:0", "speaker": "class", "gain": "a b", "value": "\u00e9.1", "best": "Level"}
+
+
+def test_odd_names_are_names(serve: Callable[[Path], Service], tmp_path: Path, truth: Truth) -> None:
+    """Two that differ in case alone are two."""
+    proto = tagger()
+    for name, other in ODD.items():
+        renamed(proto, name, other)
+        for node in proto.graph.node:
+            node.output[:] = [other if one == name else one for one in node.output]
+        for value in proto.graph.output:
+            value.name = other if value.name == name else value.name
+    folder = tmp_path / "odd" / "1"
+    folder.mkdir(parents=True)
+    onnx.save(proto, folder / "model.onnx")
+    one, given = sequence(3), static(1, 0.5)
+    body = {
+        "sequence": {"input": one["input"], "a b": one["gain"]},
+        "static": {ODD[name]: value for name, value in given.items()},
+        "heads": ["\u00e9.1", "Level", "level"],
+        "return": "steps",
+    }
+    result = post(serve(tmp_path), "models/odd/predict", body)["results"][0]
+    expected = truth(one, given)
+    close(result["outputs"], expected["output"])
+    close(result["heads"]["\u00e9.1"], expected["value"])
+    close(result["heads"]["level"], expected["level"])
+    assert np.ravel(result["heads"]["Level"]).tolist() == expected["best"].tolist()

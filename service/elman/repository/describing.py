@@ -1,5 +1,6 @@
 """The inputs and outputs of a graph as its author made them, with the role of each."""
 
+from elman.errors import ModelRefused
 from elman.repository.graph import Graph
 from elman.repository.graph_io import GraphInput, Roles
 from elman.repository.graph_rewrite import GraphRewrite, axes_of
@@ -20,7 +21,23 @@ def describe_inputs(author: Graph, rewrite: GraphRewrite) -> tuple[InputTensor, 
         found.append(_input(author, state.input, "state", shape, roles.found[state.input], state.batch_axis))
     for name in roles.idle:
         found.append(_input(author, name, "state", _without(author.dims(name), [1]), "it starts a recurrent node", 1))
+    _check_nameable(found)
     return tuple(found)
+
+
+def _check_nameable(inputs: list[InputTensor]) -> None:
+    """Raise ModelRefused for a name that the decoder of requests cannot take as that of a field."""
+    named = [one.name for one in inputs if one.role in ("sequence", "static")]
+    if len(named) == 1:
+        return  # the data alone has no name in a request
+    for name in named:
+        if any(letter in '"\\' or letter < " " for letter in name):
+            raise ModelRefused(
+                f"a request cannot name the input {name!r}: it has a quotation mark, a backslash or a control "
+                "character",
+                node=f"input {name!r}",
+                remedy="Give it another name in the file. torch: input_names of torch.onnx.export.",
+            )
 
 
 def _other(author: Graph, graph: Graph, other: GraphInput) -> InputTensor:
