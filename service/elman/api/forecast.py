@@ -9,6 +9,7 @@ from elman.api.autoregressive import read_prompt, read_start
 from elman.api.server import ServedModel, Server
 from elman.codec.answer import encode_json, outputs_of
 from elman.codec.autoregressive import AutoregressiveDecoder
+from elman.codec.limits import check_statics
 from elman.codec.requests import ForecastRequest
 from elman.engine.forecasting import ForecastPlan, SamplePath
 from elman.engine.heads import Head
@@ -43,6 +44,7 @@ class Forecast:
         driving = driving_of(served.model)
         _check_size(served, options)
         _check_origin(driving, options)
+        check_statics([start.snapshot.statics] * (1 + options.samples), "samples")
         deadline = request.deadline(options.timeout)
         if future is not None and driving.known_for == "next" and len(series):
             series, future = _shifted(series, future, driving.known), future[1:]

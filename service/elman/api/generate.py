@@ -13,6 +13,7 @@ from elman.api.segment import seal_token
 from elman.api.server import ServedModel, Server
 from elman.codec.answer import encode_json
 from elman.codec.autoregressive import AutoregressiveDecoder
+from elman.codec.limits import check_statics
 from elman.codec.requests import GenerateRequest
 from elman.engine.queue import ModelQueue
 from elman.engine.sampling import Rule, Sampler
@@ -124,6 +125,7 @@ class Generate:
     def _generate(self, request: Request) -> Steps[Response]:
         start = yield from read_start(self.server, request, _check, AutoregressiveDecoder.generate)
         served, (options, (prompt, *_)) = start.served, start.decoded
+        check_statics([start.snapshot.statics] * options.samples, "samples")
         deadline = request.deadline(options.timeout)
         snapshot, output = yield from read_prompt(served, start.snapshot, prompt, deadline, "prompt")
         samples = yield from self._samples(served, options, snapshot, output, deadline)

@@ -30,7 +30,8 @@ _MAX_TRACE_BYTES = 256 * 2**20
 # Steps from one kept state to the next. With a larger stride more steps are run again, with a smaller one there are
 # more runs.
 _STRIDE = 12
-# Most bytes of copied inputs at once. Each fork is a copy of the inputs without one step.
+# Most bytes of copied inputs at once. Each fork is a copy of the inputs without one step, and the static inputs are
+# copied for each row of a run.
 _MAX_COPIED_BYTES = 32 * 2**20
 
 
@@ -53,7 +54,8 @@ class Influence:
         length = len(inputs.data)
         _check_length(length, served)
         kept, outputs = yield from self._read(start, inputs, deadline)
-        num_forks = max(1, _MAX_COPIED_BYTES // sum(one.nbytes for one in (inputs.data, *inputs.further)))
+        copied = sum(one.nbytes for one in (inputs.data, *inputs.further, *inputs.statics))
+        num_forks = max(1, _MAX_COPIED_BYTES // copied)
         rows: list[Array] = []
         for first in range(0, length - 1, num_forks):
             steps = range(first, min(first + num_forks, length - 1))

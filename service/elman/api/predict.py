@@ -18,7 +18,7 @@ from elman.api.server import ServedModel, Server
 from elman.codec.answer import OutputOptions, encode_answer, encode_octets, outputs_of, rows_from
 from elman.codec.frames import check_cut
 from elman.codec.json import place_of
-from elman.codec.limits import check_listed
+from elman.codec.limits import check_listed, check_statics
 from elman.codec.octets import check_no_query, decode_octets, parse_query
 from elman.codec.pool import LARGE, MANY
 from elman.codec.requests import PredictQuery, PredictRequest, Return
@@ -279,6 +279,8 @@ def _check_size(
     options: PredictRequest[Any, Any], sequences: list[Sequence], served: ServedModel, octets: bool
 ) -> None:
     rows = _num_rows(options, sequences)
+    if served.format.statics:
+        check_statics([one.statics for one in sequences], "sequences")
     check_rows(served, options, rows, octets, options.heads)
     if options.hidden:
         states = _num_steps(sequences) * served.model.network.state_nbytes // 4

@@ -17,6 +17,7 @@ from elman.api.predict import (
 from elman.api.segment import Segment, unpacked
 from elman.api.server import ServedModel, Server
 from elman.codec.answer import OutputFormat, OutputRows, encode_json, joined_rows, rows_of
+from elman.codec.limits import check_statics
 from elman.codec.octets import check_no_query, decode_octets, parse_query
 from elman.codec.pool import LARGE, MANY
 from elman.codec.requests import StepsQuery, StepsRequest
@@ -72,6 +73,7 @@ class Stepper:
             _check_length(served, length if slides else 1)
             check_rows(served, request, max(1, length) if request.returns == "steps" else 1, octets, heads)
             sequences = segment.sequences(returns=request.returns, deadline=deadline, heads=bool(heads))
+            check_statics([one.statics for one in sequences], "sequence")
             moves = bool(sequences) and not slides
             if write is not None and moves:
                 write.compose = lambda sequence: served.snapshots.pack(segment.end(sequence))

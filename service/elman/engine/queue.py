@@ -19,6 +19,8 @@ from elman.repository.network import Array
 _FEED_SECONDS = 20e-6
 # A run that takes no longer is made on the event loop: handing it to the engine thread would cost more.
 _LIGHT_SECONDS = 500e-6
+# Static inputs of more bytes take longer than those of the calibrated cost.
+_LIGHT_STATIC_BYTES = 64 * 1024
 
 _LOG = logging.getLogger("elman")
 
@@ -82,6 +84,8 @@ class ModelQueue:
             return False
         # The calibrated cost is that of one output per row.
         if any([s.returns == "steps" or s.feedback is not None or s.keep_trace for s in sequences]):
+            return False
+        if self.model.network.statics and sum([a.nbytes for s in sequences for a in s.statics]) > _LIGHT_STATIC_BYTES:
             return False
         return policy.cost.run_seconds(rows, steps) <= _LIGHT_SECONDS
 
