@@ -211,32 +211,36 @@ def test_a_body_without_a_type_is_json_on_every_route(server: RunningServer) -> 
 
 
 @pytest.mark.parametrize(
-    ("content", "status", "code"),
+    ("content", "made", "restored"),
     [
-        (b'{"ttl": ', 400, "invalid_json"),
-        (b"[" * 100_000, 400, "invalid_json"),
-        (b'{"ttl": ' + b"9" * 6000 + b"}", 400, "invalid_json"),
-        (b'{"ttl": NaN}', 422, "invalid_field"),
-        (b'{"ttl": 1e999}', 422, "invalid_field"),
-        (b'{"ttl": "\xff"}', 400, "invalid_json"),
-        (b'{"state": 5}', 422, "invalid_field"),
-        (b'{"state": "' + b"x" * 1000 + b'"}', 422, "bad_state_token"),
-        (b"[]", 422, "invalid_field"),
+        (b'{"ttl": ', "400 invalid_json", "400 invalid_json"),
+        (b"[" * 100_000, "422 invalid_field", "400 invalid_json"),
+        (b'{"ttl": ' + b"9" * 6000 + b"}", "422 invalid_field", "400 invalid_json"),
+        (b'{"ttl": NaN}', "422 not_finite", "422 invalid_field"),
+        (b'{"ttl": 1e999}', "422 invalid_field", "422 invalid_field"),
+        (b'{"ttl": "\xff"}', "422 invalid_field", "400 invalid_json"),
+        (b'{"state": "\\ud800"}', "400 invalid_json", "422 bad_state_token"),
+        (b'{"static": {"\\ud800": 1}}', "400 invalid_json", "422 invalid_field"),
+        (b'{"state": 5}', "422 invalid_field", "422 invalid_field"),
+        (b'{"state": "' + b"x" * 1000 + b'"}', "422 bad_state_token", "422 bad_state_token"),
+        (b"[]", "422 invalid_field", "422 invalid_field"),
     ],
 )
-@pytest.mark.parametrize("route", [f"/v1/models/{MODEL}/sessions", "/v1/sessions/{id}/state"])
-def test_hostile_bodies_are_told_what_is_wrong(
-    server: RunningServer, route: str, content: bytes, status: int, code: str
-) -> None:
-    id = create(server)["id"]
-    method = "PUT" if "{id}" in route else "POST"
-    if method == "PUT" and b"ttl" in content and status == 422:
-        code = "invalid_field"
-    answer = server.client.request(
-        method, route.format(id=id), content=content, headers={"content-type": "application/json"}
-    )
-    check_problem(answer, status, code)
-    assert server.client.get(f"/v1/sessions/{id}").status_code == 200
+def test_hostile_bodies_are_told_what_is_wrong(server: RunningServer, content: bytes, made: str, restored: str) -> None:
+    """Both where a session is made and where it is restored."""
+    session = f"/v1/sessions/{create(server)['id']}"
+    routes = (("POST", f"/v1/models/{MODEL}/sessions", made), ("PUT", f"{session}/state", restored))
+    for method, route, expected_answer in routes:
+        answer = server.client.request(method, route, content=content, headers={"content-type": "application/json"})
+        status, code = expected_answer.split()
+        check_problem(answer, int(status), code)
+    assert server.client.get(session).status_code == 200
+
+
+def test_a_new_session_is_described_in_json_alone(server: RunningServer) -> None:
+    octets = {"content-type": "application/octet-stream"}
+    answer = server.client.post(f"/v1/models/{MODEL}/sessions", content=b"{}", headers=octets)
+    check_problem(answer, 415, "unsupported_media_type")
 
 
 def test_lists_are_paged(server: RunningServer) -> None:

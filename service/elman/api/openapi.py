@@ -27,6 +27,7 @@ from elman.codec.requests import (
     ForecastRequest,
     GenerateRequest,
     InfluenceRequest,
+    NewSession,
     PredictQuery,
     PredictRequest,
     StepsQuery,
@@ -251,10 +252,10 @@ def _name(kind: Any) -> str:
 def _bodies() -> dict[str, dict[str, Any]]:
     """The JSON schema of each body."""
     bodies: dict[str, dict[str, Any]] = {}
-    for one in _OPERATIONS:
-        _, parts = msgspec.json.schema_components([one.body], ref_template=_NAMED)
+    for body in (*(one.body for one in _OPERATIONS), NewSession[AnyStatics]):
+        _, parts = msgspec.json.schema_components([body], ref_template=_NAMED)
         (definition,) = parts.values()
-        name = _name(one.body)
+        name = _name(body)
         bodies[name] = {**definition, "title": name}
         if name in _EXAMPLES:
             bodies[name]["example"] = _EXAMPLES[name]
@@ -299,6 +300,11 @@ def _stream(versioned: bool) -> dict[str, Any]:
             "default": {"description": "Error", "content": _problem_content()},
         },
     }
+
+
+def json_body(name: str) -> dict[str, Any]:
+    """For a route that FastAPI serves and that decodes its body itself: what the document says of the body."""
+    return {"requestBody": {"content": {_JSON: {"schema": {"$ref": _REF.format(model=name)}}}}}
 
 
 def problem_responses() -> dict[int | str, dict[str, Any]]:

@@ -201,16 +201,6 @@ class Health(BaseModel):
     detail: str | None = None
 
 
-class NewSession(BaseModel):
-    """The start state of a session, and its time to live."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    state: str | None = Field(default=None, description="A state token to start from; without it the initial state")
-    static: dict[str, Any] | None = Field(default=None, description="The static inputs, an object by name")
-    ttl: float | None = Field(default=None, description="Seconds that the session lives after its last step")
-
-
 class ForkBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 

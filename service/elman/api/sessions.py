@@ -5,10 +5,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from elman.api.schemas import ForkBody, NewSession, SessionCard, SessionList, StateAnswer, StateBody
+from elman.api.openapi import json_body
+from elman.api.predict import sends_octets
+from elman.api.schemas import ForkBody, SessionCard, SessionList, StateAnswer, StateBody
 from elman.api.segment import check_sessions, open_token, seal_token
 from elman.api.server import Server
-from elman.errors import InvalidField
+from elman.codec.pool import LARGE
+from elman.errors import InvalidField, UnsupportedMediaType
 from elman.http.callers import owner_of
 from elman.http.endpoint import Driver
 from elman.sessions.store import Record
@@ -19,25 +22,28 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["sessions"])
     sessions, complete = server.sessions, driver.complete
 
-    @router.post("/models/{name}/sessions", status_code=201)
-    async def create_session(request: Request, name: str, body: NewSession | None = None) -> SessionCard:
+    @router.post("/models/{name}/sessions", status_code=201, openapi_extra=json_body("NewSession"))
+    async def create_session(request: Request, name: str) -> SessionCard:
         """Create a session of a model. It starts from the initial state or from a state token."""
-        return await create(request, name, None, body or NewSession())
+        return await create(request, name, None)
 
-    @router.post("/models/{name}/versions/{version}/sessions", status_code=201)
-    async def create_version_session(
-        request: Request, name: str, version: str, body: NewSession | None = None
-    ) -> SessionCard:
+    @router.post("/models/{name}/versions/{version}/sessions", status_code=201, openapi_extra=json_body("NewSession"))
+    async def create_version_session(request: Request, name: str, version: str) -> SessionCard:
         """Create a session of one version of a model."""
-        return await create(request, name, version, body or NewSession())
+        return await create(request, name, version)
 
-    async def create(request: Request, name: str, version: str | None, body: NewSession) -> SessionCard:
+    async def create(request: Request, name: str, version: str | None) -> SessionCard:
         served, owner = server.served(name, version), owner_of(request.scope)
         check_sessions(served)
+        if sends_octets(request.headers.get("content-type", "").encode("latin-1")):
+            raise UnsupportedMediaType("the body is application/octet-stream", expected="application/json")
+        content = await request.body()
+        # A block of static inputs may be large. FastAPI would decode it on the event loop.
+        decoding = server.pool.offload(len(content) > LARGE, served.decoder.session, content)
+        body, statics = await complete(decoding)
         step, start = 0, served.snapshots.first
         if body.state is not None:
             step, start = open_token(server, served, owner, body.state, "state")
-        statics = served.decoder.statics_in(body.static, held=body.state is not None)
         start = replace(start, statics=statics or start.statics)
         ttl = check_ttl(server, body.ttl)
         snapshot = served.snapshots.pack(start)

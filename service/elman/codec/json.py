@@ -14,7 +14,7 @@ from elman.codec.faults import decode_body, echoed, invalid_field
 from elman.codec.input_format import InputFormat
 from elman.codec.limits import Limits
 from elman.codec.numbers import NotPlain, read_numbers
-from elman.codec.requests import PredictRequest, StepsRequest
+from elman.codec.requests import NewSession, PredictRequest, StepsRequest
 from elman.codec.tensors import json_type, object_type, tensor_array
 from elman.engine.sequence import Inputs
 from elman.errors import InvalidField, TooLong
@@ -95,6 +95,16 @@ class JSONDecoder:
         self.check_heads(request.heads)
         return request, self.inputs(item, "sequence")
 
+    def session(self, content: bytes) -> tuple[NewSession[Any], tuple[Array, ...]]:
+        """A request for a new session and its static inputs. An empty body is a request without options.
+
+        Raises RequestError with the `where` of the first error.
+        """
+        request: NewSession[Any] = decode_body(self._session, content or b"{}")
+        statics = self.statics(request.static, held=request.state is not None)
+        request.static = None
+        return request, statics
+
     def array(self, item: Any, where: str) -> Array:
         """One decoded sequence as an array, as in `predict`. Raises RequestError."""
         convert: Callable[..., Array] = features_array
@@ -147,10 +157,10 @@ class JSONDecoder:
             for tensor, value in zip(tensors, values, strict=True)
         )
 
-    def statics_in(self, value: Any, *, held: bool = False) -> tuple[Array, ...]:
+    def statics_in(self, value: Any) -> tuple[Array, ...]:
         """As `statics`, from decoded JSON: an object by name, or None. Raises RequestError."""
         try:
-            return self.statics(None if value is None else msgspec.convert(value, self.static), held=held)
+            return self.statics(None if value is None else msgspec.convert(value, self.static))
         except msgspec.ValidationError as error:
             text, _, place = str(error).partition(" - at `$")
             raise invalid_field(f"{text} - at `$.static{place or '`'}") from None
@@ -214,6 +224,10 @@ class JSONDecoder:
     @cached_property
     def _steps(self) -> Any:
         return msgspec.json.Decoder(StepsRequest[self.item])  # type: ignore[name-defined]
+
+    @cached_property
+    def _session(self) -> Any:
+        return msgspec.json.Decoder(NewSession[self.static])  # type: ignore[name-defined]
 
     @cached_property
     def _width(self) -> int | None:

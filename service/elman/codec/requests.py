@@ -87,6 +87,16 @@ class StepsRequest(StepsQuery, Generic[S], kw_only=True, forbid_unknown_fields=T
     heads: Heads = []
 
 
+class NewSession(Struct, Generic[T], kw_only=True, forbid_unknown_fields=True):
+    """The start state of a session, its static inputs, and its time to live."""
+
+    state: Annotated[str | None, Meta(description="A state token to start from; without it the initial state")] = None
+    static: Annotated[
+        T | None, Meta(description="The static inputs, an object by name; not with a state, which holds its own")
+    ] = None
+    ttl: Annotated[float | None, Meta(description="Seconds that the session lives after its last step")] = None
+
+
 class StreamQuery(Options, kw_only=True, forbid_unknown_fields=True):
     """The query options of a WebSocket stream. They are the defaults of its frames."""
 
