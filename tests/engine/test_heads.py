@@ -60,6 +60,17 @@ def test_draws_follow_the_distribution(case: str) -> None:
         assert stats.kstest(values[1:], wanted.cdf).pvalue > 0.001
 
 
+@pytest.mark.parametrize("mean", [0.0, 1e-20, 1e-10, 1e-3, 0.5, 3.0, 100.0])
+@pytest.mark.parametrize("alpha", [5.0, 0.7, 1e-4, 1e-8, 1e-16, 1e-40])
+def test_counts_of_any_mean_and_dispersion_are_drawn(mean: float, alpha: float) -> None:
+    """With a small dispersion they follow a Poisson distribution; a small mean gives zeros."""
+    u = np.array([0.1, 0.5, 0.9, 0.999])
+    parameters = np.tile(np.array([mean, alpha]), (4, 1, 1))
+    drawn = Head(HeadSpec(kind="negative_binomial")).draw(parameters, u[:, None])[:, 0]
+    exact = stats.nbinom(1 / alpha, 1 / (1 + alpha * mean)) if alpha * mean > 1e-7 else stats.poisson(mean)
+    assert drawn.tolist() == exact.ppf(u).tolist()
+
+
 def test_quantiles_are_drawn_between_their_levels() -> None:
     one = plan(QUANTILES)
     paths = [SamplePath(one, None), *(SamplePath(one, number) for number in range(2000))]

@@ -56,10 +56,21 @@ def _inverse(kind: str, parameters: Array, u: Array) -> Array:
     elif kind == "student_t":
         drawn = parameters[..., 1] + parameters[..., 2] * special.stdtrit(parameters[..., 0], u)
     else:
-        mean, alpha = parameters[..., 0], parameters[..., 1]
-        number = 1.0 / alpha
-        # Failures before `number` successes, each with this probability: their mean is `mean`.
-        drawn = np.maximum(np.ceil(special.nbdtrik(u, number, number / (number + mean))), 0.0)
+        drawn = _counts(parameters[..., 0], parameters[..., 1], u, special)
+    return drawn
+
+
+def _counts(mean: Array, alpha: Array, u: Array, special: Any) -> Array:
+    """The inverse for a negative binomial distribution: whole numbers."""
+    excess = alpha * mean  # of the variance, as a share of the mean
+    # With less it is a Poisson distribution to nine digits, and the probability below would round to 1.
+    poisson = excess < 1e-9
+    number = 1.0 / np.where(poisson, 1.0, alpha)
+    # Failures before `number` successes, each with this probability: their mean is `mean`.
+    found = np.where(poisson, special.pdtrik(u, mean), special.nbdtrik(u, number, 1.0 / (1.0 + excess)))
+    # scipy does not find the zeros of a small mean.
+    zeros = np.exp(np.where(poisson, -mean, -number * np.log1p(excess)))
+    drawn: Array = np.where(u <= zeros, 0.0, np.maximum(np.ceil(found), 0.0))
     return drawn
 
 
