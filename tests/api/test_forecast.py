@@ -150,6 +150,13 @@ def test_values_are_held_at_the_minimum(seers: RunningServer) -> None:
         ("gru", {"series": [1.0], "quantiles": [1.5]}, 422, "invalid_field", "quantiles"),
         ("gru", {"series": [1.0], "future": [[1.0]]}, 422, "invalid_field", "ahead"),
         ("gru", {"series": [1.0], "samples": 1000, "horizon": 100_000}, 413, "too_long", "values"),
+        (
+            "gru",
+            {"series": [1.0], "samples": 1, "horizon": 100_000, "quantiles": [n / 100 for n in range(1, 100)]},
+            413,
+            "too_long",
+            "10200000 values",
+        ),
         ("gru", {"series": [1.0], "horizon": 10**400}, 422, "invalid_field", "horizon"),
         ("many", {"series": [[1.0] * 4], "horizon": 1, "future": [[1.0, 1e39]]}, 422, "not_finite", "float32"),
         ("many", {"series": [[1.0] * 4], "horizon": 4, "future": [[1.0, 2.0]] * 2}, 422, "invalid_field", "2 rows"),

@@ -22,7 +22,7 @@ from elman.repository.network import Array
 from elman.repository.spec import DecoderSpec, ForecastSpec
 from elman.sessions.snapshot import Snapshot
 
-# Most values in all paths of one request.
+# Most values in all paths of one request, its mean and its quantiles.
 _MAX_VALUES = 2_000_000
 # More values take milliseconds to sort and encode, so the codec pool does it.
 _POOL_VALUES = 20_000
@@ -204,7 +204,8 @@ def _check_size(served: ServedModel, request: ForecastRequest[Any, Any]) -> None
             where="horizon",
             expected=f"1 to {driving.horizon}",
         )
-    values = (1 + request.samples) * request.horizon * len(driving.target)
+    figures = 1 + len(request.quantiles) if request.samples else 0
+    values = (1 + request.samples + figures) * request.horizon * len(driving.target)
     if values > _MAX_VALUES:
         raise TooLong(
             f"the forecast would have {values} values", where="samples", expected=f"at most {_MAX_VALUES} values"
