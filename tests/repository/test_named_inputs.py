@@ -209,6 +209,13 @@ def test_static_inputs_of_a_wrong_type_are_refused(service: Service, static: Any
         assert problem["where"].startswith("static"), problem
 
 
+def test_what_is_missing_is_named_in_words(service: Service) -> None:
+    problem = post(service, "models/tagger/predict", GOOD | {"static": {"speaker": 1}}, 422)
+    assert (problem["detail"], problem["where"]) == ("the field 'age' is missing", "static")
+    problem = post(service, "models/tagger/predict", GOOD | {"static": [static(0, 0.0)]}, 422)
+    assert (problem["detail"], problem["expected"]) == ("static is a list, for one sequence", "an object by name")
+
+
 def test_static_inputs_are_not_given_twice_or_in_vain(service: Service) -> None:
     state = post(service, "models/tagger/predict", GOOD | {"return_state": True})["results"][0]["state"]
     assert post(service, "models/tagger/predict", GOOD | {"state": state}, 422)["where"] == "static"

@@ -17,6 +17,7 @@ MOST_ECHOED = 80
 
 _AT = " - at `$"
 _UNKNOWN = "Object contains unknown field `"
+_MISSING = "Object missing required field `"
 _TYPE = re.compile(r"Expected `([^`]{1,200})`, got `([^`]{1,200})`")
 _BOUND = re.compile(r"Expected `([^`]{1,40})` (?:of length )?(>=|<=|>|<) ([^ ]{1,40})")
 _BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
@@ -48,6 +49,8 @@ def invalid_field(message: str, kind: Any = None) -> ElmanError:
     if text.startswith(_UNKNOWN):
         name = echoed(text[len(_UNKNOWN) : -1])
         return InvalidField(f"there is no field {name!r}", where=f"{where}.{name}" if where else name)
+    if text.startswith(_MISSING):
+        return InvalidField(f"the field {text[len(_MISSING) : -1]!r} is missing", where=where)
     if "out of range" in text:
         detail = "the number is out of range"
         if where is None or "[" in where:

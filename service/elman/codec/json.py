@@ -182,7 +182,9 @@ class JSONDecoder:
         held, static = request.state is not None, request.static
         if not isinstance(static, list) or held:
             return [self.statics(static, held=held)] * num_sequences
-        if not many or len(static) != num_sequences:
+        if not many:
+            raise InvalidField("static is a list, for one sequence", where="static", expected="an object by name")
+        if len(static) != num_sequences:
             raise InvalidField(
                 f"there are {len(static)} objects of static inputs for {num_sequences} sequences",
                 where="static",
