@@ -381,3 +381,13 @@ def test_every_other_model_is_served(tmp_path: Path) -> None:
     repository.load()
     assert {(model.name, model.version) for model in repository} == {("good", 1), ("both", 1)}
     assert {(refused.name, refused.version) for refused in repository.refusals} == {("bad", 1), ("both", 2)}
+
+
+def test_an_output_of_text_is_left_out_where_model_json_says_so(tmp_path: Path) -> None:
+    proto = graphs.tagger()
+    proto.graph.node.append(helper.make_node("Cast", ["output"], ["words"], to=onnx.TensorProto.STRING))
+    proto.graph.output.append(graphs.value("words", None, onnx.TensorProto.STRING))
+    refused = refusal(proto, tmp_path / "text")
+    assert "'words' is text" in refused.reason
+    model = load(proto, tmp_path / "numbers", starts_from(refused))
+    assert [one.role for one in model.network.answers] == ["steps", "unused"]

@@ -308,10 +308,23 @@ def _with_outputs(graph: Graph, spec: ModelSpec, roles: Roles) -> Roles:
     if not outputs:
         raise ModelRefused("the graph has no output beside its state", remedy="Export the per-step output too.")
     _check_drawn(drawn, [*outputs, *states])
+    _check_numbers(graph, outputs)
     held = tuple(name for name in graph.outputs if name not in outputs and (name in states or name in moved))
     unused = tuple(name for name in graph.outputs if name not in outputs and name not in held)
     found = roles.found | {name: f"{drawn[name]} draws it at random" for name in unused if name in drawn}
     return replace(roles, outputs=tuple(outputs), states_out=held, unused=unused, found=found)
+
+
+def _check_numbers(graph: Graph, outputs: list[str]) -> None:
+    """Raise ModelRefused for an answer that is text."""
+    for name in outputs:
+        if graph.dtype(name).kind in "OSU":
+            raise ModelRefused(
+                f"the output {name!r} is text, and answers are numbers",
+                node=f"output {name!r}",
+                remedy="Give it the role unused in model.json, and the other outputs answer.",
+                template={"outputs": {name: {"role": "unused"}}},
+            )
 
 
 def _drawn(graph: Graph) -> dict[str, str]:
