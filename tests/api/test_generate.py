@@ -72,6 +72,7 @@ def test_the_tokens_are_those_of_the_plain_loop(
     assert single["results"] == answer["results"][:1], "a sample must not hang on its company"
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_tokens_among_any_others(writers: RunningServer) -> None:
     bodies = [{"prompt": "ab"[: i % 3], "seed": i, "samples": 1 + i % 4, "max_steps": 30} for i in range(24)]
     alone = [generate(writers, "lstm", **body)["results"] for body in bodies]
@@ -160,6 +161,7 @@ def test_a_token_of_what_was_written_says_how_far_it_has_come(writers: RunningSe
             assert made["step"] == 4 + 1 + result["steps"]
 
 
+@pytest.mark.slow
 def test_a_low_temperature_takes_the_likeliest(writers: RunningServer) -> None:
     greedy = generate(writers, "gru", prompt="elm", temperature=0.0, seed=1)["results"]
     for temperature in (1e-310, 1e-30, 1e-6):

@@ -252,12 +252,14 @@ def check_raw(connection: socket.socket, status: int, code: str) -> None:
     assert json.loads(content)["code"] == code
 
 
+@pytest.mark.slow
 def test_a_body_over_the_limit_is_413(strict: RunningServer) -> None:
     response = strict.predict(FEATURES, sequence=[GOOD] * 400)
     check_problem(response, 413, "too_large", None)
     check_answers(strict)
 
 
+@pytest.mark.slow
 def test_a_body_declared_over_the_limit_is_413_before_it_is_sent(strict: RunningServer) -> None:
     with connected(strict) as connection:
         connection.sendall(head(f"content-length: {LIMIT + 1}"))
@@ -268,12 +270,14 @@ def test_a_body_declared_over_the_limit_is_413_before_it_is_sent(strict: Running
     check_answers(strict)
 
 
+@pytest.mark.slow
 def test_a_chunked_body_over_the_limit_is_413(strict: RunningServer) -> None:
     response = strict.client.post(f"/v1/models/{FEATURES}/predict", content=(b" " * 1000 for _ in range(40)))
     check_problem(response, 413, "too_large", None)
     check_answers(strict)
 
 
+@pytest.mark.slow
 def test_an_endless_chunked_body_is_413(strict: RunningServer) -> None:
     with connected(strict) as connection:
         connection.sendall(head("transfer-encoding: chunked"))
@@ -283,6 +287,7 @@ def test_an_endless_chunked_body_is_413(strict: RunningServer) -> None:
     check_answers(strict)
 
 
+@pytest.mark.slow
 def test_an_unfinished_body_that_is_over_the_limit_at_once_is_413(strict: RunningServer) -> None:
     piece = b"3e8\r\n" + b" " * 1000 + b"\r\n"
     with connected(strict) as connection:
@@ -291,6 +296,7 @@ def test_an_unfinished_body_that_is_over_the_limit_at_once_is_413(strict: Runnin
     check_answers(strict)
 
 
+@pytest.mark.slow
 def test_a_chunked_body_within_the_limit_is_read(strict: RunningServer) -> None:
     content = body(sequence=[GOOD] * 3)
     pieces = (content[at : at + 7] for at in range(0, len(content), 7))
@@ -318,6 +324,7 @@ def test_a_stalled_connection_is_closed_after_its_408(hasty: RunningServer) -> N
         assert connection.recv(1) == b"", "the connection stays open in the middle of a body"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [b"", b'{"sequence": [['])
 def test_half_a_request_and_a_closed_connection_harm_nobody(strict: RunningServer, sent: bytes) -> None:
     for _ in range(20):
@@ -327,6 +334,7 @@ def test_half_a_request_and_a_closed_connection_harm_nobody(strict: RunningServe
     assert "Traceback" not in strict.log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"\0" * 100, b"A" * 10_000])
 def test_what_is_not_http_harms_nobody(strict: RunningServer, garbage: bytes) -> None:
     with connected(strict) as connection:
@@ -334,12 +342,14 @@ def test_what_is_not_http_harms_nobody(strict: RunningServer, garbage: bytes) ->
     check_answers(strict)
 
 
+@pytest.mark.slow
 def test_a_sequence_of_too_many_steps_is_413(strict: RunningServer) -> None:
     response = strict.client.post(f"/v1/models/{TOKENS}/predict", json={"sequences": ["a", [1] * (MAX_STEPS + 1)]})
     check_problem(response, 413, "too_long", "sequences[1]")
     assert strict.predict(TOKENS, sequence=[1] * MAX_STEPS).status_code == 200
 
 
+@pytest.mark.slow
 def test_more_sequences_than_the_queue_holds_are_413(strict: RunningServer) -> None:
     check_problem(strict.predict(TOKENS, sequences=["a"] * 51), 413, "too_long", "sequences")
     assert strict.predict(TOKENS, sequences=["a"] * 50).status_code == 200

@@ -195,6 +195,7 @@ def test_json_sent_as_curl_sends_it_is_read(server: RunningServer) -> None:
     assert b"results" in answers.pop()
 
 
+@pytest.mark.slow
 def test_a_passed_deadline_is_504_and_stops_the_work(server: RunningServer) -> None:
     content = np.zeros((1_000_000, 12), "<f4").tobytes()
     before = server.stats()

@@ -329,6 +329,7 @@ def as_caller(name: str) -> dict[str, str]:
     return {"authorization": f"Bearer {name}-key"}
 
 
+@pytest.mark.slow
 def test_keys_keep_callers_apart(keyed: RunningServer) -> None:
     client, alice, bob = keyed.client, as_caller("alice"), as_caller("bob")
     for headers in ({}, {"authorization": "Bearer nobody"}, {"authorization": "Basic alice-key"}):

@@ -94,6 +94,7 @@ def test_check_tells_why_a_file_is_refused_and_exits_with_1(tmp_path: Path) -> N
     assert absent.returncode == 2 and "there is no model.onnx at absent" in absent.stderr and absent.stdout == ""
 
 
+@pytest.mark.slow
 def test_check_of_a_folder_sums_up_its_files(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     whole = (STORE / "vowels-gru" / "1" / "model.onnx").read_bytes()
@@ -112,6 +113,7 @@ def test_check_of_a_folder_sums_up_its_files(tmp_path: Path) -> None:
     assert elman("check", tmp_path, cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_models_lists_a_repository(tmp_path: Path) -> None:
     (tmp_path / "mine" / "1").mkdir(parents=True)
     (tmp_path / "mine" / "1" / "model.onnx").write_bytes(b"nothing")

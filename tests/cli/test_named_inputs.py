@@ -19,6 +19,8 @@ from tests.cli.command import elman
 from tests.named import sequence, static, write_models
 from tests.running import STORE, RunningServer, running_server
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = (5, 1, 30, 12)
 SEQUENCES = [sequence(length, seed) for seed, length in enumerate(LENGTHS)]
 STATICS = [static(index, 0.25 * index) for index in range(len(LENGTHS))]

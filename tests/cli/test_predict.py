@@ -156,6 +156,7 @@ def test_a_pipe_is_answered_as_it_comes(tmp_path: Path, server: RunningServer) -
     assert process.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_whoever_reads_no_more_is_no_failure_to_tell_of(tmp_path: Path, server: RunningServer) -> None:
     (tmp_path / "in.txt").write_text("Smith\n" * 5000)
     command = " ".join([*COMMAND, "predict", "names-gru", "in.txt", "--url", server.url, "| head -n 2"])
@@ -179,6 +180,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, server: RunningServe
     assert peaks[1] - peaks[0] < 2.0, peaks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -271,6 +273,7 @@ def flaky(behind: str, faults: list[str]) -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_busy_or_broken_connection_is_tried_again(tmp_path: Path, server: RunningServer) -> None:
     given = "".join(f"{'abcdefghij'[i % 10]}x\n" for i in range(60))
     with flaky(server.url, ["503", "lose", "", "429", "503", "lose"]) as url:

@@ -85,6 +85,7 @@ def test_writing_to_a_worker_that_does_not_read_is_limited_too() -> None:
     run(test, seconds=5.0)
 
 
+@pytest.mark.slow
 def test_workers_work_side_by_side() -> None:
     async def test(pool: CodecPool) -> None:
         await asyncio.gather(pool.call(pooled.double, 1), pool.call(pooled.double, 1))

@@ -306,6 +306,7 @@ def guarded(small_store: Path) -> Iterator[RunningServer]:
         yield one
 
 
+@pytest.mark.slow
 def test_keys_are_asked_for(guarded: RunningServer) -> None:
     for headers, status in (({}, 401), ({"authorization": "Bearer eve"}, 401), ({"authorization": "Bearer bob"}, 200)):
         (answer,) = exchange(guarded.port, [post(as_json(2), **headers)], 1)

@@ -56,6 +56,7 @@ def carries_on(model: Model, data: list[Any]) -> None:
 # What is lifted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", cells.CELLS)
 @pytest.mark.parametrize("form", cells.FORMS)
 def test_a_cell_in_a_loop_has_sessions_and_ragged_batches(tmp_path: Path, form: str, cell: str) -> None:
@@ -75,6 +76,7 @@ HEADS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("form", ["scan", "counted", "listed"])
 def test_heads_of_the_last_step_and_of_the_final_state(tmp_path: Path, form: str, head: str) -> None:
@@ -97,6 +99,7 @@ def two_in_series(form: str) -> onnx.ModelProto:
     return proto
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["scan", "counted", "listed", "while"])
 def test_two_loops_in_series(tmp_path: Path, form: str) -> None:
     proto = two_in_series(form)

@@ -283,6 +283,7 @@ def test_the_client_sends_inputs_by_name(service: Service, truth: Truth) -> None
         close(again.output, first.output)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_large_body_gives_the_same_answer(service: Service) -> None:
     """It is decoded by the codec pool, which gets the classes of the inputs anew."""
     one = sequence(40_000)
@@ -342,6 +343,7 @@ def decoding(serve: Callable[[Path], Service], tmp_path_factory: pytest.TempPath
     return serve(root)
 
 
+@pytest.mark.slow
 def test_a_decoder_attends_to_the_block_of_its_session(decoding: Service) -> None:
     service = decoding
     inputs = {one["name"]: (one["role"], one["shape"]) for one in service.card("decoder")["inputs"]}  # type: ignore[attr-defined]
@@ -368,6 +370,7 @@ def test_a_decoder_attends_to_the_block_of_its_session(decoding: Service) -> Non
     assert post(service, "models/decoder/predict", empty, 422)["where"] == "static.encoded"
 
 
+@pytest.mark.slow
 def test_a_large_block_is_bounded_for_all_its_rows_together(decoding: Service) -> None:
     """A run has a copy of the block for each row, and so has an answer with states."""
     steps = 60_000
@@ -415,6 +418,7 @@ def renamed(proto: onnx.ModelProto, name: str, other: str) -> onnx.ModelProto:
 ODD = {"age": "x:0", "speaker": "class", "gain": "a b", "value": "\u00e9.1", "best": "Level"}
 
 
+@pytest.mark.slow
 def test_odd_names_are_names(serve: Callable[[Path], Service], tmp_path: Path, truth: Truth) -> None:
     """Two that differ in case alone are two."""
     proto = tagger()
