@@ -24,14 +24,13 @@ from benchmarks.processes import cores
 from benchmarks.workload import CONTENT_TYPES, Format, Workload, draw
 from elman.api.server import ServedModel, Server
 from elman.app import create_app
-from elman.codec.answer import encode_answer, encode_octets, outputs_of
+from elman.codec.answer import encode_answer, encode_octets, outputs_of, rows_from
 from elman.codec.octets import decode_octets
 from elman.codec.requests import PredictRequest
 from elman.engine.queue import ModelQueue
-from elman.engine.sequence import Sequence
+from elman.engine.sequence import Inputs, Sequence
 from elman.http.endpoint import Exchange, Request, Response
 from elman.repository.model import load_model
-from elman.repository.network import Array
 from elman.settings import Settings
 
 PARTS = ("HTTP", "decoding", "scheduling", "gather and scatter", "kernel", "encoding", "routing and hand-over")
@@ -209,7 +208,7 @@ async def _codec(server: Server, served: ServedModel, workload: Workload, form: 
     """Decoding a body and encoding its answer."""
     bodies = workload.bodies(form)
 
-    def decode(body: bytes) -> tuple[PredictRequest[Any], list[Array]]:
+    def decode(body: bytes) -> tuple[PredictRequest[Any, Any], list[Inputs]]:
         if form == "json":
             return served.decoder.predict(body)
         return PredictRequest(sequence=None), [decode_octets(body, served.format, server.limits)]
@@ -218,13 +217,13 @@ async def _codec(server: Server, served: ServedModel, workload: Workload, form: 
     requests = [decode(body) for body in bodies]
     decoding = time.process_time() - started
     answered = []
-    for _, arrays in requests:
-        sequences = [Sequence(inputs) for inputs in arrays]
+    for _, inputs in requests:
+        sequences = [Sequence(one.data) for one in inputs]
         answered.append(await server.engine.submit(served.queue, sequences).future)
     started = time.process_time()
     for (request, _), sequences in zip(requests, answered, strict=True):
         if form == "json":
-            encode_answer(served.outputs, request, [(len(one.inputs), outputs_of(one)) for one in sequences])
+            encode_answer(served.outputs, request, [rows_from(one, served.model.network) for one in sequences])
         else:
             encode_octets(outputs_of(sequences[0]), "final")
     encoding = time.process_time() - started

@@ -23,6 +23,7 @@ from elman.api.metrics import Metrics
 from elman.api.server import Server
 from elman.api.steps import Stepper
 from elman.codec.requests import StepsRequest
+from elman.engine.sequence import Inputs
 from elman.http.callers import ANYONE
 from elman.http.endpoint import Driver
 from elman.sessions.store import Advance, Record, Usage, new_id
@@ -201,7 +202,7 @@ async def _fill(repository: Path, store: Path, shape: Shape, count: int) -> dict
             ids.append((await driver.complete(making)).id)
 
         async def step(number: int) -> None:
-            asked, data = StepsRequest(sequence=None, at=0), rows[number % len(rows)]
+            asked, data = StepsRequest(sequence=None, at=0), Inputs(rows[number % len(rows)])
             await driver.complete(stepper.step(ANYONE, ids[number], served, asked, data, math.inf, octets=False))
 
         return {

@@ -39,7 +39,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_it_holds_code_only(wheel: zipfile.ZipFile) -> None:
     names = [Path(name) for name in wheel.namelist() if ".dist-info/" not in name]
     assert {name.parts[0] for name in names} == {"elman"}
-    assert sum(entry.file_size for entry in wheel.infolist()) < 2_000_000
+    code = {".py", ".typed", ".html", ".css", ".js", ".svg"}
+    others = [name for name in names if name.suffix not in code and name.parts[1] != "demo"]
+    assert {name.name for name in others} <= {"README.md"}, "the models of elman demo are the only data"
+    demo = sum(entry.file_size for entry in wheel.infolist() if entry.filename.startswith("elman/demo/"))
+    assert demo < 1_000_000
 
 
 def metadata(wheel: zipfile.ZipFile) -> Message:
