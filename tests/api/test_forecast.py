@@ -79,7 +79,7 @@ def test_paths_add_residuals_by_the_seed(seers: RunningServer, networks: dict[st
         np.testing.assert_allclose(answer["quantiles"][f"{level:g}"], np.quantile(paths, level, axis=0))
     assert forecast(seers, cell, **body, paths=True) == answer
     few = forecast(seers, cell, **{**body, "samples": 3}, paths=True)
-    assert few["paths"] == answer["paths"][:3], "a path must not hang on its company"
+    assert few["paths"] == answer["paths"][:3], "a path must not depend on its company"
 
 
 def test_several_outputs_and_what_is_known_ahead(seers: RunningServer, networks: dict[str, Network]) -> None:

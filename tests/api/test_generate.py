@@ -69,7 +69,7 @@ def test_the_tokens_are_those_of_the_plain_loop(
         assert result["steps"] == len(wanted)
         assert result["reason"] == ("length" if len(wanted) == 40 else "end")
     single = generate(writers, cell, **{**body, "samples": 1})
-    assert single["results"] == answer["results"][:1], "a sample must not hang on its company"
+    assert single["results"] == answer["results"][:1], "a sample must not depend on its company"
 
 
 @pytest.mark.slow

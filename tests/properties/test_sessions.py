@@ -107,7 +107,7 @@ class SessionMachine(RuleBasedStateMachine):
         return self.post(f"/v1/sessions/{twin.id}/steps", body, status)
 
     def may(self, what: str, most: int) -> bool:
-        """Whether there is time for what takes seconds. No precondition: what is drawn must not hang on it."""
+        """Whether there is time for what takes seconds. No precondition: what is drawn must not depend on it."""
         if self.world.counts[what] == most:
             return False
         self.world.counts[what] += 1

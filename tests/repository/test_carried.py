@@ -331,7 +331,7 @@ def test_a_state_that_begins_with_what_is_read_runs_whole(tmp_path: Path, form: 
 
 
 def test_a_state_that_all_rows_share_runs_whole(tmp_path: Path) -> None:
-    """A count of the steps, as a float that the step hangs on."""
+    """A count of the steps, as a float that the step depends on."""
     proto = cells.model()
     text = """
         sizes = Shape(input)  rows = Slice(sizes, at0, at1)  shape = Concat <axis = 0> (rows, hidden)

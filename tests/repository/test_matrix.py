@@ -110,7 +110,7 @@ def test_the_last_answer_is_torchs(zoo: Zoo, case: Case) -> None:
 
 @cases(SERVED)
 def test_every_step_is_torchs(zoo: Zoo, case: Case) -> None:
-    """Where the answer hangs on the whole sequence, no step of it has one of its own, and there is nothing to ask."""
+    """Where the answer depends on the whole sequence, no step of it has one of its own, and there is nothing to ask."""
     reference, model = zoo.reference(case), zoo.model(case)
     if reference.steps is None:
         assert not model.proof.chunked

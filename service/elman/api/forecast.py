@@ -76,7 +76,7 @@ class Forecast:
 
 
 def _check_origin(driving: Driving, options: ForecastRequest[Any, Any]) -> None:
-    """Raise InvalidField if a model that reads rows anew is to go on from a state, or from no rows."""
+    """Raise InvalidField if a model that reads its rows anew is asked to go on from a session or a state."""
     if driving.carries_state:
         return
     for name in ("session", "state"):

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from elman.repository.spec import InputRole, OutputRole
+
 
 def _absent(value: object) -> bool:
     return value is None
@@ -32,7 +34,7 @@ class InputTensorCard(BaseModel):
     """An input of the graph."""
 
     name: str
-    role: Literal["sequence", "static", "lengths", "mask", "state", "constant"]
+    role: InputRole
     shape: list[int | None] = Field(description="Of one step, one sequence's static or state, or a whole constant")
     dtype: str
     found: str = Field(description="How the role was found")
@@ -42,7 +44,7 @@ class OutputTensorCard(BaseModel):
     """An output of the graph."""
 
     name: str
-    role: Literal["steps", "final", "state", "unused"]
+    role: OutputRole
     shape: list[int | None] = Field(description="Of one step (`steps`) or of one sequence (`final`, `state`)")
     dtype: str
     found: str = Field(description="How the role was found")

@@ -70,7 +70,8 @@ class Stepper:
         def run(snapshot: bytes, write: StepWrite | None) -> Steps[OutputRows]:
             segment = Segment(served, inputs, unpacked(served, snapshot))
             length = len(segment.windows) if slides else len(segment.inputs)
-            _check_length(served, length if slides else 1)
+            if slides:
+                _check_windows(served, length)
             check_rows(served, request, max(1, length) if request.returns == "steps" else 1, octets, heads)
             sequences = segment.sequences(returns=request.returns, deadline=deadline, heads=bool(heads))
             check_statics([one.statics for one in sequences], "sequence")
@@ -152,12 +153,12 @@ def encode_steps(format: OutputFormat, request: StepsRequest[Any], done: StepsDo
     return encode_json(answer)
 
 
-def _check_length(served: ServedModel, num_sequences: int) -> None:
+def _check_windows(served: ServedModel, num_windows: int) -> None:
     """Raise TooLong if the steps of a session complete more windows than a request may have sequences."""
     limit = served.decoder.limits.max_sequences
-    if num_sequences > limit:
+    if num_windows > limit:
         raise TooLong(
-            f"the steps complete {num_sequences} windows", where="sequence", expected=f"at most {limit} windows"
+            f"the steps complete {num_windows} windows", where="sequence", expected=f"at most {limit} windows"
         )
 
 

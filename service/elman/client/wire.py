@@ -109,7 +109,7 @@ def to_json_statics(static: StaticLike | Sequence[StaticLike], where: str = "sta
 
 def _numbers(array: NDArray[Any], where: str) -> Any:
     if isinstance(array, np.ma.MaskedArray) and np.ma.getmaskarray(array).any():
-        place = "".join(f"[{i}]" for i in np.argwhere(np.ma.getmaskarray(array))[0])
+        place = _first_place(np.ma.getmaskarray(array))
         raise RequestError("a value is missing", code="not_finite", where=f"{where}{place}")
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{where} must hold numbers, got dtype {array.dtype}")
@@ -119,9 +119,14 @@ def _numbers(array: NDArray[Any], where: str) -> Any:
         array = array.astype(np.float32)
     finite = np.isfinite(array)
     if not finite.all():
-        place = "".join(f"[{i}]" for i in np.argwhere(~finite)[0])
+        place = _first_place(~finite)
         raise RequestError("a number is not finite in float32", code="not_finite", where=f"{where}{place}")
     return array.tolist()
+
+
+def _first_place(wrong: NDArray[np.bool_]) -> str:
+    """The place of the first number that is wrong, such as `[17][2]`."""
+    return "".join(f"[{index}]" for index in np.argwhere(wrong)[0])
 
 
 def count_numbers(x: object) -> int:

@@ -100,9 +100,14 @@ def finite(data: Array, dtype: np.dtype[Any], where: str) -> Array:
     with np.errstate(over="ignore"):
         data = data.astype(dtype, copy=False)
     if not all_finite(data):
-        place = "".join(f"[{index}]" for index in np.argwhere(~np.isfinite(data))[0])
-        raise NotFinite(f"the number is not finite in {dtype.name}", where=where + place, expected="a finite number")
+        place = where + first_place(~np.isfinite(data))
+        raise NotFinite(f"the number is not finite in {dtype.name}", where=place, expected="a finite number")
     return data
+
+
+def first_place(wrong: Array) -> str:
+    """The place of the first number that is wrong, such as `[17][2]`. `wrong` has a boolean for each number."""
+    return "".join(f"[{index}]" for index in np.argwhere(wrong)[0])
 
 
 def all_finite(data: Array) -> bool:

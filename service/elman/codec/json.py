@@ -61,8 +61,7 @@ class JSONDecoder:
                 where="state",
                 expected="one state for all sequences, or one for each",
             )
-        if request.heads:
-            self.check_heads(request.heads)
+        self.check_heads(request.heads)
         if request.static is None and not (self.format.statics or self.format.further):
             inputs = [Inputs(self.array(item, place_of(index, many))) for index, item in enumerate(items)]
         else:

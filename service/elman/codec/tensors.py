@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from elman.codec.arrays import check_length, finite
+from elman.codec.arrays import check_length, finite, first_place
 from elman.codec.faults import brief
 from elman.codec.limits import Limits
 from elman.errors import InvalidField, RaggedFeatures, UnknownToken, WrongFeatures
@@ -70,10 +70,9 @@ def _integers(array: Array, tensor: InputTensor, where: str) -> Array:
     low, high = (0, tensor.vocabulary_size - 1) if tensor.vocabulary_size else (int(limits.min), int(limits.max))
     outside = (array < low) | (array > high)
     if outside.any():
-        place = tuple(np.argwhere(outside)[0])
-        text = "".join(f"[{index}]" for index in place)
+        first = int(array[outside][0])
         raise UnknownToken(
-            f"{brief(int(array[place]))} is outside the range", where=where + text, expected=f"{low} to {high}"
+            f"{brief(first)} is outside the range", where=where + first_place(outside), expected=f"{low} to {high}"
         )
     return array.astype(tensor.dtype)
 

@@ -98,12 +98,14 @@ def next_values(paths: list[SamplePath], outputs: Array) -> Array:
     head = plans[0].head
     values: Array = outputs.astype(np.float64) if head is None else _drawn(head, paths, outputs)
     values = values * np.stack([plan.std for plan in plans]) + np.stack([plan.mean for plan in plans])
-    for value, path, number in zip(values, paths, _numbers(paths, 1)[:, 0].tolist(), strict=True):
-        residuals = path.plan.residuals
-        if path.path is not None and len(residuals):
-            value += residuals[int(number * len(residuals))]
-        if path.plan.minimum is not None:
-            np.maximum(value, path.plan.minimum, out=value)
+    if any(len(plan.residuals) for plan in plans):
+        for value, path, number in zip(values, paths, _numbers(paths, 1)[:, 0].tolist(), strict=True):
+            residuals = path.plan.residuals
+            if path.path is not None and len(residuals):
+                value += residuals[int(number * len(residuals))]
+    for value, plan in zip(values, plans, strict=True):
+        if plan.minimum is not None:
+            np.maximum(value, plan.minimum, out=value)
     return values
 
 

@@ -4,7 +4,8 @@ from elman.errors import ModelRefused
 from elman.repository.graph import Graph
 from elman.repository.graph_io import GraphInput, Roles
 from elman.repository.graph_rewrite import GraphRewrite, axes_of
-from elman.repository.network import InputRole, InputTensor, OutputTensor
+from elman.repository.network import InputTensor, OutputTensor
+from elman.repository.spec import InputRole
 from elman.repository.tokens import find_vocabulary_size
 
 
@@ -92,7 +93,7 @@ def describe_outputs(
     for name in roles.states_out:
         found.append(OutputTensor(name, "state", _row(rewrite, name), author.dtype(name), "it holds the state"))
     for name in roles.unused:
-        why = roles.found.get(name, "it hangs on no input, or model.json leaves it out")
+        why = roles.found.get(name, "it depends on no input, or model.json leaves it out")
         found.append(OutputTensor(name, "unused", _row(rewrite, name), author.dtype(name), why))
     return tuple(found)
 

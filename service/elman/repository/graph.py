@@ -1,4 +1,4 @@
-"""An editable view of an ONNX graph: who makes a tensor, who reads it, and what it hangs on."""
+"""An editable view of an ONNX graph: who makes a tensor, who reads it, and what it depends on."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

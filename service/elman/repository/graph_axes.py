@@ -30,7 +30,7 @@ class Traced:
 
     Attributes:
         axes: one a dimension.
-        reads: its values hang on those of an input.
+        reads: its values depend on those of an input.
         mixes: the first node on its way that combines steps other than by recurrence; None where none does.
         strangers: the first node on its way that combines rows of the batch; None where none does.
         ahead: the first node on its way that reads the sequence from its end; None where none does.
@@ -38,7 +38,7 @@ class Traced:
         sized: the extents that its values are made from.
         elements: the same for each element of a vector, where that is known, as of a Shape.
         carried: the state inputs of which it is nothing but a move.
-        loose: how large it is may hang on the values of an input.
+        loose: how large it is may depend on the values of an input.
     """
 
     axes: tuple[Axis, ...] = ()

@@ -44,7 +44,7 @@ class Roles:
 
     `found` says how the roles of the data input and of the states were found. `idle` are inputs that start a recurrent
     node whose state the server carries for itself, `states_out` the outputs that hold a state, paired or not, and
-    `unused` those that hang on no input, or are switched off.
+    `unused` those that depend on no input, or are switched off.
     """
 
     data: str
@@ -289,7 +289,7 @@ def _check_constants(graph: Graph, data: str, missing: list[str]) -> None:
 
 
 def _with_outputs(graph: Graph, spec: ModelSpec, roles: Roles) -> Roles:
-    """Tell outputs that answer from those that hold a state and those that hang on no input."""
+    """Tell outputs that answer from those that hold a state and those that depend on no input."""
     varying = graph.forward(graph.inputs)
     drawn = _drawn(graph)
     states = {state.output for state in roles.states}
@@ -328,7 +328,7 @@ def _check_numbers(graph: Graph, outputs: list[str]) -> None:
 
 
 def _drawn(graph: Graph) -> dict[str, str]:
-    """The tensors that hang on a node which draws at random, each with one such node."""
+    """The tensors that depend on a node which draws at random, each with one such node."""
     return {
         name: node_label(node)
         for node in graph.proto.node

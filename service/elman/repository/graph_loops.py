@@ -44,7 +44,7 @@ def scan_inputs(node: NodeProto) -> tuple[list[str], list[str]]:
 
 
 def _recurs(graph: Graph, node: NodeProto) -> bool:
-    """Whether what a Scan gives hangs on a state that is made from what it was and from what is gone over.
+    """Whether what a Scan gives depends on a state that is made from what it was and from what is gone over.
 
     A Scan may do the same to each step, and carry nothing or a count.
     """

@@ -65,7 +65,7 @@ def axes_of(rewrite: GraphRewrite, name: str) -> tuple[int | None, int | None]:
 
 
 def path_of(rewrite: GraphRewrite) -> list[NodeProto]:
-    """The nodes, in order, that the per-step outputs hang on and that depend on an input."""
+    """The nodes, in order, that the per-step outputs depend on and that depend on an input."""
     graph = rewrite.graph
     varying = graph.forward(graph.inputs)
     needed = graph.backward(rewrite.roles.outputs)

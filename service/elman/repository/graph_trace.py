@@ -42,7 +42,7 @@ class Tracer:
         shapes: of every tensor that a node makes, for each probe; of inputs too.
         clock: the extents of the batch and of the time axis in the probes. An extent that the probes do not vary
             tells nothing, and is left out.
-        values: of the tensors that hang on an input, in each probe.
+        values: of the tensors that depend on an input, in each probe.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """A Loop that goes over the steps of a tensor, written as the Scan that it is.
 
 Exporters write a cell in a loop as the ONNX operator Loop: its body counts, and picks the step of a tensor by the
-count. A Scan says the same without a count, so that its states are those that hang on the data. A Loop becomes a Scan
+count. A Scan says the same without a count, so that its states are those that depend on the data. A Loop becomes a Scan
 only where the graph shows all of this:
 
 - it runs as often as the tensors that it goes over have steps, and nothing else stops it;
@@ -138,7 +138,7 @@ class _Loop:
         return _Made(wide.input[0], join.output[0], axis)
 
     def _find_states(self, made: list[_Made]) -> tuple[list[int], set[str]]:
-        """The positions of what is carried that the results hang on, and all that they are made from in the body."""
+        """The positions of what is carried that the results depend on, and all that they are made from in the body."""
         lists = {name for name, end, _ in self.body.carried() if self._adds(name, end) is not None}
         states = [
             at

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from elman.repository.spec import InputRole, OutputRole
+
 Array = np.ndarray[Any, Any]
 
 # Names that the rewriting adds; the prefix keeps them apart from the author's.
@@ -19,10 +21,6 @@ Layout = Literal["batch_first", "time_first", "step"]
 Outputs = Literal["selected", "dense", "last"]
 """`selected`: the graph decodes only the (row, step) pairs that the input `elman.select` lists.
 `dense`: it decodes every step, in the layout of its input. `last`: it decodes the last step of each row."""
-
-InputRole = Literal["sequence", "static", "lengths", "mask", "state", "constant"]
-OutputRole = Literal["steps", "final", "state", "unused"]
-"""As in the spec, where each is described."""
 
 
 @dataclass(frozen=True)

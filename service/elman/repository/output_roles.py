@@ -22,12 +22,14 @@ def find_output_roles(rewrite: GraphRewrite) -> None:
         told = None if one is None else one.role
         timed = rewrite.layout == "step" or axes_of(rewrite, name)[1] is not None
         looks = not timed and _is_as_long(rewrite, name)
-        if told is not None and told != ("steps" if timed else "final") and not (looks and told == "steps"):
-            if not (told == "final" and rewrite.window is not None and timed):
+        if told is None:
+            if looks and _decide(rewrite, name):
+                _set_axis(rewrite, name, timed=True)
+        elif told != ("steps" if timed else "final"):
+            # A window leaves both readings open. Elsewhere the runs of other lengths have shown which one holds.
+            if not (looks if told == "steps" else rewrite.window is not None):
                 raise _contradicted(name, told)
-            _set_axis(rewrite, name, timed=False)
-        elif looks and (told == "steps" or (told is None and _decide(rewrite, name))):
-            _set_axis(rewrite, name, timed=True)
+            _set_axis(rewrite, name, timed=told == "steps")
 
 
 def _at(rewrite: GraphRewrite) -> int:
@@ -88,5 +90,5 @@ def _contradicted(name: str, told: str) -> ModelRefused:
     return ModelRefused(
         f"model.json says that the output {name!r} is {told!r}, but it has {has}",
         node=f"output {name!r}",
-        remedy="Leave its role out. What is returned of an output with the axis of time is what a request asks for.",
+        remedy="Leave its role out. A request says whether it wants every step or the last one.",
     )

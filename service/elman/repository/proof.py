@@ -17,7 +17,7 @@ _LENGTHS = (1, 2, 5, 9, 17, 24)
 _MANY_ROWS = 64
 # A neighbour this much larger than the others drags along whatever is scaled over a whole batch.
 _WILD = 1e3
-# Past this share of the output's magnitude a difference is no rounding: the output hangs on later steps.
+# Past this share of the output's magnitude a difference is no rounding: the output depends on later steps.
 _ROUNDING = 0.05
 
 

@@ -51,7 +51,7 @@ def expose_scan_states(rewrite: GraphRewrite) -> None:
             axis = _batch_axis(rewrite, final)
             initial = None if axis is None else _initial_value(rewrite, first, axis)
             if axis is None or initial is None:
-                why = "hangs on the input, or is of a type that no session holds"
+                why = "depends on the input, or is of a type that no session holds"
                 why = "has no axis that counts the rows and nothing else" if axis is None else why
                 rewrite.look_ahead = rewrite.look_ahead or f"the state {first!r} of {node_label(node)} {why}"
                 continue
@@ -65,7 +65,7 @@ def expose_scan_states(rewrite: GraphRewrite) -> None:
 
 
 def _initial_value(rewrite: GraphRewrite, first: str, axis: int) -> Array | None:
-    """What the state of one row is before its first step; None where it hangs on what is read, or how much of it."""
+    """What the state of one row is before its first step; None where it depends on what is read, or how much of it."""
     traced, constant = rewrite.trace[first], rewrite.graph.constant(first)
     seen = [values[first] for values in rewrite.values if first in values] if constant is None else [constant]
     if traced.reads or traced.sized or not seen or seen[0].dtype.name not in _KINDS:

@@ -25,7 +25,7 @@ def find_outputs(rewrite: GraphRewrite, select: bool) -> Outputs:
 
 
 def _select_at_cut(rewrite: GraphRewrite) -> bool:
-    """Cut at the first tensor after the last recurrent node that everything later hangs on alone."""
+    """Cut at the first tensor after the last recurrent node that everything later depends on alone."""
     graph = rewrite.graph
     path = path_of(rewrite)
     last = max((i for i, node in enumerate(path) if recurrent_inside(node)), default=-1)
@@ -52,7 +52,7 @@ def _feeds_state(rewrite: GraphRewrite, name: str) -> bool:
 
 
 def _clone_head(rewrite: GraphRewrite, chosen: dict[str, str], path: list[NodeProto]) -> bool:
-    """Repeat the nodes of `path` that hang on a key of `chosen`, on its value instead, and answer with theirs.
+    """Repeat the nodes of `path` that depend on a key of `chosen`, on its value instead, and answer with theirs.
 
     What the nodes made before stays for whoever else reads it, such as a state output. False, and nothing changed,
     where a node reads from inside a graph of its own.

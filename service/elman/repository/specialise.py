@@ -48,7 +48,7 @@ def _constant(graph: Graph, name: str, value: object) -> Array:
 
 
 def inline_decided_branches(model: onnx.ModelProto) -> None:
-    """Replace each `If` of the top level whose condition hangs on no input by the branch that it takes."""
+    """Replace each `If` of the top level whose condition depends on no input by the branch that it takes."""
     graph = Graph(model)
     while inline_branches(graph, lambda name: _evaluate(graph, name)):
         pass
@@ -69,7 +69,7 @@ def inline_branches(graph: Graph, value_of: Callable[[str], Array | None]) -> bo
 
 
 def _evaluate(graph: Graph, name: str) -> Array | None:
-    """The value of a tensor that hangs on no input."""
+    """The value of a tensor that depends on no input."""
     constant = graph.constant(name)
     if constant is not None or name in graph.forward(graph.inputs):
         return constant

@@ -14,7 +14,7 @@ from rich.table import Table
 from elman.cli.jobs.file_job import FileJob, JobOptions
 from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.formats import open_source
-from elman.cli.jobs.files.items import Identity, InputItem, ModelIO, Outcome, Sink, Source
+from elman.cli.jobs.files.items import Identity, InputItem, ModelIO, Outcome, Sink, Source, WrappedSource
 from elman.cli.jobs.files.json import JSONSink
 from elman.cli.jobs.retries import post
 from elman.cli.jobs.targets import Target, problem_of
@@ -65,20 +65,15 @@ class Forecaster:
         return outcome
 
 
-class _WithFuture:
+class _WithFuture(WrappedSource):
     """Series, each with its future from a second file: the one with its id, or the only one where neither has ids."""
 
     def __init__(self, source: Source, future: Source) -> None:
-        self._source = source
+        super().__init__(source)
         self._future = future
-        self.total = source.total
-
-    @property
-    def position(self) -> int:
-        return self._source.position
 
     def close(self) -> None:
-        self._source.close()
+        super().close()
         self._future.close()
 
     def __iter__(self) -> Iterator[InputItem]:
@@ -88,7 +83,7 @@ class _WithFuture:
                 raise UnusableFile(f"--future has several futures for {_of_id(known.id)}: each needs an id of its own")
             ahead[known.id] = known
         named = None not in ahead
-        for number, item in enumerate(self._source):
+        for number, item in enumerate(self.source):
             if number and not named:
                 raise UnusableFile("the file has several series, so those of --future need their ids")
             found = ahead.get(item.id if named else None)

@@ -27,7 +27,16 @@ from elman.cli.jobs.files.inputs import (
     static_field,
     whole_numbers,
 )
-from elman.cli.jobs.files.items import PLAIN_TABLE, Identity, InputItem, ModelIO, Outcome, TableOptions, check_all_used
+from elman.cli.jobs.files.items import (
+    PLAIN_TABLE,
+    Identity,
+    InputItem,
+    ModelIO,
+    Outcome,
+    TableOptions,
+    check_all_used,
+    scattered_rows,
+)
 from elman.cli.jobs.files.json import keep_whole_lines
 from elman.cli.jobs.files.times import Time, in_time, time_of
 
@@ -222,10 +231,7 @@ class CSVSource:
                     ended.add(current.id)
                     yield sequences.pop(current.id).item(self.model_io)
                 if identity in ended:
-                    raise UnusableFile(
-                        f"row {line}: the id {str(identity)[:40]!r} has rows further up. The rows of a sequence must "
-                        "follow each other: sort the file by id"
-                    )
+                    raise scattered_rows(line, identity)
                 current = sequences.setdefault(identity, _Steps(line, identity, self._widths))
             current.last = line
             self._add(current, line, row, fault)
@@ -239,6 +245,10 @@ class CSVSource:
     @cached_property
     def _cells(self) -> list[int]:
         return [*self._columns, *chain(*self._further)]
+
+    @cached_property
+    def _static_columns(self) -> list[int]:
+        return list(chain(*self._statics))
 
     def _add(self, steps: "_Steps", line: int, row: list[str] | None, fault: str) -> None:
         """Add a row to a sequence, or note what is wrong with it."""
@@ -257,7 +267,7 @@ class CSVSource:
                 steps.times.append(time_of(row[self._time]))
             except ValueError as error:
                 steps.error = steps.error or f"row {line}, {header[self._time]}: {error}"
-        statics = list(chain(*self._statics))
+        statics = self._static_columns
         if statics:
             steps.hold(self._static_cells(row), [row[i] for i in statics], line, [header[i] for i in statics])
 

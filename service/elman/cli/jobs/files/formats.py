@@ -9,7 +9,7 @@ from typing import BinaryIO, Literal
 
 from elman.cli.extras import need
 from elman.cli.jobs.files.errors import UnusableFile
-from elman.cli.jobs.files.items import PLAIN_TABLE, InputItem, ModelIO, Sink, Source, TableOptions
+from elman.cli.jobs.files.items import PLAIN_TABLE, InputItem, ModelIO, Sink, Source, TableOptions, WrappedSource
 
 FileFormat = Literal["jsonl", "csv", "txt", "npy", "npz", "parquet"]
 
@@ -49,23 +49,15 @@ def open_source(
         raise UnusableFile(f"{name_of(path)} cannot be read: {error.strerror or error}") from None
 
 
-class _WithStatics:
+class _WithStatics(WrappedSource):
     """Sequences, each also with the static inputs that are the same for all of them."""
 
     def __init__(self, source: Source, model_io: ModelIO) -> None:
-        self._source = source
+        super().__init__(source)
         self._given = model_io.given
-        self.total = source.total
-
-    @property
-    def position(self) -> int:
-        return self._source.position
-
-    def close(self) -> None:
-        self._source.close()
 
     def __iter__(self) -> Iterator[InputItem]:
-        for item in self._source:
+        for item in self.source:
             item.extra["static"] = {**self._given, **item.extra.get("static", {})}
             yield item
 

@@ -87,6 +87,14 @@ PLAIN_TABLE = TableOptions()
 """A table of which the user says nothing."""
 
 
+def scattered_rows(row: int, id: object) -> UnusableFile:
+    """The error for a row whose id has ended, in a table that is read in pieces."""
+    return UnusableFile(
+        f"row {row}: the id {str(id)[:40]!r} has rows further up. The rows of a sequence must follow each other: sort "
+        "the file by id"
+    )
+
+
 def check_all_used(names: Sequence[str], used: Collection[str], id_column: str | None) -> None:
     """Raise UnusableFile if nothing tells sequences apart, and a column that might is left out."""
     rest = [name for name in names if name not in used]
@@ -153,6 +161,21 @@ class Source(Protocol):
     def close(self) -> None:
         """Close a source that was never iterated."""
         ...
+
+
+class WrappedSource:
+    """A source whose sequences get something added. A subclass defines `__iter__`."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.total = source.total
+
+    @property
+    def position(self) -> int:
+        return self.source.position
+
+    def close(self) -> None:
+        self.source.close()
 
 
 class Sink(Protocol):

@@ -15,7 +15,16 @@ import pyarrow.parquet as pq
 from elman.cli.jobs.files.csv import TEXT_COLUMNS, wrong_columns
 from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.inputs import data_columns, named_columns, sequence_json, static_field, whole_numbers
-from elman.cli.jobs.files.items import PLAIN_TABLE, InputItem, ModelIO, Outcome, TableOptions, check_all_used, parts_of
+from elman.cli.jobs.files.items import (
+    PLAIN_TABLE,
+    InputItem,
+    ModelIO,
+    Outcome,
+    TableOptions,
+    check_all_used,
+    parts_of,
+    scattered_rows,
+)
 from elman.cli.jobs.files.numpy import item_of
 from elman.cli.jobs.files.times import in_time, time_of
 
@@ -149,10 +158,7 @@ class ParquetSource:
                     ended.add(rows.id)
                     rows.pieces = []
                     if ids[begin] in ended:
-                        raise UnusableFile(
-                            f"row {start + begin}: the id {str(ids[begin])[:40]!r} has rows further up. The rows of a "
-                            "sequence must follow each other: sort the file by id"
-                        )
+                        raise scattered_rows(start + begin, ids[begin])
                 if not rows.pieces:
                     rows = _Rows(start + begin, ids[begin], statics=statics[begin] if statics else ())
                 rows.pieces.append([values[begin:end] for values in inputs])
