@@ -264,3 +264,15 @@ def test_the_plain_ones_are_served(kind: str) -> None:
     model = loaded(proto)
     assert model is not None
     assert model.proof.exact
+
+
+def test_the_features_are_not_read_as_steps_where_the_declared_steps_fail() -> None:
+    """The lengths count the steps of the data, and a strided convolution leaves fewer of them."""
+    build = Build()
+    build.extra.append(graphs.value("lengths", ["batch"], TensorProto.INT64))
+    y = cell(build, "LSTM", LAYERS["strided-convolution"](build, "input", FEATURES), "forward")
+    at = build.add("Unsqueeze", build.add("Sub", "lengths", build.const(1)), build.const([1]))
+    build.outputs.append(build.add("GatherND", y, at, batch_dims=1))
+    inputs = [graphs.value("input", ["batch", 9, FEATURES]), *build.extra]
+    proto = graphs.model(build.nodes, inputs, [graphs.value(build.outputs[0], None)], build.tensors)
+    assert loaded(proto) is None

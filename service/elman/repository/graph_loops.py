@@ -22,8 +22,8 @@ def scan(tracer: Tracer, node: NodeProto) -> list[Traced]:
     axes = _axes(tracer, node, "scan_input_axes", over)
     clocks = {tracer.at(name).axes[axis] for name, axis in zip(over, axes, strict=True)}
     if _recurs(tracer.graph, node):
-        for kind in kinds_of(*clocks):
-            tracer.scanned.setdefault(kind, node_label(node))
+        for name, axis in zip(over, axes, strict=True):
+            tracer.goes_over(node, name, tracer.at(name).axes[axis])
     if len(clocks) != 1 or any(attribute(node, name) and any(attribute(node, name)) for name in _DIRECTIONS):
         raise Scrambled
     (clock,) = clocks

@@ -20,6 +20,7 @@ from elman.repository.graph_axes import (
     Scrambled,
     Traced,
     extents_of,
+    kinds_of,
     plain_axis,
 )
 from elman.repository.network import Array
@@ -58,7 +59,8 @@ class Tracer:
         self.clock = clock
         self.values = values
         self.tensors = dict(inputs)
-        # What the graph goes over in a recurrent node, a Scan or a Loop, and the node that does it.
+        # What the graph goes over in a recurrent node, a Scan or a Loop, and the node that does it. The kind "" is an
+        # axis of the data that counts neither rows nor steps.
         self.scanned: dict[Kind, str] = {}
         # Whether the graph is the body of a node, which is run anew for each step of that.
         self.nested = False
@@ -96,6 +98,14 @@ class Tracer:
         return [replace(one, loose=one.reads) for one in found]
 
     # What the rules are made of
+
+    def goes_over(self, node: NodeProto, name: str, axis: Axis) -> None:
+        """Note that a node goes over an axis of a tensor, step by step."""
+        kinds: frozenset[Kind] = kinds_of(axis)
+        if not kinds and axis and self.at(name).reads:
+            kinds = frozenset({""})
+        for kind in kinds:
+            self.scanned.setdefault(kind, node_label(node))
 
     def at(self, name: str) -> Traced:
         """What is known of a tensor; constants have axes of their own."""

@@ -65,6 +65,9 @@ def find_axes(graph: Graph, spec: ModelSpec, roles: Roles) -> GraphRewrite:
                 continue
             if BATCH in rewrite.scanned:
                 break  # what is taken for rows is gone over step by step
+            if "" in rewrite.scanned and TIME not in rewrite.scanned and not roles.states:
+                failures.append((reading, _scans_features(roles, reading, rewrite.scanned[""])))
+                continue
             if reading.window is None and not reading.stepping and isinstance(dims[reading.time or 0], int):
                 if any(rewrite.trace[name].mixes for name in roles.outputs):
                     continue  # declared for so many steps, and it reckons with them
@@ -75,6 +78,16 @@ def find_axes(graph: Graph, spec: ModelSpec, roles: Roles) -> GraphRewrite:
             unseen.append((reading, rewrite))
             break
     return _only(graph, spec, roles, unseen, failures)
+
+
+def _scans_features(roles: Roles, reading: Reading, node: str) -> ModelRefused:
+    return ModelRefused(
+        f"with rows on axis {reading.batch} of {roles.data!r} and steps on axis {reading.time}, the {node} goes over an "
+        "axis that is neither",
+        node=f"input {roles.data!r}",
+        remedy="Say which axes are which in model.json.",
+        template={"input": {"name": roles.data, "batch_axis": 0, "time_axis": 1}},
+    )
 
 
 def _settled(rewrite: GraphRewrite) -> GraphRewrite:

@@ -26,8 +26,7 @@ def recurrent(tracer: Tracer, node: NodeProto) -> list[Traced]:
     bidirectional = attribute(node, "direction", "forward") == "bidirectional"
     directions = plain_axis((2 if bidirectional else 1,) * count)
     over = kinds_of(steps)
-    for kind in over:
-        tracer.scanned.setdefault(kind, label)
+    tracer.goes_over(node, given[0], steps)
     weights = [name for name in given[1:4] + given[7:] if name]
     starts = [tracer.at(name) for name in given[5:7] if name]
     lengths = [] if not given[4] or tracer.at(given[4]).carried == {"lengths"} else [given[4]]
