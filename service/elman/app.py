@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from functools import lru_cache
+from typing import get_args
 
 from fastapi import FastAPI, Response
 from fastapi import Request as HTTPRequest
@@ -28,6 +29,7 @@ from elman.api.server import Server
 from elman.api.sessions import sessions_router
 from elman.api.steps import SessionSteps, Stepper
 from elman.api.stream import Streams, stream_router
+from elman.codec.faults import unknown_field
 from elman.errors import ElmanError, Internal, InvalidField, InvalidJSON, MethodNotAllowed, UnknownRoute
 from elman.http.asgi import ASGIEndpoint, ClientGone, read_body, refuse_socket, replayed, respond
 from elman.http.bodies import Bodies
@@ -190,6 +192,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
+def _body_fields(request: HTTPRequest) -> tuple[str, ...]:
+    """The fields of the body that a route of FastAPI takes."""
+    body = request.scope["route"].body_field.field_info.annotation
+    return tuple(name for kind in (body, *get_args(body)) for name in getattr(kind, "model_fields", ()))
+
+
 def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
     """Give all errors the same body, also those of the framework."""
 
@@ -203,10 +211,14 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(request: HTTPRequest, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
+        errors = error.errors()
+        # A misspelt field is missing too. Its error says more.
+        first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
         if first["type"] == "json_invalid":
             return answer(InvalidJSON(f"the body is not valid JSON: error at byte {first['loc'][-1]}"))
         where = ".".join(str(part) for part in first["loc"][1:]) or None
+        if first["type"] == "extra_forbidden":
+            return answer(unknown_field(str(first["loc"][-1]), None, _body_fields(request)))
         return answer(InvalidField(str(first["msg"]), where=where))
 
     @app.exception_handler(HTTPException)

@@ -318,6 +318,17 @@ def test_a_session_expires_when_it_is_idle(server: RunningServer) -> None:
     check_problem(server.client.post(f"/v1/models/{MODEL}/sessions", json={"tll": 1}), 422, "invalid_field")
 
 
+@pytest.mark.parametrize(("method", "path", "field"), [("POST", "fork", "ttl"), ("PUT", "state", "state")])
+def test_a_field_that_does_not_exist_lists_those_that_do(
+    server: RunningServer, method: str, path: str, field: str
+) -> None:
+    id = create(server)["id"]
+    response = server.client.request(method, f"/v1/sessions/{id}/{path}", json={field + "s": 1})
+    problem = check_problem(response, 422, "invalid_field")
+    assert (problem["where"], problem["expected"]) == (field + "s", [field])
+    assert f"did you mean {field!r}?" in problem["detail"]
+
+
 @pytest.fixture(scope="module")
 def keyed(small_store: Path) -> Iterator[RunningServer]:
     settings = {"api_keys": "alice-key,bob-key", "max_sessions": 3, "token_ttl": 1.0, "state_keys": "new,old"}

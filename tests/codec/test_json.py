@@ -12,6 +12,7 @@ from elman.codec.input_format import InputFormat
 from elman.codec.json import JSONDecoder
 from elman.codec.limits import Limits
 from elman.errors import ElmanError
+from elman.repository.network import InputTensor
 
 LIMITS = Limits(max_steps=8, max_sequences=3)
 ROWS = JSONDecoder(InputFormat("rows", "float32", 2), LIMITS)
@@ -84,6 +85,28 @@ def test_the_bounds_of_an_option_are_told(fields: dict[str, Any], expected: str 
     with pytest.raises(ElmanError) as caught:
         ROWS.predict(body(sequence=[[1, 2]], **fields))
     assert caught.value.expected == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "where", "near", "expected"),
+    [
+        ({"retrun": "steps"}, "retrun", "return", {"sequence", "sequences", "return", "static", "top"}),
+        ({"static": {"aeg": 1.0}}, "static.aeg", "age", {"age", "speaker"}),
+        ({"static": [{"age": 1.0, "zzz": 1}]}, "static[0].zzz", None, {"age", "speaker"}),
+        ({"x" * 500: 1}, "x" * 80 + "...", None, {"sequence"}),
+    ],
+)
+def test_a_field_that_does_not_exist_lists_those_that_do(
+    fields: dict[str, Any], where: str, near: str | None, expected: set[str]
+) -> None:
+    statics = tuple(InputTensor(name, "static", (1,), np.dtype(np.float32), "spec") for name in ("age", "speaker"))
+    decoder = JSONDecoder(InputFormat("rows", "float32", 2, statics=statics), LIMITS)
+    with pytest.raises(ElmanError) as caught:
+        decoder.predict(body(sequence=[[1, 2]], **fields))
+    assert (caught.value.code, caught.value.where) == ("invalid_field", where)
+    assert isinstance(caught.value.expected, list) and expected <= set(caught.value.expected)
+    assert (f"did you mean {near!r}?" in caught.value.detail) == (near is not None)
+    assert len(caught.value.detail) < 200
 
 
 def test_a_frame_takes_the_options_of_its_stream_where_it_says_nothing() -> None:

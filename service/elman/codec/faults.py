@@ -2,7 +2,8 @@
 
 import json
 import re
-from functools import cache
+from difflib import get_close_matches
+from functools import cache, lru_cache
 from typing import Any
 
 import msgspec
@@ -14,6 +15,8 @@ from elman.errors import ElmanError, InvalidField, InvalidJSON, NotFinite, Reque
 _MAX_SEARCHED_BYTES = 1 << 20
 # Most characters of a client's text that an error repeats.
 MOST_ECHOED = 80
+# Most names that an error lists.
+_MOST_NAMES = 100
 
 _AT = " - at `$"
 _UNKNOWN = "Object contains unknown field `"
@@ -21,6 +24,7 @@ _MISSING = "Object missing required field `"
 _TYPE = re.compile(r"Expected `([^`]{1,200})`, got `([^`]{1,200})`")
 _BOUND = re.compile(r"Expected `([^`]{1,40})` (?:of length )?(>=|<=|>|<) ([^ ]{1,40})")
 _BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+_INDEX = re.compile(r"\[[^\]]*\]")
 _WORDS = {"float": "number", "int": "integer", "str": "string", "bool": "boolean"}
 
 Link = tuple["Link | None", str | int]
@@ -42,13 +46,12 @@ def echoed(text: str) -> str:
 def invalid_field(message: str, kind: Any = None) -> ElmanError:
     """An error for msgspec's message about a field.
 
-    kind: the class that was decoded. With it, `expected` shows both bounds of a number.
+    kind: the class that was decoded. With it, `expected` shows both bounds of a number, and the names of all fields.
     """
     text, at, path = message.rpartition(_AT)
     text, where = (text, path[:-1].removeprefix(".") or None) if at else (message, None)
     if text.startswith(_UNKNOWN):
-        name = echoed(text[len(_UNKNOWN) : -1])
-        return InvalidField(f"there is no field {name!r}", where=f"{where}.{name}" if where else name)
+        return unknown_field(text[len(_UNKNOWN) : -1], where, _field_names(kind, _INDEX.sub("", where or "")))
     if text.startswith(_MISSING):
         return InvalidField(f"the field {text[len(_MISSING) : -1]!r} is missing", where=where)
     if "out of range" in text:
@@ -66,6 +69,17 @@ def invalid_field(message: str, kind: Any = None) -> ElmanError:
         expected = _range(kind, where) or f"{_BOUNDS[bound[2]]} {bound[3]}{length}"
         return InvalidField(f"{where or 'the value'} is outside its bounds", where=where, expected=expected)
     return InvalidField(echoed(text[:1].lower() + text[1:]), where=where)
+
+
+def unknown_field(name: str, where: str | None, names: tuple[str, ...], word: str = "field") -> ElmanError:
+    """An error for a name that does not exist. `names` are those that do, `where` is the place of their object."""
+    name = echoed(name)
+    near = get_close_matches(name, names, 1)
+    return InvalidField(
+        f"there is no {word} {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+        where=f"{where}.{name}" if where else name,
+        expected=list(names[:_MOST_NAMES]) or None,
+    )
 
 
 def invalid_json(content: bytes, message: str) -> RequestError:
@@ -87,6 +101,26 @@ def invalid_json(content: bytes, message: str) -> RequestError:
 def _words(types: str) -> str:
     """msgspec's names of JSON types, as words."""
     return " or ".join(_WORDS.get(part, part) for part in types.split(" | "))
+
+
+@lru_cache(256)
+def _field_names(kind: Any, path: str) -> tuple[str, ...]:
+    """The fields of the object at a path such as `static`, from the class that was decoded; none if it is not known."""
+    objects = [] if kind is None else _objects(inspect.type_info(kind))
+    for name in path.split(".") if path else ():
+        objects = [one for o in objects for f in o.fields if f.encode_name == name for one in _objects(f.type)]
+    return tuple(dict.fromkeys(field.encode_name for one in objects for field in one.fields))
+
+
+def _objects(kind: inspect.Type) -> list[inspect.StructType]:
+    """The classes of objects that a type allows, alone or in a list."""
+    if isinstance(kind, inspect.UnionType):
+        return [one for part in kind.types for one in _objects(part)]
+    if isinstance(kind, inspect.ListType):
+        return _objects(kind.item_type)
+    if isinstance(kind, inspect.Metadata):
+        return _objects(kind.type)
+    return [kind] if isinstance(kind, inspect.StructType) else []
 
 
 @cache

@@ -162,7 +162,7 @@ class JSONDecoder:
             return self.statics(None if value is None else msgspec.convert(value, self.static))
         except msgspec.ValidationError as error:
             text, _, place = str(error).partition(" - at `$")
-            raise invalid_field(f"{text} - at `$.static{place or '`'}") from None
+            raise invalid_field(f"{text} - at `$.static{place or '`'}", self._session.type) from None
 
     def check_heads(self, heads: list[str]) -> None:
         """Raise InvalidField if the model has no such head."""

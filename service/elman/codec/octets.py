@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from elman.codec.arrays import check_length, check_samples, finite, tokens_array
-from elman.codec.faults import echoed, invalid_field
+from elman.codec.faults import invalid_field, unknown_field
 from elman.codec.input_format import InputFormat
 from elman.codec.limits import Limits
 from elman.engine.sequence import Inputs
@@ -60,7 +60,7 @@ def parse_query(query: bytes, kind: type[Q]) -> Q:
     options = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else {}
     for name in options:
         if name not in names:
-            raise InvalidField(f"there is no option {echoed(name)!r}", where=echoed(name), expected=list(names))
+            raise unknown_field(name, None, names, "option")
     try:
         return msgspec.convert(options, kind, strict=False)
     except msgspec.ValidationError as error:
