@@ -173,6 +173,23 @@ def test_a_window_is_read_anew_at_each_step(seers: RunningServer, network: Netwo
     assert problem["where"] == "state"
 
 
+@pytest.mark.parametrize("model", ["same", "next", "window", "window-next", "direct", "direct-window"])
+def test_several_series_are_forecast_as_each_alone(seers: RunningServer, model: str) -> None:
+    data = [series(20 + 3 * index, 30 + index) for index in range(3)]
+    ahead = {} if "direct" in model else {"future": [series(9, 40 + index)[:, 1].tolist() for index in range(3)]}
+    together = forecast(seers, model, series_list=[one.tolist() for one in data], horizon=STEPS, **ahead)["results"]
+    for index, result in enumerate(together):
+        own = {name: values[index] for name, values in ahead.items()}
+        alone = forecast(seers, model, series=data[index].tolist(), horizon=STEPS, **own)
+        np.testing.assert_allclose(result["point"], alone["point"], rtol=1e-6)
+    if "window" in model:
+        short = [data[0].tolist(), data[1][:7].tolist()]
+        problem = forecast(
+            seers, model, 422, series_list=short, horizon=1, **{"future": [[1.0], [1.0]]} if ahead else {}
+        )
+        assert (problem["code"], problem["where"]) == ("wrong_length", "series_list[1]")
+
+
 @pytest.mark.parametrize(("model", "window"), [("direct", None), ("direct-window", WINDOW)])
 def test_a_direct_model_foretells_all_steps_in_one_run(seers: RunningServer, model: str, window: int | None) -> None:
     rows = series(20, 8)
@@ -187,6 +204,7 @@ def test_a_direct_model_foretells_all_steps_in_one_run(seers: RunningServer, mod
         np.testing.assert_allclose(values, right + drawn, rtol=1e-5)
     part = forecast(seers, model, series=rows.tolist(), horizon=2)
     np.testing.assert_allclose(part["point"], right[:2], rtol=1e-5)
+    assert forecast(seers, model, series=rows.tolist())["point"] == answer["point"], "all steps, if none are named"
     problem = forecast(seers, model, 422, series=rows.tolist(), horizon=STEPS + 1)
     assert (problem["where"], problem["expected"]) == ("horizon", "1 to 5")
 

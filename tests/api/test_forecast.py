@@ -172,6 +172,55 @@ def test_what_cannot_be_forecast_says_why(
     assert words in answer.json()["detail"]
 
 
+def test_several_series_are_each_the_plain_loop_with_noise_of_its_own(
+    seers: RunningServer, networks: dict[str, Network]
+) -> None:
+    """Each of its own length and with its own future. Path p of series i draws as path 65536 i + p would alone."""
+    data = [series(length, 4) for length in (25, 7, 40)]
+    ahead = [series(9 + length, 2) for length in range(3)]
+    many = {"series_list": [one.tolist() for one in data], "future": [one.tolist() for one in ahead]}
+    body = {"horizon": 8, "samples": 4, "seed": 6, "paths": True}
+    answer = forecast(seers, "many", **many, **body)
+    assert (answer["horizon"], answer["seed"], len(answer["results"])) == (8, 6, 3) and "point" not in answer
+    for index, (rows, future, result) in enumerate(zip(data, ahead, answer["results"], strict=True)):
+        loop: dict[str, Any] = {"future": future, "target": (2, 0), "known": (3, 1)}
+        np.testing.assert_allclose(result["point"], forecast_alone(networks["many"], rows, 8, **loop), atol=1e-4)
+        for path in range(4):
+            drawn = draws(PAIRS, 6, 65536 * index + path, 8)
+            wanted = forecast_alone(networks["many"], rows, 8, **loop, draws=drawn)
+            np.testing.assert_allclose(result["paths"][path], wanted, atol=1e-4)
+    alone = forecast(seers, "many", series=data[0].tolist(), future=ahead[0].tolist(), **body)
+    for name, values in answer["results"][0].items():
+        for mine, theirs in zip(np.array(list(values)), np.array(list(alone[name])), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "status", "where"),
+    [
+        ("gru", {"series_list": []}, 422, "series_list"),
+        ("gru", {"series_list": [[1.0], []]}, 422, "series_list[1]"),
+        ("gru", {"series_list": [[1.0], [1.0, [2.0], [3.0, 4.0]]]}, 422, "series_list[1][2]"),
+        ("gru", {"series_list": [[1.0], [1.0, 1e39]]}, 422, "series_list[1][1][0]"),
+        ("gru", {"series_list": [[1.0]], "series": [1.0]}, 422, "series"),
+        ("gru", {"series_list": [[1.0]], "state": "x"}, 422, "state"),
+        ("gru", {"series_list": [[1.0]] * 3, "future": [[], [1.0], []]}, 422, "future[1]"),
+        ("gru", {"series_list": [[1.0]] * 3000, "samples": 6, "horizon": 2}, 413, "samples"),
+        ("gru", {"series_list": [[1.0]] * 300, "samples": 60, "horizon": 200}, 413, "samples"),
+        ("gru", {"series_list": [[1.0]] * 20_001}, 413, "series_list"),
+        ("many", {"series_list": [[[1.0] * 4]] * 2, "horizon": 2}, 422, "future[0]"),
+        ("many", {"series_list": [[[1.0] * 4]] * 2, "horizon": 2, "future": [[[1.0, 2.0]]]}, 422, "future"),
+        ("many", {"series_list": [[[1.0] * 4]], "horizon": 2, "future": [[[1.0]]]}, 422, "future[0][0]"),
+        ("many", {"series": [[1.0] * 4], "horizon": 2, "future": [[[1.0], 2.0]]}, 422, "future[0]"),
+    ],
+)
+def test_an_error_names_the_series(
+    seers: RunningServer, model: str, body: dict[str, Any], status: int, where: str
+) -> None:
+    answer = seers.client.post(f"/v1/models/{model}/forecast", json=body)
+    assert (answer.status_code, answer.json().get("where")) == (status, where), answer.text
+
+
 def test_a_card_says_how_it_forecasts(seers: RunningServer) -> None:
     card = seers.client.get("/v1/models/many").json()
     assert card["forecast"] == {

@@ -43,6 +43,9 @@ def test_columns_are_matched_by_name(client: Client) -> None:
     future = pandas.DataFrame(ahead, columns=NAMES)
     found = client.model("named").forecast(frame, 6, future=future).point
     np.testing.assert_array_equal(found, right)
+    several = client.model("named").forecast([frame, frame[5:]], 6, future=[future, future])
+    np.testing.assert_allclose(several[0].point, right, rtol=1e-6)
+    assert not np.array_equal(several[1].point, right)
 
 
 def test_columns_that_do_not_match_are_named(client: Client) -> None:

@@ -142,6 +142,24 @@ def test_forecast_gives_what_the_route_gives(looping: RunningServer, elman: Clie
     assert plain.horizon == 24 and plain.mean is None and plain.paths is None and plain.quantiles == {}
 
 
+def test_a_list_of_series_is_forecast_in_one_request(looping: RunningServer, elman: Client) -> None:
+    data = [np.random.default_rng(length).uniform(5, 15, (length, 4)) for length in (12, 30)]
+    ahead = [np.full((3, 2), 4.0), np.full((3, 2), 9.0)]
+    asked: dict[str, Any] = {"horizon": 4, "samples": 3, "seed": 1}
+    found = elman.model("seers").forecast(data, future=ahead, **asked)
+    bodies = [[one.astype(np.float32).tolist() for one in part] for part in (data, ahead)]
+    raw = posted(looping, "seers", "forecast", series_list=bodies[0], future=bodies[1], **asked)
+    for one, right in zip(found, raw["results"], strict=True):
+        assert (one.model, one.horizon, one.seed) == ("seers", 4, 1)
+        assert one.point.tolist() == right["point"] and one.quantiles[0.9].tolist() == right["quantiles"]["0.9"]
+    with pytest.raises(ValueError, match="1 futures for 2 series"):
+        elman.model("seers").forecast(data, 4, future=ahead[:1])
+    with pytest.raises(RequestError) as caught:
+        elman.model("seers").forecast([data[0], data[1][:, :3]], 4, future=ahead)
+    assert caught.value.where == "series_list[1][0]"
+    assert elman.model("seer").forecast([np.arange(9.0)], 2)[0].point.shape == (2,)
+
+
 def test_forecast_uses_features_that_are_known_ahead(looping: RunningServer, elman: Client) -> None:
     chance = np.random.default_rng(1)
     series, future = chance.standard_normal((30, 4)), chance.standard_normal((8, 2))

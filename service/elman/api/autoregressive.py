@@ -12,7 +12,7 @@ from elman.api.server import ServedModel, Server
 from elman.codec.autoregressive import AutoregressiveDecoder, session_in
 from elman.codec.octets import check_no_query
 from elman.codec.pool import LARGE
-from elman.engine.sequence import Sequence
+from elman.engine.sequence import Inputs, Sequence
 from elman.engine.work import Steps, run
 from elman.errors import EmptySequence, InvalidField, NotFiniteOutput, UnsupportedMediaType
 from elman.http.endpoint import Request
@@ -49,7 +49,8 @@ def read_start(
 ) -> Steps[Start[T]]:
     """Decode a request and find the state that it starts from. Raises ElmanError.
 
-    decode: returns the request, its inputs, and what else the endpoint needs.
+    decode: returns the request, its inputs, and what else the endpoint needs. A new start has the static inputs of
+        `Inputs`; an endpoint of several series adds them to each itself.
     """
     served, owner, body = server.served_in(request.parameters), request.owner, request.body
     if sends_octets(request.headers.get(b"content-type", b"")):
@@ -62,7 +63,8 @@ def read_start(
     check(served)
     decoder = served.autoregressive
     decoded = yield from server.pool.offload(len(body) > LARGE, decode, decoder, body)
-    state, statics = decoded[0].state, decoded[1].statics
+    state, given = decoded[0].state, decoded[1]
+    statics = given.statics if isinstance(given, Inputs) else ()
     step, snapshot = 0, replace(served.snapshots.first, statics=statics)
     if record is not None:
         step, snapshot = record.step, unpacked(served, record.snapshot)
@@ -93,18 +95,22 @@ def read_prompt(
     """
     if prompt is not None and len(prompt):
         (snapshot,) = yield from advance(served, [prompt], [snapshot], deadline, where)
-    output = snapshot.output
+    return snapshot, last_output(snapshot.output, where)
+
+
+def last_output(output: Array | None, where: str) -> Array:
+    """The output to continue from, `(output_size,)`. Raises EmptySequence if there is none, and NotFiniteOutput."""
     if output is None:
         raise EmptySequence("the start state has no output yet to continue from", where=where, expected="steps")
     if np.isnan(output).any() or np.isposinf(output).any():
         raise NotFiniteOutput("the output to continue from is not finite", where=where)
-    return snapshot, output
+    return output
 
 
 def advance(
-    served: ServedModel, inputs: list[Array], starts: list[Snapshot], deadline: float, where: str
+    served: ServedModel, inputs: list[Array], starts: list[Snapshot], deadline: float, where: str | list[str]
 ) -> Steps[list[Snapshot]]:
-    """Run each sequence from its snapshot, and return the snapshot after it."""
+    """Run each sequence from its snapshot, and return the snapshot after it. `where` is as for `run`."""
     sequences = [
         Sequence(data, state=start.state, keep_state=True, deadline=deadline, statics=start.statics)
         for data, start in zip(inputs, starts, strict=True)

@@ -1,17 +1,19 @@
-"""`POST /v1/models/{name}/forecast`: continues a series, with the model's output as its next input."""
+"""`POST /v1/models/{name}/forecast`: continues series, with the model's output as its next input."""
 
 import secrets
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from elman.api.autoregressive import read_prompt, read_start
+from elman.api.autoregressive import advance, last_output, read_start
 from elman.api.server import ServedModel, Server
 from elman.codec.answer import encode_json, outputs_of
 from elman.codec.autoregressive import AutoregressiveDecoder
 from elman.codec.limits import check_statics
 from elman.codec.requests import ForecastRequest
-from elman.engine.forecasting import ForecastPlan, SamplePath
+from elman.codec.series import Series
+from elman.engine.forecasting import PATHS, ForecastPlan, SamplePath
 from elman.engine.heads import Head
 from elman.engine.sequence import Sequence
 from elman.engine.work import Steps, Work, run, script
@@ -19,7 +21,7 @@ from elman.errors import CannotForecast, InvalidField, NotFiniteOutput, TooLong,
 from elman.http.endpoint import Request, Response
 from elman.repository.feeding import Driving, driving_of, why_no_forecast
 from elman.repository.network import Array
-from elman.repository.spec import DecoderSpec, ForecastSpec
+from elman.repository.spec import ForecastSpec
 from elman.sessions.snapshot import Snapshot
 
 # Most values in all paths of one request, its mean and its quantiles.
@@ -40,39 +42,77 @@ class Forecast:
 
     def _forecast(self, request: Request) -> Steps[Response]:
         start = yield from read_start(self.server, request, _check, AutoregressiveDecoder.forecast)
-        served, (options, (series, *_), future) = start.served, start.decoded
-        driving = driving_of(served.model)
-        _check_size(served, options)
+        served, (options, given, horizon) = start.served, start.decoded
+        driving, of_each = driving_of(served.model), 1 + options.samples
+        _check_size(served, options, len(given), horizon)
+        self._check_sequences(len(given), options.samples)
         _check_origin(driving, options)
-        check_statics([start.snapshot.statics] * (1 + options.samples), "samples")
         deadline = request.deadline(options.timeout)
-        if future is not None and driving.known_for == "next" and len(series):
-            series, future = _shifted(series, future, driving.known), future[1:]
-        window = None
-        if driving.carries_state:
-            snapshot, output = yield from read_prompt(served, start.snapshot, series, deadline, "series")
-        else:
-            window = series if driving.window is None else _last_rows(series, driving.window)
-            snapshot, output = start.snapshot, (yield from _read_once(served, start.snapshot, window, deadline))
-        plan = forecast_plan(served, options, future, window if driving.drive == "window" else None)
-        paths = [SamplePath(plan, None), *(SamplePath(plan, path) for path in range(options.samples))]
-        first = paths[0].feed(list(paths), np.broadcast_to(output, (len(paths), len(output))))
-        # Rows that are read anew belong to no state.
-        state = snapshot.state if driving.carries_state else None
-        wanted: dict[str, Any] = {"state": state, "anew": state is None, "statics": snapshot.statics}
-        more = (plan.horizon - 2) * (1 if window is None else len(window))
-        sequences = [
-            Sequence(inputs, feedback=path, more=more, deadline=deadline, **wanted)
-            for path, inputs in zip(paths, first, strict=True)
+        contexts = [_context(driving, start.snapshot, one) for one in given]
+        check_statics([one.snapshot.statics for one in contexts for _ in range(of_each)], "samples")
+        outputs = yield from _read(served, driving, contexts, deadline)
+        seed = secrets.randbits(32) if options.seed is None else options.seed
+        plans = [forecast_plan(served, horizon, seed, one) for one in contexts]
+        numbers = [(index, path) for index in range(len(plans)) for path in (None, *range(options.samples))]
+        paths = [SamplePath(plans[index], None if path is None else index * PATHS + path) for index, path in numbers]
+        first = paths[0].feed(list(paths), np.repeat(outputs, of_each, axis=0))
+        more = [
+            (contexts[index], path, inputs)
+            for (index, _), path, inputs in zip(numbers, paths, first, strict=True)
             if inputs is not None
         ]
-        yield from run(served.queue, sequences, "series")
+        sequences = [_continued(context, path, inputs, deadline) for context, path, inputs in more]
+        yield from run(served.queue, sequences, [context.place for context, *_ in more])
         # One run of a direct model gives the values of several steps.
-        values = np.array([path.values for path in paths]).reshape(len(paths), -1, len(driving.target))
-        values = values[:, : options.horizon]  # (1 + samples, horizon, outputs)
-        arguments = served.key, options, plan.seed, values
+        values = np.array([path.values for path in paths]).reshape(len(plans), of_each, -1, len(driving.target))
+        values = values[:, :, :horizon]  # (series, 1 + samples, horizon, outputs)
+        arguments = served.key, options, seed, values
         content = yield from self.server.pool.offload(values.size > _POOL_VALUES, encode_forecast, *arguments)
         return Response(content, model=served.key)
+
+    def _check_sequences(self, num_series: int, samples: int) -> None:
+        """Raise TooLong if the engine has no room for all paths of a request."""
+        most = self.server.limits.max_sequences
+        if num_series * (1 + samples) > most:
+            raise TooLong(
+                f"{num_series} series with a point forecast and {samples} paths each are too many at once",
+                where="samples",
+                expected=f"at most {most} forecasts and paths in all",
+            )
+
+
+@dataclass
+class _Context:
+    """What one series is forecast from.
+
+    Attributes:
+        place: the `where` of its errors.
+        rows: those that the first run reads, `(length, features)`; empty to go on from the snapshot alone.
+        future: the features known ahead for each row that is fed back, `(steps, known)`; None if the model has none.
+        snapshot: where the series stands: before its rows, and then after them if the model carries a state.
+        window: the rows, if each run reads the last ones anew.
+        carries: whether the model carries a state from run to run.
+    """
+
+    place: str
+    rows: Array
+    future: Array | None
+    snapshot: Snapshot
+    window: Array | None
+    carries: bool
+
+
+def _context(driving: Driving, start: Snapshot, series: Series) -> _Context:
+    """What a series is forecast from. Raises WrongLength if it has fewer rows than a run reads."""
+    rows, future, place = series.rows, series.future, series.place
+    if future is not None and driving.known_for == "next" and len(rows):
+        rows, future = _shifted(rows, future, driving.known), future[1:]
+    if driving.window is not None:
+        rows = _last_rows(rows, driving.window, place)
+    window = rows if driving.drive == "window" else None
+    # A session or a state has its static inputs already.
+    snapshot = replace(start, statics=series.statics) if series.statics else start
+    return _Context(place, rows, future, snapshot, window, driving.carries_state)
 
 
 def _check_origin(driving: Driving, options: ForecastRequest[Any, Any]) -> None:
@@ -97,58 +137,64 @@ def _shifted(series: Array, future: Array, known: tuple[int, ...]) -> Array:
     return series
 
 
-def _last_rows(series: Array, window: int) -> Array:
+def _last_rows(series: Array, window: int, place: str) -> Array:
     """The rows that one run reads. Raises WrongLength if there are too few."""
     if len(series) < window:
         raise WrongLength(
             f"the series has {len(series)} steps, the model reads windows of {window}",
-            where="series",
+            where=place,
             expected=f"{window} steps or more",
         )
     return series[-window:]
 
 
-def _read_once(served: ServedModel, start: Snapshot, rows: Array, deadline: float) -> Steps[Array]:
-    """The last output after some rows, `(output_size,)`, from the initial state. Raises NotFiniteOutput."""
-    sequence = Sequence(rows, statics=start.statics, deadline=deadline)
-    yield from run(served.queue, [sequence], "series")
-    output: Array = outputs_of(sequence)[-1]
-    if not np.isfinite(output).all():
-        raise NotFiniteOutput("the output to continue from is not finite", where="series")
-    return output
+def _read(served: ServedModel, driving: Driving, contexts: list[_Context], deadline: float) -> Steps[list[Array]]:
+    """Run the rows of each series. Returns the last output of each, `(output_size,)`. Raises NotFiniteOutput."""
+    unread = [one for one in contexts if len(one.rows)]
+    rows, places = [one.rows for one in unread], [one.place for one in unread]
+    if driving.carries_state:
+        after = yield from advance(served, rows, [one.snapshot for one in unread], deadline, places)
+        for context, snapshot in zip(unread, after, strict=True):
+            context.snapshot = snapshot
+        return [last_output(one.snapshot.output, one.place) for one in contexts]
+    sequences = [Sequence(one.rows, statics=one.snapshot.statics, deadline=deadline) for one in contexts]
+    yield from run(served.queue, sequences, places)
+    return [last_output(outputs_of(one)[-1], place) for one, place in zip(sequences, places, strict=True)]
 
 
-def forecast_plan(
-    served: ServedModel, request: ForecastRequest[Any, Any], ahead: Array | None, window: Array | None = None
-) -> ForecastPlan:
-    """The plan that all paths of a request share.
+def _continued(context: _Context, path: SamplePath, inputs: Array, deadline: float) -> Sequence:
+    """The sequence of one path, which begins with the first inputs that it feeds back."""
+    # Rows that are read anew belong to no state.
+    state = context.snapshot.state if context.carries else None
+    more = (path.plan.horizon - 2) * len(inputs)
+    wanted: dict[str, Any] = {"state": state, "anew": state is None, "statics": context.snapshot.statics}
+    return Sequence(inputs, feedback=path, more=more, deadline=deadline, **wanted)
 
-    Args:
-        ahead: the features known ahead for each row that is fed back, `(steps, known)`, as the network reads them.
-        window: the rows that the first run read, if each run reads its rows anew.
-    """
+
+def forecast_plan(served: ServedModel, horizon: int, seed: int, context: _Context) -> ForecastPlan:
+    """The plan that all paths of a series share."""
     model, driving, format = served.model, driving_of(served.model), served.format
     size, features = model.network.output_size, model.network.features or 0
-    decoder, spec = model.spec.decoder or DecoderSpec(), model.spec.forecast or ForecastSpec()
+    spec = model.spec.forecast or ForecastSpec()
     # A direct model gives all its values in one run.
-    horizon = 1 if driving.drive == "direct" else request.horizon
+    horizon = 1 if driving.drive == "direct" else horizon
     future = np.zeros((horizon - 1, features), np.float32)
-    if ahead is not None:
-        future[:, driving.known] = ahead[: horizon - 1]
-    mean, std = (np.array(decoder.mean or (0.0,)), np.array(decoder.std or (1.0,)))
+    if context.future is not None:
+        future[:, driving.known] = context.future[: horizon - 1]
+    mean, std = served.outputs.scale(size // driving.num_parameters)
     input_mean, input_std = format.scale_of(driving.target)
     return ForecastPlan(
         horizon=horizon,
         future=future,
         target=driving.target,
-        mean=np.resize(mean, size // driving.num_parameters),
-        std=np.resize(std, size // driving.num_parameters),
+        mean=mean,
+        std=std,
         input_mean=input_mean,
         input_std=input_std,
         residuals=np.array(spec.residuals, np.float64).reshape(-1, size),
         minimum=spec.minimum,
-        seed=secrets.randbits(32) if request.seed is None else request.seed,
-        window=window,
+        seed=seed,
+        window=context.window,
         head=None if spec.head is None else Head(spec.head),
     )
 
@@ -156,26 +202,29 @@ def forecast_plan(
 def encode_forecast(key: tuple[str, int], request: ForecastRequest[Any, Any], seed: int, values: Array) -> bytes:
     """The answer as JSON. Raises NotFiniteOutput.
 
-    values: the point forecast, then each sampled path: float64 `(1 + samples, horizon, outputs)`.
+    values: for each series the point forecast, then each sampled path: float64
+        `(series, 1 + samples, horizon, outputs)`.
     """
     if not np.isfinite(values).all():
-        step = int(np.argwhere(~np.isfinite(values))[:, 1].min())
-        raise NotFiniteOutput(f"the forecast is not finite from step {step}", where="horizon", expected=f"{step}")
-    answer: dict[str, Any] = {
-        "model": key[0],
-        "version": key[1],
-        "horizon": request.horizon,
-        "seed": seed,
-        "point": _rows(values[0]),
-    }
+        index, _, step, _ = min(np.argwhere(~np.isfinite(values)).tolist(), key=lambda place: place[2])
+        of = f" of series {index}" if request.many else ""
+        raise NotFiniteOutput(f"the forecast{of} is not finite from step {step}", where="horizon", expected=f"{step}")
+    head = {"model": key[0], "version": key[1], "horizon": values.shape[2], "seed": seed}
+    results = [_figures(request, of_one) for of_one in values]
+    return encode_json({**head, "results": results} if request.many else {**head, **results[0]})
+
+
+def _figures(request: ForecastRequest[Any, Any], values: Array) -> dict[str, Any]:
+    """What the answer says of one series, from its values `(1 + samples, horizon, outputs)`."""
+    found: dict[str, Any] = {"point": _rows(values[0])}
     if request.samples:
         sampled = values[1:]
-        answer["mean"] = _rows(sampled.mean(axis=0))
+        found["mean"] = _rows(sampled.mean(axis=0))
         levels = np.quantile(sampled, request.quantiles, axis=0)
-        answer["quantiles"] = {f"{level:g}": _rows(rows) for level, rows in zip(request.quantiles, levels, strict=True)}
+        found["quantiles"] = {f"{level:g}": _rows(rows) for level, rows in zip(request.quantiles, levels, strict=True)}
         if request.paths:
-            answer["paths"] = [_rows(path) for path in sampled]
-    return encode_json(answer)
+            found["paths"] = [_rows(path) for path in sampled]
+    return found
 
 
 def _rows(values: Array) -> Array:
@@ -189,7 +238,8 @@ def _check(served: ServedModel) -> None:
         raise CannotForecast(f"{served.model.name} cannot forecast: {reason}")
 
 
-def _check_size(served: ServedModel, request: ForecastRequest[Any, Any]) -> None:
+def _check_size(served: ServedModel, request: ForecastRequest[Any, Any], num_series: int, horizon: int) -> None:
+    """Raise CannotForecast, InvalidField or TooLong if the model cannot give all values, or they are too many."""
     spec = served.model.spec.forecast
     if request.samples and (spec is None or not (spec.residuals or spec.head)):
         raise CannotForecast(
@@ -198,14 +248,14 @@ def _check_size(served: ServedModel, request: ForecastRequest[Any, Any]) -> None
             expected=0,
         )
     driving = driving_of(served.model)
-    if driving.drive == "direct" and request.horizon > driving.horizon:
+    if driving.drive == "direct" and horizon > driving.horizon:
         raise InvalidField(
             f"{served.model.name} foretells {driving.horizon} steps",
             where="horizon",
             expected=f"1 to {driving.horizon}",
         )
     figures = 1 + len(request.quantiles) if request.samples else 0
-    values = (1 + request.samples + figures) * request.horizon * len(driving.target)
+    values = num_series * (1 + request.samples + figures) * horizon * len(driving.target)
     if values > _MAX_VALUES:
         raise TooLong(
             f"the forecast would have {values} values", where="samples", expected=f"at most {_MAX_VALUES} values"

@@ -92,7 +92,8 @@ _GENERATE = (
     "for each token, `{sample, token, text}`, then `done` with the whole answer, or `error` with a problem."
 )
 _FORECAST = (
-    "Continue a series: the model's output is its next input. Sampled paths give the mean and quantiles of each step."
+    "Continue a series, or many in one request: the model's output is its next input. Sampled paths give the mean and "
+    "quantiles of each step."
 )
 _INFLUENCE = "Leave out each step in turn, and report how far the last output changes."
 

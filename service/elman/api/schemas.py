@@ -297,17 +297,23 @@ class GenerateAnswer(BaseModel):
 Values = list[float] | list[list[float]]
 
 
-class ForecastAnswer(BaseModel):
+class ForecastResult(BaseModel):
     """A forecast in the data's own units: a number per step, or a row per step if the model has several outputs."""
+
+    point: Values | None = Field(default=None, description="Always there for a single series")
+    mean: Values | None = None
+    quantiles: dict[str, Values] | None = None
+    paths: list[Values] | None = None
+
+
+class ForecastAnswer(ForecastResult):
+    """The forecast of one series, or `results` with that of each series of `series_list`, in their order."""
 
     model: str
     version: int
     horizon: int
     seed: int
-    point: Values
-    mean: Values | None = None
-    quantiles: dict[str, Values] | None = None
-    paths: list[Values] | None = None
+    results: list[ForecastResult] | None = Field(default=None, description="Only for `series_list`")
 
 
 class InfluenceAnswer(BaseModel):

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 
 def is_frame(x: object) -> bool:
@@ -12,11 +11,20 @@ def is_frame(x: object) -> bool:
     return hasattr(x, "columns") and hasattr(x, "to_numpy")
 
 
-def by_name(x: ArrayLike, names: Sequence[str] | None, where: str) -> NDArray[Any]:
+def is_many(x: object) -> bool:
+    """Whether it is a list of series, each an array or a data frame, and not one series as nested lists."""
+    return isinstance(x, list | tuple) and any(isinstance(one, np.ndarray) or hasattr(one, "to_numpy") for one in x)
+
+
+def by_name(x: Any, names: Sequence[str] | None, where: str, many: bool = False) -> Any:
     """The columns of a data frame in the order of `names`, as an array; anything else as an array.
+
+    many: True if `x` is a list of those, for a list of arrays.
 
     Raises ValueError if a name is not a column, or if the columns have no names to be matched with.
     """
+    if many:
+        return [by_name(one, names, f"{where}[{index}]") for index, one in enumerate(x)]
     if not is_frame(x):
         return np.asanyarray(x)
     frame: Any = x

@@ -56,6 +56,12 @@ class OutputFormat:
         self.head = None if head is None else Head(head)
         self.heads = {one.name: one.role for one in model.network.heads}
 
+    def scale(self, size: int) -> tuple[Array, Array]:
+        """Mean and std of `size` values, float64: `output * std + mean` is in the data's units."""
+        mean, std = self.decoder.mean or (0.0,), self.decoder.std or (1.0,)
+        # One number for all outputs, one for each, or one for each value of several steps.
+        return np.resize(np.array(mean, np.float64), size), np.resize(np.array(std, np.float64), size)
+
 
 class OutputRows(NamedTuple):
     """What a finished sequence gave.
@@ -196,14 +202,11 @@ def meaning_of(outputs: Array, format: OutputFormat) -> Array:
 
 
 def _values(outputs: Array, format: OutputFormat) -> Array:
-    decoder = format.decoder
     if format.head is not None:
         outputs = format.head.point(format.head.split(outputs))
-    if decoder.mean is None or decoder.std is None:
+    if format.decoder.mean is None:
         return outputs
-    size = outputs.shape[1]
-    # One number for all outputs, one for each, or one for each value of several steps.
-    std, mean = np.resize(np.array(decoder.std), size), np.resize(np.array(decoder.mean), size)
+    mean, std = format.scale(outputs.shape[1])
     values: Array = outputs.astype(np.float64) * std + mean
     return values
 

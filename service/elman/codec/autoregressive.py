@@ -6,12 +6,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from elman.codec.arrays import features_array, finite, text_array, tokens_array
+from elman.codec.arrays import text_array, tokens_array
 from elman.codec.faults import brief, decode_body, echoed
 from elman.codec.json import JSONDecoder
 from elman.codec.requests import MAX_STEPS, ForecastRequest, GenerateRequest, InfluenceRequest, Origin
+from elman.codec.series import Series, SeriesDecoder
 from elman.engine.sequence import Inputs
-from elman.errors import EmptySequence, InvalidField, TooLong, WrongFeatures
+from elman.errors import EmptySequence, InvalidField, TooLong
 from elman.repository.feeding import driving_of
 from elman.repository.model import Model
 from elman.repository.network import Array
@@ -35,8 +36,7 @@ class AutoregressiveDecoder:
     def __init__(self, model: Model, decoder: JSONDecoder) -> None:
         self._decoder = decoder
         self._generation = model.spec.generation or GenerationSpec()
-        self._driving = driving_of(model)
-        self._feature_names = model.spec.input.names
+        self._series = SeriesDecoder(decoder, driving_of(model), model.spec.input.names)
         self._output_size = model.network.output_size
         output = model.spec.decoder
         kind = None if output is None else output.kind
@@ -66,7 +66,7 @@ class AutoregressiveDecoder:
             )
         return request, Inputs(self._prompt(request), (), statics)
 
-    def _statics(self, request: GenerateRequest[Any] | ForecastRequest[Any, Any] | InfluenceRequest[Any, Any]) -> Any:
+    def _statics(self, request: GenerateRequest[Any] | InfluenceRequest[Any, Any]) -> Any:
         """The static inputs of a request; none if its state or session holds them. Raises RequestError."""
         held = request.state is not None or getattr(request, "session", None) is not None
         static, request.static = request.static, None
@@ -101,46 +101,18 @@ class AutoregressiveDecoder:
     def _forecast(self) -> Any:
         return msgspec.json.Decoder(ForecastRequest[self._decoder.item, self._decoder.static])  # type: ignore[name-defined]
 
-    def forecast(self, content: bytes) -> tuple[ForecastRequest[Any, Any], Inputs, Array | None]:
-        """A forecast request, its series and its `future`.
-
-        The series is `(length, features)` as the network reads it, or empty if the request has only a state. The future
-        is `(rows, known)`, or None if the model has no features known ahead.
-
-        Raises RequestError with the `where` of the first error.
-        """
+    def forecast(self, content: bytes) -> tuple[ForecastRequest[Any, Any], list[Series], int]:
+        """A forecast request, its series, and its horizon. Raises RequestError with the `where` of the first error."""
         request: ForecastRequest[Any, Any] = decode_body(self._forecast, content)
         _check_origin(request)
-        if request.series is None and request.session is None and request.state is None:
+        if request.series is None and not request.many and request.session is None and request.state is None:
             raise InvalidField("there is no series to forecast", where="series", expected="a series, session or state")
         _check_quantiles(request.quantiles)
-        statics, has_series = self._statics(request), request.series is not None
-        series = np.zeros((0, self._decoder.format.features or 1), self._decoder.format.numpy_dtype)
-        if request.series is not None:
-            series = features_array(request.series, self._decoder.format, "series", self._decoder.limits)
-            request.series = None
-        return request, Inputs(series, (), statics), self._future(request, has_series)
-
-    def _future(self, request: ForecastRequest[Any, Any], has_series: bool) -> Array | None:
-        """The features known ahead as the network reads them, one row for each input row that lacks them."""
-        driving, rows, names = self._driving, request.future, self._feature_names
-        known = driving.known
-        if not known:
-            if rows:
-                raise InvalidField("the model has no features known ahead", where="future", expected="no future")
-            return None
-        # The last row that is read foretells the last step. It is given where rows have the features of the next step.
-        needed = request.horizon - 1 + (driving.known_for == "next" and has_series)
-        wanted = f"{needed} rows of {len(known)}" + (f": {', '.join(names[index] for index in known)}" if names else "")
-        lists = [row if isinstance(row, list) else [row] for row in rows or []]
-        if len(lists) < needed:
-            raise InvalidField(f"future has {len(lists)} rows", where="future", expected=wanted)
-        for index, row in enumerate(lists):
-            if len(row) != len(known):
-                raise WrongFeatures(f"the row has {len(row)} values", where=f"future[{index}]", expected=wanted)
-        values = np.array(lists, np.float64).reshape(-1, len(known))
-        format = self._decoder.format
-        return finite(format.scaled(values, known), np.dtype(np.float32), "future")
+        horizon = self._series.horizon if request.horizon is None else request.horizon
+        series = self._series.decode(request, horizon)
+        request.series, request.series_list = None, [None] if request.many else None
+        request.static = request.future = None
+        return request, series, horizon
 
     @cached_property
     def _influence(self) -> Any:
@@ -188,3 +160,8 @@ def _check_quantiles(levels: list[float]) -> None:
 def _check_origin(request: GenerateRequest[Any] | ForecastRequest[Any, Any]) -> None:
     if request.session is not None and request.state is not None:
         raise InvalidField("session and state cannot both be given", where="state", expected="one of them")
+    if isinstance(request, GenerateRequest) or not request.many:
+        return
+    for name in ("series", "session", "state"):
+        if getattr(request, name) is not None:
+            raise InvalidField(f"{name} cannot be given with series_list", where=name, expected="one of them")

@@ -65,7 +65,7 @@ class JSONDecoder:
         if request.static is None and not (self.format.statics or self.format.further):
             inputs = [Inputs(self.array(item, place_of(index, many))) for index, item in enumerate(items)]
         else:
-            statics = self._statics_of_each(request, len(items), many)
+            statics = self.statics_of_each(request.static, len(items), many, held=request.state is not None)
             inputs = [
                 self.inputs(item, place_of(index, many), one)
                 for index, (item, one) in enumerate(zip(items, statics, strict=True))
@@ -174,11 +174,13 @@ class JSONDecoder:
                     expected=list(self.format.heads) or "no heads",
                 )
 
-    def _statics_of_each(
-        self, request: PredictRequest[Any, Any], num_sequences: int, many: bool
+    def statics_of_each(
+        self, static: Any, num_sequences: int, many: bool, *, held: bool = False
     ) -> list[tuple[Array, ...]]:
-        """The static inputs of each sequence. Raises RequestError."""
-        held, static = request.state is not None, request.static
+        """The static inputs of each sequence, from one object of class `static` or a list. Raises RequestError.
+
+        many: whether the request may have a list.
+        """
         if not isinstance(static, list) or held:
             return [self.statics(static, held=held)] * num_sequences
         if not many:

@@ -26,7 +26,8 @@ Session = Annotated[str, Meta(description="The id of a session to start from. Th
 StateToken = Annotated[str, Meta(description="A state token to start from")]
 StepCount = Annotated[int, Meta(ge=0, le=2**63 - 1, description="The step that the session is expected to be at")]
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
-Row = list[float] | float
+Future = list[list[list[float] | float] | float]
+"""Rows ahead, each a list or a number; or a list of those, with one for each series."""
 Heads = Annotated[list[Text], Meta(max_length=256, description="Names of further outputs to return, as in the card")]
 STATIC = "The static inputs, an object by name; not with a state or session, which holds its own"
 
@@ -132,21 +133,41 @@ class GenerateRequest(Struct, Generic[T], kw_only=True, forbid_unknown_fields=Tr
 
 
 class ForecastRequest(Struct, Generic[S, T], kw_only=True, forbid_unknown_fields=True):
-    """A series, or a session or state, to forecast from."""
+    """Either `series`, for one, or `series_list`, for many of any lengths; or a session or state to forecast from."""
 
     series: S | None = None
+    series_list: Annotated[list[S], Meta(min_length=1)] | None = None
     session: Session | None = None
     state: StateToken | None = None
-    static: Annotated[T | None, Meta(description=STATIC)] = None
-    horizon: Annotated[int, Meta(ge=1, le=100_000, description="Number of steps to forecast")] = 24
+    static: Annotated[
+        T | list[T] | None, Meta(description=f"{STATIC}. One object for all series, or a list with one for each")
+    ] = None
+    horizon: (
+        Annotated[
+            int,
+            Meta(ge=1, le=100_000, description="Number of steps to forecast; without it 24, or all of a direct model"),
+        ]
+        | None
+    ) = None
     samples: Annotated[int, Meta(ge=0, le=1000, description="Number of paths to sample, for mean and quantiles")] = 0
     quantiles: Annotated[
         list[Annotated[float, Meta(gt=0, lt=1)]], Meta(max_length=100, description="Quantiles of the sampled paths")
     ] = field(default_factory=lambda: [0.1, 0.5, 0.9])
     seed: Seed | None = None
-    future: Annotated[list[Row], Meta(description="The features known ahead, one row per step")] | None = None
+    future: (
+        Annotated[
+            Future,
+            Meta(description="The features known ahead, one row per step; with `series_list` a list of those for each"),
+        ]
+        | None
+    ) = None
     paths: Annotated[bool, Meta(description="Return the sampled paths too")] = False
     timeout: Timeout | None = None
+
+    @property
+    def many(self) -> bool:
+        """True if the request has `series_list`."""
+        return self.series_list is not None
 
 
 class InfluenceRequest(Struct, Generic[S, T], kw_only=True, forbid_unknown_fields=True):

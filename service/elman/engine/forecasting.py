@@ -14,6 +14,9 @@ from elman.engine.heads import Head
 from elman.engine.randomness import uniforms
 from elman.repository.network import Array
 
+PATHS = 2**16
+"""Path p of series i of a request draws the random numbers of path `i * PATHS + p`, so that no two series share any."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ForecastPlan:

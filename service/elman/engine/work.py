@@ -64,13 +64,13 @@ class Run(PendingRequest, Work):
 
     Attributes:
         deadline: when the event loop answers in any case, on the clock of `time.monotonic`.
-        where: the `where` of its errors, such as `prompt`.
+        where: the `where` of its errors, such as `prompt`; or one for each sequence.
     """
 
     __slots__ = ("deadline", "driver", "exchange", "steps", "where")
 
     def __init__(
-        self, queue: ModelQueue, sequences: list[Sequence], deadline: float = inf, where: str = "sequence"
+        self, queue: ModelQueue, sequences: list[Sequence], deadline: float = inf, where: str | list[str] = "sequence"
     ) -> None:
         super().__init__(queue, sequences)
         self.driver: Driver | None = None
@@ -93,7 +93,7 @@ class Run(PendingRequest, Work):
 
     def place(self, index: int) -> str:
         """The `where` of an error of sequence `index`, such as `sequences[3]`."""
-        return self.where
+        return self.where if isinstance(self.where, str) else self.where[index]
 
     def check(self) -> None:
         """Raise the first error of any sequence, with its `where`."""
@@ -158,8 +158,8 @@ def aside(call: Callable[..., T], *arguments: Any) -> Steps[T]:
     return (yield from wait(future))
 
 
-def run(queue: ModelQueue, sequences: list[Sequence], where: str) -> Steps[None]:
-    """In a script: run sequences. Raises the first error of any, with that `where`."""
+def run(queue: ModelQueue, sequences: list[Sequence], where: str | list[str]) -> Steps[None]:
+    """In a script: run sequences. Raises the first error of any, with that `where`, or with its own of a list."""
     if sequences:
         work = Run(queue, sequences, sequences[0].deadline, where)
         yield work

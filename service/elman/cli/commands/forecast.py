@@ -33,8 +33,15 @@ def forecast(
     model: Model,
     file: File = "-",
     horizon: Annotated[
-        int, typer.Option("--horizon", "-n", min=1, max=100_000, help="Number of steps to forecast.")
-    ] = 24,
+        int | None,
+        typer.Option(
+            "--horizon",
+            "-n",
+            min=1,
+            max=100_000,
+            help="Number of steps to forecast. [default: 24, or all of a model that gives them at once]",
+        ),
+    ] = None,
     samples: Annotated[
         int, typer.Option(min=0, max=1000, help="Number of sampled paths, for the mean and the quantiles.")
     ] = 0,
@@ -84,7 +91,9 @@ def forecast(
     from elman.cli.jobs.files.items import TableOptions
     from elman.cli.jobs.forecast import forecast_file
 
-    options: dict[str, Any] = {"horizon": horizon, "samples": samples, "quantiles": _levels(quantiles)}
+    options: dict[str, Any] = {"samples": samples, "quantiles": _levels(quantiles)}
+    if horizon is not None:
+        options["horizon"] = horizon
     if seed is not None:
         options["seed"] = seed
     job = JobOptions(

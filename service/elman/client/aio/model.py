@@ -3,7 +3,7 @@
 from collections.abc import Coroutine, Sequence
 from typing import Any, Literal, cast, overload
 
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from elman.client.aio.opening import Opening
 from elman.client.aio.sender import AsyncSender
@@ -20,7 +20,7 @@ from elman.client.calls import (
 )
 from elman.client.calls.call import id_of
 from elman.client.config import Timeout
-from elman.client.frames import by_name, is_frame
+from elman.client.frames import by_name, is_frame, is_many
 from elman.client.progress import Progress, report_progress
 from elman.client.results import Card, Example, Forecast, Generation, Influence, Result
 from elman.client.streams import StreamProtocol
@@ -325,10 +325,26 @@ class AsyncModel:
             return AsyncTokens(self._sender, self._calls.generate_stream(prompt, options))
         return self._sender.send(self._calls.generate(prompt, options))
 
+    @overload
+    async def forecast(
+        self,
+        series: list[NDArray[Any]],
+        horizon: int | None = None,
+        *,
+        samples: int = 0,
+        quantiles: Sequence[float] | None = None,
+        seed: int | None = None,
+        future: Sequence[ArrayLike] | None = None,
+        paths: bool = False,
+        static: StaticLike | Sequence[StaticLike] | None = None,
+        timeout: Timeout | float | None = None,
+    ) -> list[Forecast]: ...
+
+    @overload
     async def forecast(
         self,
         series: ArrayLike,
-        horizon: int = 24,
+        horizon: int | None = None,
         *,
         samples: int = 0,
         quantiles: Sequence[float] | None = None,
@@ -339,53 +355,81 @@ class AsyncModel:
         state: str | None = None,
         static: StaticLike | None = None,
         timeout: Timeout | float | None = None,
-    ) -> Forecast:
-        """Forecast the coming steps of a series, in the units of the data.
+    ) -> Forecast: ...
+
+    async def forecast(
+        self,
+        series: ArrayLike | list[NDArray[Any]],
+        horizon: int | None = None,
+        *,
+        samples: int = 0,
+        quantiles: Sequence[float] | None = None,
+        seed: int | None = None,
+        future: ArrayLike | Sequence[ArrayLike] | None = None,
+        paths: bool = False,
+        session: AsyncSession | str | None = None,
+        state: str | None = None,
+        static: StaticLike | Sequence[StaticLike] | None = None,
+        timeout: Timeout | float | None = None,
+    ) -> Forecast | list[Forecast]:
+        """Forecast the coming steps of a series, or of each series of a list, in the units of the data.
 
         >>> history = [5.0, 11.0, 16.0, 23.0, 36.0, 58.0, 29.0, 20.0, 10.0, 8.0]
         >>> forecast = await client.model("sunspots-rnn").forecast(history, horizon=11)
         >>> forecast.point.shape
         (11,)
+        >>> forecasts = await client.model("sunspots-rnn").forecast([np.array(history), np.array(history[2:])], 11)
+        >>> len(forecasts)
+        2
 
         Args:
             series: `(time,)` or `(time, features)`, in the units of the data. The columns of a data frame of pandas or
-                polars are matched by name with the model's features.
-            horizon: number of steps to forecast.
-            samples: number of paths to sample for `mean` and `quantiles`; 0 for the point forecast alone.
+                polars are matched by name with the model's features. Or a list of arrays or data frames, one for each
+                series, of any lengths. They are sent in one request.
+            horizon: number of steps to forecast; None for 24, or for all steps of a model that gives them at once.
+            samples: number of paths to sample for `mean` and `quantiles`; 0 for the point forecast alone. No two
+                series share random numbers.
             quantiles: shares between 0 and 1; None for 0.1, 0.5 and 0.9.
             seed: for the random numbers; None for one that the server draws. It is in the result.
-            future: `(horizon, known)`: the features of the coming steps that are known ahead; or a data frame.
+            future: `(horizon, known)`: the features of the coming steps that are known ahead; or a data frame. For a
+                list of series a list with one for each.
             paths: whether to return the sampled paths.
             session: a session, or its id, to continue from. The session itself does not move.
             state: continue from this state token.
-            static: the static inputs by name, if the model has any and neither session nor state is given.
+            static: the static inputs by name, if the model has any and neither session nor state is given. For a list
+                of series one for all, or one each.
             timeout: seconds for the whole call, or a `Timeout`; None for the client's own. The server is told too.
 
         Raises:
             Unable: the model cannot forecast (`cannot_forecast`); `detail` has the reason.
-            RequestError: an option is out of range, or the series is wrong; `where` names it.
-            ValueError: a data frame lacks a column, or the model does not name its features.
+            RequestError: an option is out of range, or the series is wrong; `where` names it, such as
+                `series_list[3][17]`.
+            ValueError: a data frame lacks a column, the model does not name its features, or there are too few or too
+                many futures.
             DeadlineExceeded, TimedOut: it took longer than `timeout`. Both are TimeoutErrors.
         """
-        if is_frame(series) or is_frame(future):
+        rows, ahead, many = cast(Any, series), cast(Any, future), is_many(series)
+        if any(map(is_frame, [*rows, *(() if ahead is None else ahead)] if many else [rows, ahead])):
             card = await self.card()
             names = card.input.get("names")
             known = (card.raw.get("forecast") or {}).get("known") or []
-            series = by_name(series, names, "series")
-            future = None if future is None else by_name(future, names and [names[i] for i in known], "future")
+            rows = by_name(rows, names, "series", many)
+            ahead = None if ahead is None else by_name(ahead, names and [names[i] for i in known], "future", many)
         options = ForecastOptions(
             horizon=horizon,
             samples=samples,
             quantiles=quantiles,
             seed=seed,
-            future=future,
+            future=ahead,
             paths=paths,
             session=id_of(session),
             state=state,
             static=static,
             timeout=timeout,
         )
-        return await self._sender.send(self._calls.forecast(series, options))
+        if many:
+            return await self._sender.send(self._calls.forecast_many(rows, options))
+        return await self._sender.send(self._calls.forecast(rows, options))
 
     async def influence(
         self,

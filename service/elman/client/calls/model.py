@@ -163,11 +163,9 @@ class ModelCalls:
         )
 
     def forecast(self, series: ArrayLike, options: ForecastOptions) -> Call[Forecast]:
-        body = {"series": to_json_value(np.asanyarray(series, np.float64), "series"), **options.body()}
-        if options.quantiles is not None:
-            body["quantiles"] = list(options.quantiles)
+        body = {"series": _numbers(series, "series"), **_forecast_body(options)}
         if options.future is not None:
-            body["future"] = to_json_value(np.asanyarray(options.future, np.float64), "future")
+            body["future"] = _numbers(options.future, "future")
         return json_call(
             "POST",
             f"{self.path}/forecast",
@@ -175,6 +173,21 @@ class ModelCalls:
             body,
             timeout=options.timeout,
         )
+
+    def forecast_many(self, series: Sequence[ArrayLike], options: ForecastOptions) -> Call[list[Forecast]]:
+        """Raises ValueError if there are too few or too many futures."""
+        body = {"series_list": _each(series, "series_list"), **_forecast_body(options)}
+        if options.future is not None:
+            futures = cast(Sequence[ArrayLike], options.future)
+            if len(futures) != len(series):
+                raise ValueError(f"there are {len(futures)} futures for {len(series)} series")
+            body["future"] = _each(futures, "future")
+
+        def parse(response: httpx.Response) -> list[Forecast]:
+            answer = read_json(response)
+            return [Forecast.from_json({**answer, **one}) for one in answer.pop("results")]
+
+        return json_call("POST", f"{self.path}/forecast", parse, body, timeout=options.timeout)
 
     def influence(self, x: SequenceLike, options: InfluenceOptions) -> Call[Influence]:
         return json_call(
@@ -196,6 +209,22 @@ def cut(sequences: Sequence[SequenceLike], batching: Batching) -> list[tuple[int
             begin, held = i, 0
         held += size
     return [*parts, (begin, len(sequences))] if len(sequences) else []
+
+
+def _forecast_body(options: ForecastOptions) -> dict[str, Any]:
+    """The options as fields of the body, without the future."""
+    body = replace(options, future=None).body()
+    if options.quantiles is not None:
+        body["quantiles"] = list(options.quantiles)
+    return body
+
+
+def _each(values: Sequence[ArrayLike], where: str) -> list[Any]:
+    return [_numbers(one, f"{where}[{index}]") for index, one in enumerate(values)]
+
+
+def _numbers(values: ArrayLike | Sequence[ArrayLike], where: str) -> Any:
+    return to_json_value(np.asanyarray(values, np.float64), where)
 
 
 def _generate_body(prompt: Prompt | None, options: GenerateOptions) -> dict[str, Any]:

@@ -70,15 +70,15 @@ class GenerateOptions(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForecastOptions(Options):
-    horizon: int = 24
+    horizon: int | None = None
     samples: int = 0
     quantiles: Sequence[float] | None = None
     seed: int | None = None
-    future: ArrayLike | None = None
+    future: ArrayLike | Sequence[ArrayLike] | None = None
     paths: bool = False
     session: str | None = None
     state: str | None = None
-    static: StaticLike | None = None
+    static: StaticLike | Sequence[StaticLike] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

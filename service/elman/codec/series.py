@@ -1,0 +1,112 @@
+"""The series of a forecast request, each with its static inputs and the features that are known ahead."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from elman.codec.arrays import features_array, finite
+from elman.codec.json import JSONDecoder
+from elman.codec.requests import ForecastRequest
+from elman.errors import InvalidField, TooLong, WrongFeatures
+from elman.repository.feeding import Driving
+from elman.repository.network import Array
+
+MAX_SERIES = 2**16
+"""Most series of a request. Each has random numbers of its own."""
+DEFAULT_HORIZON = 24
+"""Steps of a forecast, unless one run of the model gives another number of them."""
+
+
+class Series(NamedTuple):
+    """One series, as the network reads it.
+
+    Attributes:
+        place: the `where` of its errors, such as `series_list[3]`.
+        rows: `(length, features)`; empty if the request only has a state or session.
+        statics: the static inputs, in the order of `Network.statics`; empty if a state or session holds them.
+        future: the features known ahead, `(rows, known)`; None if the model has none.
+    """
+
+    place: str
+    rows: Array
+    statics: tuple[Array, ...]
+    future: Array | None
+
+
+class SeriesDecoder:
+    """Makes the series of a forecast request for one model. Can be pickled, for the codec pool.
+
+    Attributes:
+        horizon: steps to forecast, where a request does not say.
+    """
+
+    def __init__(self, decoder: JSONDecoder, driving: Driving, names: Sequence[str] | None) -> None:
+        self._decoder = decoder
+        self._driving = driving
+        self.horizon = driving.horizon if driving.drive == "direct" else DEFAULT_HORIZON
+        self._known = driving.known
+        self._row = f"rows of {len(self._known)}"
+        if names:
+            self._row += ": " + ", ".join(names[index] for index in self._known)
+
+    def decode(self, request: ForecastRequest[Any, Any], horizon: int) -> list[Series]:
+        """The series of a request for `horizon` steps. Raises RequestError."""
+        many, items = request.many, request.series_list or [request.series]
+        most = min(self._decoder.limits.max_sequences, MAX_SERIES)
+        if len(items) > most:
+            raise TooLong(
+                f"the request has {len(items)} series", where="series_list", expected=f"at most {most} series"
+            )
+        held = request.state is not None or request.session is not None
+        statics = self._decoder.statics_of_each(request.static, len(items), many, held=held)
+        futures = self._futures(request.future, len(items), many)
+        found = []
+        for index, (item, static, ahead) in enumerate(zip(items, statics, futures, strict=True)):
+            place, at = (f"series_list[{index}]", f"future[{index}]") if many else ("series", "future")
+            future = self._future(ahead, self._num_ahead(horizon, item is not None), at)
+            found.append(Series(place, self._rows(item, place), static, future))
+        return found
+
+    def _rows(self, item: Any, place: str) -> Array:
+        format = self._decoder.format
+        if item is None:
+            return np.zeros((0, format.features or 1), format.numpy_dtype)
+        return features_array(item, format, place, self._decoder.limits)
+
+    def _num_ahead(self, horizon: int, has_rows: bool) -> int:
+        """Rows of the future that are read: one for each input row that lacks the known features."""
+        # The last row that is read foretells the last step. It is given where rows have the features of the next step.
+        return horizon - 1 + (self._driving.known_for == "next" and has_rows)
+
+    def _futures(self, future: Any, num_series: int, many: bool) -> list[Any]:
+        """The future of each series, not checked yet. Raises InvalidField."""
+        if future is None or not many:
+            return [future] * num_series
+        if len(future) != num_series or not all(isinstance(one, list) for one in future):
+            raise InvalidField(
+                f"future has {len(future)} entries for {num_series} series",
+                where="future",
+                expected="a list with the rows of each series",
+            )
+        return list(future)
+
+    def _future(self, rows: Any, needed: int, where: str) -> Array | None:
+        """The features known ahead as the network reads them. Raises RequestError."""
+        known, format = self._known, self._decoder.format
+        if not known:
+            if rows:
+                raise InvalidField("the model has no features known ahead", where=where, expected="no future")
+            return None
+        wanted = f"{needed} {self._row}"
+        lists = [row if isinstance(row, list) else [row] for row in rows or []]
+        if len(lists) < needed:
+            raise InvalidField(f"future has {len(lists)} rows", where=where, expected=wanted)
+        for index, row in enumerate(lists):
+            place = f"{where}[{index}]"
+            if len(row) != len(known):
+                raise WrongFeatures(f"the row has {len(row)} values", where=place, expected=wanted)
+            if any(isinstance(value, list) for value in row):
+                raise InvalidField("a row has lists in it", where=place, expected=wanted)
+        values = np.array(lists, np.float64).reshape(-1, len(known))
+        return finite(format.scaled(values, known), np.dtype(np.float32), where)
