@@ -253,6 +253,7 @@ export function forecast(page) {
       historyField
         .querySelector("label")
         .replaceChildren("History ", el("small", {}, `${stepWords(card)}; CSV or JSON`));
+      horizon.value = card.forecast.max_horizon ?? 24;
       futureField.hidden = !card.forecast.known?.length;
       futureField
         .querySelector("label")
