@@ -2,6 +2,7 @@
 
 import json
 import time
+import unicodedata
 
 import numpy as np
 import pytest
@@ -122,8 +123,10 @@ def test_a_character_outside_the_vocabulary_becomes_the_unknown_token(server: Ru
     one, other, unknown = results(
         server.predict(name, sequences=["a漢b", "a\N{GRINNING FACE}b", "a\N{REPLACEMENT CHARACTER}b"])
     )
+    told = [result.pop("unknown", None) for result in (one, other, unknown)]
     assert one == other == unknown
     assert one["length"] == 3
+    assert told == [[{"character": "漢", "count": 1}], [{"character": "\N{GRINNING FACE}", "count": 1}], None]
 
 
 def vocabulary_of(name: str) -> list[str]:
@@ -132,6 +135,13 @@ def vocabulary_of(name: str) -> list[str]:
     vocabulary = model(name).spec.input.vocabulary
     assert vocabulary is not None
     return list(vocabulary)
+
+
+def test_a_decomposed_text_is_read_as_the_composed_one(server: RunningServer) -> None:
+    answer = server.predict("names-gru", sequences=["José", unicodedata.normalize("NFD", "José")]).json()
+    whole, decomposed = answer["results"]
+    assert whole == decomposed and whole["length"] == 4 and "unknown" not in whole
+    assert server.client.get("/v1/models/names-gru").json()["input"]["normalisation"] == "NFC"
 
 
 @pytest.mark.parametrize("name", FEATURES)

@@ -125,6 +125,16 @@ def test_a_text_is_shown_as_it_comes(tmp_path: Path, server: RunningServer) -> N
     assert len(tokens) > 2
 
 
+def test_unknown_characters_are_told_of(tmp_path: Path, server: RunningServer) -> None:
+    for streamed in ((), ("--stream",)):
+        done = elman("generate", WRITER, "M漢漢", "--max-steps", "3", *streamed, "--url", server.url, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "elman: read as the unknown token: '漢' (2)\n")
+    asked = ("predict", "names-gru", "-", "--input-format", "txt", "--url", server.url)
+    done = elman(*asked, cwd=tmp_path, given="Lind\nM漢\n")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2), done.stderr
+    assert "in 1 of the sequences characters outside the vocabulary" in done.stderr
+
+
 def test_what_cannot_generate_says_why(tmp_path: Path, server: RunningServer) -> None:
     for arguments, code, words in (
         (("vowels-gru",), 1, "cannot generate"),

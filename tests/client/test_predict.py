@@ -47,6 +47,17 @@ def test_text_and_tokens(elman: Client) -> None:
     assert ids.length == 3
 
 
+def test_unknown_characters_are_told_of(elman: Client) -> None:
+    model = elman.model("names-gru")
+    assert model.predict("Lind").unknown == {}
+    first, second = model.predict(["Lin漢d漢字", "Rossi"])
+    assert (first.unknown, second.unknown) == ({"漢": 2, "字": 1}, {})
+    generation = elman.model("names-lstm-generator").generate("M漢", max_steps=2)
+    assert generation.unknown == {"漢": 1}
+    with model.session() as session:
+        assert session.step("漢").unknown == {"漢": 1}
+
+
 class Recorder(httpx.HTTPTransport):
     """A transport that records the media types of each request."""
 

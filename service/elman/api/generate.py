@@ -15,6 +15,7 @@ from elman.codec.answer import encode_json
 from elman.codec.autoregressive import AutoregressiveDecoder
 from elman.codec.limits import check_statics
 from elman.codec.requests import GenerateRequest
+from elman.codec.text import listed_unknown
 from elman.engine.queue import ModelQueue
 from elman.engine.sampling import Rule, Sampler
 from elman.engine.sequence import Sequence
@@ -186,7 +187,7 @@ class Generate:
     def _answer(
         self, start: Start[Any], snapshot: Snapshot, step: int, samples: list[_Sample], deadline: float
     ) -> Steps[bytes]:
-        served, (options, _) = start.served, start.decoded
+        served, (options, inputs) = start.served, start.decoded
         results: list[dict[str, Any]] = []
         for sample in samples:
             sampler = sample.sampler
@@ -203,6 +204,8 @@ class Generate:
                 result["state"] = token
         name, version = served.key
         answer = {"model": name, "version": version, "seed": samples[0].sampler.rule.seed, "results": results}
+        if inputs.unknown:
+            answer["unknown"] = listed_unknown(inputs.unknown)
         return (yield from self.server.pool.offload(len(samples) > _MANY_SAMPLES, encode_json, answer))
 
     def _states(
@@ -251,7 +254,7 @@ def rule_of(served: ServedModel, request: GenerateRequest[Any]) -> Rule:
         seed=secrets.randbits(32) if request.seed is None else request.seed,
         max_steps=request.max_steps,
         end=None if spec.end is None else ids[spec.end],
-        stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop),
+        stop=tuple(map(served.format.normalised, [request.stop] if isinstance(request.stop, str) else request.stop)),
         vocabulary=served.format.vocabulary,
         banned=tuple(sorted({ids[token] for token in start_tokens} - {ids.get(spec.end or "", -1)})),
     )

@@ -64,7 +64,8 @@ class Influence:
             rows += [fork.outputs[-1] for fork in forks]
         # Without the last step, the output is that of the step before.
         withheld = np.concatenate([*rows, outputs[-2:-1]])
-        arguments = served.outputs, options, target, outputs[-1:], withheld
+        whole = OutputRows(length, outputs[-1:], unknown=given.unknown)
+        arguments = served.outputs, options, target, whole, withheld
         content = yield from self.server.pool.offload(withheld.size > MANY, encode_influence, *arguments)
         return Response(content, model=served.key)
 
@@ -104,24 +105,24 @@ def _check_length(length: int, served: ServedModel) -> None:
 
 
 def encode_influence(
-    format: OutputFormat, request: InfluenceRequest[Any, Any], target: int | None, output: Array, withheld: Array
+    format: OutputFormat, request: InfluenceRequest[Any, Any], target: int | None, whole: OutputRows, withheld: Array
 ) -> bytes:
     """The answer as JSON. Raises NotFiniteOutput.
 
     Args:
-        output: the last output of the whole sequence, `(1, output_size)`.
+        whole: what the whole sequence gave, with its last output.
         withheld: the last output without each step, `(steps, output_size)`.
     """
     if not np.isfinite(withheld).all():
         step = int(np.argwhere(~np.isfinite(withheld))[0][0])
         raise NotFiniteOutput(f"without step {step} the output is not finite", where=f"sequence[{step}]")
-    difference = meaning_of(withheld, format) - meaning_of(output, format)  # (steps, outputs)
+    difference = meaning_of(withheld, format) - meaning_of(whole.outputs, format)  # (steps, outputs)
     influence = np.linalg.norm(difference, axis=1) if target is None else np.abs(difference[:, target])
     answer = {
         "model": format.name,
         "version": format.version,
         "length": len(withheld),
-        **rows_of(format, OutputRows(len(withheld), output), request, "sequence"),
+        **rows_of(format, whole, request, "sequence"),
         "target": target,
         "influence": influence,
         "span": span_of(influence),

@@ -85,6 +85,8 @@ def card(server: Server, served: ServedModel) -> ModelCard:
             names=list(spec.input.names) if spec.input.names else None,
             vocabulary_size=spec.input.vocabulary_size,
             text=spec.input.vocabulary is not None,
+            normalisation=served.format.normalisation,
+            unknown=spec.input.unknown,
         ),
         output=OutputCard(size=network.output_size, labels=list(labels) if labels else None),
         window=network.window,

@@ -22,6 +22,7 @@ from elman.codec.limits import check_listed, check_statics
 from elman.codec.octets import check_no_query, decode_octets, parse_query
 from elman.codec.pool import LARGE, MANY
 from elman.codec.requests import PredictQuery, PredictRequest, Return
+from elman.codec.text import Unknown
 from elman.engine.sequence import Inputs, Sequence
 from elman.engine.work import Run, Wait, Work, aside, script
 from elman.errors import InvalidField, NotAcceptable, TooLong, UnsupportedMediaType, WrongLength
@@ -41,7 +42,7 @@ _MANY_TOKENS = 100
 class Prediction(Run):
     """One predict request: its sequences, and what its answer needs."""
 
-    __slots__ = ("endpoint", "octets", "options", "owner", "segments", "served")
+    __slots__ = ("endpoint", "octets", "options", "owner", "segments", "served", "unknown")
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Prediction(Run):
         self.octets = octets
         self.owner = owner
         self.segments = segments
+        self.unknown: list[Unknown] = []
         _check_size(options, sequences, served, octets)
 
     def place(self, index: int) -> str:
@@ -118,9 +120,12 @@ class Predict:
         returns, heads = options.returns, bool(options.heads)
         sequences = [
             Sequence(data, returns=returns, deadline=deadline, further=further, statics=statics, heads=heads)
-            for data, further, statics in inputs
+            for data, further, statics, _ in inputs
         ]
-        return Prediction(self, served, options, sequences, octets, request.owner)
+        prediction = Prediction(self, served, options, sequences, octets, request.owner)
+        if served.format.unknown is not None:
+            prediction.unknown = [one.unknown for one in inputs]
+        return prediction
 
     def _run_with_state(
         self,
@@ -143,6 +148,7 @@ class Predict:
         wanted = {"keep_state": options.return_state, "keep_trace": options.hidden, "heads": bool(options.heads)}
         sequences = [part.sequence(returns=options.returns, deadline=deadline, **wanted) for _, part in segments]
         prediction = Prediction(self, served, options, sequences, octets, owner, segments)
+        prediction.unknown = [one.unknown for one in inputs]
         yield prediction
         prediction.check()
         extras = (yield from aside(self._extras, prediction)) if many else self._extras(prediction)
@@ -168,6 +174,8 @@ class Predict:
         served, options = work.served, work.options
         network, heads = served.model.network, options.heads
         rows = [rows_from(one, network, heads) for one in work.sequences]
+        if any(work.unknown):
+            rows = [one._replace(unknown=unknown) for one, unknown in zip(rows, work.unknown, strict=True)]
         if options.hidden or _num_rows(options, work.sequences) * _row_size(served, heads) > MANY:
             written = self.server.pool.call(encode_answer, served.outputs, options, rows, extras)
             return Wait(written, lambda content: Response(content, model=served.key))

@@ -21,6 +21,12 @@ class InputCard(BaseModel):
     names: list[str] | None = Field(None, exclude_if=_absent, description="Names of the features")
     vocabulary_size: int | None = Field(None, exclude_if=_absent, description="Token ids are 0 to vocabulary_size - 1")
     text: bool = Field(False, description="Whether a sequence may be a string")
+    normalisation: Literal["NFC"] | None = Field(
+        None, exclude_if=_absent, description="The Unicode form that strings are brought into; absent if none"
+    )
+    unknown: str | None = Field(
+        None, exclude_if=_absent, description="The token for other characters; absent if they are refused"
+    )
 
 
 class OutputCard(BaseModel):
@@ -150,6 +156,15 @@ class Decoded(Ranked):
     top: list[Ranked]
 
 
+class UnknownCharacter(BaseModel):
+    """A character of a text that is not in the vocabulary and was read as its unknown token."""
+
+    character: str
+    count: int
+
+
+UNKNOWN = Field(None, description="Characters read as the unknown token, the first 20 different ones; absent if none")
+
 Heads = dict[str, list[float] | list[list[float]]]
 
 
@@ -161,6 +176,7 @@ class Result(BaseModel):
     outputs: list[list[float]] | None = None
     decoded: Decoded | list[Decoded] | list[float] | list[list[float]] | None = None
     heads: Heads | None = Field(None, description="The heads asked for: a row for each step, or one row")
+    unknown: list[UnknownCharacter] | None = UNKNOWN
     state: str | None = Field(None, description="A state token, if return_state was set")
     step: int | None = Field(None, description="Number of steps done up to this state")
     hidden: dict[str, list[list[float]]] | None = Field(None, description="Each state tensor, one row per step")
@@ -176,6 +192,7 @@ class StepsAnswer(BaseModel):
     outputs: list[list[float]] | None = None
     decoded: Decoded | list[Decoded] | list[float] | list[list[float]] | None = None
     heads: Heads | None = Field(None, description="The heads asked for: a row for each step, or one row")
+    unknown: list[UnknownCharacter] | None = UNKNOWN
     replayed: bool = Field(description="True if the step was done by an earlier request: its answer is given again")
 
 
@@ -291,6 +308,7 @@ class GenerateAnswer(BaseModel):
     model: str
     version: int
     seed: int
+    unknown: list[UnknownCharacter] | None = UNKNOWN
     results: list[Generated]
 
 
@@ -327,6 +345,7 @@ class InfluenceAnswer(BaseModel):
     length: int
     output: list[float]
     decoded: Decoded | list[float] | None = None
+    unknown: list[UnknownCharacter] | None = UNKNOWN
     target: int | None
     influence: list[float] = Field(description="One number per step")
     span: int = Field(description="How many of the last steps have 90 % of all influence")

@@ -43,6 +43,10 @@ def _sequence(sequence: Any) -> str | NDArray[Any]:
     return array if array.dtype.kind == "i" and array.ndim == 1 else array.astype(np.float32)
 
 
+def _unknown(listed: list[Mapping[str, Any]]) -> dict[str, int]:
+    return {one["character"]: one["count"] for one in listed}
+
+
 def _quantiles(quantiles: Mapping[str, Any]) -> dict[float, Values]:
     return {float(share): _float64(rows) for share, rows in quantiles.items()}
 
@@ -164,6 +168,7 @@ class Result(_FromJson):
         hidden: the state tensors after every step by name, each float32 `(length, width)`; None unless asked for.
         heads: the further outputs that were asked for, by name: float32 or int64, `(length, size)` with
             `returns="steps"`, otherwise `(size,)`; always `(size,)` for an output with one row a sequence.
+        unknown: the characters of a text that were read as the unknown token, with their counts; at most 20 of them.
     """
 
     length: int
@@ -174,8 +179,10 @@ class Result(_FromJson):
     step: int | None = None
     hidden: Mapping[str, Floats] | None = None
     heads: Mapping[str, NDArray[Any]] | None = None
+    unknown: Mapping[str, int] = field(default_factory=dict)
 
     _readers: ClassVar[Readers] = {
+        "unknown": _unknown,
         "output": _float32,
         "outputs": _rows,
         "hidden": lambda tensors: {name: _rows(rows) for name, rows in tensors.items()} or None,
@@ -300,14 +307,21 @@ class Generated(_FromJson):
 
 @dataclass(frozen=True, slots=True)
 class Generation(_FromJson):
-    """What a model generated: one result a sample. The same request with the same seed gives the same again."""
+    """What a model generated: one result a sample. The same request with the same seed gives the same again.
+
+    `unknown` has the characters of the prompt that were read as the unknown token, with their counts.
+    """
 
     model: str
     version: int
     seed: int
     results: list[Generated]
+    unknown: Mapping[str, int] = field(default_factory=dict)
 
-    _readers: ClassVar[Readers] = {"results": lambda results: [Generated.from_json(one) for one in results]}
+    _readers: ClassVar[Readers] = {
+        "unknown": _unknown,
+        "results": lambda results: [Generated.from_json(one) for one in results],
+    }
 
     @property
     def text(self) -> str | None:

@@ -10,6 +10,7 @@ import orjson
 from elman.codec.arrays import all_finite
 from elman.codec.json import place_of
 from elman.codec.requests import PredictRequest, Return
+from elman.codec.text import Unknown, listed_unknown
 from elman.engine.heads import Head
 from elman.engine.sequence import Sequence
 from elman.errors import NotFiniteOutput
@@ -71,11 +72,13 @@ class OutputRows(NamedTuple):
         outputs: the requested rows of the primary output, `(rows, output_size)`.
         heads: the requested rows of other outputs by name, `(rows, size)`; one row of an output per sequence;
             None if none was requested.
+        unknown: characters of a text that were read as the unknown token.
     """
 
     length: int
     outputs: Array
     heads: dict[str, Array] | None = None
+    unknown: Unknown = ()
 
 
 def rows_from(sequence: Sequence, network: Network, heads: Iterable[str] = ()) -> OutputRows:
@@ -141,7 +144,7 @@ def encode_octets(outputs: Array, returns: Return) -> tuple[bytes, tuple[int, ..
 
 
 def rows_of(format: OutputFormat, rows: OutputRows, options: OutputOptions, place: str) -> dict[str, Any]:
-    """The fields `output` or `outputs`, `decoded` and `heads` of one sequence. Raises NotFiniteOutput."""
+    """The fields `output` or `outputs`, `decoded`, `heads` and `unknown` of one sequence. Raises NotFiniteOutput."""
     outputs = _json_array(rows.outputs, place)
     steps = options.returns == "steps"
     result: dict[str, Any] = {"outputs": outputs} if steps else {"output": outputs[0]}
@@ -153,6 +156,8 @@ def rows_of(format: OutputFormat, rows: OutputRows, options: OutputOptions, plac
         decoded = decode_outputs(outputs, format, options.top)
         if decoded is not None:
             result["decoded"] = decoded if steps else decoded[0]
+    if rows.unknown:
+        result["unknown"] = listed_unknown(rows.unknown)
     return result
 
 

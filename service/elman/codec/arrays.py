@@ -13,7 +13,6 @@ from elman.codec.input_format import InputFormat
 from elman.codec.limits import Limits
 from elman.errors import (
     EmptySequence,
-    InvalidField,
     NotFinite,
     RaggedFeatures,
     TooLong,
@@ -130,20 +129,6 @@ def tokens_array(ids: Sequence[int], format: InputFormat, where: str, limits: Li
         raise UnknownToken(
             f"token {brief(ids[step])} is outside the vocabulary", where=f"{where}[{step}]", expected=f"0 to {high}"
         )
-    return np.array(ids, format.numpy_dtype)
-
-
-def text_array(text: str, format: InputFormat, where: str, limits: Limits) -> Array:
-    """The characters of a string to `(length,)` token ids. Raises like `tokens_array`, and InvalidField."""
-    table = format.token_ids
-    if table is None:
-        raise InvalidField(f"{format.name} has no vocabulary, so it takes no text", where=where, expected="token ids")
-    check_length(len(text), where, limits)
-    unknown = table.get(format.unknown) if format.unknown is not None else None
-    ids = [table.get(character, unknown) for character in text]
-    if None in ids:
-        step = ids.index(None)
-        raise UnknownToken(f"the character {text[step]!r} is not in the vocabulary", where=f"{where}[{step}]")
     return np.array(ids, format.numpy_dtype)
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from elman.codec.arrays import text_array, tokens_array
 from elman.codec.faults import brief, decode_body, echoed
 from elman.codec.json import JSONDecoder
 from elman.codec.requests import MAX_STEPS, ForecastRequest, GenerateRequest, InfluenceRequest, Origin
 from elman.codec.series import Series, SeriesDecoder
+from elman.codec.text import Unknown
 from elman.engine.sequence import Inputs
 from elman.errors import EmptySequence, InvalidField, TooLong
 from elman.repository.feeding import driving_of
@@ -64,7 +64,8 @@ class AutoregressiveDecoder:
                 where="samples" if request.samples > 1 else "max_steps",
                 expected=f"at most {MAX_STEPS} tokens in all",
             )
-        return request, Inputs(self._prompt(request), (), statics)
+        prompt, unknown = self._prompt(request)
+        return request, Inputs(prompt, (), statics, unknown)
 
     def _statics(self, request: GenerateRequest[Any] | InfluenceRequest[Any, Any]) -> Any:
         """The static inputs of a request; none if its state or session holds them. Raises RequestError."""
@@ -72,7 +73,7 @@ class AutoregressiveDecoder:
         static, request.static = request.static, None
         return self._decoder.statics(static, held=held)
 
-    def _prompt(self, request: GenerateRequest[Any]) -> Array:
+    def _prompt(self, request: GenerateRequest[Any]) -> tuple[Array, Unknown]:
         format, spec = self._decoder.format, self._generation
         has_state = request.session is not None or request.state is not None
         first: list[str] = []
@@ -88,14 +89,11 @@ class AutoregressiveDecoder:
             first = [spec.start]
         ids = format.token_ids or {}
         start = np.array([ids[token] for token in first], format.numpy_dtype)
-        prompt = start[:0]
-        if request.prompt:
-            convert: Any = text_array if isinstance(request.prompt, str) else tokens_array
-            prompt = convert(request.prompt, format, "prompt", self._decoder.limits)
+        prompt, unknown = self._decoder.read(request.prompt, "prompt") if request.prompt else (start[:0], ())
         whole = np.concatenate([start, prompt])
         if not len(whole) and not has_state:
             raise EmptySequence("there is no prompt to start from", where="prompt", expected="a text, or token ids")
-        return whole
+        return whole, unknown
 
     @cached_property
     def _forecast(self) -> Any:

@@ -1,14 +1,19 @@
 """The input of a model on the wire: all that the codec needs to decode its sequences."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from elman.repository.model import Model
 from elman.repository.network import Array, InputTensor
+from elman.repository.spec import InputSpec
+
+# Hangul vowels and final consonants join the letter before them, as combining marks do.
+_JOINING_LETTERS = range(0x1161, 0x1200)
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class InputFormat:
         vocabulary: tokens by id, if the spec has them.
         vocabulary_size: number of tokens; may be known without a vocabulary.
         unknown: the token for characters that are not in the vocabulary.
+        normalisation: the Unicode form that texts are brought into; None if they are read as they are.
         mean, std: the network reads `(x - mean) / std`; one number for each feature, or none.
         data: the name of the data input.
         further: the other inputs with one value per step.
@@ -39,6 +45,7 @@ class InputFormat:
     vocabulary: tuple[str, ...] | None = None
     vocabulary_size: int | None = None
     unknown: str | None = None
+    normalisation: Literal["NFC"] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     data: str = ""
@@ -83,6 +90,10 @@ class InputFormat:
         """The id of each token; None without a vocabulary."""
         return None if self.vocabulary is None else {token: i for i, token in enumerate(self.vocabulary)}
 
+    def normalised(self, text: str) -> str:
+        """A text in the Unicode form of the vocabulary."""
+        return unicodedata.normalize("NFC", text) if self.normalisation == "NFC" else text
+
 
 def input_format(model: Model) -> InputFormat:
     """The input format of a model."""
@@ -97,6 +108,7 @@ def input_format(model: Model) -> InputFormat:
         vocabulary=spec.vocabulary,
         vocabulary_size=spec.vocabulary_size,
         unknown=spec.unknown,
+        normalisation=normal_form(spec),
         mean=spec.mean,
         std=spec.std,
         data=network.inputs[0].name,
@@ -104,3 +116,17 @@ def input_format(model: Model) -> InputFormat:
         statics=network.statics,
         heads=network.output_names[1:],
     )
+
+
+def normal_form(spec: InputSpec) -> Literal["NFC"] | None:
+    """The form that texts are brought into before their characters are looked up.
+
+    If the spec does not say, it is NFC where NFC changes no text of the vocabulary's own characters. So a text that can
+    be read without NFC has the same tokens with it.
+    """
+    if spec.vocabulary is None or spec.normalisation is not None:
+        return "NFC" if spec.normalisation == "NFC" else None
+    characters = [token for token in spec.vocabulary if len(token) == 1]
+    joining = [one for one in characters if unicodedata.category(one)[0] == "M" or ord(one) in _JOINING_LETTERS]
+    texts = (*characters, *("".join([first + one for first in characters]) for one in joining))
+    return "NFC" if all(unicodedata.is_normalized("NFC", text) for text in texts) else None

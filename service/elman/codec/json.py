@@ -9,13 +9,14 @@ import msgspec
 import numpy as np
 from msgspec import UNSET
 
-from elman.codec.arrays import features_array, numbers_array, signal_array, text_array, tokens_array
+from elman.codec.arrays import features_array, numbers_array, signal_array, tokens_array
 from elman.codec.faults import decode_body, echoed, invalid_field
 from elman.codec.input_format import InputFormat
 from elman.codec.limits import Limits
 from elman.codec.numbers import NotPlain, read_numbers
 from elman.codec.requests import NewSession, PredictRequest, StepsRequest
 from elman.codec.tensors import json_type, object_type, tensor_array
+from elman.codec.text import Unknown, read_text
 from elman.engine.sequence import Inputs
 from elman.errors import InvalidField, TooLong
 from elman.repository.network import Array
@@ -62,7 +63,7 @@ class JSONDecoder:
                 expected="one state for all sequences, or one for each",
             )
         self.check_heads(request.heads)
-        if request.static is None and not (self.format.statics or self.format.further):
+        if request.static is None and not (self.format.statics or self.format.further or self.format.tokens):
             inputs = [Inputs(self.array(item, place_of(index, many))) for index, item in enumerate(items)]
         else:
             statics = self.statics_of_each(request.static, len(items), many, held=request.state is not None)
@@ -105,12 +106,12 @@ class JSONDecoder:
         return request, statics
 
     def array(self, item: Any, where: str) -> Array:
-        """One decoded sequence as an array, as in `predict`. Raises RequestError."""
+        """One decoded sequence of numbers or token ids as an array, as in `predict`. Raises RequestError."""
         convert: Callable[..., Array] = features_array
         if isinstance(item, np.ndarray):
             convert = numbers_array
         elif self.format.tokens:
-            convert = text_array if isinstance(item, str) else tokens_array
+            convert = tokens_array
         elif self.format.frames:
             convert = signal_array
         return convert(item, self.format, where, self.limits)
@@ -119,9 +120,10 @@ class JSONDecoder:
         """One decoded sequence and its static inputs. Raises RequestError."""
         further = self.format.further
         if not further:
-            return Inputs(self.array(item, where), (), statics)
+            data, unknown = self.read(item, where)
+            return Inputs(data, (), statics, unknown)
         values = [getattr(item, name) for name in item.__struct_fields__]
-        data = self.array(values[0], f"{where}.{self.format.data}")
+        data, unknown = self.read(values[0], f"{where}.{self.format.data}")
         arrays = []
         for tensor, value in zip(further, values[1:], strict=True):
             place = f"{where}.{tensor.name}"
@@ -132,7 +134,13 @@ class JSONDecoder:
                     where=place,
                     expected=f"{len(data)} steps",
                 )
-        return Inputs(data, tuple(arrays), statics)
+        return Inputs(data, tuple(arrays), statics, unknown)
+
+    def read(self, item: Any, where: str) -> tuple[Array, Unknown]:
+        """One decoded sequence as an array, and its unknown characters if it is a text. Raises RequestError."""
+        if isinstance(item, str):
+            return read_text(item, self.format, where, self.limits)
+        return self.array(item, where), ()
 
     def statics(self, decoded: Any, where: str = "static", *, held: bool = False) -> tuple[Array, ...]:
         """The static inputs of one sequence, from an object of class `static`; none where a state `held` them.

@@ -25,11 +25,13 @@ class Inputs(NamedTuple):
         data: `(length, features)`, `(length,)` token ids, or a signal `(samples,)`.
         further: the other sequence inputs, in the order of `Network.further`; each has the length of `data`.
         statics: the static inputs, in the order of `Network.statics`.
+        unknown: characters of a text that were read as the unknown token, each with its count.
     """
 
     data: Array
     further: tuple[Array, ...] = ()
     statics: tuple[Array, ...] = ()
+    unknown: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(slots=True, eq=False)

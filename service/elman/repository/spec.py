@@ -1,5 +1,6 @@
 """What a model is: the spec that `model.json`, the ONNX metadata key `elman`, or the graph itself supplies."""
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -35,6 +36,11 @@ class InputSpec(_Frozen):
     vocabulary_size: Annotated[int, Field(ge=1)] | None = None
     unknown: str | None = None
     """The token that stands for characters outside the vocabulary; without it they are refused."""
+    normalisation: Literal["NFC", "none"] | None = None
+    """The Unicode form that texts are brought into before their characters are looked up in the vocabulary.
+
+    Left out, it is NFC where NFC changes no text of the vocabulary's own characters, and `none` otherwise.
+    """
     stride: Annotated[int, Field(ge=1)] | None = None
     """Of frames: samples from the start of one to the start of the next. `size` where it is left out."""
     left_pad: Annotated[int, Field(ge=0)] = 0
@@ -60,6 +66,7 @@ class InputSpec(_Frozen):
                 )
             if self.unknown is not None and self.unknown not in self.vocabulary:
                 raise ValueError(f"unknown token {self.unknown!r} is not in the vocabulary")
+        _check_normalisation(self.normalisation, self.vocabulary)
         if self.kind == "frames" and self.size is None:
             raise ValueError("an input of frames needs a size")
         if self.stride is not None and self.size is not None and self.stride > self.size:
@@ -67,6 +74,15 @@ class InputSpec(_Frozen):
         if self.names is not None and self.size is not None and len(self.names) != self.size:
             raise ValueError(f"names lists {len(self.names)} features but size is {self.size}")
         return self
+
+
+def _check_normalisation(form: str | None, vocabulary: tuple[str, ...] | None) -> None:
+    """Raise ValueError if texts are brought into a form that no character, or not every one, of the vocabulary has."""
+    if form is not None and vocabulary is None:
+        raise ValueError("normalisation is of texts, which need a vocabulary")
+    for token in vocabulary or ():
+        if form == "NFC" and not unicodedata.is_normalized("NFC", token):
+            raise ValueError(f"normalisation is NFC, but the token {token!r} of the vocabulary is not in NFC")
 
 
 InputRole = Literal["sequence", "static", "lengths", "mask", "state", "constant"]

@@ -237,6 +237,9 @@ class FileJob:
     def _print_summary(self, target: Target) -> None:
         """Print the summary. It goes to standard error if the results went to standard output."""
         options, counts = self.options, self._counts
+        if counts.unknown and not options.quiet:
+            note = "characters outside the vocabulary were read as the unknown token"
+            typer.echo(f"elman: in {counts.unknown:,} of the sequences {note}", err=True)
         if options.as_json:
             summary = {
                 "model": target.card["name"],

@@ -29,7 +29,9 @@ async def generate_text(
         if as_json:
             typer.echo(response.text)
             return
-        for result in response.json()["results"]:
+        answer = response.json()
+        _print_unknown(answer)
+        for result in answer["results"]:
             text = result["text"]
             typer.echo(body.get("prompt", "") + text if text is not None else json.dumps(result["tokens"]))
 
@@ -52,12 +54,20 @@ async def _stream(client: httpx.AsyncClient, path: str, body: dict[str, Any], as
                 typer.echo(data)
             elif done:
                 typer.echo()
+                _print_unknown(json.loads(data))
             else:
                 event = json.loads(data)
                 typer.echo(event["text"] if event["text"] is not None else f"{event['token']} ", nl=False)
         if not done:
             typer.echo()
             raise refuse("the connection ended before the text was complete", FAILED)
+
+
+def _print_unknown(answer: dict[str, Any]) -> None:
+    """Say on standard error which characters of the prompt are not in the vocabulary."""
+    unknown = [f"{one['character']!r} ({one['count']})" for one in answer.get("unknown", ())]
+    if unknown:
+        typer.echo(f"elman: read as the unknown token: {', '.join(unknown)}", err=True)
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[tuple[str, str]]:

@@ -16,6 +16,9 @@ OnError = Literal["stop", "skip"]
 RunItems = Callable[[int, list[InputItem]], Coroutine[Any, Any, list[Outcome]]]
 """Gives the outcomes of items in order. The first argument is the number of the first item."""
 
+# In the result of a text with unknown characters, as the server writes it.
+_UNKNOWN = b'"unknown":[{'
+
 _Pending = asyncio.Future[list[Outcome]]
 
 
@@ -131,4 +134,5 @@ class Pipeline:
         self.sink.write(outcomes)
         self.counts.written += len(outcomes)
         self.counts.failed += sum(outcome.error is not None for outcome in outcomes)
+        self.counts.unknown += sum(_UNKNOWN in outcome.content for outcome in outcomes)
         self.on_progress(self.counts)

@@ -22,6 +22,7 @@ class Counts:
         read: items that were read. This is ahead of what was written.
         written: outcomes that this run wrote.
         failed: how many of those are errors.
+        unknown: how many have characters that were read as the unknown token.
         started: time of the start, by `time.perf_counter`.
     """
 
@@ -29,6 +30,7 @@ class Counts:
     read: int = 0
     written: int = 0
     failed: int = 0
+    unknown: int = 0
     started: float = 0.0
 
     @property
