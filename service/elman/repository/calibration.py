@@ -111,8 +111,9 @@ def _time(executor: Executor, rows: int, chunk: int, deadline: float) -> float:
     states = executor.initial_states(rows)
     executor.run(data, lengths, states, select, others)
     least = float("inf")
+    ended = time.thread_time()
     for number in range(_MOST_RUNS):
-        started = time.thread_time()
+        started = ended
         executor.run(data, lengths, states, select, others)
         ended = time.thread_time()
         least = min(least, ended - started)

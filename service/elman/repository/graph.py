@@ -1,6 +1,7 @@
 """An editable view of an ONNX graph: who makes a tensor, who reads it, and what it depends on."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,23 +68,48 @@ def reads(node: NodeProto) -> list[str]:
 
 
 class Graph:
-    """A view over one ModelProto, which it edits in place."""
+    """A view over one ModelProto, which it edits in place.
+
+    What it looks up is kept until `index` is called.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
         self.proto = model.graph
-        self.index()
 
     def index(self) -> None:
         """Look again, after the graph was edited."""
-        self.initializers = {value.name: value for value in self.proto.initializer}
-        self.inputs = {v.name: v for v in self.proto.input if v.name not in self.initializers}
-        self.outputs = {v.name: v for v in self.proto.output}
-        self.producer = {name: node for node in self.proto.node for name in node.output if name}
-        self.consumers: dict[str, list[NodeProto]] = {}
+        for name in ("initializers", "inputs", "outputs", "producer", "consumers"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def initializers(self) -> dict[str, onnx.TensorProto]:
+        """By name."""
+        return {value.name: value for value in self.proto.initializer}
+
+    @cached_property
+    def inputs(self) -> dict[str, onnx.ValueInfoProto]:
+        """By name, without those that are initialisers."""
+        return {value.name: value for value in self.proto.input if value.name not in self.initializers}
+
+    @cached_property
+    def outputs(self) -> dict[str, onnx.ValueInfoProto]:
+        """By name."""
+        return {value.name: value for value in self.proto.output}
+
+    @cached_property
+    def producer(self) -> dict[str, NodeProto]:
+        """The node that makes each tensor."""
+        return {name: node for node in self.proto.node for name in node.output if name}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[NodeProto]]:
+        """The nodes that read each tensor."""
+        found: dict[str, list[NodeProto]] = {}
         for node in self.proto.node:
             for name in dict.fromkeys(reads(node)):
-                self.consumers.setdefault(name, []).append(node)
+                found.setdefault(name, []).append(node)
+        return found
 
     # Looking
 

@@ -82,8 +82,8 @@ def find_axes(graph: Graph, spec: ModelSpec, roles: Roles) -> GraphRewrite:
 
 def _scans_features(roles: Roles, reading: Reading, node: str) -> ModelRefused:
     return ModelRefused(
-        f"with rows on axis {reading.batch} of {roles.data!r} and steps on axis {reading.time}, the {node} goes over an "
-        "axis that is neither",
+        f"with rows on axis {reading.batch} of {roles.data!r} and steps on axis {reading.time}, the {node} goes over "
+        "an axis that is neither",
         node=f"input {roles.data!r}",
         remedy="Say which axes are which in model.json.",
         template={"input": {"name": roles.data, "batch_axis": 0, "time_axis": 1}},
