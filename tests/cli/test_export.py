@@ -34,6 +34,18 @@ def build():
     return Tagger()
 
 
+class Load(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.station = nn.Embedding(12, 4)
+        self.rnn, self.head = nn.GRU(5, 8, batch_first=True), nn.Linear(8, 1)
+
+    def forward(self, x, lengths, profile, station):
+        still = profile + self.station(station)[:, 1:]
+        y, _ = self.rnn(torch.cat([x, still[:, None].expand(-1, x.shape[1], -1)], -1))
+        return self.head(y[torch.arange(x.shape[0]), lengths - 1])
+
+
 class Moody(nn.Module):
     def forward(self, x):
         raise RuntimeError("it is in no mood")
@@ -69,6 +81,16 @@ def test_a_module_of_ones_own_is_exported_and_answers(folder: Path) -> None:
     assert found["decoded"]["label"] in ("up", "down")
 
 
+def test_further_arguments_are_given_by_name(folder: Path) -> None:
+    asked = ("export", "net.py:Load", "load.onnx", "--example-shape", "2,9,2", "--input", "station=2:12")
+    more = ("--input", "lengths=2:lengths", "--input", "profile=2,3", "--role", "profile=static")
+    done = elman(*asked, *more, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    checked = json.loads(elman("check", "load.onnx", "--json", cwd=folder).stdout)
+    roles = {one["name"]: one["role"] for one in checked["inputs"]}
+    assert roles == {"input": "sequence", "lengths": "lengths", "profile": "static", "station": "static"}
+
+
 def test_the_import_path_is_given_back_last(folder: Path) -> None:
     before = list(sys.path)
     elman("export", "net.py:absent", "out.onnx", "--example-shape", "1,4,3", cwd=folder)
@@ -90,6 +112,10 @@ def test_the_import_path_is_given_back_last(folder: Path) -> None:
         ("net.py:build", ("--mean", "a"), 2, "--mean"),
         ("net.py:build", ("--task", "guessing"), 2, "one of classification, tagging"),
         ("net.py:build", ("--state-shape", "1,0"), 2, "--state-shape"),
+        ("net.py:build", ("--input", "profile"), 2, "NAME=SIZES"),
+        ("net.py:build", ("--input", "profile=1,4:ids"), 2, "float, lengths, mask or the number"),
+        ("net.py:build", ("--role", "profile=fixed"), 2, "sequence, static"),
+        ("net.py:Load", ("--input", "profil=1,3"), 2, "no argument 'profil'"),
     ],
 )
 def test_what_cannot_be_exported_is_told_in_a_line(

@@ -45,7 +45,7 @@ def read_arguments(module: nn.Module, example: Sequence[Any]) -> tuple[tuple[Arg
     """
     found: list[Argument] = []
     groups: list[int | None] = []
-    for name, value in zip(_parameter_names(module, len(example)), example, strict=True):
+    for name, value in zip(parameter_names(module, len(example)), example, strict=True):
         tensors = (value,) if isinstance(value, Tensor) else value
         if not isinstance(tensors, tuple | list) or not all(isinstance(one, Tensor) for one in tensors):
             raise ExportRefused(
@@ -62,7 +62,7 @@ def read_arguments(module: nn.Module, example: Sequence[Any]) -> tuple[tuple[Arg
     return tuple(found), tuple(groups)
 
 
-def _parameter_names(module: nn.Module, count: int) -> list[str]:
+def parameter_names(module: nn.Module, count: int) -> list[str]:
     """The names of forward's parameters after the data; empty where it has none, as for `*state`."""
     named = [
         one.name

@@ -5,12 +5,15 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from elman.exporter.arguments import parameter_names
 
 
 class SourceError(Exception):
@@ -87,18 +90,61 @@ def load_weights(module: nn.Module, path: Path) -> None:
         raise SourceError(f"the weights in {path} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
+@dataclass(frozen=True)
+class FurtherInput:
+    """An example of an argument of forward beside the data.
+
+    Attributes:
+        name: of the parameter.
+        sizes: of the tensor.
+        kind: `float`, `mask` (true everywhere), `lengths` (all steps), or the number of ids that it may take.
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    kind: int | Literal["float", "mask", "lengths"] = "float"
+
+    def example(self, steps: int) -> Tensor:
+        """A tensor of these sizes. `steps`: the number of steps of the data."""
+        if self.kind == "float":
+            return torch.randn(*self.sizes)
+        if self.kind == "mask":
+            return torch.ones(self.sizes, dtype=torch.bool)
+        if self.kind == "lengths":
+            return torch.full(self.sizes, steps)
+        return _ids(self.sizes, self.kind)
+
+
 def example_input(
-    sizes: Sequence[int], num_tokens: int | None, state_sizes: Sequence[Sequence[int]]
+    module: nn.Module,
+    sizes: Sequence[int],
+    num_tokens: int | None,
+    state_sizes: Sequence[Sequence[int]],
+    further: Sequence[FurtherInput] = (),
 ) -> Tensor | tuple[Any, ...]:
-    """A random example of the input, followed by states of zeros if there are any.
+    """A random example of the arguments of forward: the data, further inputs by name, and states of zeros.
 
     Args:
-        sizes: of the input, `(batch, time, features)` or `(batch, time)`.
-        num_tokens: the input is token ids below this; None for numbers.
-        state_sizes: of each state.
+        sizes: of the data, `(batch, time, features)` or `(batch, time)`.
+        num_tokens: the data is token ids below this; None for numbers.
+        state_sizes: of each state. States are what forward takes beside the data and the further inputs, in order.
+
+    Raises:
+        SourceError: forward has no parameter of such a name.
     """
-    x = torch.randn(*sizes) if num_tokens is None else torch.randint(0, num_tokens, tuple(sizes))
-    if num_tokens is not None:
-        x.view(-1)[0] = num_tokens - 1  # the largest id shows how many tokens there are
-    states = tuple(torch.zeros(*one) for one in state_sizes)
-    return (x, *states) if states else x
+    x = torch.randn(*sizes) if num_tokens is None else _ids(sizes, num_tokens)
+    states = [torch.zeros(*one) for one in state_sizes]
+    named = {one.name: one.example(sizes[1] if len(sizes) > 1 else 1) for one in further}
+    parameters = [one for one in parameter_names(module, len(named) + len(states)) if one]
+    unknown = [name for name in named if name not in parameters]
+    if unknown:
+        raise SourceError(f"forward has no argument {unknown[0]!r} there, only {', '.join(parameters) or 'the data'}")
+    arguments = [named[name] if name in named else states.pop(0) for name in parameters if name in named or states]
+    whole = (x, *arguments, *states)
+    return whole if len(whole) > 1 else x
+
+
+def _ids(sizes: Sequence[int], count: int) -> Tensor:
+    ids = torch.randint(0, count, tuple(sizes))
+    ids.view(-1)[0] = count - 1  # the largest id shows how many there are
+    return ids

@@ -39,6 +39,18 @@ def export(
         list[str] | None,
         typer.Option(metavar="SIZES", help="Sizes of a state that forward takes and returns: layers,batch,hidden."),
     ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=SIZES[:KIND]",
+            help="A further argument of forward. KIND is float, lengths, mask, or the number of ids that it may take.",
+        ),
+    ] = None,
+    roles: Annotated[
+        list[str] | None,
+        typer.Option("--role", metavar="NAME=ROLE", help="What a further argument is, where its shape leaves it open."),
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="A state_dict to load, as torch.save writes it.")] = None,
     task: Annotated[
         str | None, typer.Option(help="classification, tagging, regression, forecasting, generation or raw.")
@@ -71,6 +83,7 @@ def export(
     elman export net.py:model my-models/tagger --example-shape 1,10,12 --labels up,down
     elman export package.net:build tagger.onnx --example-shape 1,10,12 --weights best.pt
     elman export net.py:model my-models/names --example-shape 1,8 --tokens 60 --vocabulary @letters.txt
+    elman export net.py:model my-models/load --example-shape 1,48,3 --input profile=1,4 --input station=1:12
 
     The file is written only if ONNX Runtime gives the same answers as torch, also for other batch sizes and lengths
     than the example's. Then elman check PATH says how it will be served.
@@ -83,6 +96,8 @@ def export(
         example_shape=example_shape,
         tokens=tokens,
         state_shapes=state_shape or [],
+        inputs=inputs or [],
+        roles=roles or [],
         weights=weights,
         task=task,
         labels=labels,

@@ -10,8 +10,8 @@ from elman.cli.exits import FAILED, refuse
 from elman.errors import ModelRefused
 from elman.exporter.errors import ExportRefused
 from elman.exporter.export import TOLERANCE, export
-from elman.exporter.source import SourceError, example_input, find_module, load_weights
-from elman.repository.spec import ModelSpec, Task, parse_spec
+from elman.exporter.source import FurtherInput, SourceError, example_input, find_module, load_weights
+from elman.repository.spec import InputRole, ModelSpec, Task, parse_spec
 
 
 def export_module(
@@ -21,6 +21,8 @@ def export_module(
     example_shape: str,
     tokens: int | None,
     state_shapes: list[str],
+    inputs: list[str],
+    roles: list[str],
     weights: Path | None,
     task: str | None,
     labels: str | None,
@@ -43,6 +45,7 @@ def export_module(
     if target.exists() and not overwrite:
         raise refuse(f"{target} exists; --overwrite replaces it")
     sizes, state_sizes = _sizes("--example-shape", example_shape), [_sizes("--state-shape", s) for s in state_shapes]
+    further, given_roles = [_further(text) for text in inputs], dict(_role(text) for text in roles)
     given_task, given_spec = _task(task), _spec(spec)
     given_labels, given_names, given_vocabulary = _items(labels), _items(feature_names), _vocabulary(vocabulary)
     given_mean, given_std = _numbers("--mean", mean), _numbers("--std", std)
@@ -50,13 +53,14 @@ def export_module(
         module = find_module(source)
         if weights is not None:
             load_weights(module, weights)
+        example = example_input(module, sizes, tokens, state_sizes, further)
     except SourceError as error:
         raise refuse(str(error)) from None
     try:
         written = export(
             module,
             target,
-            example=example_input(sizes, tokens, state_sizes),
+            example=example,
             task=given_task,
             labels=given_labels,
             vocabulary=given_vocabulary,
@@ -68,6 +72,7 @@ def export_module(
             input_mean=_numbers("--input-mean", input_mean),
             input_std=_numbers("--input-std", input_std),
             spec=given_spec,
+            roles=given_roles,
             tolerance=TOLERANCE if tolerance is None else tolerance,
             quantise=quantise,
         )
@@ -92,6 +97,32 @@ def _sizes(option: str, text: str) -> list[int]:
     if not sizes or min(sizes) < 1:
         raise refuse(f"{option} is {text!r}, not sizes such as 1,10,12")
     return sizes
+
+
+def _further(text: str) -> FurtherInput:
+    """An `--input`: NAME=SIZES, or NAME=SIZES:KIND."""
+    name, equals, rest = text.partition("=")
+    sizes, colon, kind = rest.partition(":")
+    if not name or not equals:
+        raise refuse(f"--input is {text!r}, not NAME=SIZES such as profile=1,4")
+    given = tuple(_sizes("--input", sizes))
+    if not colon or kind == "float":
+        return FurtherInput(name, given)
+    if kind == "lengths" or kind == "mask":
+        return FurtherInput(name, given, kind)
+    if not kind.isdecimal() or int(kind) < 2:
+        raise refuse(f"--input {name} has the kind {kind!r}, not float, lengths, mask or the number of its ids")
+    return FurtherInput(name, given, int(kind))
+
+
+def _role(text: str) -> tuple[str, InputRole]:
+    """A `--role`: NAME=ROLE."""
+    name, _, role = text.partition("=")
+    known: tuple[InputRole, ...] = get_args(InputRole)
+    for one in known:
+        if one == role:
+            return name, one
+    raise refuse(f"--role is {text!r}, not NAME=ROLE with one of {', '.join(known)}")
 
 
 def _task(text: str | None) -> Task | None:
