@@ -108,8 +108,10 @@ def _further(text: str) -> FurtherInput:
     given = tuple(_sizes("--input", sizes))
     if not colon or kind == "float":
         return FurtherInput(name, given)
-    if kind == "lengths" or kind == "mask":
-        return FurtherInput(name, given, kind)
+    if kind == "lengths":
+        return FurtherInput(name, given, "lengths")
+    if kind == "mask":
+        return FurtherInput(name, given, "mask")
     if not kind.isdecimal() or int(kind) < 2:
         raise refuse(f"--input {name} has the kind {kind!r}, not float, lengths, mask or the number of its ids")
     return FurtherInput(name, given, int(kind))
