@@ -28,6 +28,13 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
             forecast=ForecastSpec(target=(0,), known=(2, 1)),
         )
         forecaster("gru", 3, 1).put(root, name, spec)
+    filled = ModelSpec(
+        task="forecasting",
+        input=InputSpec(names=NAMES, missing="forward_fill"),
+        decoder=DecoderSpec(kind="values", mean=(MEAN,), std=(STD,)),
+        forecast=ForecastSpec(target=(0,), known=(2, 1)),
+    )
+    forecaster("gru", 3, 1).put(root, "filled", filled)
     with running_server(root) as server, Client(server.url) as client:
         yield client
 
@@ -69,6 +76,25 @@ def test_a_masked_value_is_missing(client: Client) -> None:
         with pytest.raises(RequestError, match="a value is missing") as caught:
             call()
         assert caught.value.where in ("series[4][1]", "sequence[4][1]")
+
+
+def test_a_missing_value_is_nan_none_or_masked(client: Client) -> None:
+    whole, model = rows(20).astype(np.float32), client.model("filled")
+    whole[6, 0] = whole[5, 0]
+    gap = np.zeros((20, 3), bool)
+    gap[6, 0] = True
+    with_nan = np.where(gap, np.nan, whole)
+    lists = [
+        [None if missing else value for value, missing in zip(*row, strict=True)]
+        for row in zip(whole.tolist(), gap, strict=True)
+    ]
+    right = model.forecast(whole, 1).point
+    frame = pandas.DataFrame(with_nan, columns=NAMES)
+    for series in (with_nan, np.ma.masked_array(whole, gap), lists, frame):
+        np.testing.assert_array_equal(model.forecast(series, 1).point, right)
+    output = model.predict(whole).output
+    for _ in range(2):  # as JSON, then as bytes
+        np.testing.assert_array_equal(model.predict(with_nan).output, output)
 
 
 def test_a_quantile_is_listed_once(client: Client) -> None:

@@ -40,7 +40,7 @@ def body(**fields: Any) -> bytes:
     ],
 )
 def test_a_sequence_is_an_array_of_the_networks_dtype(decoder: JSONDecoder, sequence: Any, expected: Any) -> None:
-    request, ((array, further, statics, _),) = decoder.predict(body(sequence=sequence))
+    request, ((array, further, statics, *_),) = decoder.predict(body(sequence=sequence))
     assert (further, statics) == ((), ())
     assert array.dtype == expected.dtype and np.array_equal(array, expected)
     assert (request.returns, request.decode, request.top, request.many) == ("final", True, 3, False)

@@ -12,6 +12,7 @@ from elman.codec.answer import encode_json, outputs_of
 from elman.codec.autoregressive import AutoregressiveDecoder
 from elman.codec.limits import check_statics
 from elman.codec.requests import ForecastRequest
+from elman.codec.rows import prepared, scaled
 from elman.codec.series import Series
 from elman.engine.forecasting import PATHS, ForecastPlan, SamplePath
 from elman.engine.heads import Head
@@ -48,7 +49,10 @@ class Forecast:
         self._check_sequences(len(given), options.samples)
         _check_origin(driving, options)
         deadline = request.deadline(options.timeout)
-        contexts = [_context(driving, start.snapshot, one) for one in given]
+        contexts = [
+            _context(served, driving, start.snapshot, one, index if options.many else None)
+            for index, one in enumerate(given)
+        ]
         check_statics([one.snapshot.statics for one in contexts for _ in range(of_each)], "samples")
         outputs = yield from _read(served, driving, contexts, deadline)
         seed = secrets.randbits(32) if options.seed is None else options.seed
@@ -89,6 +93,7 @@ class _Context:
         place: the `where` of its errors.
         rows: those that the first run reads, `(length, features)`; empty to go on from the snapshot alone.
         future: the features known ahead for each row that is fed back, `(steps, known)`; None if the model has none.
+        scale: mean and std of each feature, float64 `(2, features)`.
         snapshot: where the series stands: before its rows, and then after them if the model carries a state.
         window: the rows, if each run reads the last ones anew.
         carries: whether the model carries a state from run to run.
@@ -97,22 +102,33 @@ class _Context:
     place: str
     rows: Array
     future: Array | None
+    scale: Array
     snapshot: Snapshot
     window: Array | None
     carries: bool
 
 
-def _context(driving: Driving, start: Snapshot, series: Series) -> _Context:
-    """What a series is forecast from. Raises WrongLength if it has fewer rows than a run reads."""
-    rows, future, place = series.rows, series.future, series.place
+def _context(served: ServedModel, driving: Driving, start: Snapshot, series: Series, index: int | None) -> _Context:
+    """What a series is forecast from. Raises WrongLength if it has fewer rows than a run reads, and as `prepared`.
+
+    index: of the series, if the request has several.
+    """
+    rows, future, place, format = series.rows, series.future, series.place, served.format
+    memory, scale = start.memory, format.scale
+    if format.remembers and len(rows):
+        rows, memory = prepared(rows, format, memory, place, driving.window)
+    if memory is not None:
+        scale = memory[:2]
+    if future is not None:
+        future = scaled(future, driving.known, scale, "future" if index is None else f"future[{index}]")
     if future is not None and driving.known_for == "next" and len(rows):
         rows, future = _shifted(rows, future, driving.known), future[1:]
     if driving.window is not None:
         rows = _last_rows(rows, driving.window, place)
     window = rows if driving.drive == "window" else None
     # A session or a state has its static inputs already.
-    snapshot = replace(start, statics=series.statics) if series.statics else start
-    return _Context(place, rows, future, snapshot, window, driving.carries_state)
+    snapshot = replace(start, statics=series.statics or start.statics, memory=memory)
+    return _Context(place, rows, future, scale, snapshot, window, driving.carries_state)
 
 
 def _check_origin(driving: Driving, options: ForecastRequest[Any, Any]) -> None:
@@ -173,7 +189,7 @@ def _continued(context: _Context, path: SamplePath, inputs: Array, deadline: flo
 
 def forecast_plan(served: ServedModel, horizon: int, seed: int, context: _Context) -> ForecastPlan:
     """The plan that all paths of a series share."""
-    model, driving, format = served.model, driving_of(served.model), served.format
+    model, driving = served.model, driving_of(served.model)
     size, features = model.network.output_size, model.network.features or 0
     spec = model.spec.forecast or ForecastSpec()
     # A direct model gives all its values in one run.
@@ -181,8 +197,9 @@ def forecast_plan(served: ServedModel, horizon: int, seed: int, context: _Contex
     future = np.zeros((horizon - 1, features), np.float32)
     if context.future is not None:
         future[:, driving.known] = context.future[: horizon - 1]
-    mean, std = served.outputs.scale(size // driving.num_parameters)
-    input_mean, input_std = format.scale_of(driving.target)
+    mean, std = served.outputs.scale(size // driving.num_parameters, context.scale)
+    input_mean, input_std = context.scale[:, list(driving.target)]
+    residuals = np.array(spec.residuals, np.float64).reshape(-1, size)
     return ForecastPlan(
         horizon=horizon,
         future=future,
@@ -191,7 +208,8 @@ def forecast_plan(served: ServedModel, horizon: int, seed: int, context: _Contex
         std=std,
         input_mean=input_mean,
         input_std=input_std,
-        residuals=np.array(spec.residuals, np.float64).reshape(-1, size),
+        # Those of series with a scale of their own are in the units of the scaled values.
+        residuals=residuals * std if served.outputs.target else residuals,
         minimum=spec.minimum,
         seed=seed,
         window=context.window,

@@ -64,7 +64,7 @@ class Influence:
             rows += [fork.outputs[-1] for fork in forks]
         # Without the last step, the output is that of the step before.
         withheld = np.concatenate([*rows, outputs[-2:-1]])
-        whole = OutputRows(length, outputs[-1:], unknown=given.unknown)
+        whole = OutputRows(length, outputs[-1:], unknown=given.unknown, memory=segment.memory)
         arguments = served.outputs, options, target, whole, withheld
         content = yield from self.server.pool.offload(withheld.size > MANY, encode_influence, *arguments)
         return Response(content, model=served.key)
@@ -116,7 +116,7 @@ def encode_influence(
     if not np.isfinite(withheld).all():
         step = int(np.argwhere(~np.isfinite(withheld))[0][0])
         raise NotFiniteOutput(f"without step {step} the output is not finite", where=f"sequence[{step}]")
-    difference = meaning_of(withheld, format) - meaning_of(whole.outputs, format)  # (steps, outputs)
+    difference = meaning_of(withheld, format, whole.memory) - meaning_of(whole.outputs, format, whole.memory)
     influence = np.linalg.norm(difference, axis=1) if target is None else np.abs(difference[:, target])
     answer = {
         "model": format.name,

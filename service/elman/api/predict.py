@@ -13,6 +13,7 @@ from elman.api.segment import (
     cut_whole,
     open_token,
     seal_token,
+    with_memory,
 )
 from elman.api.server import ServedModel, Server
 from elman.codec.answer import OutputOptions, encode_answer, encode_octets, outputs_of, rows_from
@@ -42,7 +43,7 @@ _MANY_TOKENS = 100
 class Prediction(Run):
     """One predict request: its sequences, and what its answer needs."""
 
-    __slots__ = ("endpoint", "octets", "options", "owner", "segments", "served", "unknown")
+    __slots__ = ("endpoint", "memories", "octets", "options", "owner", "segments", "served", "unknown")
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Prediction(Run):
         self.owner = owner
         self.segments = segments
         self.unknown: list[Unknown] = []
+        self.memories: list[Array | None] = []
         _check_size(options, sequences, served, octets)
 
     def place(self, index: int) -> str:
@@ -117,14 +119,18 @@ class Predict:
         if served.format.frames:
             inputs = [cut_whole(served, one, place_of(i, options.many)) for i, one in enumerate(inputs)]
         _check_window(served, options, inputs)
+        if served.format.remembers:
+            inputs = [with_memory(served, one, None, place_of(i, options.many)) for i, one in enumerate(inputs)]
         returns, heads = options.returns, bool(options.heads)
         sequences = [
             Sequence(data, returns=returns, deadline=deadline, further=further, statics=statics, heads=heads)
-            for data, further, statics, _ in inputs
+            for data, further, statics, *_ in inputs
         ]
         prediction = Prediction(self, served, options, sequences, octets, request.owner)
         if served.format.unknown is not None:
             prediction.unknown = [one.unknown for one in inputs]
+        if served.format.remembers:
+            prediction.memories = [one.memory for one in inputs]
         return prediction
 
     def _run_with_state(
@@ -149,6 +155,7 @@ class Predict:
         sequences = [part.sequence(returns=options.returns, deadline=deadline, **wanted) for _, part in segments]
         prediction = Prediction(self, served, options, sequences, octets, owner, segments)
         prediction.unknown = [one.unknown for one in inputs]
+        prediction.memories = [part.memory for _, part in segments]
         yield prediction
         prediction.check()
         extras = (yield from aside(self._extras, prediction)) if many else self._extras(prediction)
@@ -176,6 +183,8 @@ class Predict:
         rows = [rows_from(one, network, heads) for one in work.sequences]
         if any(work.unknown):
             rows = [one._replace(unknown=unknown) for one, unknown in zip(rows, work.unknown, strict=True)]
+        if served.format.remembers:
+            rows = [one._replace(memory=memory) for one, memory in zip(rows, work.memories, strict=True)]
         if options.hidden or _num_rows(options, work.sequences) * _row_size(served, heads) > MANY:
             written = self.server.pool.call(encode_answer, served.outputs, options, rows, extras)
             return Wait(written, lambda content: Response(content, model=served.key))
@@ -193,7 +202,7 @@ class Predict:
             starts = [open_token(self.server, served, owner, token, f"state[{i}]") for i, token in enumerate(tokens)]
         segments = []
         for index, (one, (step, start)) in enumerate(zip(inputs, starts, strict=True)):
-            segment = Segment(served, one, start)
+            segment = Segment(served, one, start, place_of(index, options.many))
             if start.carry is not None:
                 check_cut(segment.inputs, one.data, start.carry, served.format, place_of(index, options.many))
             segments.append((step, segment))

@@ -21,6 +21,20 @@ class InputCard(BaseModel):
     names: list[str] | None = Field(None, exclude_if=_absent, description="Names of the features")
     vocabulary_size: int | None = Field(None, exclude_if=_absent, description="Token ids are 0 to vocabulary_size - 1")
     text: bool = Field(False, description="Whether a sequence may be a string")
+    scale: Literal["series"] | None = Field(
+        None, exclude_if=_absent, description="`series`: each series is scaled by its own mean and std"
+    )
+    missing: Literal["forward_fill", "model"] | float | None = Field(
+        None,
+        exclude_if=_absent,
+        description="What becomes of missing values (null, NaN): the value before, this value, or the model reads NaN; "
+        "absent if they are refused",
+    )
+    missing_mask: int | None = Field(
+        None,
+        exclude_if=_absent,
+        description="The feature that the server sets to 1 where a value of the row is missing",
+    )
     normalisation: Literal["NFC"] | None = Field(
         None, exclude_if=_absent, description="The Unicode form that strings are brought into; absent if none"
     )

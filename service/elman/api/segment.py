@@ -6,6 +6,7 @@ from typing import Any
 
 from elman.api.server import ServedModel, Server
 from elman.codec.frames import check_cut, cut
+from elman.codec.rows import prepared
 from elman.codec.windows import slide
 from elman.engine.sequence import Inputs, Sequence
 from elman.errors import BadStateToken, ModelChanged, NotStreamable
@@ -21,15 +22,19 @@ class Segment:
         served: the model.
         inputs: as returned by `JSONDecoder.predict`. A signal is cut into windows here.
         start: the snapshot before these steps, with the static inputs.
+        where: the `where` of errors in its rows.
 
     Attributes:
         inputs: the data for the engine; empty if a piece of a signal completes no window.
         further: the other sequence inputs.
         windows: for a model of windows, those that the steps complete.
         moves: how far the sequence moves: in steps, or in samples of a signal.
+        memory: what is kept of the rows, as in `elman.codec.rows`; None if nothing is.
     """
 
-    def __init__(self, served: ServedModel, inputs: Inputs, start: Snapshot) -> None:
+    def __init__(self, served: ServedModel, inputs: Inputs, start: Snapshot, where: str = "sequence") -> None:
+        inputs = with_memory(served, inputs, start.memory, where)
+        self.memory = inputs.memory
         self.served = served
         self.start = start
         self.moves = len(inputs.data)
@@ -63,7 +68,33 @@ class Segment:
             return replace(self.start, carry=self._rest, recent=self._recent)
         assert sequence.final_state is not None, "keep_state is set"
         output = sequence.outputs[-1][-1] if self.served.snapshots.feeds_on else None
-        return Snapshot(sequence.final_state, output, self._rest, self.start.statics)
+        return Snapshot(sequence.final_state, output, self._rest, self.start.statics, memory=self.memory)
+
+
+def with_memory(served: ServedModel, inputs: Inputs, memory: Array | None, where: str) -> Inputs:
+    """Decoded inputs as the network reads them, with the memory after them, from the memory before."""
+    if not served.format.remembers:
+        return inputs
+    data, after = prepared(inputs.data, served.format, memory, where)
+    return inputs._replace(data=data, memory=after)
+
+
+def check_scale(served: ServedModel, start: Snapshot) -> None:
+    """Raise NotStreamable if a session cannot read rows as the whole series would be read.
+
+    A scale made from the first rows that happen to come would differ from that of the whole, without notice.
+    """
+    format = served.format
+    if format.remembers and served.model.slides:
+        raise NotStreamable(
+            f"{served.model.name} scales or fills each series, and a session would slide over it",
+            expected="whole windows, with predict",
+        )
+    if format.scaled and start.memory is None:
+        raise NotStreamable(
+            f"{served.model.name} scales each series by its own rows, and the session has no scale yet",
+            expected="a session made with a state token, which predict gives for the first rows",
+        )
 
 
 def cut_whole(served: ServedModel, inputs: Inputs, where: str) -> Inputs:

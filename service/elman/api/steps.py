@@ -14,7 +14,7 @@ from elman.api.predict import (
     sends_octets,
     wants_octets,
 )
-from elman.api.segment import Segment, unpacked
+from elman.api.segment import Segment, check_scale, unpacked
 from elman.api.server import ServedModel, Server
 from elman.codec.answer import OutputFormat, OutputRows, encode_json, joined_rows, rows_of
 from elman.codec.limits import check_statics
@@ -68,7 +68,9 @@ class Stepper:
         heads, network = request.heads, served.model.network
 
         def run(snapshot: bytes, write: StepWrite | None) -> Steps[OutputRows]:
-            segment = Segment(served, inputs, unpacked(served, snapshot))
+            start = unpacked(served, snapshot)
+            check_scale(served, start)
+            segment = Segment(served, inputs, start)
             length = len(segment.windows) if slides else len(segment.inputs)
             if slides:
                 _check_windows(served, length)
@@ -87,7 +89,7 @@ class Stepper:
                 # No state comes out of a run: what was received is all that is kept.
                 write.snapshot = served.snapshots.pack(segment.end(None))
                 yield from self.server.sessions.save(write)
-            return OutputRows(length, *joined_rows(sequences, network, heads))
+            return OutputRows(length, *joined_rows(sequences, network, heads), memory=segment.memory)
 
         rows, record, replayed = yield from self.server.sessions.step(owner, id, intent, run)
         # Only the last step is replayed, so `record.step` holds for it too.

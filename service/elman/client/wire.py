@@ -87,7 +87,10 @@ class AcceptedShapes:
 
 
 def to_json_value(x: object, where: str) -> Any:
-    """A sequence as JSON holds it: lists of numbers, or text. Raises RequestError if a number is not finite."""
+    """A sequence as JSON holds it: lists of numbers, or text. A missing value, NaN or masked, is None.
+
+    Raises RequestError if a number is infinite.
+    """
     if isinstance(x, str):
         return x
     if isinstance(x, Mapping):
@@ -101,27 +104,26 @@ def to_json_value(x: object, where: str) -> Any:
 
 
 def to_json_statics(static: StaticLike | Sequence[StaticLike], where: str = "static") -> Any:
-    """Static inputs as JSON holds them. Raises RequestError if a number is not finite."""
+    """Static inputs as JSON holds them. Raises RequestError if a number is infinite."""
     if isinstance(static, Mapping):
         return {name: _numbers(np.asanyarray(value), f"{where}.{name}") for name, value in static.items()}
     return [to_json_statics(one, f"{where}[{index}]") for index, one in enumerate(static)]
 
 
 def _numbers(array: NDArray[Any], where: str) -> Any:
-    if isinstance(array, np.ma.MaskedArray) and np.ma.getmaskarray(array).any():
-        place = _first_place(np.ma.getmaskarray(array))
-        raise RequestError("a value is missing", code="not_finite", where=f"{where}{place}")
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{where} must hold numbers, got dtype {array.dtype}")
     if array.dtype.kind != "f":
-        return array.tolist()
+        return array.tolist()  # a masked value becomes None
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
-    finite = np.isfinite(array)
-    if not finite.all():
-        place = _first_place(~finite)
+    infinite = np.ma.filled(np.isinf(array), False)
+    if infinite.any():
+        place = _first_place(infinite)
         raise RequestError("a number is not finite in float32", code="not_finite", where=f"{where}{place}")
-    return array.tolist()
+    # JSON has no NaN. The server knows whether the model takes missing values, and names the place if not.
+    missing = np.isnan(np.ma.filled(array, np.nan))
+    return np.ma.masked_array(array, missing).tolist() if missing.any() else array.tolist()
 
 
 def _first_place(wrong: NDArray[np.bool_]) -> str:

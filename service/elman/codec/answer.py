@@ -7,13 +7,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import orjson
 
-from elman.codec.arrays import all_finite
+from elman.codec.finite import all_finite
 from elman.codec.json import place_of
 from elman.codec.requests import PredictRequest, Return
 from elman.codec.text import Unknown, listed_unknown
 from elman.engine.heads import Head
 from elman.engine.sequence import Sequence
 from elman.errors import NotFiniteOutput
+from elman.repository.feeding import driving_of
 from elman.repository.model import Model
 from elman.repository.network import Array, Network
 from elman.repository.spec import DecoderSpec
@@ -44,6 +45,7 @@ class OutputFormat:
         names: the text of each label or token, if there is one.
         head: what the outputs say of each value, if they are not the values.
         heads: the role of each output beside the primary one, by name: `steps` or `final`.
+        target: the features whose scale in their series the outputs have, if they have one.
     """
 
     def __init__(self, model: Model) -> None:
@@ -56,10 +58,17 @@ class OutputFormat:
         head = None if model.spec.forecast is None else model.spec.forecast.head
         self.head = None if head is None else Head(head)
         self.heads = {one.name: one.role for one in model.network.heads}
+        scaled = model.spec.task == "forecasting" and model.spec.input.scale is not None
+        self.target = list(driving_of(model).target) if scaled else []
 
-    def scale(self, size: int) -> tuple[Array, Array]:
-        """Mean and std of `size` values, float64: `output * std + mean` is in the data's units."""
+    def scale(self, size: int, memory: Array | None = None) -> tuple[Array, Array]:
+        """Mean and std of `size` values, float64: `output * std + mean` is in the data's units.
+
+        memory: of the series, as in `elman.codec.rows`.
+        """
         mean, std = self.decoder.mean or (0.0,), self.decoder.std or (1.0,)
+        if self.target and memory is not None:
+            mean, std = memory[:2, self.target]
         # One number for all outputs, one for each, or one for each value of several steps.
         return np.resize(np.array(mean, np.float64), size), np.resize(np.array(std, np.float64), size)
 
@@ -73,12 +82,14 @@ class OutputRows(NamedTuple):
         heads: the requested rows of other outputs by name, `(rows, size)`; one row of an output per sequence;
             None if none was requested.
         unknown: characters of a text that were read as the unknown token.
+        memory: what is kept of the rows, as in `elman.codec.rows`; None if nothing is.
     """
 
     length: int
     outputs: Array
     heads: dict[str, Array] | None = None
     unknown: Unknown = ()
+    memory: Array | None = None
 
 
 def rows_from(sequence: Sequence, network: Network, heads: Iterable[str] = ()) -> OutputRows:
@@ -153,7 +164,7 @@ def rows_of(format: OutputFormat, rows: OutputRows, options: OutputOptions, plac
         per_step = {name: steps and format.heads[name] == "steps" for name in heads}
         result["heads"] = {name: values if per_step[name] else values[-1] for name, values in heads.items()}
     if options.decode:
-        decoded = decode_outputs(outputs, format, options.top)
+        decoded = decode_outputs(outputs, format, options.top, rows.memory)
         if decoded is not None:
             result["decoded"] = decoded if steps else decoded[0]
     if rows.unknown:
@@ -183,20 +194,20 @@ def _check_finite(outputs: Array, place: str) -> None:
     )
 
 
-def decode_outputs(outputs: Array, format: OutputFormat, top: int) -> list[Any] | None:
+def decode_outputs(outputs: Array, format: OutputFormat, top: int, memory: Array | None = None) -> list[Any] | None:
     """Decode each row of `(rows, output_size)` as the model's spec says; None if it has no decoder."""
     kind = format.decoder.kind
     if kind in ("labels", "tokens"):
         return _labels(outputs, format, top)
-    return list(_values(outputs, format)) if kind == "values" else None
+    return list(_values(outputs, format, memory)) if kind == "values" else None
 
 
-def meaning_of(outputs: Array, format: OutputFormat) -> Array:
+def meaning_of(outputs: Array, format: OutputFormat, memory: Array | None = None) -> Array:
     """Outputs as probabilities (labels, tokens) or as values in the data's units; float64 of the same shape."""
     decoder = format.decoder
     rows = outputs.astype(np.float64)
     if decoder.kind == "values":
-        return _values(rows, format)
+        return _values(rows, format, memory)
     if decoder.kind == "none" or decoder.scores == "probabilities":
         return rows
     if decoder.scores == "log_probabilities":
@@ -206,12 +217,12 @@ def meaning_of(outputs: Array, format: OutputFormat) -> Array:
     return probabilities
 
 
-def _values(outputs: Array, format: OutputFormat) -> Array:
+def _values(outputs: Array, format: OutputFormat, memory: Array | None) -> Array:
     if format.head is not None:
         outputs = format.head.point(format.head.split(outputs))
-    if format.decoder.mean is None:
+    if format.decoder.mean is None and not format.target:
         return outputs
-    mean, std = format.scale(outputs.shape[1])
+    mean, std = format.scale(outputs.shape[1], memory)
     values: Array = outputs.astype(np.float64) * std + mean
     return values
 

@@ -3,17 +3,17 @@
 import struct
 from collections.abc import Sequence
 from itertools import chain
-from math import inf
 from typing import Any
 
 import numpy as np
 
 from elman.codec.faults import brief
+from elman.codec.finite import finite
 from elman.codec.input_format import InputFormat
 from elman.codec.limits import Limits
+from elman.codec.rows import as_read
 from elman.errors import (
     EmptySequence,
-    NotFinite,
     RaggedFeatures,
     TooLong,
     UnknownToken,
@@ -22,10 +22,8 @@ from elman.errors import (
 from elman.repository.network import Array
 
 _FLOAT32 = np.dtype(np.float32)
-# Up to this many numbers BLAS does not start threads.
-_SMALL = 10_000
-# The largest number of each dtype, limited so that its square is a finite float.
-_LARGEST = {np.dtype(kind): min(float(np.finfo(kind).max), 1e154) for kind in (np.float16, np.float32, np.float64)}
+# Most names of features that a message lists.
+_MOST_LISTED = 12
 
 
 def check_length(length: int, where: str, limits: Limits) -> None:
@@ -37,7 +35,7 @@ def check_length(length: int, where: str, limits: Limits) -> None:
 
 
 def features_array(rows: Sequence[Sequence[float]], format: InputFormat, where: str, limits: Limits) -> Array:
-    """Rows of numbers to `(length, features)` in the network's dtype.
+    """Rows of numbers to `(length, features)`, as `as_read` gives them.
 
     Raises EmptySequence, TooLong, RaggedFeatures, WrongFeatures, NotFinite.
     """
@@ -45,11 +43,12 @@ def features_array(rows: Sequence[Sequence[float]], format: InputFormat, where: 
     assert features is not None, "a model of tokens has no features"
     check_length(len(rows), where, limits)
     if features == 1:
-        rows = [[value] if isinstance(value, float | int) else value for value in rows]
-    _check_widths(rows, features, where)
+        rows = [[value] if value is None or isinstance(value, float | int) else value for value in rows]
+    _check_widths(rows, format, where)
     flat, shape = list(chain.from_iterable(rows)), (len(rows), features)
-    if format.mean is not None:
-        return finite(format.scaled(np.array(flat, np.float64).reshape(shape)), format.numpy_dtype, where)
+    if format.prepares:
+        # A missing value, None, becomes NaN.
+        return as_read(np.array(flat, np.float64).reshape(shape), format, where)
     return _pack(flat, shape, format.numpy_dtype, where)
 
 
@@ -62,7 +61,7 @@ def numbers_array(data: Array, format: InputFormat, where: str, limits: Limits) 
         check_samples(len(data), format, where, limits)
         return finite(data, _FLOAT32, where)
     check_length(len(data), where, limits)
-    return finite(format.scaled(data), format.numpy_dtype, where)
+    return as_read(data, format, where)
 
 
 def signal_array(values: Sequence[float], format: InputFormat, where: str, limits: Limits) -> Array:
@@ -91,34 +90,6 @@ def _pack(flat: list[float], shape: tuple[int, ...], dtype: np.dtype[Any], where
         return finite(np.array(flat, np.float64).reshape(shape), dtype, where)
 
 
-def finite(data: Array, dtype: np.dtype[Any], where: str) -> Array:
-    """`data` as `dtype`. Raises NotFinite for the first number that is not finite in it."""
-    narrowed = dtype.itemsize < data.dtype.itemsize
-    if _all_below(data, _LARGEST[dtype] if narrowed else inf):
-        return data.astype(dtype, copy=False)
-    with np.errstate(over="ignore"):
-        data = data.astype(dtype, copy=False)
-    if not all_finite(data):
-        place = where + first_place(~np.isfinite(data))
-        raise NotFinite(f"the number is not finite in {dtype.name}", where=place, expected="a finite number")
-    return data
-
-
-def first_place(wrong: Array) -> str:
-    """The place of the first number that is wrong, such as `[17][2]`. `wrong` has a boolean for each number."""
-    return "".join(f"[{index}]" for index in np.argwhere(wrong)[0])
-
-
-def all_finite(data: Array) -> bool:
-    """True if no number of a float array is NaN or infinite."""
-    return _all_below(data, inf) or bool(np.isfinite(data).all())
-
-
-def _all_below(data: Array, limit: float) -> bool:
-    """True if the Euclidean norm is below `limit`, and so every magnitude. False says nothing. One fast pass."""
-    return data.size <= _SMALL and bool(np.vdot(data, data) < limit * limit)
-
-
 def tokens_array(ids: Sequence[int], format: InputFormat, where: str, limits: Limits) -> Array:
     """Token ids to `(length,)` in the network's dtype. Raises EmptySequence, TooLong, UnknownToken."""
     check_length(len(ids), where, limits)
@@ -132,8 +103,8 @@ def tokens_array(ids: Sequence[int], format: InputFormat, where: str, limits: Li
     return np.array(ids, format.numpy_dtype)
 
 
-def _check_widths(rows: Sequence[Sequence[float]], features: int, where: str) -> None:
-    widths = set(map(len, rows))
+def _check_widths(rows: Sequence[Sequence[float]], format: InputFormat, where: str) -> None:
+    widths, features = set(map(len, rows)), format.features
     if widths == {features}:
         return
     if len(widths) > 1:
@@ -144,7 +115,12 @@ def _check_widths(rows: Sequence[Sequence[float]], features: int, where: str) ->
             expected=features,
         )
     raise WrongFeatures(
-        f"steps have {len(rows[0])} features, the model takes {features}",
+        f"steps have {len(rows[0])} features, the model takes {features}{_listed(format.names)}",
         where=f"{where}[0]",
         expected=features,
     )
+
+
+def _listed(names: Sequence[str] | None) -> str:
+    """The names of the features for a message, if the model has some and they are few."""
+    return ": " + ", ".join(names) if names and len(names) <= _MOST_LISTED else ""

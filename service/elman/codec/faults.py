@@ -61,6 +61,8 @@ def invalid_field(message: str, kind: Any = None) -> ElmanError:
         return InvalidField(detail, where=where, expected=_range(kind, where))
     wanted = _TYPE.match(text)
     if wanted:
+        if wanted[2] == "null" and where is not None and where.endswith("]") and wanted[1] != "array":
+            return InvalidField("a value is missing", where=where, expected="a number")
         expected, got = (_words(part) for part in wanted.groups())
         return InvalidField(f"expected {expected}, got {got}", where=where, expected=expected)
     bound = _BOUND.match(text)

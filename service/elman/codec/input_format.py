@@ -1,13 +1,13 @@
 """The input of a model on the wire: all that the codec needs to decode its sequences."""
 
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
+from elman.repository.feeding import driving_of
 from elman.repository.model import Model
 from elman.repository.network import Array, InputTensor
 from elman.repository.spec import InputSpec
@@ -35,6 +35,9 @@ class InputFormat:
         further: the other inputs with one value per step.
         statics: the inputs with one value per sequence.
         heads: the names of the outputs beside the primary one.
+        names: the names of the features, if the spec has them.
+        scaled: the features that have the mean and std of their series.
+        missing, missing_mask: as in `InputSpec`.
     """
 
     name: str
@@ -52,6 +55,20 @@ class InputFormat:
     further: tuple[InputTensor, ...] = ()
     statics: tuple[InputTensor, ...] = ()
     heads: tuple[str, ...] = ()
+    names: tuple[str, ...] | None = None
+    scaled: tuple[int, ...] = ()
+    missing: str | float | None = None
+    missing_mask: int | None = None
+
+    @property
+    def prepares(self) -> bool:
+        """Whether rows are scaled, or missing values taken, before the network reads them."""
+        return self.mean is not None or bool(self.scaled) or self.missing is not None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether rows are read by what is kept of their series. They are decoded in the data's units, as float64."""
+        return bool(self.scaled) or self.missing == "forward_fill"
 
     @property
     def tokens(self) -> bool:
@@ -68,22 +85,14 @@ class InputFormat:
         """`dtype` as a numpy dtype."""
         return np.dtype(self.dtype)
 
-    def scaled(self, values: Array, features: Sequence[int] | None = None) -> Array:
-        """Values in the data's units as the network reads them, float64 `(..., features)`.
-
-        features: the indices of the features that `values` has, where it has not all of them.
-        """
-        if self.mean is None:
-            return values
-        mean, std = self.scale_of(range(self.features or 1) if features is None else features)
-        scaled: Array = (values.astype(np.float64) - mean) / std
-        return scaled
-
-    def scale_of(self, features: Sequence[int]) -> tuple[Array, Array]:
-        """Mean and std of some features, float64; 0 and 1 where the network reads the data's units."""
+    @cached_property
+    def scale(self) -> Array:
+        """Mean and std of each feature, float64 `(2, features)`; 0 and 1 where the network reads the data's units."""
         pair = self.mean or (0.0,), self.std or (1.0,)
-        mean, std = (np.resize(np.array(one, np.float64), self.features or 1)[list(features)] for one in pair)
-        return mean, std
+        scale = np.stack([np.resize(np.array(one, np.float64), self.features or 1) for one in pair])
+        if self.missing_mask is not None:
+            scale[:, self.missing_mask] = 0.0, 1.0
+        return scale
 
     @cached_property
     def token_ids(self) -> dict[str, int] | None:
@@ -99,6 +108,10 @@ def input_format(model: Model) -> InputFormat:
     """The input format of a model."""
     spec, network = model.spec.input, model.network
     frames = spec.kind == "frames"
+    scaled: tuple[int, ...] = ()
+    if spec.scale is not None:
+        others = (one for one in range(network.features or 0) if one != spec.missing_mask)
+        scaled = spec.scaled or (driving_of(model).target if model.spec.task == "forecasting" else tuple(others))
     return InputFormat(
         name=model.name,
         dtype=network.input_dtype.name,
@@ -115,6 +128,10 @@ def input_format(model: Model) -> InputFormat:
         further=network.further,
         statics=network.statics,
         heads=network.output_names[1:],
+        names=spec.names,
+        scaled=scaled,
+        missing=spec.missing,
+        missing_mask=spec.missing_mask,
     )
 
 

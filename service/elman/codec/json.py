@@ -221,7 +221,8 @@ class JSONDecoder:
             return list[int] | str
         if self.format.frames:
             return list[float]
-        return list[list[float] | float] if self.format.features == 1 else list[list[float]]
+        number: Any = float if self.format.missing is None else float | None
+        return list[list[number] | number] if self.format.features == 1 else list[list[number]]
 
     @cached_property
     def _plain_predict(self) -> Any:

@@ -10,10 +10,12 @@ from urllib.parse import parse_qsl
 import msgspec
 import numpy as np
 
-from elman.codec.arrays import check_length, check_samples, finite, tokens_array
+from elman.codec.arrays import check_length, check_samples, tokens_array
 from elman.codec.faults import invalid_field, unknown_field
+from elman.codec.finite import finite
 from elman.codec.input_format import InputFormat
 from elman.codec.limits import Limits
+from elman.codec.rows import as_read
 from elman.engine.sequence import Inputs
 from elman.errors import InvalidField, UnsupportedMediaType, WrongFeatures
 from elman.repository.network import Array
@@ -51,7 +53,7 @@ def _data(content: bytes, format: InputFormat, limits: Limits) -> Array:
         return finite(np.frombuffer(content, "<f4"), np.dtype(np.float32), "sequence")
     check_length(len(content) // step, "sequence", limits)
     rows = np.frombuffer(content, "<f4").reshape(-1, features)
-    return finite(format.scaled(rows), format.numpy_dtype, "sequence")
+    return as_read(rows, format, "sequence")
 
 
 def parse_query(query: bytes, kind: type[Q]) -> Q:

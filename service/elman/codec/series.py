@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from elman.codec.arrays import features_array, finite
+from elman.codec.arrays import features_array
 from elman.codec.json import JSONDecoder
 from elman.codec.requests import ForecastRequest
 from elman.errors import InvalidField, TooLong, WrongFeatures
@@ -19,13 +19,13 @@ DEFAULT_HORIZON = 24
 
 
 class Series(NamedTuple):
-    """One series, as the network reads it.
+    """One series.
 
     Attributes:
         place: the `where` of its errors, such as `series_list[3]`.
-        rows: `(length, features)`; empty if the request only has a state or session.
+        rows: `(length, features)`, as `elman.codec.rows.as_read` gives them; empty if there is only a state or session.
         statics: the static inputs, in the order of `Network.statics`; empty if a state or session holds them.
-        future: the features known ahead, `(rows, known)`; None if the model has none.
+        future: the features known ahead in the data's units, float64 `(rows, known)`; None if the model has none.
     """
 
     place: str
@@ -92,8 +92,8 @@ class SeriesDecoder:
         return list(future)
 
     def _future(self, rows: Any, needed: int, where: str) -> Array | None:
-        """The features known ahead as the network reads them. Raises RequestError."""
-        known, format = self._known, self._decoder.format
+        """The features known ahead in the data's units, float64. Raises RequestError."""
+        known = self._known
         if not known:
             if rows:
                 raise InvalidField("the model has no features known ahead", where=where, expected="no future")
@@ -108,5 +108,4 @@ class SeriesDecoder:
                 raise WrongFeatures(f"the row has {len(row)} values", where=place, expected=wanted)
             if any(isinstance(value, list) for value in row):
                 raise InvalidField("a row has lists in it", where=place, expected=wanted)
-        values = np.array(lists, np.float64).reshape(-1, len(known))
-        return finite(format.scaled(values, known), np.dtype(np.float32), where)
+        return np.array(lists, np.float64).reshape(-1, len(known))

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from elman.codec.arrays import check_length, finite, first_place
+from elman.codec.arrays import check_length
 from elman.codec.faults import brief
+from elman.codec.finite import finite, first_place
 from elman.codec.limits import Limits
 from elman.errors import InvalidField, RaggedFeatures, UnknownToken, WrongFeatures
 from elman.repository.network import Array, InputTensor

@@ -26,12 +26,14 @@ class Inputs(NamedTuple):
         further: the other sequence inputs, in the order of `Network.further`; each has the length of `data`.
         statics: the static inputs, in the order of `Network.statics`.
         unknown: characters of a text that were read as the unknown token, each with its count.
+        memory: what is kept of the series to read its next rows, as in `elman.codec.rows`; None if nothing is.
     """
 
     data: Array
     further: tuple[Array, ...] = ()
     statics: tuple[Array, ...] = ()
     unknown: tuple[tuple[str, int], ...] = ()
+    memory: Array | None = None
 
 
 @dataclass(slots=True, eq=False)

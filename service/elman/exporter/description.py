@@ -34,7 +34,7 @@ class Description:
 class Scale:
     """The units that the module reads, as the caller of `export` said."""
 
-    reads: Literal["data", "scaled"] | None = None
+    reads: Literal["data", "scaled", "series"] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
@@ -55,7 +55,7 @@ def describe(
     try:
         found = _input_spec(said, layout, inputs)
         kept = given.input.model_dump(exclude_unset=True, exclude={"name"})
-        decoder = given.decoder or _decoder_spec(said, outputs[0])
+        decoder = given.decoder or _decoder_spec(said, outputs[0], _forecasts(given, said))
         kept = {**_scale(given, said, decoder, found), **kept}
         spec = given.model_copy(
             update={
@@ -77,8 +77,13 @@ def describe(
 
 
 def _scale(given: ModelSpec, said: Description, decoder: DecoderSpec | None, found: InputSpec) -> dict[str, Any]:
-    """The fields `mean` and `std` of the input, where the module reads scaled values. Raises ExportRefused."""
+    """The fields `mean`, `std` and `scale` of the input, if the module reads scaled values. Raises ExportRefused."""
     scale = said.scale
+    if scale.reads == "series":
+        if _forecasts(given, said) and decoder is not None and decoder.mean is not None:
+            raise ExportRefused('reads is "series", so each output has the scale of its series: leave out mean and std')
+        own = {} if scale.mean is None and scale.std is None else {"mean": scale.mean, "std": scale.std}
+        return {"scale": "series", **{name: _numbers(values) for name, values in own.items()}}
     if scale.reads == "data" and (scale.mean is not None or scale.std is not None):
         raise ExportRefused('reads is "data", but input_mean or input_std says that the module reads scaled values')
     if scale.mean is not None or scale.std is not None:
@@ -154,11 +159,17 @@ def _state_specs(inputs: Inputs, layout: Layout, initial_state: Sequence[Tensor]
     )
 
 
-def _decoder_spec(said: Description, output: Tensor) -> DecoderSpec | None:
+def _forecasts(given: ModelSpec, said: Description) -> bool:
+    return (given.task or said.task) == "forecasting"
+
+
+def _decoder_spec(said: Description, output: Tensor, forecasts: bool) -> DecoderSpec | None:
     if said.labels is not None:
         return DecoderSpec(kind="labels", labels=tuple(said.labels), scores=_scores(output))
     if said.mean is not None or said.std is not None:
         return DecoderSpec(kind="values", mean=_numbers(said.mean), std=_numbers(said.std))
+    if forecasts and said.scale.reads == "series":
+        return DecoderSpec(kind="values")
     generates = said.vocabulary is not None and said.task in (None, "generation")
     if generates and output.shape[-1] == len(said.vocabulary or ()):
         return DecoderSpec(kind="tokens", scores=_scores(output))

@@ -36,7 +36,7 @@ def export(
     feature_names: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    reads: Literal["data", "scaled"] | None = None,
+    reads: Literal["data", "scaled", "series"] | None = None,
     input_mean: Sequence[float] | None = None,
     input_std: Sequence[float] | None = None,
     initial_state: Sequence[Tensor] = (),
@@ -78,10 +78,12 @@ def export(
             data's own units.
         reads: the units that the module reads, which a forecaster with mean and std has to say: `data` if it takes the
             data's own units, `scaled` if it was trained on scaled values. Then the server scales what comes in, and
-            each value that is fed back.
+            each value that is fed back. `series` if it was trained on series that were each standardised by their own
+            mean and std (divided by n, not by n - 1): the targets of a forecaster, and all features of another module.
         input_mean, input_std: one number for each feature of x, or one for all: the module reads
             `(x - input_mean) / input_std`. They imply `reads="scaled"`. Without them a module that reads scaled values
-            of the features that it foretells reads them by `mean` and `std`.
+            of the features that it foretells reads them by `mean` and `std`. With `reads="series"` they are for the
+            features that have no scale of their series.
         initial_state: states that a sequence starts from, shaped like those of the example but with a batch of 1.
             Without them a sequence starts from zeros.
         spec: a description that takes precedence over the arguments above, and over what the module shows.

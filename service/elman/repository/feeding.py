@@ -13,7 +13,8 @@ class Driving:
     """How a forecaster is driven, as in `ForecastSpec`, with what the graph decides.
 
     `window` is the number of rows that each run reads, None for the whole series; `horizon` the number of steps that
-    one run foretells; `num_parameters` the number of outputs for each value.
+    one run foretells; `num_parameters` the number of outputs for each value; `filled` the features that the server
+    fills.
     """
 
     drive: Literal["recursive", "window", "direct"]
@@ -23,6 +24,7 @@ class Driving:
     known: tuple[int, ...]
     known_for: Literal["same", "next"]
     num_parameters: int = 1
+    filled: tuple[int, ...] = ()
 
     @property
     def carries_state(self) -> bool:
@@ -72,7 +74,7 @@ def _misfit(driving: Driving, features: int, size: int) -> str | None:
     if len(target) * rows * parameters != size or len(set(target)) != len(target):
         of = (f" of {rows} steps" if rows > 1 else "") + (f", {parameters} outputs each," if parameters > 1 else "")
         return f"its spec names {len(target)} target features{of} for {size} outputs"
-    given = {*target, *driving.known}
+    given = {*target, *driving.known, *driving.filled}
     missing = sorted(set(range(features)) - given) if driving.drive != "direct" else []
     if missing or max(given, default=-1) >= features:
         names = ", ".join(map(str, missing or sorted(given - set(range(features)))))
@@ -103,7 +105,9 @@ def driving_of(model: Model) -> Driving:
     horizon, parameters = spec.horizon or 1, 1 if spec.head is None else spec.head.num_parameters
     outputs = model.network.output_size // (horizon * parameters)
     target = tuple(range(outputs)) if spec.target is None else spec.target
-    return Driving(drive, spec.window or window, horizon, target, spec.known, spec.known_for, parameters)
+    mask = model.spec.input.missing_mask
+    filled = () if mask is None else (mask,)
+    return Driving(drive, spec.window or window, horizon, target, spec.known, spec.known_for, parameters, filled)
 
 
 def feeds_on(model: Model) -> bool:

@@ -14,6 +14,7 @@ QUANTISED_KEY = "elman.quantised"
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_COUNTS = "negative_binomial"
 Task = Literal["classification", "tagging", "regression", "forecasting", "generation", "raw"]
 
 
@@ -26,6 +27,17 @@ class InputSpec(_Frozen):
 
     Where `mean` and `std` are given, one number for each feature or one for all, the network reads `(x - mean) / std`
     of every value x, also of those that are fed back. Requests are in the data's own units.
+
+    Attributes:
+        scale: `series`: mean and std of the features `scaled` are those of each series: of the rows that the first run
+            reads. A feature that does not vary in a series has std 1. The outputs of a forecaster are then in the units
+            of its scaled targets, and so are its residuals. `mean` and `std` are for the other features.
+        scaled: the features that `scale` scales; without it the targets of a forecaster, and all features of another
+            model.
+        missing: what becomes of missing values, which are refused without it. `forward_fill`: the value of the step
+            before. A number: that value, in the data's own units. `model`: the network reads NaN.
+        missing_mask: the feature that the server sets to 1 where a value of the row is missing, and to 0 elsewhere. It
+            is not scaled.
     """
 
     kind: Literal["features", "tokens", "frames"] | None = None
@@ -49,6 +61,28 @@ class InputSpec(_Frozen):
     time_axis: Annotated[int, Field(ge=0, le=7)] | None = None
     mean: tuple[Number, ...] | None = None
     std: tuple[Positive, ...] | None = None
+    scale: Literal["series"] | None = None
+    scaled: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    missing: Literal["forward_fill", "model"] | Number | None = None
+    missing_mask: Annotated[int, Field(ge=0)] | None = None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the next rows of a series are read by what was kept of the rows before."""
+        return self.scale is not None or self.missing == "forward_fill"
+
+    @model_validator(mode="after")
+    def _check_preparing(self) -> "InputSpec":
+        prepares = self.scale is not None or self.missing is not None
+        if prepares and self.kind not in (None, "features"):
+            raise ValueError(f"scale and missing are of features, not of {self.kind}")
+        if self.scaled is not None and self.scale is None:
+            raise ValueError("scaled names the features of a scale, and there is none")
+        if self.missing_mask is not None and self.missing is None:
+            raise ValueError("missing_mask goes with missing")
+        if self.size is not None and max([*(self.scaled or ()), self.missing_mask or 0]) >= self.size:
+            raise ValueError(f"scaled or missing_mask names a feature beyond the {self.size} of the input")
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> "InputSpec":
@@ -269,6 +303,16 @@ class ModelSpec(_Frozen):
     generation: GenerationSpec | None = None
     forecast: ForecastSpec | None = None
     initial_state: Literal["zeros", "learned"] = "zeros"
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelSpec":
+        if self.input.scale is None or self.task != "forecasting":
+            return self
+        if self.decoder is not None and self.decoder.mean is not None:
+            raise ValueError("outputs have the scale of their series, so the decoder has no mean and std")
+        if self.forecast is not None and self.forecast.head is not None and self.forecast.head.kind == _COUNTS:
+            raise ValueError(f"a {_COUNTS} distribution is of counts, which have no scale")
+        return self
 
     @property
     def answers(self) -> dict[str, AnswerSpec]:

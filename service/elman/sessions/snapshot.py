@@ -29,6 +29,8 @@ class Snapshot:
             signal.
         statics: the static inputs, in the order of `Network.statics`.
         recent: for a model of windows, the steps that belong to the next window: the data, then each further input.
+        memory: what is kept of the rows, as in `elman.codec.rows`, float64 `(3, features)`; None before the first one,
+            and if the model needs nothing of them.
     """
 
     state: bytes
@@ -36,6 +38,7 @@ class Snapshot:
     carry: Array | None = None
     statics: tuple[Array, ...] = ()
     recent: tuple[Array, ...] = ()
+    memory: Array | None = None
 
 
 class SnapshotFormat:
@@ -57,6 +60,7 @@ class SnapshotFormat:
         self._statics = network.statics
         self._most_recent = (network.window or 1) - 1 if model.slides else 0
         self._series = _series(network) if self._most_recent else ()
+        self._memory = (3, network.features or 0) if spec.remembers else None
         recent = tuple(np.zeros((0, *shape), dtype) for shape, dtype in self._series)
         self.first = Snapshot(initial, None, carry, recent=recent)
         self._nbytes = len(self.pack(self.first))
@@ -78,6 +82,10 @@ class SnapshotFormat:
             for steps, (shape, dtype) in zip(snapshot.recent, self._series, strict=True):
                 size = self._most_recent * prod(shape) * dtype.itemsize
                 parts.append(np.ascontiguousarray(steps, dtype).tobytes().ljust(size, b"\0"))
+        if self._memory:
+            memory = snapshot.memory
+            parts.append(_COUNT.pack(memory is not None))
+            parts.append((np.zeros(self._memory) if memory is None else memory).astype("<f8").tobytes())
         parts += [_pack_static(tensor, value) for tensor, value in zip(self._statics, snapshot.statics, strict=False)]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -100,7 +108,16 @@ class SnapshotFormat:
         if self._most_carry:
             (size,) = _COUNT.unpack_from(content, at)
             carry = np.frombuffer(content, "<f4", size // 4, at + _COUNT.size)
-        return Snapshot(content[: self._state_nbytes], output, carry, tuple(statics), self._recent(content, at))
+        recent = self._recent(content, at)
+        return Snapshot(content[: self._state_nbytes], output, carry, tuple(statics), recent, self._memory_in(content))
+
+    def _memory_in(self, content: bytes) -> Array | None:
+        """The memory, the last part before the static inputs; None if there is none."""
+        if self._memory is None:
+            return None
+        at = self._nbytes - 8 * prod(self._memory)
+        (known,) = _COUNT.unpack_from(content, at - _COUNT.size)
+        return np.frombuffer(content, "<f8", prod(self._memory), at).reshape(self._memory) if known else None
 
     def _recent(self, content: bytes, at: int) -> tuple[Array, ...]:
         """The steps that belong to the next window, which begin at a position."""

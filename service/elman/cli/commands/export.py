@@ -12,7 +12,7 @@ from elman.cli.commands.options import AsJSON
 class Reads(StrEnum):
     """The units that a module reads."""
 
-    data, scaled = "data", "scaled"
+    data, scaled, series = "data", "scaled", "series"
 
 
 def export(

@@ -31,7 +31,7 @@ def export_module(
     feature_names: str | None,
     mean: str | None,
     std: str | None,
-    reads: Literal["data", "scaled"] | None,
+    reads: Literal["data", "scaled", "series"] | None,
     input_mean: str | None,
     input_std: str | None,
     spec: Path | None,
