@@ -226,5 +226,6 @@ def test_a_card_says_how_it_forecasts(seers: RunningServer) -> None:
     assert card["forecast"] == {
         "drive": "recursive", "window": None, "max_horizon": None,
         "target": [2, 0], "known": [3, 1], "known_for": "same", "sampled": True,
+        "max_sampled": None, "coverage": None,
     }  # fmt: skip
     assert seers.client.get("/v1/models/odd").json()["forecast"] is None

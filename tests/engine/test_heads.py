@@ -7,7 +7,7 @@ from scipy import stats
 from elman.engine.forecasting import ForecastPlan, SamplePath, next_values
 from elman.engine.heads import Head
 from elman.repository.network import Array
-from elman.repository.spec import ForecastSpec, HeadSpec
+from elman.repository.spec import ErrorsSpec, ForecastSpec, HeadSpec
 
 SOFTPLUS = float(np.log1p(np.exp(0.3)))
 NORMAL = HeadSpec(kind="normal", transform="softplus")
@@ -107,5 +107,9 @@ def test_a_head_that_contradicts_itself_is_refused(wrong: dict[str, object]) -> 
 
 
 def test_a_path_has_one_source_of_chance() -> None:
-    with pytest.raises(ValueError, match="not both"):
-        ForecastSpec(head=NORMAL, residuals=((0.0, 0.0),))
+    errors = ErrorsSpec(rows=(((0.0,),), ((0.0,),)))
+    for two in ({"head": NORMAL}, {"errors": errors}):
+        with pytest.raises(ValueError, match="not from two"):
+            ForecastSpec(**two, residuals=((0.0, 0.0),))
+    with pytest.raises(ValueError, match="not from two"):
+        ForecastSpec(head=NORMAL, errors=errors)

@@ -14,7 +14,7 @@ from elman.codec.limits import check_statics
 from elman.codec.requests import ForecastRequest
 from elman.codec.rows import prepared, scaled
 from elman.codec.series import Series
-from elman.engine.forecasting import PATHS, ForecastPlan, SamplePath
+from elman.engine.forecasting import PATHS, ForecastPlan, SamplePath, paths_of_errors
 from elman.engine.heads import Head
 from elman.engine.sequence import Sequence
 from elman.engine.work import Steps, Work, run, script
@@ -22,7 +22,7 @@ from elman.errors import CannotForecast, InvalidField, NotFiniteOutput, TooLong,
 from elman.http.endpoint import Request, Response
 from elman.repository.feeding import Driving, driving_of, why_no_forecast
 from elman.repository.network import Array
-from elman.repository.spec import ForecastSpec
+from elman.repository.spec import ErrorsSpec, ForecastSpec
 from elman.sessions.snapshot import Snapshot
 
 # Most values in all paths of one request, its mean and its quantiles.
@@ -44,9 +44,12 @@ class Forecast:
     def _forecast(self, request: Request) -> Steps[Response]:
         start = yield from read_start(self.server, request, _check, AutoregressiveDecoder.forecast)
         served, (options, given, horizon) = start.served, start.decoded
-        driving, of_each = driving_of(served.model), 1 + options.samples
+        driving, spec = driving_of(served.model), served.model.spec.forecast
+        # Paths from the errors of whole forecasts are made from the point forecast. Others are run.
+        num_paths = options.samples if spec is None or spec.errors is None else 0
+        of_each = 1 + num_paths
         _check_size(served, options, len(given), horizon)
-        self._check_sequences(len(given), options.samples)
+        self._check_sequences(len(given), num_paths)
         _check_origin(driving, options)
         deadline = request.deadline(options.timeout)
         contexts = [
@@ -57,7 +60,7 @@ class Forecast:
         outputs = yield from _read(served, driving, contexts, deadline)
         seed = secrets.randbits(32) if options.seed is None else options.seed
         plans = [forecast_plan(served, horizon, seed, one) for one in contexts]
-        numbers = [(index, path) for index in range(len(plans)) for path in (None, *range(options.samples))]
+        numbers = [(index, path) for index in range(len(plans)) for path in (None, *range(num_paths))]
         paths = [SamplePath(plans[index], None if path is None else index * PATHS + path) for index, path in numbers]
         first = paths[0].feed(list(paths), np.repeat(outputs, of_each, axis=0))
         more = [
@@ -69,9 +72,11 @@ class Forecast:
         yield from run(served.queue, sequences, [context.place for context, *_ in more])
         # One run of a direct model gives the values of several steps.
         values = np.array([path.values for path in paths]).reshape(len(plans), of_each, -1, len(driving.target))
-        values = values[:, :, :horizon]  # (series, 1 + samples, horizon, outputs)
-        arguments = served.key, options, seed, values
-        content = yield from self.server.pool.offload(values.size > _POOL_VALUES, encode_forecast, *arguments)
+        values = values[:, :, :horizon]  # (series, 1 + paths, horizon, outputs)
+        errors = None if spec is None else spec.errors
+        arguments = served.key, options, seed, values, errors, plans[0].minimum
+        size = (1 + options.samples) * values[:, 0].size
+        content = yield from self.server.pool.offload(size > _POOL_VALUES, encode_forecast, *arguments)
         return Response(content, model=served.key)
 
     def _check_sequences(self, num_series: int, samples: int) -> None:
@@ -217,12 +222,26 @@ def forecast_plan(served: ServedModel, horizon: int, seed: int, context: _Contex
     )
 
 
-def encode_forecast(key: tuple[str, int], request: ForecastRequest[Any, Any], seed: int, values: Array) -> bytes:
+def encode_forecast(
+    key: tuple[str, int],
+    request: ForecastRequest[Any, Any],
+    seed: int,
+    values: Array,
+    errors: ErrorsSpec | None = None,
+    minimum: float | None = None,
+) -> bytes:
     """The answer as JSON. Raises NotFiniteOutput.
 
-    values: for each series the point forecast, then each sampled path: float64
-        `(series, 1 + samples, horizon, outputs)`.
+    Args:
+        values: for each series the point forecast, then each path that was run: float64
+            `(series, 1 + paths, horizon, outputs)`.
+        errors: what sampled paths are made from, if they were not run.
+        minimum: smaller values of those are raised to this.
     """
+    if errors is not None and request.samples:
+        numbers = PATHS * np.arange(len(values))[:, None] + np.arange(request.samples)
+        paths = paths_of_errors(values[:, 0], errors, seed, numbers, minimum)
+        values = np.concatenate([values, paths], axis=1)  # (series, 1 + samples, horizon, outputs)
     if not np.isfinite(values).all():
         index, _, step, _ = min(np.argwhere(~np.isfinite(values)).tolist(), key=lambda place: place[2])
         of = f" of series {index}" if request.many else ""
@@ -259,11 +278,17 @@ def _check(served: ServedModel) -> None:
 def _check_size(served: ServedModel, request: ForecastRequest[Any, Any], num_series: int, horizon: int) -> None:
     """Raise CannotForecast, InvalidField or TooLong if the model cannot give all values, or they are too many."""
     spec = served.model.spec.forecast
-    if request.samples and (spec is None or not (spec.residuals or spec.head)):
+    if request.samples and (spec is None or not spec.sampled):
         raise CannotForecast(
-            f"{served.model.name} cannot sample paths: its model.json has neither residuals nor a head",
+            f"{served.model.name} cannot sample paths: its model.json has neither errors, residuals nor a head",
             where="samples",
             expected=0,
+        )
+    if request.samples and spec is not None and spec.errors is not None and horizon > spec.errors.steps:
+        raise InvalidField(
+            f"{served.model.name} samples no paths of {horizon} steps: its errors are known for {spec.errors.steps}",
+            where="horizon",
+            expected=f"1 to {spec.errors.steps}, or samples: 0",
         )
     driving = driving_of(served.model)
     if driving.drive == "direct" and horizon > driving.horizon:

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from elman.api.schemas import (
     BatchingCard,
+    CoverageCard,
     Examples,
     ForecastCard,
     GenerationCard,
@@ -24,7 +25,7 @@ from elman.repository.feeding import driving_of, why_no_forecast, why_no_generat
 from elman.repository.model import Model
 from elman.repository.network import InputTensor, OutputTensor
 from elman.repository.repository import Refusal
-from elman.repository.spec import ForecastSpec, GenerationSpec
+from elman.repository.spec import ErrorsSpec, ForecastSpec, GenerationSpec
 
 
 def models_router(server: Server) -> APIRouter:
@@ -122,8 +123,16 @@ def _forecast(model: Model) -> ForecastCard | None:
         target=list(driving.target),
         known=list(driving.known),
         known_for=driving.known_for,
-        sampled=bool(spec.residuals) or spec.head is not None,
+        sampled=spec.sampled,
+        max_sampled=None if spec.errors is None else spec.errors.steps,
+        coverage=_coverage(spec.errors),
     )
+
+
+def _coverage(errors: ErrorsSpec | None) -> CoverageCard | None:
+    if errors is None or not errors.coverage:
+        return None
+    return CoverageCard(level=errors.level, shares=[list(step) for step in errors.coverage])
 
 
 def _tensor(one: InputTensor | OutputTensor) -> dict[str, Any]:

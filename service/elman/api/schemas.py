@@ -100,6 +100,13 @@ class GenerationCard(BaseModel):
     conditions: list[str]
 
 
+class CoverageCard(BaseModel):
+    """How much of the truth the middle interval held, on data that neither training nor calibration had seen."""
+
+    level: float = Field(description="The share that it is meant to hold")
+    shares: list[list[float]] = Field(description="The share that it held: for each step one number for each value")
+
+
 class ForecastCard(BaseModel):
     """How a model forecasts."""
 
@@ -115,6 +122,8 @@ class ForecastCard(BaseModel):
         description="`same`: an input row has the known features of its own step; `next`: of the step after it"
     )
     sampled: bool = Field(description="Whether paths can be sampled, for quantiles")
+    max_sampled: int | None = Field(description="Most steps of a sampled path; null if any that it foretells")
+    coverage: CoverageCard | None = Field(description="The coverage that was measured; null if none is known")
 
 
 class ModelCard(BaseModel):

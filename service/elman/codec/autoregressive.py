@@ -36,7 +36,8 @@ class AutoregressiveDecoder:
     def __init__(self, model: Model, decoder: JSONDecoder) -> None:
         self._decoder = decoder
         self._generation = model.spec.generation or GenerationSpec()
-        self._series = SeriesDecoder(decoder, driving_of(model), model.spec.input.names)
+        errors = None if model.spec.forecast is None else model.spec.forecast.errors
+        self._series = SeriesDecoder(decoder, driving_of(model), model.spec.input.names, errors)
         self._output_size = model.network.output_size
         output = model.spec.decoder
         kind = None if output is None else output.kind

@@ -145,7 +145,11 @@ class ForecastRequest(Struct, Generic[S, T], kw_only=True, forbid_unknown_fields
     horizon: (
         Annotated[
             int,
-            Meta(ge=1, le=100_000, description="Number of steps to forecast; without it 24, or all of a direct model"),
+            Meta(
+                ge=1,
+                le=100_000,
+                description="Number of steps to forecast; without it max_horizon or max_sampled of the card, or 24",
+            ),
         ]
         | None
     ) = None

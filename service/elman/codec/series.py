@@ -11,6 +11,7 @@ from elman.codec.requests import ForecastRequest
 from elman.errors import InvalidField, TooLong, WrongFeatures
 from elman.repository.feeding import Driving
 from elman.repository.network import Array
+from elman.repository.spec import ErrorsSpec
 
 MAX_SERIES = 2**16
 """Most series of a request. Each has random numbers of its own."""
@@ -41,10 +42,13 @@ class SeriesDecoder:
         horizon: steps to forecast, where a request does not say.
     """
 
-    def __init__(self, decoder: JSONDecoder, driving: Driving, names: Sequence[str] | None) -> None:
+    def __init__(
+        self, decoder: JSONDecoder, driving: Driving, names: Sequence[str] | None, errors: ErrorsSpec | None
+    ) -> None:
         self._decoder = decoder
         self._driving = driving
-        self.horizon = driving.horizon if driving.drive == "direct" else DEFAULT_HORIZON
+        others = DEFAULT_HORIZON if errors is None else errors.steps
+        self.horizon = driving.horizon if driving.drive == "direct" else others
         self._known = driving.known
         self._row = f"rows of {len(self._known)}"
         if names:

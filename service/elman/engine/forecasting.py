@@ -2,7 +2,8 @@
 
 The spec of a model holds the residuals of its training. A sampled path adds one of their rows to each step: row
 floor(u * rows), with u from `randomness`. A path without residuals is the point forecast. (After the sieve bootstrap:
-P. Bühlmann, "Sieve bootstrap for time series", Bernoulli 3, 1997.)
+P. Bühlmann, "Sieve bootstrap for time series", Bernoulli 3, 1997.) If the spec has the errors of whole forecasts, only
+the point forecast is run, and paths are made from it.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from elman.engine.feedback import Feedback
 from elman.engine.heads import Head
 from elman.engine.randomness import uniforms
 from elman.repository.network import Array
+from elman.repository.spec import ErrorsSpec
 
 PATHS = 2**16
 """Path p of series i of a request draws the random numbers of path `i * PATHS + p`, so that no two series share any."""
@@ -110,6 +112,30 @@ def next_values(paths: list[SamplePath], outputs: Array) -> Array:
         if plan.minimum is not None:
             np.maximum(value, plan.minimum, out=value)
     return values
+
+
+def paths_of_errors(points: Array, errors: ErrorsSpec, seed: int, numbers: Array, minimum: float | None) -> Array:
+    """Sampled paths, float64 `(series, samples, horizon, values)`: point forecasts plus the errors of whole forecasts.
+
+    A path has the errors of forecast floor(u * rows), with u of its number and step 0 from `randomness`. The errors of
+    a forecast stay together, so that those of neighbouring steps and of values that are forecast together are as
+    correlated as they were. At each step, and for exchangeable forecasts, the quantiles are those of split conformal
+    prediction (J. Lei et al., "Distribution-Free Predictive Inference for Regression", JASA 113, 2018; with an offset
+    its locally weighted form). For all steps of a forecast: K. Stankevičiūtė, A. Alaa and M. van der Schaar, "Conformal
+    Time-Series Forecasting", NeurIPS 2021.
+
+    Args:
+        points: `(series, horizon, values)`, no longer than the errors.
+        numbers: of the paths, `(series, samples)`.
+        minimum: smaller values are raised to this.
+    """
+    flat = numbers.reshape(-1).astype(np.uint64)
+    u = uniforms(np.full(len(flat), seed, np.uint64), flat, np.zeros(len(flat), np.uint64)).reshape(numbers.shape)
+    drawn = errors.table[(u * len(errors.rows)).astype(np.int64), : points.shape[1]]  # (series, samples, horizon, ...)
+    points = points[:, None]
+    scale = 1.0 if errors.offset is None else np.abs(points) + errors.offset
+    paths: Array = points + drawn * scale
+    return paths if minimum is None else np.maximum(paths, minimum)
 
 
 def _drawn(head: Head, paths: list[SamplePath], outputs: Array) -> Array:

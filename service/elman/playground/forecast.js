@@ -81,7 +81,7 @@ export function forecast(page) {
 
   function request() {
     const ahead = Math.round(Number(horizon.value));
-    const count = Math.round(Number(samples.value));
+    const count = ahead > (card.forecast.max_sampled ?? Infinity) ? 0 : Math.round(Number(samples.value));
     const rows =
       future.value.trim() && card.forecast.known?.length
         ? parseNumbers(future.value, { input: { kind: "features", size: card.forecast.known.length } })
@@ -201,10 +201,17 @@ export function forecast(page) {
       ...(truth ? ["truth"] : []),
     ];
     const which = Number(outputs.value) || 0;
+    const { max_sampled: most, coverage } = card.forecast;
     figure.note(
-      shares.length
-        ? `The ${shares.length === 1 ? "band holds" : "bands hold"} ${shares.join(" and ")} of the sampled paths.`
-        : "",
+      [
+        shares.length
+          ? `The ${shares.length === 1 ? "band holds" : "bands hold"} ${shares.join(" and ")} of the sampled paths.`
+          : "",
+        shares.length && coverage ? held(coverage, which) : "",
+        point.length > (most ?? Infinity) ? `There is no band: the model's errors are known for ${plural(most, "step")}.` : "",
+      ]
+        .filter(Boolean)
+        .join(" "),
     );
     figure.mark(0);
     figure.draw(() => picture, {
@@ -253,7 +260,7 @@ export function forecast(page) {
       historyField
         .querySelector("label")
         .replaceChildren("History ", el("small", {}, `${stepWords(card)}; CSV or JSON`));
-      horizon.value = card.forecast.max_horizon ?? 24;
+      horizon.value = card.forecast.max_horizon ?? card.forecast.max_sampled ?? 24;
       futureField.hidden = !card.forecast.known?.length;
       futureField
         .querySelector("label")
@@ -272,6 +279,12 @@ export function forecast(page) {
     },
     hide: () => run?.abort(),
   };
+}
+
+/** What the middle interval held of held-out data. */
+function held({ level, shares }, which) {
+  const percents = shares.map((row) => Math.round(100 * at(row, which)));
+  return `Of held-out data, intervals of ${Math.round(100 * level)} % held ${Math.min(...percents)} to ${Math.max(...percents)} %.`;
 }
 
 /** An output of several, or the only one. */

@@ -83,8 +83,12 @@ def _misfit(driving: Driving, features: int, size: int) -> str | None:
 
 
 def _wrong_residuals(model: Model, size: int) -> str | None:
-    if model.spec.forecast is not None and any(len(row) != size for row in model.spec.forecast.residuals):
+    spec = model.spec.forecast or ForecastSpec()
+    if any(len(row) != size for row in spec.residuals):
         return f"the residuals of its spec are not rows of {size}"
+    values = len(driving_of(model).target)
+    if spec.errors is not None and len(spec.errors.rows[0][0]) != values:
+        return f"the errors of its spec are of {len(spec.errors.rows[0][0])} values a step, its forecasts of {values}"
     return None
 
 

@@ -2,8 +2,10 @@
 
 import unicodedata
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from elman.errors import ModelRefused
@@ -247,6 +249,44 @@ class HeadSpec(_Frozen):
         return self
 
 
+class ErrorsSpec(_Frozen):
+    """Errors of whole forecasts of data that was not trained on, from which intervals are made.
+
+    Attributes:
+        rows: for each forecast its errors (truth minus forecast), one row for each step, one number for each value.
+            All have the same number of steps, and paths go no further than these.
+        offset: where it is given, the numbers are shares of `|forecast| + offset`, for series whose errors grow with
+            their values. Without it they are in the data's own units.
+        level: the share of the truth that the middle interval is meant to hold.
+        coverage: the share of the truth that it held, on data that neither training nor `rows` had seen: for each
+            step one number for each value.
+    """
+
+    rows: Annotated[tuple[tuple[tuple[Number, ...], ...], ...], Field(min_length=2, max_length=4096)]
+    offset: Positive | None = None
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    coverage: tuple[tuple[Annotated[float, Field(ge=0, le=1)], ...], ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Steps that the errors are known for."""
+        return len(self.rows[0])
+
+    @cached_property
+    def table(self) -> "np.ndarray[Any, Any]":
+        """The rows as float64 `(rows, steps, values)`."""
+        return np.array(self.rows, np.float64)
+
+    @model_validator(mode="after")
+    def _check(self) -> "ErrorsSpec":
+        shapes = {tuple(len(step) for step in row) for row in self.rows}
+        if len(shapes) != 1 or len(set(*shapes)) != 1 or 0 in next(iter(shapes)):
+            raise ValueError("all rows must have the same number of steps, and each step the same number of values")
+        if self.coverage and {tuple(len(step) for step in self.coverage)} != shapes:
+            raise ValueError("coverage must have the steps and the values that the rows have")
+        return self
+
+
 class ForecastSpec(_Frozen):
     """How a model whose outputs are the coming values of a series is driven.
 
@@ -262,6 +302,8 @@ class ForecastSpec(_Frozen):
             foretells.
         residuals: errors (truth minus forecast, in the data's own units) seen on data that was not trained on, one
             row for each forecast of one run. A sampled path adds one row, drawn at random, to the output of each run.
+        errors: errors of whole forecasts, by step. A sampled path is the point forecast plus those of one forecast,
+            drawn at random, and nothing of them is fed back.
         head: what the outputs say of each value, where they are not the values themselves.
         minimum: values are held at it or above.
     """
@@ -273,8 +315,14 @@ class ForecastSpec(_Frozen):
     known: tuple[Annotated[int, Field(ge=0)], ...] = ()
     known_for: Literal["same", "next"] = "same"
     residuals: tuple[tuple[Number, ...], ...] = ()
+    errors: ErrorsSpec | None = None
     head: HeadSpec | None = None
     minimum: Number | None = None
+
+    @property
+    def sampled(self) -> bool:
+        """Whether paths can be sampled."""
+        return bool(self.residuals or self.errors or self.head)
 
     @model_validator(mode="after")
     def _check(self) -> "ForecastSpec":
@@ -282,8 +330,8 @@ class ForecastSpec(_Frozen):
             raise ValueError("a direct model has a horizon, and no other has one")
         if self.window is not None and self.drive == "recursive":
             raise ValueError("a recursive model reads no window")
-        if self.head is not None and self.residuals:
-            raise ValueError("paths are drawn from the head or add residuals, not both")
+        if sum(map(bool, (self.head, self.errors, self.residuals))) > 1:
+            raise ValueError("paths are drawn from the head, from errors or from residuals, not from two of them")
         if self.known and self.drive == "direct":
             raise ValueError("a direct model reads no features that are known ahead")
         return self

@@ -39,7 +39,7 @@ def forecast(
             "-n",
             min=1,
             max=100_000,
-            help="Number of steps to forecast. [default: 24, or all of a model that gives them at once]",
+            help="Number of steps to forecast. [default: all that the model gives at once, or has errors of; else 24]",
         ),
     ] = None,
     samples: Annotated[
@@ -76,16 +76,16 @@ def forecast(
     """Forecast each series of a file. The model's output is fed back as its next input.
 
     \b
-    elman forecast sunspots-gru history.csv --horizon 132
-    elman forecast sunspots-gru history.csv -n 132 --samples 200 --quantiles 0.05,0.5,0.95
+    elman forecast sunspots-gru history.csv --horizon 11
+    elman forecast sunspots-gru history.csv -n 11 --samples 200 --quantiles 0.05,0.5,0.95
     elman forecast electricity-gru load.csv -n 48 --future calendar.csv -o ahead.csv
     elman forecast ./my-model many.jsonl --json > forecasts.jsonl
 
     FILE is as for elman predict, with one series or many. A line of JSON may hold "future" and "static" beside
     "sequence".
     Values are in the units of the data. With --samples, each path adds errors that the model made on data it had
-    not seen, and mean and quantiles are taken over the paths. A model that cannot forecast says why; the field
-    "forecast" of its card is null.
+    not seen, and mean and quantiles are taken over the paths. Errors that are known for a few steps allow no longer
+    paths: "max_sampled" on the card. A model that cannot forecast says why; the field "forecast" of its card is null.
     """
     from elman.cli.jobs.file_job import JobOptions
     from elman.cli.jobs.files.items import TableOptions

@@ -16,6 +16,7 @@ from elman.errors import ModelRefused
 from elman.repository.feeding import driving_of, why_no_forecast, why_no_generation
 from elman.repository.model import Model
 from elman.repository.repository import Refusal
+from elman.repository.spec import ForecastSpec
 
 # Most items of a list that are printed for people.
 _MAX_ITEMS = 12
@@ -188,15 +189,25 @@ def _forecast(model: Model) -> str:
     target, known = (
         ", ".join(names[i] if names else str(i) for i in features) for features in (axes.target, axes.known)
     )
-    sampled = model.spec.forecast is not None and bool(model.spec.forecast.residuals)
     ahead = f"with {known} known ahead, for the {axes.known_for} step" if known else ""
     driven = {
         "recursive": "",
         "window": f"driven by windows of {axes.window}",
         "direct": f"{axes.horizon} steps at once",
     }
-    parts = [f"feature {target}", ahead, driven[axes.drive], "with quantiles" if sampled else ""]
+    parts = [f"feature {target}", ahead, driven[axes.drive], _intervals(model.spec.forecast or ForecastSpec())]
     return f"yes, {', '.join(filter(None, parts))}"
+
+
+def _intervals(spec: ForecastSpec) -> str:
+    errors = spec.errors
+    if errors is None:
+        return "with quantiles" if spec.sampled else ""
+    words = f"with quantiles up to {errors.steps} steps"
+    if not errors.coverage:
+        return words
+    shares = [100 * share for step in errors.coverage for share in step]
+    return f"{words}: {100 * errors.level:g} % intervals held {min(shares):.0f} to {max(shares):.0f} % of held-out data"
 
 
 def _unit(model: Model) -> str:
