@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from elman.engine.forecasting import ForecastPlan, SamplePath, next_values
+from elman.engine.forecasting import ForecastPlan, path_blocks
 from elman.engine.heads import Head
 from elman.repository.network import Array
 from elman.repository.spec import ErrorsSpec, ForecastSpec, HeadSpec
@@ -44,12 +44,18 @@ def plan(head: HeadSpec, values: int = 1, seed: int = 5, **more: Array) -> Forec
     )
 
 
+def next_values(plan: ForecastPlan, raw: list[float], paths: int, max_rows: int = 10_000) -> Array:
+    """The first values of the point forecast and of some paths, from the same outputs."""
+    values = np.zeros((1 + paths, plan.horizon, len(plan.mean)))
+    for block in path_blocks(plan, 0, values, max_rows):
+        block.take(np.tile(np.float32(raw), (len(block.numbers), 1)))
+    return values[:, 0]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_draws_follow_the_distribution(case: str) -> None:
     head, raw, wanted, point = CASES[case]
-    one = plan(head)
-    paths = [SamplePath(one, None), *(SamplePath(one, number) for number in range(4000))]
-    values = next_values(paths, np.tile(np.array(raw, np.float32), (len(paths), 1)))[:, 0]
+    values = next_values(plan(head), raw, 4000)[:, 0]
     assert values[0] == pytest.approx(point, rel=1e-6)
     assert wanted.mean() == pytest.approx(point, rel=1e-6)
     if case == "negative_binomial":
@@ -72,24 +78,30 @@ def test_counts_of_any_mean_and_dispersion_are_drawn(mean: float, alpha: float) 
 
 
 def test_quantiles_are_drawn_between_their_levels() -> None:
-    one = plan(QUANTILES)
-    paths = [SamplePath(one, None), *(SamplePath(one, number) for number in range(2000))]
     # A network may give quantiles that cross: they are put in order.
-    values = next_values(paths, np.tile(np.float32([4.0, 1.0, 2.0]), (len(paths), 1)))[:, 0]
+    values = next_values(plan(QUANTILES), [4.0, 1.0, 2.0], 2000)[:, 0]
     assert values[0] == 2.0
     np.testing.assert_allclose(np.quantile(values[1:], [0.1, 0.5, 0.9]), [1.0, 2.0, 4.0], atol=0.15)
     assert (values.min(), values.max()) == (1.0, 4.0)
 
 
+@pytest.mark.parametrize("levels", [(0.5,), (0.1, 0.9), (0.05, 0.1, 0.2, 0.8)])
+def test_the_line_through_quantiles_is_that_of_numpy(levels: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(1)
+    quantiles, u = np.sort(rng.normal(size=(200, 2, len(levels)))), rng.random((200, 2))
+    u[0], u[1] = levels[0], levels[-1]
+    drawn = Head(HeadSpec(kind="quantiles", levels=levels)).draw(quantiles, u)
+    assert all(drawn[at] == np.interp(u[at], levels, quantiles[at]) for at in np.ndindex(u.shape))
+
+
 def test_each_value_has_a_number_of_its_own_and_the_units_of_the_data() -> None:
     two = plan(NORMAL, 2, mean=np.array([10.0, 0.0]), std=np.array([2.0, 1.0]))
-    paths = [SamplePath(two, number) for number in range(2000)]
-    values = next_values(paths, np.tile(np.float32([1.0, 0.3, -1.0, 0.3]), (2000, 1)))
+    values = next_values(two, [1.0, 0.3, -1.0, 0.3], 2000)[1:]
     np.testing.assert_allclose(values.mean(axis=0), [12.0, -1.0], atol=0.1)
     np.testing.assert_allclose(values.std(axis=0), [2 * SOFTPLUS, SOFTPLUS], rtol=0.08)
     assert abs(np.corrcoef(values.T)[0, 1]) < 0.08
-    alone = next_values(paths[7:8], np.float32([[1.0, 0.3, -1.0, 0.3]]))
-    np.testing.assert_array_equal(alone[0], values[7])
+    alone = next_values(two, [1.0, 0.3, -1.0, 0.3], 8, max_rows=1)[1:]
+    np.testing.assert_array_equal(alone[7], values[7])
 
 
 @pytest.mark.parametrize(

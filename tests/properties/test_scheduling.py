@@ -1,6 +1,6 @@
 """The scheduler alone: nothing is lost, nothing idles, nothing short waits for something long."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, inf
 from typing import Any
 
@@ -26,6 +26,7 @@ class Arrival:
     priority: int
     deadline: float
     cancelled_at: float
+    rows: int = 1
 
 
 @dataclass
@@ -57,6 +58,7 @@ hurried = st.builds(
     deadline=st.one_of(st.just(inf), st.floats(1, 80)),
     cancelled_at=st.one_of(st.just(inf), st.floats(0, 60)),
 )
+blocks = st.builds(replace, st.one_of(arrivals, hurried), rows=st.sampled_from([1, 2, 60]))
 policies = st.builds(
     Policy,
     max_batch=st.integers(1, 20),
@@ -70,9 +72,8 @@ policies = st.builds(
 def simulate(policy: Policy, arriving: list[Arrival]) -> tuple[Run, list[Sequence]]:
     """Run the scheduler as a queue does, one second an iteration, checking what holds of every batch."""
     scheduler, seen = Scheduler(policy), Run()
-    every = [
-        sequence(one.length, returns=one.returns, priority=one.priority, deadline=one.deadline) for one in arriving
-    ]
+    fields = "returns", "priority", "deadline", "rows"
+    every = [sequence(one.length, **{name: getattr(one, name) for name in fields}) for one in arriving]
     waiting = list(zip(arriving, every, strict=True))
     now = 0.0
     while waiting or len(scheduler):
@@ -109,7 +110,9 @@ def check_batch(policy: Policy, batch: Batch, live: list[Sequence]) -> None:
             assert steps == 1
     if policy.grouping == "equal":
         assert len(set(batch.counts)) == 1
-    if policy.chunked:
+    if any(one.rows > 1 for one in live):
+        assert len(batch.sequences) == 1 or all(one.rows == 1 for one in batch.sequences), "a block runs alone"
+    elif policy.chunked:
         check_choice(policy, batch, live, limit)
 
 
@@ -164,6 +167,13 @@ def test_what_is_late_or_given_up_is_handed_back_once_with_its_error(policy: Pol
         else:
             assert isinstance(each.error, DeadlineExceeded)
             assert each.remaining and (one.deadline < inf or one.cancelled_at < inf)
+
+
+@given(policy=policies, arriving=st.lists(blocks, min_size=1, max_size=40))
+def test_blocks_run_alone_and_every_sequence_is_handed_back_once(policy: Policy, arriving: list[Arrival]) -> None:
+    seen, every = simulate(policy, arriving)
+    assert sorted(map(id, seen.done)) == sorted(map(id, every))
+    assert all(one.error is not None or one.cursor == one.length for one in every)
 
 
 @given(
@@ -228,6 +238,30 @@ def test_a_long_sequence_goes_on_however_much_that_is_short_arrives(max_batch: i
         while len(scheduler) < 3 * max_batch:
             scheduler.add(sequence(10))
         if long in scheduler.update(scheduler.schedule(0.0)):
+            return
+    raise AssertionError(f"it stopped at step {long.cursor}")
+
+
+def test_a_short_sequence_does_not_wait_for_the_blocks_of_a_forecast() -> None:
+    scheduler = Scheduler(Policy(max_batch=16, max_chunk=64))
+    for number in range(16):
+        scheduler.add(sequence(500, rows=64, place=64 * number, keep_trace=True))  # one step a run
+    short = sequence(10)
+    scheduler.add(short)
+    # The first block may take its first 256 steps, in four runs of 64 rows.
+    assert iterations_until_done(scheduler, short) <= 5
+
+
+@pytest.mark.parametrize("first", [60, 1])
+def test_of_a_block_and_short_sequences_neither_keeps_the_other_waiting(first: int) -> None:
+    scheduler = Scheduler(Policy(max_batch=16, max_chunk=64))
+    long = sequence(200, rows=61 - first, keep_trace=True)
+    scheduler.add(long)
+    for iteration in range(10_000):
+        while len(scheduler) < 30:
+            scheduler.add(sequence(10, rows=first))
+        if long in scheduler.update(scheduler.schedule(0.0)):
+            assert iteration <= 8 * long.length + 2
             return
     raise AssertionError(f"it stopped at step {long.cursor}")
 

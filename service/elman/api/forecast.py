@@ -14,10 +14,10 @@ from elman.codec.limits import check_statics
 from elman.codec.requests import ForecastRequest
 from elman.codec.rows import prepared, scaled
 from elman.codec.series import Series
-from elman.engine.forecasting import PATHS, ForecastPlan, SamplePath, paths_of_errors
+from elman.engine.forecasting import PATHS, ForecastPlan, PathBlock, path_blocks, paths_of_errors
 from elman.engine.heads import Head
 from elman.engine.sequence import Sequence
-from elman.engine.work import Steps, Work, run, script
+from elman.engine.work import Steps, Work, aside, run, script
 from elman.errors import CannotForecast, InvalidField, NotFiniteOutput, TooLong, WrongLength
 from elman.http.endpoint import Request, Response
 from elman.repository.feeding import Driving, driving_of, why_no_forecast
@@ -25,8 +25,11 @@ from elman.repository.network import Array
 from elman.repository.spec import ErrorsSpec, ForecastSpec
 from elman.sessions.snapshot import Snapshot
 
-# Most values in all paths of one request, its mean and its quantiles.
-_MAX_VALUES = 2_000_000
+# Most values that one request computes, in all paths, and most that its answer has.
+_MAX_VALUES = 10_000_000
+_MAX_ANSWERED = 2_000_000
+# The first step of more paths takes milliseconds, so a thread does it.
+_THREAD_PATHS = 2_000
 # More values take milliseconds to sort and encode, so the codec pool does it.
 _POOL_VALUES = 20_000
 
@@ -49,7 +52,8 @@ class Forecast:
         num_paths = options.samples if spec is None or spec.errors is None else 0
         of_each = 1 + num_paths
         _check_size(served, options, len(given), horizon)
-        self._check_sequences(len(given), num_paths)
+        most = served.queue.scheduler.policy.max_block
+        self._check_blocks(len(given), -(-of_each // most))
         _check_origin(driving, options)
         deadline = request.deadline(options.timeout)
         contexts = [
@@ -60,18 +64,13 @@ class Forecast:
         outputs = yield from _read(served, driving, contexts, deadline)
         seed = secrets.randbits(32) if options.seed is None else options.seed
         plans = [forecast_plan(served, horizon, seed, one) for one in contexts]
-        numbers = [(index, path) for index in range(len(plans)) for path in (None, *range(num_paths))]
-        paths = [SamplePath(plans[index], None if path is None else index * PATHS + path) for index, path in numbers]
-        first = paths[0].feed(list(paths), np.repeat(outputs, of_each, axis=0))
-        more = [
-            (contexts[index], path, inputs)
-            for (index, _), path, inputs in zip(numbers, paths, first, strict=True)
-            if inputs is not None
-        ]
-        sequences = [_continued(context, path, inputs, deadline) for context, path, inputs in more]
-        yield from run(served.queue, sequences, [context.place for context, *_ in more])
+        values = np.empty((len(plans), of_each, plans[0].horizon, len(plans[0].mean)))
+        beginning = _begin, contexts, plans, outputs, values, most, deadline
+        many = len(plans) * of_each > _THREAD_PATHS
+        sequences, places = (yield from aside(*beginning)) if many else _begin(*beginning[1:])
+        yield from run(served.queue, sequences, places)
         # One run of a direct model gives the values of several steps.
-        values = np.array([path.values for path in paths]).reshape(len(plans), of_each, -1, len(driving.target))
+        values = values.reshape(len(plans), of_each, -1, len(driving.target))
         values = values[:, :, :horizon]  # (series, 1 + paths, horizon, outputs)
         errors = None if spec is None else spec.errors
         arguments = served.key, options, seed, values, errors, plans[0].minimum
@@ -79,14 +78,14 @@ class Forecast:
         content = yield from self.server.pool.offload(size > _POOL_VALUES, encode_forecast, *arguments)
         return Response(content, model=served.key)
 
-    def _check_sequences(self, num_series: int, samples: int) -> None:
+    def _check_blocks(self, num_series: int, of_each: int) -> None:
         """Raise TooLong if the engine has no room for all paths of a request."""
         most = self.server.limits.max_sequences
-        if num_series * (1 + samples) > most:
+        if num_series * of_each > most:
             raise TooLong(
-                f"{num_series} series with a point forecast and {samples} paths each are too many at once",
-                where="samples",
-                expected=f"at most {most} forecasts and paths in all",
+                f"{num_series} series with so many paths each are too many at once",
+                where="samples" if of_each > 1 else "series_list",
+                expected=f"at most {most // of_each} series, or fewer samples",
             )
 
 
@@ -183,13 +182,33 @@ def _read(served: ServedModel, driving: Driving, contexts: list[_Context], deadl
     return [last_output(outputs_of(one)[-1], place) for one, place in zip(sequences, places, strict=True)]
 
 
-def _continued(context: _Context, path: SamplePath, inputs: Array, deadline: float) -> Sequence:
-    """The sequence of one path, which begins with the first inputs that it feeds back."""
+def _begin(
+    contexts: list[_Context], plans: list[ForecastPlan], outputs: list[Array], values: Array, most: int, deadline: float
+) -> tuple[list[Sequence], list[str]]:
+    """Take the first step of all paths. Returns the sequences of the steps after it, and the `where` of each.
+
+    Args:
+        outputs: the last output of each series, `(output_size,)`.
+        values: filled by the paths, float64 `(series, 1 + samples, horizon, values)`.
+        most: most paths of a sequence.
+    """
+    sequences, places = [], []
+    for index, (context, plan, output) in enumerate(zip(contexts, plans, outputs, strict=True)):
+        for block in path_blocks(plan, index * PATHS, values[index], most):
+            inputs = block.take(np.broadcast_to(output, (len(block.numbers), len(output))))
+            if inputs is not None:
+                sequences.append(_continued(context, block, inputs, deadline))
+                places.append(context.place)
+    return sequences, places
+
+
+def _continued(context: _Context, block: PathBlock, inputs: Array, deadline: float) -> Sequence:
+    """The sequence of some paths, which begins with the first inputs that it feeds back."""
     # Rows that are read anew belong to no state.
     state = context.snapshot.state if context.carries else None
-    more = (path.plan.horizon - 2) * len(inputs)
+    more = (block.plan.horizon - 2) * len(inputs)
     wanted: dict[str, Any] = {"state": state, "anew": state is None, "statics": context.snapshot.statics}
-    return Sequence(inputs, feedback=path, more=more, deadline=deadline, **wanted)
+    return Sequence(inputs, feedback=block, rows=len(block.numbers), more=more, deadline=deadline, **wanted)
 
 
 def forecast_plan(served: ServedModel, horizon: int, seed: int, context: _Context) -> ForecastPlan:
@@ -297,9 +316,12 @@ def _check_size(served: ServedModel, request: ForecastRequest[Any, Any], num_ser
             where="horizon",
             expected=f"1 to {driving.horizon}",
         )
+    each = num_series * horizon * len(driving.target)
     figures = 1 + len(request.quantiles) if request.samples else 0
-    values = num_series * (1 + request.samples + figures) * horizon * len(driving.target)
-    if values > _MAX_VALUES:
-        raise TooLong(
-            f"the forecast would have {values} values", where="samples", expected=f"at most {_MAX_VALUES} values"
-        )
+    answered = each * (1 + figures + request.samples * request.paths)
+    for values, most, what in (
+        (each * (1 + request.samples), _MAX_VALUES, "all paths of the forecast would have"),
+        (answered, _MAX_ANSWERED, "the answer would have"),
+    ):
+        if values > most:
+            raise TooLong(f"{what} {values} values", where="samples", expected=f"at most {most} values")

@@ -75,11 +75,18 @@ class ServedModel:
         return bytes.fromhex(self.model.digest.removeprefix("sha256:"))
 
 
+# A step of a block takes about as long: others wait for it.
+_BLOCK_SECONDS = 1e-3
+
+
 def policy_of(model: Model, settings: Settings) -> Policy:
     """How the engine may batch a model, as its proof allows."""
     network, proof = model.network, model.proof
+    alone, fast = proof.batched == "alone", int(_BLOCK_SECONDS / model.calibration.row_step)
+    batch = 1 if alone else settings.max_batch or model.calibration.batch
     return Policy(
-        max_batch=1 if proof.batched == "alone" else settings.max_batch or model.calibration.batch,
+        max_batch=batch,
+        max_block=batch if alone or settings.max_batch else max(batch, min(fast, proof.max_rows)),
         max_chunk=1 if network.layout == "step" else settings.max_chunk,
         chunked=proof.chunked,
         steps_singly=network.outputs == "last",

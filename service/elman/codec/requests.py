@@ -153,7 +153,7 @@ class ForecastRequest(Struct, Generic[S, T], kw_only=True, forbid_unknown_fields
         ]
         | None
     ) = None
-    samples: Annotated[int, Meta(ge=0, le=1000, description="Number of paths to sample, for mean and quantiles")] = 0
+    samples: Annotated[int, Meta(ge=0, le=5000, description="Number of paths to sample, for mean and quantiles")] = 0
     quantiles: Annotated[
         list[Annotated[float, Meta(gt=0, lt=1)]], Meta(max_length=100, description="Quantiles of the sampled paths")
     ] = field(default_factory=lambda: [0.1, 0.5, 0.9])

@@ -116,9 +116,11 @@ class Engine:
         self._num_pending += len(sequences)
         self._pending_seconds += seconds
         self._requests.add(pending)
-        for place, sequence in enumerate(sequences):
+        place = 0
+        for sequence in sequences:
             sequence.place = place
             sequence.request = pending
+            place += sequence.rows
         # The engine thread is woken on the next turn of the event loop. Requests that arrive in one turn then share a
         # batch, and the threads switch once per turn and not once per request.
         if not self._arrived:

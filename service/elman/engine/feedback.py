@@ -6,16 +6,17 @@ from elman.repository.network import Array
 
 
 class Feedback(Protocol):
-    """Makes the next inputs of one sequence. Called by the engine, for many rows at a time."""
+    """Makes the next inputs of one sequence, or of a block. Called by the engine, for many rows at a time."""
 
     def feed(self, feedbacks: "list[Feedback]", outputs: Array) -> list[Array | None]:
-        """The next inputs of several rows.
+        """The next inputs of several sequences.
 
         Args:
-            feedbacks: one per row, all of one class; the first is `self`.
-            outputs: the last output of each, `(rows, output_size)`.
+            feedbacks: one per sequence, all of one class; the first is `self`.
+            outputs: the last output of each, `(sequences, output_size)`. For a block, which is fed alone, it is
+                `(1, rows, output_size)`.
 
         Returns:
-            for each row the steps to read next, `(1, features)` or `(1,)` as the network takes them; None if the row
-            is done.
+            for each the steps to read next, `(steps, features)` or `(steps,)` as the network takes them; None if it is
+            done. Those of a block are `(steps, rows, features)`.
         """

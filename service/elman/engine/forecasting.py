@@ -53,65 +53,88 @@ class ForecastPlan:
 
 
 @dataclass(eq=False, slots=True)
-class SamplePath:
-    """One path of a forecast.
+class PathBlock:
+    """Paths of one series that advance together.
 
     Attributes:
-        plan: what it shares with the other paths.
-        path: its number; None for the point forecast.
+        plan: what all paths of the series share.
+        numbers: the number of each path, uint64 `(rows,)`.
+        values: float64 `(rows, horizon, values)`; the first `length` steps are filled.
+        has_point: True if the first row is the point forecast, which draws nothing.
         length: steps forecast so far.
-        values: float64 `(horizon, outputs)`; the first `length` rows are filled.
-        window: the last rows, if the model reads them anew at each step.
+        window: the last rows of each path, `(window, rows, features)`, if the model reads them anew at each step.
     """
 
     plan: ForecastPlan
-    path: int | None
+    numbers: Array
+    values: Array
+    has_point: bool
     length: int = 0
-    values: Array = field(init=False)
     window: Array | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.values = np.zeros((self.plan.horizon, len(self.plan.mean)))
-        self.window = self.plan.window
+        window, rows = self.plan.window, len(self.numbers)
+        self.window = None if window is None else np.repeat(window[:, None], rows, axis=1)
 
     def feed(self, feedbacks: list[Feedback], outputs: Array) -> list[Array | None]:
-        """Like `Feedback.feed`; the next inputs of each row are `(1, features)`."""
-        paths = [path for path in feedbacks if isinstance(path, SamplePath)]
-        return [path.take(value) for path, value in zip(paths, next_values(paths, outputs), strict=True)]
+        """Like `Feedback.feed`."""
+        blocks = [block for block in feedbacks if isinstance(block, PathBlock)]
+        return [block.take(np.atleast_2d(rows)) for block, rows in zip(blocks, outputs, strict=True)]
 
-    def take(self, value: Array) -> Array | None:
-        """Add a value `(outputs,)`. Returns the next inputs, or None after the last value."""
+    def take(self, outputs: Array) -> Array | None:
+        """Add the values of a step, from `outputs` `(rows, output_size)`.
+
+        Returns the next inputs, `(steps, features)` of one row or `(steps, rows, features)`; None after the last value.
+        """
         plan, at = self.plan, self.length
-        self.values[at] = value
+        values = self.next_values(outputs)
+        self.values[:, at] = values
         self.length += 1
-        if at + 1 == plan.horizon:
+        if self.length == plan.horizon:
             return None
-        inputs = plan.future[at : at + 1].copy()
-        inputs[0, plan.target] = (value - plan.input_mean) / plan.input_std
-        if self.window is None:
-            return inputs
-        self.window = np.concatenate([self.window[1:], inputs])
-        return self.window
+        inputs = np.repeat(plan.future[at : at + 1], len(values), axis=0)  # (rows, features)
+        inputs[:, plan.target] = (values - plan.input_mean) / plan.input_std
+        steps = inputs[None]
+        if self.window is not None:
+            steps = self.window = np.concatenate([self.window[1:], steps])
+        return steps if len(values) > 1 else steps[:, 0]
+
+    def next_values(self, outputs: Array) -> Array:
+        """The next value of each path in the data's units, float64 `(rows, values)`."""
+        plan = self.plan
+        values: Array = outputs.astype(np.float64) if plan.head is None else self._drawn(plan.head, outputs)
+        values = values * plan.std + plan.mean
+        if len(plan.residuals):
+            rows = (self._uniforms(1)[:, 0] * len(plan.residuals)).astype(np.intp)
+            values[self.has_point :] += plan.residuals[rows[self.has_point :]]
+        return values if plan.minimum is None else np.maximum(values, plan.minimum)
+
+    def _drawn(self, head: Head, outputs: Array) -> Array:
+        """The value of each path as the head says: a draw, but the point for the point forecast."""
+        parameters = head.split(outputs)
+        values = head.draw(parameters, self._uniforms(parameters.shape[1]))
+        if self.has_point:
+            values[0] = head.point(parameters[:1])[0]
+        return values
+
+    def _uniforms(self, each: int) -> Array:
+        """Random numbers `(rows, each)`: number `j` of step `t` is that of step `each * t + j`."""
+        steps = each * self.length + np.arange(each, dtype=np.uint64)
+        return uniforms(np.array(self.plan.seed, np.uint64), self.numbers[:, None], steps)
 
 
-def next_values(paths: list[SamplePath], outputs: Array) -> Array:
-    """The next value of each path in the data's units, float64 `(paths, values)`.
+def path_blocks(plan: ForecastPlan, first: int, values: Array, max_rows: int) -> list[PathBlock]:
+    """The point forecast and the sampled paths of a series, in blocks of about the same size.
 
-    outputs: the last output of each, `(paths, outputs)`. All paths are of one model.
+    Args:
+        first: the number of the first sampled path.
+        values: for the point forecast and for each path, float64 `(1 + paths, horizon, values)`. The blocks fill it.
+        max_rows: most rows of a block.
     """
-    plans = [path.plan for path in paths]
-    head = plans[0].head
-    values: Array = outputs.astype(np.float64) if head is None else _drawn(head, paths, outputs)
-    values = values * np.stack([plan.std for plan in plans]) + np.stack([plan.mean for plan in plans])
-    if any(len(plan.residuals) for plan in plans):
-        for value, path, number in zip(values, paths, _numbers(paths, 1)[:, 0].tolist(), strict=True):
-            residuals = path.plan.residuals
-            if path.path is not None and len(residuals):
-                value += residuals[int(number * len(residuals))]
-    for value, plan in zip(values, plans, strict=True):
-        if plan.minimum is not None:
-            np.maximum(value, plan.minimum, out=value)
-    return values
+    # The point forecast has a number that it does not use.
+    numbers = np.concatenate([[0], first + np.arange(len(values) - 1)]).astype(np.uint64)
+    cuts = np.array_split(np.arange(len(numbers)), -(-len(numbers) // max_rows))
+    return [PathBlock(plan, numbers[rows], values[rows[0] : rows[-1] + 1], bool(rows[0] == 0)) for rows in cuts]
 
 
 def paths_of_errors(points: Array, errors: ErrorsSpec, seed: int, numbers: Array, minimum: float | None) -> Array:
@@ -130,27 +153,9 @@ def paths_of_errors(points: Array, errors: ErrorsSpec, seed: int, numbers: Array
         minimum: smaller values are raised to this.
     """
     flat = numbers.reshape(-1).astype(np.uint64)
-    u = uniforms(np.full(len(flat), seed, np.uint64), flat, np.zeros(len(flat), np.uint64)).reshape(numbers.shape)
+    u = uniforms(np.array(seed, np.uint64), flat, np.array(0, np.uint64)).reshape(numbers.shape)
     drawn = errors.table[(u * len(errors.rows)).astype(np.int64), : points.shape[1]]  # (series, samples, horizon, ...)
     points = points[:, None]
     scale = 1.0 if errors.offset is None else np.abs(points) + errors.offset
     paths: Array = points + drawn * scale
     return paths if minimum is None else np.maximum(paths, minimum)
-
-
-def _drawn(head: Head, paths: list[SamplePath], outputs: Array) -> Array:
-    """The value of each path as its head says: the point for the point forecast, a draw for the others."""
-    parameters = head.split(outputs)
-    values = head.draw(parameters, _numbers(paths, parameters.shape[1]))
-    points = [row for row, path in enumerate(paths) if path.path is None]
-    values[points] = head.point(parameters[points])
-    return values
-
-
-def _numbers(paths: list[SamplePath], each: int) -> Array:
-    """Random numbers `(paths, each)`: number `j` of step `t` is that of step `each * t + j`."""
-    seeds, numbers = (
-        np.array(one, np.uint64) for one in zip(*((p.plan.seed, p.path or 0) for p in paths), strict=True)
-    )
-    steps = [each * path.length for path in paths]
-    return np.stack([uniforms(seeds, numbers, np.array(steps, np.uint64) + np.uint64(j)) for j in range(each)], axis=1)

@@ -40,10 +40,20 @@ class Head:
     def draw(self, parameters: Array, u: Array) -> Array:
         """The value at the share `u` of each distribution. `u` and the result are `(rows, values)`."""
         if self.spec.kind == "quantiles":
-            flat, shares = parameters.reshape(-1, parameters.shape[-1]), u.reshape(-1)
-            found = [np.interp(share, self._levels, row) for share, row in zip(shares, flat, strict=True)]
-            return np.array(found).reshape(u.shape)
+            return self._between(parameters, u)
         return _inverse(self.spec.kind, parameters, np.clip(u, 1e-12, 1.0 - 1e-12))
+
+    def _between(self, quantiles: Array, u: Array) -> Array:
+        """The line through the quantiles of each row at the share `u`, as of `np.interp`."""
+        levels, last = self._levels, len(self._levels) - 1
+        if not last:
+            return quantiles[..., 0]
+        below = np.clip(np.searchsorted(levels, u, side="right") - 1, 0, last - 1)
+        low, high = (np.take_along_axis(quantiles, at[..., None], axis=-1)[..., 0] for at in (below, below + 1))
+        slope = (high - low) / (levels[below + 1] - levels[below])
+        inner = slope * (u - levels[below]) + low
+        found: Array = np.where(u < levels[0], quantiles[..., 0], np.where(u >= levels[-1], quantiles[..., -1], inner))
+        return found
 
 
 def _inverse(kind: str, parameters: Array, u: Array) -> Array:

@@ -15,7 +15,7 @@ from elman.errors import Internal, NotFiniteOutput
 from elman.repository.model import Model
 from elman.repository.network import Array
 
-# Seconds to make the next input of one row from its last output, without the run itself.
+# Seconds to make the next input of a sequence, or of a block, from its last output, without the run itself.
 _FEED_SECONDS = 20e-6
 # A run that takes no longer is made on the event loop: handing it to the engine thread would cost more.
 _LIGHT_SECONDS = 500e-6
@@ -38,10 +38,11 @@ class Stats:
     run_seconds: float = 0.0
 
     def count_run(self, batch: Batch, seconds: float) -> None:
+        of_each = batch.sequences[0].rows  # more than 1 for a block, which runs alone
         num_steps = sum(batch.counts)
         self.num_runs += 1
-        self.num_rows += len(batch.counts)
-        self.num_steps += num_steps
+        self.num_rows += of_each * len(batch.counts)
+        self.num_steps += of_each * num_steps
         self.num_padded_steps += len(batch.counts) * batch.chunk - num_steps
         self.run_seconds += seconds
 
@@ -63,18 +64,21 @@ class ModelQueue:
         cost = model.calibration
         self._sequence_seconds = cost.seconds(0)
         self._step_seconds = cost.seconds(1) - cost.seconds(0)
-        # A step that takes a run of its own in a full batch, with its feedback.
-        self._single_step_seconds = cost.seconds(1) + _FEED_SECONDS
+        # A step that takes a run of its own in a full batch.
+        self._single_step_seconds = cost.seconds(1)
 
     def seconds(self, sequences: list[Sequence]) -> float:
         """The calibrated cost of some sequences."""
-        steps = single_steps = 0
+        rows = steps = single_steps = feeds = 0
         for sequence in sequences:
             length = len(sequence.inputs)
-            steps += length
-            single_steps += length if sequence.keep_trace else sequence.more
-        by_step = steps * self._step_seconds + single_steps * self._single_step_seconds
-        return by_step + len(sequences) * self._sequence_seconds
+            singly = length if sequence.keep_trace else sequence.more
+            rows += sequence.rows
+            steps += length * sequence.rows
+            single_steps += singly * sequence.rows
+            feeds += singly
+        by_step = steps * self._step_seconds + single_steps * self._single_step_seconds + feeds * _FEED_SECONDS
+        return by_step + rows * self._sequence_seconds
 
     def is_light(self, sequences: list[Sequence]) -> bool:
         """True if one run of at most half a millisecond finishes these sequences, with no others queued."""
@@ -131,8 +135,9 @@ class ModelQueue:
 
     def _next_inputs(self, group: list[Sequence]) -> list[Array | None]:
         """The next inputs of sequences with one class of feedback; None for those that are done or failed."""
+        # A block is the only one of its group.
         outputs = np.stack([sequence.last_output for sequence in group if sequence.last_output is not None])
-        valid = ~(np.isnan(outputs) | np.isposinf(outputs)).any(axis=1)
+        valid = ~(np.isnan(outputs) | np.isposinf(outputs)).any(axis=tuple(range(1, outputs.ndim)))
         next_inputs: list[Array | None] = [None] * len(group)
         for row in np.flatnonzero(~valid).tolist():
             step = group[row].served + group[row].cursor

@@ -14,7 +14,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def uniforms(seeds: Array, paths: Array, steps: Array) -> Array:
-    """Numbers in [0, 1), float64 `(rows,)`. The arguments are uint64 `(rows,)`."""
+    """Numbers in [0, 1), float64. The arguments are uint64, and are broadcast against each other."""
     with np.errstate(over="ignore"):
         counter = (paths << np.uint64(32)) + steps + np.uint64(1)
         z = seeds + counter * _GOLDEN

@@ -55,15 +55,16 @@ class Runner:
             self._advance_singly(batch)
 
     def release(self, sequences: Iterable[Sequence]) -> None:
-        """Free the slots of sequences that are done or cancelled."""
+        """Free the states of sequences that are done or cancelled."""
         for sequence in sequences:
+            sequence.block = None
             if sequence.slot != INITIAL_SLOT:
                 self._free.append(sequence.slot)
                 sequence.slot = INITIAL_SLOT
 
     def _admit(self, sequences: list[Sequence]) -> None:
         """Put the states that new sequences start from into slots."""
-        arriving = [s for s in sequences if s.state is not None and s.slot == INITIAL_SLOT]
+        arriving = [s for s in sequences if s.state is not None and s.slot == INITIAL_SLOT and s.rows == 1]
         if not arriving or not self._states:
             return
         values = self.packing.unpack([sequence.state for sequence in arriving if sequence.state is not None])
@@ -76,6 +77,9 @@ class Runner:
             states[_at(axis, slots)] = value
 
     def _advance(self, sequences: list[Sequence], counts: list[int]) -> None:
+        if sequences[0].rows > 1:
+            self._advance_block(sequences[0], counts[0])
+            return
         slots = [sequence.slot for sequence in sequences]
         before = [states.take(slots, axis=axis) for axis, states in zip(self._axes, self._states, strict=True)]
         plan = _Plan(sequences, counts)
@@ -92,6 +96,29 @@ class Runner:
         plan.hand_out(outputs[0])
         if heads:
             plan.hand_out_heads(self.network, outputs[1:])
+
+    def _advance_block(self, sequence: Sequence, steps: int) -> None:
+        """Advance a block, whose states are kept as the graph gives them."""
+        rows, begin = sequence.rows, sequence.cursor
+        ends = steps == sequence.remaining
+        states = sequence.block or self._first_states(sequence)
+        pairs = [np.arange(rows), np.full(rows, steps - 1)] if ends else [np.zeros(0, np.int64)] * 2
+        outputs, sequence.block = self._executor.run(
+            np.ascontiguousarray(sequence.inputs[begin : begin + steps].swapaxes(0, 1)),  # (rows, steps, features)
+            np.full(rows, steps, np.int32),
+            states,
+            np.stack(pairs, axis=1),
+            [np.repeat(one, rows, axis=0) for one in (self._others([sequence], [steps]) if self._takes_more else ())],
+        )
+        if ends:
+            sequence.last_output = outputs[0]
+
+    def _first_states(self, block: Sequence) -> list[Array]:
+        """The state that all rows of a block start from."""
+        if block.state is None:
+            return self._executor.initial_states(block.rows)
+        values = self.packing.unpack([block.state])
+        return [np.repeat(value, block.rows, axis=axis) for axis, value in zip(self._axes, values, strict=True)]
 
     def _others(self, sequences: list[Sequence], counts: list[int]) -> list[Array]:
         """Further inputs, `(batch, chunk, ...)` each and padded with zeros, and statics, `(batch, ...)` each."""

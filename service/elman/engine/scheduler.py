@@ -23,7 +23,7 @@ _LEVEL_STEPS = 256
 # Sequences of one request that start at level 0. The next level takes twice as many, and so on, so that a request with
 # thousands of sequences does not block the requests after it.
 _LEVEL_PLACES = 64
-# If a run has only one row, every eighth run goes to a lower level.
+# If a run has only one row or is that of a block, every eighth run goes to a lower level.
 _LOW_LEVEL_TURN = 8
 # Seconds between two searches of the whole queue for late or cancelled sequences.
 _SWEEP_SECONDS = 0.5
@@ -50,6 +50,7 @@ class Policy:
 
     Attributes:
         max_batch: most rows of a run.
+        max_block: most rows of a block, which has runs of its own.
         max_chunk: most steps of a run, if the model is chunked.
         chunked: True if a sequence may be run in several chunks.
         steps_singly: True if a sequence that returns `steps` must advance one step per run.
@@ -58,6 +59,7 @@ class Policy:
     """
 
     max_batch: int = 16
+    max_block: int = 16
     max_chunk: int = 64
     chunked: bool = True
     steps_singly: bool = False
@@ -89,6 +91,8 @@ class Scheduler:
     A batch takes the first sequence, and those of the same rank whose remaining steps are closest to its own: if rows
     end together, none is run on as padding. Lower-ranked sequences fill the free rows, as long as they do not prolong
     the run too much.
+
+    A block of rows runs alone, and so takes turns with the others: its level grows with the steps of all its rows.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -131,8 +135,9 @@ class Scheduler:
         policy = self.policy
         low = self._pop_low_level(now)
         others = [] if low is None else [low]
-        room = (1 if policy.grouping == "alone" else policy.max_batch) - len(others)
-        candidates = self._pop_candidates(now, room)
+        alone = policy.grouping == "alone" or (low is not None and low.rows > 1)
+        room = (1 if alone else policy.max_batch) - len(others)
+        candidates = self._pop_candidates(now, room, blocks=low is None)
         first = self._choose(candidates, room)
         self._taken = candidates + others
         if not first:
@@ -140,7 +145,7 @@ class Scheduler:
         if not first:
             return None
         chunk = self._chunk(first)
-        if policy.chunked and len(first) == len(candidates):
+        if policy.chunked and len(first) == len(candidates) and first[0].rows == 1:
             more = self._pop_others(now, first, chunk, room - len(first))
             self._taken += more
             others += more
@@ -157,7 +162,7 @@ class Scheduler:
                 sequence.cursor += steps
                 sequence.remaining -= steps
                 if sequence.remaining:
-                    if sequence.served + sequence.cursor >= _LEVEL_STEPS << sequence.rank[1]:
+                    if (sequence.served + sequence.cursor) * sequence.rows >= _LEVEL_STEPS << sequence.rank[1]:
                         sequence.rank = _rank_of(sequence)
                     continue
             done.append(sequence)
@@ -183,8 +188,11 @@ class Scheduler:
                 self._num_queued += 1
         self._taken = []
 
-    def _pop(self, now: float, limit: int) -> list[Sequence]:
-        """The first sequences in order, up to `limit`, all of one priority and level."""
+    def _pop(self, now: float, limit: int, blocks: bool = False) -> list[Sequence]:
+        """The first sequences in order, up to `limit`, all of one priority and level.
+
+        It stops before a block. With `blocks` a block that comes first is returned alone.
+        """
         popped: list[Sequence] = []
         level: tuple[int, int] | None = None
         while len(popped) < limit and (rank := self._first_rank()) is not None:
@@ -192,16 +200,21 @@ class Scheduler:
                 break
             level, queue = rank[:2], self._queues[rank]
             while queue and len(popped) < limit:
+                is_block = queue[0].rows > 1
+                if is_block and (popped or not blocks):
+                    return popped
                 sequence = queue.popleft()
                 self._num_queued -= 1
                 if sequence.cancelled or sequence.deadline <= now:
                     self._drop(sequence)
-                else:
-                    popped.append(sequence)
+                    continue
+                popped.append(sequence)
+                if is_block:
+                    return popped
         return popped
 
-    def _pop_candidates(self, now: float, room: int) -> list[Sequence]:
-        """The sequences that a batch is chosen from, in order."""
+    def _pop_candidates(self, now: float, room: int, blocks: bool) -> list[Sequence]:
+        """The sequences that a batch is chosen from, in order; or a block, if it comes first and `blocks` is True."""
         policy = self.policy
         if not room:
             return []
@@ -209,8 +222,10 @@ class Scheduler:
             rank = self._first_rank()
             # Sequences with deadlines keep their order, so only those without are chosen from.
             free = rank is not None and rank[2] == inf and policy.grouping != "alone"
-            return self._pop(now, _CANDIDATE_BATCHES * room if free else room)
-        candidates = self._pop(now, 1)
+            return self._pop(now, _CANDIDATE_BATCHES * room if free else room, blocks)
+        candidates = self._pop(now, 1, blocks)
+        if candidates and candidates[0].rows > 1:
+            return candidates
         num_similar = len(candidates)
         while candidates and num_similar < room and len(candidates) < _CANDIDATES_WHOLE and (more := self._pop(now, 1)):
             candidates += more
@@ -249,11 +264,12 @@ class Scheduler:
         if not later:
             return None
         self._turns += 1
-        if (self.policy.max_batch == 1 or self.policy.grouping == "alone") and self._turns % _LOW_LEVEL_TURN:
-            return None
         levels = sorted({rank[1] for rank in later})
         level = levels[self._turns // _LOW_LEVEL_TURN % len(levels)]
         queue = self._queues[min(rank for rank in later if rank[1] == level)]
+        alone = self.policy.max_batch == 1 or self.policy.grouping == "alone"
+        if (alone or max(queue[0].rows, self._queues[first][0].rows) > 1) and self._turns % _LOW_LEVEL_TURN:
+            return None
         while queue:
             sequence = queue.popleft()
             self._num_queued -= 1
@@ -322,7 +338,7 @@ class Scheduler:
         """
         ends, limit = sorted(self._max_steps(first)), self.policy.max_chunk
         last_end = max([steps for steps in ends if steps <= limit], default=0)
-        if first[0].served + first[0].cursor >= _LEVEL_STEPS or ends[0] > _SHORT_CHUNKS * limit:
+        if (first[0].served + first[0].cursor) * first[0].rows >= _LEVEL_STEPS or ends[0] > _SHORT_CHUNKS * limit:
             quiet = self._runs_since_short > _QUIET_RUNS
             limit = self._chunk_costing(_FIXED_COSTS_QUIET if quiet else _FIXED_COSTS_BUSY, len(ends))
         elif last_end:
@@ -357,6 +373,6 @@ class Scheduler:
 
 
 def _rank_of(sequence: Sequence) -> Rank:
-    served = sequence.served + sequence.cursor
+    served = (sequence.served + sequence.cursor) * sequence.rows
     level = max((served // _LEVEL_STEPS).bit_length(), (sequence.place // _LEVEL_PLACES).bit_length())
     return sequence.priority, level, sequence.deadline

@@ -42,6 +42,7 @@ class Sequence:
 
     Attributes:
         inputs: `(length, features)`, or `(length,)` token ids. With a feedback, the inputs that it gave last.
+            Those of a block are `(length, rows, features)`.
         further: the other sequence inputs, in the order of `Network.further`; each has the length of `inputs`.
         statics: the static inputs, in the order of `Network.statics`.
         heads: True to get the outputs of the heads too.
@@ -52,11 +53,13 @@ class Sequence:
         feedback: makes the next inputs from the last output; None if the sequence is not autoregressive. Outputs go to
             the feedback and are not kept.
         more: most steps that the feedback adds; for admission.
+        rows: more than 1 for a block: that many sequences of one feedback, which advance together in runs of their own.
+            All have the same `state` and `statics`.
         anew: True if the inputs that the feedback gives are read from the initial state, not from the state so far.
         listener: called on the event loop each time that the sequence was fed.
         save: what `commit` writes to a store before the answer is sent. The engine does not look into it.
         request: the `PendingRequest` that it belongs to, until it is done. The engine sets it.
-        place: its index in its request.
+        place: the number of rows before it in its request.
         priority: lower goes first.
         deadline: on the clock of `time.monotonic`; later than this the sequence is dropped.
         cursor: steps of `inputs` done.
@@ -64,9 +67,10 @@ class Sequence:
         served: steps done of earlier inputs.
         rank: its position in the scheduler's order.
         slot: its slot in the runner's state arrays.
+        block: the states of a block so far, one array for each state tensor; None if it is at its start.
         outputs: blocks of output rows so far, `(steps, output_size)`.
         head_outputs: blocks of output rows of each head, in the order of `Network.heads`; one row for a `final` head.
-        last_output: `(output_size,)`, for the feedback.
+        last_output: `(output_size,)`, for the feedback; `(rows, output_size)` of a block.
         final_state: packed, once done.
         trace: packed states so far.
         error: why there is no answer.
@@ -80,6 +84,7 @@ class Sequence:
     keep_trace: bool = False
     feedback: Feedback | None = None
     more: int = 0
+    rows: int = 1
     anew: bool = False
     listener: Callable[[], None] | None = None
     save: object = None
@@ -92,6 +97,7 @@ class Sequence:
     served: int = 0
     rank: Rank = (0, 0, inf)
     slot: int = INITIAL_SLOT
+    block: list[Array] | None = None
     outputs: list[Array] = field(default_factory=list)
     last_output: Array | None = None
     final_state: bytes | None = None

@@ -15,6 +15,9 @@ Batched = Literal["ragged", "equal", "alone"]
 _LENGTHS = (1, 2, 5, 9, 17, 24)
 # Rows of the largest batch that is proved, which is the largest that a calibration takes.
 _MANY_ROWS = 64
+# Rows and steps of the run that is tried for blocks of rows, which are fed back and take one step or a few a run.
+_BLOCK_ROWS = 512
+_BLOCK_STEPS = 2
 # A neighbour this much larger than the others drags along whatever is scaled over a whole batch.
 _WILD = 1e3
 # Past this share of the output's magnitude a difference is no rounding: the output depends on later steps.
@@ -33,6 +36,7 @@ class Proof:
         tolerance: the largest difference seen between ways that the server uses.
         min_rows: rows of the smallest run that agrees with larger ones.
         reason: why not everything holds; None where it does.
+        max_rows: rows of the largest run that was seen to agree with a row alone.
     """
 
     batched: Batched
@@ -42,6 +46,7 @@ class Proof:
     tolerance: float
     min_rows: int
     reason: str | None
+    max_rows: int
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,11 @@ def _prove(executor: Executor, data: list[_Row]) -> Proof:
         # What a window does not fit into fails in the graph itself.
         data = [row for row in data if _attempt(executor, [[row]], len(row)) is not None] or data
     whole = [_run(executor, [row], chunk=len(row))[0] for row in data]
-    proof = Proof("ragged", True, bool(network.states), True, 0.0, executor.min_rows, None)
+    most = min(_MANY_ROWS, network.max_rows or _MANY_ROWS)
+    proof = Proof("ragged", True, bool(network.states), True, 0.0, executor.min_rows, None, most)
     proof = _prove_chunks(executor, data, whole, proof)
-    return _prove_batches(executor, data, whole, proof)
+    proof = _prove_batches(executor, data, whole, proof)
+    return proof if proof.batched == "alone" else _prove_block(executor, data, proof)
 
 
 def _prove_chunks(executor: Executor, data: list[_Row], whole: list[_Answer], proof: Proof) -> Proof:
@@ -155,6 +162,18 @@ def _prove_batches(executor: Executor, data: list[_Row], whole: list[_Answer], p
         return replace(proof, batched="equal", reason=reason)
     why = f"among other sequences its outputs move by {min(worst or moved, moved):.2g}"
     return replace(proof, batched="alone", reason="; ".join(filter(None, [proof.reason, why])))
+
+
+def _prove_block(executor: Executor, data: list[_Row], proof: Proof) -> Proof:
+    """Try whether each row of a large block gets the bits that it gets alone. A fixed window would take too long."""
+    if executor.network.window is not None or executor.network.max_rows is not None:
+        return proof
+    rows = [row.resized(_BLOCK_STEPS) for row in data]
+    alone = [_run(executor, [row], _BLOCK_STEPS)[0] for row in rows]
+    block = [index % len(rows) for index in range(_BLOCK_ROWS)]
+    seen = _attempt(executor, [[rows[index] for index in block]], _BLOCK_STEPS)
+    same = _difference([alone[index] for index in block], seen) == 0.0
+    return replace(proof, max_rows=_BLOCK_ROWS) if same else proof
 
 
 def _worst_batch(executor: Executor, rows: list[_Row], count: int, alone: list[_Answer], proof: Proof) -> float:

@@ -43,7 +43,7 @@ def forecast(
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=0, max=1000, help="Number of sampled paths, for the mean and the quantiles.")
+        int, typer.Option(min=0, max=5000, help="Number of sampled paths, for the mean and the quantiles.")
     ] = 0,
     quantiles: Annotated[str, typer.Option(help="Levels between 0 and 1, separated by commas.")] = "0.1,0.5,0.9",
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same paths.")] = None,
