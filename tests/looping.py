@@ -1,6 +1,7 @@
 """Small networks that feed on their own output, and the plain loops in ONNX Runtime to hold them to."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -184,6 +185,56 @@ def generate_alone(
         tokens.append(token)
         outputs, *state = network(np.array([[token]]), *state)
     return tokens
+
+
+Scores = Callable[[tuple[int, ...]], Array]
+"""The scores of the next token after some tokens."""
+
+
+def log_softmax(scores: Array) -> Array:
+    scores = scores.astype(np.float64)
+    scores = scores - scores.max()
+    return scores - np.log(np.exp(scores).sum())
+
+
+def scores_after(network: Network, prompt: list[int]) -> Scores:
+    """The scores of a network, which reads the prompt and all tokens anew each time."""
+    return lambda tokens: network(np.array([[*prompt, *tokens]]))[0][0, -1]
+
+
+def search_alone(
+    scores: Scores,
+    num_beams: int,
+    num_return: int,
+    max_steps: int,
+    length_penalty: float = 1.0,
+    early_stopping: bool = False,
+    banned: tuple[int, ...] = (0, 2),
+    end: int = 1,
+) -> list[tuple[float, float, tuple[int, ...]]]:
+    """Beam search as `elman.engine.beams` states it: lists that are sorted whole, and all steps are done.
+
+    Returns the score, the sum and the tokens of each, with the end token.
+    """
+    going: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    closed: list[tuple[float, float, tuple[int, ...]]] = []
+    for step in range(1, max_steps + 1):
+        longer = [
+            (total + float(logprob), (*tokens, token))
+            for total, tokens in going
+            for token, logprob in enumerate(log_softmax(scores(tokens)))
+            if token not in banned
+        ]
+        longer.sort(key=lambda pair: -pair[0])  # stable
+        going = [pair for pair in longer if pair[1][-1] != end][:num_beams]
+        ended = [pair for rank, pair in enumerate(longer) if pair[1][-1] == end and rank < num_beams]
+        if step == max_steps:
+            ended = [pair for pair in longer if pair in going or pair in ended]
+        closed += [(total / step**length_penalty, total, tokens) for total, tokens in ended]
+        if early_stopping and len(closed) >= num_beams:
+            break
+    closed.sort(key=lambda one: -one[0])
+    return closed[:num_return]
 
 
 RESIDUALS = ((-0.5,), (-0.1,), (0.0,), (0.2,), (0.6,))

@@ -125,6 +125,15 @@ def test_a_text_is_shown_as_it_comes(tmp_path: Path, server: RunningServer) -> N
     assert len(tokens) > 2
 
 
+def test_the_most_likely_texts_are_searched(tmp_path: Path, server: RunningServer) -> None:
+    body = {"prompt": "Mc", "num_beams": 4, "num_return_sequences": 3, "logprobs": 1}
+    whole = server.client.post(f"/v1/models/{WRITER}/generate", json=body).json()
+    asked = ("generate", WRITER, "Mc", "--num-beams", "4", "--num-return-sequences", "3", "--url", server.url)
+    shown = elman(*asked, cwd=tmp_path)
+    assert shown.stdout.splitlines() == ["Mc" + one["text"] for one in whole["results"]], shown.stderr
+    assert json.loads(elman(*asked, "--logprobs", "1", "--json", cwd=tmp_path).stdout) == whole
+
+
 def test_unknown_characters_are_told_of(tmp_path: Path, server: RunningServer) -> None:
     for streamed in ((), ("--stream",)):
         done = elman("generate", WRITER, "M漢漢", "--max-steps", "3", *streamed, "--url", server.url, cwd=tmp_path)
@@ -142,6 +151,8 @@ def test_what_cannot_generate_says_why(tmp_path: Path, server: RunningServer) ->
         ((WRITER, "Mc", "--condition", "Klingon", "--stream"), 1, "Irish"),
         ((WRITER, "--stream", "--samples", "2"), 2, "--stream"),
         ((WRITER, "--temperature", "hot"), 2, "temperature"),
+        ((WRITER, "--logprobs", "2"), 2, "--json"),
+        ((WRITER, "--num-beams", "3", "--temperature", "0.5"), 1, "temperature"),
     ):
         done = elman("generate", *arguments, "--url", server.url, cwd=tmp_path)
         assert done.returncode == code and words in done.stderr, done.stderr

@@ -58,6 +58,21 @@ def test_unknown_characters_are_told_of(elman: Client) -> None:
         assert session.step("漢").unknown == {"漢": 1}
 
 
+def test_beams_and_logprobs(elman: Client) -> None:
+    model = elman.model("names-lstm-generator")
+    searched = model.generate("Mc", num_beams=4, num_return_sequences=3, logprobs=2)
+    assert searched.seed is None and len(searched.results) == 3
+    scores = [one.score for one in searched.results if one.score is not None]
+    assert scores == sorted(scores, reverse=True) and len(scores) == 3
+    (drawn,) = model.generate("Mc", seed=1, max_steps=5, logprobs=2).results
+    assert drawn.score is None and drawn.logprobs is not None and drawn.cumulative_logprob is not None
+    assert len(drawn.logprobs) == drawn.steps and drawn.logprobs[0].top[0].text is not None
+    tokens = [
+        one for one in model.generate("Mc", seed=1, max_steps=5, logprobs=2, stream=True) if one.token is not None
+    ]
+    assert [(one.logprob, one.top) for one in tokens] == [(one.logprob, one.top) for one in drawn.logprobs]
+
+
 class Recorder(httpx.HTTPTransport):
     """A transport that records the media types of each request."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from elman.api.autoregressive import Start, advance, read_prompt, read_start
+from elman.api.beams import Finished, search
 from elman.api.metrics import Metrics
 from elman.api.segment import seal_token
 from elman.api.server import ServedModel, Server
@@ -16,6 +17,7 @@ from elman.codec.autoregressive import AutoregressiveDecoder
 from elman.codec.limits import check_statics
 from elman.codec.requests import GenerateRequest
 from elman.codec.text import listed_unknown
+from elman.engine.logprobs import TokenLogprob
 from elman.engine.queue import ModelQueue
 from elman.engine.sampling import Rule, Sampler
 from elman.engine.sequence import Sequence
@@ -31,6 +33,8 @@ from elman.sessions.snapshot import Snapshot
 _THREAD_SCORES = 200_000
 # With more samples, sealing and encoding the answer take milliseconds and leave the event loop.
 _MANY_SAMPLES = 100
+# With more log-probabilities, encoding the answer takes milliseconds.
+_MANY_LISTED = 5_000
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -69,10 +73,22 @@ class _Sample:
             events.append(self._event(index, None, len(self.sampler.text)))
         return events
 
+    def finished(self, start: Snapshot) -> Finished:
+        """The sample once it has ended; `start` is the state after the prompt."""
+        sampler, sequence = self.sampler, self.sequence
+        if sequence is None or sequence.final_state is None:
+            return Finished(sampler, start, sampler.tokens)
+        # The last token of a sample was never an input.
+        unread = [] if sampler.reason == "end" else sampler.tokens[-1:]
+        return Finished(sampler, replace(start, state=sequence.final_state, output=sequence.last_output), unread)
+
     def _event(self, index: int, token: int | None, settled: int) -> bytes:
         text = self.sampler.text[self.num_read : settled]
+        event = {"sample": index, "token": token, "text": text}
+        if token is not None and self.sampler.logprobs:
+            event |= logprob_fields(self.sampler.logprobs[self.num_sent], self.sampler.rule)
         self.num_read = settled
-        return b"data: " + encode_json({"sample": index, "token": token, "text": text}) + b"\n\n"
+        return b"data: " + encode_json(event) + b"\n\n"
 
 
 class _StreamedRun(Run):
@@ -126,22 +142,32 @@ class Generate:
     def _generate(self, request: Request) -> Steps[Response]:
         start = yield from read_start(self.server, request, _check, AutoregressiveDecoder.generate)
         served, (options, (prompt, *_)) = start.served, start.decoded
-        check_statics([start.snapshot.statics] * options.samples, "samples")
+        num_rows = max(options.samples, options.num_beams)
+        check_statics([start.snapshot.statics] * num_rows, "samples" if options.num_beams == 1 else "num_beams")
         deadline = request.deadline(options.timeout)
         snapshot, output = yield from read_prompt(served, start.snapshot, prompt, deadline, "prompt")
-        samples = yield from self._samples(served, options, snapshot, output, deadline)
-        step = start.step + len(prompt)
+        step, rule = start.step + len(prompt), rule_of(served, options)
+        if options.num_beams > 1:
+            finished = yield from search(served, options, rule, snapshot, output, deadline)
+            content = yield from self._answer(start, step, finished, deadline)
+            return Response(content, model=served.key)
+        samples = yield from self._samples(served, options, rule, snapshot, output, deadline)
         if options.stream:
             return (yield from self._stream(start, snapshot, step, samples, deadline))
         yield from run(served.queue, [one.sequence for one in samples if one.sequence is not None], "prompt")
-        content = yield from self._answer(start, snapshot, step, samples, deadline)
+        content = yield from self._answer(start, step, [one.finished(snapshot) for one in samples], deadline)
         return Response(content, model=served.key)
 
     def _samples(
-        self, served: ServedModel, options: GenerateRequest[Any], snapshot: Snapshot, output: Array, deadline: float
+        self,
+        served: ServedModel,
+        options: GenerateRequest[Any],
+        rule: Rule,
+        snapshot: Snapshot,
+        output: Array,
+        deadline: float,
     ) -> Steps[list[_Sample]]:
         """The samples, each with its first token, which is drawn from the last output of the prompt."""
-        rule = rule_of(served, options)
         samplers = [Sampler(rule, path) for path in range(options.samples)]
         scores = np.broadcast_to(output, (len(samplers), len(output)))
         feed = samplers[0].feed
@@ -176,7 +202,7 @@ class Generate:
                 raise work.failure
             work.check()
             last = b"".join(event for index, one in enumerate(samples) for event in one.rest(index))
-            answer = yield from self._answer(start, snapshot, step, samples, deadline)
+            answer = yield from self._answer(start, step, [one.finished(snapshot) for one in samples], deadline)
             return Response(last + b"event: done\ndata: " + answer + b"\n\n", model=start.served.key)
         except ElmanError as error:
             self.metrics.request_failed(error)
@@ -184,48 +210,33 @@ class Generate:
         finally:
             work.cancel()
 
-    def _answer(
-        self, start: Start[Any], snapshot: Snapshot, step: int, samples: list[_Sample], deadline: float
-    ) -> Steps[bytes]:
+    def _answer(self, start: Start[Any], step: int, finished: list[Finished], deadline: float) -> Steps[bytes]:
+        """The answer as JSON. `step` is that after the prompt."""
         served, (options, inputs) = start.served, start.decoded
-        results: list[dict[str, Any]] = []
-        for sample in samples:
-            sampler = sample.sampler
-            text = sampler.text if sampler.rule.vocabulary is not None else None
-            result = {"text": text, "tokens": sampler.tokens, "steps": len(sampler.tokens), "reason": sampler.reason}
-            results.append(result)
+        results = [_result(one) for one in finished]
         if options.return_state:
-            snapshots = yield from self._states(served, snapshot, samples, deadline)
-            steps = [step + len(sample.sampler.tokens) for sample in samples]
+            snapshots = yield from self._states(served, finished, deadline)
+            steps = [step + len(one.sampler.tokens) for one in finished]
             sealing = self._seal, served, start.owner, steps, snapshots
-            many = len(samples) > _MANY_SAMPLES
+            many = len(finished) > _MANY_SAMPLES
             tokens = (yield from aside(*sealing)) if many else self._seal(*sealing[1:])
             for result, token in zip(results, tokens, strict=True):
                 result["state"] = token
         name, version = served.key
-        answer = {"model": name, "version": version, "seed": samples[0].sampler.rule.seed, "results": results}
+        seed = finished[0].sampler.rule.seed if options.num_beams == 1 else None
+        answer = {"model": name, "version": version, "seed": seed, "results": results}
         if inputs.unknown:
             answer["unknown"] = listed_unknown(inputs.unknown)
-        return (yield from self.server.pool.offload(len(samples) > _MANY_SAMPLES, encode_json, answer))
+        listed = sum(len(one.sampler.logprobs) for one in finished) * (1 + (options.logprobs or 0))
+        heavy = len(finished) > _MANY_SAMPLES or listed > _MANY_LISTED
+        return (yield from self.server.pool.offload(heavy, encode_json, answer))
 
-    def _states(
-        self, served: ServedModel, snapshot: Snapshot, samples: list[_Sample], deadline: float
-    ) -> Steps[list[Snapshot]]:
-        """The snapshot of each sample after all of its tokens. The last token was not an input yet, so it is run."""
-        dtype = served.format.numpy_dtype
-        snapshots, unread = [], []
-        for sample in samples:
-            sampler, sequence = sample.sampler, sample.sequence
-            if sequence is None:
-                snapshots.append(snapshot)
-                unread.append(np.array(sampler.tokens, dtype))
-            else:
-                assert sequence.final_state is not None, "keep_state is set"
-                snapshots.append(replace(snapshot, state=sequence.final_state, output=sequence.last_output))
-                unread.append(np.array(sampler.tokens[-1:] if sampler.reason != "end" else [], dtype))
-        rows = [row for row, inputs in enumerate(unread) if len(inputs)]
-        starts = [snapshots[row] for row in rows]
-        read = yield from advance(served, [unread[row] for row in rows], starts, deadline, "prompt")
+    def _states(self, served: ServedModel, finished: list[Finished], deadline: float) -> Steps[list[Snapshot]]:
+        """The snapshot of each sequence after all of its tokens. Those that the model has not read are run."""
+        snapshots, dtype = [one.snapshot for one in finished], served.format.numpy_dtype
+        rows = [row for row, one in enumerate(finished) if one.unread]
+        unread, starts = [np.array(finished[row].unread, dtype) for row in rows], [snapshots[row] for row in rows]
+        read = yield from advance(served, unread, starts, deadline, "prompt")
         for row, after in zip(rows, read, strict=True):
             snapshots[row] = after
         return snapshots
@@ -242,9 +253,34 @@ def _events(samples: list[_Sample]) -> Iterable[bytes]:
         yield from sample.events(index)
 
 
+def _result(finished: Finished) -> dict[str, Any]:
+    """The fields of one result."""
+    sampler, rule = finished.sampler, finished.sampler.rule
+    text = sampler.text if rule.vocabulary is not None else None
+    tokens = sampler.tokens
+    result: dict[str, Any] = {"text": text, "tokens": tokens, "steps": len(tokens), "reason": sampler.reason}
+    if rule.logprobs is not None or finished.score is not None:
+        result["cumulative_logprob"] = sampler.cumulative_logprob
+    if finished.score is not None:
+        result["score"] = finished.score
+    if rule.logprobs is not None:
+        result["logprobs"] = [logprob_fields(one, rule) for one in sampler.logprobs]
+    return result
+
+
+def logprob_fields(one: TokenLogprob, rule: Rule) -> dict[str, Any]:
+    """The log-probability of a token and the most probable tokens of its step, as an answer has them."""
+    texts = rule.vocabulary
+    top = [
+        {"token": token, **({} if texts is None else {"text": texts[token]}), "logprob": logprob}
+        for token, logprob in one.top
+    ]
+    return {"logprob": one.logprob, "top": top}
+
+
 def rule_of(served: ServedModel, request: GenerateRequest[Any]) -> Rule:
     """The sampling rule of a request. Start and condition tokens are never drawn."""
-    spec = served.model.spec.generation or GenerationSpec()
+    spec, decoder = served.model.spec.generation or GenerationSpec(), served.model.spec.decoder
     ids = served.format.token_ids or {}
     start_tokens = [*spec.conditions.values(), *([spec.start] if spec.start is not None else [])]
     return Rule(
@@ -257,6 +293,8 @@ def rule_of(served: ServedModel, request: GenerateRequest[Any]) -> Rule:
         stop=tuple(map(served.format.normalised, [request.stop] if isinstance(request.stop, str) else request.stop)),
         vocabulary=served.format.vocabulary,
         banned=tuple(sorted({ids[token] for token in start_tokens} - {ids.get(spec.end or "", -1)})),
+        logprobs=request.logprobs,
+        probabilities=decoder is not None and decoder.scores == "probabilities",
     )
 
 

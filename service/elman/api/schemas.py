@@ -317,22 +317,40 @@ class Examples(BaseModel):
     examples: list[Example]
 
 
+class RankedToken(BaseModel):
+    token: int
+    text: str | None = Field(None, description="Absent if the model has no vocabulary")
+    logprob: float
+
+
+class TokenLogprobs(BaseModel):
+    """The log-probability of a token, and the most probable tokens of its step."""
+
+    logprob: float
+    top: list[RankedToken]
+
+
 class Generated(BaseModel):
-    """One sample."""
+    """One sample, or one text of a beam search."""
 
     text: str | None = Field(description="The text before the stop string; null if the model has no vocabulary")
     tokens: list[int]
     steps: int
     reason: Literal["stop", "end", "length"]
+    cumulative_logprob: float | None = Field(
+        None, description="Sum of the log-probabilities of its tokens, with that of the end token"
+    )
+    score: float | None = Field(None, description="Of beam search: cumulative_logprob / length ** length_penalty")
+    logprobs: list[TokenLogprobs] | None = Field(None, description="One for each token, if logprobs was set")
     state: str | None = None
 
 
 class GenerateAnswer(BaseModel):
     model: str
     version: int
-    seed: int
+    seed: int | None = Field(description="null for a beam search, which draws nothing")
     unknown: list[UnknownCharacter] | None = UNKNOWN
-    results: list[Generated]
+    results: list[Generated] = Field(description="The samples in their order, or the texts by score, best first")
 
 
 Values = list[float] | list[list[float]]

@@ -42,11 +42,13 @@ from elman.client.results import (
     IndexEntry,
     Influence,
     Ranked,
+    RankedToken,
     Refusal,
     Result,
     SessionInfo,
     StepResult,
     Token,
+    TokenLogprob,
 )
 from elman.client.sync.client import Client
 from elman.client.sync.model import Model
@@ -83,6 +85,7 @@ __all__ = [
     "NotFound",
     "Quota",
     "Ranked",
+    "RankedToken",
     "Refusal",
     "Refused",
     "RequestError",
@@ -98,6 +101,7 @@ __all__ = [
     "TimedOut",
     "Timeout",
     "Token",
+    "TokenLogprob",
     "Tokens",
     "Unable",
     "Unavailable",

@@ -266,6 +266,32 @@ class SessionInfo(_FromJson):
 
 
 @dataclass(frozen=True, slots=True)
+class RankedToken(_FromJson):
+    """A token, its text, and its log-probability. The text is None if the model has no vocabulary."""
+
+    token: int
+    logprob: float
+    text: str | None = None
+
+
+def _ranked_tokens(listed: list[Mapping[str, Any]]) -> list[RankedToken]:
+    return [RankedToken.from_json(one) for one in listed]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob(_FromJson):
+    """The log-probability of a generated token, and the most probable tokens of its step, best first.
+
+    They are those of the model's own distribution: before `temperature`, `top_k` and `top_p`.
+    """
+
+    logprob: float
+    top: list[RankedToken]
+
+    _readers: ClassVar[Readers] = {"top": _ranked_tokens}
+
+
+@dataclass(frozen=True, slots=True)
 class Token(_FromJson):
     """One generated token. `str(token)` is its text.
 
@@ -276,11 +302,17 @@ class Token(_FromJson):
         sample: index of the sample that it belongs to.
         token: its id; None for text that was held back.
         text: its text.
+        logprob: its log-probability; None unless `logprobs` was set.
+        top: the most probable tokens of its step, best first; None unless `logprobs` was set.
     """
 
     sample: int
     token: int | None
     text: str
+    logprob: float | None = None
+    top: list[RankedToken] | None = None
+
+    _readers: ClassVar[Readers] = {"top": _ranked_tokens}
 
     def __str__(self) -> str:
         return self.text
@@ -296,6 +328,10 @@ class Generated(_FromJson):
         steps: how many tokens were generated.
         reason: why it ended: `stop` (a stop string), `end` (the model's end token) or `length` (`max_steps`).
         state: the state at its end as a token; None unless `return_state` was set.
+        cumulative_logprob: the sum of the log-probabilities of its tokens, with that of the end token; None unless
+            `logprobs` was set or beams were searched.
+        score: of a beam search: `cumulative_logprob / length ** length_penalty`; the length counts the end token.
+        logprobs: for each token its log-probability and the most probable ones; None unless `logprobs` was set.
     """
 
     text: str | None
@@ -303,18 +339,25 @@ class Generated(_FromJson):
     steps: int
     reason: str
     state: str | None = None
+    cumulative_logprob: float | None = None
+    score: float | None = None
+    logprobs: list[TokenLogprob] | None = None
+
+    _readers: ClassVar[Readers] = {"logprobs": lambda listed: [TokenLogprob.from_json(one) for one in listed]}
 
 
 @dataclass(frozen=True, slots=True)
 class Generation(_FromJson):
     """What a model generated: one result a sample. The same request with the same seed gives the same again.
 
+    The results of a beam search are ordered by their score, and `seed` is None.
+
     `unknown` has the characters of the prompt that were read as the unknown token, with their counts.
     """
 
     model: str
     version: int
-    seed: int
+    seed: int | None
     results: list[Generated]
     unknown: Mapping[str, int] = field(default_factory=dict)
 

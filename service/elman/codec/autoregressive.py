@@ -8,6 +8,7 @@ import numpy as np
 
 from elman.codec.faults import brief, decode_body, echoed
 from elman.codec.json import JSONDecoder
+from elman.codec.limits import MAX_LISTED
 from elman.codec.requests import MAX_STEPS, ForecastRequest, GenerateRequest, InfluenceRequest, Origin
 from elman.codec.series import Series, SeriesDecoder
 from elman.codec.text import Unknown
@@ -19,6 +20,9 @@ from elman.repository.network import Array
 from elman.repository.spec import GenerationSpec
 
 _ORIGIN = msgspec.json.Decoder(Origin)
+_DEFAULTS: GenerateRequest[Any] = GenerateRequest()
+# Most scores in one step of a beam search, all beams together: 40 MB of float64.
+MAX_BEAM_SCORES = 5_000_000
 
 
 def session_in(content: bytes) -> str | None:
@@ -57,14 +61,9 @@ class AutoregressiveDecoder:
         """
         request: GenerateRequest[Any] = decode_body(self._generate, content)
         _check_origin(request)
+        _check_beams(request, self._output_size)
+        _check_tokens(request)
         statics = self._statics(request)
-        if request.samples * request.max_steps > MAX_STEPS:
-            raise TooLong(
-                f"{request.samples} samples of {request.max_steps} steps are {request.samples * request.max_steps} "
-                "tokens",
-                where="samples" if request.samples > 1 else "max_steps",
-                expected=f"at most {MAX_STEPS} tokens in all",
-            )
         prompt, unknown = self._prompt(request)
         return request, Inputs(prompt, (), statics, unknown)
 
@@ -164,3 +163,45 @@ def _check_origin(request: GenerateRequest[Any] | ForecastRequest[Any, Any]) -> 
     for name in ("series", "session", "state"):
         if getattr(request, name) is not None:
             raise InvalidField(f"{name} cannot be given with series_list", where=name, expected="one of them")
+
+
+def _check_beams(request: GenerateRequest[Any], vocabulary_size: int) -> None:
+    """Raise InvalidField for an option that has no meaning with beam search, or without it."""
+    if request.num_beams == 1:
+        for name in ("num_return_sequences", "length_penalty", "early_stopping"):
+            if getattr(request, name) != getattr(_DEFAULTS, name):
+                raise InvalidField(f"{name} is of beam search", where="num_beams", expected="2 to 64")
+        return
+    for name in ("temperature", "top_k", "top_p", "seed", "samples", "stream"):
+        if getattr(request, name) != getattr(_DEFAULTS, name):
+            raise InvalidField(f"beam search draws and streams nothing, so it takes no {name}", where=name)
+    if request.num_return_sequences > request.num_beams:
+        raise InvalidField(
+            f"{request.num_beams} beams cannot give {request.num_return_sequences} texts",
+            where="num_return_sequences",
+            expected=f"1 to {request.num_beams}",
+        )
+    if request.num_beams * vocabulary_size > MAX_BEAM_SCORES:
+        raise TooLong(
+            f"{request.num_beams} beams of {vocabulary_size} tokens are too many scores for one step",
+            where="num_beams",
+            expected=f"at most {max(1, MAX_BEAM_SCORES // vocabulary_size)}",
+        )
+
+
+def _check_tokens(request: GenerateRequest[Any]) -> None:
+    """Raise TooLong if too many tokens would be generated, or listed."""
+    word, num_rows = ("samples", request.samples) if request.num_beams == 1 else ("num_beams", request.num_beams)
+    tokens = num_rows * request.max_steps
+    if tokens > MAX_STEPS:
+        raise TooLong(
+            f"{num_rows} {word.removeprefix('num_')} of {request.max_steps} steps are {tokens} tokens",
+            where=word if num_rows > 1 else "max_steps",
+            expected=f"at most {MAX_STEPS} tokens in all",
+        )
+    if request.logprobs is not None and tokens * (1 + request.logprobs) > MAX_LISTED:
+        raise TooLong(
+            f"{tokens} tokens with {request.logprobs} others each are too many to list",
+            where="logprobs",
+            expected=f"at most {MAX_LISTED} tokens listed in all",
+        )

@@ -127,6 +127,23 @@ class GenerateRequest(Struct, Generic[T], kw_only=True, forbid_unknown_fields=Tr
     stop: Annotated[
         Annotated[list[Text], Meta(max_length=16)] | Text, Meta(description="Stop strings, which end a sample")
     ] = []
+    num_beams: Annotated[
+        int, Meta(ge=1, le=64, description="Search the most probable texts with this many beams; 1: draw samples")
+    ] = 1
+    num_return_sequences: Annotated[int, Meta(ge=1, le=64, description="Most texts of a beam search")] = 1
+    length_penalty: Annotated[
+        float, Meta(ge=-10, le=10, description="Of beams: a score is the sum of log-probabilities / length ** this")
+    ] = 1.0
+    early_stopping: Annotated[bool, Meta(description="Of beams: end as soon as num_beams texts are complete")] = False
+    logprobs: (
+        Annotated[
+            int,
+            Meta(
+                ge=0, le=20, description="Return the log-probability of each token, and this many most probable tokens"
+            ),
+        ]
+        | None
+    ) = None
     stream: Annotated[bool, Meta(description="Answer with server-sent events, one per token")] = False
     return_state: Annotated[bool, Meta(description="Return a state token for each sample")] = False
     timeout: Timeout | None = None

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from elman.engine.feedback import Feedback
+from elman.engine.logprobs import TokenLogprob, as_logits, log_probabilities, most_probable
 from elman.engine.randomness import uniforms
 from elman.repository.network import Array
 
@@ -33,6 +34,8 @@ class Rule:
         stop: stop strings. The text is cut before the first one that appears.
         vocabulary: the text of each token, if the model has one.
         banned: tokens that are never drawn, such as the start token.
+        logprobs: how many alternatives are noted with the log-probability of each token; None to note nothing.
+        probabilities: True if the scores of the model are probabilities; their logarithm is taken first.
     """
 
     temperature: float
@@ -44,6 +47,8 @@ class Rule:
     stop: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] | None = None
     banned: tuple[int, ...] = ()
+    logprobs: int | None = None
+    probabilities: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -57,6 +62,8 @@ class Sampler:
         text: the text of the tokens, if there is a vocabulary, cut at a stop string.
         settled: for each token, the length of the text that no stop string can cut any more. Appended to last: another
             thread that sees an entry here finds its token and text in place.
+        logprobs: what was noted of each token, if the rule says so.
+        cumulative_logprob: the sum of the log-probabilities, with that of the end token.
         reason: why it ended; None if it is not done.
     """
 
@@ -65,12 +72,16 @@ class Sampler:
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     settled: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    cumulative_logprob: float = 0.0
     reason: Reason | None = None
 
     def feed(self, feedbacks: list[Feedback], outputs: Array) -> list[Array | None]:
         """Like `Feedback.feed`; the next inputs of each row are one token, `(1,)` int64."""
         samplers = [sampler for sampler in feedbacks if isinstance(sampler, Sampler)]
-        return [sampler.take(token) for sampler, token in zip(samplers, draw(samplers, outputs).tolist(), strict=True)]
+        tokens = draw(samplers, outputs).tolist()
+        note(samplers, outputs, tokens)
+        return [sampler.take(token) for sampler, token in zip(samplers, tokens, strict=True)]
 
     def take(self, token: int) -> Array | None:
         """Add a token. Returns the next inputs, or None after the last token."""
@@ -109,11 +120,24 @@ class Sampler:
         return settled
 
 
+def note(samplers: list[Sampler], scores: Array, tokens: list[int]) -> None:
+    """Note the log-probability of the next token of each row whose rule wants that."""
+    wanted = [(row, count) for row, one in enumerate(samplers) if (count := one.rule.logprobs) is not None]
+    if not wanted:
+        return
+    rows = log_probabilities(scores[[row for row, _ in wanted]], samplers[0].rule.probabilities)
+    for (row, count), logprobs in zip(wanted, rows, strict=True):
+        sampler, token = samplers[row], tokens[row]
+        sampler.cumulative_logprob += float(logprobs[token])
+        if token != sampler.rule.end:
+            sampler.logprobs.append(TokenLogprob(float(logprobs[token]), most_probable(logprobs, count)))
+
+
 def draw(samplers: list[Sampler], scores: Array) -> Array:
     """The next token of each row, int64 `(rows,)`, from scores `(rows, vocabulary)`."""
     rules = [sampler.rule for sampler in samplers]
     temperatures = np.array([rule.temperature for rule in rules])
-    z = scores.astype(np.float64)
+    z = as_logits(scores, rules[0].probabilities)
     for row, rule in zip(z, rules, strict=True):
         row[list(rule.banned)] = -np.inf
     greedy = temperatures == 0.0

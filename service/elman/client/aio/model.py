@@ -230,6 +230,11 @@ class AsyncModel:
         seed: int | None = None,
         samples: int = 1,
         stop: str | Sequence[str] | None = None,
+        num_beams: int = 1,
+        num_return_sequences: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: bool = False,
+        logprobs: int | None = None,
         session: AsyncSession | str | None = None,
         state: str | None = None,
         static: StaticLike | None = None,
@@ -251,6 +256,11 @@ class AsyncModel:
         seed: int | None = None,
         samples: int = 1,
         stop: str | Sequence[str] | None = None,
+        num_beams: int = 1,
+        num_return_sequences: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: bool = False,
+        logprobs: int | None = None,
         session: AsyncSession | str | None = None,
         state: str | None = None,
         static: StaticLike | None = None,
@@ -271,6 +281,11 @@ class AsyncModel:
         seed: int | None = None,
         samples: int = 1,
         stop: str | Sequence[str] | None = None,
+        num_beams: int = 1,
+        num_return_sequences: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: bool = False,
+        logprobs: int | None = None,
         session: AsyncSession | str | None = None,
         state: str | None = None,
         static: StaticLike | None = None,
@@ -294,6 +309,12 @@ class AsyncModel:
             seed: for the random numbers; None for one that the server draws. It is in the result.
             samples: how many texts to generate.
             stop: a string, or several, that ends a text.
+            num_beams: search the most probable texts with this many beams, at most 64; 1 to draw samples.
+            num_return_sequences: how many texts a beam search returns, at most `num_beams`.
+            length_penalty: of a beam search: texts are ordered by `cumulative_logprob / length ** length_penalty`.
+            early_stopping: of a beam search: whether it ends as soon as `num_beams` texts are complete.
+            logprobs: how many of the most probable tokens to return for each step, 0 to 20, with the log-probability of
+                the token itself; None for neither.
             session: a session, or its id, to continue from. The session itself does not move.
             state: continue from this state token.
             static: the static inputs by name, if the model has any and neither session nor state is given.
@@ -315,6 +336,11 @@ class AsyncModel:
             seed=seed,
             samples=samples,
             stop=stop,
+            num_beams=num_beams,
+            num_return_sequences=num_return_sequences,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            logprobs=logprobs,
             session=id_of(session),
             state=state,
             static=static,

@@ -62,6 +62,11 @@ class GenerateOptions(Options):
     seed: int | None = None
     samples: int = 1
     stop: str | Sequence[str] | None = None
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool = False
+    logprobs: int | None = None
     session: str | None = None
     state: str | None = None
     static: StaticLike | None = None
