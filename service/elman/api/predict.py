@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable
 from dataclasses import replace
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -38,6 +39,8 @@ MAX_NUMBERS = 100_000_000
 MAX_JSON_NUMBERS = 20_000_000
 # Opening or sealing more state tokens takes milliseconds and is done in a thread.
 _MANY_TOKENS = 100
+
+_UNKNOWN = attrgetter("unknown")
 
 
 class Prediction(Run):
@@ -127,8 +130,7 @@ class Predict:
             for data, further, statics, *_ in inputs
         ]
         prediction = Prediction(self, served, options, sequences, octets, request.owner)
-        if served.format.unknown is not None:
-            prediction.unknown = [one.unknown for one in inputs]
+        prediction.unknown = list(map(_UNKNOWN, inputs))
         if served.format.remembers:
             prediction.memories = [one.memory for one in inputs]
         return prediction
@@ -154,7 +156,7 @@ class Predict:
         wanted = {"keep_state": options.return_state, "keep_trace": options.hidden, "heads": bool(options.heads)}
         sequences = [part.sequence(returns=options.returns, deadline=deadline, **wanted) for _, part in segments]
         prediction = Prediction(self, served, options, sequences, octets, owner, segments)
-        prediction.unknown = [one.unknown for one in inputs]
+        prediction.unknown = list(map(_UNKNOWN, inputs))
         prediction.memories = [part.memory for _, part in segments]
         yield prediction
         prediction.check()

@@ -247,7 +247,7 @@ def _rank_few(row: Array, decoder: DecoderSpec, top: int) -> tuple[list[int], li
     if decoder.scores == "log_probabilities":
         return order, [math.exp(min(scores[i], 0.0)) for i in order]
     highest = scores[order[0]]
-    total = math.fsum(math.exp(score - highest) for score in scores)
+    total = math.fsum([math.exp(score - highest) for score in scores])
     return order, [math.exp(scores[i] - highest) / total for i in order]
 
 
