@@ -218,6 +218,8 @@ def test_a_direct_model_foretells_all_steps_in_one_run(seers: RunningServer, mod
         ({"input": {"mean": [0.0, 1.0], "std": [1.0, 1.0], "size": 3}}, "mean lists 2 numbers but size is 3"),
         ({"decoder": {"kind": "values", "mean": [0.0], "std": [-1.0]}}, "greater than 0"),
         ({"forecast": {"drive": "direct"}}, "a direct model has a horizon"),
+        ({"forecast": {"future": "ahead"}}, "future is the input of a direct model"),
+        ({"forecast": {"drive": "direct", "horizon": 3, "known": [0]}}, "by an input of its own"),
         ({"forecast": {"horizon": 3}}, "a direct model has a horizon"),
         ({"forecast": {"window": 3}}, "a recursive model reads no window"),
     ],

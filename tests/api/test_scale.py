@@ -296,6 +296,14 @@ def test_the_card_says_how_values_are_read(server: RunningServer) -> None:
             {
                 "task": "forecasting",
                 "input": {"scale": "series"},
+                "forecast": {"errors": {"rows": [[[1.0]], [[2.0]]]}},
+            },
+            "give them an offset",
+        ),
+        (
+            {
+                "task": "forecasting",
+                "input": {"scale": "series"},
                 "forecast": {"head": HeadSpec(kind="negative_binomial").model_dump()},
             },
             "counts, which have no scale",

@@ -10,6 +10,7 @@ from elman.api.autoregressive import advance, last_output, read_start
 from elman.api.server import ServedModel, Server
 from elman.codec.answer import encode_json, outputs_of
 from elman.codec.autoregressive import AutoregressiveDecoder
+from elman.codec.finite import finite
 from elman.codec.limits import check_statics
 from elman.codec.requests import ForecastRequest
 from elman.codec.rows import prepared, scaled
@@ -25,6 +26,7 @@ from elman.repository.network import Array
 from elman.repository.spec import ErrorsSpec, ForecastSpec
 from elman.sessions.snapshot import Snapshot
 
+_FLOAT32 = np.dtype(np.float32)
 # Most values that one request computes, in all paths, and most that its answer has.
 _MAX_VALUES = 10_000_000
 _MAX_ANSWERED = 2_000_000
@@ -123,16 +125,28 @@ def _context(served: ServedModel, driving: Driving, start: Snapshot, series: Ser
         rows, memory = prepared(rows, format, memory, place, driving.window)
     if memory is not None:
         scale = memory[:2]
+    at = "future" if index is None else f"future[{index}]"
     if future is not None:
-        future = scaled(future, driving.known, scale, "future" if index is None else f"future[{index}]")
+        future = scaled(future, driving.known, scale, at) if driving.known else finite(future, _FLOAT32, at)
+    statics = series.statics
+    if driving.future is not None and future is not None:
+        statics, future = _with_future(served, driving, statics, future), None
     if future is not None and driving.known_for == "next" and len(rows):
         rows, future = _shifted(rows, future, driving.known), future[1:]
     if driving.window is not None:
         rows = _last_rows(rows, driving.window, place)
     window = rows if driving.drive == "window" else None
     # A session or a state has its static inputs already.
-    snapshot = replace(start, statics=series.statics or start.statics, memory=memory)
+    snapshot = replace(start, statics=statics or start.statics, memory=memory)
     return _Context(place, rows, future, scale, snapshot, window, driving.carries_state)
+
+
+def _with_future(served: ServedModel, driving: Driving, statics: tuple[Array, ...], future: Array) -> tuple[Array, ...]:
+    """The static inputs with the one that takes what is known ahead of all steps."""
+    at = driving.future
+    tensor = served.format.statics[at or 0]
+    value = future[: driving.horizon].reshape([extent or 1 for extent in tensor.shape]).astype(tensor.dtype)
+    return (*statics[:at], value, *statics[at:])
 
 
 def _check_origin(driving: Driving, options: ForecastRequest[Any, Any]) -> None:

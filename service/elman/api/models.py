@@ -122,6 +122,7 @@ def _forecast(model: Model) -> ForecastCard | None:
         max_horizon=driving.horizon if driving.drive == "direct" else None,
         target=list(driving.target),
         known=list(driving.known),
+        future=spec.future,
         known_for=driving.known_for,
         sampled=spec.sampled,
         max_sampled=None if spec.errors is None else spec.errors.steps,

@@ -118,6 +118,9 @@ class ForecastCard(BaseModel):
     max_horizon: int | None = Field(description="Most steps that it foretells; null if any")
     target: list[int] = Field(description="For each value, the index of the input feature that it predicts")
     known: list[int] = Field(description="Indices of the input features known ahead, which a request gives as `future`")
+    future: str | None = Field(
+        default=None, exclude_if=_absent, description="The static input of a direct model that takes `future`"
+    )
     known_for: Literal["same", "next"] = Field(
         description="`same`: an input row has the known features of its own step; `next`: of the step after it"
     )

@@ -97,7 +97,7 @@ class AutoregressiveDecoder:
 
     @cached_property
     def _forecast(self) -> Any:
-        return msgspec.json.Decoder(ForecastRequest[self._decoder.item, self._decoder.static])  # type: ignore[name-defined]
+        return msgspec.json.Decoder(ForecastRequest[self._series.decoder.item, self._series.decoder.static])  # type: ignore[name-defined]
 
     def forecast(self, content: bytes) -> tuple[ForecastRequest[Any, Any], list[Series], int]:
         """A forecast request, its series, and its horizon. Raises RequestError with the `where` of the first error."""

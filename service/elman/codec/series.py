@@ -1,6 +1,7 @@
 """The series of a forecast request, each with its static inputs and the features that are known ahead."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,31 +40,37 @@ class SeriesDecoder:
     """Makes the series of a forecast request for one model. Can be pickled, for the codec pool.
 
     Attributes:
+        decoder: of the model, without the static input that takes the future.
         horizon: steps to forecast, where a request does not say.
     """
 
     def __init__(
         self, decoder: JSONDecoder, driving: Driving, names: Sequence[str] | None, errors: ErrorsSpec | None
     ) -> None:
-        self._decoder = decoder
         self._driving = driving
+        if driving.future is not None:
+            # The input that takes what is known ahead is given as `future`, not among the static inputs.
+            statics = list(decoder.format.statics)
+            del statics[driving.future]
+            decoder = replace(decoder, format=replace(decoder.format, statics=tuple(statics)))
+        self.decoder = decoder
         others = DEFAULT_HORIZON if errors is None else errors.steps
         self.horizon = driving.horizon if driving.drive == "direct" else others
-        self._known = driving.known
-        self._row = f"rows of {len(self._known)}"
-        if names:
-            self._row += ": " + ", ".join(names[index] for index in self._known)
+        self._num_known = driving.num_known
+        self._row = f"rows of {driving.num_known}"
+        if names and driving.known:
+            self._row += ": " + ", ".join(names[index] for index in driving.known)
 
     def decode(self, request: ForecastRequest[Any, Any], horizon: int) -> list[Series]:
         """The series of a request for `horizon` steps. Raises RequestError."""
         many, items = request.many, request.series_list or [request.series]
-        most = min(self._decoder.limits.max_sequences, MAX_SERIES)
+        most = min(self.decoder.limits.max_sequences, MAX_SERIES)
         if len(items) > most:
             raise TooLong(
                 f"the request has {len(items)} series", where="series_list", expected=f"at most {most} series"
             )
         held = request.state is not None or request.session is not None
-        statics = self._decoder.statics_of_each(request.static, len(items), many, held=held)
+        statics = self.decoder.statics_of_each(request.static, len(items), many, held=held)
         futures = self._futures(request.future, len(items), many)
         found = []
         for index, (item, static, ahead) in enumerate(zip(items, statics, futures, strict=True)):
@@ -73,13 +80,15 @@ class SeriesDecoder:
         return found
 
     def _rows(self, item: Any, place: str) -> Array:
-        format = self._decoder.format
+        format = self.decoder.format
         if item is None:
             return np.zeros((0, format.features or 1), format.numpy_dtype)
-        return features_array(item, format, place, self._decoder.limits)
+        return features_array(item, format, place, self.decoder.limits)
 
     def _num_ahead(self, horizon: int, has_rows: bool) -> int:
         """Rows of the future that are read: one for each input row that lacks the known features."""
+        if self._driving.future is not None:
+            return self._driving.horizon
         # The last row that is read foretells the last step. It is given where rows have the features of the next step.
         return horizon - 1 + (self._driving.known_for == "next" and has_rows)
 
@@ -97,8 +106,8 @@ class SeriesDecoder:
 
     def _future(self, rows: Any, needed: int, where: str) -> Array | None:
         """The features known ahead in the data's units, float64. Raises RequestError."""
-        known = self._known
-        if not known:
+        width = self._num_known
+        if not width:
             if rows:
                 raise InvalidField("the model has no features known ahead", where=where, expected="no future")
             return None
@@ -108,8 +117,8 @@ class SeriesDecoder:
             raise InvalidField(f"future has {len(lists)} rows", where=where, expected=wanted)
         for index, row in enumerate(lists):
             place = f"{where}[{index}]"
-            if len(row) != len(known):
+            if len(row) != width:
                 raise WrongFeatures(f"the row has {len(row)} values", where=place, expected=wanted)
             if any(isinstance(value, list) for value in row):
                 raise InvalidField("a row has lists in it", where=place, expected=wanted)
-        return np.array(lists, np.float64).reshape(-1, len(known))
+        return np.array(lists, np.float64).reshape(-1, width)

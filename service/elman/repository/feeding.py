@@ -1,8 +1,9 @@
 """Whether a model's output can be its next input, and how."""
 
 import importlib.util
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from elman.repository.model import Model
 from elman.repository.spec import ForecastSpec
@@ -14,7 +15,8 @@ class Driving:
 
     `window` is the number of rows that each run reads, None for the whole series; `horizon` the number of steps that
     one run foretells; `num_parameters` the number of outputs for each value; `filled` the features that the server
-    fills.
+    fills; `future` the index among the static inputs of the one that takes what is known ahead; `num_known` the number
+    of features known ahead.
     """
 
     drive: Literal["recursive", "window", "direct"]
@@ -25,6 +27,8 @@ class Driving:
     known_for: Literal["same", "next"]
     num_parameters: int = 1
     filled: tuple[int, ...] = ()
+    future: int | None = None
+    num_known: int = 0
 
     @property
     def carries_state(self) -> bool:
@@ -65,7 +69,8 @@ def why_no_forecast(model: Model) -> str | None:
         return "its spec says that it is driven by windows, and not by how many rows: forecast.window"
     if window is not None and driving.window != window:
         return f"the graph takes windows of {window} rows, its spec says {driving.window}"
-    return _misfit(driving, features, size) or _wrong_residuals(model, size) or _missing_package(model)
+    misfit = _misfit(driving, features, size) or _wrong_future(model, driving)
+    return misfit or _wrong_residuals(model, size) or _missing_package(model)
 
 
 def _misfit(driving: Driving, features: int, size: int) -> str | None:
@@ -111,7 +116,33 @@ def driving_of(model: Model) -> Driving:
     target = tuple(range(outputs)) if spec.target is None else spec.target
     mask = model.spec.input.missing_mask
     filled = () if mask is None else (mask,)
-    return Driving(drive, spec.window or window, horizon, target, spec.known, spec.known_for, parameters, filled)
+    names = [one.name for one in model.network.statics]
+    future, num_known = None, len(spec.known)
+    if spec.future in names:
+        future = names.index(spec.future)
+        num_known = math.prod(extent or 1 for extent in model.network.statics[future].shape) // horizon
+    of_graph = parameters, filled, future, num_known
+    return Driving(drive, spec.window or window, horizon, target, spec.known, spec.known_for, *of_graph)
+
+
+def _wrong_future(model: Model, driving: Driving) -> str | None:
+    """Why what is known ahead does not fit the input that takes it."""
+    spec = model.spec.forecast or ForecastSpec()
+    if spec.future is None:
+        return None
+    if driving.future is None:
+        names = ", ".join(repr(one.name) for one in model.network.statics) or "none"
+        return f"its spec names {spec.future!r} for what is known ahead; its static inputs are {names}"
+    shape, steps = model.network.statics[driving.future].shape, driving.horizon
+    if model.network.statics[driving.future].dtype.kind != "f":
+        return f"its input {spec.future!r} takes no fractions, as features do"
+    if None in shape or not shape or math.prod(cast(tuple[int, ...], shape)) != steps * driving.num_known:
+        return f"its input {spec.future!r} of shape {list(shape)} does not take features of {steps} steps"
+    if driving.known and len(driving.known) != driving.num_known:
+        return (
+            f"its spec names {len(driving.known)} known features, its input {spec.future!r} takes {driving.num_known}"
+        )
+    return None
 
 
 def feeds_on(model: Model) -> bool:

@@ -298,6 +298,9 @@ class ForecastSpec(_Frozen):
         horizon: steps that a `direct` model foretells.
         target: the input features that the outputs are, in the order of the outputs.
         known: the input features that the caller knows ahead, in the order in which a request gives them.
+        future: the static input of a `direct` model that takes the features known ahead of all its steps,
+            `(horizon, features)`, as the decoder of an encoder-decoder reads them. If they are input features too,
+            `known` says which, and they are scaled like those.
         known_for: `same`: an input row has the known features of its own step. `next`: of the step after it, which it
             foretells.
         residuals: errors (truth minus forecast, in the data's own units) seen on data that was not trained on, one
@@ -313,6 +316,7 @@ class ForecastSpec(_Frozen):
     horizon: Annotated[int, Field(ge=1, le=2**16)] | None = None
     target: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     known: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    future: str | None = None
     known_for: Literal["same", "next"] = "same"
     residuals: tuple[tuple[Number, ...], ...] = ()
     errors: ErrorsSpec | None = None
@@ -332,8 +336,10 @@ class ForecastSpec(_Frozen):
             raise ValueError("a recursive model reads no window")
         if sum(map(bool, (self.head, self.errors, self.residuals))) > 1:
             raise ValueError("paths are drawn from the head, from errors or from residuals, not from two of them")
-        if self.known and self.drive == "direct":
-            raise ValueError("a direct model reads no features that are known ahead")
+        if self.future is not None and self.drive != "direct":
+            raise ValueError("future is the input of a direct model")
+        if self.known and self.drive == "direct" and self.future is None:
+            raise ValueError("a direct model reads features that are known ahead by an input of its own: future")
         return self
 
 
@@ -358,6 +364,9 @@ class ModelSpec(_Frozen):
             return self
         if self.decoder is not None and self.decoder.mean is not None:
             raise ValueError("outputs have the scale of their series, so the decoder has no mean and std")
+        errors = None if self.forecast is None else self.forecast.errors
+        if errors is not None and errors.offset is None:
+            raise ValueError("errors in the data's own units do not fit series of every scale: give them an offset")
         if self.forecast is not None and self.forecast.head is not None and self.forecast.head.kind == _COUNTS:
             raise ValueError(f"a {_COUNTS} distribution is of counts, which have no scale")
         return self
