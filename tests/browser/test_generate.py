@@ -59,6 +59,14 @@ def test_samples_are_those_of_the_api(screen: Screen, server: RunningServer, gen
     assert done["results"] == answer["results"]
 
 
+def test_unknown_characters_of_the_prompt_are_told_of(screen: Screen, generator: dict[str, Any]) -> None:
+    page = screen.open("generate", generator["name"])
+    panel = page.get_by_role("tabpanel")
+    panel.get_by_label("Prompt").fill("M漢字")
+    panel.get_by_label("Prompt").press("Enter")
+    panel.get_by_text("read as unknown: 漢 字").wait_for()
+
+
 def test_tokens_appear_one_by_one_until_it_is_stopped(
     open_screen: OpenScreen, server: RunningServer, generator: dict[str, Any]
 ) -> None:

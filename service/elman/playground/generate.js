@@ -126,7 +126,10 @@ export function generate(page) {
     function finish() {
       const seconds = (performance.now() - began) / 1000;
       done?.results.forEach((result, i) => lines[i].finish(result));
-      const words = `${plural(count, "token")} in ${seconds.toFixed(seconds < 1 ? 2 : 1)} s.`;
+      const unknown = done?.unknown?.map((one) => one.character).join(" ");
+      const words =
+        `${plural(count, "token")} in ${seconds.toFixed(seconds < 1 ? 2 : 1)} s.` +
+        (unknown ? ` Not in the vocabulary, read as unknown: ${unknown}` : "");
       status.replaceChildren(
         words,
         done ? " " : "",
