@@ -41,10 +41,11 @@ def sessions(results: dict[str, Any]) -> str:
 def about(results: dict[str, Any]) -> str:
     """What was measured on what, and when."""
     found, settings = results["machine"], results["settings"]
+    of_each = f" of {settings['seconds']:g} s" if settings["seconds"] else ""
     return (
         f"Measured {found['date']} in {found['minutes']:.1f} minutes on {found['cpu']}, by `{results['command']}`: "
         "the server on one core, the load on another; medians of "
-        f"{settings['rounds']} rounds of {settings['seconds']:g} s. "
+        f"{settings['rounds']} rounds{of_each}. "
         f"The load average before the run was {found['load_before']:.1f}."
     )
 
@@ -235,6 +236,22 @@ def _influence_tables(influence: dict[str, Any]) -> list[str]:
         "answers differ in any step's influence (a difference of probabilities):"
     )
     return [f"{title}\n\n{table(head, rows, words=1)}"]
+
+
+def paths(results: dict[str, Any]) -> str:
+    """Sampled forecasts against a plain loop, as Markdown."""
+    settings, rows = results["settings"], []
+    for name, rounds in results["paths"].items():
+        for key, what in (("seconds", "time"), ("cpu", "processor time")):
+            served, loop = ([one[way][key] for one in rounds] for way in ("forecast", "loop"))
+            ratios = [a / b for a, b in zip(served, loop, strict=True)]
+            rows.append([f"`{name}`", f"{what}, s", _spread(served), _spread(loop), _spread(ratios)])
+    head = ["model", "", "forecast request", "plain loop", "request over loop"]
+    title = (
+        f"{settings['samples']:,} sampled paths of {settings['horizon']} steps, by one request and by a loop of one "
+        "batch in ONNX Runtime on the same core, in turns:"
+    )
+    return f"{about(results)}\n\n{title}\n\n{table(head, rows)}"
 
 
 def int8(results: dict[str, Any]) -> str:
