@@ -29,6 +29,7 @@ from elman.api.server import Server
 from elman.api.sessions import sessions_router
 from elman.api.steps import SessionSteps, Stepper
 from elman.api.stream import Streams, stream_router
+from elman.api.timeseries import TimeSeries, timeseries_router
 from elman.codec.faults import unknown_field
 from elman.errors import ElmanError, Internal, InvalidField, InvalidJSON, MethodNotAllowed, UnknownRoute
 from elman.http.asgi import ASGIEndpoint, ClientGone, read_body, refuse_socket, replayed, respond
@@ -100,6 +101,7 @@ def _is_guarded(path: str) -> bool:
     return path.startswith(("/v1/", "/v2/")) or path in ("/v1", "/v2")
 
 
+_TIME_SERIES = "/v1/timeseries/forecast"
 _VERBS = frozenset({"predict", "generate", "forecast", "influence"})
 
 
@@ -117,6 +119,8 @@ def _find_endpoint(path: str) -> tuple[str | None, dict[str, str]]:
             return parts[6], {"name": parts[3], "version": parts[5]}
     elif parts[:3] == ["", "v1", "sessions"] and parts[-1] == "steps" and len(parts) == 5:
         return "steps", {"id": parts[3]}
+    elif path == _TIME_SERIES:
+        return "time_series", {}
     return None, {}
 
 
@@ -169,10 +173,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.callers, app.driver, app.bodies, app.connections = Callers(settings.api_keys), driver, bodies, connections
     stepper = Stepper(server)
     streams = Streams(server, driver, metrics, stepper)
+    forecast = Forecast(server)
     endpoints: dict[str, Endpoint] = {
         "predict": Predict(server),
         "generate": Generate(server, metrics),
-        "forecast": Forecast(server),
+        "forecast": forecast,
+        "time_series": TimeSeries(forecast),
         "influence": Influence(server),
         "steps": SessionSteps(server, stepper),
     }
@@ -181,6 +187,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         for path in (f"/v1/models/{{name}}/{verb}", f"/v1/models/{{name}}/versions/{{version}}/{verb}"):
             app.router.routes.append(ASGIRoute(path, app.endpoints[verb], methods=["POST"]))
     app.router.routes.append(ASGIRoute("/v1/sessions/{id}/steps", app.endpoints["steps"], methods=["POST"]))
+    app.router.routes.append(ASGIRoute(_TIME_SERIES, app.endpoints["time_series"], methods=["POST"]))
+    app.include_router(timeseries_router(server))
     app.include_router(models_router(server))
     app.include_router(sessions_router(server, driver))
     app.include_router(stream_router(streams))

@@ -44,9 +44,10 @@ class Forecast:
 
     def parse(self, request: Request) -> Work | Response:
         """The work that runs the series first. Raises ElmanError."""
-        return script(self._forecast(request))  # type: ignore[no-any-return]
+        return script(self.steps(request))  # type: ignore[no-any-return]
 
-    def _forecast(self, request: Request) -> Steps[Response]:
+    def steps(self, request: Request) -> Steps[Response]:
+        """The script of a request."""
         start = yield from read_start(self.server, request, _check, AutoregressiveDecoder.forecast)
         served, (options, given, horizon) = start.served, start.decoded
         driving, spec = driving_of(served.model), served.model.spec.forecast

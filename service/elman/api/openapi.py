@@ -20,6 +20,7 @@ from elman.api.schemas import (
     PredictAnswer,
     Problem,
     StepsAnswer,
+    TimeSeriesAnswer,
 )
 from elman.codec.requests import (
     AnySequence,
@@ -34,6 +35,7 @@ from elman.codec.requests import (
     StepsRequest,
     StreamQuery,
 )
+from elman.codec.timeseries import TimeSeriesRequest
 from elman.settings import Settings
 
 _REF = "#/components/schemas/{model}"
@@ -95,6 +97,7 @@ _FORECAST = (
     "Continue a series, or many in one request: the model's output is its next input. Sampled paths give the mean and "
     "quantiles of each step."
 )
+_TIME_SERIES = "Forecast many series, in the words of KServe's time series protocol."
 _INFLUENCE = "Leave out each step in turn, and report how far the last output changes."
 
 
@@ -135,7 +138,9 @@ class _Operation:
         }
 
     def _parameters(self, versioned: bool) -> list[dict[str, Any]]:
-        path: list[tuple[str, dict[str, Any]]] = [("name" if "{name}" in self.path else "id", _STRING)]
+        path: list[tuple[str, dict[str, Any]]] = [
+            (name, _STRING) for name in ("name", "id") if f"{{{name}}}" in self.path
+        ]
         path += [("version", _VERSION)] if versioned else []
         note = {"description": f"For {_OCTETS} bodies"}
         return [
@@ -173,6 +178,15 @@ _OPERATIONS = (
         ForecastRequest[AnySequence, AnyStatics],
         ForecastAnswer,
         errors=(("409", "`cannot_forecast`"), ("404", "`unknown_model`, `unknown_session`")),
+    ),
+    _Operation(
+        "/v1/timeseries/forecast",
+        "time_series",
+        "autoregressive",
+        _TIME_SERIES,
+        TimeSeriesRequest,
+        TimeSeriesAnswer,
+        errors=(("409", "`cannot_forecast`"), ("404", "`unknown_model`")),
     ),
     _Operation(
         "/v1/models/{name}/influence",
@@ -255,9 +269,11 @@ def _bodies() -> dict[str, dict[str, Any]]:
     bodies: dict[str, dict[str, Any]] = {}
     for body in (*(one.body for one in _OPERATIONS), NewSession[AnyStatics]):
         _, parts = msgspec.json.schema_components([body], ref_template=_NAMED)
-        (definition,) = parts.values()
         name = _name(body)
-        bodies[name] = {**definition, "title": name}
+        # msgspec adds the types of a generic class to its name.
+        own = next(part for part in parts if part.startswith(name))
+        bodies[name] = {**parts.pop(own), "title": name}
+        bodies |= parts
         if name in _EXAMPLES:
             bodies[name]["example"] = _EXAMPLES[name]
     bodies["PredictRequest"]["oneOf"] = [{"required": ["sequence"]}, {"required": ["sequences"]}]

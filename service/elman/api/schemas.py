@@ -378,6 +378,40 @@ class ForecastAnswer(ForecastResult):
     results: list[ForecastResult] | None = Field(default=None, description="Only for `series_list`")
 
 
+class TimeSeriesForecast(BaseModel):
+    """The forecast of one series."""
+
+    type: str = Field(
+        description="`univariate_time_series`, or `multivariate_time_series` of a model of several outputs"
+    )
+    name: str
+    mean_forecast: Values = Field(description="The mean of the sampled paths; without paths the point forecast")
+    frequency: str
+    start_timestamp: str = Field(description="The time of the first step; empty if the series has none")
+    quantiles: dict[str, Values] | None = None
+
+
+class TimeSeriesOutput(BaseModel):
+    """The output of one series."""
+
+    type: str
+    id: str
+    status: str
+    content: list[TimeSeriesForecast]
+    error: None
+
+
+class TimeSeriesAnswer(BaseModel):
+    """The forecasts of all series, in their order."""
+
+    id: str
+    created_at: int = Field(description="Seconds since 1970")
+    status: str = Field(description="`completed`. Whatever fails is answered with a problem")
+    error: None
+    model: str
+    outputs: list[TimeSeriesOutput]
+
+
 class InfluenceAnswer(BaseModel):
     """How far o_n moves when a step is left out: the Euclidean distance of the outputs, or the distance of `target`.
 

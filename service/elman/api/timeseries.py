@@ -1,0 +1,49 @@
+"""KServe's time series routes: `POST /v1/timeseries/forecast` and `GET /v1/timeseries/models`."""
+
+from dataclasses import replace
+
+from fastapi import APIRouter
+
+from elman.api.forecast import Forecast
+from elman.api.server import Server
+from elman.codec.pool import LARGE
+from elman.codec.timeseries import as_forecast, as_time_series, at_its_place
+from elman.engine.work import Steps, Work, script
+from elman.errors import ElmanError
+from elman.http.endpoint import Request, Response
+from elman.repository.feeding import why_no_forecast
+
+
+class TimeSeries:
+    """The forecast endpoint of KServe's protocol: a forecast request of several series in other words."""
+
+    def __init__(self, forecast: Forecast) -> None:
+        self.forecast = forecast
+        self.pool = forecast.server.pool
+
+    def parse(self, request: Request) -> Work | Response:
+        """The work that runs the series first. Raises ElmanError."""
+        return script(self._forecast(request))  # type: ignore[no-any-return]
+
+    def _forecast(self, request: Request) -> Steps[Response]:
+        content = request.body
+        asked, starts, body = yield from self.pool.offload(len(content) > LARGE, as_forecast, content)
+        try:
+            answered = yield from self.forecast.steps(replace(request, parameters={"name": asked.model}, body=body))
+        except ElmanError as error:
+            raise at_its_place(error) from None
+        answer = answered.content
+        content = yield from self.pool.offload(len(answer) > LARGE, as_time_series, asked, starts, answer)
+        return replace(answered, content=content)
+
+
+def timeseries_router(server: Server) -> APIRouter:
+    """The route that lists the models which forecast."""
+    router = APIRouter(prefix="/v1/timeseries", tags=["autoregressive"])
+
+    @router.get("/models")
+    async def list_time_series_models() -> list[str]:
+        """The names of the models that `/v1/timeseries/forecast` takes."""
+        return [one.model.name for one in server.defaults() if why_no_forecast(one.model) is None]
+
+    return router
