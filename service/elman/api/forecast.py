@@ -10,7 +10,6 @@ from elman.api.autoregressive import advance, last_output, read_start
 from elman.api.server import ServedModel, Server
 from elman.codec.answer import encode_json, outputs_of
 from elman.codec.autoregressive import AutoregressiveDecoder
-from elman.codec.finite import finite
 from elman.codec.limits import check_statics
 from elman.codec.requests import ForecastRequest
 from elman.codec.rows import prepared, scaled
@@ -26,7 +25,6 @@ from elman.repository.network import Array
 from elman.repository.spec import ErrorsSpec, ForecastSpec
 from elman.sessions.snapshot import Snapshot
 
-_FLOAT32 = np.dtype(np.float32)
 # Most values that one request computes, in all paths, and most that its answer has.
 _MAX_VALUES = 10_000_000
 _MAX_ANSWERED = 2_000_000
@@ -59,10 +57,7 @@ class Forecast:
         self._check_blocks(len(given), -(-of_each // most))
         _check_origin(driving, options)
         deadline = request.deadline(options.timeout)
-        contexts = [
-            _context(served, driving, start.snapshot, one, index if options.many else None)
-            for index, one in enumerate(given)
-        ]
+        contexts = [_context(served, driving, start.snapshot, one) for one in given]
         check_statics([one.snapshot.statics for one in contexts for _ in range(of_each)], "samples")
         outputs = yield from _read(served, driving, contexts, deadline)
         seed = secrets.randbits(32) if options.seed is None else options.seed
@@ -115,31 +110,24 @@ class _Context:
     carries: bool
 
 
-def _context(served: ServedModel, driving: Driving, start: Snapshot, series: Series, index: int | None) -> _Context:
-    """What a series is forecast from. Raises WrongLength if it has fewer rows than a run reads, and as `prepared`.
-
-    index: of the series, if the request has several.
-    """
-    rows, future, place, format = series.rows, series.future, series.place, served.format
-    memory, scale = start.memory, format.scale
-    if format.remembers and len(rows):
-        rows, memory = prepared(rows, format, memory, place, driving.window)
-    if memory is not None:
-        scale = memory[:2]
-    at = "future" if index is None else f"future[{index}]"
+def _context(served: ServedModel, driving: Driving, start: Snapshot, series: Series) -> _Context:
+    """What a series is forecast from. Raises WrongLength if it has fewer rows than a run reads, and as `prepared`."""
+    rows, future, statics, memory = series.rows, series.future, series.statics, start.memory
+    if served.format.remembers and len(rows):
+        rows, memory = prepared(rows, served.format, memory, series.place, driving.window)
+    scale = served.format.scale if memory is None else memory[:2]
     if future is not None:
-        future = scaled(future, driving.known, scale, at) if driving.known else finite(future, _FLOAT32, at)
-    statics = series.statics
-    if driving.future is not None and future is not None:
-        statics, future = _with_future(served, driving, statics, future), None
-    if future is not None and driving.known_for == "next" and len(rows):
-        rows, future = _shifted(rows, future, driving.known), future[1:]
+        future = scaled(future, driving.known, scale, series.future_place)
+        if driving.future is not None:
+            statics, future = _with_future(served, driving, statics, future), None
+        elif driving.known_for == "next" and len(rows):
+            rows, future = _shifted(rows, future, driving.known), future[1:]
     if driving.window is not None:
-        rows = _last_rows(rows, driving.window, place)
+        rows = _last_rows(rows, driving.window, series.place)
     window = rows if driving.drive == "window" else None
     # A session or a state has its static inputs already.
     snapshot = replace(start, statics=statics or start.statics, memory=memory)
-    return _Context(place, rows, future, scale, snapshot, window, driving.carries_state)
+    return _Context(series.place, rows, future, scale, snapshot, window, driving.carries_state)
 
 
 def _with_future(served: ServedModel, driving: Driving, statics: tuple[Array, ...], future: Array) -> tuple[Array, ...]:

@@ -67,11 +67,13 @@ def prepared(
 def scaled(values: Array, features: Sequence[int], scale: Array, where: str) -> Array:
     """Values of some features in the data's units as the network reads them, float32 `(rows, features)`.
 
-    scale: mean and std of every feature, `(2, features)`: of the model, or of the memory of a series.
+    Args:
+        features: their indices in the input; none if the values are no features of it, and so have no scale.
+        scale: mean and std of every feature, `(2, features)`: of the model, or of the memory of a series.
 
     Raises NotFinite.
     """
-    mean, std = scale[:, list(features)]
+    mean, std = scale[:, list(features)] if features else (0.0, 1.0)
     return finite((values - mean) / std, np.dtype(np.float32), where)
 
 

@@ -24,7 +24,7 @@ class Series(NamedTuple):
     """One series.
 
     Attributes:
-        place: the `where` of its errors, such as `series_list[3]`.
+        place, future_place: the `where` of its errors, such as `series_list[3]`, and of those of its future.
         rows: `(length, features)`, as `elman.codec.rows.as_read` gives them; empty if there is only a state or session.
         statics: the static inputs, in the order of `Network.statics`; empty if a state or session holds them.
         future: the features known ahead in the data's units, float64 `(rows, known)`; None if the model has none.
@@ -34,6 +34,7 @@ class Series(NamedTuple):
     rows: Array
     statics: tuple[Array, ...]
     future: Array | None
+    future_place: str = "future"
 
 
 class SeriesDecoder:
@@ -76,7 +77,7 @@ class SeriesDecoder:
         for index, (item, static, ahead) in enumerate(zip(items, statics, futures, strict=True)):
             place, at = (f"series_list[{index}]", f"future[{index}]") if many else ("series", "future")
             future = self._future(ahead, self._num_ahead(horizon, item is not None), at)
-            found.append(Series(place, self._rows(item, place), static, future))
+            found.append(Series(place, self._rows(item, place), static, future, at))
         return found
 
     def _rows(self, item: Any, place: str) -> Array:
