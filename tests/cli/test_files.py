@@ -2,7 +2,7 @@
 
 import csv
 import json
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from elman.cli.jobs.files.csv import CSVSource
 from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.formats import open_sink, open_source
-from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome, TableOptions
+from elman.cli.jobs.files.items import PLAIN_TABLE, InputItem, ModelIO, Outcome, TableOptions
 from elman.cli.jobs.files.json import JSONSource, TextSource
+from elman.cli.jobs.files.rows import TableSource
+from elman.cli.jobs.files.tables import CSVTable
 
 Array = np.ndarray[Any, Any]
 
@@ -48,7 +49,7 @@ def write(folder: Path, kind: str) -> Path:
         write_csv(path, [["c", "id", "b", "a"], *([c, id, b, a] for id, a, b, c in steps)])
     elif kind == "semicolons.csv":
         write_csv(path, [["id", "a", "b", "c"], *steps], ";")
-        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     elif kind == "members.npz":
         np.savez(path, *SEQUENCES)
     elif kind == "flat.npz":
@@ -136,13 +137,14 @@ def faults(source: Any) -> dict[str, str]:
 
 def test_what_is_wrong_with_a_table_is_told_by_row_and_column() -> None:
     rows = "id,a,b,c\nx,1,2,3\nx,1,zwei,3\ny,1,2\nz,1,2,3\nw,1,2,nan\nv,1,,3\nu,\xff,2,3\nlast,1,2,3\n"
-    items = list(CSVSource(BytesIO(rows.encode("latin-1")), None, THREE))
+    stream = BufferedReader(BytesIO(rows.encode("latin-1")))
+    items = list(TableSource(CSVTable(stream, None, THREE, PLAIN_TABLE), THREE, PLAIN_TABLE))
     assert [item.id for item in items] == ["x", "y", "z", "w", "v", "u", "last"]
     told = faults(items)
     assert told["rows 2 to 3"] == "row 3, b: 'zwei' is not a number"
     assert told["rows 4 to 4"] == "row 4: it has 3 cells, the header has 4"
-    assert told["rows 6 to 6"] == "row 6: not a finite number"
-    assert "row 7, b: ''" in told["rows 7 to 7"]
+    assert told["rows 6 to 6"] == "row 6, c: a value is missing"
+    assert told["rows 7 to 7"] == "row 7, b: a value is missing"
     assert "row 8, a" in told["rows 8 to 8"]
     assert len(told) == 5
 

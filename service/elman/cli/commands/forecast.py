@@ -10,7 +10,9 @@ from elman.cli.commands.options import (
     AsJSON,
     Columns,
     Concurrency,
+    Decimal,
     File,
+    Gap,
     Header,
     IdColumn,
     InputFormat,
@@ -20,6 +22,7 @@ from elman.cli.commands.options import (
     OnErrorOption,
     Overwrite,
     Quiet,
+    Sheet,
     Static,
     TimeColumn,
     Timeout,
@@ -63,6 +66,15 @@ def forecast(
     id_column: IdColumn = None,
     header: Header = None,
     time_column: TimeColumn = None,
+    gaps: Annotated[
+        Gap,
+        typer.Option(
+            help="With --time-column, where rows are missing between two times: an error; missing values, for a model "
+            "that takes them; or the rows are taken as if they followed each other."
+        ),
+    ] = Gap.refuse,
+    decimal: Decimal = None,
+    sheet: Sheet = None,
     column: Annotated[str | None, typer.Option(help="In tables: the column of the series.", show_default=False)] = None,
     static: Static = None,
     columns: Columns = None,
@@ -79,10 +91,11 @@ def forecast(
     elman forecast sunspots-gru history.csv --horizon 11
     elman forecast sunspots-gru history.csv -n 11 --samples 200 --quantiles 0.05,0.5,0.95
     elman forecast electricity-gru load.csv -n 48 --future calendar.csv -o ahead.csv
+    elman forecast sunspots-gru stars.xlsx --time-column month --id-column star -o ahead.csv
     elman forecast ./my-model many.jsonl --json > forecasts.jsonl
 
     FILE is as for elman predict, with one series or many. A line of JSON may hold "future" and "static" beside
-    "sequence".
+    "sequence". With --time-column the answer has the times that follow, and those of --future are compared with them.
     Values are in the units of the data. With --samples, each path adds errors that the model made on data it had
     not seen, and mean and quantiles are taken over the paths. Errors that are known for a few steps allow no longer
     paths: "max_sampled" on the card. A model that cannot forecast says why; the field "forecast" of its card is null.
@@ -103,7 +116,7 @@ def forecast(
         api_key=api_key,
         timeout=timeout,
         input_format=None if input_format is None else input_format.value,
-        table=TableOptions(id_column, column, header, time_column, gather=True),
+        table=TableOptions(id_column, column, header, time_column, True, gaps.value, decimal, sheet),
         output=output,
         request=options,
         static=static_values(static),

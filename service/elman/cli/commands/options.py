@@ -4,7 +4,7 @@ import csv
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -20,7 +20,9 @@ Model = Annotated[
 ]
 File = Annotated[
     str,
-    typer.Argument(help="CSV, TSV, JSON lines, text, NPY, NPZ or Parquet, by its suffix. - is standard input."),
+    typer.Argument(
+        help="CSV, TSV, Excel, Parquet, Arrow, JSON lines, text, NPY or NPZ, by its suffix. - is standard input."
+    ),
 ]
 Url = Annotated[str, typer.Option(envvar="ELMAN_URL", help="Address of the server.")]
 Key = Annotated[str | None, typer.Option("--api-key", envvar="ELMAN_API_KEY", help="Key to send to the server.")]
@@ -49,6 +51,19 @@ TimeColumn = Annotated[
     str | None,
     typer.Option(help="In tables: sort the rows of a sequence by this column of numbers or dates.", show_default=False),
 ]
+Decimal = Annotated[
+    Literal[".", ","] | None,
+    typer.Option(help="In CSV: the sign before the decimals. Needed where 1,234 may be either.", show_default=False),
+]
+Sheet = Annotated[str | None, typer.Option(help="In Excel: the sheet, if there are several.", show_default=False)]
+
+
+class Gap(StrEnum):
+    """What is done where rows are missing between two times."""
+
+    refuse, missing, ignore = "refuse", "missing", "ignore"
+
+
 Host = Annotated[str, typer.Option(envvar="ELMAN_HOST", help="Address to listen on.")]
 Port = Annotated[
     int, typer.Option(envvar="ELMAN_PORT", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
@@ -58,7 +73,8 @@ Port = Annotated[
 class Input(StrEnum):
     """Formats of input files."""
 
-    jsonl, csv, txt, npy, npz, parquet = "jsonl", "csv", "txt", "npy", "npz", "parquet"
+    jsonl, csv, txt, npy, npz = "jsonl", "csv", "txt", "npy", "npz"
+    parquet, arrow, excel = "parquet", "arrow", "excel"
 
 
 class OnError(StrEnum):

@@ -10,7 +10,9 @@ from elman.cli.commands.options import (
     DEFAULT_URL,
     Columns,
     Concurrency,
+    Decimal,
     File,
+    Gap,
     Header,
     IdColumn,
     InputFormat,
@@ -20,6 +22,7 @@ from elman.cli.commands.options import (
     OnErrorOption,
     Overwrite,
     Quiet,
+    Sheet,
     Static,
     TimeColumn,
     Timeout,
@@ -64,6 +67,19 @@ def predict(
     id_column: IdColumn = None,
     header: Header = None,
     time_column: TimeColumn = None,
+    gaps: Annotated[
+        Gap,
+        typer.Option(
+            help="With --time-column, where rows are missing between two times: an error; missing values, for a model "
+            "that takes them; or the rows are taken as if they followed each other."
+        ),
+    ] = Gap.ignore,
+    gather: Annotated[
+        bool,
+        typer.Option("--gather", help="In tables: the rows of a sequence may stand anywhere. Reads the table whole."),
+    ] = False,
+    decimal: Decimal = None,
+    sheet: Sheet = None,
     column: Annotated[
         str | None,
         typer.Option(
@@ -100,7 +116,9 @@ def predict(
     .npy      one sequence (time, features), or many (batch, time, features)
     .npz      one sequence per member, as np.savez(path, *sequences) writes;
               or all steps in one member, and lengths
-    .parquet  a list column sequence, or rows as in CSV
+    .xlsx     rows as in CSV
+    .parquet .arrow .feather     a list column sequence, or rows as in CSV
+    A file that ends in .gz, .bz2 or .zst too is unpacked.
 
     \b
     A model with several inputs:
@@ -112,7 +130,8 @@ def predict(
     \b
     Formats of the output, with one result for each sequence:
     .jsonl         the result as the server sends it, with the id
-    .csv .parquet  the best label with its probability, or the values; and the outputs
+    .csv .parquet  the best label with its probability, or the values; the outputs; and the columns of the input
+                   that the model does not use
     .npy           o_n of each sequence
     .npz           o_1..o_n of each sequence, and lengths
     With --on-error skip, a sequence without a result has its error there.
@@ -135,7 +154,7 @@ def predict(
         api_key=api_key,
         timeout=timeout,
         input_format=None if input_format is None else input_format.value,
-        table=TableOptions(id_column, column, header, time_column),
+        table=TableOptions(id_column, column, header, time_column, gather, gaps.value, decimal, sheet),
         output=output,
         output_format=None if output_format is None else output_format.value,
         steps=returns is Return.steps,

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,6 +104,7 @@ def model_io_of(card: dict[str, Any], options: JobOptions) -> ModelIO:
         further=further,
         statics=read,
         given=options.static,
+        missing=given.get("missing") is not None,
         heads={name: (math.prod(n or 1 for n in heads[name]["shape"]), heads[name]["dtype"]) for name in wanted},
     )
 
@@ -127,7 +128,7 @@ class FileJob:
         self,
         options: JobOptions,
         runner: Callable[[Target], RunItems] | None = None,
-        opener: Callable[[Target, ModelIO], Sink] | None = None,
+        opener: Callable[[Target, ModelIO, Source], Sink] | None = None,
         widen: Callable[[Target, Source], Source] = lambda target, source: source,
     ) -> None:
         self.options = options
@@ -185,10 +186,11 @@ class FileJob:
         options = self.options
         async with connect(options.model, options.url, options.api_key, options.timeout) as target:
             model_io = model_io_of(target.card, options)
-            source = open_source(options.file, model_io, options.input_format, options.table)
+            table = replace(options.table, keep=options.format in ("csv", "parquet"))
+            source = open_source(options.file, model_io, options.input_format, table)
             try:
                 source = self._widen(target, source)
-                self._sink = sink = self._opener(target, model_io)
+                self._sink = sink = self._opener(target, model_io, source)
             except BaseException:
                 source.close()
                 raise
@@ -212,9 +214,9 @@ class FileJob:
                     self._counts = pipeline.counts
             self._print_summary(target)
 
-    def _open_sink(self, target: Target, model_io: ModelIO) -> Sink:
-        options = self.options
-        return open_sink(options.output, model_io, options.steps, options.format, self.start_output(target))
+    def _open_sink(self, target: Target, model_io: ModelIO, source: Source) -> Sink:
+        options, resumed = self.options, self.start_output(target)
+        return open_sink(options.output, model_io, options.steps, options.format, resumed, source.kept)
 
     def start_output(self, target: Target) -> bool:
         """Write the checkpoint of the output, if there is a file. True if it is resumed. Raises UnusableFile."""

@@ -3,15 +3,17 @@
 import gzip
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Literal
+from types import MappingProxyType
+from typing import Any, BinaryIO, Literal
 
 from elman.cli.extras import need
 from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.items import PLAIN_TABLE, InputItem, ModelIO, Sink, Source, TableOptions, WrappedSource
 
-FileFormat = Literal["jsonl", "csv", "txt", "npy", "npz", "parquet"]
+FileFormat = Literal["jsonl", "csv", "txt", "npy", "npz", "parquet", "arrow", "excel"]
 
 _SUFFIXES: dict[str, FileFormat] = {
     ".jsonl": "jsonl",
@@ -23,9 +25,18 @@ _SUFFIXES: dict[str, FileFormat] = {
     ".npy": "npy",
     ".npz": "npz",
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".arrows": "arrow",
+    ".feather": "arrow",
+    ".xlsx": "excel",
+    ".xlsm": "excel",
+    ".xlsb": "excel",
+    ".xls": "excel",
+    ".ods": "excel",
 }
 STDIN = "-"
 _PEEKED = 4096
+_COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 
 
 def format_of(path: str) -> FileFormat:
@@ -72,14 +83,14 @@ def _open_source(path: str, model_io: ModelIO, format: FileFormat | None, table:
         stream: BinaryIO = open(0, "rb", closefd=False)
         format, total = format or _sniff(stream, model_io), None
     else:
-        packed = path.lower().endswith(".gz")
-        format = format or format_of(path[: -len(".gz")] if packed else path)
+        packing = _COMPRESSIONS.get(Path(path).suffix.lower())
+        format = format or format_of(path if packing is None else path[: path.rindex(".")])
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
             raise UnusableFile("it is a folder")
-        total = status.st_size if stat.S_ISREG(status.st_mode) and not packed else None
-        stream = gzip.open(path) if packed else open(path, "rb", 1 << 18)  # type: ignore[assignment]
-    if format in ("npy", "npz", "parquet"):
+        total = status.st_size if stat.S_ISREG(status.st_mode) and packing is None else None
+        stream = open(path, "rb", 1 << 18) if packing is None else _unpacked(path, packing)
+    if format not in ("csv", "jsonl", "txt"):
         stream.close()
         return _open_binary(path, model_io, format, table)
     try:
@@ -89,13 +100,24 @@ def _open_source(path: str, model_io: ModelIO, format: FileFormat | None, table:
         raise
 
 
+def _unpacked(path: str, packing: str) -> BinaryIO:
+    if packing == "gzip":
+        return gzip.open(path)  # type: ignore[return-value]
+    need("tables")
+    import pyarrow as pa
+
+    return BufferedReader(pa.input_stream(path, packing))
+
+
 def _open_text(
     stream: BinaryIO, total: int | None, model_io: ModelIO, format: FileFormat, table: TableOptions
 ) -> Source:
     if format == "csv":
-        from elman.cli.jobs.files.csv import CSVSource
+        need("tables")
+        from elman.cli.jobs.files.rows import TableSource
+        from elman.cli.jobs.files.tables import CSVTable
 
-        return CSVSource(stream, total, model_io, table)
+        return TableSource(CSVTable(stream, total, model_io, table), model_io, table)
     from elman.cli.jobs.files.json import JSONSource, TextSource
 
     if format == "jsonl":
@@ -122,11 +144,14 @@ def _check_alone(model_io: ModelIO, format: FileFormat) -> None:
 def _open_binary(path: str, model_io: ModelIO, format: FileFormat, table: TableOptions) -> Source:
     if path == STDIN:
         raise UnusableFile(f"{format} cannot be read from a pipe; give the path of a file")
-    if format == "parquet":
-        need("parquet")
-        from elman.cli.jobs.files.parquet import ParquetSource
+    if format not in ("npy", "npz"):
+        need("tables")
+        from elman.cli.jobs.files.rows import TableSource
+        from elman.cli.jobs.files.tables import ArrowTable, ExcelTable
 
-        return ParquetSource(Path(path), model_io, table)
+        file = Path(path)
+        found = ExcelTable(file, model_io, table) if format == "excel" else ArrowTable(file, format)
+        return TableSource(found, model_io, table)
     from elman.cli.jobs.files.numpy import NPYSource, NPZSource
 
     _check_alone(model_io, format)
@@ -141,19 +166,33 @@ def _sniff(stream: BinaryIO, model_io: ModelIO) -> FileFormat:
     return "txt" if model_io.text else "csv"
 
 
-def open_sink(path: Path | None, model_io: ModelIO, steps: bool, format: FileFormat, resume: bool) -> Sink:
-    """Open a file for results, or standard output for None. `resume` appends. Raises UnusableFile."""
+def open_sink(
+    path: Path | None,
+    model_io: ModelIO,
+    steps: bool,
+    format: FileFormat,
+    resume: bool,
+    kept: Mapping[str, Any] = MappingProxyType({}),
+) -> Sink:
+    """Open a file for results, or standard output for None. Raises UnusableFile.
+
+    Args:
+        resume: whether the results are added to those in the file.
+        kept: the columns of the input that a table of results has too, and their Arrow types.
+    """
     try:
-        return _open_sink(path, model_io, steps, format, resume)
+        return _open_sink(path, model_io, steps, format, resume, kept)
     except UnusableFile as error:
         raise UnusableFile(f"{path}: {error}") from None
     except OSError as error:
         raise UnusableFile(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def _open_sink(path: Path | None, model_io: ModelIO, steps: bool, format: FileFormat, resume: bool) -> Sink:
-    if format == "txt":
-        raise UnusableFile("results cannot be written as plain text; use .jsonl, .csv, .parquet, .npy or .npz")
+def _open_sink(
+    path: Path | None, model_io: ModelIO, steps: bool, format: FileFormat, resume: bool, kept: Mapping[str, Any]
+) -> Sink:
+    if format in ("txt", "arrow", "excel"):
+        raise UnusableFile(f"results cannot be written as {format}; use .jsonl, .csv, .parquet, .npy or .npz")
     if format == "npy" and steps:
         raise UnusableFile(".npy holds final outputs only; for --return steps use .npz, .parquet, .csv or .jsonl")
     if format == "npz" and not steps:
@@ -161,16 +200,16 @@ def _open_sink(path: Path | None, model_io: ModelIO, steps: bool, format: FileFo
     if format in ("npy", "npz") and model_io.heads:
         raise UnusableFile(f".{format} holds one output; for --head use .jsonl, .csv or .parquet")
     if path is None:
-        return _open_stdout(model_io, steps, format)
+        return _open_stdout(model_io, steps, format, kept)
     if format == "csv":
         from elman.cli.jobs.files.csv import open_csv_sink
 
-        return open_csv_sink(path, model_io, steps, resume and path.exists())
+        return open_csv_sink(path, model_io, steps, resume and path.exists(), kept)
     if format == "parquet":
-        need("parquet")
+        need("tables")
         from elman.cli.jobs.files.parquet import ParquetSink
 
-        return ParquetSink(path, model_io, steps, resume)
+        return ParquetSink(path, model_io, steps, resume, kept)
     if format == "jsonl":
         from elman.cli.jobs.files.json import open_json_sink
 
@@ -180,13 +219,13 @@ def _open_sink(path: Path | None, model_io: ModelIO, steps: bool, format: FileFo
     return NPZSink(path, model_io, resume) if steps else NPYSink(path, model_io, resume and path.exists())
 
 
-def _open_stdout(model_io: ModelIO, steps: bool, format: FileFormat) -> Sink:
+def _open_stdout(model_io: ModelIO, steps: bool, format: FileFormat, kept: Mapping[str, Any]) -> Sink:
     from elman.cli.jobs.files.csv import CSVSink
     from elman.cli.jobs.files.json import JSONSink
 
     stream: BinaryIO = open(1, "wb", closefd=False)
     if format == "csv":
-        return CSVSink(stream, model_io, steps)
+        return CSVSink(stream, model_io, steps, kept=kept)
     if format == "jsonl":
         return JSONSink(stream)
     raise UnusableFile(f"{format} cannot be written to a pipe; name a file with --output")

@@ -120,7 +120,12 @@ class NamedColumns:
     @cached_property
     def all(self) -> list[str]:
         """Every column, once."""
-        return list(dict.fromkeys(chain(*self.further, *self.statics)))
+        return list(dict.fromkeys([*chain(*self.further), *self.statics_columns]))
+
+    @property
+    def statics_columns(self) -> list[str]:
+        """The columns of all static inputs."""
+        return list(chain(*self.statics))
 
 
 def named_columns(model_io: "ModelIO", header: Sequence[str], lists: Collection[str] = ()) -> NamedColumns:

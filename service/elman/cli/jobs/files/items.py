@@ -1,14 +1,17 @@
 """What a source yields, what a sink takes, and what both must know of a model."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.inputs import NamedInput
+from elman.cli.jobs.files.times import Clock, Time
 
 Identity = str | int
+Gaps = Literal["refuse", "missing", "ignore"]
+"""Where rows are missing between two times: an error, rows of missing values, or nothing is done."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class ModelIO:
         statics: the static inputs that the file must give.
         given: the static inputs that are the same for every sequence, by name.
         heads: the outputs to return beside the primary one, by name: how many numbers a row has, and their dtype.
+        missing: True if the model takes missing values, which are null in a request.
     """
 
     kind: Literal["features", "frames", "tokens"]
@@ -41,6 +45,7 @@ class ModelIO:
     statics: tuple[NamedInput, ...] = ()
     given: dict[str, Any] = field(default_factory=dict)
     heads: dict[str, tuple[int, str]] = field(default_factory=dict)
+    missing: bool = False
 
     @property
     def rank(self) -> int:
@@ -59,6 +64,10 @@ class TableOptions:
         header: whether the first row has the names of the columns; None where that must be plain to see.
         time_column: the rows of a sequence are sorted by this column.
         gather: whether the rows of a sequence may stand anywhere, so that the table is read whole.
+        gaps: what is done where the times of a sequence leave out rows. None takes the rows as if they followed.
+        decimal: the sign before the decimals in CSV; None where that must be plain to see.
+        sheet: the sheet of an Excel file, if it has several.
+        keep: whether a result is written with the columns that the model does not use.
     """
 
     id_column: str | None = None
@@ -66,6 +75,10 @@ class TableOptions:
     header: bool | None = None
     time_column: str | None = None
     gather: bool = False
+    gaps: Gaps | None = None
+    decimal: Literal[".", ","] | None = None
+    sheet: str | None = None
+    keep: bool = False
 
     def find_id(self, names: Sequence[str]) -> str | None:
         """The column of ids among the columns of a table, if there is one. Raises UnusableFile."""
@@ -91,7 +104,7 @@ def scattered_rows(row: int, id: object) -> UnusableFile:
     """The error for a row whose id has ended, in a table that is read in pieces."""
     return UnusableFile(
         f"row {row}: the id {str(id)[:40]!r} has rows further up. The rows of a sequence must follow each other: sort "
-        "the file by id"
+        "the file by id, or add --gather, which reads it whole"
     )
 
 
@@ -115,6 +128,10 @@ class InputItem:
         content: the sequence in JSON.
         error: why it cannot be sent, or None.
         extra: its other fields of the request, such as its `static` inputs or the `future` of a forecast.
+        kept: the columns of its rows that a result is written with, an Arrow table; None if there are none.
+        times: of its rows, in order, if its table has them.
+        timed: the column of the times.
+        clock: how the times go on, if they have an even step.
     """
 
     place: str
@@ -122,6 +139,33 @@ class InputItem:
     id: Identity | None = None
     error: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    kept: Any = None
+    times: list[Time] = field(default_factory=list)
+    timed: str | None = None
+    clock: Clock | None = None
+
+    def kept_cells(self, steps: int | None) -> list[list[Any]]:
+        """The cells of the kept columns, for each of some steps, or None for one row for the sequence.
+
+        A row for the sequence has the time of the last step, and of the other columns those that are the same in all.
+        """
+        if self.kept is None:
+            return [[]] * (steps or 1)
+        if steps == len(self.kept):
+            return [list(cells) for cells in zip(*(column.to_pylist() for column in self.kept.columns), strict=True)]
+        return [list(self.same_cells().values())] * (steps or 1)
+
+    def same_cells(self) -> dict[str, Any]:
+        """The cell that each kept column has in all rows, or None; of the column of times the last one."""
+        columns = (
+            {name: self.kept.column(name).to_pylist() for name in self.kept.column_names}
+            if self.kept is not None
+            else {}
+        )
+        return {
+            name: cells[-1] if name == self.timed or cells.count(cells[0]) == len(cells) else None
+            for name, cells in columns.items()
+        }
 
 
 @dataclass(slots=True)
@@ -146,10 +190,13 @@ class Outcome:
 class Source(Protocol):
     """Reads sequences from a file, one at a time.
 
-    `total` is the size of the file in the unit that `position` counts. It is None if the size is not known.
+    Attributes:
+        total: the size of the file in the unit that `position` counts. None if the size is not known.
+        kept: the columns of the file that a result is written with, and their Arrow types.
     """
 
     total: int | None
+    kept: dict[str, Any]
 
     @property
     def position(self) -> int: ...
@@ -169,6 +216,7 @@ class WrappedSource:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.total = source.total
+        self.kept = source.kept
 
     @property
     def position(self) -> int:
@@ -189,6 +237,11 @@ class Sink(Protocol):
     def close(self, complete: bool) -> None:
         """Pass False for `complete` if the run ended early. The file can then be resumed."""
         ...
+
+
+def beside(kept: Mapping[str, Any], columns: Collection[str]) -> dict[str, Any]:
+    """Kept columns under names that differ from those of a result: `input.label` beside a column `label`."""
+    return {f"input.{name}" if name in columns else name: kind for name, kind in kept.items()}
 
 
 def parts_of(path: Path) -> Path:

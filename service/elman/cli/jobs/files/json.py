@@ -29,6 +29,7 @@ class LineSource:
     def __init__(self, stream: BinaryIO, total: int | None) -> None:
         self.stream = stream
         self.total = total
+        self.kept: dict[str, Any] = {}
         self._position = 0
 
     @property

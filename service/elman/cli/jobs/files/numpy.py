@@ -65,6 +65,7 @@ class NPYSource:
             raise UnusableFile(f"its shape is {list(data.shape)}; a sequence has {_axes(model_io)}")
         self._data: Any = data[None] if single else data
         self.total: int | None = len(self._data)
+        self.kept: dict[str, Any] = {}
         self._position = 0
 
     @property
@@ -102,6 +103,7 @@ class NPZSource:
             raise UnusableFile(
                 f"an archive with lengths must hold one other array, with all steps; it holds {', '.join(names)}"
             )
+        self.kept: dict[str, Any] = {}
         self._position = 0
 
     @property
