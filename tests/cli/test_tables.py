@@ -1,23 +1,33 @@
 """Tables as pandas, Excel and databases write them: read as they are meant, or refused with what to do."""
 
+import bz2
+import csv
 import gzip
+import json
 from collections.abc import Callable
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
+import openpyxl
 import orjson
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
 from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.formats import open_source
 from elman.cli.jobs.files.items import ModelIO, TableOptions
+from tests.cli.command import elman
+from tests.running import RunningServer
 
 ONE = ModelIO("features", 1)
 NAMED = ModelIO("features", 2, ("load", "heat"), data="input")
 A, B = [1.0, 2.0, 3.0], [7.0, 8.0, 9.0]
 GATHER = TableOptions(gather=True)
+TIMED = TableOptions(time_column="when", gaps="refuse")
 
 
 def rows_of(path: Path, model_io: ModelIO = ONE, table: TableOptions = GATHER) -> dict[Any, Any]:
@@ -79,9 +89,7 @@ def test_rows_are_sorted_by_time(tmp_path: Path, time: Callable[[int], Any]) -> 
 
 
 def test_times_of_a_parquet_file_are_sorted_too(tmp_path: Path) -> None:
-    import datetime
-
-    days = [datetime.datetime(2024, 1, day) for day in (3, 1, 2)]
+    days = [datetime(2024, 1, day) for day in (3, 1, 2)]
     pq.write_table(pa.table({"when": days, "value": [3.0, 1.0, 2.0]}), tmp_path / "in.parquet")
     assert rows_of(tmp_path / "in.parquet", table=TableOptions(time_column="when")) == {None: A}
 
@@ -136,6 +144,264 @@ def test_encodings_and_packed_files_are_read(tmp_path: Path) -> None:
     cut.write_bytes(cut.read_bytes()[:-1])
     with pytest.raises(UnusableFile, match="it is not utf-16"):
         rows_of(cut)
-    packed = tmp_path / "in.csv.gz"
-    packed.write_bytes(gzip.compress(PANEL.encode()))
-    assert rows_of(packed) == {"A": A, "B": B}
+    zstd = pa.compress(PANEL.encode(), "zstd", asbytes=True)
+    for suffix, packed in (
+        (".gz", gzip.compress(PANEL.encode())),
+        (".bz2", bz2.compress(PANEL.encode())),
+        (".zst", zstd),
+    ):
+        path = tmp_path / f"in.csv{suffix}"
+        path.write_bytes(packed)
+        assert rows_of(path) == {"A": A, "B": B}
+
+
+@pytest.mark.parametrize("kind", ["file.feather", "file.arrow", "stream.arrows", "table.xlsx"])
+def test_other_kinds_of_tables_are_read_as_csv_is(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / kind
+    days = [datetime(2024, 1, day) for day in (3, 3, 2, 2, 1, 1)]
+    columns = {"id": list("ABABAB"), "when": days, "value": [A[2], B[2], A[1], B[1], A[0], B[0]]}
+    table = pa.table(columns)
+    if kind == "table.xlsx":
+        book = openpyxl.Workbook()
+        for row in [list(columns), *zip(*columns.values(), strict=True)]:
+            book.active.append(row)
+        book.save(path)
+    elif kind == "file.feather":
+        pyarrow.feather.write_feather(table.set_column(0, "id", table["id"].dictionary_encode()), path)
+    else:
+        write_to = pa.ipc.new_file if kind == "file.arrow" else pa.ipc.new_stream
+        with write_to(path, table.schema) as writer:
+            writer.write_table(table, max_chunksize=4)
+    items = list(open_source(str(path), ONE, table=TableOptions(gather=True, time_column="when", gaps="refuse")))
+    assert {item.id: [row[0] for row in orjson.loads(item.content)] for item in items} == {"A": A, "B": B}
+    assert [str(item.clock.after(1).cell)[:10] for item in items if item.clock] == ["2024-01-04"] * 2
+
+
+def test_a_sheet_is_named_where_there_are_several(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["notes"])
+    for row in (["when", "value"], [date(2024, 1, 31), 1], [date(2024, 2, 29), 2.5], [None, None]):
+        book.create_sheet("data") if "data" not in book.sheetnames else None
+        book["data"].append(row)
+    book.save(tmp_path / "in.xlsx")
+    with pytest.raises(UnusableFile, match="name the sheet with --sheet; the sheets are Sheet, data"):
+        rows_of(tmp_path / "in.xlsx")
+    (item,) = open_source(
+        str(tmp_path / "in.xlsx"), ONE, table=TableOptions(time_column="when", gaps="refuse", sheet="data")
+    )
+    assert orjson.loads(item.content) == [[1.0], [2.5]]
+    assert item.clock is not None and item.clock.after(1).cell == "2024-03-31"
+
+
+@pytest.mark.parametrize(
+    "text", ["value\n1,5\n2\n-3,25\n", "n;value\n0;1,5\n0;2\n0;-3,25\n", 'n,value\n0,"1,5"\n0,2\n0,"-3,25"\n']
+)
+def test_a_decimal_comma_is_read_where_it_is_plain(tmp_path: Path, text: str) -> None:
+    table = TableOptions("", "value" if "n" == text[0] else None)
+    if text.startswith("value"):  # a comma in a row tells two cells
+        assert "2 cells, the header has 1" in rows_of(write(tmp_path, text), table=table)[None]
+    else:
+        assert rows_of(write(tmp_path, text), table=table) == {None: [1.5, 2.0, -3.25]}
+
+
+def test_a_comma_that_may_be_a_thousand_s_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "id;value\nA;1,234\nA;2\nA;3\n")
+    with pytest.raises(UnusableFile, match="'1,234' may have a decimal comma or a thousand's: add --decimal ,"):
+        rows_of(path)
+    assert rows_of(path, table=TableOptions(decimal=",")) == {"A": [1.234, 2.0, 3.0]}
+    assert "row 2, value: '1,234' is not a number" in rows_of(path, table=TableOptions(decimal="."))["A"]
+    mixed = write(tmp_path, "id;value\nA;1,5\nA;1.234\n")
+    assert rows_of(mixed)["A"] == "row 3, value: '1.234' is not a number"
+
+
+def test_a_fault_is_told_by_its_row_in_a_file_of_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elman.cli.jobs.files.tables._BLOCK", 64)
+    rows = [f"s{i // 10},{i}" for i in range(200)]
+    rows[57], rows[93], rows[140], rows[199] = "s5,57,0", "", "s14,x", "s19"
+    found = rows_of(write(tmp_path, "id,value\n" + "\n".join(rows) + "\n\n"), table=TableOptions())
+    assert found["s5"] == "row 59: it has 3 cells, the header has 2"
+    assert found["s9"] == "row 95: it is blank, and a missing value is no step"
+    assert found["s14"] == "row 142, value: 'x' is not a number"
+    assert found["s19"] == "row 201: it has 1 cells, the header has 2"
+    assert found["s7"] == [float(i) for i in range(70, 80)] and len(found) == 20
+
+
+def test_rows_with_the_newest_first_are_not_taken_as_they_stand(tmp_path: Path) -> None:
+    path = write(tmp_path, "id,day,value\nA,2024-01-03,3\nA,2024-01-02,2\nA,2024-01-01,1\n")
+    with pytest.raises(UnusableFile, match="'day' have the newest first: --time-column 'day' sorts the rows"):
+        rows_of(path, table=TableOptions(column="value"))
+    assert rows_of(path, table=TableOptions(column="value", time_column="day")) == {"A": A}
+
+
+@pytest.mark.parametrize(
+    ("times", "follow"),
+    [
+        (["2024-01-01", "2024-01-02", "2024-01-03"], ["2024-01-04", "2024-01-05"]),
+        (["2023-11-01", "2023-12-01", "2024-01-01"], ["2024-02-01", "2024-03-01"]),
+        (["2023-11-30", "2023-12-31", "2024-01-31"], ["2024-02-29", "2024-03-31"]),
+        (["2023-10", "2023-11", "2023-12"], ["2024-01", "2024-02"]),
+        (["1998-07-01", "1999-07-01", "2000-07-01"], ["2001-07-01", "2002-07-01"]),
+        (["2024-01-03", "2024-01-04", "2024-01-05", "2024-01-08"], ["2024-01-09", "2024-01-10"]),
+        (["2024-01-01 22:30", "2024-01-01 23:00", "2024-01-01 23:30"], ["2024-01-02 00:00", "2024-01-02 00:30"]),
+        (["2024-01-01T00:00:00Z", "2024-01-01T06:00:00Z"], ["2024-01-01T12:00:00Z", "2024-01-01T18:00:00Z"]),
+        (["1700", "1701", "1702"], [1703, 1704]),
+        (["0.1", "0.2", "0.3"], [0.4, 0.5]),
+    ],
+)
+def test_times_go_on_by_the_step_of_the_series(tmp_path: Path, times: list[str], follow: list[Any]) -> None:
+    path = write(tmp_path, "when,value\n" + "".join(f"{time},1\n" for time in times))
+    (item,) = open_source(str(path), ONE, table=TIMED)
+    assert item.error is None and item.clock is not None
+    assert [item.clock.after(step).cell for step in (1, 2)] == follow
+
+
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        (
+            ["2024-01-01", "2024-01-02", "2024-01-03", "2024-01-05"],
+            "between 2024-01-03 and 2024-01-05, where the step is 1 day",
+        ),
+        (
+            ["2024-01-01", "2024-02-01", "2024-03-01", "2024-05-01"],
+            "2024-03-01 and 2024-05-01, where the step is 1 month",
+        ),
+        (["2024-01-04", "2024-01-05", "2024-01-08", "2024-01-09", "2024-01-11"], "the step is 1 business day"),
+        (["1", "2", "3", "4.5"], "between 3 and 4.5, where the step is 1"),
+    ],
+)
+def test_a_gap_is_named_and_refused_unless_the_user_says_how(tmp_path: Path, times: list[str], told: str) -> None:
+    path = write(tmp_path, "when,value\n" + "".join(f"{time},{i}\n" for i, time in enumerate(times)))
+    refused = rows_of(path, table=TIMED)[None]
+    assert told in refused and "--gaps ignore" in refused
+    assert len(rows_of(path, table=TableOptions(time_column="when", gaps="ignore"))[None]) == len(times)
+    # A row for 4 would still leave no step from there to 4.5.
+    filled = rows_of(path, table=TableOptions(time_column="when", gaps="missing"))[None]
+    assert ("--gaps ignore" if "4.5" in times else "the model takes no missing values") in filled
+
+
+def test_missing_values_are_null_for_a_model_that_takes_them(tmp_path: Path) -> None:
+    takes = ModelIO("features", 1, missing=True)
+    path = write(tmp_path, "when,value\n2024-01-04,4\n2024-01-01,1\n2024-01-02,NA\n")
+    table = TableOptions(time_column="when", gaps="missing", keep=True)
+    (item,) = open_source(str(path), takes, table=table)
+    assert item.error is None and orjson.loads(item.content) == [[1.0], [None], [None], [4.0]]
+    assert item.clock is not None and item.clock.after(1).cell == "2024-01-05"
+    assert rows_of(write(tmp_path, "value\n1\n\n3\n"), takes) == {None: [1.0, None, 3.0]}
+    assert "not a finite number" in rows_of(write(tmp_path, "value\n1\ninf\n"), takes)[None]
+
+
+SERIES = [
+    (id, f"{1900 + i}-01-01", id.lower(), i % 7, 40 + 10 * (i % 11) + k) for k, id in enumerate("AB") for i in range(30)
+]
+
+
+def panel(folder: Path, rows: list[tuple[Any, ...]] = SERIES) -> str:
+    with (folder / "panel.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("id", "year", "region", "step", "value"), *rows])
+    return "panel.csv"
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+TIME = ("--column", "value", "--time-column", "year")
+
+
+@pytest.mark.slow
+def test_forecasts_have_the_times_that_follow_and_the_columns_of_their_series(
+    tmp_path: Path, server: RunningServer
+) -> None:
+    file = panel(tmp_path, sorted(SERIES, key=lambda row: row[1], reverse=True))
+    options = ("sunspots-gru", file, "-n", 2, *TIME, "--url", server.url)
+    assert elman("forecast", *options, "-o", "out.csv", cwd=tmp_path).returncode == 0
+    rows = read(tmp_path / "out.csv")
+    assert [(row["id"], row["year"], row["region"], row["input.step"]) for row in rows] == [
+        (id, f"{year}-01-01", id.lower(), "") for id in "AB" for year in (1930, 1931)
+    ]
+    done = elman("forecast", *options, "--json", "-q", cwd=tmp_path)
+    right = [
+        httpx.post(
+            f"{server.url}/v1/models/sunspots-gru/forecast",
+            json={"series": [row[4] for row in SERIES if row[0] == id], "horizon": 2},
+        )
+        for id in "AB"
+    ]
+    for line, one in zip(map(json.loads, done.stdout.splitlines()), right, strict=True):
+        assert line["times"] == ["1930-01-01", "1931-01-01"] and line["point"] == one.json()["point"]
+    shown = elman("forecast", *options, cwd=tmp_path)
+    assert "1931-01-01" in shown.stdout
+
+
+@pytest.mark.slow
+def test_predictions_have_the_columns_that_the_model_does_not_use(tmp_path: Path, server: RunningServer) -> None:
+    file = panel(tmp_path)
+    for output, returns in (("final.csv", "final"), ("steps.csv", "steps"), ("steps.parquet", "steps")):
+        done = elman(
+            "predict", "sunspots-gru", file, *TIME, "--return", returns, "-o", output, "--url", server.url, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+    finals, steps = read(tmp_path / "final.csv"), read(tmp_path / "steps.csv")
+    assert [(row["region"], row["year"], row["step"]) for row in finals] == [
+        ("a", "1929-01-01", ""),
+        ("b", "1929-01-01", ""),
+    ]
+    assert [(row["id"], row["year"], row["region"], int(row["input.step"])) for row in steps] == [
+        row[:4] for row in SERIES
+    ]
+    lists = pq.read_table(tmp_path / "steps.parquet").to_pydict()
+    assert lists["year"] == [[row[1] for row in SERIES if row[0] == id] for id in "AB"]
+
+
+NAMES = ["demand, GW", "temperature, °C", "workday", "half-hour of the day", "day of the week"]
+
+
+def half_hours(start: int, count: int, known: int) -> list[list[Any]]:
+    """Rows of the electricity models from a half-hour of 2024 on, with their times; from the feature `known` on."""
+    moments = [datetime(2024, 1, 1) + timedelta(minutes=30 * i) for i in range(start, start + count)]
+    rows = []
+    for when in moments:
+        weekday, half_hour = when.weekday(), 2 * when.hour + when.minute // 30
+        features = [4 + 0.1 * (when.hour % 5), 20.0, int(weekday < 5), half_hour, weekday]
+        rows.append([when.isoformat(), *features[known:]])
+    return rows
+
+
+@pytest.mark.slow
+def test_a_future_is_matched_by_id_and_time(tmp_path: Path, server: RunningServer) -> None:
+    ends = {"A": 100, "B": 130}
+    with (tmp_path / "history.csv").open("w", newline="") as stream:
+        rows = [[id, *row] for id, end in ends.items() for row in half_hours(end - 48, 48, 0)]
+        csv.writer(stream).writerows([["id", "when", *NAMES], *rows])
+
+    def forecast(rows: list[list[Any]], *first: str) -> Any:
+        with (tmp_path / "future.csv").open("w", newline="") as stream:
+            csv.writer(stream).writerows([[*first, "when", *NAMES[2:]], *rows])
+        options = ("--time-column", "when", "--future", "future.csv", "-n", 6, "--json", "-q", "--url", server.url)
+        return elman("forecast", "electricity-gru", "history.csv", *options, cwd=tmp_path)
+
+    right = [
+        httpx.post(
+            f"{server.url}/v1/models/electricity-gru/forecast",
+            json={
+                "series": [row[1:] for row in half_hours(end - 48, 48, 0)],
+                "horizon": 6,
+                "future": [row[1:] for row in half_hours(end, 6, 2)],
+            },
+        ).json()["point"]
+        for end in ends.values()
+    ]
+    whole = half_hours(0, 300, 2)
+    for done in (
+        forecast(whole),
+        forecast(whole[::-1]),
+        forecast([[id, *row] for id in "BA" for row in half_hours(ends[id], 6, 2)], "id"),
+    ):
+        assert [json.loads(line)["point"] for line in done.stdout.splitlines()] == right, done.stderr
+    late = forecast(half_hours(101, 100, 2))
+    assert "it has a row for 2024-01-03T02:30:00, where the series goes on with 2024-01-03T02:00:00" in late.stderr
+    early = forecast(half_hours(0, 100, 2))
+    assert "all its rows are at or before 2024-01-03T01:30:00, where the series ends" in early.stderr
+    assert (late.returncode, early.returncode) == (1, 1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from io import BufferedReader, StringIO
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -158,9 +158,7 @@ class TextTable:
 class CSVTable(TextTable):
     """A CSV file, with commas, semicolons or tabs, in UTF-8 or in UTF-16 with its mark."""
 
-    def __init__(
-        self, stream: BufferedReader, total: int | None, model_io: ModelIO, options: TableOptions
-    ) -> None:
+    def __init__(self, stream: BufferedReader, total: int | None, model_io: ModelIO, options: TableOptions) -> None:
         self._stream = stream
         head = stream.peek(1 << 16)  # a pipe gives what it has
         self._encoding = "utf-16" if head[:2] in _UTF16 else "utf8"
