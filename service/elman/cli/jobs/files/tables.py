@@ -8,9 +8,9 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
-from io import BufferedReader, StringIO
+from io import StringIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.items import ModelIO, TableOptions
 
-# Most bytes and rows that are read of a file at once. A row of CSV is no longer than a block.
-_BLOCK = 8 << 20
+# Most bytes and rows that are read of a file at once. A row of CSV is no longer than that.
+_BLOCK = 1 << 20
 _MOST_ROWS = 8192
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -158,9 +158,9 @@ class TextTable:
 class CSVTable(TextTable):
     """A CSV file, with commas, semicolons or tabs, in UTF-8 or in UTF-16 with its mark."""
 
-    def __init__(self, stream: BufferedReader, total: int | None, model_io: ModelIO, options: TableOptions) -> None:
+    def __init__(self, stream: BinaryIO, total: int | None, model_io: ModelIO, options: TableOptions) -> None:
         self._stream = stream
-        head = stream.peek(1 << 16)  # a pipe gives what it has
+        head = stream.peek(1 << 16) if hasattr(stream, "peek") else b""  # a pipe gives what it has
         self._encoding = "utf-16" if head[:2] in _UTF16 else "utf8"
         text = head.decode(self._encoding, "ignore")
         self._delimiter = max(",;\t", key=text.partition("\n")[0].count)
@@ -202,6 +202,8 @@ class CSVTable(TextTable):
         except UnicodeDecodeError as error:
             raise UnusableFile(f"it is not {self._encoding}: {error}") from None
         except pa.ArrowInvalid as error:
+            if "straddling" in str(error):
+                raise UnusableFile(f"it has a row of more than {_BLOCK:,} bytes: use .jsonl or .parquet") from None
             if "Empty CSV file" not in str(error):
                 raise UnusableFile(f"it is not CSV: {error}") from None
 
