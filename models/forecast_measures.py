@@ -1,4 +1,4 @@
-"""The errors and the coverage of an exported forecaster on the held-out rows."""
+"""The errors of an exported forecaster on the held-out rows."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from elman.exporter.verifying import open_session
 from elman.repository.spec import embedded_spec
-from models.forecast_recipes import CUSTOMARY_VARIANCE, CYCLE, ELECTRICITY, NUM_PATHS
+from models.forecast_recipes import CUSTOMARY_VARIANCE, ELECTRICITY
 from models.forecaster import cut
 from models.tasks import sunspots
 from models.tasks.series import Series
@@ -29,7 +29,6 @@ class ExportedForecaster:
         spec = embedded_spec(metadata)
         assert spec is not None and spec.forecast is not None and spec.decoder is not None
         self.forecast = spec.forecast
-        self.residuals = np.array(spec.forecast.residuals)  # (residuals, targets)
         self.mean, self.deviation = np.array(spec.decoder.mean), np.array(spec.decoder.std)
         self.session = open_session(str(path))
 
@@ -46,24 +45,10 @@ class ExportedForecaster:
 
         future: (batch, horizon, features). Only the known features are read.
         """
-        return self._run(history, future, None)
-
-    def paths(
-        self, history: NDArray[np.float32], future: NDArray[np.float32], samples: int, random: np.random.Generator
-    ) -> NDArray[np.float64]:
-        """Sampled paths: (batch, samples, horizon, targets). A random residual is added at each step."""
-        many = [np.repeat(one, samples, axis=0) for one in (history, future)]
-        return self._run(many[0], many[1], random).reshape(len(history), samples, future.shape[1], -1)
-
-    def _run(
-        self, history: NDArray[np.float32], future: NDArray[np.float32], random: np.random.Generator | None
-    ) -> NDArray[np.float64]:
         read, state = self.read(history)
         value, values = read[:, -1], []
         target, known = list(self.forecast.target or ()), list(self.forecast.known)
         for step in range(future.shape[1]):
-            if random is not None:
-                value = value + self.residuals[random.integers(len(self.residuals), size=len(value))]
             value = self.held(value)
             values.append(value)
             x = np.zeros((len(history), 1, history.shape[2]), np.float32)
@@ -77,38 +62,23 @@ class ExportedForecaster:
         return values if self.forecast.minimum is None else np.maximum(values, self.forecast.minimum)
 
 
-def coverage(paths: NDArray[np.float64], truth: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Whether the truth (batch, horizon, targets) lies in the middle 80 % of the paths (batch, samples, ...)."""
-    low, high = np.quantile(paths, (0.1, 0.9), axis=1)  # (batch, horizon, targets)
-    return np.asarray((low <= truth) & (truth <= high))
-
-
-def measure_sunspots(path: Path, series: Series, sampled: bool = True) -> dict[str, Any]:
-    """Errors one year ahead, given the true past, and the coverage of sampled paths one and eleven years ahead."""
+def measure_sunspots(path: Path, series: Series) -> dict[str, Any]:
+    """Errors one year ahead, given the true past."""
     forecaster = ExportedForecaster(path)
     read, _ = forecaster.read(series.rows[None, :-1])
     forecast = np.concatenate([series.rows[:1], forecaster.held(read[0])])  # (years, 1); the first has no forecast
     squared = ((forecast - series.rows) ** 2)[:, 0]
     variance = float(series.rows[: sunspots.row_of(1979) + 1].astype(np.float64).var())
-    measured: dict[str, Any] = {
+    return {
         "variance": variance,
         "arv": {name: float(squared[rows].mean() / variance) for name, rows in series.tests.items()},
         "arv_1535": {name: float(squared[rows].mean() / CUSTOMARY_VARIANCE) for name, rows in series.tests.items()},
         "arv_learned": float(squared[1 : series.learned].mean() / variance),
     }
-    if not sampled:
-        return measured
-    random = np.random.default_rng(0)
-    inside = []
-    for start in range(series.learned, len(series.rows) - CYCLE + 1):
-        history, future = series.rows[None, :start], series.rows[None, start : start + CYCLE]
-        inside.append(coverage(forecaster.paths(history, future, NUM_PATHS, random), future)[0, :, 0])
-    covered = np.array(inside)  # (starts, horizon)
-    return measured | {"coverage_1": float(covered[:, 0].mean()), f"coverage_{CYCLE}": float(covered.mean())}
 
 
-def measure_electricity(path: Path, series: Series, sampled: bool = True) -> dict[str, Any]:
-    """Errors over the held-out days, forecast at midnight from the week before, and the coverage of sampled paths."""
+def measure_electricity(path: Path, series: Series) -> dict[str, Any]:
+    """Errors over the held-out days, forecast at midnight from the week before."""
     forecaster, recipe = ExportedForecaster(path), ELECTRICITY
     (rows,) = series.tests.values()
     days = np.stack(list(cut(series, rows, recipe)))  # (days, history + horizon, features)
@@ -116,21 +86,12 @@ def measure_electricity(path: Path, series: Series, sampled: bool = True) -> dic
     truth = future[..., :2]  # (days, horizon, 2)
     demand = truth[..., 0]
     points = forecaster.points(history, future)
-    measured: dict[str, Any] = {
+    return {
         "num_days": len(days),
         "mape": mape(points[..., 0], demand),
         "mape_last_week": mape(history[:, : recipe.horizon, 0], demand),
         "mape_yesterday": mape(history[:, -recipe.horizon :, 0], demand),
         "temperature_error": float(np.abs(points[..., 1] - truth[..., 1]).mean()),
-    }
-    if not sampled:
-        return measured
-    paths = forecaster.paths(history, future, NUM_PATHS, np.random.default_rng(0))
-    inside = coverage(paths, truth)  # (days, horizon, 2)
-    return measured | {
-        "coverage_first": float(inside[:, 0, 0].mean()),
-        "coverage_demand": float(inside[..., 0].mean()),
-        "coverage_temperature": float(inside[..., 1].mean()),
     }
 
 

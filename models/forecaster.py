@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from elman.exporter import export
+from elman.repository.spec import ForecastSpec, ModelSpec
 from models.fitting import seed_everything, update
 from models.forecast_recipes import Recipe
 from models.recurrent import Cell, Recurrent, Shape
@@ -47,6 +50,8 @@ class Forecaster(nn.Module):
             bias = self.network.layers.bias_ih_l0
             assert isinstance(bias, Tensor)
             nn.init.constant_(bias.detach()[recipe.hidden_size : 2 * recipe.hidden_size], recipe.forget_bias)
+        if recipe.memory is not None:
+            self.network.start_as_memory(recipe.memory)
         self.straight = nn.Linear(num_outputs, num_outputs)
         nn.init.eye_(self.straight.weight)
         nn.init.zeros_(self.straight.bias)
@@ -139,22 +144,19 @@ def batch_loss(model: Forecaster, batch: Tensor, recipe: Recipe, noise: Tensor |
 
 
 @torch.no_grad()
-def validate(model: Forecaster, series: Series, rows: range, recipe: Recipe) -> tuple[float, NDArray[np.float32]]:
-    """The loss over forecasts of these rows, and the one-step errors in the data's own units (rows, targets)."""
+def validate(model: Forecaster, series: Series, rows: range, recipe: Recipe) -> float:
+    """The loss over forecasts of these rows."""
     model.eval()
     num_targets = len(series.target)
-    first = 0 if recipe.history is None else rows.start - recipe.history
-    one_step, *_ = model(torch.from_numpy(series.rows[None, first : rows.stop - 1]))
-    one_step = one_step[:, rows.start - 1 - first :]  # (1, rows, targets)
-    truth = torch.from_numpy(series.rows[None, rows.start : rows.stop, :num_targets])  # (1, rows, targets)
-    errors = (truth - model.values(one_step))[0].numpy()
     if recipe.horizon == 1:
-        return distance(one_step, (truth - model.mean) / model.deviation, recipe).item(), errors
+        one_step, *_ = model(torch.from_numpy(series.rows[None, : rows.stop - 1]))
+        truth = torch.from_numpy(series.rows[None, rows.start : rows.stop, :num_targets])  # (1, rows, targets)
+        return distance(one_step[:, rows.start - 1 :], (truth - model.mean) / model.deviation, recipe).item()
     batch = torch.from_numpy(np.stack(list(cut(series, rows, recipe))))
     history = batch.shape[1] - recipe.horizon
     _, fed_back = free_run(model, batch[:, :history], batch[:, history:])
     truth = (batch[:, history:, :num_targets] - model.mean) / model.deviation
-    return distance(fed_back, truth, recipe).item(), errors
+    return distance(fed_back, truth, recipe).item()
 
 
 def cut(series: Series, rows: range, recipe: Recipe) -> Iterator[NDArray[np.float32]]:
@@ -166,11 +168,10 @@ def cut(series: Series, rows: range, recipe: Recipe) -> Iterator[NDArray[np.floa
 
 @dataclass
 class Curves:
-    """For each epoch, the losses and the one-step validation errors."""
+    """For each epoch, the losses."""
 
     train_loss: list[float]
     validation_loss: list[float]
-    errors: list[NDArray[np.float32]]
 
 
 def fit(
@@ -187,7 +188,7 @@ def fit(
     model = Forecaster(series, cell, recipe, series.rows[:stop])
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     averaged = copy.deepcopy(model)
-    curves = Curves([], [], [])
+    curves = Curves([], [])
     progress = tqdm(range(num_epochs), desc=f"{series.name}-{cell} seed {seed}", unit="epoch", leave=False)
     for epoch in progress:
         model.train()
@@ -201,8 +202,25 @@ def fit(
         curves.train_loss.append(float(np.mean(losses)))
         if validation is None:
             continue
-        validation_loss, errors = validate(averaged, series, validation, recipe)
-        curves.validation_loss.append(validation_loss)
-        curves.errors.append(errors)
-        progress.set_postfix(loss=f"{losses[-1]:.3f}", validation=f"{validation_loss:.3f}")
+        curves.validation_loss.append(validate(averaged, series, validation, recipe))
+        progress.set_postfix(loss=f"{losses[-1]:.3f}", validation=f"{curves.validation_loss[-1]:.3f}")
     return averaged.eval(), curves
+
+
+# -- file --------------------------------------------------------------------------------------------
+
+
+def export_forecaster(model: Forecaster, series: Series, path: Path) -> None:
+    """Write the ONNX file of a trained network, without errors to make intervals from."""
+    example = torch.from_numpy(series.rows[None, : min(series.learned, 96)])
+    export(
+        model,
+        path,
+        example=(example, *model.initial_state()),
+        task="forecasting",
+        feature_names=series.feature_names,
+        mean=model.mean.tolist(),
+        std=model.deviation.tolist(),
+        reads="data",
+        spec=ModelSpec(forecast=ForecastSpec(target=series.target, known=series.known, minimum=series.minimum)),
+    )

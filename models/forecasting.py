@@ -3,6 +3,7 @@
     python -m models.forecasting sunspots --cell gru --seed 0         a minute or two
     python -m models.forecasting electricity --cell gru --seed 0      a few minutes
     python -m models.forecasting --all                                all of them, several seeds each
+    python -m models.forecasting --all --calibrate                    only their intervals; the weights stay
 
 A forecaster's output at one step is the values of the next step, and its next input. It is trained on this feedback:
 after a segment of the past it is fed its own outputs, which are compared with the true values. Sunspots are forecast
@@ -23,16 +24,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from elman.exporter import export
-from elman.repository.spec import ForecastSpec, ModelSpec
-from models.cards import draw_losses
+from models.calibration import Forecasts, of_left_out, recalibrate
+from models.cards import draw_losses, read_results
 from models.examples import write_examples
 from models.forecast_cards import draw_forecast, examples, words
 from models.forecast_measures import measure_electricity, measure_sunspots
 from models.forecast_recipes import RECIPES, Recipe
-from models.forecaster import Forecaster, fit
+from models.forecaster import export_forecaster, fit
 from models.recurrent import CELLS, Cell
 from models.tasks import electricity, sunspots
 from models.tasks.series import Series
@@ -42,17 +41,15 @@ TASKS = {"sunspots": sunspots.load, "electricity": electricity.load}
 MEASURES = {"sunspots": measure_sunspots, "electricity": measure_electricity}
 SEEDS = {"sunspots": (0, 1, 2, 3, 4), "electricity": (0, 1, 2)}
 CHOOSING_SEEDS = {"sunspots": (0, 1), "electricity": (0,)}
-NUM_RESIDUALS = 256
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The number of epochs, chosen on the folds, and the one-step errors there after that many."""
+    """The number of epochs, chosen on the folds."""
 
     num_epochs: int
     train_loss: list[float]
     validation_loss: list[float]
-    residuals: NDArray[np.float32]  # (residuals, targets)
 
 
 def choose_epochs(series: Series, cell: Cell, recipe: Recipe, seeds: tuple[int, ...]) -> Choice:
@@ -64,30 +61,8 @@ def choose_epochs(series: Series, cell: Cell, recipe: Recipe, seeds: tuple[int, 
     ]
     validation = np.mean([one.validation_loss for one in curves], axis=0)  # (epochs,)
     best = int(np.argmin(validation))
-    # Of the first seed only: the errors of another seed on the same rows are nearly the same.
-    errors = np.concatenate([one.errors[best] for one in curves[:: len(seeds)]])
-    if len(errors) > NUM_RESIDUALS:
-        errors = errors[np.sort(np.random.default_rng(0).permutation(len(errors))[:NUM_RESIDUALS])]
     train_loss = np.mean([one.train_loss for one in curves], axis=0)
-    return Choice(best + 1, train_loss.tolist(), validation.tolist(), errors)
-
-
-def export_forecaster(model: Forecaster, series: Series, residuals: NDArray[np.float32], path: Path) -> ModelSpec:
-    example = torch.from_numpy(series.rows[None, : min(series.learned, 96)])
-    rows = tuple(tuple(round(float(value), 6) for value in row) for row in residuals)
-    return export(
-        model,
-        path,
-        example=(example, *model.initial_state()),
-        task="forecasting",
-        feature_names=series.feature_names,
-        mean=model.mean.tolist(),
-        std=model.deviation.tolist(),
-        reads="data",
-        spec=ModelSpec(
-            forecast=ForecastSpec(target=series.target, known=series.known, residuals=rows, minimum=series.minimum)
-        ),
-    )
+    return Choice(best + 1, train_loss.tolist(), validation.tolist())
 
 
 def train(name: str, seed: int, other_seeds: tuple[int, ...] = (), home: Path = HERE) -> dict[str, Any]:
@@ -99,10 +74,11 @@ def train(name: str, seed: int, other_seeds: tuple[int, ...] = (), home: Path = 
     model, _ = fit(series, cell, recipe, seed, series.learned, choice.num_epochs)
     seconds = time.process_time() - started  # Processor time, which other work does not change much.
     path = home / "store" / name / "1" / "model.onnx"
-    export_forecaster(model, series, choice.residuals, path)
+    export_forecaster(model, series, path)
+    intervals = calibrated(name, path, series, of_left_out(series, cell, recipe, choice.num_epochs, seed))
     write_examples(path, examples(series, recipe))
     measured = measure(path, series)
-    by_seed = {str(seed): {key: value for key, value in measured.items() if "coverage" not in key}}
+    by_seed = {str(seed): measured}
     by_seed |= {str(one): measure_seed(series, cell, recipe, one, choice) for one in other_seeds}
     losses = {"training": choice.train_loss, "validation": choice.validation_loss}
     unit = f"{recipe.loss} error, normalised"
@@ -124,8 +100,9 @@ def train(name: str, seed: int, other_seeds: tuple[int, ...] = (), home: Path = 
         "machine": f"{platform.machine()}, torch {torch.__version__}",
         "command": f"python -m models.forecasting {task} --cell {cell} --seed {seed}",
         "measured": {**measured, "by_seed": by_seed},
+        "intervals": intervals,
         "loop": {
-            **words(name, measured, list(by_seed.values())),
+            **words(name, measured, list(by_seed.values()), intervals, series),
             "chosen": (
                 f"{recipe.updates_per_epoch} updates each, chosen on {sum(map(len, series.folds)):,} rows kept back "
                 f"from the training data, then all {series.learned:,}"
@@ -138,13 +115,31 @@ def train(name: str, seed: int, other_seeds: tuple[int, ...] = (), home: Path = 
     }
 
 
+def calibrated(name: str, path: Path, series: Series, left_out: list[Forecasts]) -> dict[str, Any]:
+    """Write the errors of forecasts into a file, and return what the intervals hold, beside what they held before."""
+    known = read_results(HERE / "results.json").get(name, {}).get("intervals", {})
+    return {**known, **recalibrate(path, series, RECIPES[name], left_out)}
+
+
+def calibrate(name: str) -> dict[str, Any]:
+    """Measure the intervals of a shipped forecaster again, whose weights stay, and return what its card says."""
+    series, recipe, result = TASKS[name.split("-")[0]](), RECIPES[name], read_results(HERE / "results.json")[name]
+    path = HERE / "store" / name / "1" / "model.onnx"
+    left_out = of_left_out(series, cell_of(name), recipe, result["num_epochs"], result["seed"])
+    intervals = calibrated(name, path, series, left_out)
+    draw_forecast(HERE / "pictures" / f"{name}-forecast.png", name, path, series, recipe)
+    measured, by_seed = result["measured"], list(result["measured"]["by_seed"].values())
+    said = {**result["loop"], **words(name, measured, by_seed, intervals, series)}
+    return {**result, "intervals": intervals, "loop": said, "size": path.stat().st_size}
+
+
 def measure_seed(series: Series, cell: Cell, recipe: Recipe, seed: int, choice: Choice) -> dict[str, Any]:
     """The errors of one more seed on the held-out rows, from an exported file of its own."""
     model, _ = fit(series, cell, recipe, seed, series.learned, choice.num_epochs)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        export_forecaster(model, series, choice.residuals, path)
-        return MEASURES[series.name](path, series, sampled=False)
+        export_forecaster(model, series, path)
+        return MEASURES[series.name](path, series)
 
 
 def cell_of(name: str) -> Cell:
@@ -157,6 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--cell", choices=list(CELLS), default="gru")
     parser.add_argument("--seed", type=int, default=SHIPPED_SEED)
     parser.add_argument("--all", action="store_true", help="every model, or every cell of the task, several seeds each")
+    parser.add_argument("--calibrate", action="store_true", help="only measure the intervals of the shipped file again")
     given = parser.parse_args(arguments)
     if not given.all and given.task is None:
         parser.error("name a task, or say --all")
@@ -165,9 +161,10 @@ def main(arguments: list[str] | None = None) -> None:
         names = [name for name in RECIPES if given.task in (None, name.split("-")[0])]
     for name in names:
         seeds = SEEDS[name.split("-")[0]] if given.all else (given.seed,)
-        result = train(name, seeds[0], seeds[1:])
+        result = calibrate(name) if given.calibrate else train(name, seeds[0], seeds[1:])
         publish({name: result})
-        print(f"{name}: {result['loop']['shipped']}, {result['training_seconds']:.0f} s", flush=True)
+        held = 100 * np.mean(result["intervals"]["shares"])
+        print(f"{name}: {result['loop']['shipped']}; 80 % intervals hold {held:.0f} %", flush=True)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ STEPS_A_DAY = 48
 NUM_DAYS = 365
 NUM_TEST_DAYS = 72
 NUM_VALIDATION_DAYS = 42
+NUM_CALIBRATION_DAYS = 12
+"""The first of the held-out days, whose forecasts are in no coverage: they are the first errors."""
 FIRST_WEEKDAY = 2
 """Monday is 0; 1 January 2014 was a Wednesday."""
 
@@ -50,6 +52,7 @@ def load() -> Series:
         learned=learned * STEPS_A_DAY,
         tests={"21 October to 31 December": days(learned, NUM_DAYS)},
         folds=(days(learned - NUM_VALIDATION_DAYS, learned),),
+        only_calibrated=NUM_CALIBRATION_DAYS * STEPS_A_DAY,
         about=(
             "Forecasts electricity demand and temperature half an hour ahead, and further ahead from its own outputs, "
             "given the calendar."

@@ -30,6 +30,10 @@ class Series:
     cycles: dict[int, int] = field(default_factory=dict)
     """Features that count 0, 1, ..., period - 1 and begin again, each with its period."""
     minimum: float | None = None
+    left_out: tuple[range, ...] = ()
+    """Rows within `learned` that are forecast by models trained on the rows before only, for the errors in the file."""
+    only_calibrated: int = 0
+    """Held-out rows, the first ones, whose forecasts are errors in the file and are in no coverage."""
 
     @property
     def targets(self) -> NDArray[np.float32]:

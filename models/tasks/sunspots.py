@@ -31,6 +31,9 @@ def years(first: int, last: int) -> range:
     return range(row_of(first), row_of(last) + 1)
 
 
+FOLDS = (years(1801, 1840), years(1841, 1880), years(1881, 1920))
+
+
 def load() -> Series:
     """309 years of one number each."""
     table = np.genfromtxt(DATA, delimiter=",", skip_header=1)  # (years, 2)
@@ -41,7 +44,8 @@ def load() -> Series:
         target=(0,),
         learned=row_of(LAST_YEAR_LEARNED) + 1,
         tests={"1921-1955": years(1921, 1955), "1956-1979": years(1956, 1979), "1980-2008": years(1980, 2008)},
-        folds=(years(1801, 1840), years(1841, 1880), years(1881, 1920)),
+        folds=FOLDS,
+        left_out=FOLDS,
         about="Forecasts next year's sunspot number from the years before, and further ahead from its own outputs.",
         data="yearly sunspot numbers of the National Geophysical Data Center, 1700 to 2008, packaged by statsmodels",
         licence="public domain",

@@ -65,6 +65,14 @@ def test_an_offset_makes_shares_of_the_forecast(file: Path) -> None:
     assert np.mean(spec.forecast.errors.coverage) == pytest.approx(0.8, abs=0.05)
 
 
+def test_series_with_scales_of_their_own_need_an_offset(file: Path) -> None:
+    described = {"task": "forecasting", "input": {"scale": "series"}, "forecast": {"target": [0]}}
+    file.with_name("model.json").write_text(json.dumps(described))
+    with pytest.raises(ExportRefused, match="give offset"):
+        calibrate(file, np.zeros((30, HORIZON)), walks(30, 1))
+    assert calibrate(file, np.zeros((30, HORIZON)), walks(30, 1), offset=1.0).forecast is not None
+
+
 @pytest.mark.parametrize(
     ("forecasts", "truth", "options", "words"),
     [

@@ -75,15 +75,15 @@ def test_arrays_are_taken_out_of_a_pickle_without_running_it() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_forecaster_is_as_good_as_its_results_say(series: Series, name: str) -> None:
-    measured, found = RESULTS[name]["measured"], measure_electricity(model_file(name), series, sampled=False)
+    measured, found = RESULTS[name]["measured"], measure_electricity(model_file(name), series)
     assert found["num_days"] == 72
     assert found["mape"] == pytest.approx(measured["mape"], abs=0.01)
     assert found["temperature_error"] == pytest.approx(measured["temperature_error"], abs=0.01)
     assert RESULTS[name]["size"] == model_file(name).stat().st_size
 
 
-def test_the_gated_forecasters_beat_the_same_day_last_week() -> None:
-    for name in ("electricity-lstm", "electricity-gru"):
+def test_the_forecasters_beat_the_same_day_last_week() -> None:
+    for name in NAMES:
         assert RESULTS[name]["measured"]["mape"] < RESULTS[name]["measured"]["mape_last_week"]
 
 
@@ -95,7 +95,18 @@ def test_a_shipped_forecaster_describes_itself(series: Series, name: str) -> Non
     assert spec.input.names == series.feature_names
     assert spec.forecast is not None
     assert (spec.forecast.target, spec.forecast.known) == ((0, 1), (2, 3, 4))
-    assert len(spec.forecast.residuals) == 256
+    assert spec.forecast.errors is not None
+    assert spec.forecast.errors.table.shape == (96, 48, 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_intervals_hold_what_its_card_says(name: str) -> None:
+    errors = ExportedForecaster(model_file(name)).forecast.errors
+    assert errors is not None
+    shares, before = (np.array(RESULTS[name]["intervals"][key]) for key in ("shares", "before"))
+    assert np.array(errors.coverage) == pytest.approx(shares, abs=1e-4)
+    # Over all steps, of demand and of temperature.
+    assert np.abs(shares.mean(axis=0) - 0.8).max() < 0.075 < np.abs(before.mean(axis=0) - 0.8).max()
 
 
 def test_a_forecast_takes_nothing_from_the_day_ahead_but_its_calendar(series: Series) -> None:

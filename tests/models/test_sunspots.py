@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from elman.exporter.calibrating import errors_of
+from models.calibration import Forecasts, errors_before, of_held_out
 from models.cards import read_results
 from models.forecast_measures import ExportedForecaster, measure_sunspots
 from models.forecast_recipes import RECIPES
@@ -51,17 +53,39 @@ def test_the_variance_that_errors_are_divided_by_is_near_the_customary_one(serie
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_forecaster_is_as_good_as_its_results_say(series: Series, name: str) -> None:
-    measured, found = RESULTS[name]["measured"], measure_sunspots(model_file(name), series, sampled=False)
+    measured, found = RESULTS[name]["measured"], measure_sunspots(model_file(name), series)
     assert found["arv"] == pytest.approx(measured["arv"], abs=1e-4)
     assert RESULTS[name]["size"] == model_file(name).stat().st_size
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_residuals_are_errors_made_within_the_years_learned_from(series: Series, name: str) -> None:
-    forecaster = ExportedForecaster(model_file(name))
-    assert forecaster.residuals.shape == (sum(map(len, series.folds)), 1)
-    assert 10 < forecaster.residuals.std() < 30
-    assert forecaster.forecast.minimum == 0
+def test_intervals_hold_what_its_card_says(series: Series, name: str) -> None:
+    forecast = ExportedForecaster(model_file(name)).forecast
+    assert forecast.errors is not None and forecast.minimum == 0
+    assert forecast.errors.table.shape == (188, 11, 1), "110 of learned years, 78 of held-out ones"
+    shares, before = (np.array(RESULTS[name]["intervals"][key]) for key in ("shares", "before"))
+    assert np.array(forecast.errors.coverage) == pytest.approx(shares, abs=1e-4)
+    assert 0.75 <= shares.mean() <= 0.85 and before.mean() < 0.75
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_errors_end_with_its_own_of_the_held_out_years(series: Series, name: str) -> None:
+    held_out = of_held_out(series, model_file(name), RECIPES[name])
+    errors = ExportedForecaster(model_file(name)).forecast.errors
+    assert errors is not None
+    own = errors_of(held_out.points, held_out.truth, errors.offset, errors.level, 100)
+    assert np.allclose(own.table, errors.table[-78:], atol=1e-3)
+
+
+def test_coverage_is_measured_without_later_errors(series: Series) -> None:
+    """Errors that come after a forecast do not change its interval."""
+    recipe = RECIPES["sunspots-gru"]
+    held_out = of_held_out(series, model_file("sunspots-gru"), recipe)
+    row = int(held_out.origins[40])
+    truth = held_out.truth.copy()
+    truth[held_out.origins + recipe.steps > row] += 1000
+    changed = Forecasts(held_out.origins, held_out.points, truth)
+    assert errors_before(row, changed, recipe, None) == errors_before(row, held_out, recipe, None)
 
 
 def test_a_forecast_of_one_year_is_the_answer_at_the_last_step(series: Series) -> None:
@@ -69,15 +93,6 @@ def test_a_forecast_of_one_year_is_the_answer_at_the_last_step(series: Series) -
     history, future = series.rows[None, :221], series.rows[None, 221:232]
     read, _ = forecaster.read(history)
     assert np.allclose(forecaster.points(history, future)[:, 0], forecaster.held(read[:, -1]))
-
-
-def test_paths_are_never_below_nought_and_repeat_with_their_seed(series: Series) -> None:
-    forecaster = ExportedForecaster(model_file("sunspots-gru"))
-    history, future = series.rows[None, :221], series.rows[None, 221:232]
-    first, again = (forecaster.paths(history, future, 20, np.random.default_rng(3)) for _ in range(2))
-    assert first.shape == (1, 20, 11, 1)
-    assert first.min() >= 0
-    assert np.array_equal(first, again)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -64,6 +64,8 @@ def calibrate(
         raise ExportRefused(f"the description of {path} has no task forecasting with a key forecast")
     if forecast.head is not None:
         raise ExportRefused("the model has a head, and its paths are drawn from that")
+    if spec.input.scale is not None and offset is None:
+        raise ExportRefused("its series have scales of their own: give offset, and errors are shares of the forecast")
     points, values = _pair(forecasts, truth, "forecasts", "truth")
     if forecast.target is not None and points.shape[2] != len(forecast.target):
         raise ExportRefused(f"forecasts are of {points.shape[2]} values, the model's of {len(forecast.target)}")
