@@ -5,6 +5,9 @@
 #   docker run --rm --publish 8000:8000 --volume "$PWD/my-models:/models:ro" elman
 
 # docs/operating.md says how to name the base image by its digest.
+#
+# In a container the server listens on every address, and whoever reaches its port may call it: publish the port on
+# 127.0.0.1, or set ELMAN_API_KEYS.
 ARG PYTHON_IMAGE=python:3.12-slim
 
 FROM ${PYTHON_IMAGE} AS build
@@ -42,6 +45,7 @@ ENV PATH=/opt/elman/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
     PYTHONDONTWRITEBYTECODE=1 \
     ORT_DISABLE_TELEMETRY=1 \
     ELMAN_HOST=0.0.0.0 \
+    ELMAN_ALLOW_ANYONE=true \
     ELMAN_PORT=8000 \
     ELMAN_MODELS=/models \
     ELMAN_STORE_DIR=/state

@@ -45,6 +45,11 @@ class RunningServer:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
 
+    def memory(self, kind: str = "VmRSS") -> int:
+        """Bytes of memory of the process now, or the most that it had with `VmHWM`."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(re.search(rf"^{kind}:\s+(\d+) kB$", status, re.MULTILINE)[1])  # type: ignore[index]
+
     def predict(self, model: str, **body: object) -> httpx.Response:
         return self.client.post(f"/v1/models/{model}/predict", json=body)
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
-from functools import lru_cache
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import get_args
 
 from fastapi import FastAPI, Response
@@ -11,10 +11,12 @@ from fastapi import Request as HTTPRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route as ASGIRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from elman import __version__
+from elman.api.docs import docs_router
 from elman.api.forecast import Forecast
 from elman.api.generate import Generate
 from elman.api.influence import Influence
@@ -30,20 +32,56 @@ from elman.api.sessions import sessions_router
 from elman.api.steps import SessionSteps, Stepper
 from elman.api.stream import Streams, stream_router
 from elman.api.timeseries import TimeSeries, timeseries_router
-from elman.codec.faults import unknown_field
-from elman.errors import ElmanError, Internal, InvalidField, InvalidJSON, MethodNotAllowed, UnknownRoute
-from elman.http.asgi import ASGIEndpoint, ClientGone, read_body, refuse_socket, replayed, respond
+from elman.codec.faults import echoed, unknown_field
+from elman.errors import (
+    ElmanError,
+    Internal,
+    InvalidField,
+    InvalidJSON,
+    MethodNotAllowed,
+    TooLarge,
+    Unauthorized,
+    UnknownRoute,
+)
+from elman.http.asgi import (
+    ASGIEndpoint,
+    ClientGone,
+    read_body,
+    refuse_socket,
+    refuse_upgrade,
+    replayed,
+    respond,
+    with_fields,
+)
 from elman.http.bodies import Bodies
 from elman.http.callers import OWNER, Callers
-from elman.http.endpoint import JSON, PROBLEM, Driver, Endpoint, Route
-from elman.http.protocol import Connections
-from elman.settings import Settings
+from elman.http.connections import Connections
+from elman.http.endpoint import JSON, PROBLEM, REQUEST_ID, Driver, Endpoint, Route, log_failure
+from elman.http.short import cache_short
+from elman.http.sites import Sites
+from elman.settings import Settings, check_names
 
 # The default content type of `curl -d`. No route takes a form, so such a body is read as JSON.
 _AS_FORM = (b"content-type", b"application/x-www-form-urlencoded")
 _AS_JSON = (b"content-type", JSON)
 # Methods whose bodies are read before routing, with the same limits on size and time as for endpoints.
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+# FastAPI decodes bodies on the event loop, and small values take thirty times their bytes. So a body of more bytes may
+# hold few values, as one with a state token does. The characters are those that separate values or escape others.
+_MAX_PARSED_BYTES = 256 * 1024
+_MAX_PARSED_VALUES = 1024
+_BETWEEN_VALUES = b"[{,\\"
+# Header fields that pages of other origins may send and read. Starlette adds those that every page may.
+_SENT_FIELDS = ("Authorization", "Content-Type", "Elman-State", "X-Request-ID")
+_READ_FIELDS = (
+    "Elman-Model",
+    "Elman-Shape",
+    "Elman-State",
+    "Elman-Step",
+    "Elman-Version",
+    "Retry-After",
+    "X-Request-ID",
+)
 
 
 class Elman(FastAPI):
@@ -57,24 +95,34 @@ class Elman(FastAPI):
     driver: Driver
     bodies: Bodies
     connections: Connections
+    sites: Sites
+    cors: ASGIApp | None
     endpoints: dict[str, ASGIEndpoint]
 
     def find(self, path: str, headers: Mapping[bytes, bytes]) -> Route | None:
-        """The route of a POST; None if it is to be served as ASGI. Raises Unauthorized."""
+        """The route of a POST; None if it is to be served as ASGI. Raises the errors of `Sites`, and Unauthorized."""
         name, parameters = endpoint_of(path)
-        if name is None or self.user_middleware:
+        if name is None or self.user_middleware or (self.cors is not None and b"origin" in headers):
             return None
+        self.sites.check(b"POST", path, headers)
         return Route(self.endpoints[name].endpoint, parameters, self.callers.identify(headers))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        if kind == "lifespan":
+        if scope["type"] == "lifespan":
             await super().__call__(scope, receive, send)
             return
+        if REQUEST_ID not in scope:
+            scope[REQUEST_ID] = self.driver.request_id(dict(scope["headers"]))
+            send = with_fields(scope[REQUEST_ID], send)
+        await (self.cors or self._serve)(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind, headers = scope["type"], dict(scope["headers"])
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         try:
+            self.sites.check(scope.get("method", "GET").encode(), path, headers, upgrade=kind == "websocket")
             if not self.callers.open and _is_guarded(path):
-                scope[OWNER] = self.callers.identify(dict(scope["headers"]))
+                scope[OWNER] = self.callers.identify(headers)
             if kind == "http":
                 name, parameters = endpoint_of(path) if scope["method"] == "POST" else (None, {})
                 if name is not None and not self.user_middleware:
@@ -83,15 +131,20 @@ class Elman(FastAPI):
                     return
                 scope["headers"] = [_AS_JSON if header == _AS_FORM else header for header in scope["headers"]]
                 if scope["method"] in _WITH_BODY:
-                    receive = replayed(await read_body(self.bodies, dict(scope["headers"]), receive), receive)
+                    body = await read_body(self.bodies, headers, receive)
+                    if name is None:
+                        _check_parsed(path, body)
+                    receive = replayed(body, receive)
         except ClientGone:
             return
         except ElmanError as error:
-            if kind == "websocket":
-                self.driver.problem(error)
+            problem = self.driver.problem(error)
+            if kind == "http":
+                await respond(send, problem)
+            elif isinstance(error, Unauthorized):
                 await refuse_socket(receive, send)
             else:
-                await respond(send, self.driver.problem(error))
+                await refuse_upgrade(scope, receive, send, problem)
             return
         await super().__call__(scope, receive, send)
 
@@ -101,16 +154,21 @@ def _is_guarded(path: str) -> bool:
     return path.startswith(("/v1/", "/v2/")) or path in ("/v1", "/v2")
 
 
+def _check_parsed(path: str, body: bytes) -> None:
+    """Raise TooLarge if FastAPI would decode a large body of many values. Requests for sessions it does not decode."""
+    if len(body) <= _MAX_PARSED_BYTES or path.endswith("/sessions"):
+        return
+    if sum(map(body.count, _BETWEEN_VALUES)) > _MAX_PARSED_VALUES:
+        raise TooLarge("the body has too many values", expected=f"at most {_MAX_PARSED_BYTES} bytes on this route")
+
+
 _TIME_SERIES = "/v1/timeseries/forecast"
 _VERBS = frozenset({"predict", "generate", "forecast", "influence"})
 
 
+@cache_short
 def endpoint_of(path: str) -> tuple[str | None, dict[str, str]]:
     """The name of the endpoint at a path, and the parameters of the path; None for any other path."""
-    return _endpoint_of(path) if len(path) < 256 else _find_endpoint(path)
-
-
-def _find_endpoint(path: str) -> tuple[str | None, dict[str, str]]:
     parts = path.split("/")
     if parts[:3] == ["", "v1", "models"] and parts[-1] in _VERBS:
         if len(parts) == 5:
@@ -124,20 +182,20 @@ def _find_endpoint(path: str) -> tuple[str | None, dict[str, str]]:
     return None, {}
 
 
-_endpoint_of = lru_cache(1024)(_find_endpoint)
-
-
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Create the application, to run under an ASGI server or to mount in another application.
 
-    Its lifespan loads the models and starts the engine.
+    Its lifespan loads the models and starts the engine. Raises ValueError if `settings` is None and the environment
+    does not give valid ones.
     """
-    settings = settings or Settings()
+    if settings is None:
+        check_names(os.environ)
+        settings = Settings()
     server = Server(settings)
     metrics = Metrics(server)
     driver = Driver(server.engine, metrics)
     bodies = Bodies(settings.max_body, settings.body_timeout)
-    connections = Connections()
+    connections = Connections(settings.max_connections, settings.max_address_connections)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -166,11 +224,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="An inference server for recurrent networks.",
         lifespan=lifespan,
         responses=problem_responses(),
+        docs_url=None,
         redoc_url=None,
     )
     app.state.server = server
     app.state.stopping = lambda: None
     app.callers, app.driver, app.bodies, app.connections = Callers(settings.api_keys), driver, bodies, connections
+    app.sites = Sites(settings.allowed_hosts, settings.cors_origins)
+    app.cors = _cors(app, settings.cors_origins) if settings.cors_origins else None
     stepper = Stepper(server)
     streams = Streams(server, driver, metrics, stepper)
     forecast = Forecast(server)
@@ -197,7 +258,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(playground_router())
     _handle_errors(app, metrics)
     app.openapi = document(app, settings)  # type: ignore[method-assign]
+    app.include_router(docs_router(app.openapi))
     return app
+
+
+def _cors(app: Elman, origins: Sequence[str]) -> ASGIApp:
+    """The application with answers that pages of some other origins may read. Their preflights need no key."""
+    methods = ("GET", "POST", "PUT", "DELETE")
+    return CORSMiddleware(app._serve, origins, methods, _SENT_FIELDS, expose_headers=_READ_FIELDS)
 
 
 def _body_fields(request: HTTPRequest) -> tuple[str, ...]:
@@ -224,7 +292,7 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
         first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
         if first["type"] == "json_invalid":
             return answer(InvalidJSON(f"the body is not valid JSON: error at byte {first['loc'][-1]}"))
-        where = ".".join(str(part) for part in first["loc"][1:]) or None
+        where = echoed(".".join(str(part) for part in first["loc"][1:])) or None
         if first["type"] == "extra_forbidden":
             return answer(unknown_field(str(first["loc"][-1]), None, _body_fields(request)))
         return answer(InvalidField(str(first["msg"]), where=where))
@@ -236,8 +304,9 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
             return answer(MethodNotAllowed(f"this path does not allow {request.method}", allow=allow))
         if error.status_code == 400:
             return answer(InvalidJSON("the body cannot be read as JSON"))
-        return answer(UnknownRoute(f"there is no route {request.url.path}", expected="see /docs"))
+        return answer(UnknownRoute(f"there is no route {echoed(request.url.path)}", expected="see /docs"))
 
     @app.exception_handler(Exception)
     async def on_defect(request: HTTPRequest, error: Exception) -> Response:
+        log_failure(error, request.scope[REQUEST_ID])
         return answer(Internal("the server failed on this request"))

@@ -45,6 +45,8 @@ ModelRefused                        a file that cannot be served, and the remedy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+_MAX_DETAIL = 2_000
+
 
 class ElmanError(Exception):
     """Base of the errors that reach a caller.
@@ -80,14 +82,18 @@ class ElmanError(Exception):
         return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
     def problem(self) -> dict[str, Any]:
-        """The `application/problem+json` body (RFC 9457), with `error` for Open Inference Protocol clients."""
+        """The `application/problem+json` body (RFC 9457), with `error` for Open Inference Protocol clients.
+
+        A detail is cut to 2,000 characters, so that no text of a client or of a model makes it long.
+        """
+        detail = self.detail if len(self.detail) <= _MAX_DETAIL else self.detail[:_MAX_DETAIL] + "..."
         body: dict[str, Any] = {
             "type": f"urn:elman:error:{self.code}",
             "title": self.title,
             "status": self.status,
-            "detail": self.detail,
+            "detail": detail,
             "code": self.code,
-            "error": self.detail,
+            "error": detail,
         }
         if self.where is not None:
             body["where"] = self.where

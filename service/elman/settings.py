@@ -1,10 +1,20 @@
 """All settings of a server, from the environment (`ELMAN_...`) or the command line."""
 
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_PREFIX = "ELMAN_"
+# Variables of the command line that are no settings.
+_OPTIONS = frozenset({"HOST", "PORT", "URL", "API_KEY"})
+# What Kubernetes sets in every pod beside a service whose name begins with "elman".
+_SERVICE_LINK = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_ORIGIN = re.compile(r"\*|null|https?://[^/?#@\s]+")
 
 
 class Settings(BaseSettings):
@@ -45,6 +55,21 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[str, ...], NoDecode] = ()
     """API keys, separated by commas, which callers send as `Authorization: Bearer KEY`. Without keys, everybody may
     call, and all share the same sessions."""
+    allow_anyone: bool = False
+    """Whether a server without keys may listen on an address that other machines reach."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names, separated by commas, that the `Host` of a request may have beside local names (`localhost`, loopback
+    addresses, and names without a dot). `*.example.com` is all names below it, `*` any. Without any: only local names
+    if the server listens on a loopback address, else any name."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins of other web pages, separated by commas, that may call the server, such as `https://app.example.com`; `*`
+    is any."""
+    max_connections: Annotated[int, Field(ge=1)] = 16_384
+    """Most connections at once, WebSockets included. More may only ask `/livez` and `/readyz`. Lower if the process may
+    not open so many files."""
+    max_address_connections: Annotated[int, Field(ge=0)] = 0
+    """Most connections from one address (for IPv6, one network of 64 bits); 0 is half of `max_connections`. Behind a
+    proxy, all clients have the address of the proxy."""
     store: Literal["lmdb", "memory"] = "lmdb"
     """Where sessions are kept: `lmdb`, a file that outlives the server, or `memory`."""
     store_dir: Path = Path(".elman")
@@ -74,12 +99,21 @@ class Settings(BaseSettings):
     stream_timeout: Annotated[float, Field(gt=0)] = 30.0
     """How long a stream waits for a client that does not read, before it is closed."""
 
-    @field_validator("api_keys", "state_keys", mode="before")
+    @field_validator("api_keys", "state_keys", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
+        parts = tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+        if isinstance(parts, tuple | list) and "" in parts:
+            raise ValueError("an entry of the list is empty; leave the setting out to have none")
+        return parts
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is not an origin, such as https://app.example.com, without a path")
+        return origins
 
     @property
     def repository(self) -> Path:
@@ -94,6 +128,18 @@ class Settings(BaseSettings):
     def environment(self) -> dict[str, str]:
         """The environment variables that give these settings."""
         given = {name: getattr(self, name) for name in type(self).model_fields}
-        values = {name: value for name, value in given.items() if value is not None}
+        values = {name: value for name, value in given.items() if value not in (None, ())}
         texts = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
-        return {f"ELMAN_{name.upper()}": text for name, text in texts.items()}
+        return {_PREFIX + name.upper(): text for name, text in texts.items()}
+
+
+def check_names(variables: Iterable[str]) -> None:
+    """Raise ValueError if an environment variable looks like a setting (`ELMAN_...`) and is none."""
+    known = [name.upper() for name in Settings.model_fields] + sorted(_OPTIONS)
+    for variable in variables:
+        name = variable.upper().removeprefix(_PREFIX)
+        if variable.upper() == name or name in known or _SERVICE_LINK.fullmatch(name):
+            continue
+        near = get_close_matches(name, known, 1)
+        hint = f"; did you mean {_PREFIX}{near[0]}?" if near else "; docs/settings.md lists the settings"
+        raise ValueError(f"{variable} is not a setting{hint}")

@@ -227,3 +227,18 @@ def test_the_options_of_octets_are_those_of_json(document: dict[str, Any]) -> No
                 (kind,) = kinds(body[parameter["name"]])
                 told = {key: value for key, value in parameter["schema"].items() if key != "default"}
                 assert told == {key: value for key, value in kind.items() if key != "default"}, parameter["name"]
+
+
+def test_the_page_of_the_document_is_whole_by_itself(server: RunningServer, document: dict[str, Any]) -> None:
+    response = server.client.get("/docs")
+    assert response.status_code == 200 and response.headers["content-type"].startswith("text/html")
+    policy = dict(one.strip().split(" ", 1) for one in response.headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'none'" and "script-src" not in policy
+    assert "<script" not in response.text and "//" not in response.text.split("</head>")[0]
+    for link in re.findall(r'<link rel="[a-z]+" href="([^"]+)"', response.text):
+        assert server.client.get(f"/{link}").status_code == 200
+    for path in document["paths"]:
+        assert f"<code>{path}</code>" in response.text
+    targets = set(re.findall(r'<details id="([^"]+)"', response.text))
+    assert targets == set(document["components"]["schemas"])
+    assert set(re.findall(r'href="#([^"]+)"', response.text)) <= targets

@@ -100,7 +100,7 @@ def test_the_query_says_what_frames_leave_out(server: RunningServer) -> None:
 
 
 def test_a_large_frame_is_read_and_answered(server: RunningServer) -> None:
-    data = np.random.default_rng(1).standard_normal((6000, 12), np.float32)
+    data = np.random.default_rng(1).standard_normal((4000, 12), np.float32)
     with open_stream(server, query="return=steps&decode=false", max_size=None) as stream:
         stream.recv(timeout=20)
         answer = ask(stream, sequence=data.tolist())

@@ -66,6 +66,46 @@ def test_a_wrong_setting_in_the_environment_is_named(tmp_path: Path) -> None:
     check_says(elman("serve", str(STORE), cwd=tmp_path, max_batch="many"), 2, "max_batch")
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"api_keys": ","}, ("api_keys", "empty")),
+        ({"api_keys": ""}, ("api_keys", "empty")),
+        ({"api_keys": "alice,,bob"}, ("api_keys", "empty")),
+        ({"cors_origins": "app.example.com"}, ("cors_origins", "'app.example.com'")),
+        ({"cors_origins": "https://app.example.com/"}, ("cors_origins", "without a path")),
+        ({"api_key_s": "alice"}, ("ELMAN_API_KEY_S", "ELMAN_API_KEYS")),
+        ({"apikeys": "alice"}, ("ELMAN_APIKEYS", "ELMAN_API_KEYS")),
+        ({"max_bodies": "1"}, ("ELMAN_MAX_BODIES", "ELMAN_MAX_BODY")),
+        ({"zebra": "1"}, ("ELMAN_ZEBRA", "docs/settings.md")),
+    ],
+)
+def test_settings_that_would_open_the_server_unnoticed_are_refused(
+    tmp_path: Path, settings: dict[str, str], words: tuple[str, ...]
+) -> None:
+    done = elman("serve", str(STORE), "--port", "0", cwd=tmp_path, **settings)
+    check_says(done, 2, *words)
+    assert "alice" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [("serve", str(STORE)), ("demo",)])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "elman.example"])
+def test_a_public_address_without_keys_is_refused(tmp_path: Path, command: tuple[str, ...], host: str) -> None:
+    done = elman(*command, "--host", host, "--port", "0", cwd=tmp_path)
+    check_says(done, 2, "ELMAN_API_KEYS", "--allow-anyone")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{"api_keys": "alice"}, {"allow_anyone": "true"}])
+def test_a_public_address_is_served_with_keys_or_when_that_is_wanted(
+    small_store: Path, settings: dict[str, str]
+) -> None:
+    links = {"service_host": "10.0.0.1", "port_8000_tcp_addr": "10.0.0.1", "service_port_http": "8000"}
+    with running_server(small_store, "--host", "0.0.0.0", **settings, **links) as one:
+        headers = {"host": "models.example", "authorization": "Bearer alice"}
+        assert one.client.get("/v1/models", headers=headers).status_code == 200
+
+
 def test_several_workers_need_a_store_that_they_can_share(tmp_path: Path) -> None:
     asked = ("serve", str(STORE), "--workers", "2", "--store", "memory")
     check_says(elman(*asked, cwd=tmp_path), 2, "--store lmdb")

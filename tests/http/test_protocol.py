@@ -39,7 +39,7 @@ def post(body: bytes, path: str = PATH, version: str = "1.1", **headers: str) ->
 
 
 class Parsed:
-    """The answers that came over one connection: (status, headers but the date, body)."""
+    """The answers that came over one connection: (status, headers but the date and the request's id, body)."""
 
     def __init__(self) -> None:
         self.answers: list[tuple[int, list[tuple[bytes, bytes]], bytes]] = []
@@ -53,7 +53,7 @@ class Parsed:
         self._body = b""
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name != b"date":
+        if name not in (b"date", b"x-request-id"):
             self._headers.append((name, value))
 
     def on_body(self, body: bytes) -> None:

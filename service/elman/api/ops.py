@@ -16,6 +16,7 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
     """`/livez`, `/readyz` and `/metrics`."""
     router = APIRouter(tags=["operations"])
 
+    @router.head("/livez", include_in_schema=False)
     @router.get("/livez", responses={503: {"model": Health}}, response_model_exclude_none=True)
     async def livez(response: Response) -> Health:
         """200 if the process works. If it does not, restart it."""
@@ -24,14 +25,18 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
         response.status_code = 503
         return Health(status="dead", detail="the engine thread is not running")
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", responses={503: {"model": Health}}, response_model_exclude_none=True)
     async def readyz(response: Response) -> Health:
-        """200 if the server takes requests: its models are loaded, and it is not stopping."""
-        if server.ready:
+        """200 if the server takes requests: its models are loaded, not all are refused, and it is not stopping."""
+        refused = len(server.repository.refusals)
+        if server.ready and (not refused or any(server)):
             return Health(status="ready")
         response.status_code = 503
-        return Health(status="not ready", detail="stopping")
+        why = f"all {refused} models are refused; GET /v1/models says why" if server.ready else "stopping"
+        return Health(status="not ready", detail=why)
 
+    @router.head("/metrics", include_in_schema=False)
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def read_metrics() -> Response:
         """Prometheus metrics."""

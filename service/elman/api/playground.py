@@ -31,7 +31,6 @@ _HEADERS = {
     # The files can change with each version of the server, so browsers ask again and usually get a 304.
     "Cache-Control": "no-cache",
     "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Vary": "Accept-Encoding",
 }

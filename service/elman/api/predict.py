@@ -1,5 +1,6 @@
 """`POST /v1/models/{name}/predict`: runs sequences and returns their outputs, o_1..o_n or only o_n."""
 
+import re
 from collections.abc import Generator, Iterable
 from dataclasses import replace
 from functools import lru_cache
@@ -29,6 +30,7 @@ from elman.engine.sequence import Inputs, Sequence
 from elman.engine.work import Run, Wait, Work, aside, script
 from elman.errors import InvalidField, NotAcceptable, TooLong, UnsupportedMediaType, WrongLength
 from elman.http.endpoint import JSON, OCTETS, Request, Response
+from elman.http.short import cache_short
 from elman.repository.network import Array
 
 # The header with the state token of a binary request, and of its answer.
@@ -224,21 +226,38 @@ class Predict:
         return extras
 
 
-@lru_cache(256)
+@cache_short
 def wants_octets(accept: bytes) -> bool:
-    """True if an Accept header names octets before JSON. Raises NotAcceptable if it accepts neither."""
-    kinds = [part.split(b";")[0].strip().lower() for part in accept.split(b",") if part.strip()]
-    for kind in kinds:
-        if kind in (JSON, OCTETS):
-            return kind == OCTETS
-    if not kinds or b"*/*" in kinds or b"application/*" in kinds:
-        return False
-    raise NotAcceptable(
-        f"the answer cannot be sent as {accept[:80].decode('latin-1')}", expected=[JSON.decode(), OCTETS.decode()]
+    """True if an Accept header prefers octets to JSON. Raises NotAcceptable if it accepts neither.
+
+    Of two types with the same weight (`q`) the one that is named first is taken.
+    """
+    weights: dict[bytes, float] = {}
+    for part in accept.split(b","):
+        kind, *parameters = (one.strip().lower() for one in part.split(b";"))
+        if kind:
+            weights.setdefault(kind, _weight(parameters))
+    octets, json = (
+        next((weights[name] for name in (kind, b"application/*", b"*/*") if name in weights), 0.0)
+        for kind in (OCTETS, JSON)
     )
+    if not weights or json > octets:
+        return False
+    if not octets:
+        raise NotAcceptable(
+            f"the answer cannot be sent as {accept[:80].decode('latin-1')}", expected=[JSON.decode(), OCTETS.decode()]
+        )
+    named = [kind for kind in weights if kind in (JSON, OCTETS)]
+    return octets > json or named[:1] == [OCTETS]
 
 
-@lru_cache(256)
+def _weight(parameters: list[bytes]) -> float:
+    """The weight among the parameters of a media type: 0 to 1, and 1 without one. A broken one counts as 0."""
+    text = next((one[2:] for one in parameters if one.startswith(b"q=")), b"1")
+    return float(text) if re.fullmatch(rb"[01](\.[0-9]{0,3})?", text) else 0.0
+
+
+@cache_short
 def sends_octets(content_type: bytes) -> bool:
     """True if a Content-Type is octets, False if it is JSON. Raises UnsupportedMediaType."""
     kind = content_type.split(b";")[0].strip().lower()

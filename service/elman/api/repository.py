@@ -3,7 +3,7 @@
 from typing import Literal
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from elman.api.server import Server
 from elman.errors import InvalidModel, ModelRefused
@@ -11,6 +11,8 @@ from elman.errors import InvalidModel, ModelRefused
 
 class IndexQuery(BaseModel):
     """What to list."""
+
+    model_config = ConfigDict(strict=True)
 
     ready: bool = False
 

@@ -247,7 +247,7 @@ class Health(BaseModel):
 
 
 class ForkBody(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     ttl: float | None = Field(default=None, description="As for a new session; without it that of the forked session")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from elman.codec.answer import OutputFormat
 from elman.codec.autoregressive import AutoregressiveDecoder
+from elman.codec.faults import echoed
 from elman.codec.input_format import InputFormat, input_format
 from elman.codec.json import JSONDecoder
 from elman.codec.limits import Limits
@@ -201,7 +202,7 @@ class Server:
         if versions is None:
             refused = any(refusal.name == name for refusal in self.repository.refusals)
             why = "was refused at load; see GET /v1/models" if refused else "is not served"
-            raise UnknownModel(f"the model {name!r} {why}", expected=sorted(self._served) or None)
+            raise UnknownModel(f"the model {echoed(name)!r} {why}", expected=sorted(self._served) or None)
         if version is None:
             return versions[max(versions)]
         number = int(version) if re.fullmatch(r"[1-9][0-9]{0,8}", version) else None

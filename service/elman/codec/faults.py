@@ -2,9 +2,11 @@
 
 import json
 import re
+from collections.abc import Iterator
 from difflib import get_close_matches
-from functools import cache, lru_cache
-from typing import Any
+from functools import lru_cache
+from math import isfinite
+from typing import Any, cast
 
 import msgspec
 from msgspec import inspect
@@ -26,9 +28,6 @@ _BOUND = re.compile(r"Expected `([^`]{1,40})` (?:of length )?(>=|<=|>|<) ([^ ]{1
 _BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 _INDEX = re.compile(r"\[[^\]]*\]")
 _WORDS = {"float": "number", "int": "integer", "str": "string", "bool": "boolean"}
-
-Link = tuple["Link | None", str | int]
-"""A position in nested JSON: the link of its parent, and the key or index in it."""
 
 
 def brief(value: float) -> str:
@@ -125,7 +124,7 @@ def _objects(kind: inspect.Type) -> list[inspect.StructType]:
     return [kind] if isinstance(kind, inspect.StructType) else []
 
 
-@cache
+@lru_cache(256)
 def _range(kind: Any, name: str | None) -> str | None:
     """The bounds of a number field, such as "1 to 1000"; None if it is not a number or has no bounds."""
     if kind is None or name is None:
@@ -156,27 +155,38 @@ def _bounds_text(number: inspect.IntType | inspect.FloatType) -> str | None:
 
 
 def _first_not_finite(value: object) -> str | None:
-    """The position of the first NaN or infinity in decoded JSON, such as `sequences[3][17][2]`."""
-    todo: list[tuple[object, Link | None]] = [(value, None)]
-    while todo:
-        item, link = todo.pop()
-        if isinstance(item, float):
-            if item != item or item in (float("inf"), float("-inf")):
-                return _text(link)
-        elif isinstance(item, list):
-            todo += [(item[i], (link, i)) for i in range(len(item) - 1, -1, -1)]
-        elif isinstance(item, dict):
-            todo += [(child, (link, key)) for key, child in reversed(item.items())]
+    """The position of the first NaN or infinity in decoded JSON, such as `sequences[3][17][2]`.
+
+    Keeps one key for each level of nesting, not one for each value.
+    """
+    levels, keys = [_children(value)], [cast(str | int, "")]
+    while levels:
+        for keys[-1], child in levels[-1]:
+            if type(child) is float:
+                if not isfinite(child):
+                    return _text(keys)
+            elif type(child) is list or type(child) is dict:
+                levels.append(_children(child))
+                keys.append("")
+                break
+        else:
+            levels.pop()
+            keys.pop()
     return None
 
 
-def _text(link: Link | None) -> str:
-    parts: list[str] = []
-    while link is not None:
-        link, key = link
-        parts.append(f"[{key}]" if isinstance(key, int) else f".{echoed(key)}")
-    place = "".join(reversed(parts)).removeprefix(".")
-    return place if len(place) <= 4 * MOST_ECHOED else place[: 4 * MOST_ECHOED] + "..."
+def _children(value: object) -> Iterator[tuple[str | int, object]]:
+    if isinstance(value, dict):
+        return iter(value.items())
+    return enumerate(value) if isinstance(value, list) else iter(())
+
+
+def _text(keys: list[str | int]) -> str:
+    """A position, cut to 320 characters."""
+    most = 4 * MOST_ECHOED
+    parts = [f"[{key}]" if isinstance(key, int) else f".{echoed(key)}" for key in keys[:most]]
+    place = "".join(parts).removeprefix(".")
+    return place if len(place) <= most else place[:most] + "..."
 
 
 def decode_body(decoder: msgspec.json.Decoder[Any], content: bytes) -> Any:

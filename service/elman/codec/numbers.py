@@ -16,6 +16,8 @@ _MAX_SHARED_BYTES = 512 * 1024
 # It raises an error if another thread is using it. The body is then decoded in the general way.
 _PARSER: Any = simdjson.Parser() if simdjson else None
 _LIST = ord("[")
+# Looking a field up takes time by the number of all fields, so all of many would take its square. No request has more.
+_MAX_FIELDS = 64
 # The byte order mark. simdjson accepts it, the general decoder does not.
 _MARK = b"\xef\xbb\xbf"
 
@@ -48,6 +50,8 @@ def read_numbers(content: bytes, width: int) -> tuple[dict[str, Any], list[Array
 
 def _read(document: Any, content: bytes, width: int) -> tuple[dict[str, Any], list[Array], bool]:
     names = list(document.keys())
+    if len(names) > _MAX_FIELDS:
+        raise NotPlain
     fields = {name: document[name] for name in names}
     single, many = fields.pop("sequence", None), fields.pop("sequences", None)
     if len(fields) + 1 != len(names):  # both, neither, or a name twice

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from elman.errors import BodyTimeout, ElmanError
 from elman.http.bodies import Bodies, Body
 from elman.http.callers import owner_of
-from elman.http.endpoint import Driver, Endpoint, Exchange, Request, Response
+from elman.http.endpoint import REQUEST_ID, Driver, Endpoint, Exchange, Request, Response
 
 # After this many seconds, watch whether the client disconnects, to cancel its work.
 _WATCH_AFTER = 0.25
@@ -53,8 +53,9 @@ async def read_body(bodies: Bodies, headers: dict[bytes, bytes], receive: Receiv
 class ASGIExchange(Exchange):
     """A request from an ASGI server. A task of that server waits for the response."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, request_id: bytes) -> None:
         super().__init__()
+        self.request_id = request_id
         self._receive = receive
         self._send = send
         self._done = asyncio.Event()
@@ -121,7 +122,7 @@ class ASGIEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrived = time.monotonic()
         headers = dict(scope["headers"])
-        exchange = ASGIExchange(receive, send)
+        exchange = ASGIExchange(receive, send, scope[REQUEST_ID])
         try:
             body = await read_body(self._bodies, headers, receive)
             request = Request(scope["path_params"], headers, scope["query_string"], body, owner_of(scope), arrived)
@@ -153,6 +154,29 @@ def replayed(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay
+
+
+def with_fields(request_id: bytes, send: Send) -> Send:
+    """A `send` that adds the header fields that every answer has."""
+    fields = [(b"x-content-type-options", b"nosniff"), (b"x-request-id", request_id)]
+
+    async def send_more(message: Any) -> None:
+        if message["type"] in ("http.response.start", "websocket.accept", "websocket.http.response.start"):
+            message = {**message, "headers": [*message.get("headers", ()), *fields]}
+        await send(message)
+
+    return send_more
+
+
+async def refuse_upgrade(scope: Scope, receive: Receive, send: Send, response: Response) -> None:
+    """Refuse the handshake of a WebSocket, with a response if the server can send one, else with 403."""
+    await receive()
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close"})
+        return
+    fields = [(b"content-type", response.content_type), *response.headers]
+    await send({"type": "websocket.http.response.start", "status": response.status, "headers": fields})
+    await send({"type": "websocket.http.response.body", "body": response.content})
 
 
 async def refuse_socket(receive: Receive, send: Send) -> None:

@@ -1,10 +1,10 @@
-"""Limits on request bodies: size, time, and the memory of all bodies that are being received."""
+"""Limits on request bodies and WebSocket messages: size, time, and the memory of all that are being received."""
 
 import asyncio
 import time
 from collections.abc import Callable, Mapping
 
-from elman.errors import BodyTimeout, Overloaded, TooLarge
+from elman.errors import BodyTimeout, Overloaded, TooLarge, UnsupportedMediaType
 
 # Memory for bodies that are being received, from all clients, in multiples of the largest body.
 _MAX_BODIES = 4
@@ -12,15 +12,17 @@ _MAX_BODIES = 4
 _MAX_TIMEOUTS = 20
 
 
-class Body:
-    """A body that arrives in pieces. `on_stall` is called with the error when no piece comes in time."""
+class Held:
+    """Bytes of one client that are held until all of them are there, or dealt with.
 
-    __slots__ = ("_bodies", "_pieces", "_size", "_until", "deadline", "on_stall", "overdue")
+    `on_stall` is called with the error when the client sends no more of them in time.
+    """
+
+    __slots__ = ("_bodies", "_size", "_until", "deadline", "on_stall", "overdue")
 
     def __init__(self, bodies: "Bodies", on_stall: Callable[[BodyTimeout], None]) -> None:
         now = time.monotonic()
         self._bodies = bodies
-        self._pieces: list[bytes] = []
         self._size = 0
         self._until = now + _MAX_TIMEOUTS * bodies.timeout
         self.on_stall = on_stall
@@ -28,25 +30,49 @@ class Body:
         self.overdue = False
         bodies.waiting.add(self)
 
-    def add(self, piece: bytes) -> None:
-        """Take the next piece. Raises TooLarge, BodyTimeout and Overloaded."""
-        bodies, now = self._bodies, time.monotonic()
-        self._size += len(piece)
-        bodies.num_held += len(piece)
-        self._pieces.append(piece)
-        self.deadline, self.overdue = now + bodies.timeout, False
-        if self._size > bodies.limit:
+    def resize(self, size: int, *, arrived: bool = True) -> None:
+        """Hold so many bytes from now on. Raises TooLarge, BodyTimeout and Overloaded.
+
+        arrived: whether the client has just sent some of them.
+        """
+        bodies = self._bodies
+        bodies.num_held += size - self._size
+        self._size = size
+        if size > bodies.limit:
             raise bodies.too_large()
         if bodies.num_held > _MAX_BODIES * bodies.limit:
             raise Overloaded(f"bodies that are being received take {bodies.num_held} bytes", retry_after=1)
-        if now > self._until:
-            raise BodyTimeout(f"the body was not complete after {_MAX_TIMEOUTS * bodies.timeout:g} seconds")
+        if arrived:
+            now = time.monotonic()
+            self.deadline, self.overdue = now + bodies.timeout, False
+            if now > self._until:
+                raise BodyTimeout(f"the body was not complete after {_MAX_TIMEOUTS * bodies.timeout:g} seconds")
+
+    def release(self) -> None:
+        """Hold nothing any more. Called once."""
+        self._bodies.waiting.discard(self)
+        self._bodies.num_held -= self._size
+        self._size = 0
+
+
+class Body(Held):
+    """A body that arrives in pieces."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self, bodies: "Bodies", on_stall: Callable[[BodyTimeout], None]) -> None:
+        super().__init__(bodies, on_stall)
+        self._pieces: list[bytes] = []
+
+    def add(self, piece: bytes) -> None:
+        """Take the next piece. Raises TooLarge, BodyTimeout and Overloaded."""
+        self._pieces.append(piece)
+        self.resize(self._size + len(piece))
 
     def close(self) -> bytes:
         """The whole content. Called once, when the body is complete or abandoned."""
-        self._bodies.waiting.discard(self)
-        self._bodies.num_held -= self._size
-        pieces, self._pieces, self._size = self._pieces, [], 0
+        self.release()
+        pieces, self._pieces = self._pieces, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
@@ -60,11 +86,18 @@ class Bodies:
         self.limit = limit
         self.timeout = timeout
         self.num_held = 0
-        self.waiting: set[Body] = set()
+        self.waiting: set[Held] = set()
 
     def check_declared(self, headers: Mapping[bytes, bytes]) -> None:
-        """Raise TooLarge if the Content-Length is over the limit."""
-        declared = headers.get(b"content-length", b"")
+        """Raise TooLarge by the Content-Length, and UnsupportedMediaType if the body is compressed."""
+        encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+        if encoding not in (b"identity", b""):
+            raise UnsupportedMediaType(
+                f"the body is encoded as {encoding[:80].decode('latin-1')}",
+                where="header Content-Encoding",
+                expected="a body that is not compressed",
+            )
+        declared = headers.get(b"content-length", b"").lstrip(b"0")
         if declared.isdigit() and (len(declared) > 18 or int(declared) > self.limit):
             raise self.too_large()
 

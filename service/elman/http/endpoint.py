@@ -14,10 +14,13 @@ An endpoint that waits several times is written as a generator (`script`), which
 
 import asyncio
 import logging
+import re
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from math import inf
 from typing import Any, Protocol, TypeVar
 
@@ -35,6 +38,12 @@ OCTETS = b"application/octet-stream"
 
 # Seconds after its deadline when the event loop answers a request, if the engine has not.
 _GRACE = 0.05
+
+REQUEST_ID = "elman.request_id"
+"""The key of an ASGI scope that holds the id of the request."""
+
+# An id of the caller's that is taken over: short, and safe in a header and in a log.
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 _LOG = logging.getLogger("elman")
 
@@ -87,11 +96,13 @@ class Exchange:
         arrived: as in the request.
         disconnected: True once the client is gone.
         replied: True once it has its response.
+        request_id: the id of the request, for its response and the log.
     """
 
-    __slots__ = ("arrived", "disconnected", "replied", "timer", "work")
+    __slots__ = ("arrived", "disconnected", "replied", "request_id", "timer", "work")
 
     def __init__(self) -> None:
+        self.request_id = b""
         self.work: Work | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.arrived = 0.0
@@ -104,7 +115,7 @@ class Exchange:
 
     def fail(self, driver: "Driver", error: Exception) -> None:
         """Send an error. Called once, instead of `reply`."""
-        self.reply(driver.problem(error))
+        self.reply(driver.problem(error, self.request_id))
 
     def send(self, piece: bytes, headers: Iterable[tuple[bytes, bytes]]) -> "asyncio.Future[None] | None":
         """Send a piece of a streamed response, with the head before the first piece.
@@ -168,6 +179,12 @@ class Driver:
     def __init__(self, engine: Engine, counters: Counters) -> None:
         self.engine = engine
         self.counters = counters
+        self._ids = (b"%b-%x" % (prefix, number) for prefix in [secrets.token_hex(4).encode()] for number in count(1))
+
+    def request_id(self, headers: Mapping[bytes, bytes]) -> bytes:
+        """The caller's `X-Request-ID`, if it is at most 128 printable ASCII characters, else a new one."""
+        given = headers.get(b"x-request-id")
+        return given if given is not None and _REQUEST_ID.fullmatch(given) else next(self._ids)
 
     def start(self, endpoint: Endpoint, request: Request, exchange: Exchange) -> None:
         """Begin on a request. The exchange gets one response, now or on a later turn of the loop."""
@@ -249,14 +266,19 @@ class Driver:
         where = getattr(exchange.work, "where", None)
         self._fail(exchange, DeadlineExceeded("the deadline passed before the answer was there", where=where))
 
-    def problem(self, error: Exception) -> Response:
-        """An error as `application/problem+json`. Counts it."""
+    def problem(self, error: Exception, request_id: bytes = b"") -> Response:
+        """An error as `application/problem+json`. Counts it, and logs it if it is a defect."""
         if not isinstance(error, ElmanError):
-            _LOG.error("a request failed", exc_info=error)
+            log_failure(error, request_id)
             error = Internal("the server failed on this request")
         self.counters.request_failed(error)
         headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
         return Response(orjson.dumps(error.problem()), PROBLEM, headers, error.status)
+
+
+def log_failure(error: Exception, request_id: bytes) -> None:
+    """Log a defect of the server that a request met."""
+    _LOG.error("request %s failed", request_id.decode(), exc_info=error)
 
 
 class _Awaited(Exchange):

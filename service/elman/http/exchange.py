@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
@@ -11,7 +12,8 @@ from urllib.parse import unquote
 import httptools
 
 from elman.errors import ElmanError, InvalidHTTP
-from elman.http.endpoint import Driver, Exchange, Request, Response, Route
+from elman.http.endpoint import REQUEST_ID, Driver, Exchange, Request, Response, Route
+from elman.http.short import cache_short
 
 if TYPE_CHECKING:
     from elman.http.protocol import HTTPProtocol
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 Headers = list[tuple[bytes, bytes]]
 
 _ACCESS = logging.getLogger("uvicorn.access")
+# Header fields of every answer, up to the id of the request.
+_EVERY_ANSWER = b"x-content-type-options: nosniff\r\nx-request-id: "
+_SESSION_IN_PATH = re.compile(r"(/v1/sessions/)[^/]+")
 
 
 @lru_cache(64)
@@ -30,17 +35,8 @@ def _status_line(status: int) -> bytes:
     return f"HTTP/1.1 {status} {phrase}\r\n".encode()
 
 
+@cache_short
 def parse_target(url: bytes) -> tuple[str, bytes, bytes]:
-    """(path, raw path, query) of a request's target. Raises InvalidHTTP."""
-    return _short_target(url) if len(url) < 256 else _parse_target(url)
-
-
-@lru_cache(1024)
-def _short_target(url: bytes) -> tuple[str, bytes, bytes]:
-    return _parse_target(url)
-
-
-def _parse_target(url: bytes) -> tuple[str, bytes, bytes]:
     """(path, raw path, query) of a request's target. Raises InvalidHTTP."""
     try:
         parsed = httptools.parse_url(url)
@@ -95,6 +91,7 @@ class HTTPExchange(Exchange):
 
     def __init__(self, protocol: "HTTPProtocol", head: Head, body: bytes, arrived: float) -> None:
         super().__init__()
+        self.request_id = protocol.http.driver.request_id(head.fields)
         self.protocol = protocol
         self.head = head
         self.body = body
@@ -121,11 +118,11 @@ class HTTPExchange(Exchange):
 
     def fail(self, driver: Driver, error: Exception) -> None:
         if self.streaming:  # the status is sent already: closing the connection is the only way to show the error
-            driver.problem(error)
+            driver.problem(error, self.request_id)
             self.keep_alive = False
             self._finish()
         else:
-            self.reply(driver.problem(error))
+            self.reply(driver.problem(error, self.request_id))
 
     def send(self, piece: bytes, headers: Iterable[tuple[bytes, bytes]]) -> "asyncio.Future[None] | None":
         if not self.streaming:
@@ -136,7 +133,7 @@ class HTTPExchange(Exchange):
     def _write_whole(
         self, status: int, content_type: bytes, headers: Iterable[tuple[bytes, bytes]], content: bytes
     ) -> None:
-        head = [_status_line(status)]
+        head = [_status_line(status), _EVERY_ANSWER, self.request_id, b"\r\n"]
         for name, value in self.protocol.state.default_headers:
             head += name, b": ", value, b"\r\n"
         head += b"content-type: ", content_type, b"\r\ncontent-length: %d\r\n" % len(content)
@@ -153,7 +150,7 @@ class HTTPExchange(Exchange):
         """Write the head of a response. Without a content-length the body is sent in chunks."""
         self.streaming = True
         names = {name for name, _ in headers}
-        head = [_status_line(status)]
+        head = [_status_line(status), _EVERY_ANSWER, self.request_id, b"\r\n"]
         for name, value in (*self.protocol.state.default_headers, *headers):
             if b"\n" in value or b"\r" in value:
                 raise ValueError(f"the header {name!r} holds a line break")
@@ -185,8 +182,10 @@ class HTTPExchange(Exchange):
 
     def _log(self, status: int) -> None:
         if self.protocol.access_log:
-            client = ":".join(map(str, self.protocol.client or ()))
-            target = self.head.url.decode("latin-1")
+            # The format has five fields. The id stands beside the client, where other servers log the user.
+            client = f"{':'.join(map(str, self.protocol.client or ()))} {self.request_id.decode()}"
+            # A session's id gives its owner access, and may stand in the query too.
+            target = _SESSION_IN_PATH.sub(r"\1...", self.head.url.decode("latin-1").partition("?")[0])
             _ACCESS.info(
                 '%s - "%s %s HTTP/%s" %d', client, self.head.method.decode(), target, self.head.version, status
             )
@@ -230,6 +229,7 @@ class ASGIExchange(HTTPExchange):
             "query_string": head.query,
             "headers": head.headers,
             "state": protocol.app_state.copy(),
+            REQUEST_ID: self.request_id,
         }
         try:
             await protocol.app(scope, self._receive, self._send)

@@ -13,17 +13,18 @@ import contextlib
 import re
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from elman.errors import ElmanError, HeadTooLarge, InvalidHTTP
-from elman.http.bodies import Bodies, Body
-from elman.http.endpoint import Driver, Route
+from elman.http.bodies import Body
+from elman.http.connections import served_by
 from elman.http.exchange import ASGIExchange, Head, HTTPExchange, address_of
+from elman.http.sites import HEALTH
+from elman.http.websocket import WebSocketProtocol
 
 # A body of at most this many bytes is joined with its head in one buffer.
 _MAX_JOINED_BYTES = 64 * 1024
@@ -34,50 +35,20 @@ MOST_FIELDS = 100
 HEAD_SECONDS = 10.0
 _LINGER_SECONDS = 5.0
 
+# Seconds in which a connection beyond the limit must have asked for the health.
+_EXTRA_SECONDS = 2.0
+
 _NEVER = float("inf")
 # A connection remembers its last head, because the next request often repeats it. After this many different heads it
-# stops.
+# stops. Longer heads are not worth the memory.
 _MAX_HEADS = 16
+_MAX_REPEATED_BYTES = 4096
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})\r\n", re.IGNORECASE)
 # Requests with these fields are always parsed.
 _NOT_REPEATED = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 
 
-class Connections:
-    """The connections of one server. A sweep closes those whose deadline has passed."""
-
-    def __init__(self) -> None:
-        self.all: set[HTTPProtocol] = set()
-
-    async def sweep(self) -> None:
-        """Close connections past their deadline, until cancelled."""
-        while True:
-            await asyncio.sleep(1.0)
-            now = time.monotonic()
-            for connection in [one for one in self.all if one.deadline < now]:
-                connection.expire()
-
-
-class Application(Protocol):
-    """What this protocol needs of an application, beside ASGI."""
-
-    driver: Driver
-    bodies: Bodies
-    connections: "Connections"
-
-    def find(self, path: str, headers: Mapping[bytes, bytes]) -> Route | None:
-        """The route of a POST; None if it is to be served as ASGI. Raises ElmanError."""
-
-
-def _served_by(app: Any) -> Application:
-    """The application inside uvicorn's wrappers. Raises TypeError if it was not made by `create_app`."""
-    inner = app
-    while not hasattr(inner, "connections"):
-        inner = getattr(inner, "app", None)
-        if inner is None:
-            raise TypeError("this protocol serves only applications made by elman.create_app")
-    served: Application = inner
-    return served
+_NO_HEAD = Head(b"", "1.1", False, b"", [])
 
 
 class HTTPProtocol(asyncio.Protocol):
@@ -97,7 +68,7 @@ class HTTPProtocol(asyncio.Protocol):
         self.app_state = app_state
         self.app: Any = config.loaded_app
         self.access_log = config.access_log
-        self.http = _served_by(self.app)
+        self.http = served_by(self.app)
         self._bodies = self.http.bodies
         self._connections = self.http.connections
         self._idle_seconds = config.timeout_keep_alive
@@ -109,8 +80,8 @@ class HTTPProtocol(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._head_size = 0
         self._last_head: Head | None = None
-        self._head = Head(b"", "1.1", False, b"", [])
-        self.url, self.headers, self.arrived = b"", self._head.headers, 0.0
+        self._head = _NO_HEAD
+        self.url, self.headers, self.arrived = b"", _NO_HEAD.headers, 0.0
         self._in_head = self._in_body = False
         self._refused = False
         self.stopping = False
@@ -124,13 +95,18 @@ class HTTPProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
-        self.client: tuple[str, int] | None = address_of(transport.get_extra_info("peername"))
+        peer = transport.get_extra_info("peername")
+        self.client: tuple[str, int] | None = address_of(peer)
+        self._admitted = self._connections.admit(transport, peer)
         self.state.connections.add(self)  # type: ignore[arg-type]
-        self._connections.all.add(self)
+        self._connections.add(self, extra=not self._admitted)
+        if not self._admitted:
+            self.deadline = time.monotonic() + _EXTRA_SECONDS
 
     def connection_lost(self, error: Exception | None) -> None:
         self.state.connections.discard(self)
-        self._connections.all.discard(self)
+        self._connections.discard(self)
+        self._connections.release(self.transport)
         if self._body is not None:
             self._body.close()
             self._body = None
@@ -142,10 +118,11 @@ class HTTPProtocol(asyncio.Protocol):
         self.parser = None  # breaks a reference cycle
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:  # the rest of the request is read and forgotten
+            return
         idle = self._current is None and not self._in_head and not self._in_body
         if idle and self._repeated is not None and self._take_repeated(data, *self._repeated):
             return
-        self._last_head = None
         if self._in_head or idle:
             self._head_size += len(data)
         try:
@@ -162,6 +139,7 @@ class HTTPProtocol(asyncio.Protocol):
             self._meter_body()
         elif idle and self._last_head is not None and self._num_heads < _MAX_HEADS:
             self._remember(data, self._last_head)
+        self._last_head = None
 
     def _remember(self, data: bytes, head: Head) -> None:
         """Keep a head for requests that repeat it. `data` must be exactly one whole request."""
@@ -170,6 +148,7 @@ class HTTPProtocol(asyncio.Protocol):
         lengths = list(_LENGTH.finditer(data, 0, end))
         if (
             head.route is None
+            or end > _MAX_REPEATED_BYTES
             or len(lengths) != 1
             or int(lengths[0][1]) != len(data) - end
             or len(head.fields) != len(head.headers)
@@ -216,7 +195,7 @@ class HTTPProtocol(asyncio.Protocol):
             self.transport.close()
 
     def expire(self) -> None:
-        """The deadline has passed."""
+        """The deadline has passed, or a newer connection needs the place."""
         self.transport.close()
 
     # The parser
@@ -227,7 +206,7 @@ class HTTPProtocol(asyncio.Protocol):
         self.url = b""
         self.headers = []
         self._in_head = True
-        if self._current is None:
+        if self._current is None and self._admitted:
             self.deadline = now + HEAD_SECONDS
 
     def on_url(self, url: bytes) -> None:
@@ -245,12 +224,14 @@ class HTTPProtocol(asyncio.Protocol):
         keep_alive = parser.should_keep_alive()
         head = self._head = Head(parser.get_method(), parser.get_http_version(), keep_alive, self.url, self.headers)
         self._bodies.check_declared(head.fields)
+        if not self._admitted:
+            if head.method not in (b"GET", b"HEAD") or head.url.partition(b"?")[0].decode("latin-1") not in HEALTH:
+                raise self._connections.refusal()
+            head.keep_alive = False
         if head.fields.get(b"expect", b"").lower() == b"100-continue" and self._current is None:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, piece: bytes) -> None:
-        if self._refused:
-            return
         if self._body is None:
             self._pieces.append(piece)
         else:
@@ -258,9 +239,6 @@ class HTTPProtocol(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._in_body = False
-        if self._refused:
-            self.transport.close()
-            return
         pieces = self._pieces
         if self._body is not None:
             content, self._body = self._body.close(), None
@@ -273,6 +251,8 @@ class HTTPProtocol(asyncio.Protocol):
             return
         head.find_route(self.http.find)
         served = HTTPExchange if head.route is not None or head.error is not None else ASGIExchange
+        # An idle connection keeps no head: the next request may come late or never.
+        self._head, self.url, self.headers = _NO_HEAD, b"", _NO_HEAD.headers
         self._take(served(self, head, content, self.arrived))
 
     def _meter_body(self) -> None:
@@ -331,7 +311,7 @@ class HTTPProtocol(asyncio.Protocol):
         """Close after a while. Closing at once, with unread data, could make the client lose the response."""
         if self.transport.is_closing():
             return
-        self.deadline = time.monotonic() + _LINGER_SECONDS
+        self.deadline = time.monotonic() + (_LINGER_SECONDS if self._admitted else _EXTRA_SECONDS)
         with contextlib.suppress(OSError, NotImplementedError):
             self.transport.write_eof()
 
@@ -351,8 +331,12 @@ class HTTPProtocol(asyncio.Protocol):
 
     def _upgrade(self) -> None:
         """Hand the connection to the WebSocket protocol."""
-        websocket: Any = self.config.ws_protocol_class
-        if websocket is None or not _is_websocket(self._head) or self._current is not None or self._waiting:
+        if (
+            self.config.ws_protocol_class is None
+            or not _is_websocket(self._head)
+            or self._current is not None
+            or self._waiting
+        ):
             self.stopping = True
             return
         head = [b"GET ", self.url, b" HTTP/1.1\r\n"]
@@ -360,8 +344,8 @@ class HTTPProtocol(asyncio.Protocol):
             head += name, b": ", value, b"\r\n"
         head.append(b"\r\n")
         self.state.connections.discard(self)
-        self._connections.all.discard(self)
-        protocol = websocket(config=self.config, server_state=self.state, app_state=self.app_state)
+        self._connections.discard(self)
+        protocol = WebSocketProtocol(self.config, self.state, self.app_state)
         protocol.connection_made(self.transport)
         protocol.data_received(b"".join(head))
         self.transport.set_protocol(protocol)
@@ -371,7 +355,9 @@ class HTTPProtocol(asyncio.Protocol):
 def _refusal(error: httptools.HttpParserError) -> ElmanError:
     """The error behind a parser's error, which wraps what the callbacks raise."""
     cause = error.__context__ or error.__cause__
-    return cause if isinstance(cause, ElmanError) else InvalidHTTP("the request is not valid HTTP/1.1")
+    if isinstance(cause, ElmanError):
+        return cause.with_traceback(None)  # which refers to the connection, and so to what it has received
+    return InvalidHTTP("the request is not valid HTTP/1.1")
 
 
 def _is_websocket(head: Head) -> bool:

@@ -107,7 +107,7 @@ class Repository:
         entries, _ = scan(self.root)
         mine = [entry for entry in entries if entry.name == name]
         if not mine:
-            raise UnknownModel(f"the repository holds no model {name!r}")
+            raise UnknownModel(f"the repository holds no model {name[:80]!r}")
         self._unloaded.discard(name)
         for entry in mine:
             self._signatures.pop((name, entry.version), None)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from elman.cli.commands.options import Host, Port
+from elman.cli.commands.options import AllowAnyone, Host, Port
 
 _MODELS = Path(__file__).parents[2] / "demo"
 _EXAMPLE = """
@@ -17,7 +17,7 @@ Ctrl-C stops it.
 """
 
 
-def demo(host: Host = "127.0.0.1", port: Port = 8000) -> None:
+def demo(host: Host = "127.0.0.1", port: Port = 8000, allow_anyone: AllowAnyone = None) -> None:
     """Serve a few small models that come with Elman. Sessions are kept in memory.
 
     \b
@@ -29,5 +29,6 @@ def demo(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """
     from elman.cli.jobs.server import run_server, settings_from
 
-    settings = settings_from({"models": _MODELS, "workers": 1, "store": "memory", "poll": 0.0})
+    given = {"models": _MODELS, "workers": 1, "store": "memory", "poll": 0.0, "allow_anyone": allow_anyone}
+    settings = settings_from(given)
     run_server(settings, host, port, "warning", on_start=lambda address: typer.echo(_EXAMPLE.format(address=address)))

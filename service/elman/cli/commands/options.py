@@ -69,6 +69,15 @@ Port = Annotated[
     int, typer.Option(envvar="ELMAN_PORT", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
 ]
 
+AllowAnyone = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-anyone",
+        help="Listen on an address that other machines reach although no API keys are set.",
+        show_default=False,
+    ),
+]
+
 
 class Input(StrEnum):
     """Formats of input files."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from elman.cli.commands.options import Host, Port
+from elman.cli.commands.options import AllowAnyone, Host, Port
 from elman.cli.exits import refuse
 
 
@@ -24,6 +24,7 @@ def serve(
     ] = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
+    allow_anyone: AllowAnyone = None,
     max_batch: Annotated[int | None, typer.Option(help="Most sequences in one run of a model.")] = None,
     max_queue: Annotated[int | None, typer.Option(help="Most unfinished sequences; beyond it 503.")] = None,
     max_body: Annotated[int | None, typer.Option(help="Largest request body, in bytes.")] = None,
@@ -38,7 +39,7 @@ def serve(
     \b
     elman serve my-models
     elman serve tagger.onnx --name tagger
-    elman serve my-models --host 0.0.0.0 --port 8000 --workers 4
+    elman serve my-models --host 0.0.0.0 --allow-anyone --workers 4
     elman serve my-models --store-dir /var/lib/elman
 
     Every setting has an environment variable too: ELMAN_MODELS, ELMAN_MAX_BATCH, ELMAN_MAX_QUEUE and so on.
@@ -61,6 +62,7 @@ def serve(
                 "workers": workers,
                 "store": store,
                 "store_dir": store_dir,
+                "allow_anyone": allow_anyone,
             }
         )
         run_server(settings, host, port, log_level, access_log)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import signal
 import socket
 import sys
@@ -16,19 +17,37 @@ from pydantic import ValidationError
 
 from elman.app import create_app
 from elman.cli.exits import CANNOT_START, refuse
-from elman.http.process import collect_less, drop_silent_peers, keep_memory
+from elman.http.process import collect_less, drop_silent_peers, keep_memory, within_descriptors
 from elman.http.protocol import HTTPProtocol
-from elman.settings import Settings
+from elman.http.sites import is_loopback
+from elman.http.websocket import MOST_MESSAGE, WebSocketProtocol
+from elman.settings import Settings, check_names
 
 
 def settings_from(given: dict[str, Any]) -> Settings:
     """Settings from the options that were given and the environment. Exits, naming the setting, if one is wrong."""
     try:
+        check_names(os.environ)
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"]))
-        raise refuse(f"{name}: {first['msg']}, got {first['input']!r}") from None
+        got = "" if name.endswith("_keys") else f", got {first['input']!r}"
+        raise refuse(f"{name}: {first['msg']}{got}") from None
+    except ValueError as error:
+        raise refuse(str(error)) from None
+
+
+def _settings_for(host: str, settings: Settings) -> Settings:
+    """The settings of a server that listens on `host`. Exits if others could call it and nobody said that they may."""
+    if is_loopback(host):
+        return settings.model_copy(update={"allowed_hosts": settings.allowed_hosts or ("localhost",)})
+    if not settings.api_keys and not settings.allow_anyone:
+        raise refuse(
+            f"whoever reaches {host or 'this machine'} could use, load and unload every model: give ELMAN_API_KEYS, or "
+            "--allow-anyone (ELMAN_ALLOW_ANYONE=true) if that is wanted, or leave --host out to listen on 127.0.0.1"
+        )
+    return settings
 
 
 def run_server(
@@ -45,6 +64,7 @@ def run_server(
         on_start: called with the address, such as `http://127.0.0.1:8000`, once the server listens. It is not
             called with several workers.
     """
+    settings = _settings_for(host, settings)
     options: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -56,7 +76,10 @@ def run_server(
         "server_header": False,
         # No answer depends on the address of the client, so the headers of a proxy are not read.
         "proxy_headers": False,
-        "ws_max_size": settings.max_body,
+        "ws": WebSocketProtocol,
+        "ws_max_size": MOST_MESSAGE,
+        # A few bytes of a compressed frame may stand for a megabyte.
+        "ws_per_message_deflate": False,
     }
     if settings.workers > 1:
         if settings.store == "memory":
@@ -67,6 +90,7 @@ def run_server(
         return
     collect_less()
     keep_memory()
+    settings = within_descriptors(settings)
     # uvicorn raises the signal again after its shutdown. A server that was told to stop exits with 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server = GracefulServer(create_app(settings), settings.stream_timeout, options, on_start)

@@ -13,7 +13,7 @@ from uvicorn.supervisors import Multiprocess
 
 from elman.api.server import own_key
 from elman.app import create_app
-from elman.http.process import collect_less, drop_silent_peers, keep_memory
+from elman.http.process import collect_less, drop_silent_peers, keep_memory, within_descriptors
 from elman.settings import Settings
 
 # A worker that answers no health check for this long is replaced. It is longer than any request blocks the interpreter.
@@ -48,7 +48,7 @@ def application() -> FastAPI:
     """The application of one worker, with the settings of the environment."""
     collect_less()
     keep_memory()
-    app = create_app(Settings())
+    app = create_app(within_descriptors(Settings()))
     inner = app.router.lifespan_context
 
     @contextlib.asynccontextmanager

@@ -1,0 +1,117 @@
+"""The connections of one server: how many there may be, from where, and how long they may be silent."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping
+from ipaddress import IPv6Address, ip_address
+from typing import Any, Protocol
+
+from elman.errors import Overloaded
+from elman.http.bodies import Bodies
+from elman.http.endpoint import Driver, Route
+
+# Connections beyond the limit that may still ask for the health. A new one takes the place of the oldest.
+_MAX_EXTRA = 64
+
+
+class Connection(Protocol):
+    """What a sweep needs of a connection. `deadline` is on the clock of `time.monotonic`."""
+
+    deadline: float
+
+    def expire(self) -> None:
+        """The deadline has passed, or a newer connection needs the place."""
+
+
+class Connections:
+    """Counts connections, and closes those whose deadline has passed in a sweep each second."""
+
+    def __init__(self, limit: int, address_limit: int) -> None:
+        """
+        Args:
+            limit: most connections.
+            address_limit: most from one address; 0 for half of `limit`.
+        """
+        self.all: set[Connection] = set()
+        self._limit = limit
+        self._address_limit = address_limit or max(1, limit // 2)
+        self._admitted: dict[object, str] = {}
+        self._by_address: Counter[str] = Counter()
+        self._extra: dict[Connection, None] = {}
+
+    def admit(self, transport: object, peer: Any) -> bool:
+        """Count a connection until `release`. False if there are too many already."""
+        address = _network_of(str(peer[0])) if isinstance(peer, tuple) else ""
+        if len(self._admitted) >= self._limit or (address and self._by_address[address] >= self._address_limit):
+            return False
+        self._admitted[transport] = address
+        self._by_address[address] += 1
+        return True
+
+    def release(self, transport: object) -> None:
+        """A connection is closed. It may be one that was not admitted."""
+        address = self._admitted.pop(transport, None)
+        if address is not None:
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
+
+    def add(self, connection: Connection, *, extra: bool) -> None:
+        """Watch the deadline of a connection. An `extra` one was not admitted."""
+        self.all.add(connection)
+        if extra:
+            self._extra[connection] = None
+            if len(self._extra) > _MAX_EXTRA:
+                next(iter(self._extra)).expire()
+
+    def discard(self, connection: Connection) -> None:
+        """No longer watch a connection."""
+        self.all.discard(connection)
+        self._extra.pop(connection, None)
+
+    def refusal(self) -> Overloaded:
+        """Why a connection that was not admitted gets no answer."""
+        return Overloaded("there are too many connections, in all or from this address", retry_after=1)
+
+    async def sweep(self) -> None:
+        """Close connections past their deadline, until cancelled."""
+        while True:
+            await asyncio.sleep(1.0)
+            now = time.monotonic()
+            for connection in [one for one in self.all if one.deadline < now]:
+                connection.expire()
+
+
+def _network_of(address: str) -> str:
+    """An IPv4 address, or the network of 64 bits of an IPv6 address, which one client usually has to itself."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv6Address):
+        mapped = parsed.ipv4_mapped
+        return str(mapped) if mapped else str(IPv6Address(int(parsed) >> 64 << 64))
+    return address
+
+
+class Application(Protocol):
+    """What the protocols need of an application, beside ASGI."""
+
+    driver: Driver
+    bodies: Bodies
+    connections: Connections
+
+    def find(self, path: str, headers: Mapping[bytes, bytes]) -> Route | None:
+        """The route of a POST; None if it is to be served as ASGI. Raises ElmanError."""
+
+
+def served_by(app: Any) -> Application:
+    """The application inside uvicorn's wrappers. Raises TypeError if it was not made by `create_app`."""
+    inner = app
+    while not hasattr(inner, "connections"):
+        inner = getattr(inner, "app", None)
+        if inner is None:
+            raise TypeError("this protocol serves only applications made by elman.create_app")
+    served: Application = inner
+    return served

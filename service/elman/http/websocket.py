@@ -1,0 +1,151 @@
+"""A WebSocket connection: uvicorn's protocol, with the limits on memory that bodies have.
+
+What a client has sent and the application has not answered yet counts towards the budget of all bodies. It is parsed
+in small slices, up to the end of a message, so that many tiny frames do not become many objects at once.
+"""
+
+import logging
+from collections import deque
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+from websockets.frames import CloseCode, Frame
+
+from elman.errors import BodyTimeout, ElmanError
+from elman.http.bodies import Held
+from elman.http.connections import served_by
+
+MOST_MESSAGE = 2**20
+"""Largest message, and so the largest frame, in bytes."""
+
+_MAX_FRAGMENTS = 1024
+_SLICE_BYTES = 4096
+
+# uvicorn logs the target of each handshake as information. It may hold the id of a session.
+_LOG = logging.getLogger("elman.websocket")
+_LOG.setLevel(logging.WARNING)
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """One WebSocket."""
+
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
+        super().__init__(config, server_state, app_state)
+        served = served_by(self.app)
+        self.logger = _LOG
+        self._bodies = served.bodies
+        self._admission = served.connections
+        self._unread = bytearray()
+        # Sizes of the messages that the application has taken or will take, the one that it works on first.
+        self._sizes: deque[int] = deque()
+        self._working = False
+        self._held: Held | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._admission.release(self.transport)
+        super().connection_lost(exc)
+        self._unread.clear()
+        self._sizes.clear()
+        self.frames = []
+        self._release()
+        # The parser is a generator that refers to its connection: a cycle, which nothing would collect for long.
+        self.conn.parser.close()
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += data
+        self._feed()
+        self._count(arrived=True)
+
+    def pause_writing(self) -> None:
+        """Read no more either: answers to pings would pile up if the client does not read them."""
+        super().pause_writing()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    async def receive(self) -> Any:
+        """The next message. The one before is done then."""
+        if self._working and self._sizes:
+            self._sizes.popleft()
+            self._count()
+        message: Any = await self.queue.get()
+        self._working = message["type"] == "websocket.receive"
+        if self.read_paused and self.queue.empty() and not self.disconnected:
+            self.read_paused = False
+            self._feed()
+            if not self.read_paused and self.writable.is_set() and not self.transport.is_closing():
+                self.transport.resume_reading()
+        return message
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) < _MAX_FRAGMENTS:
+            super().handle_cont(event)
+        else:
+            self._fail(CloseCode.MESSAGE_TOO_BIG, f"a message has more than {_MAX_FRAGMENTS} fragments")
+
+    def send_receive_event_to_app(self) -> None:
+        data, self.frames = b"".join(self.frames), []
+        if self.close_sent:
+            return
+        message: Any = {"type": "websocket.receive", "bytes": data}
+        if self.curr_msg_data_type == "text":
+            try:
+                message = {"type": "websocket.receive", "text": data.decode()}
+            except UnicodeDecodeError:
+                self._fail(CloseCode.INVALID_DATA, "a text frame is not valid UTF-8")
+                return
+        self._sizes.append(len(data))
+        self.queue.put_nowait(message)
+        self._release()  # the next message has its own time limit
+        self.read_paused = True
+        self.transport.pause_reading()
+
+    def _feed(self) -> None:
+        """Parse what has arrived, up to the end of a message."""
+        while self._unread and not self.read_paused and not self.transport.is_closing():
+            piece = bytes(self._unread[:_SLICE_BYTES])
+            del self._unread[:_SLICE_BYTES]
+            super().data_received(piece)
+
+    def _count(self, arrived: bool = False) -> None:
+        """Count the bytes that are held. Close if there are too many in all.
+
+        arrived: whether the client has just sent some of them.
+        """
+        if self.transport.is_closing():
+            self._release()
+            return
+        partial = len(self._unread) + len(self.conn.reader.buffer) + sum(map(len, self.frames))
+        size = partial + sum(self._sizes)
+        if not size:
+            self._release()
+            return
+        if self._held is None:
+            self._held = Held(self._bodies, self._stall)
+        try:
+            self._held.resize(size, arrived=arrived)
+        except ElmanError as error:
+            self._fail(CloseCode.TRY_AGAIN_LATER, error.detail)
+
+    def _release(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
+
+    def _stall(self, error: BodyTimeout) -> None:
+        """The rest of a message does not arrive. While nothing is read, the client is not to blame."""
+        if not self.read_paused and self.writable.is_set():
+            self._fail(CloseCode.POLICY_VIOLATION, "a message did not arrive in time")
+
+    def _fail(self, code: CloseCode, reason: str) -> None:
+        """Close with a reason."""
+        self.conn.fail(code, reason)
+        if self.conn.close_sent is None:  # the handshake is not complete
+            self.transport.close()
+        else:
+            self.handle_parser_exception()
