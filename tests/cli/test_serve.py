@@ -162,6 +162,8 @@ def test_a_model_file_is_served_and_a_refused_one_is_told(tmp_path: Path) -> Non
     (tmp_path / "sun.onnx").write_bytes(b"no model")
     with running_server(tmp_path / "sun.onnx", "--store", "memory") as one:
         assert re.search("elman: sun is refused: .*not an ONNX file", one.log.read_text())
+        assert "no model is served: all 1 in the repository are refused" in one.log.read_text()
+        assert "refused" in one.client.get("/readyz").raise_for_status().json()["detail"]
 
 
 # The demo

@@ -28,13 +28,11 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
     @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", responses={503: {"model": Health}}, response_model_exclude_none=True)
     async def readyz(response: Response) -> Health:
-        """200 if the server takes requests: its models are loaded, not all are refused, and it is not stopping."""
-        refused = len(server.repository.refusals)
-        if server.ready and (not refused or any(server)):
-            return Health(status="ready")
+        """200 if the server takes requests: its models are loaded, and it is not stopping."""
+        if server.ready:
+            return Health(status="ready", detail=server.warning)
         response.status_code = 503
-        why = f"all {refused} models are refused; GET /v1/models says why" if server.ready else "stopping"
-        return Health(status="not ready", detail=why)
+        return Health(status="not ready", detail="stopping")
 
     @router.head("/metrics", include_in_schema=False)
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

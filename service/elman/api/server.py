@@ -123,6 +123,8 @@ class Server:
     async def start(self) -> None:
         """Load the repository, start the engine, and begin to poll for changed models."""
         await self._change(self.repository.load)
+        if self.warning:
+            _LOG.warning(self.warning)
         await asyncio.to_thread(self.sessions.open)
         self.engine.start(asyncio.get_running_loop())
         self.ready = True
@@ -195,6 +197,14 @@ class Server:
         self.engine.close()
         self.pool.close()
         await asyncio.to_thread(self.sessions.close)
+
+    @property
+    def warning(self) -> str | None:
+        """What an operator should know although the server is ready: that every model file is refused."""
+        refused = len(self.repository.refusals)
+        if not refused or self._served:
+            return None
+        return f"no model is served: all {refused} in the repository are refused; GET /v1/models says why"
 
     def served(self, name: str, version: str | None = None) -> ServedModel:
         """A model, at its default version or at `version`, which is text from a path. Raises UnknownModel."""
