@@ -199,12 +199,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        streams.open()
         await server.start()
         running = asyncio.get_running_loop()
 
         def stopping() -> None:
             """Called by signal handlers: not ready at once, so that clients that are cut off get the reason."""
-            server.ready = False
+            server.stopping()
             running.call_soon_threadsafe(streams.end)
 
         app.state.stopping = stopping

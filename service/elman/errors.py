@@ -313,6 +313,12 @@ class Overloaded(ElmanError):
     title = "Server is overloaded"
 
 
+class ModelSuspended(ElmanError):
+    status = 503
+    code = "model_suspended"
+    title = "Model is suspended"
+
+
 class Draining(ElmanError):
     status = 503
     code = "draining"

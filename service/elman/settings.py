@@ -48,7 +48,10 @@ class Settings(BaseSettings):
     body_timeout: Annotated[float, Field(gt=0)] = 30.0
     """How long a client may take between two pieces of a body."""
     drain_timeout: Annotated[float, Field(ge=0)] = 8.0
-    """How long a stopping server waits for queued requests."""
+    """How long a stopping server waits for queued requests. A few seconds later it ends in any case."""
+    run_timeout: Annotated[float, Field(gt=0)] = 10.0
+    """How long one run of a model may take beyond ten times its calibrated cost. A longer run is stopped, and its model
+    is suspended for a minute. `/livez` is 503 once a run has taken twice that time."""
 
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Processes that serve one address. Each loads its own copy of the models; all share one session store."""
@@ -79,6 +82,8 @@ class Settings(BaseSettings):
     store_sync: bool = False
     """Whether each write reaches the disk before its answer is sent. Without it, nothing is lost if the server is
     killed, but the last seconds can be lost if the machine loses power."""
+    store_timeout: Annotated[float, Field(gt=0)] = 10.0
+    """How long a request waits for the session store; after that 503."""
     session_ttl: Annotated[float, Field(gt=0)] = 3600.0
     """How long a session lives after its last step, if it was created without a `ttl`."""
     max_session_ttl: Annotated[float, Field(gt=0)] = 30 * 86400.0

@@ -257,13 +257,15 @@ def test_what_a_light_run_leaves_is_handed_over() -> None:
     assert queue.threads[0] == HERE and THERE in queue.threads
 
 
-def test_what_saves_is_light_only_where_saving_is() -> None:
-    for light, thread in ((False, THERE), (True, HERE)):
-        queue, saved = Watched(), []
-        ((sequence,),) = served_by(
-            queue, [Sequence(features(5), save=object())], commit=saved.extend, light_saves=light
-        )
-        assert saved == [sequence] and set(queue.threads) == {thread}
+@pytest.mark.parametrize(("light", "thread"), [(False, "elman-saver"), (True, HERE)])
+def test_what_a_light_run_saves_is_written_where_nothing_waits_for_it(light: bool, thread: str) -> None:
+    queue, saved = Watched(), []
+
+    def commit(sequences: list[Sequence]) -> None:
+        saved.append((threading.current_thread().name, sequences))
+
+    ((sequence,),) = served_by(queue, [Sequence(features(5), save=object())], commit=commit, light_saves=light)
+    assert saved == [(thread, [sequence])] and set(queue.threads) == {HERE}
 
 
 def test_a_light_run_that_cannot_save_fails_alone() -> None:

@@ -1,6 +1,9 @@
 """Four worker processes on one store: any of them steps any session, and a step still happens once."""
 
+import os
+import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -162,3 +165,111 @@ def test_a_token_of_one_worker_is_good_at_another(clients: list[httpx.Client]) -
     body = {"sequence": data[5:].tolist(), "state": token}
     result = clients[-1].post(f"/v1/models/{MODEL}/predict", json=body).json()["results"][0]
     assert same_bits(float32(result["output"]), expected(MODEL, data)[-1])
+
+
+# Their lives
+
+
+def pids(server: RunningServer, number: int, timeout: float = 180.0) -> set[int]:
+    """The processes of the workers, asked for by new connections until that many have answered."""
+    found: set[int] = set()
+    until = time.monotonic() + timeout
+    while len(found) < number:
+        assert time.monotonic() < until, f"only {found} answer"
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            try:
+                found.add(client.get("/v1/engine").json()["process"])
+            except httpx.TransportError:
+                continue
+    return found
+
+
+def is_gone(pid: int, timeout: float) -> bool:
+    until = time.monotonic() + timeout
+    while time.monotonic() < until:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[RunningServer]:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / MODEL).symlink_to(STORE / MODEL)
+    settings = {"workers": 2, "store_dir": tmp_path / "store", "poll": 0, "drain_timeout": 2}
+    with running_server(tmp_path / "models", any_exit=True, **settings) as one:
+        yield one
+
+
+def predict_well(server: RunningServer) -> None:
+    """A control, on a connection of its own."""
+    data = sequence(20)
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        body = {"sequence": data.tolist()}
+        (result,) = client.post(f"/v1/models/{MODEL}/predict", json=body).raise_for_status().json()["results"]
+        assert same_bits(float32(result["output"]), expected(MODEL, data)[-1])
+        assert client.get("/livez").status_code == 200
+
+
+def test_a_worker_that_is_killed_or_stopped_dead_is_replaced_and_keeps_nobody_waiting(pair: RunningServer) -> None:
+    before = pids(pair, 2)
+    killed = min(before)
+    os.kill(killed, signal.SIGKILL)
+    until = time.monotonic() + 10
+    while f"[{killed}] ended with -9" not in pair.log.read_text():
+        assert time.monotonic() < until, "nobody saw that it died"
+        time.sleep(0.05)
+    predict_well(pair)
+    after = pids(pair, 2)
+    assert len(after & before) == 1 and killed not in after
+    # One that hangs holds up neither the others nor the end.
+    hanging = min(after)
+    os.kill(hanging, signal.SIGSTOP)
+    started = time.monotonic()
+    pair.process.send_signal(signal.SIGTERM)
+    assert pair.process.wait(40) == 0
+    assert time.monotonic() - started < 30
+    assert all(is_gone(pid, 2) for pid in after)
+
+
+def test_sigterm_right_after_a_death_ends_the_server(pair: RunningServer) -> None:
+    (killed, other) = pids(pair, 2)
+    os.kill(killed, signal.SIGKILL)
+    started = time.monotonic()
+    assert pair.terminate(timeout=10) == 0
+    assert time.monotonic() - started < 6
+    assert is_gone(other, 2)
+
+
+def test_workers_end_when_their_supervisor_is_killed(pair: RunningServer) -> None:
+    workers = pids(pair, 2)
+    predict_well(pair)
+    pair.process.kill()
+    pair.process.wait()
+    assert all(is_gone(pid, 12) for pid in workers)
+
+
+def test_all_workers_are_replaced_on_sighup_and_no_request_is_lost(pair: RunningServer) -> None:
+    before, failures, answered, ended = pids(pair, 2), [], [0], threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            try:
+                predict_well(pair)
+                answered[0] += 1
+            except Exception as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    pair.process.send_signal(signal.SIGHUP)
+    assert all(is_gone(pid, 240) for pid in before)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert not failures and answered[0] > 10
+    assert not pids(pair, 2) & before

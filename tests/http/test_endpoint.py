@@ -283,3 +283,15 @@ def test_a_task_may_wait_for_a_script() -> None:
         assert not counted.failed, "who waits sees the error"
 
     driven(test)
+
+
+def test_a_request_that_there_is_no_room_for_is_not_decoded() -> None:
+    async def test(driver: Driver, counted: Counted, queue: ModelQueue) -> None:
+        waiting = [start(driver, lambda: Doubling(queue, [Sequence(features(20_000))])) for _ in range(2)]
+        parsed: list[int] = []
+        refused = start(driver, lambda: parsed.append(1))
+        assert [one.status for one in refused.responses] == [503] and not parsed
+        for one in waiting:
+            one.disconnect()
+
+    driven(test, max_queue=2)

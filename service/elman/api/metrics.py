@@ -102,7 +102,7 @@ class _QueueCollector(Collector):
         yield GaugeMetricFamily("elman_pending_seconds", text, self._server.engine.pending_seconds)
         yield GaugeMetricFamily("elman_sessions", "Sessions in the store", len(self._server.sessions))
         yield GaugeMetricFamily("elman_models", "Model versions served", len(served))
-        yield GaugeMetricFamily("elman_refused_models", "Model files refused", len(self._server.repository.refusals))
+        yield GaugeMetricFamily("elman_refused_models", "Model files refused", len(self._server.refusals))
 
 
 def _fill(family: Any, served: Iterable[ServedModel], read: Callable[[ServedModel], float]) -> None:

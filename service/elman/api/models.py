@@ -37,7 +37,7 @@ def models_router(server: Server) -> APIRouter:
         """Every model that is served, at its default version, and every file that was refused."""
         return ModelList(
             models=[card(server, one) for one in server.defaults()],
-            refused=[_refused(refusal) for refusal in server.repository.refusals],
+            refused=[_refused(refusal) for refusal in server.refusals],
         )
 
     @router.get("/{name}")
@@ -100,6 +100,7 @@ def card(server: Server, served: ServedModel) -> ModelCard:
         batching=BatchingCard(exact=proof.exact, tolerance=proof.tolerance, reason=proof.reason),
         generation=_generation(model),
         forecast=_forecast(model),
+        suspended=None if (suspension := served.queue.suspension()) is None else suspension.detail,
         examples=len(server.examples(served)),
         digest=model.digest,
     )

@@ -20,10 +20,11 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
     @router.get("/livez", responses={503: {"model": Health}}, response_model_exclude_none=True)
     async def livez(response: Response) -> Health:
         """200 if the process works. If it does not, restart it."""
-        if server.engine.alive:
+        why = server.engine.stuck() if server.engine.alive else "the engine's threads are not running"
+        if why is None:
             return Health(status="live")
         response.status_code = 503
-        return Health(status="dead", detail="the engine thread is not running")
+        return Health(status="dead", detail=why)
 
     @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", responses={503: {"model": Health}}, response_model_exclude_none=True)

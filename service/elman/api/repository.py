@@ -5,7 +5,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict
 
-from elman.api.server import Server
+from elman.api.server import ServedModel, Server
 from elman.errors import InvalidModel, ModelRefused
 
 
@@ -26,6 +26,16 @@ class IndexEntry(BaseModel):
     reason: str = ""
 
 
+def _entry(served: ServedModel) -> IndexEntry:
+    suspension = served.queue.suspension()
+    return IndexEntry(
+        name=served.model.name,
+        version=str(served.model.version),
+        state="READY" if suspension is None else "UNAVAILABLE",
+        reason="" if suspension is None else suspension.detail,
+    )
+
+
 def repository_router(server: Server) -> APIRouter:
     """The routes that list, load and unload models while serving."""
     router = APIRouter(prefix="/v2/repository", tags=["repository"])
@@ -33,18 +43,17 @@ def repository_router(server: Server) -> APIRouter:
     @router.post("/index")
     async def index(query: IndexQuery | None = None) -> list[IndexEntry]:
         """Every model version in the repository, served or refused."""
-        models = [served.model for served in server]
-        ready = [IndexEntry(name=model.name, version=str(model.version), state="READY") for model in models]
+        served = [_entry(one) for one in server]
         if query is not None and query.ready:
-            return ready
-        return ready + [
+            return [one for one in served if one.state == "READY"]
+        return served + [
             IndexEntry(
                 name=refusal.name,
                 version=None if refusal.version is None else str(refusal.version),
                 state="UNAVAILABLE",
                 reason=str(refusal.reason),
             )
-            for refusal in server.repository.refusals
+            for refusal in server.refusals
         ]
 
     @router.post("/models/{name}/load", response_class=Response)

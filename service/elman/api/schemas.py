@@ -150,6 +150,7 @@ class ModelCard(BaseModel):
     batching: BatchingCard
     generation: GenerationCard | None = Field(default=None, description="How it generates; null if it cannot")
     forecast: ForecastCard | None = Field(default=None, description="How it forecasts; null if it cannot")
+    suspended: str | None = Field(default=None, description="Why it answers nothing at present; null if it does")
     examples: int = Field(default=0, description="Number of held-out sequences in its folder")
     digest: str
 

@@ -5,7 +5,7 @@ import json
 import logging
 import re
 import secrets
-from collections import OrderedDict
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -22,9 +22,9 @@ from elman.codec.pool import CodecPool
 from elman.engine.engine import Engine
 from elman.engine.queue import ModelQueue
 from elman.engine.scheduler import Policy
-from elman.errors import ModelChanged, StoreUnavailable, UnknownModel
+from elman.errors import ModelChanged, ModelRefused, StoreUnavailable, UnknownModel
 from elman.repository.model import Model
-from elman.repository.repository import Repository
+from elman.repository.repository import Refusal, Repository
 from elman.sessions.sessions import Sessions
 from elman.sessions.snapshot import SnapshotFormat
 from elman.sessions.store import Record, Store, Usage
@@ -79,6 +79,12 @@ class ServedModel:
 # A step of a block takes about as long: others wait for it.
 _BLOCK_SECONDS = 1e-3
 
+Served = dict[str, dict[int, ServedModel]]
+"""Models by name and version."""
+
+Retired = dict[tuple[str, int, bytes], ServedModel]
+"""Replaced models by name, version and digest, the oldest first."""
+
 
 def policy_of(model: Model, settings: Settings) -> Policy:
     """How the engine may batch a model, as its proof allows."""
@@ -109,23 +115,37 @@ class Server:
             settings.session_ttl,
             settings.hot_session_bytes,
             shared=settings.workers > 1,
+            timeout=settings.store_timeout,
         )
-        # A write to the LMDB store may wait for the disk or for another process, so not on the event loop.
-        light_saves = settings.store == "memory"
-        self.engine = Engine(settings.max_queue, settings.max_queue_seconds, self.sessions.commit, light_saves)
+        self.engine = Engine(
+            settings.max_queue,
+            settings.max_queue_seconds,
+            self.sessions.commit,
+            # A write to the LMDB store may wait for the disk or for another process.
+            light_saves=settings.store == "memory",
+            save_timeout=settings.store_timeout,
+            run_timeout=settings.run_timeout,
+        )
         self.pool = CodecPool()
         self.ready = False
-        self._served: dict[str, dict[int, ServedModel]] = {}
-        self._retired: OrderedDict[tuple[str, int, bytes], ServedModel] = OrderedDict()
+        self._served: Served = {}
+        # Neither is changed in place: a thread makes new ones, and the event loop puts them here.
+        self._retired: Retired = {}
+        self._unopened: list[tuple[Model, ModelRefused]] = []
         self._changing = asyncio.Lock()
         self._polling: asyncio.Task[None] | None = None
+        self._stop_at: float | None = None
 
     async def start(self) -> None:
-        """Load the repository, start the engine, and begin to poll for changed models."""
+        """Load the repository, start the engine, and begin to poll for changed models. May follow `stop`."""
+        self._stop_at = None
+        self._changing = asyncio.Lock()
+        self.pool.open()
+        self.repository.open()
         await self._change(self.repository.load)
         if self.warning:
             _LOG.warning(self.warning)
-        await asyncio.to_thread(self.sessions.open)
+        await self.sessions.start()
         self.engine.start(asyncio.get_running_loop())
         self.ready = True
         if self.settings.poll:
@@ -134,6 +154,9 @@ class Server:
     async def load(self, name: str) -> None:
         """Load a model, or load it again, while serving. Raises UnknownModel and ModelRefused."""
         await self._change(lambda: self.repository.load_name(name))
+        for model, refused in self._unopened:
+            if model.name == name:
+                raise refused
 
     async def unload(self, name: str) -> None:
         """Stop serving a model. Its queued sequences are finished. Raises UnknownModel."""
@@ -156,28 +179,46 @@ class Server:
             try:
                 await asyncio.to_thread(change)
             finally:
-                self._served = await asyncio.to_thread(self._serve_all)
+                self._served, self._retired, self._unopened = await asyncio.to_thread(self._serve_all)
 
-    def _serve_all(self) -> dict[str, dict[int, ServedModel]]:
-        served: dict[str, dict[int, ServedModel]] = {}
+    def _serve_all(self) -> tuple[Served, Retired, list[tuple[Model, ModelRefused]]]:
+        """What is served, what is retired, and what could not be opened, after a change of the repository."""
+        served: Served = {}
+        retired = dict(self._retired)
+        unopened = []
         for model in self.repository:
             before = self._served.get(model.name, {}).get(model.version)
+            now = before
             # An unchanged model keeps its queue. A changed one gets a new queue, and the old queue is finished.
-            try:
-                now = before if before is not None and before.model is model else self._serve(model)
-            except Exception:  # the other models are served all the same
-                _LOG.exception("%s version %d cannot be opened", model.name, model.version)
+            if before is None or before.model is not model:
+                try:
+                    now = self._open(model)
+                except ModelRefused as refused:  # the other models, and what was served before, are served all the same
+                    unopened.append((model, refused))
+            if now is None:
                 continue
             served.setdefault(model.name, {})[model.version] = now
             if before is not None and now is not before:
-                self._retire(before)
-        return served
+                # Kept for the sessions that started with it.
+                retired[before.model.name, before.model.version, before.digest] = before
+        return served, dict(list(retired.items())[-_MAX_RETIRED:]), unopened
 
-    def _retire(self, served: ServedModel) -> None:
-        """Keep a replaced model for the sessions that started with it."""
-        self._retired[served.model.name, served.model.version, served.digest] = served
-        while len(self._retired) > _MAX_RETIRED:
-            self._retired.popitem(last=False)
+    def _open(self, model: Model) -> ServedModel:
+        """Open a model. It is tried once. Raises ModelRefused."""
+        known = next((refused for other, refused in self._unopened if other is model), None)
+        if known is not None:
+            raise known
+        try:
+            return self._serve(model)
+        except Exception as error:
+            _LOG.exception("%s version %d cannot be opened", model.name, model.version)
+            raise ModelRefused(f"version {model.version} cannot be opened: {type(error).__name__}") from None
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """The model files that are not served, and why."""
+        unopened = [Refusal(model.name, model.version, refused) for model, refused in self._unopened]
+        return self.repository.refusals + unopened
 
     def _serve(self, model: Model) -> ServedModel:
         queue = ModelQueue(model, policy_of(model, self.settings))
@@ -187,13 +228,20 @@ class Server:
             limits = replace(limits, max_steps=min(limits.max_steps, self.settings.max_whole_steps))
         return ServedModel(model, queue, JSONDecoder(input_format(model), limits), OutputFormat(model))
 
+    def stopping(self) -> None:
+        """The server was told to stop: not ready, and from now on the time counts that draining may take."""
+        self.ready = False
+        if self._stop_at is None:
+            self._stop_at = time.monotonic() + self.settings.drain_timeout
+
     async def stop(self) -> None:
         """Refuse new work, finish the queued sequences, and stop."""
-        self.ready = False
+        self.stopping()
+        assert self._stop_at is not None, "set by stopping()"
         if self._polling is not None:
             self._polling.cancel()
         await asyncio.to_thread(self.repository.close)
-        await self.engine.drain(self.settings.drain_timeout)
+        await self.engine.drain(max(0.0, self._stop_at - time.monotonic()))
         self.engine.close()
         self.pool.close()
         await asyncio.to_thread(self.sessions.close)
@@ -201,7 +249,7 @@ class Server:
     @property
     def warning(self) -> str | None:
         """What an operator should know although the server is ready: that every model file is refused."""
-        refused = len(self.repository.refusals)
+        refused = len(self.refusals)
         if not refused or self._served:
             return None
         return f"no model is served: all {refused} in the repository are refused; GET /v1/models says why"
@@ -210,7 +258,7 @@ class Server:
         """A model, at its default version or at `version`, which is text from a path. Raises UnknownModel."""
         versions = self._served.get(name)
         if versions is None:
-            refused = any(refusal.name == name for refusal in self.repository.refusals)
+            refused = any(refusal.name == name for refusal in self.refusals)
             why = "was refused at load; see GET /v1/models" if refused else "is not served"
             raise UnknownModel(f"the model {echoed(name)!r} {why}", expected=sorted(self._served) or None)
         if version is None:
@@ -230,8 +278,9 @@ class Server:
         served = self._served.get(record.model, {}).get(record.version)
         if served is not None and served.digest == record.digest:
             return served
-        if key in self._retired:
-            return self._retired[key]
+        retired = self._retired.get(key)
+        if retired is not None:
+            return retired
         if served is None:
             raise UnknownModel(f"the session's model, {record.model!r} version {record.version}, is no longer served")
         raise ModelChanged(

@@ -64,7 +64,7 @@ class Stepper:
         slides = served.model.slides
         if not slides:
             check_returns(served, request.returns)
-        intent = StepIntent(input_digest(inputs), len(inputs.data), request.at)
+        intent = StepIntent(input_digest(inputs), len(inputs.data), request.at, deadline)
         heads, network = request.heads, served.model.network
 
         def run(snapshot: bytes, write: StepWrite | None) -> Steps[OutputRows]:

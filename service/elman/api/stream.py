@@ -75,6 +75,10 @@ class Streams:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def open(self) -> None:
+        """Take streams, also after `end`."""
+        self._ending = False
+
     def end(self) -> None:
         """End every stream once its current frame is answered. Called on the event loop when the server stops."""
         self._ending = True
@@ -170,7 +174,8 @@ class Streams:
 
     async def _answer(self, stream: _Stream, text: str | None, content: bytes | None) -> None:
         """Run one frame and send its answer. Raises ElmanError and SlowClient."""
-        answer = await self.driver.complete(self._step(stream, text, content, time.monotonic()))
+        steps = self._step(stream, text, content, time.monotonic())
+        answer = await self.driver.complete(steps, stream.owner)
         sending = stream.socket.send_bytes(answer) if text is None else stream.socket.send_text(answer.decode())
         await self._send(sending)
 

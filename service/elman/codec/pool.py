@@ -41,7 +41,11 @@ class CodecPool:
         self._idle: SimpleQueue[Child] = SimpleQueue()
         for child in self._children:
             self._idle.put(child)
-        self._threads = ThreadPoolExecutor(size, "elman-codec")
+        self.open()
+
+    def open(self) -> None:
+        """Take calls, also after `close`."""
+        self._threads = ThreadPoolExecutor(len(self._children), "elman-codec")
 
     def call(self, function: Callable[..., T], *arguments: Any) -> "asyncio.Future[T]":
         """The result of a call in a worker. Raises each ElmanError that the function raises.

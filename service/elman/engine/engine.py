@@ -1,50 +1,46 @@
-"""The engine thread: schedule, run, update, hand back.
+"""The engine: schedule, run, update, save, hand back.
 
-One thread runs the batches of all models in turn. Parallelism comes from the rows of a batch and from several server
-processes. If the thread is idle, a run of less than half a millisecond is made on the event loop instead.
+One thread runs the batches of the models that are run in chunks, in turn, and another those of the models that are run
+whole, whose runs may be long. Parallelism comes from the rows of a batch and from several server processes. If nothing
+else is pending, a run of less than half a millisecond is made on the event loop instead. What sequences save is written
+by a thread of its own. The event loop watches these threads.
 """
 
 import asyncio
-import contextlib
 import logging
 import math
-import os
-import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from queue import SimpleQueue
 
 from elman.engine.pending import AwaitedRequest, PendingRequest
 from elman.engine.queue import ModelQueue
+from elman.engine.saver import Commit, Saver, save
 from elman.engine.sequence import Sequence
-from elman.errors import Draining, Internal, Overloaded
+from elman.engine.shares import Shares
+from elman.engine.thread import Arrival, EngineThread, Listener
+from elman.errors import Draining, ElmanError, Overloaded, StoreUnavailable
 
-Commit = Callable[[list[Sequence]], None]
-"""Writes the `save` of each sequence to the store. Called within an iteration. Sets `error` where a write fails."""
-
-Listener = Callable[[], None]
-
-# Added to the niceness of the engine thread, so that the event loop has priority (Linux has a niceness per thread).
-_NICENESS = 10
 # With this many requests arrived, they are handed to the engine without another turn of the event loop.
 _ENOUGH_ARRIVED = 64
 # Most requests that are run together on the event loop.
 _MAX_LIGHT_REQUESTS = 8
+# Seconds between two looks at the threads.
+_WATCH_SECONDS = 0.2
+# Seconds that a closing engine waits for its threads. One that is stuck ends with the process.
+_JOIN_SECONDS = 1.0
 
 _LOG = logging.getLogger("elman")
-
-_Arrival = tuple[ModelQueue, list[Sequence]]
 
 
 class Engine:
     """Runs the sequences of every open queue.
 
     Args:
-        max_queue: most unfinished sequences; beyond it `submit` raises Overloaded.
+        max_queue: most unfinished sequences; beyond it `submit` raises Overloaded. As many may wait for the store.
         max_queue_seconds: most unfinished work in seconds, by the calibrated cost of each sequence.
-        commit: called once per iteration with the sequences that are done and have something to save.
-        light_saves: True if `commit` is fast enough to be called on the event loop.
+        commit: called with the sequences that are done and have something to save.
+        light_saves: True if `commit` never waits. It is then called by the thread that ran the sequences.
+        save_timeout: seconds that a request waits for `commit` before it gets StoreUnavailable.
+        run_timeout: seconds that a run may take beyond ten times its calibrated cost. A longer one is stopped.
     """
 
     def __init__(
@@ -53,22 +49,29 @@ class Engine:
         max_queue_seconds: float = float("inf"),
         commit: Commit | None = None,
         light_saves: bool = False,
+        save_timeout: float = 10.0,
+        run_timeout: float = 10.0,
     ) -> None:
         self.max_queue = max_queue
+        self.max_queue_seconds = max_queue_seconds
         self._commit = commit
         self._light_saves = light_saves
-        self.max_queue_seconds = max_queue_seconds
+        self._save_timeout = save_timeout
+        self._run_timeout = run_timeout
+        self._saver: Saver | None = None
+        self._threads: list[EngineThread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reset()
+
+    def _reset(self) -> None:
         self._pending_seconds = 0.0
-        self._arrived: list[_Arrival] = []
-        self._num_seen = 0
-        # New sequences for the engine thread; None stops it.
-        self._inbox: SimpleQueue[list[_Arrival] | None] = SimpleQueue()
-        self._requests: set[PendingRequest] = set()
         self._num_pending = 0
+        self._shares = Shares()
+        self._arrived: list[Arrival] = []
+        self._num_seen = 0
+        self._requests: set[PendingRequest] = set()
         self._draining = False
         self._idle: asyncio.Event | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
 
     @property
     def num_pending(self) -> int:
@@ -82,15 +85,29 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether the engine thread runs."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether the engine's threads run."""
+        return bool(self._threads) and all(thread.alive for thread in self._threads)
+
+    def stuck(self) -> str | None:
+        """Why the engine does not go on: a run that should have ended long ago. None if it does."""
+        now = time.monotonic()
+        for thread in self._threads:
+            running = thread.running
+            if running is not None:
+                queue, since = running
+                # A run is stopped after the first timeout. Not every operator heeds that.
+                if now - since > queue.longest_run(2 * self._run_timeout):
+                    return f"a run of {queue.model.name} has taken {now - since:.0f} s and does not end"
+        return None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the engine thread; answers are delivered on `loop`."""
+        """Start the engine's threads; answers are delivered on `loop`."""
+        self._reset()
         self._loop = loop
-        self._draining = False
-        self._thread = threading.Thread(target=self._work, name="elman-engine", daemon=True)
-        self._thread.start()
+        if self._commit is not None and not self._light_saves:
+            self._saver = Saver(self._commit, lambda saved: self._pass_on(saved, []), self._save_timeout)
+        self._threads = [EngineThread(name, self._iterate, self._hand_back) for name in _THREADS]
+        self._watching = loop.call_later(_WATCH_SECONDS, self._watch)
 
     def submit(self, queue: ModelQueue, sequences: list[Sequence]) -> AwaitedRequest:
         """Like `begin`, for a task: the request that is returned has a future to await."""
@@ -104,19 +121,30 @@ class Engine:
 
         `pending.finish` is called once, on a later turn of the loop.
 
-        Raises Overloaded if the queue has no room for all of them, and Draining once the engine stops.
+        Raises Overloaded if the queue has no room for all of them, ModelSuspended, StoreUnavailable if too many wait
+        for the store, and Draining once the engine stops.
         """
         if self._draining:
             raise Draining("the server is stopping and takes no new work", retry_after=1)
         assert self._loop is not None, "the engine was not started"
         queue, sequences = pending.queue, pending.sequences
+        if queue.suspended is not None:
+            queue.check_open()
         pending.num_pending = len(sequences)
         pending.seconds = seconds = queue.seconds(sequences)
-        self._check_room(len(sequences), seconds)
+        self._check_room(pending.owner, len(sequences), seconds)
+        saver = self._saver
+        if (
+            saver is not None
+            and len(saver) + len(sequences) > self.max_queue
+            and any([one.save is not None for one in sequences])
+        ):
+            raise StoreUnavailable("the session store does not keep up with the steps", retry_after=1)
         self._num_pending += len(sequences)
         self._pending_seconds += seconds
+        # The sequences of a caller who has others pending come after those of the other callers.
+        place = self._shares.add(pending.owner, len(sequences))
         self._requests.add(pending)
-        place = 0
         for sequence in sequences:
             sequence.place = place
             sequence.request = pending
@@ -140,38 +168,58 @@ class Engine:
             return
         if self._is_light(arrived):
             self._run_here(arrived)
-        else:
-            self._inbox.put(arrived)
+            return
+        for index, thread in enumerate(self._threads):
+            mine = [one for one in arrived if _thread_of(one[0]) == index]
+            if mine:
+                thread.put(mine)
 
-    def _is_light(self, arrived: list[_Arrival]) -> bool:
-        """True if the engine thread is idle and the run is shorter than handing it to that thread.
+    def _is_light(self, arrived: list[Arrival]) -> bool:
+        """True if the engine's threads are idle and the run is shorter than handing it to one of them.
 
-        The thread is idle if nothing but `arrived` is pending: a sequence counts as pending until it is delivered.
+        They are idle if nothing but `arrived` is pending: a sequence counts as pending until it is delivered.
         """
         if len(arrived) > _MAX_LIGHT_REQUESTS:
             return False
         queue = arrived[0][0]
         sequences = [sequence for other, added in arrived for sequence in added if other is queue]
-        if len(sequences) != self._num_pending:  # others are for another queue, or with the engine thread
-            return False
-        saves = any([sequence.save is not None for sequence in sequences])
-        return queue.is_light(sequences) and (self._light_saves or not saves)
+        # Others are for another queue, with a thread of the engine, or with the saver.
+        return len(sequences) == self._num_pending and queue.is_light(sequences)
 
-    def _run_here(self, arrived: list[_Arrival]) -> None:
-        """Run on the event loop, while the engine thread waits for work."""
+    def _run_here(self, arrived: list[Arrival]) -> None:
+        """Run on the event loop, while the engine's threads wait for work."""
         queue = arrived[0][0]
         for _, sequences in arrived:
             queue.add(sequences)
         done, listeners = self._iterate(queue)
-        self._deliver(done, listeners)
+        self._deliver(self._save(done), listeners)
         if len(queue.scheduler):
-            self._inbox.put([(queue, [])])
+            self._threads[_thread_of(queue)].put([(queue, [])])
 
-    def _check_room(self, num_sequences: int, seconds: float) -> None:
-        if self._num_pending + num_sequences > self.max_queue:
+    def check_room(self, owner: bytes) -> None:
+        """Refuse a request before its body is decoded, if the engine would refuse it afterwards.
+
+        Raises Overloaded and Draining.
+        """
+        if self._draining:
+            raise Draining("the server is stopping and takes no new work", retry_after=1)
+        full = self._num_pending >= self.max_queue or self._pending_seconds >= self.max_queue_seconds
+        if full or self._shares.several:
+            self._check_room(owner, 1, 0.0)
+
+    def _check_room(self, owner: bytes, num_sequences: int, seconds: float) -> None:
+        num_queued, shares = self._num_pending, self._shares
+        if self._saver is not None:  # what waits for the store takes no room from what is to be run
+            num_queued -= len(self._saver)
+        if num_queued + num_sequences > self.max_queue:
             raise Overloaded(
-                f"{self._num_pending} sequences are queued; {num_sequences} more would exceed the limit of "
-                f"{self.max_queue}",
+                f"{num_queued} sequences are queued; {num_sequences} more would exceed the limit of {self.max_queue}",
+                retry_after=max(1, math.ceil(self._pending_seconds / 2)),
+            )
+        if shares.several and shares.exceeds(owner, num_sequences, self.max_queue - num_queued):
+            raise Overloaded(
+                f"{shares.held(owner)} of your sequences are queued; with {num_sequences} more, too little room "
+                "would be left for other callers",
                 retry_after=max(1, math.ceil(self._pending_seconds / 2)),
             )
         excess = self._pending_seconds + seconds - self.max_queue_seconds
@@ -194,28 +242,26 @@ class Engine:
                 pass
 
     def close(self) -> None:
-        """Stop the engine thread after its current iteration."""
-        self._inbox.put(None)
-        if self._thread is not None:
-            self._thread.join()
+        """Stop the threads. The engine's end after their current iteration, the saver after all is written.
+
+        A thread that does not end in a second is left: it ends with the process.
+        """
+        self._watching.cancel()
+        for thread in self._threads:
+            thread.close()
+        for running in [thread.running for thread in self._threads]:
+            if running is not None:
+                running[0].runner.stopper()()
+        for thread in self._threads:
+            thread.join(_JOIN_SECONDS)
+        if self._saver is not None:
+            self._saver.close(_JOIN_SECONDS)
         self._arrived = []
         error = Draining("the server stopped before this request was done", retry_after=1)
-        requests, self._requests = self._requests, set()
-        for pending in requests:
-            pending.finish(error)
+        for pending in list(self._requests):
+            self._finish(pending, error)
 
-    # The engine thread
-
-    def _work(self) -> None:
-        _lower_priority()
-        queues: deque[ModelQueue] = deque()  # the queues with work, next one first
-        while self._take_in(queues):
-            queue = queues.popleft()
-            done, listeners = self._iterate(queue)
-            if len(queue.scheduler):
-                queues.append(queue)
-            if done or listeners:
-                self._hand_back(done, listeners)
+    # The engine's threads
 
     def _iterate(self, queue: ModelQueue) -> tuple[list[Sequence], list[Listener]]:
         """One iteration of a queue: the sequences that are done, and the listeners of those that were fed."""
@@ -224,38 +270,34 @@ class Engine:
         except Exception:  # a defect fails its queue, not the engine
             _LOG.exception("the engine failed on %s", queue.model.name)
             done, fed = queue.fail(), []
-        self._save([sequence for sequence in done if sequence.save is not None and sequence.error is None])
-        return done, [sequence.listener for sequence in fed if sequence.listener is not None]
+        return done, [sequence.listener for sequence in fed if sequence.listener is not None] if fed else []
 
-    def _save(self, sequences: list[Sequence]) -> None:
-        if not sequences or self._commit is None:
-            return
-        try:
-            self._commit(sequences)
-        except Exception:  # a defect fails these sequences, not the engine
-            _LOG.exception("saving failed")
-            for sequence in sequences:
-                sequence.error = sequence.error or Internal("the step was not saved")
-
-    def _take_in(self, queues: deque[ModelQueue]) -> bool:
-        """Move new sequences from the inbox into the queues. Waits if no queue has work. False once closing."""
-        inbox = self._inbox
-        while not queues or not inbox.empty():
-            arrived = inbox.get()
-            if arrived is None:
-                return False
-            for queue, sequences in arrived:
-                queue.add(sequences)
-                if queue not in queues:
-                    queues.append(queue)
-        return True
+    def _save(self, done: list[Sequence]) -> list[Sequence]:
+        """Have sequences saved. Returns those that can be delivered now."""
+        saving = []
+        for sequence in done:
+            if sequence.save is not None and sequence.error is None:
+                saving.append(sequence)
+        if not saving or self._commit is None:
+            return done
+        if self._saver is None:
+            save(self._commit, saving)
+            return done
+        rest = [sequence for sequence in done if sequence.save is None or sequence.error is not None]
+        self._saver.put(saving)
+        return rest
 
     def _hand_back(self, done: list[Sequence], listeners: list[Listener]) -> None:
+        self._pass_on(self._save(done), listeners)
+
+    def _pass_on(self, done: list[Sequence], listeners: list[Listener]) -> None:
+        """Deliver on the event loop."""
         assert self._loop is not None
-        try:
-            self._loop.call_soon_threadsafe(self._deliver, done, listeners)
-        except RuntimeError:
-            pass  # the event loop is closed, so nobody waits for these
+        if done or listeners:
+            try:
+                self._loop.call_soon_threadsafe(self._deliver, done, listeners)
+            except RuntimeError:
+                pass  # the event loop is closed, so nobody waits for these
 
     # The event loop
 
@@ -268,18 +310,40 @@ class Engine:
             pending, sequence.request = sequence.request, None
             assert isinstance(pending, PendingRequest), "begin() sets the request"
             pending.num_pending -= 1
-            if pending.num_pending or pending not in self._requests:  # not in it: closed meanwhile
-                continue
-            self._requests.remove(pending)
-            self._pending_seconds -= pending.seconds
-            pending.finish(None)
+            if not pending.num_pending:
+                self._finish(pending, None)
         if not self._num_pending:
             self._pending_seconds = 0.0  # removes rounding errors
             if self._idle is not None:
                 self._idle.set()
 
+    def _finish(self, pending: PendingRequest, error: ElmanError | None) -> None:
+        """Finish a request, unless it was finished before its sequences were done."""
+        if pending in self._requests:
+            self._requests.remove(pending)
+            self._pending_seconds -= pending.seconds
+            self._shares.remove(pending.owner, len(pending.sequences))
+            pending.finish(error)
 
-def _lower_priority() -> None:
-    """Give the event loop priority over this thread. Its turns are short, and what it collects shares a batch."""
-    with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
+    def _watch(self) -> None:
+        """Stop runs that nobody waits for or that take too long, and answer what waits too long for the store."""
+        assert self._loop is not None
+        self._watching = self._loop.call_later(_WATCH_SECONDS, self._watch)
+        now = time.monotonic()
+        for thread in self._threads:
+            running = thread.running
+            if running is not None:
+                running[0].watch(now, self._run_timeout)
+        for sequence in self._saver.overdue(now) if self._saver is not None else ():
+            pending = sequence.request
+            if isinstance(pending, PendingRequest):
+                detail = "the session store has not taken the step yet; send it again to learn whether it does"
+                self._finish(pending, StoreUnavailable(detail, retry_after=1))
+
+
+# The threads: of the queues that are run in chunks, and of those that are run whole.
+_THREADS = ("elman-engine", "elman-engine-whole")
+
+
+def _thread_of(queue: ModelQueue) -> int:
+    return 0 if queue.scheduler.policy.chunked else 1

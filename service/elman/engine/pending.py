@@ -15,15 +15,17 @@ class PendingRequest:
         sequences: each of at least one step.
         num_pending: how many of them are not done. The engine counts.
         seconds: their calibrated cost. The engine sets it.
+        owner: the caller, as `Callers` identified it.
     """
 
-    __slots__ = ("num_pending", "queue", "seconds", "sequences")
+    __slots__ = ("num_pending", "owner", "queue", "seconds", "sequences")
 
     def __init__(self, queue: ModelQueue, sequences: list[Sequence]) -> None:
         self.queue = queue
         self.sequences = sequences
         self.num_pending = 0
         self.seconds = 0.0
+        self.owner = b""
 
     def finish(self, error: ElmanError | None) -> None:
         """Called once on the event loop. With `error` None all sequences are done. Must not raise."""

@@ -1,6 +1,7 @@
 """The queue of one model: its scheduler, its runner, and the feedback of its autoregressive sequences."""
 
 import logging
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,14 +12,19 @@ from elman.engine.feedback import Feedback
 from elman.engine.runner import Runner
 from elman.engine.scheduler import Batch, Policy, Scheduler
 from elman.engine.sequence import Sequence
-from elman.errors import Internal, NotFiniteOutput
+from elman.errors import DeadlineExceeded, ElmanError, Internal, ModelFailed, ModelSuspended, NotFiniteOutput
 from elman.repository.model import Model
 from elman.repository.network import Array
+from elman.repository.runtime import RunStopped
 
 # Seconds to make the next input of a sequence, or of a block, from its last output, without the run itself.
 _FEED_SECONDS = 20e-6
 # A run that takes no longer is made on the event loop: handing it to the engine thread would cost more.
 _LIGHT_SECONDS = 500e-6
+# A run may take this many times its calibrated cost before the time counts that the engine allows.
+_SLOWER = 10.0
+# Seconds for which a model is suspended after a run that took too long.
+_SUSPENDED_SECONDS = 60.0
 # Static inputs of more bytes take longer than those of the calibrated cost.
 _LIGHT_STATIC_BYTES = 64 * 1024
 
@@ -53,7 +59,10 @@ class Stats:
 
 
 class ModelQueue:
-    """The scheduler and the runner of one model. Only the engine uses them, from one thread at a time."""
+    """The scheduler and the runner of one model. Only the engine uses them, from one thread at a time.
+
+    `watch` and `check_open` are called on the event loop meanwhile.
+    """
 
     def __init__(self, model: Model, policy: Policy) -> None:
         self.model = model
@@ -61,6 +70,10 @@ class ModelQueue:
         self.runner = Runner(model)
         self.stats = Stats()
         self._unfinished: set[Sequence] = set()
+        # The run under way, and when it began. Read on the event loop.
+        self._running: tuple[Batch, float] | None = None
+        # Why it runs nothing, and until when.
+        self.suspended: tuple[str, float] | None = None
         cost = model.calibration
         self._sequence_seconds = cost.seconds(0)
         self._step_seconds = cost.seconds(1) - cost.seconds(0)
@@ -82,6 +95,8 @@ class ModelQueue:
 
     def is_light(self, sequences: list[Sequence]) -> bool:
         """True if one run of at most half a millisecond finishes these sequences, with no others queued."""
+        if self.model.network.open_ended:
+            return False
         policy, rows = self.scheduler.policy, len(sequences)
         steps = max([len(sequence.inputs) for sequence in sequences])
         if rows > (policy.max_batch if policy.grouping == "ragged" else 1) or steps > policy.max_chunk:
@@ -101,6 +116,8 @@ class ModelQueue:
 
     def iterate(self, now: float) -> tuple[list[Sequence], list[Sequence]]:
         """Advance one batch. Returns the sequences that are done, and those that were fed and queued again."""
+        if self.suspended is not None and (suspension := self.suspension()) is not None:
+            return self.fail(suspension), []
         batch = self.scheduler.schedule(now)
         if batch is not None:
             self._run(batch)
@@ -155,21 +172,79 @@ class ModelQueue:
                 group[row].error = Internal("the engine failed to make the next input from an output")
         return next_inputs
 
-    def fail(self) -> list[Sequence]:
-        """After a defect: fail all sequences of the queue, and return them."""
+    def fail(self, error: ElmanError | None = None) -> list[Sequence]:
+        """Fail all sequences of the queue, and return them. Without an error, after a defect."""
         failed, self._unfinished = list(self._unfinished), set()
         self.scheduler = Scheduler(self.scheduler.policy)
         for sequence in failed:
-            sequence.error = sequence.error or Internal("the engine failed")
+            sequence.error = sequence.error or error or Internal("the engine failed")
         self.runner.release(failed)
         return failed
 
     def _run(self, batch: Batch) -> None:
         started = time.perf_counter()
+        self._running = batch, time.monotonic()
         try:
             self.runner.run(batch)
+        except RunStopped:
+            for sequence in batch.sequences:
+                sequence.error = self._why_stopped(sequence)
         except Exception as error:  # a defect fails its batch, not the engine
             _LOG.exception("a run of %s failed", self.model.name)
             for sequence in batch.sequences:
                 sequence.error = sequence.error or Internal(f"the engine failed: {type(error).__name__}")
+        self._running = None
         self.stats.count_run(batch, time.perf_counter() - started)
+
+    def _why_stopped(self, sequence: Sequence) -> ElmanError:
+        if sequence.deadline <= time.monotonic() or sequence.cancelled:
+            return DeadlineExceeded("the deadline passed while the model ran")
+        return ModelFailed("the run took too long and was stopped")
+
+    # A run that takes too long
+
+    def longest_run(self, seconds: float) -> float:
+        """Seconds that the run under way may take: `seconds`, beyond ten times its calibrated cost."""
+        running = self._running
+        if running is None:
+            return seconds
+        batch, _ = running
+        rows = sum(sequence.rows for sequence in batch.sequences)
+        return seconds + _SLOWER * self.scheduler.policy.cost.run_seconds(rows, batch.chunk)
+
+    def watch(self, now: float, seconds: float) -> None:
+        """Stop the run under way if nobody waits for it, or if it takes more than `longest_run(seconds)`.
+
+        A model whose run took too long is suspended for a while, so that other models go on.
+        """
+        stop = self.runner.stopper()  # before the look at the run: it must not stop the one after it
+        running = self._running
+        if running is None:
+            return
+        batch, since = running
+        if now - since > self.longest_run(seconds):
+            if self.suspended is None:
+                reason = f"a run took more than {now - since:.1f} s and was stopped"
+                self.suspended = reason, now + _SUSPENDED_SECONDS
+                _LOG.error("%s is suspended for %g s: %s", self.model.name, _SUSPENDED_SECONDS, reason)
+            stop()
+        elif all(sequence.cancelled or sequence.deadline <= now for sequence in batch.sequences):
+            stop()
+
+    def suspension(self) -> ModelSuspended | None:
+        """Why the model runs nothing at present; None if it does."""
+        suspended = self.suspended
+        if suspended is None:
+            return None
+        reason, until = suspended
+        left = until - time.monotonic()
+        if left <= 0:
+            self.suspended = None
+            return None
+        return ModelSuspended(f"the model is suspended: {reason}", retry_after=math.ceil(left))
+
+    def check_open(self) -> None:
+        """Raise ModelSuspended if the model runs nothing at present."""
+        suspension = self.suspension()
+        if suspension is not None:
+            raise suspension

@@ -1,6 +1,6 @@
 """Runs batches: gathers inputs and states, runs the network, scatters states and outputs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from elman.errors import ModelFailed
 from elman.repository.executor import Executor
 from elman.repository.model import Model
 from elman.repository.network import Array, Network
-from elman.repository.runtime import RuntimeFailure
+from elman.repository.runtime import RunStopped, RuntimeFailure
 
 _FIRST_SLOTS = 64
 
@@ -47,12 +47,21 @@ class Runner:
         return sum(states.nbytes for states in self._states)
 
     def run(self, batch: Batch) -> None:
-        """Advance a batch. Sets outputs and requested states on each sequence, or `error` if the graph fails."""
+        """Advance a batch. Sets outputs and requested states on each sequence, or `error` if the graph fails.
+
+        Raises RunStopped if another thread stopped the run.
+        """
         self._admit(batch.sequences)
         try:
             self._advance(batch.sequences, batch.counts)
+        except RunStopped:
+            raise
         except RuntimeFailure:
             self._advance_singly(batch)
+
+    def stopper(self) -> Callable[[], None]:
+        """Stops the run that is under way now, and no later one. Both calls may come from another thread."""
+        return self._executor.session.stopper()
 
     def release(self, sequences: Iterable[Sequence]) -> None:
         """Free the states of sequences that are done or cancelled."""
@@ -174,6 +183,8 @@ class Runner:
         for sequence, steps in zip(batch.sequences, batch.counts, strict=True):
             try:
                 self._advance([sequence], [steps])
+            except RunStopped:
+                raise
             except RuntimeFailure as failure:
                 where = f" at {failure.node}" if failure.node else ""
                 sequence.error = ModelFailed(f"the model failed on this sequence{where}")

@@ -9,7 +9,7 @@ from elman.engine.engine import Engine
 from elman.engine.pending import PendingRequest
 from elman.engine.queue import ModelQueue
 from elman.engine.sequence import Sequence
-from elman.errors import ElmanError
+from elman.errors import DeadlineExceeded, ElmanError, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -53,6 +53,10 @@ class Work:
             raise error
         return self.respond()
 
+    def late(self) -> ElmanError:
+        """The error for a request whose deadline passes during this work."""
+        return DeadlineExceeded("the deadline passed before the answer was there", where=getattr(self, "where", None))
+
     def close(self) -> None:
         """Close the script that waits for it: nobody waits for its result any more."""
         if self.steps is not None:
@@ -82,6 +86,7 @@ class Run(PendingRequest, Work):
         if not self.sequences:
             return False
         self.driver = driver
+        self.owner = self.exchange.owner
         driver.engine.begin(self)
         if self.deadline < inf:
             driver.watch_deadline(self.exchange, self.deadline)
@@ -90,6 +95,12 @@ class Run(PendingRequest, Work):
     def finish(self, error: ElmanError | None) -> None:
         assert self.driver is not None, "begun"
         self.driver.resume(self, error)
+
+    def late(self) -> ElmanError:
+        if any(one.save is not None and not one.remaining for one in self.sequences):
+            detail = "the step ran, and the deadline passed before the session store had taken it; send it again"
+            return StoreUnavailable(detail, retry_after=1)
+        return super().late()
 
     def place(self, index: int) -> str:
         """The `where` of an error of sequence `index`, such as `sequences[3]`."""
@@ -105,19 +116,27 @@ class Run(PendingRequest, Work):
 
 
 class Wait(Work):
-    """A future to wait for. Outside of a script, `then` makes the response or the next work from its result."""
+    """A future to wait for. Outside of a script, `then` makes the response or the next work from its result.
 
-    __slots__ = ("exchange", "future", "steps", "then")
+    At `deadline` the event loop answers in any case.
+    """
 
-    def __init__(self, future: "asyncio.Future[T]", then: Callable[[T], Any] | None = None) -> None:
+    __slots__ = ("deadline", "exchange", "future", "steps", "then")
+
+    def __init__(
+        self, future: "asyncio.Future[T]", then: Callable[[T], Any] | None = None, deadline: float = inf
+    ) -> None:
         self.steps = None
         self.future = future
         self.then = then
+        self.deadline = deadline
 
     def begin(self, driver: "Driver") -> bool:
         if self.future.done():
             return False
         self.future.add_done_callback(lambda _: driver.resume(self, None))
+        if self.deadline < inf:
+            driver.watch_deadline(self.exchange, self.deadline)
         return True
 
     def cancel(self) -> None:
@@ -146,9 +165,9 @@ def _advance(steps: Steps[Any], error: Exception | None) -> Any:
     return work
 
 
-def wait(future: "asyncio.Future[T]") -> Steps[T]:
+def wait(future: "asyncio.Future[T]", deadline: float = inf) -> Steps[T]:
     """In a script: the result of a future, once it is done."""
-    yield Wait(future)
+    yield Wait(future, deadline=deadline)
     return future.result()
 
 

@@ -28,7 +28,7 @@ import orjson
 
 from elman.engine.engine import Engine
 from elman.engine.work import Steps, Work, script
-from elman.errors import DeadlineExceeded, ElmanError, Internal
+from elman.errors import ElmanError, Internal
 
 T = TypeVar("T")
 
@@ -93,19 +93,20 @@ class Exchange:
     Attributes:
         work: the work that it waits for now.
         timer: answers it after its deadline.
-        arrived: as in the request.
+        arrived, owner: as in the request.
         disconnected: True once the client is gone.
         replied: True once it has its response.
         request_id: the id of the request, for its response and the log.
     """
 
-    __slots__ = ("arrived", "disconnected", "replied", "request_id", "timer", "work")
+    __slots__ = ("arrived", "disconnected", "owner", "replied", "request_id", "timer", "work")
 
     def __init__(self) -> None:
         self.request_id = b""
         self.work: Work | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.arrived = 0.0
+        self.owner = b""
         self.disconnected = False
         self.replied = False
 
@@ -188,17 +189,20 @@ class Driver:
 
     def start(self, endpoint: Endpoint, request: Request, exchange: Exchange) -> None:
         """Begin on a request. The exchange gets one response, now or on a later turn of the loop."""
-        exchange.arrived = request.arrived
+        exchange.arrived, exchange.owner = request.arrived, request.owner
         try:
+            # A request for which there is no room costs no decoding.
+            self.engine.check_room(request.owner)
             outcome = endpoint.parse(request)
         except Exception as error:
             self._fail(exchange, error)
         else:
             self._follow(exchange, outcome)
 
-    async def complete(self, steps: Steps[T]) -> T:
-        """Run a script from a task, and return its result. Raises what the script raises."""
+    async def complete(self, steps: Steps[T], owner: bytes = b"") -> T:
+        """Run a script of a caller from a task, and return its result. Raises what the script raises."""
         exchange = _Awaited(asyncio.get_running_loop().create_future())
+        exchange.owner = owner
         self._advance(exchange, partial(script, steps))
         try:
             result: T = await exchange.future
@@ -263,8 +267,8 @@ class Driver:
         if exchange.replied or exchange.disconnected:
             return
         # The engine drops late sequences by itself at its next run, so they are not cancelled here.
-        where = getattr(exchange.work, "where", None)
-        self._fail(exchange, DeadlineExceeded("the deadline passed before the answer was there", where=where))
+        assert exchange.work is not None, "a request without an answer waits for some work"
+        self._fail(exchange, exchange.work.late())
 
     def problem(self, error: Exception, request_id: bytes = b"") -> Response:
         """An error as `application/problem+json`. Counts it, and logs it if it is a defect."""

@@ -125,6 +125,7 @@ class Network:
         look_ahead: why it is not `forward`.
         mixes_time: the first node that combines steps, other than the recurrent ones.
         mixes_rows: the first node that combines the rows of a batch.
+        open_ended: whether the values of the data may decide how long a run takes, by a `Loop`.
     """
 
     model: bytes
@@ -148,6 +149,7 @@ class Network:
     look_ahead: str | None = None
     mixes_time: str | None = None
     mixes_rows: str | None = None
+    open_ended: bool = False
 
     @cached_property
     def output_names(self) -> tuple[str, ...]:

@@ -124,6 +124,10 @@ class Repository:
         self._unloaded.add(name)
         self._drop(name)
 
+    def open(self) -> None:
+        """Load again after `close`."""
+        self._closed = False
+
     def close(self) -> None:
         """Load nothing more; a load that is under way ends in a refusal."""
         self._closed = True

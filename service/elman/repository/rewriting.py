@@ -107,6 +107,7 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
         look_ahead=rewrite.look_ahead,
         mixes_time=kept.mixes,
         mixes_rows=kept.strangers,
+        open_ended=any(node.op_type == "Loop" for node in all_nodes(graph.model.graph)),
     )
     return network, sample
 

@@ -1,7 +1,7 @@
 """ONNX Runtime behind one door: the options that exactness and latency depend on, set in one place."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,10 @@ class RuntimeFailure(Exception):
         self.node = node
 
 
+class RunStopped(RuntimeFailure):
+    """A run was stopped from another thread."""
+
+
 class GraphSession:
     """One opened graph.
 
@@ -27,6 +31,7 @@ class GraphSession:
     """
 
     def __init__(self, model: bytes) -> None:
+        self._options = ort.RunOptions()
         ort.disable_telemetry_events()  # a server says nothing to anyone but its clients
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
@@ -41,11 +46,25 @@ class GraphSession:
         self.output_names = tuple(value.name for value in self._session.get_outputs())
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
-        """Run once and return `outputs` in order. Raises RuntimeFailure."""
+        """Run once and return `outputs` in order. Raises RuntimeFailure, and RunStopped if `stopper` stopped it."""
+        options = self._options = ort.RunOptions()
         try:
-            return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
+            return self._session.run(outputs, feeds, options)  # type: ignore[no-any-return]
         except Exception as error:
-            raise _failure(error) from None
+            failure = _failure(error)
+            raise (RunStopped(str(failure), failure.node) if options.terminate else failure) from None
+
+    def stopper(self) -> Callable[[], None]:
+        """Stops the run that is under way now, and no later one. Both calls may come from another thread.
+
+        The runtime looks at this between two nodes of the graph, also inside of a loop.
+        """
+        options = self._options
+
+        def stop() -> None:
+            options.terminate = True
+
+        return stop
 
 
 def _failure(error: Exception) -> RuntimeFailure:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from enum import Enum, auto
 from typing import TypeVar
 
 from elman.engine.sequence import Sequence
-from elman.engine.work import Steps, aside, wait
+from elman.engine.work import Steps, wait
 from elman.errors import StepConflict, StepReused, StoreUnavailable, UnknownSession
+from elman.sessions.calls import StoreCalls, Trouble
 from elman.sessions.store import Advance, Record, Store, Usage, new_id
 
 T = TypeVar("T")
@@ -37,11 +39,13 @@ class StepIntent:
         input_digest: of the input, 16 bytes.
         length: number of steps.
         at: the step at which the caller believes the session to be; None if it does not say.
+        deadline: until when it may wait for its turn, on the clock of `time.monotonic`.
     """
 
     input_digest: bytes
     length: int
     at: int | None
+    deadline: float = math.inf
 
 
 @dataclass(slots=True, eq=False)
@@ -85,9 +89,18 @@ class Sessions:
         ttl: seconds that a session lives after its last step, if its creator does not say.
         hot_bytes: memory for cached records. The record of a live session is not read again for each step.
         shared: whether other processes may step the same sessions.
+        timeout: seconds that a call waits for the store.
     """
 
-    def __init__(self, open_store: Callable[[], Store], most: Usage, ttl: float, hot_bytes: int, shared: bool) -> None:
+    def __init__(
+        self,
+        open_store: Callable[[], Store],
+        most: Usage,
+        ttl: float,
+        hot_bytes: int,
+        shared: bool,
+        timeout: float = 10.0,
+    ) -> None:
         self.ttl = ttl
         self._open_store = open_store
         self._most = most
@@ -97,22 +110,38 @@ class Sessions:
         self._cache_bytes = hot_bytes
         # By session id, the requests that wait for their turn. A session is here while a step of it is under way.
         self._turns: dict[str, deque[asyncio.Future[None]]] = {}
+        self._timeout = timeout
+        self._calls = StoreCalls(timeout)
+        self._trouble = Trouble()
         self._store: Store | None = None
-        self._failure: StoreUnavailable | None = None
+        self._failure = StoreUnavailable("the session store is not open yet", retry_after=1)
         self._reopen_at = 0.0
+
+    async def start(self) -> None:
+        """Open the store, unless it takes longer than a call may wait. It is then used once it is open."""
+        self._calls = StoreCalls(self._timeout)
+        with contextlib.suppress(StoreUnavailable):
+            await self._calls.write_aside(self.open)
 
     def open(self) -> None:
         """Open the store. If that fails, sessions are refused with the reason, and everything else works."""
+        # Meanwhile nobody else opens it.
+        self._reopen_at = math.inf
         try:
-            self._store, self._failure = self._open_store(), None
+            self._store = self._open_store()
+            self._trouble.worked()
         except StoreUnavailable as failure:
-            _LOG.error("the session store does not work, and sessions are refused: %s", failure.detail)
+            self._trouble.failed(failure)
             self._failure = failure
             self._reopen_at = time.monotonic() + _REOPEN_SECONDS
 
     def close(self) -> None:
-        """Close the store."""
+        """Close the store. Calls under way may go on until the process ends."""
+        self._calls.close()
+        self._failure, self._reopen_at = StoreUnavailable("the session store is closed"), math.inf
         store, self._store = self._store, None
+        self._cached.clear()
+        self._cached_nbytes = 0
         if store is not None:
             store.close()
 
@@ -129,13 +158,13 @@ class Sessions:
         """A new session that stands at `step`. Raises Quota, StoreUnavailable."""
         now, ttl = time.time(), self.ttl if ttl is None else ttl
         record = Record(new_id(), owner, model, version, digest, now, now + ttl, ttl, 0, step, snapshot)
-        yield from self._call(lambda store: store.create(record, self._most))
+        yield from self._write(lambda store: store.create(record, self._most))
         self._keep(record)
         return record
 
     def read(self, owner: bytes, id: str) -> Steps[Record]:
         """A session, from the store. Raises StoreUnavailable, and UnknownSession, also for another caller's session."""
-        record = yield from self._call(lambda store: store.read(id))
+        record = yield from self._read(lambda store: store.read(id))
         if record is None or record.owner != owner:
             self._forget(id)
             raise _unknown()
@@ -151,13 +180,13 @@ class Sessions:
 
     def owned(self, owner: bytes, limit: int, after: str | None, model: str | None) -> Steps[list[Record]]:
         """A caller's sessions by id. Raises StoreUnavailable."""
-        return (yield from self._call(lambda store: store.list(owner, limit, after, model)))
+        return (yield from self._read(lambda store: store.list(owner, limit, after, model)))
 
     def delete(self, owner: bytes, id: str) -> Steps[None]:
         """Delete a session. Raises UnknownSession, StoreUnavailable."""
         yield from self.read(owner, id)
         self._forget(id)
-        if not (yield from self._call(lambda store: store.delete(id))):
+        if not (yield from self._write(lambda store: store.delete(id))):
             raise _unknown()
 
     def restore(self, owner: bytes, id: str, step: int, snapshot: bytes) -> Steps[Record]:
@@ -176,7 +205,7 @@ class Sessions:
                     input_digest=b"",
                     expires_at=time.time() + before.ttl,
                 )
-                if (yield from self._call(lambda store, one=after, old=before: store.replace(one, old.revision))):  # type: ignore[misc]
+                if (yield from self._write(lambda store, one=after, old=before: store.replace(one, old.revision))):  # type: ignore[misc]
                     self._keep(after)
                     return after
         finally:
@@ -189,9 +218,13 @@ class Sessions:
         Returns what `run` returned, the session after it, and whether the steps had been done already.
         Raises UnknownSession, StepConflict, StepReused, StoreUnavailable, and what `run` raises.
         """
-        yield from self._take_turn(id, queue=intent.at is not None)
+        yield from self._take_turn(id, intent.at is not None, intent.deadline)
         try:
             return (yield from self._step(owner, id, intent, run))
+        except BaseException:
+            # A write of it may have happened, or may still happen: only the store knows.
+            self._forget(id)
+            raise
         finally:
             self._end_turn(id)
 
@@ -220,22 +253,25 @@ class Sessions:
 
     def save(self, write: StepWrite) -> Steps[None]:
         """Write a step for which nothing had to run."""
-        (write.won,) = yield from self._call(lambda store: store.advance([write.advance()]))
+        (write.won,) = yield from self._write(lambda store: store.advance([write.advance()]))
 
     def commit(self, sequences: list[Sequence]) -> None:
-        """Write the steps that ended in one iteration of the engine, in one transaction."""
+        """Write the steps of some sequences in one transaction."""
         writes = []
         try:
-            if self._store is None:
-                raise self._failure or StoreUnavailable("the session store is closed")
+            store = self._store
+            if store is None:
+                raise StoreUnavailable(self._failure.detail)
             for sequence in sequences:
                 write = sequence.save
                 assert isinstance(write, StepWrite) and write.compose is not None, "only sessions write"
                 write.snapshot = write.compose(sequence)
                 writes.append(write)
-            for write, won in zip(writes, self._store.advance([one.advance() for one in writes]), strict=True):
+            for write, won in zip(writes, store.advance([one.advance() for one in writes]), strict=True):
                 write.won = won
+            self._trouble.worked()
         except StoreUnavailable as failure:
+            self._trouble.failed(failure, len(sequences))
             for sequence in sequences:
                 sequence.error = StoreUnavailable(failure.detail)
 
@@ -245,12 +281,12 @@ class Sessions:
             await asyncio.sleep(1.0)
             with contextlib.suppress(StoreUnavailable):
                 if self._store is not None:
-                    await asyncio.to_thread(self._store.sweep, time.time(), _SWEPT)
+                    await self._calls.write_aside(self._store.sweep, time.time(), _SWEPT)
             now = time.time()
             for id in [id for id, record in self._cached.items() if record.expires_at <= now]:
                 self._forget(id)
 
-    def _take_turn(self, id: str, queue: bool) -> Steps[None]:
+    def _take_turn(self, id: str, queue: bool, deadline: float = math.inf) -> Steps[None]:
         """Wait for the turn on a session. Raises StepConflict if another has it and `queue` is false."""
         waiting = self._turns.get(id)
         if waiting is None:
@@ -264,7 +300,7 @@ class Sessions:
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting.append(mine)
         try:
-            yield from wait(mine)
+            yield from wait(mine, deadline)
         except BaseException:
             # The request was given up. If it already had the turn, the turn goes to the next.
             if mine.done() and not mine.cancelled():
@@ -281,14 +317,28 @@ class Sessions:
                 return
         del self._turns[id]
 
-    def _call(self, call: Callable[[Store], T]) -> Steps[T]:
-        """Call the store in a thread. Raises StoreUnavailable."""
+    def _read(self, call: Callable[[Store], T]) -> Steps[T]:
+        """The result of a call that only reads. Raises StoreUnavailable."""
+        return (yield from self._noted(self._calls.read(call, (yield from self._opened()))))
+
+    def _write(self, call: Callable[[Store], T]) -> Steps[T]:
+        """The result of a call that writes. Raises StoreUnavailable."""
+        return (yield from self._noted(self._calls.write(call, (yield from self._opened()))))
+
+    def _opened(self) -> Steps[Store]:
         if self._store is None and time.monotonic() >= self._reopen_at:
-            yield from aside(self.open)
+            yield from self._calls.write(self.open)
         if self._store is None:
-            assert self._failure is not None, "opened or failed"
-            raise StoreUnavailable(self._failure.detail)
-        return (yield from aside(call, self._store))
+            raise StoreUnavailable(self._failure.detail, retry_after=self._failure.retry_after)
+        return self._store
+
+    def _noted(self, steps: Steps[T]) -> Steps[T]:
+        try:
+            result = yield from steps
+        except StoreUnavailable as failure:
+            self._trouble.failed(failure)
+            raise
+        return result
 
     def _keep(self, record: Record) -> None:
         """Put a record into the cache."""

@@ -1,11 +1,13 @@
 """The server process behind `elman serve` and `elman demo`."""
 
 import contextlib
+import logging
 import math
 import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -22,6 +24,11 @@ from elman.http.protocol import HTTPProtocol
 from elman.http.sites import is_loopback
 from elman.http.websocket import MOST_MESSAGE, WebSocketProtocol
 from elman.settings import Settings, check_names
+
+FORCE_SECONDS = 5.0
+"""How long after its drain timeout a stopping server ends in any case."""
+
+_LOG = logging.getLogger("elman")
 
 
 def settings_from(given: dict[str, Any]) -> Settings:
@@ -91,32 +98,45 @@ def run_server(
     collect_less()
     keep_memory()
     settings = within_descriptors(settings)
+    run_to_the_end(GracefulServer(create_app(settings), settings, options, on_start))
+
+
+def run_to_the_end(server: "GracefulServer", sockets: list[socket.socket] | None = None) -> None:
+    """Run a server until it is told to stop. Exits with 3 if it cannot start."""
     # uvicorn raises the signal again after its shutdown. A server that was told to stop exits with 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    server = GracefulServer(create_app(settings), settings.stream_timeout, options, on_start)
     with contextlib.suppress(KeyboardInterrupt):
-        server.run()
+        server.run(sockets)
     if not server.started:
-        raise typer.Exit(CANNOT_START)
+        sys.exit(CANNOT_START)
 
 
 class GracefulServer(uvicorn.Server):
-    """A uvicorn server that is not ready from the first moment of stopping, and drops peers that do not read."""
+    """A uvicorn server that is not ready from the first moment of stopping, and drops peers that do not read.
+
+    It ends a few seconds after its drain timeout in any case: a run or a store that is stuck cannot hold it.
+    """
 
     def __init__(
-        self, application: FastAPI, silence: float, options: dict[str, Any], on_start: Callable[[str], None]
+        self,
+        application: FastAPI,
+        settings: Settings,
+        options: dict[str, Any],
+        on_start: Callable[[str], None] = lambda address: None,
     ) -> None:
         super().__init__(uvicorn.Config(application, **options))
         self._application = application
-        self._silence = silence
+        self._silence = settings.stream_timeout
+        self._last_moment = settings.drain_timeout + FORCE_SECONDS
         self._on_start = on_start
+        self._ending = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         listening = [one for server in self.servers for one in server.sockets]
         for one in listening:
             drop_silent_peers(one, self._silence)
-        for refusal in self._application.state.server.repository.refusals:
+        for refusal in self._application.state.server.refusals:
             typer.secho(f"elman: {refusal.name} is refused: {refusal.reason}", fg="yellow", err=True)
         if listening:
             host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
@@ -124,4 +144,16 @@ class GracefulServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._application.state.stopping()
+        if not self._ending:
+            self._ending = True
+            last = threading.Timer(self._last_moment, _end_by_force)
+            last.daemon = True
+            last.start()
         super().handle_exit(sig, frame)
+
+
+def _end_by_force() -> None:
+    """End the process without waiting for its threads. Whoever waited for an answer has been told."""
+    _LOG.warning("a thread does not end, so the process ends without it")
+    logging.shutdown()
+    os._exit(0)

@@ -1,29 +1,42 @@
 """Several server processes on one address. Each has its own engine, and all share the sessions of one store."""
 
-import contextlib
+import asyncio
+import logging
+import multiprocessing
 import os
 import signal
-from collections.abc import AsyncIterator
-from types import FrameType
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
+import typer
 import uvicorn
-from fastapi import FastAPI
-from uvicorn.supervisors import Multiprocess
 
-from elman.api.server import own_key
+from elman.api.server import Server, own_key
 from elman.app import create_app
+from elman.cli.exits import CANNOT_START
+from elman.cli.jobs.server import FORCE_SECONDS, GracefulServer, run_to_the_end
 from elman.http.process import collect_less, drop_silent_peers, keep_memory, within_descriptors
 from elman.settings import Settings
 
-# A worker that answers no health check for this long is replaced. It is longer than any request blocks the interpreter.
-_SILENCE_SECONDS = 60
+# A worker sends a beat this often. One that sends none for so long is replaced: a long run blocks no beat.
+_BEAT_SECONDS, _SILENCE_SECONDS = 1.0, 60.0
+# A worker that ended sooner after its start is replaced only after this time.
+_START_AGAIN_SECONDS = 1.0
+
+_SPAWN = multiprocessing.get_context("spawn")
+_LOG = logging.getLogger("uvicorn.error")
 
 
 def run_workers(settings: Settings, **options: Any) -> None:
-    """Serve with `settings.workers` processes until told to stop. A worker that dies is replaced.
+    """Serve with `settings.workers` processes until told to stop. Exits with 3 if they cannot start.
 
-    The workers get their settings through the environment.
+    A worker that dies is replaced. SIGHUP replaces all, one after the other.
 
     Args:
         options: of `uvicorn.Config`.
@@ -31,43 +44,199 @@ def run_workers(settings: Settings, **options: Any) -> None:
     if not settings.state_keys:
         # All workers must seal state tokens with the same key.
         settings = settings.model_copy(update={"state_keys": (own_key(settings),)})
-    os.environ.update(settings.environment())
-    config = uvicorn.Config(
-        "elman.cli.jobs.workers:application",
-        factory=True,
-        workers=settings.workers,
-        timeout_worker_healthcheck=_SILENCE_SECONDS,
-        **options,
-    )
+    config = uvicorn.Config("", **options)
     listening = config.bind_socket()
     drop_silent_peers(listening, settings.stream_timeout)
-    Multiprocess(config, sockets=[listening]).run()
+    Supervisor(settings, listening, options).run()
 
 
-def application() -> FastAPI:
-    """The application of one worker, with the settings of the environment."""
+@dataclass(eq=False)
+class Worker:
+    """A process that serves.
+
+    Attributes:
+        beats: what it sends while it goes on.
+        heard: when it last did, on the clock of `time.monotonic`; at first, when it was started.
+        ready: True once it takes connections.
+        replaces: the worker that ends once this one is ready.
+    """
+
+    process: BaseProcess
+    beats: Connection
+    started: float
+    heard: float
+    ready: bool = False
+    replaces: "Worker | None" = None
+
+    @property
+    def dead(self) -> bool:
+        return self.process.exitcode is not None
+
+    def listen(self) -> None:
+        """Take in its beats."""
+        try:
+            while self.beats.poll():
+                self.beats.recv_bytes()
+                self.heard, self.ready = time.monotonic(), True
+        except (EOFError, OSError):  # it is ending
+            pass
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        if self.process.pid is not None and not self.dead:
+            os.kill(self.process.pid, number)
+
+
+class Supervisor:
+    """Starts the workers, and replaces those that die or hang."""
+
+    def __init__(self, settings: Settings, listening: socket.socket, options: dict[str, Any]) -> None:
+        self._settings = settings
+        self._listening = listening
+        self._options = options
+        self._workers: list[Worker] = []
+        # Workers that were told to end.
+        self._leaving: list[Worker] = []
+        # Workers that are still to be replaced by a restart of all.
+        self._outdated: list[Worker] = []
+        self._stopping = self._restarting = False
+        self._woken, self._wake = socket.socketpair()
+
+    def run(self) -> None:
+        """Supervise until SIGTERM or SIGINT."""
+        self._take_signals()
+        self._workers = [self._start() for _ in range(self._settings.workers)]
+        _LOG.info("Started %d workers under process [%d]", len(self._workers), os.getpid())
+        while not self._stopping:
+            self._wait(_BEAT_SECONDS)
+            self._replace_dead()
+            self._replace_outdated()
+        self._end_all()
+
+    def _take_signals(self) -> None:
+        def stop(number: int, frame: Any) -> None:
+            self._stopping = True
+
+        def restart(number: int, frame: Any) -> None:
+            self._restarting = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        signal.signal(signal.SIGHUP, restart)
+        for end in (self._woken, self._wake):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+
+    def _start(self, replaces: Worker | None = None) -> Worker:
+        beats, sender = _SPAWN.Pipe(duplex=False)
+        arguments = (self._settings, self._listening, self._options, sender)
+        process = _SPAWN.Process(target=serve_as_worker, args=arguments)
+        process.start()
+        sender.close()
+        now = time.monotonic()
+        return Worker(process, beats, now, now, replaces=replaces)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for a signal, a beat or a death."""
+        everyone = self._workers + self._leaving
+        wait([self._woken, *(one.process.sentinel for one in everyone)], seconds)
+        try:
+            self._woken.recv(4096)
+        except BlockingIOError:
+            pass
+        for worker in self._workers:
+            worker.listen()
+        self._leaving = [worker for worker in self._leaving if not worker.dead]
+
+    def _replace_dead(self) -> None:
+        now = time.monotonic()
+        for worker in [one for one in self._workers if one.dead or now - one.heard > self._patience(one)]:
+            if not worker.dead:
+                _LOG.error("Worker [%s] hangs", worker.process.pid)
+                worker.end(signal.SIGKILL)
+                worker.process.join()
+            if worker.process.exitcode == CANNOT_START and not worker.ready and worker.replaces is None:
+                _LOG.error("Worker [%s] cannot start: stopping", worker.process.pid)
+                self._end_all()
+                raise typer.Exit(CANNOT_START)
+            _LOG.warning("Worker [%s] ended with %s", worker.process.pid, worker.process.exitcode)
+            self._workers.remove(worker)
+            if worker in self._outdated:
+                self._outdated.remove(worker)
+            if worker.replaces is not None:
+                _LOG.error("The restart is given up: the new worker did not start")
+                self._outdated = []
+                continue
+            if now - worker.started < _START_AGAIN_SECONDS:
+                time.sleep(_START_AGAIN_SECONDS)
+            self._workers.append(self._start())
+
+    def _patience(self, worker: Worker) -> float:
+        """Seconds that a worker may be silent. Loading its models may take longer than a beat."""
+        return _SILENCE_SECONDS if worker.ready else float("inf")
+
+    def _replace_outdated(self) -> None:
+        """Go on with a restart of all: a worker ends once the one in its place takes connections."""
+        if self._restarting:
+            self._restarting = False
+            _LOG.info("Restarting the workers")
+            self._outdated = [one for one in self._workers if one.replaces is None]
+        coming = next((one for one in self._workers if one.replaces is not None), None)
+        if coming is not None and coming.ready:
+            before, coming.replaces = coming.replaces, None
+            if before in self._workers:
+                before.end()
+                self._workers.remove(before)
+                self._leaving.append(before)
+            coming = None
+        if coming is None and self._outdated:
+            self._workers.append(self._start(replaces=self._outdated.pop(0)))
+
+    def _end_all(self) -> None:
+        """Tell all workers to end, and end those that do not by force."""
+        everyone = self._workers + self._leaving
+        for worker in everyone:
+            worker.end()
+        until = time.monotonic() + self._settings.drain_timeout + 2 * FORCE_SECONDS
+        for worker in everyone:
+            worker.process.join(max(0.0, until - time.monotonic()))
+            worker.end(signal.SIGKILL)
+
+
+def serve_as_worker(settings: Settings, listening: socket.socket, options: dict[str, Any], beats: Connection) -> None:
+    """What the process of a worker runs."""
     collect_less()
     keep_memory()
-    app = create_app(within_descriptors(Settings()))
-    inner = app.router.lifespan_context
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
-        _tell_when_stopping(app)
-        async with inner(app) as state:
-            yield state
-
-    app.router.lifespan_context = lifespan
-    return app
+    settings = within_descriptors(settings)
+    threading.Thread(target=_end_with_parent, name="elman-parent", daemon=True).start()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # for the supervisor, but sent to all by a terminal that closes
+    run_to_the_end(WorkerServer(create_app(settings), settings, options, beats), [listening])
 
 
-def _tell_when_stopping(app: FastAPI) -> None:
-    """Have SIGTERM mark the application as not ready, before uvicorn begins to stop."""
-    before = signal.getsignal(signal.SIGTERM)
+class WorkerServer(GracefulServer):
+    """A server that tells its supervisor that it goes on."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        app.state.stopping()
-        if callable(before):
-            before(number, frame)
+    def __init__(self, application: Any, settings: Settings, options: dict[str, Any], beats: Connection) -> None:
+        super().__init__(application, settings, options)
+        self._beats = beats
 
-    signal.signal(signal.SIGTERM, stop)
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await uvicorn.Server.startup(self, sockets)
+        if self.started:
+            self._beat(asyncio.get_running_loop(), self._application.state.server)
+
+    def _beat(self, loop: asyncio.AbstractEventLoop, server: Server) -> None:
+        # If the engine is stuck there is no beat, so that the worker is replaced.
+        if server.engine.stuck() is None:
+            try:
+                self._beats.send_bytes(b".")
+            except OSError:
+                return  # the supervisor is gone
+        loop.call_later(_BEAT_SECONDS, partial(self._beat, loop, server))
+
+
+def _end_with_parent() -> None:
+    """End as on SIGTERM when the supervisor is gone, however it ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "started by the supervisor"
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

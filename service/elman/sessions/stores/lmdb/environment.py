@@ -14,6 +14,8 @@ from elman.sessions.stores.lmdb.failures import translated, unavailable
 _FORMAT_KEY, _FORMAT = b"format", b"elman sessions/2"
 _SPARE_BYTES = 16 * 2**20
 _MAX_READERS = 2048
+# Seconds that closing waits for transactions.
+_CLOSE_SECONDS = 2.0
 
 
 class Environment:
@@ -109,10 +111,15 @@ class Environment:
         self._env.reader_check()
 
     def close(self) -> None:
-        """Wait for the transactions under way, and close. A second call does nothing."""
+        """Wait for the transactions under way, and close. A second call does nothing.
+
+        If another process holds the lock for too long, the environment is left open. Nothing is lost when the process
+        then ends, as nothing is when it is killed.
+        """
         with self._gate:
             if self._closed:
                 return
             self._closed = True
-            self._gate.wait_for(lambda: not self._num_inside)
+            if not self._gate.wait_for(lambda: not self._num_inside, _CLOSE_SECONDS):
+                return
         self._env.close()

@@ -1,0 +1,109 @@
+"""Calls of a session store, each in a thread, and none waited for without end."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from elman.engine.work import Steps, wait
+from elman.errors import StoreUnavailable
+
+T = TypeVar("T")
+
+# Writers wait for each other in the store, so more threads would bring nothing. Readers wait for no writer.
+_NUM_WRITERS, _NUM_READERS = 1, 4
+# Most calls that wait at once, beside the steps that the engine has saved.
+_MAX_CALLS = 2_000
+
+_LOG = logging.getLogger("elman")
+
+
+class StoreCalls:
+    """Makes the calls of a store.
+
+    Args:
+        timeout: seconds that the caller waits. A call that was not begun by then is not made.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._writers = ThreadPoolExecutor(_NUM_WRITERS, "elman-store-write")
+        self._readers = ThreadPoolExecutor(_NUM_READERS, "elman-store-read")
+        self._num_calls = 0
+
+    def read(self, call: Callable[..., T], *arguments: object) -> Steps[T]:
+        """In a script: the result of a call that only reads. Raises StoreUnavailable."""
+        return (yield from wait(self.begin(self._readers, call, *arguments)))
+
+    def write(self, call: Callable[..., T], *arguments: object) -> Steps[T]:
+        """In a script: the result of a call that writes. Raises StoreUnavailable; the write may then happen or not."""
+        return (yield from wait(self.begin(self._writers, call, *arguments)))
+
+    def write_aside(self, call: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
+        """As `write`, for a task."""
+        return self.begin(self._writers, call, *arguments)
+
+    def begin(self, threads: ThreadPoolExecutor, call: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
+        if self._num_calls >= _MAX_CALLS:
+            raise StoreUnavailable(f"{self._num_calls} calls wait for the session store", retry_after=1)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        making = threads.submit(call, *arguments)
+        self._num_calls += 1
+
+        def give_up() -> None:
+            making.cancel()
+            if not answer.done():
+                detail = f"the session store does not answer within {self._timeout:g} s"
+                answer.set_exception(StoreUnavailable(detail, retry_after=1))
+
+        timer = loop.call_later(self._timeout, give_up)
+
+        def done(made: "Future[T]") -> None:
+            timer.cancel()
+            self._num_calls -= 1
+            if answer.done() or made.cancelled():
+                return
+            error = made.exception()
+            if error is None:
+                answer.set_result(made.result())
+            else:
+                answer.set_exception(error)
+
+        def pass_on(made: "Future[T]") -> None:
+            try:
+                loop.call_soon_threadsafe(done, made)
+            except RuntimeError:
+                pass  # the event loop is closed, so nobody waits
+
+        making.add_done_callback(pass_on)
+        return answer
+
+    def close(self) -> None:
+        """Make no more calls. Those under way are left to end."""
+        for threads in (self._writers, self._readers):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Trouble:
+    """Logs once that the store fails, and once that it works again, with the number of failures between."""
+
+    def __init__(self) -> None:
+        self.num_failures = 0
+        self._since = 0.0
+
+    def failed(self, failure: StoreUnavailable, num_calls: int = 1) -> None:
+        """Count calls that failed. Called from any thread; a count may be a little off."""
+        if not self.num_failures:
+            self._since = time.monotonic()
+            _LOG.error("the session store does not work, and sessions are refused: %s", failure.detail)
+        self.num_failures += num_calls
+
+    def worked(self) -> None:
+        """A call has succeeded."""
+        if self.num_failures:
+            failed, self.num_failures = self.num_failures, 0
+            seconds = time.monotonic() - self._since
+            _LOG.warning("the session store works again, after %d failed calls in %.0f s", failed, seconds)
