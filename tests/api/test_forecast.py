@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from elman.api.forecast import encode_forecast
+from elman.codec.requests import ForecastRequest
+from elman.errors import NotFiniteOutput
 from elman.repository.spec import ForecastSpec
 from tests.looping import RESIDUALS, Mix, Network, forecast_alone, forecaster, put_forecaster
 from tests.running import STORE, RunningServer, running_server
@@ -15,11 +18,13 @@ from tests.running import STORE, RunningServer, running_server
 CELLS = ("rnn", "lstm", "gru")
 Array = np.ndarray[Any, Any]
 PAIRS = ((0.5, -0.5), (-0.5, 0.5), (0.0, 0.0))
+STEPS, WINDOW = 500, 200
 
 
 @pytest.fixture(scope="module")
 def networks() -> dict[str, Network]:
     ones = {cell: forecaster(cell, 1, 1) for cell in CELLS}  # type: ignore[arg-type]
+    ones |= {"direct": forecaster("gru", 1, STEPS), "window": forecaster("gru", 1, 1)}
     return {**ones, "many": forecaster("lstm", 4, 2), "bare": forecaster("gru", 1, 1), "odd": forecaster("gru", 3, 1)}
 
 
@@ -29,6 +34,10 @@ def seers(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Network]
     for cell in CELLS:
         put_forecaster(root, cell, networks[cell], ForecastSpec(residuals=RESIDUALS, minimum=0.0))
     put_forecaster(root, "many", networks["many"], ForecastSpec(target=(2, 0), known=(3, 1), residuals=PAIRS))
+    at_once = ForecastSpec(drive="direct", horizon=STEPS, target=(0,), residuals=((0.0,) * STEPS,))
+    put_forecaster(root, "direct", networks["direct"], at_once)
+    windows = ForecastSpec(drive="window", window=WINDOW, residuals=RESIDUALS)
+    put_forecaster(root, "window", networks["window"], windows)
     put_forecaster(root, "bare", networks["bare"], ForecastSpec())
     put_forecaster(root, "odd", networks["odd"], ForecastSpec(target=(0,), known=(2,)))
     (root / "vowels-gru").symlink_to(STORE / "vowels-gru")
@@ -157,6 +166,14 @@ def test_values_are_held_at_the_minimum(seers: RunningServer) -> None:
             "too_long",
             "10100000 values",
         ),
+        ("direct", {"series_list": [[1.0]] * 5, "samples": 5000, "horizon": 1}, 413, "too_long", "12502500 values"),
+        (
+            "window",
+            {"series_list": [[1.0] * WINDOW] * 100, "samples": 5000, "horizon": 2},
+            413,
+            "too_long",
+            "400080000 bytes",
+        ),
         ("gru", {"series": [1.0], "horizon": 10**400}, 422, "invalid_field", "horizon"),
         ("many", {"series": [[1.0] * 4], "horizon": 1, "future": [[1.0, 1e39]]}, 422, "not_finite", "float32"),
         ("many", {"series": [[1.0] * 4], "horizon": 4, "future": [[1.0, 2.0]] * 2}, 422, "invalid_field", "2 rows"),
@@ -220,6 +237,20 @@ def test_an_error_names_the_series(
 ) -> None:
     answer = seers.client.post(f"/v1/models/{model}/forecast", json=body)
     assert (answer.status_code, answer.json().get("where")) == (status, where), answer.text
+
+
+def test_a_late_forecast_does_not_say_that_it_was_nearly_done(seers: RunningServer) -> None:
+    body = {"series": [1.0], "horizon": 100_000, "timeout": 0.2}
+    answer = seers.client.post("/v1/models/gru/forecast", json=body)
+    assert answer.status_code == 504 and " of " not in answer.json()["detail"], answer.text
+
+
+def test_the_first_step_that_is_not_finite_is_named() -> None:
+    values = np.zeros((3, 2, 5, 1))
+    values[0, 0, 4], values[2, 1, 3] = np.nan, np.inf
+    request: Any = ForecastRequest(series_list=[None], samples=1)
+    with pytest.raises(NotFiniteOutput, match="of series 2 is not finite from step 3"):
+        encode_forecast(("gru", 1), request, 0, values)
 
 
 def test_a_card_says_how_it_forecasts(seers: RunningServer) -> None:

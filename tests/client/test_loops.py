@@ -17,7 +17,7 @@ from elman.client import (
     Tokens,
     Unable,
 )
-from elman.repository.spec import ForecastSpec
+from elman.repository.spec import DecoderSpec, ForecastSpec, InputSpec, ModelSpec
 from tests.client.proxy import Fault, fault_proxy
 from tests.looping import RESIDUALS, forecaster, generator, put_forecaster, put_generator
 from tests.running import STORE, RunningServer, running_server
@@ -34,6 +34,8 @@ def looping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]
     pairs = ((0.5, -0.5), (-0.5, 0.5))
     spec = ForecastSpec(target=(2, 0), known=(3, 1), residuals=pairs)
     put_forecaster(root, "seers", forecaster("gru", 4, 2), spec)
+    scaled = ModelSpec(task="forecasting", input=InputSpec(scale="series"), decoder=DecoderSpec(kind="values"))
+    forecaster("gru", 1, 1).put(root, "scaled", scaled)
     (root / "vowels-gru").symlink_to(STORE / "vowels-gru")
     with running_server(root) as one:
         yield one
@@ -71,6 +73,13 @@ def test_generate_gives_what_the_route_gives(looping: RunningServer, elman: Clie
         assert tokens.generation == whole
     for sample, text in enumerate(whole.texts):
         assert "".join(str(token) for token in come if token.sample == sample) == text
+
+
+def test_a_series_far_from_zero_keeps_its_digits(looping: RunningServer, elman: Client) -> None:
+    series = 1e8 + np.sin(np.arange(20.0))
+    raw = posted(looping, "scaled", "forecast", series=series.tolist(), horizon=3)
+    assert elman.model("scaled").forecast(series, 3).point.tolist() == raw["point"]
+    assert elman.model("scaled").forecast([series], 3)[0].point.tolist() == raw["point"]
 
 
 def test_a_stop_may_be_one_text_and_a_prompt_token_ids(elman: Client) -> None:

@@ -81,6 +81,9 @@ def test_series_with_scales_of_their_own_need_an_offset(file: Path) -> None:
         (np.zeros((5, 4)), np.zeros((5, 4)), {}, "give 20 or more"),
         (np.zeros((30, 4)), np.full((30, 4), np.nan), {}, r"at \[0, 0\] of truth is not finite"),
         (np.zeros((30, 4, 2)), np.zeros((30, 4, 2)), {}, "of 2 values, the model's of 1"),
+        (np.zeros((30, 4)), np.zeros((30, 4)), {"level": 80}, "level: Input should be less than 1"),
+        (np.zeros((30, 4)), np.zeros((30, 4)), {"offset": -1.0}, "offset: Input should be greater than 0"),
+        (np.zeros((30, 4)), np.zeros((30, 4)), {"most_rows": 1}, "rows: Tuple should have at least 2 items"),
         (np.zeros((30, 4)), np.zeros((30, 4)), {"tested": (np.zeros((9, 3)), np.zeros((9, 3)))}, "the others"),
     ],
 )

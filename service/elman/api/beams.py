@@ -19,6 +19,8 @@ from elman.sessions.snapshot import Snapshot
 
 # Ordering more scores takes milliseconds and is done in a thread.
 _THREAD_SCORES = 200_000
+# So does reading the text of more tokens.
+_THREAD_TOKENS = 1_000
 
 
 @dataclass(slots=True)
@@ -67,6 +69,12 @@ def search(
         outputs = yield from _read(served, searched, deadline)
     if not searched.found:
         raise NotFiniteOutput("the model gives no token a probability", where="prompt")
+    if searched.length * len(searched.found) > _THREAD_TOKENS:
+        return (yield from aside(_finished, searched))
+    return _finished(searched)
+
+
+def _finished(searched: BeamSearch) -> list[Finished]:
     return [
         # The last token of an open hypothesis was never an input, nor was one that completes a stop string.
         Finished(sampler, one.state, [] if sampler.reason == "end" else sampler.tokens[-1:], score)

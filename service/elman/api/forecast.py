@@ -28,7 +28,10 @@ from elman.sessions.snapshot import Snapshot
 # Most values that one request computes, in all paths, and most that its answer has.
 _MAX_VALUES = 10_000_000
 _MAX_ANSWERED = 2_000_000
-# The first step of more paths takes milliseconds, so a thread does it.
+# Most bytes of the states or windows of all paths, which are held until the last path ends.
+_MAX_HELD = 400_000_000
+# More series, or the first step of more paths, take milliseconds, so a thread prepares them.
+_THREAD_SERIES = 50
 _THREAD_PATHS = 2_000
 # More values take milliseconds to sort and encode, so the codec pool does it.
 _POOL_VALUES = 20_000
@@ -52,28 +55,29 @@ class Forecast:
         # Paths from the errors of whole forecasts are made from the point forecast. Others are run.
         num_paths = options.samples if spec is None or spec.errors is None else 0
         of_each = 1 + num_paths
-        _check_size(served, options, len(given), horizon)
+        _check_size(served, options, len(given), horizon, of_each)
         most = served.queue.scheduler.policy.max_block
         self._check_blocks(len(given), -(-of_each // most))
         _check_origin(driving, options)
         deadline = request.deadline(options.timeout)
-        contexts = [_context(served, driving, start.snapshot, one) for one in given]
-        check_statics([one.snapshot.statics for one in contexts for _ in range(of_each)], "samples")
-        outputs = yield from _read(served, driving, contexts, deadline)
         seed = secrets.randbits(32) if options.seed is None else options.seed
-        plans = [forecast_plan(served, horizon, seed, one) for one in contexts]
+        many = len(given) > _THREAD_SERIES
+        preparing = _prepare, served, start.snapshot, given, horizon, seed
+        contexts, plans = (yield from aside(*preparing)) if many else _prepare(*preparing[1:])
+        check_statics([one.snapshot.statics for one in contexts], "samples", of_each)
+        outputs = yield from _read(served, driving, contexts, deadline)
         values = np.empty((len(plans), of_each, plans[0].horizon, len(plans[0].mean)))
         beginning = _begin, contexts, plans, outputs, values, most, deadline
-        many = len(plans) * of_each > _THREAD_PATHS
-        sequences, places = (yield from aside(*beginning)) if many else _begin(*beginning[1:])
+        in_thread = many or len(plans) * of_each > _THREAD_PATHS
+        sequences, places = (yield from aside(*beginning)) if in_thread else _begin(*beginning[1:])
         yield from run(served.queue, sequences, places)
         # One run of a direct model gives the values of several steps.
         values = values.reshape(len(plans), of_each, -1, len(driving.target))
         values = values[:, :, :horizon]  # (series, 1 + paths, horizon, outputs)
         errors = None if spec is None else spec.errors
         arguments = served.key, options, seed, values, errors, plans[0].minimum
-        size = (1 + options.samples) * values[:, 0].size
-        content = yield from self.server.pool.offload(size > _POOL_VALUES, encode_forecast, *arguments)
+        size = max(1 + options.samples, _num_figures(options)) * values[:, 0].size
+        content = yield from self.server.pool.offload(many or size > _POOL_VALUES, encode_forecast, *arguments)
         return Response(content, model=served.key)
 
     def _check_blocks(self, num_series: int, of_each: int) -> None:
@@ -108,6 +112,15 @@ class _Context:
     snapshot: Snapshot
     window: Array | None
     carries: bool
+
+
+def _prepare(
+    served: ServedModel, start: Snapshot, given: list[Series], horizon: int, seed: int
+) -> tuple[list[_Context], list[ForecastPlan]]:
+    """What each series is forecast from, and its plan. Raises as `_context`."""
+    driving = driving_of(served.model)
+    contexts = [_context(served, driving, start, one) for one in given]
+    return contexts, [forecast_plan(served, driving, horizon, seed, one) for one in contexts]
 
 
 def _context(served: ServedModel, driving: Driving, start: Snapshot, series: Series) -> _Context:
@@ -171,32 +184,42 @@ def _last_rows(series: Array, window: int, place: str) -> Array:
     return series[-window:]
 
 
-def _read(served: ServedModel, driving: Driving, contexts: list[_Context], deadline: float) -> Steps[list[Array]]:
-    """Run the rows of each series. Returns the last output of each, `(output_size,)`. Raises NotFiniteOutput."""
+def _read(
+    served: ServedModel, driving: Driving, contexts: list[_Context], deadline: float
+) -> Steps[list[Array | None]]:
+    """Run the rows of each series. Returns the last output of each, `(output_size,)`; None if there is none yet."""
     unread = [one for one in contexts if len(one.rows)]
     rows, places = [one.rows for one in unread], [one.place for one in unread]
     if driving.carries_state:
         after = yield from advance(served, rows, [one.snapshot for one in unread], deadline, places)
         for context, snapshot in zip(unread, after, strict=True):
             context.snapshot = snapshot
-        return [last_output(one.snapshot.output, one.place) for one in contexts]
+        return [one.snapshot.output for one in contexts]
     sequences = [Sequence(one.rows, statics=one.snapshot.statics, deadline=deadline) for one in contexts]
     yield from run(served.queue, sequences, places)
-    return [last_output(outputs_of(one)[-1], place) for one, place in zip(sequences, places, strict=True)]
+    return [outputs_of(one)[-1] for one in sequences]
 
 
 def _begin(
-    contexts: list[_Context], plans: list[ForecastPlan], outputs: list[Array], values: Array, most: int, deadline: float
+    contexts: list[_Context],
+    plans: list[ForecastPlan],
+    outputs: list[Array | None],
+    values: Array,
+    most: int,
+    deadline: float,
 ) -> tuple[list[Sequence], list[str]]:
     """Take the first step of all paths. Returns the sequences of the steps after it, and the `where` of each.
 
     Args:
-        outputs: the last output of each series, `(output_size,)`.
+        outputs: the last output of each series, as `_read` returns them.
         values: filled by the paths, float64 `(series, 1 + samples, horizon, values)`.
         most: most paths of a sequence.
+
+    Raises EmptySequence if a series has no output yet, and NotFiniteOutput.
     """
     sequences, places = [], []
-    for index, (context, plan, output) in enumerate(zip(contexts, plans, outputs, strict=True)):
+    for index, (context, plan, given) in enumerate(zip(contexts, plans, outputs, strict=True)):
+        output = last_output(given, context.place)
         for block in path_blocks(plan, index * PATHS, values[index], most):
             inputs = block.take(np.broadcast_to(output, (len(block.numbers), len(output))))
             if inputs is not None:
@@ -214,9 +237,9 @@ def _continued(context: _Context, block: PathBlock, inputs: Array, deadline: flo
     return Sequence(inputs, feedback=block, rows=len(block.numbers), more=more, deadline=deadline, **wanted)
 
 
-def forecast_plan(served: ServedModel, horizon: int, seed: int, context: _Context) -> ForecastPlan:
+def forecast_plan(served: ServedModel, driving: Driving, horizon: int, seed: int, context: _Context) -> ForecastPlan:
     """The plan that all paths of a series share."""
-    model, driving = served.model, driving_of(served.model)
+    model = served.model
     size, features = model.network.output_size, model.network.features or 0
     spec = model.spec.forecast or ForecastSpec()
     # A direct model gives all its values in one run.
@@ -226,7 +249,7 @@ def forecast_plan(served: ServedModel, horizon: int, seed: int, context: _Contex
         future[:, driving.known] = context.future[: horizon - 1]
     mean, std = served.outputs.scale(size // driving.num_parameters, context.scale)
     input_mean, input_std = context.scale[:, list(driving.target)]
-    residuals = np.array(spec.residuals, np.float64).reshape(-1, size)
+    residuals = spec.residual_table
     return ForecastPlan(
         horizon=horizon,
         future=future,
@@ -236,7 +259,7 @@ def forecast_plan(served: ServedModel, horizon: int, seed: int, context: _Contex
         input_mean=input_mean,
         input_std=input_std,
         # Those of series with a scale of their own are in the units of the scaled values.
-        residuals=residuals * std if served.outputs.target else residuals,
+        residuals=residuals * std if served.outputs.target and len(residuals) else residuals,
         minimum=spec.minimum,
         seed=seed,
         window=context.window,
@@ -264,8 +287,9 @@ def encode_forecast(
         numbers = PATHS * np.arange(len(values))[:, None] + np.arange(request.samples)
         paths = paths_of_errors(values[:, 0], errors, seed, numbers, minimum)
         values = np.concatenate([values, paths], axis=1)  # (series, 1 + samples, horizon, outputs)
-    if not np.isfinite(values).all():
-        index, _, step, _ = min(np.argwhere(~np.isfinite(values)).tolist(), key=lambda place: place[2])
+    finite = np.isfinite(values)
+    if not finite.all():
+        step, index = np.argwhere(~finite.all(axis=(1, 3)).T)[0].tolist()
         of = f" of series {index}" if request.many else ""
         raise NotFiniteOutput(f"the forecast{of} is not finite from step {step}", where="horizon", expected=f"{step}")
     head = {"model": key[0], "version": key[1], "horizon": values.shape[2], "seed": seed}
@@ -297,8 +321,27 @@ def _check(served: ServedModel) -> None:
         raise CannotForecast(f"{served.model.name} cannot forecast: {reason}")
 
 
-def _check_size(served: ServedModel, request: ForecastRequest[Any, Any], num_series: int, horizon: int) -> None:
-    """Raise CannotForecast, InvalidField or TooLong if the model cannot give all values, or they are too many."""
+def _num_figures(request: ForecastRequest[Any, Any]) -> int:
+    """How many numbers the answer has for each value: the point, and with samples the mean, quantiles and paths."""
+    return 1 + (1 + len(request.quantiles) + request.samples * request.paths if request.samples else 0)
+
+
+def _held_bytes(served: ServedModel, driving: Driving, horizon: int) -> int:
+    """Bytes that a path holds from step to step: its state, or the rows that it reads anew."""
+    if driving.drive == "direct" or horizon == 1:
+        return 0
+    if driving.window is None:
+        return len(served.snapshots.first.state)
+    return 4 * driving.window * (served.model.network.features or 0)
+
+
+def _check_size(
+    served: ServedModel, request: ForecastRequest[Any, Any], num_series: int, horizon: int, of_each: int
+) -> None:
+    """Raise CannotForecast, InvalidField or TooLong if the model cannot give all values, or they are too many.
+
+    of_each: the paths of each series that are run, with the point forecast.
+    """
     spec = served.model.spec.forecast
     if request.samples and (spec is None or not spec.sampled):
         raise CannotForecast(
@@ -319,12 +362,14 @@ def _check_size(served: ServedModel, request: ForecastRequest[Any, Any], num_ser
             where="horizon",
             expected=f"1 to {driving.horizon}",
         )
-    each = num_series * horizon * len(driving.target)
-    figures = 1 + len(request.quantiles) if request.samples else 0
-    answered = each * (1 + figures + request.samples * request.paths)
-    for values, most, what in (
-        (each * (1 + request.samples), _MAX_VALUES, "all paths of the forecast would have"),
-        (answered, _MAX_ANSWERED, "the answer would have"),
+    each = num_series * len(driving.target)
+    # A direct model computes all its steps, also those that are not asked for.
+    steps = driving.horizon if driving.drive == "direct" else horizon
+    for size, most, what, unit in (
+        (each * steps * (1 + request.samples), _MAX_VALUES, "all paths of the forecast would have", "values"),
+        (each * horizon * _num_figures(request), _MAX_ANSWERED, "the answer would have", "values"),
+        (num_series * of_each * _held_bytes(served, driving, horizon), _MAX_HELD, "the paths would hold", "bytes"),
     ):
-        if values > most:
-            raise TooLong(f"{what} {values} values", where="samples", expected=f"at most {most} values")
+        if size > most:
+            where = "samples" if request.samples else "horizon" if num_series == 1 else "series_list"
+            raise TooLong(f"{what} {size} {unit}", where=where, expected=f"at most {most} {unit}")

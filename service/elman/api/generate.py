@@ -143,7 +143,7 @@ class Generate:
         start = yield from read_start(self.server, request, _check, AutoregressiveDecoder.generate)
         served, (options, (prompt, *_)) = start.served, start.decoded
         num_rows = max(options.samples, options.num_beams)
-        check_statics([start.snapshot.statics] * num_rows, "samples" if options.num_beams == 1 else "num_beams")
+        check_statics([start.snapshot.statics], "samples" if options.num_beams == 1 else "num_beams", num_rows)
         deadline = request.deadline(options.timeout)
         snapshot, output = yield from read_prompt(served, start.snapshot, prompt, deadline, "prompt")
         step, rule = start.step + len(prompt), rule_of(served, options)

@@ -86,21 +86,21 @@ class AcceptedShapes:
             return np.ascontiguousarray(x, "<f4").tobytes()
 
 
-def to_json_value(x: object, where: str) -> Any:
+def to_json_value(x: object, where: str, dtype: type[np.floating[Any]] = np.float32) -> Any:
     """A sequence as JSON holds it: lists of numbers, or text. A missing value, NaN or masked, is None.
 
-    Raises RequestError if a number is infinite.
+    dtype: fractions are rounded to this. Raises RequestError if a number is infinite in it.
     """
     if isinstance(x, str):
         return x
     if isinstance(x, Mapping):
         return {
-            name: value if isinstance(value, str) else _numbers(np.asanyarray(value), f"{where}.{name}")
+            name: value if isinstance(value, str) else _numbers(np.asanyarray(value), f"{where}.{name}", dtype)
             for name, value in x.items()
         }
     array = np.asanyarray(x)
     _check_axes(array)
-    return _numbers(array, where)
+    return _numbers(array, where, dtype)
 
 
 def to_json_statics(static: StaticLike | Sequence[StaticLike], where: str = "static") -> Any:
@@ -110,17 +110,17 @@ def to_json_statics(static: StaticLike | Sequence[StaticLike], where: str = "sta
     return [to_json_statics(one, f"{where}[{index}]") for index, one in enumerate(static)]
 
 
-def _numbers(array: NDArray[Any], where: str) -> Any:
+def _numbers(array: NDArray[Any], where: str, dtype: type[np.floating[Any]] = np.float32) -> Any:
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{where} must hold numbers, got dtype {array.dtype}")
     if array.dtype.kind != "f":
         return array.tolist()  # a masked value becomes None
     with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
+        array = array.astype(dtype, copy=False)
     infinite = np.ma.filled(np.isinf(array), False)
     if infinite.any():
         place = _first_place(infinite)
-        raise RequestError("a number is not finite in float32", code="not_finite", where=f"{where}{place}")
+        raise RequestError(f"a number is not finite in {dtype.__name__}", code="not_finite", where=f"{where}{place}")
     # JSON has no NaN. The server knows whether the model takes missing values, and names the place if not.
     missing = np.isnan(np.ma.filled(array, np.nan))
     return np.ma.masked_array(array, missing).tolist() if missing.any() else array.tolist()

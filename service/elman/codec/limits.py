@@ -31,9 +31,9 @@ def check_listed(rows: int, top: int) -> None:
         )
 
 
-def check_statics(of_each: Iterable[tuple[Array, ...]], where: str) -> None:
-    """Raise TooLong if the static inputs of all sequences of a request are too large together."""
-    numbers = sum([one.size for statics in of_each for one in statics])
+def check_statics(of_each: Iterable[tuple[Array, ...]], where: str, times: int = 1) -> None:
+    """Raise TooLong if the static inputs of all sequences of a request, each so many times, are too large together."""
+    numbers = times * sum([one.size for statics in of_each for one in statics])
     if numbers > MAX_STATIC_NUMBERS:
         raise TooLong(
             f"the static inputs of all sequences have {numbers} numbers together",

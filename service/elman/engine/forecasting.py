@@ -74,7 +74,8 @@ class PathBlock:
 
     def __post_init__(self) -> None:
         window, rows = self.plan.window, len(self.numbers)
-        self.window = None if window is None else np.repeat(window[:, None], rows, axis=1)
+        # A forecast of one step reads no window.
+        self.window = np.repeat(window[:, None], rows, 1) if window is not None and self.plan.horizon > 1 else None
 
     def feed(self, feedbacks: list[Feedback], outputs: Array) -> list[Array | None]:
         """Like `Feedback.feed`."""

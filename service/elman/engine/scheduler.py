@@ -299,7 +299,9 @@ class Scheduler:
 
     def _drop(self, sequence: Sequence) -> None:
         done, length = sequence.served + sequence.cursor, sequence.served + sequence.length
-        sequence.error = DeadlineExceeded(f"the deadline passed with {done} of {length} steps done")
+        # More inputs may come from a feedback.
+        of = "" if sequence.more else f" of {length}"
+        sequence.error = DeadlineExceeded(f"the deadline passed with {done}{of} steps done")
         self._dropped.append(sequence)
 
     def _similar(self, first: Sequence, other: Sequence) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import ArrayLike
+from pydantic import ValidationError
 
 from elman.errors import ModelRefused
 from elman.exporter.errors import ExportRefused
@@ -71,7 +72,11 @@ def calibrate(
         raise ExportRefused(f"forecasts are of {points.shape[2]} values, the model's of {len(forecast.target)}")
     if len(points) < FEWEST_ROWS:
         raise ExportRefused(f"there are {len(points)} forecasts: give {FEWEST_ROWS} or more")
-    errors = errors_of(points, values, offset, level, most_rows)
+    try:
+        errors = errors_of(points, values, offset, level, most_rows)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise ExportRefused(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     if tested is not None:
         shares = coverage(errors, *_pair(*tested, "tested[0]", "tested[1]"), forecast.minimum)
         errors = errors.model_copy(update={"coverage": tuple(tuple(step) for step in shares.tolist())})

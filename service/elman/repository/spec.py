@@ -323,6 +323,11 @@ class ForecastSpec(_Frozen):
     head: HeadSpec | None = None
     minimum: Number | None = None
 
+    @cached_property
+    def residual_table(self) -> "np.ndarray[Any, Any]":
+        """The residuals as float64 `(rows, outputs)`; `(0,)` if there are none."""
+        return np.array(self.residuals, np.float64)
+
     @property
     def sampled(self) -> bool:
         """Whether paths can be sampled."""

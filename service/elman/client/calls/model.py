@@ -224,7 +224,8 @@ def _each(values: Sequence[ArrayLike], where: str) -> list[Any]:
 
 
 def _numbers(values: ArrayLike | Sequence[ArrayLike], where: str) -> Any:
-    return to_json_value(np.asanyarray(values, np.float64), where)
+    # Scaling is done in float64: a series far from zero that varies little would lose its digits in float32.
+    return to_json_value(np.asanyarray(values, np.float64), where, np.float64)
 
 
 def _generate_body(prompt: Prompt | None, options: GenerateOptions) -> dict[str, Any]:
