@@ -12,7 +12,7 @@ from elman.api.beams import Finished, search
 from elman.api.metrics import Metrics
 from elman.api.segment import seal_token
 from elman.api.server import ServedModel, Server
-from elman.codec.answer import encode_json
+from elman.codec.answer import encode_json, encoded_list
 from elman.codec.autoregressive import AutoregressiveDecoder
 from elman.codec.limits import check_statics
 from elman.codec.requests import GenerateRequest
@@ -33,7 +33,7 @@ from elman.sessions.snapshot import Snapshot
 _THREAD_SCORES = 200_000
 # With more samples, sealing and encoding the answer take milliseconds and leave the event loop.
 _MANY_SAMPLES = 100
-# With more log-probabilities, encoding the answer takes milliseconds.
+# With more tokens and log-probabilities, encoding the answer takes milliseconds.
 _MANY_LISTED = 5_000
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -213,23 +213,22 @@ class Generate:
     def _answer(self, start: Start[Any], step: int, finished: list[Finished], deadline: float) -> Steps[bytes]:
         """The answer as JSON. `step` is that after the prompt."""
         served, (options, inputs) = start.served, start.decoded
-        results = [_result(one) for one in finished]
+        tokens: list[str] = []
         if options.return_state:
             snapshots = yield from self._states(served, finished, deadline)
             steps = [step + len(one.sampler.tokens) for one in finished]
             sealing = self._seal, served, start.owner, steps, snapshots
             many = len(finished) > _MANY_SAMPLES
             tokens = (yield from aside(*sealing)) if many else self._seal(*sealing[1:])
-            for result, token in zip(results, tokens, strict=True):
-                result["state"] = token
         name, version = served.key
         seed = finished[0].sampler.rule.seed if options.num_beams == 1 else None
-        answer = {"model": name, "version": version, "seed": seed, "results": results}
+        answer: dict[str, Any] = {"model": name, "version": version, "seed": seed}
         if inputs.unknown:
             answer["unknown"] = listed_unknown(inputs.unknown)
-        listed = sum(len(one.sampler.logprobs) for one in finished) * (1 + (options.logprobs or 0))
+        listed = sum(len(one.sampler.tokens) for one in finished) * (1 + (options.logprobs or 0))
         heavy = len(finished) > _MANY_SAMPLES or listed > _MANY_LISTED
-        return (yield from self.server.pool.offload(heavy, encode_json, answer))
+        encoding = _encoded, answer, finished, tokens
+        return (yield from aside(*encoding)) if heavy else _encoded(*encoding[1:])
 
     def _states(self, served: ServedModel, finished: list[Finished], deadline: float) -> Steps[list[Snapshot]]:
         """The snapshot of each sequence after all of its tokens. Those that the model has not read are run."""
@@ -253,6 +252,13 @@ def _events(samples: list[_Sample]) -> Iterable[bytes]:
         yield from sample.events(index)
 
 
+def _encoded(answer: dict[str, Any], finished: list[Finished], tokens: list[str]) -> bytes:
+    """An answer as JSON, with its results. `tokens` are their state tokens, if they were asked for."""
+    states: list[dict[str, str]] = [{"state": token} for token in tokens] or [{} for _ in finished]
+    results = [_result(one) | state for one, state in zip(finished, states, strict=True)]
+    return encode_json(answer | {"results": results})
+
+
 def _result(finished: Finished) -> dict[str, Any]:
     """The fields of one result."""
     sampler, rule = finished.sampler, finished.sampler.rule
@@ -264,7 +270,7 @@ def _result(finished: Finished) -> dict[str, Any]:
     if finished.score is not None:
         result["score"] = finished.score
     if rule.logprobs is not None:
-        result["logprobs"] = [logprob_fields(one, rule) for one in sampler.logprobs]
+        result["logprobs"] = encoded_list(logprob_fields(one, rule) for one in sampler.logprobs)
     return result
 
 
