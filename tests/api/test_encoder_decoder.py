@@ -103,6 +103,8 @@ def test_what_is_known_ahead_goes_to_the_decoder(server: RunningServer, model: s
     np.testing.assert_allclose(forecast(server, model, **one, horizon=2)["point"], right[0][:2], rtol=1e-5)
     card = server.client.get(f"/v1/models/{model}").json()["forecast"]
     assert (card["future"], card["known"], card["max_horizon"]) == ("ahead", [1], HORIZON)
+    listed = server.client.get("/v1/timeseries/models").json()
+    assert "alone" in listed and model not in listed, "KServe's protocol has no static inputs"
     problem = forecast(server, model, 422, **{**one, "future": [1.0]})
     assert (problem["where"], problem["expected"]) == ("future", "5 rows of 1")
     problem = forecast(server, model, 422, **{**one, "static": {"site": [0.5], "ahead": [[1.0]] * 5}})

@@ -64,7 +64,7 @@ class Forecast:
         many = len(given) > _THREAD_SERIES
         preparing = _prepare, served, start.snapshot, given, horizon, seed
         contexts, plans = (yield from aside(*preparing)) if many else _prepare(*preparing[1:])
-        check_statics([one.snapshot.statics for one in contexts], "samples", of_each)
+        check_statics([one.snapshot.statics for one in contexts], "samples" if num_paths else "static", of_each)
         outputs = yield from _read(served, driving, contexts, deadline)
         values = np.empty((len(plans), of_each, plans[0].horizon, len(plans[0].mean)))
         beginning = _begin, contexts, plans, outputs, values, most, deadline
@@ -291,7 +291,8 @@ def encode_forecast(
     if not finite.all():
         step, index = np.argwhere(~finite.all(axis=(1, 3)).T)[0].tolist()
         of = f" of series {index}" if request.many else ""
-        raise NotFiniteOutput(f"the forecast{of} is not finite from step {step}", where="horizon", expected=f"{step}")
+        expected = f"at most {step}" if step else None
+        raise NotFiniteOutput(f"the forecast{of} is not finite from step {step}", where="horizon", expected=expected)
     head = {"model": key[0], "version": key[1], "horizon": values.shape[2], "seed": seed}
     results = [_figures(request, of_one) for of_one in values]
     return encode_json({**head, "results": results} if request.many else {**head, **results[0]})

@@ -11,7 +11,8 @@ from elman.codec.timeseries import as_forecast, as_time_series, at_its_place
 from elman.engine.work import Steps, Work, script
 from elman.errors import ElmanError
 from elman.http.endpoint import Request, Response
-from elman.repository.feeding import why_no_forecast
+from elman.repository.feeding import driving_of, why_no_forecast
+from elman.repository.model import Model
 
 
 class TimeSeries:
@@ -44,6 +45,13 @@ def timeseries_router(server: Server) -> APIRouter:
     @router.get("/models")
     async def list_time_series_models() -> list[str]:
         """The names of the models that `/v1/timeseries/forecast` takes."""
-        return [one.model.name for one in server.defaults() if why_no_forecast(one.model) is None]
+        return [one.model.name for one in server.defaults() if _takes(one.model)]
 
     return router
+
+
+def _takes(model: Model) -> bool:
+    """Whether a model forecasts, and needs no static inputs: the protocol has none."""
+    if why_no_forecast(model) is not None:
+        return False
+    return len(model.network.statics) == (driving_of(model).future is not None)
