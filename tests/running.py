@@ -55,12 +55,7 @@ class RunningServer:
 
     def stats(self) -> dict[tuple[str, tuple[str, ...]], float]:
         """The metrics by sample name and label values."""
-        families = text_string_to_metric_families(self.client.get("/metrics").text)
-        return {
-            (sample.name, tuple(sample.labels.values())): sample.value
-            for family in families
-            for sample in family.samples
-        }
+        return parsed(self.client.get("/metrics").text)
 
     def errors(self) -> dict[str, float]:
         """How many errors were answered, by code."""
@@ -72,6 +67,14 @@ class RunningServer:
         while self.stats()[name, labels] != value:
             assert time.monotonic() < until, f"{name} did not become {value}"
             time.sleep(0.02)
+
+
+def parsed(metrics: str) -> dict[tuple[str, tuple[str, ...]], float]:
+    """Samples by name and label values, of the text of `/metrics`."""
+    families = text_string_to_metric_families(metrics)
+    return {
+        (sample.name, tuple(sample.labels.values())): sample.value for family in families for sample in family.samples
+    }
 
 
 def environment(**settings: object) -> dict[str, str]:

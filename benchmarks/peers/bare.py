@@ -41,8 +41,17 @@ if __name__ == "__main__":
             def driver(self):
                 return self
 
+            num_accepted = 0
+
+            @property
+            def counters(self):
+                return self
+
+            def request_ended(self, route, status, code, model, seconds):
+                pass
+
             def find(self, path, headers):
-                return Route(self, {}, b"")
+                return Route(self, {}, b"", path)
 
             def start(self, endpoint, request, exchange):
                 exchange.reply(Response(_ANSWER))

@@ -46,6 +46,7 @@ from elman.errors import (
 from elman.http.asgi import (
     ASGIEndpoint,
     ClientGone,
+    counted,
     read_body,
     refuse_socket,
     refuse_upgrade,
@@ -56,7 +57,7 @@ from elman.http.asgi import (
 from elman.http.bodies import Bodies
 from elman.http.callers import OWNER, Callers
 from elman.http.connections import Connections
-from elman.http.endpoint import JSON, PROBLEM, REQUEST_ID, Driver, Endpoint, Route, log_failure
+from elman.http.endpoint import CODE, JSON, PROBLEM, REQUEST_ID, Driver, Endpoint, Route, log_failure
 from elman.http.short import cache_short
 from elman.http.sites import Sites
 from elman.settings import Settings, check_names
@@ -105,7 +106,8 @@ class Elman(FastAPI):
         if name is None or self.user_middleware or (self.cors is not None and b"origin" in headers):
             return None
         self.sites.check(b"POST", path, headers)
-        return Route(self.endpoints[name].endpoint, parameters, self.callers.identify(headers))
+        served = self.endpoints[name]
+        return Route(served.endpoint, parameters, self.callers.identify(headers), served.path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -114,7 +116,11 @@ class Elman(FastAPI):
         if REQUEST_ID not in scope:
             scope[REQUEST_ID] = self.driver.request_id(dict(scope["headers"]))
             send = with_fields(scope[REQUEST_ID], send)
-        await (self.cors or self._serve)(scope, receive, send)
+        application = self.cors or self._serve
+        if scope["type"] == "http":
+            await counted(application, self.driver.counters, scope, receive, send)
+        else:
+            await application(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind, headers = scope["type"], dict(scope["headers"])
@@ -138,6 +144,7 @@ class Elman(FastAPI):
         except ClientGone:
             return
         except ElmanError as error:
+            scope[CODE] = error.code
             problem = self.driver.problem(error)
             if kind == "http":
                 await respond(send, problem)
@@ -163,6 +170,7 @@ def _check_parsed(path: str, body: bytes) -> None:
 
 
 _TIME_SERIES = "/v1/timeseries/forecast"
+_STEPS = "/v1/sessions/{id}/steps"
 _VERBS = frozenset({"predict", "generate", "forecast", "influence"})
 
 
@@ -209,10 +217,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             running.call_soon_threadsafe(streams.end)
 
         app.state.stopping = stopping
-        sweeping = (bodies.sweep(), connections.sweep(), server.sessions.sweep())
+        sweeping = (bodies.sweep(), connections.sweep(), server.sessions.sweep(), metrics.watch_loop())
         sweeps = [asyncio.create_task(sweep) for sweep in sweeping]
         try:
-            yield
+            async with metrics.workers.joined():
+                yield
         finally:
             for sweep in sweeps:
                 sweep.cancel()
@@ -235,6 +244,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.cors = _cors(app, settings.cors_origins) if settings.cors_origins else None
     stepper = Stepper(server)
     streams = Streams(server, driver, metrics, stepper)
+    metrics.num_streams = lambda: len(streams)
     forecast = Forecast(server)
     endpoints: dict[str, Endpoint] = {
         "predict": Predict(server),
@@ -244,11 +254,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         "influence": Influence(server),
         "steps": SessionSteps(server, stepper),
     }
-    app.endpoints = {name: ASGIEndpoint(endpoint, driver, bodies) for name, endpoint in endpoints.items()}
+    paths = {"steps": _STEPS, "time_series": _TIME_SERIES, **{verb: f"/v1/models/{{name}}/{verb}" for verb in _VERBS}}
+    app.endpoints = {name: ASGIEndpoint(one, paths[name], driver, bodies) for name, one in endpoints.items()}
     for verb in sorted(_VERBS):
-        for path in (f"/v1/models/{{name}}/{verb}", f"/v1/models/{{name}}/versions/{{version}}/{verb}"):
+        for path in (paths[verb], f"/v1/models/{{name}}/versions/{{version}}/{verb}"):
             app.router.routes.append(ASGIRoute(path, app.endpoints[verb], methods=["POST"]))
-    app.router.routes.append(ASGIRoute("/v1/sessions/{id}/steps", app.endpoints["steps"], methods=["POST"]))
+    app.router.routes.append(ASGIRoute(_STEPS, app.endpoints["steps"], methods=["POST"]))
     app.router.routes.append(ASGIRoute(_TIME_SERIES, app.endpoints["time_series"], methods=["POST"]))
     app.include_router(timeseries_router(server))
     app.include_router(models_router(server))
@@ -278,13 +289,14 @@ def _body_fields(request: HTTPRequest) -> tuple[str, ...]:
 def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
     """Give all errors the same body, also those of the framework."""
 
-    def answer(error: ElmanError) -> Response:
+    def answer(request: HTTPRequest, error: ElmanError) -> Response:
         metrics.request_failed(error)
+        request.scope[CODE] = error.code
         return JSONResponse(error.problem(), error.status, dict(error.headers), media_type=PROBLEM.decode())
 
     @app.exception_handler(ElmanError)
     async def on_elman_error(request: HTTPRequest, error: ElmanError) -> Response:
-        return answer(error)
+        return answer(request, error)
 
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(request: HTTPRequest, error: RequestValidationError) -> Response:
@@ -292,22 +304,22 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
         # A misspelt field is missing too. Its error says more.
         first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
         if first["type"] == "json_invalid":
-            return answer(InvalidJSON(f"the body is not valid JSON: error at byte {first['loc'][-1]}"))
+            return answer(request, InvalidJSON(f"the body is not valid JSON: error at byte {first['loc'][-1]}"))
         where = echoed(".".join(str(part) for part in first["loc"][1:])) or None
         if first["type"] == "extra_forbidden":
-            return answer(unknown_field(str(first["loc"][-1]), None, _body_fields(request)))
-        return answer(InvalidField(str(first["msg"]), where=where))
+            return answer(request, unknown_field(str(first["loc"][-1]), None, _body_fields(request)))
+        return answer(request, InvalidField(str(first["msg"]), where=where))
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: HTTPRequest, error: HTTPException) -> Response:
         if error.status_code == 405:
             allow = (error.headers or {}).get("Allow", "")
-            return answer(MethodNotAllowed(f"this path does not allow {request.method}", allow=allow))
+            return answer(request, MethodNotAllowed(f"this path does not allow {request.method}", allow=allow))
         if error.status_code == 400:
-            return answer(InvalidJSON("the body cannot be read as JSON"))
-        return answer(UnknownRoute(f"there is no route {echoed(request.url.path)}", expected="see /docs"))
+            return answer(request, InvalidJSON("the body cannot be read as JSON"))
+        return answer(request, UnknownRoute(f"there is no route {echoed(request.url.path)}", expected="see /docs"))
 
     @app.exception_handler(Exception)
     async def on_defect(request: HTTPRequest, error: Exception) -> Response:
         log_failure(error, request.scope[REQUEST_ID])
-        return answer(Internal("the server failed on this request"))
+        return answer(request, Internal("the server failed on this request"))

@@ -24,11 +24,11 @@ class Counted:
     """What the driver counts."""
 
     def __init__(self) -> None:
-        self.done: list[tuple[str, int]] = []
         self.failed: list[str] = []
+        self.num_accepted = 0
 
-    def request_done(self, model: tuple[str, int], seconds: float) -> None:
-        self.done.append(model)
+    def request_ended(self, *arguments: Any) -> None:
+        pass
 
     def request_failed(self, error: ElmanError) -> None:
         self.failed.append(error.code)
@@ -109,7 +109,7 @@ def test_what_parse_returns_is_run_and_answered_once() -> None:
         await settled(lambda: bool(exchange.responses))
         (response,) = exchange.responses
         assert same_bits(np.frombuffer(response.content, np.float32), expected(NAME, inputs)[-1])
-        assert counted.done == [(NAME, 1)] and exchange.work is None
+        assert response.model == (NAME, 1) and exchange.work is None
 
     driven(test)
 
@@ -118,7 +118,6 @@ def test_a_response_without_work_is_sent_at_once() -> None:
     async def test(driver: Driver, counted: Counted, queue: ModelQueue) -> None:
         exchange = start(driver, lambda: Response(b"ready"))
         assert [one.content for one in exchange.responses] == [b"ready"]
-        assert not counted.done, "nothing says of which model it is"
 
     driven(test)
 
@@ -166,7 +165,7 @@ def test_a_client_that_is_gone_gets_nothing_and_its_work_is_given_up() -> None:
         exchange.disconnect()
         await settled(lambda: driver.engine.num_pending == 0)
         assert sequence.cancelled and sequence.cursor < 1_000_000
-        assert (exchange.responses, counted.done, counted.failed) == ([], [], [])
+        assert (exchange.responses, counted.failed) == ([], [])
 
     driven(test)
 

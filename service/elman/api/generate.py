@@ -1,6 +1,7 @@
 """`POST /v1/models/{name}/generate`: generates tokens from a prompt, as one answer or as server-sent events."""
 
 import secrets
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -153,7 +154,7 @@ class Generate:
             return Response(content, model=served.key)
         samples = yield from self._samples(served, options, rule, snapshot, output, deadline)
         if options.stream:
-            return (yield from self._stream(start, snapshot, step, samples, deadline))
+            return (yield from self._stream(start, snapshot, step, samples, deadline, request.arrived))
         yield from run(served.queue, [one.sequence for one in samples if one.sequence is not None], "prompt")
         content = yield from self._answer(start, step, [one.finished(snapshot) for one in samples], deadline)
         return Response(content, model=served.key)
@@ -186,11 +187,17 @@ class Generate:
         ]
 
     def _stream(
-        self, start: Start[Any], snapshot: Snapshot, step: int, samples: list[_Sample], deadline: float
+        self,
+        start: Start[Any],
+        snapshot: Snapshot,
+        step: int,
+        samples: list[_Sample],
+        deadline: float,
+        arrived: float,
     ) -> Steps[Response]:
         """Send tokens as they are drawn. An error after the response has begun is sent as an event."""
         running = [one.sequence for one in samples if one.sequence is not None]
-        work = _StreamedRun(start.served.queue, running)
+        work, before, first = _StreamedRun(start.served.queue, running), arrived, True
         try:
             yield Send(b"", _STREAM_HEADERS)
             while not work.done:
@@ -198,6 +205,9 @@ class Generate:
                 events = b"".join(_events(samples))
                 if events:
                     yield Send(events, _STREAM_HEADERS)
+                    now = time.monotonic()
+                    self.metrics.token_sent(start.served.key, now - before, first=first)
+                    before, first = now, False
             if work.failure is not None:
                 raise work.failure
             work.check()
@@ -206,7 +216,7 @@ class Generate:
             return Response(last + b"event: done\ndata: " + answer + b"\n\n", model=start.served.key)
         except ElmanError as error:
             self.metrics.request_failed(error)
-            return Response(b"event: error\ndata: " + encode_json(error.problem()) + b"\n\n")
+            return Response(b"event: error\ndata: " + encode_json(error.problem()) + b"\n\n", code=error.code)
         finally:
             work.cancel()
 

@@ -1,22 +1,34 @@
-"""`/metrics`: the counters of the server, in Prometheus' text format."""
+"""`/metrics`: what the server counts, in Prometheus' text format.
 
+What every request moves are plain integers, which collectors read when the metrics are asked for. Counters of the
+library, which take a microsecond or more each, are for what is rarer.
+"""
+
+import asyncio
+import os
+import platform
+import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
+from prometheus_client import Histogram as LibraryHistogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from elman import __version__
 from elman.api.server import ServedModel, Server
+from elman.api.workers import Workers, meeting_folder
+from elman.engine.histogram import BOUNDS, Histogram
 from elman.engine.queue import Stats
-from elman.errors import ElmanError
+from elman.errors import DeadlineExceeded, ElmanError
+from elman.repository.runtime import RUNTIME_VERSION
 
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LABELS = ("model", "version")
+# How often the delay of the event loop is measured.
+_LAG_SECONDS = 0.5
 
 _STATS: tuple[tuple[str, str, Callable[[Stats], float]], ...] = (
     ("elman_runs", "Runs of the network", lambda stats: stats.num_runs),
@@ -28,13 +40,26 @@ _STATS: tuple[tuple[str, str, Callable[[Stats], float]], ...] = (
     ("elman_run_seconds", "Time spent in runs", lambda stats: stats.run_seconds),
 )
 
+_TIMES: tuple[tuple[str, str, Callable[[Stats], Histogram]], ...] = (
+    ("elman_queue_seconds", "From the submission of a sequence to its first run", lambda stats: stats.queue_seconds),
+    ("elman_compute_seconds", "From the first run of a sequence to its end", lambda stats: stats.compute_seconds),
+)
 
-@dataclass
-class _Requests:
-    """Answered requests of one model: a count per histogram bucket, and the sum of their seconds."""
-
-    buckets: list[int] = field(default_factory=lambda: [0] * (len(_SECONDS) + 1))
-    seconds: float = 0.0
+_GAUGES: tuple[tuple[str, str, Callable[[ServedModel], float]], ...] = (
+    ("elman_queued_sequences", "Sequences not done yet", lambda one: len(one.queue.scheduler)),
+    (
+        "elman_waiting_sequences",
+        "Sequences whose first run has not begun",
+        lambda one: one.queue.stats.num_added - one.queue.stats.num_begun,
+    ),
+    (
+        "elman_running_sequences",
+        "Sequences whose first run has begun, and that are not done",
+        lambda one: one.queue.stats.num_begun - one.queue.stats.num_sequences,
+    ),
+    ("elman_max_batch", "Most rows of one run", lambda one: one.queue.scheduler.policy.max_batch),
+    ("elman_state_bytes", "Memory of running state", lambda one: one.queue.runner.nbytes),
+)
 
 
 class Metrics:
@@ -42,25 +67,68 @@ class Metrics:
 
     def __init__(self, server: Server) -> None:
         self.registry = CollectorRegistry()
-        self.requests: defaultdict[tuple[str, int], _Requests] = defaultdict(_Requests)
+        settings = server.settings
+        folder = meeting_folder(settings.store_dir, os.getppid())
+        self.workers = Workers(self.registry.collect, folder, settings.workers)
+        self.num_streams: Callable[[], int] = lambda: 0
+        self.num_accepted = 0
+        self.ended: defaultdict[tuple[str, int, str, tuple[str, int] | None], Histogram] = defaultdict(Histogram)
         self._errors = Counter("elman_errors", "Requests refused or failed", ("code",), registry=self.registry)
+        text = "From a request to the first token of its streamed answer"
+        self._first_token = self._histogram("elman_first_token_seconds", text, _LABELS)
+        text = "Between two events of one streamed answer"
+        self._token_gap = self._histogram("elman_token_gap_seconds", text, _LABELS)
+        self._loop_lag = self._histogram("elman_loop_lag_seconds", "How late the event loop wakes a task", ())
         self.registry.register(_RequestCollector(self))
         self.registry.register(_QueueCollector(server))
+        self.registry.register(_ServerCollector(server, self))
         ProcessCollector(registry=self.registry)
 
-    def request_done(self, model: tuple[str, int], seconds: float) -> None:
-        """Count one answered request of a model, by its name and version."""
-        requests = self.requests[model]
-        requests.buckets[bisect_left(_SECONDS, seconds)] += 1
-        requests.seconds += seconds
+    def _histogram(self, name: str, text: str, labels: tuple[str, ...]) -> LibraryHistogram:
+        return LibraryHistogram(name, text, labels, buckets=BOUNDS, registry=self.registry)
+
+    def request_ended(self, route: str, status: int, code: str, model: tuple[str, int] | None, seconds: float) -> None:
+        """Count the end of a request, as `elman.http.endpoint.Counters` says."""
+        histogram = self.ended[route, status, code, model]
+        histogram.counts[bisect_left(BOUNDS, seconds)] += 1  # not by `observe`: a call costs more than what it does
+        histogram.seconds += seconds
 
     def request_failed(self, error: ElmanError) -> None:
         """Count one request that ended in an error."""
         self._errors.labels(error.code).inc()
 
-    def text(self) -> bytes:
-        """All metrics, in the text exposition format."""
-        return generate_latest(self.registry)
+    def token_sent(self, model: tuple[str, int], seconds: float, *, first: bool) -> None:
+        """Count an event of a streamed answer: seconds since the request, or since the event before."""
+        histogram = self._first_token if first else self._token_gap
+        histogram.labels(*map(str, model)).observe(seconds)
+
+    async def text(self) -> bytes:
+        """The metrics of all workers, in the text exposition format."""
+        return generate_latest(_Collected(await self.workers.collect()))
+
+    async def watch_loop(self) -> None:
+        """Measure how late the event loop is, until cancelled."""
+        while True:
+            due = time.monotonic() + _LAG_SECONDS
+            await asyncio.sleep(_LAG_SECONDS)
+            self._loop_lag.observe(max(0.0, time.monotonic() - due))
+
+
+def outcome_of(status: int, code: str) -> str:
+    """How a request ended: `answered`, `refused`, `expired` or `cancelled`."""
+    if not status:
+        return "cancelled"
+    if code == DeadlineExceeded.code:
+        return "expired"
+    return "refused" if code or status >= 400 else "answered"
+
+
+class _Collected(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 class _RequestCollector(Collector):
@@ -68,17 +136,34 @@ class _RequestCollector(Collector):
         self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
-        text = "From a whole request to its answer"
-        family = HistogramMetricFamily("elman_request_seconds", text, labels=_LABELS)
-        for (name, version), requests in list(self._metrics.requests.items()):
-            bounds = [*map(str, _SECONDS), "+Inf"]
-            buckets = list(zip(bounds, accumulate(requests.buckets), strict=True))
-            family.add_metric([name, str(version)], buckets, requests.seconds)
-        yield family
+        ended = list(self._metrics.ended.items())
+        num_ended = sum(sum(times.counts) for _, times in ended)
+        # Read after those that have ended, so that it is never less.
+        num_accepted = self._metrics.num_accepted
+        text = "Requests accepted: read, or refused while they were read"
+        yield CounterMetricFamily("elman_accepted_requests", text, num_accepted)
+        text = "Requests accepted and not ended, this one included"
+        yield GaugeMetricFamily("elman_active_requests", text, num_accepted - num_ended)
+        numbers: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        responses: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
+        answers: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
+        for (route, status, code, model), times in ended:
+            numbers[route, outcome_of(status, code), code] += sum(times.counts)
+            if status:
+                responses[route, f"{status // 100}xx"].add(times)
+            if model is not None:
+                answers[model[0], str(model[1])].add(times)
+        requests = CounterMetricFamily("elman_requests", "Requests ended", labels=("route", "outcome", "reason"))
+        for labels, number in numbers.items():
+            requests.add_metric(labels, number)
+        yield requests
+        text = "From the first byte of a request to the end of its response"
+        yield _histogram("elman_response_seconds", text, ("route", "status"), responses)
+        yield _histogram("elman_request_seconds", "From a request to its answer", _LABELS, answers)
 
 
 class _QueueCollector(Collector):
-    """Reads the engine's plain counters only when /metrics is asked for, so that counting costs the engine nothing."""
+    """What the engine counts for each model."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -89,22 +174,57 @@ class _QueueCollector(Collector):
             family = CounterMetricFamily(name, text, labels=_LABELS)
             _fill(family, served, lambda one, read=read: read(one.queue.stats))  # type: ignore[misc]
             yield family
-        queued = GaugeMetricFamily("elman_queued_sequences", "Sequences not done yet", labels=_LABELS)
-        _fill(queued, served, lambda one: len(one.queue.scheduler))
-        yield queued
-        state = GaugeMetricFamily("elman_state_bytes", "Memory of running state", labels=_LABELS)
-        _fill(state, served, lambda one: one.queue.runner.nbytes)
-        yield state
+        for name, text, gauge in _GAUGES:
+            yield _fill(GaugeMetricFamily(name, text, labels=_LABELS), served, gauge)
+        for name, text, times_of in _TIMES:
+            yield _histogram(name, text, _LABELS, {_names(one): times_of(one.queue.stats) for one in served})
         yield GaugeMetricFamily(
             "elman_pending_sequences", "Sequences not answered yet", self._server.engine.num_pending
         )
         text = "Work not answered yet, by the calibrated costs"
         yield GaugeMetricFamily("elman_pending_seconds", text, self._server.engine.pending_seconds)
-        yield GaugeMetricFamily("elman_sessions", "Sessions in the store", len(self._server.sessions))
+
+
+class _ServerCollector(Collector):
+    """Models, sessions, streams, and versions."""
+
+    def __init__(self, server: Server, metrics: Metrics) -> None:
+        self._server = server
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        server, served = self._server, list(self._server)
         yield GaugeMetricFamily("elman_models", "Model versions served", len(served))
-        yield GaugeMetricFamily("elman_refused_models", "Model files refused", len(self._server.refusals))
+        yield GaugeMetricFamily("elman_refused_models", "Model files refused", len(server.refusals))
+        load = GaugeMetricFamily("elman_model_load_seconds", "Time that the file took to load", labels=_LABELS)
+        yield _fill(load, served, lambda one: server.repository.load_seconds[one.key])
+        yield GaugeMetricFamily("elman_sessions", "Sessions in the store", len(server.sessions))
+        yield GaugeMetricFamily("elman_streams", "WebSocket streams open", self._metrics.num_streams())
+        times = server.store_times
+        seconds = {(call,): one for call, one in list(times.seconds.items())}
+        yield _histogram("elman_store_seconds", "Calls of the session store", ("call",), seconds)
+        failed = CounterMetricFamily("elman_store_failures", "Calls of the store that failed", labels=("call",))
+        for call, number in list(times.num_failed.items()):
+            failed.add_metric([call], number)
+        yield failed
+        build = GaugeMetricFamily("elman_build_info", "What runs here", labels=("version", "onnxruntime", "python"))
+        build.add_metric([__version__, RUNTIME_VERSION, platform.python_version()], 1)
+        yield build
 
 
-def _fill(family: Any, served: Iterable[ServedModel], read: Callable[[ServedModel], float]) -> None:
+def _names(served: ServedModel) -> tuple[str, str]:
+    return served.model.name, str(served.model.version)
+
+
+def _histogram(name: str, text: str, labels: tuple[str, ...], times: Mapping[Any, Histogram]) -> HistogramMetricFamily:
+    """A family of histograms, by the values of their labels."""
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, histogram in times.items():
+        family.add_metric(values, histogram.cumulative(), histogram.seconds)
+    return family
+
+
+def _fill(family: Any, served: Iterable[ServedModel], read: Callable[[ServedModel], float]) -> Any:
     for one in served:
-        family.add_metric([one.model.name, str(one.model.version)], read(one))
+        family.add_metric(_names(one), read(one))
+    return family

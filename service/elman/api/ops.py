@@ -38,8 +38,8 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
     @router.head("/metrics", include_in_schema=False)
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def read_metrics() -> Response:
-        """Prometheus metrics."""
-        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        """Prometheus metrics, of all workers."""
+        return Response(await metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/v1/engine")
     async def show_engine() -> EngineStats:

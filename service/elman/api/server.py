@@ -30,6 +30,7 @@ from elman.sessions.snapshot import SnapshotFormat
 from elman.sessions.store import Record, Store, Usage
 from elman.sessions.stores.lmdb import LMDBStore
 from elman.sessions.stores.memory import MemoryStore
+from elman.sessions.timing import StoreTimes, TimedStore
 from elman.sessions.tokens import StateTokens, load_or_make_key
 from elman.settings import Settings
 
@@ -109,8 +110,9 @@ class Server:
         self.settings = settings
         self.limits = Limits(settings.max_steps, settings.max_queue)
         self.repository = Repository(settings.repository, settings.load_timeout, settings.load_memory or None)
+        self.store_times = StoreTimes()
         self.sessions = Sessions(
-            lambda: _open_store(settings),
+            lambda: TimedStore(_open_store(settings), self.store_times),
             Usage(settings.max_sessions, settings.max_session_bytes),
             settings.session_ttl,
             settings.hot_session_bytes,

@@ -26,7 +26,7 @@ from elman.codec.requests import StepsRequest, StreamQuery
 from elman.engine.work import Steps
 from elman.errors import Draining, ElmanError, Internal, InvalidField, Overloaded, UnknownModel
 from elman.http.callers import owner_of
-from elman.http.endpoint import Driver
+from elman.http.endpoint import GONE, Driver
 from elman.repository.network import Array
 from elman.sessions.store import Record
 
@@ -34,6 +34,10 @@ _GOING_AWAY = 1001
 _POLICY_VIOLATION = 1008
 _INTERNAL_ERROR = 1011
 _TRY_AGAIN_LATER = 1013
+
+
+# How frames are counted as requests.
+_ROUTE = "/v1/models/{name}/stream"
 
 
 class SlowClient(Exception):
@@ -132,12 +136,25 @@ class Streams:
             if message["type"] == "websocket.disconnect":
                 return
             try:
-                await self._answer(stream, message.get("text"), message.get("bytes"))
+                await self._counted(stream, message.get("text"), message.get("bytes"))
             except ElmanError as error:
                 self.metrics.request_failed(error)
                 if _ends(error):
                     raise
                 await self._send(socket.send_text(_problem(error)))
+
+    async def _counted(self, stream: _Stream, text: str | None, content: bytes | None) -> None:
+        """Answer a frame, and count it as a request. Raises what the answer raises."""
+        arrived, status, code, model = time.monotonic(), 0, GONE.code, None
+        self.metrics.num_accepted += 1
+        try:
+            await self._answer(stream, text, content)
+            status, code, model = 200, "", stream.served.key
+        except ElmanError as error:
+            status, code = error.status, error.code
+            raise
+        finally:
+            self.metrics.request_ended(_ROUTE, status, code, model, time.monotonic() - arrived)
 
     async def _receive(self, socket: WebSocket) -> Any:
         """The next message. The wait is cancelled as soon as the server stops."""

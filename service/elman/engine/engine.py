@@ -145,7 +145,10 @@ class Engine:
         # The sequences of a caller who has others pending come after those of the other callers.
         place = self._shares.add(pending.owner, len(sequences))
         self._requests.add(pending)
+        queue.stats.num_added += len(sequences)
+        now = time.monotonic()
         for sequence in sequences:
+            sequence.queued_at = now
             sequence.place = place
             sequence.request = pending
             place += sequence.rows

@@ -3,12 +3,14 @@
 import logging
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from elman.engine.feedback import Feedback
+from elman.engine.histogram import BOUNDS, Histogram
 from elman.engine.runner import Runner
 from elman.engine.scheduler import Batch, Policy, Scheduler
 from elman.engine.sequence import Sequence
@@ -33,8 +35,17 @@ _LOG = logging.getLogger("elman")
 
 @dataclass
 class Stats:
-    """Counts and seconds of one model's queue since it was opened."""
+    """Counts and seconds of one model's queue since it was opened.
 
+    Attributes:
+        num_added: sequences that were submitted. The event loop counts them; the engine counts the rest.
+        num_begun: sequences whose first run has begun, or that ended before it.
+        queue_seconds: by sequence that ran and is done, from its submission to its first run.
+        compute_seconds: by such a sequence, from its first run to its end. Others may have had turns between its runs.
+    """
+
+    num_added: int = 0
+    num_begun: int = 0
     num_runs: int = 0
     num_rows: int = 0
     num_steps: int = 0
@@ -42,6 +53,8 @@ class Stats:
     num_sequences: int = 0
     num_failed: int = 0
     run_seconds: float = 0.0
+    queue_seconds: Histogram = field(default_factory=Histogram)
+    compute_seconds: Histogram = field(default_factory=Histogram)
 
     def count_run(self, batch: Batch, seconds: float) -> None:
         of_each = batch.sequences[0].rows  # more than 1 for a block, which runs alone
@@ -53,7 +66,18 @@ class Stats:
         self.run_seconds += seconds
 
     def count_done(self, done: Iterable[Sequence]) -> None:
+        now = time.monotonic()
+        queue, compute = self.queue_seconds, self.compute_seconds
         for sequence in done:
+            if sequence.begun_at:
+                # Not by `observe`: a call costs more than what it does.
+                waited, computed = sequence.begun_at - sequence.queued_at, now - sequence.begun_at
+                queue.counts[bisect_left(BOUNDS, waited)] += 1
+                compute.counts[bisect_left(BOUNDS, computed)] += 1
+                queue.seconds += waited
+                compute.seconds += computed
+            else:
+                self.num_begun += 1
             self.num_sequences += 1
             self.num_failed += sequence.error is not None and not sequence.cancelled
 
@@ -120,6 +144,10 @@ class ModelQueue:
             return self.fail(suspension), []
         batch = self.scheduler.schedule(now)
         if batch is not None:
+            for sequence in batch.sequences:
+                if not sequence.begun_at:
+                    sequence.begun_at = now
+                    self.stats.num_begun += 1
             self._run(batch)
         done = self.scheduler.update(batch)
         done, fed = self._feed(done)
@@ -179,6 +207,7 @@ class ModelQueue:
         for sequence in failed:
             sequence.error = sequence.error or error or Internal("the engine failed")
         self.runner.release(failed)
+        self.stats.count_done(failed)
         return failed
 
     def _run(self, batch: Batch) -> None:

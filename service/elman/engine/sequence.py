@@ -65,6 +65,8 @@ class Sequence:
         cursor: steps of `inputs` done.
         remaining: steps of `inputs` still to do.
         served: steps done of earlier inputs.
+        queued_at, begun_at: when it was queued and when its first run began, on the clock of `time.monotonic`;
+            0 before that. The engine sets them.
         rank: its position in the scheduler's order.
         slot: its slot in the runner's state arrays.
         block: the states of a block so far, one array for each state tensor; None if it is at its start.
@@ -95,6 +97,8 @@ class Sequence:
     cursor: int = 0
     remaining: int = field(init=False)
     served: int = 0
+    queued_at: float = 0.0
+    begun_at: float = 0.0
     rank: Rank = (0, 0, inf)
     slot: int = INITIAL_SLOT
     block: list[Array] | None = None

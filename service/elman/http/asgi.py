@@ -5,12 +5,24 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from elman.errors import BodyTimeout, ElmanError
+from elman.errors import BodyTimeout, ElmanError, Internal
 from elman.http.bodies import Bodies, Body
 from elman.http.callers import owner_of
-from elman.http.endpoint import REQUEST_ID, Driver, Endpoint, Exchange, Request, Response
+from elman.http.endpoint import (
+    CODE,
+    GONE,
+    MODEL,
+    PATH,
+    REQUEST_ID,
+    Counters,
+    Driver,
+    Endpoint,
+    Exchange,
+    Request,
+    Response,
+)
 
 # After this many seconds, watch whether the client disconnects, to cancel its work.
 _WATCH_AFTER = 0.25
@@ -53,9 +65,10 @@ async def read_body(bodies: Bodies, headers: dict[bytes, bytes], receive: Receiv
 class ASGIExchange(Exchange):
     """A request from an ASGI server. A task of that server waits for the response."""
 
-    def __init__(self, receive: Receive, send: Send, request_id: bytes) -> None:
+    def __init__(self, receive: Receive, send: Send, scope: Scope) -> None:
         super().__init__()
-        self.request_id = request_id
+        self.request_id = scope[REQUEST_ID]
+        self._scope = scope
         self._receive = receive
         self._send = send
         self._done = asyncio.Event()
@@ -64,7 +77,7 @@ class ASGIExchange(Exchange):
         self._failure: Exception | None = None
 
     def reply(self, response: Response) -> None:
-        self._response = response
+        self._response, self._scope[CODE], self._scope[MODEL] = response, response.code, response.model
         self._done.set()
 
     def send(self, piece: bytes, headers: Iterable[tuple[bytes, bytes]]) -> "asyncio.Future[None]":
@@ -112,17 +125,19 @@ class ASGIExchange(Exchange):
 
 
 class ASGIEndpoint:
-    """An endpoint as an ASGI application."""
+    """An endpoint as an ASGI application. `path` is that of its route, with names of parameters."""
 
-    def __init__(self, endpoint: Endpoint, driver: Driver, bodies: Bodies) -> None:
+    def __init__(self, endpoint: Endpoint, path: str, driver: Driver, bodies: Bodies) -> None:
         self.endpoint = endpoint
+        self.path = path
         self._driver = driver
         self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrived = time.monotonic()
         headers = dict(scope["headers"])
-        exchange = ASGIExchange(receive, send, scope[REQUEST_ID])
+        scope[PATH] = self.path
+        exchange = ASGIExchange(receive, send, scope)
         try:
             body = await read_body(self._bodies, headers, receive)
             request = Request(scope["path_params"], headers, scope["query_string"], body, owner_of(scope), arrived)
@@ -131,7 +146,31 @@ class ASGIEndpoint:
         except ClientGone:
             pass
         except ElmanError as error:
+            scope[CODE] = error.code
             await respond(send, self._driver.problem(error))
+
+
+async def counted(app: ASGIApp, counters: Counters, scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve a request, and count it. Its route is known once it is served."""
+    arrived, status, complete = time.monotonic(), 0, False
+
+    async def watched(message: Any) -> None:
+        nonlocal status, complete
+        status = message.get("status", status)
+        await send(message)
+        complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+    counters.num_accepted += 1
+    try:
+        await app(scope, receive, watched)
+    except Exception:
+        status, complete, scope[CODE] = 500, True, Internal.code
+        raise
+    finally:
+        if not complete:
+            status, scope[CODE] = 0, GONE.code
+        path: str = scope.get(PATH, getattr(scope.get("route"), "path", "none"))
+        counters.request_ended(path, status, scope.get(CODE, ""), scope.get(MODEL), time.monotonic() - arrived)
 
 
 async def respond(send: Send, response: Response) -> None:

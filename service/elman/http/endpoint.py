@@ -32,6 +32,9 @@ from elman.errors import ElmanError, Internal
 
 T = TypeVar("T")
 
+CODE, MODEL, PATH = "elman.code", "elman.model", "elman.path"
+"""The keys of an ASGI scope that hold `code` and `model` of the response, and the path of the route."""
+
 PROBLEM = b"application/problem+json"
 JSON = b"application/json"
 OCTETS = b"application/octet-stream"
@@ -77,7 +80,8 @@ class Request:
 class Response:
     """A whole response, or the last piece of a streamed one. Values of `headers` must not contain line breaks.
 
-    `model` is the name and version of the model in whose metrics it is counted.
+    `model` is the name and version of the model in whose metrics it is counted. `code` is that of the error that it
+    tells of, if it does.
     """
 
     content: bytes
@@ -85,6 +89,11 @@ class Response:
     headers: Iterable[tuple[bytes, bytes]] = ()
     status: int = 200
     model: tuple[str, int] | None = None
+    code: str = ""
+
+
+GONE = Response(b"", status=0, code="disconnected")
+"""Stands for the response that a client did not wait for."""
 
 
 class Exchange:
@@ -152,11 +161,12 @@ class Send(Work):
 
 @dataclass(slots=True)
 class Route:
-    """The endpoint of a request, the parameters of its path, and its caller."""
+    """The endpoint of a request, the parameters of its path, its caller, and its path with names of parameters."""
 
     endpoint: "Endpoint"
     parameters: Mapping[str, str]
     owner: bytes
+    path: str
 
 
 class Endpoint(Protocol):
@@ -167,9 +177,21 @@ class Endpoint(Protocol):
 
 
 class Counters(Protocol):
-    """Counts requests."""
+    """Counts requests. Each that begins ends once."""
 
-    def request_done(self, model: tuple[str, int], seconds: float) -> None: ...
+    num_accepted: int
+    """Requests begun."""
+
+    def request_ended(self, route: str, status: int, code: str, model: tuple[str, int] | None, seconds: float) -> None:
+        """Count the end of a request.
+
+        Args:
+            route: its path, with names of parameters.
+            status: of its response; 0 if the client was gone before it was complete.
+            code: of the error that it was answered with; empty if it was none.
+            model: name and version of the model that answered it.
+            seconds: from its first byte to the end.
+        """
 
     def request_failed(self, error: ElmanError) -> None: ...
 
@@ -180,12 +202,14 @@ class Driver:
     def __init__(self, engine: Engine, counters: Counters) -> None:
         self.engine = engine
         self.counters = counters
-        self._ids = (b"%b-%x" % (prefix, number) for prefix in [secrets.token_hex(4).encode()] for number in count(1))
+        self._id_prefix, self._id_numbers = secrets.token_hex(4).encode(), count(1)
 
     def request_id(self, headers: Mapping[bytes, bytes]) -> bytes:
         """The caller's `X-Request-ID`, if it is at most 128 printable ASCII characters, else a new one."""
         given = headers.get(b"x-request-id")
-        return given if given is not None and _REQUEST_ID.fullmatch(given) else next(self._ids)
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given
+        return b"%b-%x" % (self._id_prefix, next(self._id_numbers))
 
     def start(self, endpoint: Endpoint, request: Request, exchange: Exchange) -> None:
         """Begin on a request. The exchange gets one response, now or on a later turn of the loop."""
@@ -243,8 +267,6 @@ class Driver:
                 self._fail(exchange, error)
                 return
         self._end(exchange)
-        if type(outcome) is Response and outcome.model is not None:
-            self.counters.request_done(outcome.model, time.monotonic() - exchange.arrived)
         exchange.reply(outcome)
 
     def _fail(self, exchange: Exchange, error: Exception) -> None:
@@ -277,7 +299,7 @@ class Driver:
             error = Internal("the server failed on this request")
         self.counters.request_failed(error)
         headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-        return Response(orjson.dumps(error.problem()), PROBLEM, headers, error.status)
+        return Response(orjson.dumps(error.problem()), PROBLEM, headers, error.status, code=error.code)
 
 
 def log_failure(error: Exception, request_id: bytes) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
@@ -12,7 +13,7 @@ from urllib.parse import unquote
 import httptools
 
 from elman.errors import ElmanError, InvalidHTTP
-from elman.http.endpoint import REQUEST_ID, Driver, Exchange, Request, Response, Route
+from elman.http.endpoint import GONE, REQUEST_ID, Driver, Exchange, Request, Response, Route
 from elman.http.short import cache_short
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class HTTPExchange(Exchange):
     def start(self) -> None:
         """Begin on the request."""
         head, driver = self.head, self.protocol.http.driver
+        driver.counters.num_accepted += 1
         route = head.route
         if head.error is not None or route is None:
             self.fail(driver, head.error or RuntimeError("a request without a route is served as ASGI"))
@@ -114,15 +116,27 @@ class HTTPExchange(Exchange):
             self._write_piece(response.content, last=True)
         else:
             self._write_whole(response.status, response.content_type, response.headers, response.content)
+        self._count(response)
         self._finish()
 
     def fail(self, driver: Driver, error: Exception) -> None:
         if self.streaming:  # the status is sent already: closing the connection is the only way to show the error
-            driver.problem(error, self.request_id)
+            problem = driver.problem(error, self.request_id)
             self.keep_alive = False
+            self._count(problem)
             self._finish()
         else:
             self.reply(driver.problem(error, self.request_id))
+
+    def disconnect(self) -> None:
+        super().disconnect()
+        self._count(GONE)
+
+    def _count(self, response: Response) -> None:
+        route = self.head.route
+        path = "none" if route is None else route.path
+        counters, seconds = self.protocol.http.driver.counters, time.monotonic() - self.arrived
+        counters.request_ended(path, response.status, response.code, response.model, seconds)
 
     def send(self, piece: bytes, headers: Iterable[tuple[bytes, bytes]]) -> "asyncio.Future[None] | None":
         if not self.streaming:
@@ -211,6 +225,9 @@ class ASGIExchange(HTTPExchange):
     def disconnect(self) -> None:
         super().disconnect()
         self._gone.set()
+
+    def _count(self, response: Response) -> None:
+        """The application counts the requests that it is given."""
 
     async def _serve(self) -> None:
         protocol, head = self.protocol, self.head

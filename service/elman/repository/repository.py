@@ -1,6 +1,7 @@
 """The model repository: `<root>/<name>/<version>/model.onnx`, found, loaded and looked up."""
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,12 +70,14 @@ def _folders(root: Path) -> Iterator[Path]:
 class Repository:
     """The models of one folder, by name and version. The highest version of a name is its default.
 
-    It knows what is loaded; what requests see is the server's, which follows once a change is whole.
+    It knows what is loaded; what requests see is the server's, which follows once a change is whole. `load_seconds`
+    tells how long each file took to load.
     """
 
     def __init__(self, root: Path, timeout: float = 60.0, memory: int | None = None) -> None:
         self.root = root
         self.refusals: list[Refusal] = []
+        self.load_seconds: dict[tuple[str, int], float] = {}
         self._loader = Loader(timeout, memory)
         self._closed = False
         self._models: dict[str, dict[int, Model]] = {}
@@ -150,7 +153,9 @@ class Repository:
             try:
                 if self._closed:
                     raise ModelRefused("the server is stopping")
+                began = time.monotonic()
                 after[entry.version] = self._loader.load(entry.path, name, entry.version)
+                self.load_seconds[key] = time.monotonic() - began
             except ModelRefused as reason:
                 refusals.append(Refusal(name, entry.version, reason))
         if after:

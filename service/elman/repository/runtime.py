@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+RUNTIME_VERSION: str = ort.__version__
+
 # Fatal messages only: what the runtime prints about a user's graph is reported through exceptions instead.
 _LOG_SEVERITY = 4
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -18,6 +19,7 @@ import typer
 import uvicorn
 
 from elman.api.server import Server, own_key
+from elman.api.workers import meeting_folder
 from elman.app import create_app
 from elman.cli.exits import CANNOT_START
 from elman.cli.jobs.server import FORCE_SECONDS, GracefulServer, run_to_the_end
@@ -47,7 +49,10 @@ def run_workers(settings: Settings, **options: Any) -> None:
     config = uvicorn.Config("", **options)
     listening = config.bind_socket()
     drop_silent_peers(listening, settings.stream_timeout)
-    Supervisor(settings, listening, options).run()
+    try:
+        Supervisor(settings, listening, options).run()
+    finally:
+        shutil.rmtree(meeting_folder(settings.store_dir, os.getpid()), ignore_errors=True)
 
 
 @dataclass(eq=False)
