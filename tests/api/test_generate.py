@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from onnx import numpy_helper
 
+from elman.repository.spec import DecoderSpec, GenerationSpec, InputSpec, ModelSpec
 from tests.looping import VOCABULARY, Network, generate_alone, generator, put_generator
 from tests.running import STORE, RunningServer, running_server
 
@@ -28,10 +31,33 @@ def writers(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Networ
     for cell, network in networks.items():
         put_generator(root, cell, network)
     put_generator(root, "endless", networks["gru"], endless=True)
+    put_silent(root, "silent")
     (root / "vowels-gru").symlink_to(STORE / "vowels-gru")
     (root / "names-gru").symlink_to(STORE / "names-gru")
     with running_server(root) as one:
         yield one
+
+
+def put_silent(root: Path, name: str) -> None:
+    """A model of probabilities: after `a` comes `b`, and after `b` nothing has a probability."""
+    network, a, b = Network("rnn", len(VOCABULARY), hidden=4), VOCABULARY.index("a"), VOCABULARY.index("b")
+    for tensor in network.graph.initializer:
+        array = np.zeros_like(numpy_helper.to_array(tensor))
+        if tensor.name == "embedding":
+            array[:], array[a] = -1.0, 1.0
+        elif tensor.name == "W":
+            array[:] = 1.0
+        elif tensor.name == "decoder":
+            array[:, b] = 0.25
+        if tensor.name in ("embedding", "W", "R", "B", "decoder", "bias"):
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    spec = ModelSpec(
+        task="generation",
+        input=InputSpec(vocabulary=VOCABULARY),
+        generation=GenerationSpec(start="<start>"),
+        decoder=DecoderSpec(kind="tokens", scores="probabilities"),
+    )
+    network.put(root, name, spec)
 
 
 def generate(server: RunningServer, model: str, **body: object) -> dict[str, Any]:
@@ -42,6 +68,15 @@ def generate(server: RunningServer, model: str, **body: object) -> dict[str, Any
 
 def ids(text: str) -> list[int]:
     return [0, *(VOCABULARY.index(character) for character in text)]
+
+
+@pytest.mark.parametrize("prompt", ["a", "b"])
+def test_where_no_token_has_a_probability_generation_fails(writers: RunningServer, prompt: str) -> None:
+    assert generate(writers, "silent", prompt="a", max_steps=1)["results"][0]["text"] == "b"
+    answer = writers.client.post("/v1/models/silent/generate", json={"prompt": prompt, "max_steps": 2})
+    problem = answer.json()
+    assert (problem["code"], problem["where"]) == ("not_finite_output", "prompt"), answer.text
+    assert "no token a probability" in problem["detail"]
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from elman.engine.randomness import uniforms
 from elman.engine.sampling import Rule, Sampler, draw
+from elman.errors import NotFiniteOutput
 from tests.looping import Mix
 
 LETTERS = tuple("abcdefgh")
@@ -128,3 +129,15 @@ def test_what_is_settled_is_never_taken_back(text: str, stop: list[str]) -> None
     assert sampler.text == (read[: min(ends)] if ends else text)
     if places:
         assert settled == sampler.text
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(("probabilities", "none"), [(False, -np.inf), (True, 0.0)])
+def test_where_no_token_has_a_probability_none_is_drawn(temperature: float, probabilities: bool, none: float) -> None:
+    """Token 0 is never drawn. The row beside it goes on."""
+    shared = rule(temperature=temperature, banned=(0,), logprobs=1, probabilities=probabilities)
+    samplers = [Sampler(shared, path) for path in range(2)]
+    scores = np.array([[1.0, none, none], [1.0, none, 1.0]], np.float32)
+    failed, going = samplers[0].feed(list(samplers), scores)
+    assert isinstance(failed, NotFiniteOutput) and samplers[0].tokens == [] and samplers[0].logprobs == []
+    assert isinstance(going, np.ndarray) and samplers[1].tokens == [2] and len(samplers[1].logprobs) == 1

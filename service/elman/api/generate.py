@@ -18,6 +18,7 @@ from elman.codec.autoregressive import AutoregressiveDecoder
 from elman.codec.limits import check_statics
 from elman.codec.requests import GenerateRequest
 from elman.codec.text import listed_unknown
+from elman.engine.feedback import Fed
 from elman.engine.logprobs import TokenLogprob
 from elman.engine.queue import ModelQueue
 from elman.engine.sampling import Rule, Sampler
@@ -183,7 +184,7 @@ class Generate:
             _Sample(
                 sampler, None if first is None else Sequence(first, state=snapshot.state, feedback=sampler, **wanted)
             )
-            for sampler, first in zip(samplers, inputs, strict=True)
+            for sampler, first in zip(samplers, map(_begun, inputs), strict=True)
         ]
 
     def _stream(
@@ -255,6 +256,14 @@ class Generate:
             seal_token(self.server, served, owner, step, served.snapshots.pack(after))
             for step, after in zip(steps, snapshots, strict=True)
         ]
+
+
+def _begun(first: Fed) -> Array | None:
+    """The first inputs of a sample. Raises why it cannot begin."""
+    if isinstance(first, ElmanError):
+        first.where = "prompt"
+        raise first
+    return first
 
 
 def _events(samples: list[_Sample]) -> Iterable[bytes]:

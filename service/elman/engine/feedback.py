@@ -2,13 +2,17 @@
 
 from typing import Protocol
 
+from elman.errors import ElmanError
 from elman.repository.network import Array
+
+Fed = Array | ElmanError | None
+"""The next inputs of a sequence; None if it is done; or why it cannot go on."""
 
 
 class Feedback(Protocol):
     """Makes the next inputs of one sequence, or of a block. Called by the engine, for many rows at a time."""
 
-    def feed(self, feedbacks: "list[Feedback]", outputs: Array) -> list[Array | None]:
+    def feed(self, feedbacks: "list[Feedback]", outputs: Array) -> list[Fed]:
         """The next inputs of several sequences.
 
         Args:
@@ -17,6 +21,6 @@ class Feedback(Protocol):
                 `(1, rows, output_size)`.
 
         Returns:
-            for each the steps to read next, `(steps, features)` or `(steps,)` as the network takes them; None if it is
-            done. Those of a block are `(steps, rows, features)`.
+            for each the steps to read next, `(steps, features)` or `(steps,)` as the network takes them, or as `Fed`
+            says. Those of a block are `(steps, rows, features)`.
         """

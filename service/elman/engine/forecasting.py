@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from elman.engine.feedback import Feedback
+from elman.engine.feedback import Fed, Feedback
 from elman.engine.heads import Head
 from elman.engine.randomness import uniforms
 from elman.repository.network import Array
@@ -77,7 +77,7 @@ class PathBlock:
         # A forecast of one step reads no window.
         self.window = np.repeat(window[:, None], rows, 1) if window is not None and self.plan.horizon > 1 else None
 
-    def feed(self, feedbacks: list[Feedback], outputs: Array) -> list[Array | None]:
+    def feed(self, feedbacks: list[Feedback], outputs: Array) -> list[Fed]:
         """Like `Feedback.feed`."""
         blocks = [block for block in feedbacks if isinstance(block, PathBlock)]
         return [block.take(np.atleast_2d(rows)) for block, rows in zip(blocks, outputs, strict=True)]

@@ -193,7 +193,10 @@ class ModelQueue:
             return next_inputs
         try:
             for row, inputs in zip(rows, feedbacks[0].feed(feedbacks, outputs[rows]), strict=True):
-                next_inputs[row] = inputs
+                if isinstance(inputs, ElmanError):
+                    group[row].error = inputs
+                else:
+                    next_inputs[row] = inputs
         except Exception:  # a defect fails these sequences, not the queue
             _LOG.exception("the feedback of %s failed", self.model.name)
             for row in rows:

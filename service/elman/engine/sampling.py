@@ -14,9 +14,10 @@ from typing import Literal
 
 import numpy as np
 
-from elman.engine.feedback import Feedback
+from elman.engine.feedback import Fed, Feedback
 from elman.engine.logprobs import TokenLogprob, as_logits, log_probabilities, most_probable
 from elman.engine.randomness import uniforms
+from elman.errors import NotFiniteOutput
 from elman.repository.network import Array
 
 Reason = Literal["stop", "end", "length"]
@@ -76,12 +77,15 @@ class Sampler:
     cumulative_logprob: float = 0.0
     reason: Reason | None = None
 
-    def feed(self, feedbacks: list[Feedback], outputs: Array) -> list[Array | None]:
+    def feed(self, feedbacks: list[Feedback], outputs: Array) -> list[Fed]:
         """Like `Feedback.feed`; the next inputs of each row are one token, `(1,)` int64."""
         samplers = [sampler for sampler in feedbacks if isinstance(sampler, Sampler)]
         tokens = draw(samplers, outputs).tolist()
         note(samplers, outputs, tokens)
-        return [sampler.take(token) for sampler, token in zip(samplers, tokens, strict=True)]
+        return [
+            NotFiniteOutput("the model gives no token a probability") if token < 0 else sampler.take(token)
+            for sampler, token in zip(samplers, tokens, strict=True)
+        ]
 
     def take(self, token: int) -> Array | None:
         """Add a token. Returns the next inputs, or None after the last token."""
@@ -122,7 +126,8 @@ class Sampler:
 
 def note(samplers: list[Sampler], scores: Array, tokens: list[int]) -> None:
     """Note the log-probability of the next token of each row whose rule wants that."""
-    wanted = [(row, count) for row, one in enumerate(samplers) if (count := one.rule.logprobs) is not None]
+    counts = [None if token < 0 else one.rule.logprobs for one, token in zip(samplers, tokens, strict=True)]
+    wanted = [(row, count) for row, count in enumerate(counts) if count is not None]
     if not wanted:
         return
     rows = log_probabilities(scores[[row for row, _ in wanted]], samplers[0].rule.probabilities)
@@ -134,12 +139,14 @@ def note(samplers: list[Sampler], scores: Array, tokens: list[int]) -> None:
 
 
 def draw(samplers: list[Sampler], scores: Array) -> Array:
-    """The next token of each row, int64 `(rows,)`, from scores `(rows, vocabulary)`."""
+    """The next token of each row, int64 `(rows,)`, from scores `(rows, vocabulary)`; -1 if none may be drawn."""
     rules = [sampler.rule for sampler in samplers]
     temperatures = np.array([rule.temperature for rule in rules])
     z = as_logits(scores, rules[0].probabilities)
     for row, rule in zip(z, rules, strict=True):
         row[list(rule.banned)] = -np.inf
+    possible = (z > -np.inf).any(axis=1)
+    z[~possible] = 0.0
     greedy = temperatures == 0.0
     z -= z.max(axis=1, keepdims=True)
     with np.errstate(over="ignore"):  # an overflow to -inf at a low temperature is a probability of 0
@@ -165,5 +172,5 @@ def draw(samplers: list[Sampler], scores: Array) -> Array:
     # Because of rounding, u could point past the last token that is kept.
     last = size - 1 - np.argmax(weights[:, ::-1] > 0.0, axis=1)
     chosen = np.where(greedy, 0, np.minimum(chosen, last))
-    tokens: Array = np.take_along_axis(order, chosen[:, None], axis=1)[:, 0]
+    tokens: Array = np.where(possible, np.take_along_axis(order, chosen[:, None], axis=1)[:, 0], -1)
     return tokens
