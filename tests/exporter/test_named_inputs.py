@@ -181,6 +181,23 @@ def test_lengths_and_masks_are_filled_by_the_server(files: Any, own: RunningServ
             close(result["output"], module(one[None], further)[0])
 
 
+class Profile(nn.Module):
+    """A static input that is called as a state may be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(12, 8, batch_first=True), nn.Linear(10, 2)
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        answer: Tensor = self.head(torch.cat([self.rnn(x)[0][:, -1], s], -1))
+        return answer
+
+
+def test_what_is_called_a_state_is_static_where_forward_returns_none(tmp_path: Path) -> None:
+    spec = export(Profile(), tmp_path / "model.onnx", example=(torch.randn(2, 6, 12), torch.randn(2, 2)))
+    assert spec.inputs["s"].role == "static"
+
+
 X = torch.randn(2, 6, 12)
 
 

@@ -97,14 +97,12 @@ def _roles(argument: Argument, x: Tensor, told: InputRole | None) -> list[InputR
         return ["lengths"]
     if per_step and rank == 2 and names_mask(name):
         return ["mask"]
-    if floats and names_state(name):
-        return ["state"]
     found: list[InputRole] = ["static"]
     if x.is_floating_point() and x.dim() == 2:  # a module of one step: nothing has a time axis
         found.append("sequence")
     elif per_step:
         found.append("sequence")
-    if floats and rank >= 2:
+    if floats and (rank >= 2 or names_state(name)):
         found.append("state")
     return found
 

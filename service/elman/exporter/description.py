@@ -1,15 +1,27 @@
 """The ModelSpec that an exported file carries: from the caller's words, and from the module itself."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
+from elman.errors import ModelRefused
 from elman.exporter.errors import ExportRefused
 from elman.exporter.reference import Inputs, Layout
-from elman.repository.spec import DecoderSpec, InputSpec, ModelSpec, PortSpec, StateSpec, Task
+from elman.repository.spec import (
+    DecoderSpec,
+    InputSpec,
+    ModelSpec,
+    PortSpec,
+    StateSpec,
+    Task,
+    first_error,
+    parse_spec,
+)
 
 # The task of a model whose decoder is of this kind, where nobody says another.
 _TASKS: dict[str, Task] = {"labels": "classification", "values": "regression", "tokens": "generation"}
@@ -68,8 +80,12 @@ def describe(
                 "initial_state": "learned" if said.initial_state else "zeros",
             }
         )
-    except ValueError as error:
-        raise ExportRefused(f"the description contradicts itself: {error}") from error
+        # As the server reads it from the file.
+        parse_spec(json.dumps(spec.dump()), "the description")
+    except ModelRefused as refused:
+        raise ExportRefused(refused.reason) from None
+    except ValidationError as error:
+        raise ExportRefused(f"the description contradicts itself: {first_error(error)}") from error
     _check_sizes(spec, outputs[0], inputs.state, said.initial_state)
     _check_names(spec)
     _check_units(spec, said.scale)

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from elman.exporter.arguments import readings, undecided
+from elman.exporter.arguments import Argument, readings, undecided
 from elman.exporter.errors import ExportRefused
 from elman.exporter.reference import TRACED_AT, Inputs, Layout, Reference
+from elman.repository.naming import names_state
 from elman.repository.spec import InputRole, ModelSpec
 
 
@@ -20,6 +21,10 @@ def find_layout(
     """
     told = {name: one.role for name, one in given.inputs.items() if one.role is not None}
     ways = list(readings(inputs.others, inputs.x, {**told, **roles}))
+    # What is called a state is one, unless forward returns too little for that.
+    named = [way for way in ways if all(one.role == "state" or not names_state(one.name) for one in way)]
+    if named and len(named) < len(ways) and _returns_states(module, inputs, named[0]):
+        ways = named
     if len(ways) == 1:
         inputs = Inputs(inputs.x, ways[0], inputs.num_tokens)
         return inputs, _layout_of(module, inputs, given)
@@ -39,6 +44,12 @@ def find_layout(
     if len(working) > 1:
         raise undecided([inputs.others for inputs, _ in working])
     return Inputs(inputs.x, working[0][0].others, inputs.num_tokens), working[0][1]
+
+
+def _returns_states(module: Reference, inputs: Inputs, way: tuple[Argument, ...]) -> bool:
+    """Whether forward returns at least an output and as many results as it takes states."""
+    results = module.run([inputs.x, *(one.tensor for one in inputs.others)])
+    return len(results) > sum(one.role == "state" for one in way)
 
 
 def _other_sizes(x: Tensor) -> tuple[int, int]:
@@ -87,14 +98,26 @@ def _axes_of_others(
 
 def _keeps_sequences_apart(module: Reference, inputs: Inputs, layout: Layout) -> bool:
     """Whether a change of the first sequence leaves the answers of all others as they were."""
-    x, *others = inputs.traced(layout)
-    other, *_ = inputs.traced(layout)
+    # Drawn numbers first. Where they are no input for this module, as for a logarithm, the example's own.
+    for own in (False, True):
+        apart = _apart(module, inputs, layout, own)
+        if apart is not None:
+            return apart
+    raise ExportRefused("the module gives NaN on input like the example, and on the example's own numbers")
+
+
+def _apart(module: Reference, inputs: Inputs, layout: Layout, own: bool) -> bool | None:
+    """As `_keeps_sequences_apart`; None where the module gives NaN."""
+    x, *others = inputs.at(layout, *TRACED_AT, own)
+    other, *_ = inputs.at(layout, *TRACED_AT, own)
     changed = x.clone()
     changed.select(layout.batch_axis, 0).copy_(other.select(layout.batch_axis, 0))
     before, after = module.run([x, *others])[0], module.run([changed, *others])[0]
     axis = layout.batch_axis if _is_per_step(before, layout) else 0
     if axis >= before.dim() or before.shape[axis] != TRACED_AT[0]:
         return False
+    if before.isnan().any() or after.isnan().any():
+        return None
     before, after = (output.movedim(axis, 0)[1:] for output in (before, after))
     return torch.allclose(before, after, rtol=1e-4, atol=1e-6)
 

@@ -169,8 +169,26 @@ class OnnxLayers(nn.Module):
         return symbolic("Reshape", [y, torch.tensor([0, 0, -1])], dtype=y.dtype, shape=shape)
 
 
+class Pool(nn.Module):
+    """An `nn.MaxPool1d`, written as a pooling over two axes, since torch's trace fixes the length of one axis.
+
+    The first axis has the extent 1.
+    """
+
+    def __init__(self, pool: nn.MaxPool1d) -> None:
+        super().__init__()
+        sizes = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+        kernel, stride, padding, dilation = (one[0] if isinstance(one, tuple) else one for one in sizes)
+        self.pool = nn.MaxPool2d((1, kernel), (1, stride), (0, padding), (1, dilation), ceil_mode=pool.ceil_mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, channels, time)."""
+        pooled: Tensor = self.pool(x.unsqueeze(-2)).squeeze(-2)
+        return pooled
+
+
 def with_onnx_layers(module: nn.Module) -> nn.Module:
-    """A copy of `module` in eval mode whose RNN, LSTM and GRU layers are ONNX nodes.
+    """A copy of `module` in eval mode. Its RNN, LSTM and GRU layers are ONNX nodes, and its poolings take any length.
 
     Subclasses of those layers are left to the exporter, because their forward may be anything.
 
@@ -180,4 +198,6 @@ def with_onnx_layers(module: nn.Module) -> nn.Module:
     for name, layers in list(module.named_modules(remove_duplicate=False)):
         if isinstance(layers, nn.RNNBase) and type(layers) in (nn.RNN, nn.LSTM, nn.GRU):
             module.set_submodule(name, OnnxLayers(layers))
+        elif type(layers) is nn.MaxPool1d and not layers.return_indices:
+            module.set_submodule(name, Pool(layers))
     return module

@@ -1,6 +1,7 @@
 """The module to export, as a function of flat tensors, and inputs to try it on."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,10 +97,15 @@ class Inputs:
         """The example's states."""
         return tuple(one.tensor for one in self.others if one.role == "state")
 
-    def at(self, layout: Layout, batch: int, time: int) -> tuple[Tensor, ...]:
-        """x and the other tensors for `batch` sequences of `time` steps."""
+    def at(self, layout: Layout, batch: int, time: int, own: bool = False) -> tuple[Tensor, ...]:
+        """x and the other tensors for `batch` sequences of `time` steps.
+
+        own: whether the numbers of x are some of the example's own, feature by feature, and not drawn from a normal
+            distribution of the same mean and spread.
+        """
         sizes = {layout.batch_axis: batch, layout.time_axis: time}
-        x = self._like(self.x, [sizes.get(axis, size) for axis, size in enumerate(self.x.shape)], self.num_tokens)
+        shape = [sizes.get(axis, size) for axis, size in enumerate(self.x.shape)]
+        x = self._chosen(self.x, shape) if own else self._like(self.x, shape, self.num_tokens)
         pairs = zip(self.others, layout.others, strict=True)
         return x, *(self._other(one, {axes[0]: batch, axes[1]: time}, batch, time) for one, axes in pairs)
 
@@ -116,6 +122,13 @@ class Inputs:
     def traced(self, layout: Layout) -> tuple[Tensor, ...]:
         """x and the other tensors at the sizes of the trace."""
         return self.at(layout, *TRACED_AT)
+
+    def _chosen(self, example: Tensor, shape: Sequence[int]) -> Tensor:
+        """Values of the example, each of the feature where it stands; of token ids any."""
+        features = shape[-1] if example.is_floating_point() else 1
+        rows = example.reshape(-1, features)
+        chosen = torch.randint(0, len(rows), (math.prod(shape) // features, features), generator=self._generator)
+        return rows.gather(0, chosen).reshape(list(shape))
 
     def _like(self, example: Tensor, shape: Sequence[int], num_tokens: int | None) -> Tensor:
         if not example.is_floating_point():

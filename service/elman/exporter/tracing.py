@@ -11,8 +11,11 @@ import torch
 from elman.exporter.errors import ExportRefused
 from elman.exporter.onnx_layers import with_onnx_layers
 from elman.exporter.onnx_scan import expand_projected
-from elman.exporter.reference import Inputs, Layout, Reference
+from elman.exporter.reference import TRACED_AT, Inputs, Layout, Reference
 from elman.repository.spec import ModelSpec
+
+# Steps of the trace. Of a few steps a pooling leaves one, which torch takes for a constant: then more are tried.
+_TRACED_TIMES = (TRACED_AT[1], 64)
 
 # Warnings that torch's exporter gives about itself, whatever module it is given.
 _EXPORTER_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
@@ -24,6 +27,15 @@ _EXPORTER_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
 
 def trace(reference: Reference, inputs: Inputs, layout: Layout, spec: ModelSpec) -> onnx.ModelProto:
     """The graph of the module, its inputs and outputs named as the spec names them. Raises ExportRefused."""
+    for time in _TRACED_TIMES:
+        model = _traced(reference, inputs, layout, spec, time)
+        if layout.time_axis is None or _is_free(model, layout.time_axis):
+            break
+    return model
+
+
+def _traced(reference: Reference, inputs: Inputs, layout: Layout, spec: ModelSpec, time: int) -> onnx.ModelProto:
+    """The graph of a trace at so many steps. Raises ExportRefused."""
     states = spec.state or ()
     state_names = iter([state.input for state in states])
     names = [next(state_names) if one.role == "state" else one.name for one in inputs.others]
@@ -31,12 +43,12 @@ def trace(reference: Reference, inputs: Inputs, layout: Layout, spec: ModelSpec)
         with _quiet_exporter():
             program = torch.onnx.export(
                 with_onnx_layers(reference),
-                inputs.traced(layout),
+                inputs.at(layout, TRACED_AT[0], time),
                 dynamo=True,
                 verbose=False,
                 input_names=["input", *names],
                 output_names=[*(spec.outputs or ()), *(state.output for state in states)],
-                dynamic_shapes=_free_axes(layout),
+                dynamic_shapes=_free_axes(layout, 2 if time == TRACED_AT[1] else time // 2),
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportRefused(f"torch cannot export this module: {_root_cause(error)}") from error
@@ -47,13 +59,19 @@ def trace(reference: Reference, inputs: Inputs, layout: Layout, spec: ModelSpec)
     return model
 
 
-def _free_axes(layout: Layout) -> tuple[object, ...]:
+def _is_free(model: onnx.ModelProto, time_axis: int) -> bool:
+    """Whether the time axis of the data is free. torch fixes it where few steps would need another graph."""
+    return not model.graph.input[0].type.tensor_type.shape.dim[time_axis].HasField("dim_value")
+
+
+def _free_axes(layout: Layout, least: int) -> tuple[object, ...]:
     """The dynamic_shapes of `Reference.forward`: x, then all other tensors as one variadic argument.
 
     torch distinguishes tensors of one row, and some releases refuse a graph that is not proven to be right for them.
-    So the trace is for sizes from 2. The file itself has no such limit, and is verified at size 1 too.
+    So the trace is for batches from 2 and for times from `least`. The file itself has no such limit, and is verified at
+    size 1 too.
     """
-    batch, time = torch.export.Dim("batch", min=2), torch.export.Dim("time", min=2)
+    batch, time = torch.export.Dim("batch", min=2), torch.export.Dim("time", min=least)
     x = {layout.batch_axis: batch}
     if layout.time_axis is not None:
         x[layout.time_axis] = time

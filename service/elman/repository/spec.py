@@ -399,11 +399,14 @@ def parse_spec(text: str | bytes, source: str) -> ModelSpec:
     try:
         return ModelSpec.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ModelRefused(
-            f"{source} is not a valid spec: {field + ': ' if field else ''}{first['msg']}", node=source
-        ) from None
+        raise ModelRefused(f"{source} is not a valid spec: {first_error(error)}", node=source) from None
+
+
+def first_error(error: ValidationError) -> str:
+    """The first thing that is wrong, after the field that has it: `mean.0: Input should be a finite number`."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return f"{field + ': ' if field else ''}{first['msg']}"
 
 
 def embedded_spec(metadata: Mapping[str, str]) -> ModelSpec | None:
