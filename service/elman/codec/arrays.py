@@ -23,7 +23,7 @@ from elman.repository.network import Array
 
 _FLOAT32 = np.dtype(np.float32)
 # Most names of features that a message lists.
-_MOST_LISTED = 12
+_MOST_LISTED = 8
 
 
 def check_length(length: int, where: str, limits: Limits) -> None:
