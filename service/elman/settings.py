@@ -94,6 +94,8 @@ class Settings(BaseSettings):
     """Most state of all sessions of one caller; beyond it 429."""
     hot_session_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
     """Memory for a cache of sessions, which saves reading the store at each step."""
+    log_format: Literal["text", "json"] = "text"
+    """How log lines look: `text`, or `json` for one object a line, with the request id where one is concerned."""
     state_keys: Annotated[tuple[str, ...], NoDecode] = ()
     """Secrets for state tokens, separated by commas. The first one seals tokens, all of them open tokens. Without any,
     a random one is kept in the store's folder."""

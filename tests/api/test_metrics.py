@@ -80,7 +80,7 @@ def kinds(server: RunningServer) -> dict[str, Callable[[httpx.Client], int]]:
         "large": lambda client: client.post(PREDICT, content=b" " * (5 * 2**20)).status_code,
         "nowhere": lambda client: client.get("/nothing").status_code,
         "card": lambda client: client.get("/v1/models/vowels-gru").status_code,
-        "session": lambda client: client.post("/v1/sessions", json={"model": "none"}).status_code,
+        "session": lambda client: client.post("/v1/models/none/sessions", json={}).status_code,
         "leave": lambda client: leave(server),
     }
 

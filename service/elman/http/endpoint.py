@@ -29,6 +29,7 @@ import orjson
 from elman.engine.engine import Engine
 from elman.engine.work import Steps, Work, script
 from elman.errors import ElmanError, Internal
+from elman.http.logs import of_request
 
 T = TypeVar("T")
 
@@ -304,7 +305,7 @@ class Driver:
 
 def log_failure(error: Exception, request_id: bytes) -> None:
     """Log a defect of the server that a request met."""
-    _LOG.error("request %s failed", request_id.decode(), exc_info=error)
+    _LOG.error("request %s failed", request_id.decode(), exc_info=error, extra=of_request(request_id))
 
 
 class _Awaited(Exchange):

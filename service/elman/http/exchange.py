@@ -14,6 +14,7 @@ import httptools
 
 from elman.errors import ElmanError, InvalidHTTP
 from elman.http.endpoint import GONE, REQUEST_ID, Driver, Exchange, Request, Response, Route
+from elman.http.logs import of_request
 from elman.http.short import cache_short
 
 if TYPE_CHECKING:
@@ -200,9 +201,9 @@ class HTTPExchange(Exchange):
             client = f"{':'.join(map(str, self.protocol.client or ()))} {self.request_id.decode()}"
             # A session's id gives its owner access, and may stand in the query too.
             target = _SESSION_IN_PATH.sub(r"\1...", self.head.url.decode("latin-1").partition("?")[0])
-            _ACCESS.info(
-                '%s - "%s %s HTTP/%s" %d', client, self.head.method.decode(), target, self.head.version, status
-            )
+            method, version, seconds = self.head.method.decode(), self.head.version, time.monotonic() - self.arrived
+            extra = of_request(self.request_id, method=method, path=target, status=status, seconds=round(seconds, 6))
+            _ACCESS.info('%s - "%s %s HTTP/%s" %d', client, method, target, version, status, extra=extra)
 
 
 class ASGIExchange(HTTPExchange):

@@ -35,6 +35,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().__init__(config, server_state, app_state)
         served = served_by(self.app)
         self.logger = _LOG
+        # At the level debug it would log header fields, an API key among them, and frames.
+        self.conn.logger, self.conn.debug = _LOG, False
         self._bodies = served.bodies
         self._admission = served.connections
         self._unread = bytearray()

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from elman.app import create_app
 from elman.cli.exits import CANNOT_START, refuse
+from elman.http.logs import JSON_LOGS
 from elman.http.process import collect_less, drop_silent_peers, keep_memory, within_descriptors
 from elman.http.protocol import HTTPProtocol
 from elman.http.sites import is_loopback
@@ -88,6 +89,8 @@ def run_server(
         # A few bytes of a compressed frame may stand for a megabyte.
         "ws_per_message_deflate": False,
     }
+    if settings.log_format == "json":
+        options["log_config"] = JSON_LOGS
     if settings.workers > 1:
         if settings.store == "memory":
             raise refuse("several workers cannot share a store in memory; use --store lmdb")
@@ -127,6 +130,7 @@ class GracefulServer(uvicorn.Server):
         super().__init__(uvicorn.Config(application, **options))
         self._application = application
         self._silence = settings.stream_timeout
+        self._json_logs = settings.log_format == "json"
         self._last_moment = settings.drain_timeout + FORCE_SECONDS
         self._on_start = on_start
         self._ending = False
@@ -137,7 +141,10 @@ class GracefulServer(uvicorn.Server):
         for one in listening:
             drop_silent_peers(one, self._silence)
         for refusal in self._application.state.server.refusals:
-            typer.secho(f"elman: {refusal.name} is refused: {refusal.reason}", fg="yellow", err=True)
+            if self._json_logs:
+                _LOG.warning("%s is refused: %s", refusal.name, refusal.reason)
+            else:
+                typer.secho(f"elman: {refusal.name} is refused: {refusal.reason}", fg="yellow", err=True)
         if listening:
             host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
             self._on_start(f"http://{host}:{listening[0].getsockname()[1]}")
