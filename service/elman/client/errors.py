@@ -20,7 +20,7 @@ ElmanError
     │   └── Unable          409  the model cannot stream, generate or forecast
     ├── Busy                `retry_after` says when to try again
     │   ├── Quota           429  the caller has as many sessions as it may have
-    │   └── Unavailable     502 503  overloaded, stopping, or without its session store
+    │   └── Unavailable     502 503  overloaded, stopping, model suspended, or no session store
     ├── DeadlineExceeded    504  the server stopped at the request's timeout (a TimeoutError too)
     └── ServerFailed        500  the model or the server failed on this input
 """
@@ -211,9 +211,9 @@ class Quota(Busy):
 
 
 class Unavailable(Busy):
-    """The server is overloaded or stopping, or cannot reach its session store. It did nothing."""
+    """The server is overloaded or stopping, has suspended the model, or lacks its session store. It did nothing."""
 
-    codes: ClassVar[tuple[str, ...]] = ("overloaded", "draining", "store_unavailable")
+    codes: ClassVar[tuple[str, ...]] = ("overloaded", "draining", "model_suspended", "store_unavailable")
 
 
 class DeadlineExceeded(Refused, TimeoutError):

@@ -61,7 +61,9 @@ def invalid_field(message: str, kind: Any = None) -> ElmanError:
     wanted = _TYPE.match(text)
     if wanted:
         if wanted[2] == "null" and where is not None and where.endswith("]") and wanted[1] != "array":
-            return InvalidField("a value is missing", where=where, expected="a number")
+            # As in a binary body, where it is NaN.
+            missing = InvalidField if wanted[1] == "int" else NotFinite
+            return missing("a value is missing", where=where, expected="a number")
         expected, got = (_words(part) for part in wanted.groups())
         return InvalidField(f"expected {expected}, got {got}", where=where, expected=expected)
     bound = _BOUND.match(text)
