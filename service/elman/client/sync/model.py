@@ -400,6 +400,7 @@ class Model:
     ) -> Forecast | list[Forecast]:
         """Forecast the coming steps of a series, or of each series of a list, in the units of the data.
 
+        >>> import numpy as np
         >>> history = [5.0, 11.0, 16.0, 23.0, 36.0, 58.0, 29.0, 20.0, 10.0, 8.0]
         >>> forecast = client.model("sunspots-rnn").forecast(history, horizon=11)
         >>> forecast.point.shape
