@@ -52,6 +52,8 @@ serve: .venv/.server
 test: .venv/.test
 	@exec $(PYTEST) -m quick $(TESTS)
 
+# These tests wait a good deal: for servers, containers and a browser. So one process more than there are cores.
+test-all: WORKERS = $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 test-all: .venv/.test-all
 	@exec $(PYTEST) $(TESTS)
 
