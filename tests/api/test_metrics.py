@@ -103,6 +103,7 @@ def moved_outcomes(server: RunningServer, before: Counter[str], num_sent: int) -
     return counted
 
 
+@pytest.mark.slow
 def test_under_load_what_is_accepted_is_answered_refused_expired_or_cancelled(small: RunningServer) -> None:
     functions = kinds(small)
     order = sorted(functions) * 12
@@ -213,6 +214,7 @@ def wait_for_both(server: RunningServer) -> None:
         server.wait_for("elman_worker_up", 1, worker)
 
 
+@pytest.mark.slow
 def test_a_worker_in_the_place_of_a_dead_one_takes_its_number(small_store: Path) -> None:
     with running_server(small_store, workers=2) as one:
         wait_for_both(one)
@@ -232,6 +234,7 @@ def test_a_worker_in_the_place_of_a_dead_one_takes_its_number(small_store: Path)
         assert {labels[-1] for _, labels in after} == {"0", "1"}
 
 
+@pytest.mark.slow
 def test_any_of_several_workers_gives_the_figures_of_all(small_store: Path) -> None:
     with running_server(small_store, workers=2) as one:
         for _ in range(20):

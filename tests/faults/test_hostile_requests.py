@@ -12,6 +12,9 @@ import pytest
 from tests.reference import expected, float32, same_bits
 from tests.running import RunningServer, running_server
 
+# They start servers of their own.
+pytestmark = pytest.mark.slow
+
 MODEL = "vowels-gru"
 PREDICT = f"/v1/models/{MODEL}/predict"
 SESSIONS = f"/v1/models/{MODEL}/sessions"

@@ -15,6 +15,9 @@ from elman.settings import Settings
 from tests.http.test_protocol import as_json, post
 from tests.running import RunningServer, running_server
 
+# They start servers of their own.
+pytestmark = pytest.mark.slow
+
 LIMIT = 20
 
 
@@ -74,7 +77,6 @@ def test_one_address_does_not_take_all_connections(small_store: Path) -> None:
         assert b" 200 " in ask(server, post(as_json(2), connection="close"), source="127.0.0.3")
 
 
-@pytest.mark.slow
 def test_silent_and_idle_connections_are_closed(narrow: RunningServer) -> None:
     idle = b"GET /livez HTTP/1.1\r\nhost: t\r\n\r\n"
     for first in (b"", b"GET /livez HTTP/1.1\r\nho", idle):
@@ -86,7 +88,6 @@ def test_silent_and_idle_connections_are_closed(narrow: RunningServer) -> None:
             assert time.monotonic() - started < 15
 
 
-@pytest.mark.slow
 def test_a_server_with_few_descriptors_takes_fewer_connections(small_store: Path) -> None:
     """Else an accept would fail for all once a thousand silent connections have taken 1,024 descriptors."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

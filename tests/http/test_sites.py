@@ -12,6 +12,9 @@ from elman.errors import ElmanError
 from elman.http.sites import Sites, is_loopback
 from tests.running import RunningServer, running_server
 
+# They start servers of their own.
+pytestmark = pytest.mark.slow
+
 MODEL = "vowels-gru"
 BODY = {"sequence": [[0.25] * 12]}
 PAGE, FRIEND = "https://page.example", "https://app.example.com"

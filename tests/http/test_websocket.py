@@ -12,6 +12,9 @@ import pytest
 
 from tests.running import RunningServer, running_server
 
+# They start servers of their own.
+pytestmark = pytest.mark.slow
+
 MODEL = "vowels-gru"
 ROW = struct.pack("<12f", *[0.25] * 12)
 TEXT, BINARY, CONTINUATION, PING = 1, 2, 0, 9
@@ -186,7 +189,6 @@ def test_answers_to_pings_do_not_pile_up(target: RunningServer) -> None:
     check_serves(target)
 
 
-@pytest.mark.slow
 def test_a_message_that_does_not_arrive_is_given_up(small_store: Path) -> None:
     with running_server(small_store, body_timeout=1) as server:
         stream = Stream(server)
@@ -197,7 +199,6 @@ def test_a_message_that_does_not_arrive_is_given_up(small_store: Path) -> None:
         assert stream.closed() == 1008
 
 
-@pytest.mark.slow
 def test_a_soak_of_streams_returns_to_its_memory(target: RunningServer) -> None:
     def open_and_close(count: int) -> None:
         for index in range(count):
