@@ -31,8 +31,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	$$python $(NEW_ENOUGH) 2>/dev/null && echo $$python && break; done)
 
 BIN := .venv/bin
-# A file's tests stay in one process, so that its servers are started once.
-PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+# A file's tests stay in one process, so that its servers are started once. The longest files come first.
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt
 UV := $(BIN)/uv

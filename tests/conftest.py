@@ -19,6 +19,19 @@ OTHER_TIERS = {"slow", "torch", "browser", "docker", "exporters"}
 _WHOLE_FOLDERS = {"browser", "containers"}
 _WHOLE_FILE = re.compile(r"^pytestmark = pytest\.mark\.torch$", re.MULTILINE)
 
+# Files that take a minute or more. They come first, so that none of them is left for one process at the end.
+_LONGEST = [
+    "containers/test_containers.py",
+    "repository/test_matrix.py",
+    "exporter/test_export.py",
+    "readme/test_readme.py",
+    "cli/test_install.py",
+    "properties/test_sessions.py",
+    "faults/test_workers.py",
+    "faults/test_kill.py",
+    "browser/test_page.py",
+]
+
 _PROPERTIES = hypothesis.settings(
     deadline=None,
     database=None,
@@ -54,6 +67,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {str(Path(__file__).parent / name): place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(str(item.path), len(places)))
     for item in items:
         if not OTHER_TIERS & {mark.name for mark in item.iter_markers()}:
             item.add_marker(pytest.mark.quick)

@@ -105,6 +105,13 @@ def test_the_servers_own_page_may_do_everything(local: RunningServer, host: str)
     assert upgrade(local, origin=f"http://127.0.0.1:{local.port}") == 101
 
 
+def test_a_proxy_may_call_the_server_by_another_name(local: RunningServer) -> None:
+    """The browser knows that the page and the server have one origin; the Host is that of the server behind."""
+    headers = {"origin": "https://models.example", "sec-fetch-site": "same-origin"}
+    answer = local.client.post("/v1/models/names-gru/predict", json={"sequence": "Li"}, headers=headers)
+    assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
 def test_a_browser_says_that_it_sends_json(local: RunningServer, kind: str) -> None:
     headers = {"sec-fetch-site": "same-origin", "content-type": kind}

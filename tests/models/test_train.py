@@ -197,7 +197,7 @@ def test_results_cover_every_recipe_and_nothing_else() -> None:
 
 
 def test_what_is_shipped_stays_small() -> None:
-    """Models, data, pictures and results, all tasks together."""
+    """Models, data, pictures and results, all tasks together. A forecaster's file has the errors of its forecasts."""
     files = [path for path in HERE.rglob("*") if path.is_file() and "runs" not in path.parts]
     shipped = [path for path in files if path.suffix not in (".py", ".pyc", ".md")]
-    assert sum(path.stat().st_size for path in shipped) < 5_000_000
+    assert sum(path.stat().st_size for path in shipped) < 5_250_000

@@ -14,7 +14,7 @@ HEALTH = frozenset({"/livez", "/readyz"})
 """Paths of health checks. They are answered under any name, since a probe uses the address of the machine."""
 
 _SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
-_OWN_SITES = frozenset({b"", b"same-origin", b"none"})
+_OWN_SITES = frozenset({b"", b"none"})
 _BODY_TYPES = frozenset({b"application/json", b"application/octet-stream"})
 _DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
 
@@ -44,7 +44,8 @@ class Sites:
         origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site", b"").lower()
         if origin is None and not site:
             return  # no browser
-        allowed = origin is not None and self._is_allowed_origin(origin)
+        # The browser itself says same-origin, also behind a proxy that names the server otherwise.
+        allowed = site == b"same-origin" or (origin is not None and self._is_allowed_origin(origin))
         if not allowed and (site not in _OWN_SITES or (origin is not None and not _is_same(origin, host))):
             raise Forbidden(
                 "a web page of another origin may not call this server; ELMAN_CORS_ORIGINS lists those that may",

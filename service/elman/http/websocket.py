@@ -55,6 +55,17 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         # The parser is a generator that refers to its connection: a cycle, which nothing would collect for long.
         self.conn.parser.close()
 
+    def shutdown(self) -> None:
+        """The server stops, and the application has not closed the stream yet."""
+        if self.close_sent or not self.handshake_complete or self.conn.close_sent is not None:
+            super().shutdown()
+            return
+        self.stop_keepalive()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.GOING_AWAY})
+        self.conn.send_close(CloseCode.GOING_AWAY, "the server is stopping")
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.close()
+
     def data_received(self, data: bytes) -> None:
         self._unread += data
         self._feed()
