@@ -13,6 +13,9 @@ from tests.api.test_generate import wait_until_idle
 from tests.looping import VOCABULARY, Network, generator, log_softmax, put_generator, scores_after, search_alone
 from tests.running import RunningServer, running_server
 
+# They start servers of their own.
+pytestmark = pytest.mark.slow
+
 END = VOCABULARY.index("<end>")
 PROMPT = [0, *(VOCABULARY.index(character) for character in "elm")]
 

@@ -19,6 +19,9 @@ from tests.looping import Mix, Network, forecaster
 from tests.repository import graphs
 from tests.running import RunningServer, running_server
 
+# They start servers of their own.
+pytestmark = pytest.mark.slow
+
 Array = np.ndarray[Any, Any]
 # Of the data: features 0 and 2 are foretold, 1 is known ahead.
 INPUT_MEAN, INPUT_STD = np.array([280.0, 3.0, -40.0]), np.array([60.0, 2.0, 5.0])

@@ -17,6 +17,9 @@ import pytest
 from tests.reference import expected, float32, same_bits
 from tests.running import RunningServer, running_server
 
+# They start servers of their own.
+pytestmark = pytest.mark.slow
+
 FEATURES, TOKENS = "vowels-lstm", "names-gru"
 GOOD = [0.25] * 12
 JSON = "application/json"

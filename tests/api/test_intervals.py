@@ -10,6 +10,9 @@ from elman.repository.spec import DecoderSpec, ErrorsSpec, ForecastSpec, ModelSp
 from tests.looping import Mix, Network, forecast_alone, forecaster, put_forecaster
 from tests.running import RunningServer, running_server
 
+# They start servers of their own.
+pytestmark = pytest.mark.slow
+
 Array = np.ndarray[Any, Any]
 STEPS = 6
 RNG = np.random.default_rng(0)

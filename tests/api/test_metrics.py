@@ -19,6 +19,9 @@ from websockets.sync.client import connect
 
 from tests.running import STORE, RunningServer, parsed, running_server
 
+# They start servers of their own.
+pytestmark = pytest.mark.slow
+
 PREDICT = "/v1/models/vowels-gru/predict"
 STREAM = "/v1/models/{name}/stream"
 SHORT = {"sequence": [[0.5] * 12] * 3}
@@ -103,7 +106,6 @@ def moved_outcomes(server: RunningServer, before: Counter[str], num_sent: int) -
     return counted
 
 
-@pytest.mark.slow
 def test_under_load_what_is_accepted_is_answered_refused_expired_or_cancelled(small: RunningServer) -> None:
     functions = kinds(small)
     order = sorted(functions) * 12
@@ -125,7 +127,7 @@ def test_a_client_that_leaves_while_there_is_room_is_cancelled(small: RunningSer
     for _ in range(3):
         leave(small)
         settled(small)
-    assert moved_outcomes(small, before, 3) == {"cancelled": 3, "answered": 0, "refused": 0, "expired": 0}
+    assert moved_outcomes(small, before, 3) == Counter({"cancelled": 3})
 
 
 def test_each_reason_is_counted_by_route(small: RunningServer) -> None:
@@ -214,7 +216,6 @@ def wait_for_both(server: RunningServer) -> None:
         server.wait_for("elman_worker_up", 1, worker)
 
 
-@pytest.mark.slow
 def test_a_worker_in_the_place_of_a_dead_one_takes_its_number(small_store: Path) -> None:
     with running_server(small_store, workers=2) as one:
         wait_for_both(one)
@@ -234,7 +235,6 @@ def test_a_worker_in_the_place_of_a_dead_one_takes_its_number(small_store: Path)
         assert {labels[-1] for _, labels in after} == {"0", "1"}
 
 
-@pytest.mark.slow
 def test_any_of_several_workers_gives_the_figures_of_all(small_store: Path) -> None:
     with running_server(small_store, workers=2) as one:
         for _ in range(20):

@@ -10,6 +10,9 @@ from elman.repository.spec import ForecastSpec
 from tests.looping import RESIDUALS, forecaster, put_forecaster
 from tests.running import STORE, RunningServer, running_server
 
+# They start servers of their own.
+pytestmark = pytest.mark.slow
+
 PAIRS = ((0.5, -0.5), (-0.5, 0.5), (0.0, 0.0))
 # The types of `kserve.protocol.rest.timeseries.types`, as its clients read an answer.
 Values = list[float] | list[list[float]]

@@ -12,6 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.running import running_server
 
+# They start servers of their own.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 OPERATING = (ROOT / "docs" / "operating.md").read_text()

@@ -5,10 +5,14 @@ import logging
 import sys
 from pathlib import Path
 
+import pytest
 from websockets.sync.client import connect
 
 from elman.http.logs import JSONFormatter, of_request
 from tests.running import running_server
+
+# They start servers of their own.
+pytestmark = pytest.mark.slow
 
 KEY = "a-key-that-nobody-may-see"
 NUMBER = 0.123454321

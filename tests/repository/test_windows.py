@@ -20,6 +20,9 @@ from elman.codec.windows import slide
 from elman.engine.sequence import Inputs, Sequence
 from tests.reference import Array
 
+# They start servers of their own.
+pytestmark = pytest.mark.slow
+
 WINDOW, FEATURES, HIDDEN = 6, graphs.FEATURES, graphs.HIDDEN
 
 
