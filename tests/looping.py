@@ -13,6 +13,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from elman.repository.spec import METADATA_KEY, DecoderSpec, ForecastSpec, GenerationSpec, InputSpec, ModelSpec
+from tests.running import RunningServer
 
 Array = np.ndarray[Any, Any]
 Cell = Literal["rnn", "lstm", "gru"]
@@ -242,6 +243,13 @@ RESIDUALS = ((-0.5,), (-0.1,), (0.0,), (0.2,), (0.6,))
 
 def forecaster(cell: Cell, features: int, outputs: int) -> Network:
     return Network(cell, outputs, hidden=16, features=features, seed=3)
+
+
+def forecast(server: RunningServer, model: str, code: int = 200, **body: object) -> dict[str, Any]:
+    """The answer to a forecast request, whose status must be `code`."""
+    answer = server.client.post(f"/v1/models/{model}/forecast", json=body)
+    assert answer.status_code == code, answer.text
+    return dict(answer.json())
 
 
 def put_forecaster(root: Path, name: str, network: Network, forecast: ForecastSpec) -> None:

@@ -15,7 +15,7 @@ import pytest
 from onnx import helper
 
 from elman.repository.spec import DecoderSpec, ForecastSpec, HeadSpec, InputSpec, ModelSpec
-from tests.looping import Mix, Network, forecaster
+from tests.looping import Mix, Network, forecast, forecaster
 from tests.repository import graphs
 from tests.running import RunningServer, running_server
 
@@ -103,12 +103,6 @@ def loop(network: Network, rows: Array, future: Array, horizon: int, window: int
             row = np.array([value[0], future[step], value[1]])
             scaled = np.concatenate([scaled, (row - INPUT_MEAN)[None] / INPUT_STD])
     return np.array(values)
-
-
-def forecast(server: RunningServer, model: str, code: int = 200, **body: object) -> dict[str, Any]:
-    answer = server.client.post(f"/v1/models/{model}/forecast", json=body)
-    assert answer.status_code == code, answer.text
-    return dict(answer.json())
 
 
 def test_what_is_fed_back_is_scaled_as_the_network_reads_it(seers: RunningServer, network: Network) -> None:

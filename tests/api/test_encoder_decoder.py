@@ -10,6 +10,7 @@ from torch import nn
 
 from elman import export
 from elman.repository.spec import ForecastSpec, ModelSpec
+from tests.looping import forecast
 from tests.running import RunningServer, running_server
 
 pytestmark = pytest.mark.torch
@@ -75,12 +76,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     export(EncoderDecoder(True), path, example=example, **{**shared, "spec": ModelSpec(forecast=wrong)})
     with running_server(root) as one:
         yield one
-
-
-def forecast(server: RunningServer, model: str, code: int = 200, **body: object) -> dict[str, Any]:
-    answer = server.client.post(f"/v1/models/{model}/forecast", json=body)
-    assert answer.status_code == code, answer.text
-    return dict(answer.json())
 
 
 @pytest.mark.parametrize("model", ["rows", "flat"])

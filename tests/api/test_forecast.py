@@ -12,7 +12,7 @@ from elman.api.forecast import encode_forecast
 from elman.codec.requests import ForecastRequest
 from elman.errors import NotFiniteOutput
 from elman.repository.spec import ForecastSpec
-from tests.looping import RESIDUALS, Mix, Network, forecast_alone, forecaster, put_forecaster
+from tests.looping import RESIDUALS, Mix, Network, forecast, forecast_alone, forecaster, put_forecaster
 from tests.running import STORE, RunningServer, running_server
 
 CELLS = ("rnn", "lstm", "gru")
@@ -44,12 +44,6 @@ def seers(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Network]
     (root / "names-gru").symlink_to(STORE / "names-gru")
     with running_server(root) as one:
         yield one
-
-
-def forecast(server: RunningServer, model: str, **body: object) -> dict[str, Any]:
-    answer = server.client.post(f"/v1/models/{model}/forecast", json=body)
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
 
 
 def series(length: int = 30, features: int = 1) -> Array:

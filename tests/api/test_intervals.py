@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from elman.repository.spec import DecoderSpec, ErrorsSpec, ForecastSpec, ModelSpec
-from tests.looping import Mix, Network, forecast_alone, forecaster, put_forecaster
+from tests.looping import Mix, Network, forecast, forecast_alone, forecaster, put_forecaster
 from tests.running import RunningServer, running_server
 
 # They start servers of their own.
@@ -48,12 +48,6 @@ def seers(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Network]
     )
     with running_server(root) as server:
         yield server
-
-
-def forecast(server: RunningServer, model: str, **body: object) -> dict[str, Any]:
-    answer = server.client.post(f"/v1/models/{model}/forecast", json=body)
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
 
 
 def series(features: int = 1) -> Array:

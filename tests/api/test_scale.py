@@ -12,6 +12,7 @@ from torch import nn
 from elman import export
 from elman.exporter.errors import ExportRefused
 from elman.repository.spec import ForecastSpec, HeadSpec, InputSpec, ModelSpec
+from tests import looping
 from tests.looping import Mix
 from tests.running import RunningServer, running_server
 
@@ -116,9 +117,7 @@ def loop(net: Net, series: Array, ahead: Array | None = None, window: int | None
 
 
 def forecast(server: RunningServer, model: str, code: int = 200, **body: object) -> dict[str, Any]:
-    answer = server.client.post(f"/v1/models/{model}/forecast", json={"horizon": HORIZON, **body})
-    assert answer.status_code == code, answer.text
-    return dict(answer.json())
+    return looping.forecast(server, model, code, **{"horizon": HORIZON, **body})
 
 
 def predict(server: RunningServer, model: str, sequence: Any, **body: Any) -> dict[str, Any]:

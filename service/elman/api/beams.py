@@ -12,7 +12,7 @@ from elman.codec.requests import GenerateRequest
 from elman.engine.beams import BeamRule, BeamSearch, Hypothesis
 from elman.engine.sampling import Rule, Sampler
 from elman.engine.sequence import Sequence
-from elman.engine.work import Steps, aside, run
+from elman.engine.work import Steps, aside_if, run
 from elman.errors import NotFiniteOutput
 from elman.repository.network import Array
 from elman.sessions.snapshot import Snapshot
@@ -62,16 +62,11 @@ def search(
     searched = BeamSearch(beams, [Hypothesis(state=snapshot)])
     outputs = output[None]
     while searched.open:
-        if outputs.size > _THREAD_SCORES:
-            yield from aside(searched.step, outputs)
-        else:
-            searched.step(outputs)
+        yield from aside_if(outputs.size > _THREAD_SCORES, searched.step, outputs)
         outputs = yield from _read(served, searched, deadline)
     if not searched.found:
         raise NotFiniteOutput("the model gives no token a probability", where="prompt")
-    if searched.length * len(searched.found) > _THREAD_TOKENS:
-        return (yield from aside(_finished, searched))
-    return _finished(searched)
+    return (yield from aside_if(searched.length * len(searched.found) > _THREAD_TOKENS, _finished, searched))
 
 
 def _finished(searched: BeamSearch) -> list[Finished]:

@@ -17,7 +17,7 @@ from elman.codec.series import Series
 from elman.engine.forecasting import PATHS, ForecastPlan, PathBlock, path_blocks, paths_of_errors
 from elman.engine.heads import Head
 from elman.engine.sequence import Sequence
-from elman.engine.work import Steps, Work, aside, run, script
+from elman.engine.work import Steps, Work, aside_if, run, script
 from elman.errors import CannotForecast, InvalidField, NotFiniteOutput, TooLong, WrongLength
 from elman.http.endpoint import Request, Response
 from elman.repository.feeding import Driving, driving_of, why_no_forecast
@@ -62,14 +62,13 @@ class Forecast:
         deadline = request.deadline(options.timeout)
         seed = secrets.randbits(32) if options.seed is None else options.seed
         many = len(given) > _THREAD_SERIES
-        preparing = _prepare, served, start.snapshot, given, horizon, seed
-        contexts, plans = (yield from aside(*preparing)) if many else _prepare(*preparing[1:])
+        contexts, plans = yield from aside_if(many, _prepare, served, start.snapshot, given, horizon, seed)
         check_statics([one.snapshot.statics for one in contexts], "samples" if num_paths else "static", of_each)
         outputs = yield from _read(served, driving, contexts, deadline)
         values = np.empty((len(plans), of_each, plans[0].horizon, len(plans[0].mean)))
-        beginning = _begin, contexts, plans, outputs, values, most, deadline
         in_thread = many or len(plans) * of_each > _THREAD_PATHS
-        sequences, places = (yield from aside(*beginning)) if in_thread else _begin(*beginning[1:])
+        beginning = contexts, plans, outputs, values, most, deadline
+        sequences, places = yield from aside_if(in_thread, _begin, *beginning)
         yield from run(served.queue, sequences, places)
         # One run of a direct model gives the values of several steps.
         values = values.reshape(len(plans), of_each, -1, len(driving.target))

@@ -23,7 +23,7 @@ from elman.engine.logprobs import TokenLogprob
 from elman.engine.queue import ModelQueue
 from elman.engine.sampling import Rule, Sampler
 from elman.engine.sequence import Sequence
-from elman.engine.work import Run, Steps, Work, aside, run, script
+from elman.engine.work import Run, Steps, Work, aside_if, run, script
 from elman.errors import CannotGenerate, ElmanError
 from elman.http.endpoint import Request, Response, Send
 from elman.repository.feeding import why_no_generation
@@ -173,10 +173,7 @@ class Generate:
         samplers = [Sampler(rule, path) for path in range(options.samples)]
         scores = np.broadcast_to(output, (len(samplers), len(output)))
         feed = samplers[0].feed
-        if scores.size > _THREAD_SCORES:
-            inputs = yield from aside(feed, list(samplers), scores)
-        else:
-            inputs = feed(list(samplers), scores)
+        inputs = yield from aside_if(scores.size > _THREAD_SCORES, feed, list(samplers), scores)
         more = options.max_steps - 2  # the first token is drawn already, and the last one is never an input
         wanted: dict[str, Any] = {"keep_state": options.return_state, "deadline": deadline, "more": more}
         wanted["statics"] = snapshot.statics
@@ -228,9 +225,8 @@ class Generate:
         if options.return_state:
             snapshots = yield from self._states(served, finished, deadline)
             steps = [step + len(one.sampler.tokens) for one in finished]
-            sealing = self._seal, served, start.owner, steps, snapshots
             many = len(finished) > _MANY_SAMPLES
-            tokens = (yield from aside(*sealing)) if many else self._seal(*sealing[1:])
+            tokens = yield from aside_if(many, self._seal, served, start.owner, steps, snapshots)
         name, version = served.key
         seed = finished[0].sampler.rule.seed if options.num_beams == 1 else None
         answer: dict[str, Any] = {"model": name, "version": version, "seed": seed}
@@ -238,8 +234,7 @@ class Generate:
             answer["unknown"] = listed_unknown(inputs.unknown)
         listed = sum(len(one.sampler.tokens) for one in finished) * (1 + (options.logprobs or 0))
         heavy = len(finished) > _MANY_SAMPLES or listed > _MANY_LISTED
-        encoding = _encoded, answer, finished, tokens
-        return (yield from aside(*encoding)) if heavy else _encoded(*encoding[1:])
+        return (yield from aside_if(heavy, _encoded, answer, finished, tokens))
 
     def _states(self, served: ServedModel, finished: list[Finished], deadline: float) -> Steps[list[Snapshot]]:
         """The snapshot of each sequence after all of its tokens. Those that the model has not read are run."""

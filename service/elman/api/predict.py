@@ -27,7 +27,7 @@ from elman.codec.pool import LARGE, MANY
 from elman.codec.requests import PredictQuery, PredictRequest, Return
 from elman.codec.text import Unknown
 from elman.engine.sequence import Inputs, Sequence
-from elman.engine.work import Run, Wait, Work, aside, script
+from elman.engine.work import Run, Wait, Work, aside_if, script
 from elman.errors import InvalidField, NotAcceptable, TooLong, UnsupportedMediaType, WrongLength
 from elman.http.endpoint import JSON, OCTETS, Request, Response
 from elman.http.short import cache_short
@@ -132,7 +132,8 @@ class Predict:
             for data, further, statics, *_ in inputs
         ]
         prediction = Prediction(self, served, options, sequences, octets, request.owner)
-        prediction.unknown = list(map(_UNKNOWN, inputs))
+        if served.format.tokens:
+            prediction.unknown = list(map(_UNKNOWN, inputs))
         if served.format.remembers:
             prediction.memories = [one.memory for one in inputs]
         return prediction
@@ -148,12 +149,8 @@ class Predict:
         """Run a request with state: open its tokens, run, and seal new ones. Many tokens are handled in a thread."""
         check_streaming(served)
         many = len(inputs) > _MANY_TOKENS
-        open_all, owner = self._segments, request.owner
-        segments = (
-            (yield from aside(open_all, options, served, owner, inputs))
-            if many
-            else open_all(options, served, owner, inputs)
-        )
+        owner = request.owner
+        segments = yield from aside_if(many, self._segments, options, served, owner, inputs)
         deadline = request.deadline(options.timeout)
         wanted = {"keep_state": options.return_state, "keep_trace": options.hidden, "heads": bool(options.heads)}
         sequences = [part.sequence(returns=options.returns, deadline=deadline, **wanted) for _, part in segments]
@@ -162,7 +159,7 @@ class Predict:
         prediction.memories = [part.memory for _, part in segments]
         yield prediction
         prediction.check()
-        extras = (yield from aside(self._extras, prediction)) if many else self._extras(prediction)
+        extras = yield from aside_if(many, self._extras, prediction)
         if octets:
             headers = [(b"elman-" + name.encode(), str(value).encode()) for name, value in extras[0].items()]
             return octets_response(served, outputs_of(sequences[0]), options.returns, headers)

@@ -60,12 +60,12 @@ class InputFormat:
     missing: str | float | None = None
     missing_mask: int | None = None
 
-    @property
+    @cached_property
     def prepares(self) -> bool:
         """Whether rows are scaled, or missing values taken, before the network reads them."""
         return self.mean is not None or bool(self.scaled) or self.missing is not None
 
-    @property
+    @cached_property
     def remembers(self) -> bool:
         """Whether rows are read by what is kept of their series. They are decoded in the data's units, as float64."""
         return bool(self.scaled) or self.missing == "forward_fill"

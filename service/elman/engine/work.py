@@ -177,6 +177,11 @@ def aside(call: Callable[..., T], *arguments: Any) -> Steps[T]:
     return (yield from wait(future))
 
 
+def aside_if(many: bool, call: Callable[..., T], *arguments: Any) -> Steps[T]:
+    """In a script: the result of a call, which is made in a thread if it has much to do."""
+    return (yield from aside(call, *arguments)) if many else call(*arguments)
+
+
 def run(queue: ModelQueue, sequences: list[Sequence], where: str | list[str]) -> Steps[None]:
     """In a script: run sequences. Raises the first error of any, with that `where`, or with its own of a list."""
     if sequences:

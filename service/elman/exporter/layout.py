@@ -21,7 +21,7 @@ def find_layout(
     """
     told = {name: one.role for name, one in given.inputs.items() if one.role is not None}
     ways = list(readings(inputs.others, inputs.x, {**told, **roles}))
-    # What is called a state is one, unless forward returns too little for that.
+    # An argument with the name of a state is a state, unless forward returns too few results for it.
     named = [way for way in ways if all(one.role == "state" or not names_state(one.name) for one in way)]
     if named and len(named) < len(ways) and _returns_states(module, inputs, named[0]):
         ways = named
@@ -98,7 +98,7 @@ def _axes_of_others(
 
 def _keeps_sequences_apart(module: Reference, inputs: Inputs, layout: Layout) -> bool:
     """Whether a change of the first sequence leaves the answers of all others as they were."""
-    # Drawn numbers first. Where they are no input for this module, as for a logarithm, the example's own.
+    # Drawn numbers may lie where the module is not defined, such as below zero for a logarithm.
     for own in (False, True):
         apart = _apart(module, inputs, layout, own)
         if apart is not None:

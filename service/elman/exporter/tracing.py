@@ -14,7 +14,8 @@ from elman.exporter.onnx_scan import expand_projected
 from elman.exporter.reference import TRACED_AT, Inputs, Layout, Reference
 from elman.repository.spec import ModelSpec
 
-# Steps of the trace. Of a few steps a pooling leaves one, which torch takes for a constant: then more are tried.
+# Steps of the trace. A pooling may leave one of a few steps, and torch takes an extent of 1 for a constant. Then the
+# trace is made again with more.
 _TRACED_TIMES = (TRACED_AT[1], 64)
 
 # Warnings that torch's exporter gives about itself, whatever module it is given.

@@ -47,7 +47,7 @@ def verify(model: bytes, reference: Reference, inputs: Inputs, layout: Layout, t
                 raise
             continue
         if not own and any(bool(torch.isnan(one).any()) for one in expected):
-            continue  # no input for this module: it may take the logarithm of a count
+            continue  # the module is not defined there, such as a logarithm below zero
         feed = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
         where = f"at batch {batch} and length {time}"
         try:
