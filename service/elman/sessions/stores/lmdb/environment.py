@@ -65,7 +65,10 @@ class Environment:
         expected = (self._env.info()["last_pgno"] + 1) * self.page
         file = folder / "data.mdb"
         # Reading past the end of a mapped file kills the process. A page of zeros is only found to be damaged.
-        if file.stat().st_size < expected:
+        # A page that was cut is emptied: half of it would say that its sessions do not exist.
+        size = file.stat().st_size
+        if size < expected:
+            os.truncate(file, size // self.page * self.page)
             os.truncate(file, expected)
         with self._env.begin(write=True) as txn:
             found = txn.get(_FORMAT_KEY)
