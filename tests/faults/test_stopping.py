@@ -28,7 +28,7 @@ def long() -> np.ndarray:
 def test_requests_in_flight_are_answered_before_the_server_ends(
     start_server: Callable[..., RunningServer], long: np.ndarray
 ) -> None:
-    server = start_server()
+    server = start_server(drain_timeout=60, max_queue_seconds=3600)  # a slow machine is to answer all of it as well
     content = long.tobytes()
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(server.client.post, URL, content=content, headers=HEADERS) for _ in range(8)]
@@ -44,7 +44,7 @@ def test_requests_in_flight_are_answered_before_the_server_ends(
 def test_a_stopping_server_takes_no_new_connections(
     start_server: Callable[..., RunningServer], long: np.ndarray
 ) -> None:
-    server = start_server()
+    server = start_server(drain_timeout=60, max_queue_seconds=3600)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(server.client.post, URL, content=long.tobytes(), headers=HEADERS)
         server.wait_for("elman_pending_sequences", 1.0)

@@ -108,8 +108,12 @@ def run_to_the_end(server: "GracefulServer", sockets: list[socket.socket] | None
     """Run a server until it is told to stop. Exits with 3 if it cannot start."""
     # uvicorn raises the signal again after its shutdown. A server that was told to stop exits with 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets)
+    finally:
+        # Python gives its signals back before it ends. A second SIGTERM would then kill it, and change the exit code.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if not server.started:
         sys.exit(CANNOT_START)
 
