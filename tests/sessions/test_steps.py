@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +15,10 @@ from elman.engine.sequence import Sequence
 from elman.engine.work import Steps, Wait, wait
 from elman.errors import ElmanError, Quota, StepConflict, StepReused, StoreUnavailable, UnknownSession
 from elman.sessions.sessions import Sessions, StepIntent, StepWrite
-from elman.sessions.store import Record, Store, Usage
+from elman.sessions.store import Record, Store, Usage, new_id
 from elman.sessions.stores.lmdb import LMDBStore
 from elman.sessions.stores.memory import MemoryStore
-from tests.sessions.records import DIGEST, OTHER, OWNER, PLENTY
+from tests.sessions.records import DIGEST, OTHER, OWNER, PLENTY, new_record
 
 T = TypeVar("T")
 SIZE = 8
@@ -77,7 +78,15 @@ class Model:
     meanwhile: Callable[[], Steps[Any]] | None = None
 
     def step(
-        self, id: str, content: bytes, at: int | None = None, length: int = 1, owner: bytes = OWNER
+        self,
+        id: str,
+        content: bytes,
+        at: int | None = None,
+        length: int = 1,
+        owner: bytes = OWNER,
+        first: Callable[[], Record] | None = None,
+        ended: bool = False,
+        named: bool = False,
     ) -> Steps[tuple[bytes, Record, bool]]:
         content = content.ljust(16)
 
@@ -86,11 +95,22 @@ class Model:
             if self.meanwhile is not None:
                 yield from self.meanwhile()
             if write is not None:
-                write.snapshot = content[:SIZE]
+                write.snapshot, write.ended = content[:SIZE], ended
                 yield from self.sessions.save(write)
             return snapshot
 
-        return self.sessions.step(owner, id, StepIntent(content, length, at), run)
+        intent = StepIntent(content, length, at)
+        if not (named or first or ended):
+            return self.sessions.step(owner, id, intent, run)
+
+        def in_turn() -> Steps[tuple[bytes, Record, bool]]:
+            if first is not None:
+                record = yield from self.sessions.begin(first(), at is None)
+            else:
+                record = yield from self.sessions.latest(owner, id)
+            return (yield from self.sessions.advance(record, intent, run))
+
+        return self.sessions.in_turn(id, in_turn(), inf)
 
 
 def refused(kind: type[ElmanError], steps: Steps[Any]) -> ElmanError:
@@ -192,6 +212,71 @@ def test_a_step_without_a_place_waits_for_no_other(sessions: Sessions) -> None:
         assert (await first)[1].step == 1
 
     asyncio.run(run())
+
+
+def test_a_step_without_a_place_may_wait_for_its_turn_in_the_order_of_arrival(sessions: Sessions) -> None:
+    async def run() -> None:
+        model, id = Model(sessions), (await follow(create(sessions))).id
+        model.meanwhile = lambda: pause(0.001)
+        contents = [b"%d" % number for number in range(5)]
+        await asyncio.gather(*(follow(model.step(id, content, named=True)) for content in contents))
+        assert model.ran_from == [FIRST, *(content.ljust(SIZE) for content in contents[:-1])]
+
+    asyncio.run(run())
+
+
+# Sessions that are begun and ended by their steps, with an id that is used again
+
+
+def fresh(id: str) -> Callable[[], Record]:
+    return lambda: replace(new_record(SIZE, now=time.time()), id=id, snapshot=FIRST)
+
+
+def test_a_session_begins_with_its_first_steps_and_ends_with_its_last(sessions: Sessions, store: Store) -> None:
+    model, id = Model(sessions), new_id()
+    assert refused(UnknownSession, model.step(id, b"one", named=True))
+    assert go(model.step(id, b"one", first=fresh(id)))[0] == FIRST
+    assert go(model.step(id, b"two", at=1, ended=True))[0] == b"one".ljust(SIZE)
+    assert go(model.step(id, b"two", at=1, ended=True))[2] is True
+    for at in (None, 0, 2):
+        for named in (False, True):
+            refused(UnknownSession, model.step(id, b"three", at=at, named=named))
+    refused(UnknownSession, sessions.read(OWNER, id))
+    assert model.ran_from == [FIRST, b"one".ljust(SIZE), b"one".ljust(SIZE)]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_beginning_anew_ends_what_went_on_under_the_same_id(sessions: Sessions, store: Store, ended: bool) -> None:
+    model, id = Model(sessions), new_id()
+    go(model.step(id, b"one", first=fresh(id)))
+    go(model.step(id, b"two", at=1, ended=ended))
+    ran_from, after, _ = go(model.step(id, b"three", first=fresh(id)))
+    assert ran_from == FIRST and after.step == 1 and not after.ended
+    assert go(model.step(id, b"four", named=True))[0] == b"three".ljust(SIZE)
+    kept = store.read(id)
+    assert kept is not None and kept.step == 2 and kept.previous == b"three".ljust(SIZE)
+
+
+def test_with_a_place_a_session_begins_once(sessions: Sessions) -> None:
+    model, id = Model(sessions), new_id()
+    go(model.step(id, b"one", at=0, first=fresh(id)))
+    assert go(model.step(id, b"one", at=0, first=fresh(id)))[2] is True
+    refused(StepReused, model.step(id, b"two", at=0, first=fresh(id)))
+    go(model.step(id, b"two", at=1))
+    refused(StepConflict, model.step(id, b"one", at=0, first=fresh(id)))
+    go(model.step(id, b"three", at=2, ended=True))
+    assert go(model.step(id, b"one", at=0, first=fresh(id)))[1].step == 1
+
+
+def test_what_another_process_has_at_hand_of_an_earlier_session_of_the_id_is_never_gone_on_with(store: Store) -> None:
+    here, there, id = Model(process(store, shared=True)), Model(process(store, shared=True)), new_id()
+    go(here.step(id, b"one", at=0, first=fresh(id)))
+    assert store.delete(id)
+    go(there.step(id, b"other", at=0, first=fresh(id)))
+    assert go(here.step(id, b"two", at=1, named=True))[0] == b"other".ljust(SIZE)
+    assert store.delete(id)
+    go(there.step(id, b"third", at=0, first=fresh(id)))
+    assert go(here.step(id, b"two", at=1))[0] == b"third".ljust(SIZE)
 
 
 def test_who_gives_up_waiting_for_a_turn_hands_it_on(sessions: Sessions) -> None:

@@ -201,9 +201,32 @@ def test_what_can_be_no_id_is_no_session(store: Store, id: str) -> None:
 
 def test_an_id_is_taken_once(store: Store) -> None:
     record = created(store)
-    with pytest.raises(ValueError, match="this id"):
-        store.create(replace(record, step=3), PLENTY)
+    assert store.create(replace(record, step=3), PLENTY) is False
     assert store.read(record.id) == record and store.usage(OWNER).num_sessions == 1
+
+
+@pytest.mark.parametrize("size", [100, 3000])
+def test_an_id_may_be_taken_again_once_its_session_has_expired(store: Store, clock: Clock, size: int) -> None:
+    record = created(store, ttl=10.0)
+    clock.now += 10.0
+    again = replace(record, expires_at=clock.now + 10.0, step=3, snapshot=state(record.id, 3, size))
+    assert store.create(again, Usage(2, 10_000)) is True
+    assert store.read(record.id) == again
+    assert store.usage(OWNER) == Usage(1, 2 * size) and len(store) == 1
+
+
+def test_that_a_session_has_ended_is_kept_and_may_be_taken_back(store: Store) -> None:
+    record = created(store)
+    assert store.advance([replace(advance_of(record), ended=True)]) == [True]
+    stored = store.read(record.id)
+    assert stored is not None and stored.ended and stored.previous == record.snapshot
+    assert store.replace(replace(stored, revision=2, step=9), 1) and store.read(record.id) == replace(
+        stored, revision=2, step=9
+    )
+    assert store.replace(replace(record, revision=3), 2) and store.read(record.id) == replace(record, revision=3)
+    assert store.advance([replace(advance_of(record), revision=3)]) == [True]
+    stored = store.read(record.id)
+    assert stored is not None and not stored.ended
 
 
 def test_new_ids_ascend_with_time_and_differ() -> None:
@@ -278,13 +301,15 @@ class BothStores(RuleBasedStateMachine):
         ids=st.lists(records, min_size=1, max_size=6),
         off=st.lists(st.sampled_from([0, 0, 0, 0, 1]), min_size=6, max_size=6),
         input_digest=st.sampled_from([b"", b"\0" * 16, b"c" * 16]),
+        ended=st.booleans(),
     )
-    def advance(self, ids: list[str], off: list[int], input_digest: bytes) -> None:
+    def advance(self, ids: list[str], off: list[int], input_digest: bytes, ended: bool) -> None:
         advances = []
         for id, more in zip(ids, off, strict=False):
             record = self.memory.read(id)
             if record is not None:
-                advances.append(replace(advance_of(record, 3, input_digest), revision=record.revision + more))
+                one = advance_of(record, 3, input_digest)
+                advances.append(replace(one, revision=record.revision + more, ended=ended))
         self.both(lambda store: store.advance(advances))
 
     @rule(id=records, size=st.sampled_from(SIZES), keep=st.booleans(), off=st.sampled_from([0, 0, 1]))
@@ -297,6 +322,12 @@ class BothStores(RuleBasedStateMachine):
             record, revision=record.revision + 1, step=1, snapshot=state(id, 1, size), previous=None, input_digest=b""
         )
         self.both(lambda store: store.replace(after, record.revision + off))
+
+    @rule(id=records, size=st.sampled_from(SIZES))
+    def create_again(self, id: str, size: int) -> None:
+        record = replace(new_record(size, now=self.clock.now), id=id)
+        self.both(lambda store: store.create(record, PLENTY))
+        self.ids.add(id)
 
     @rule(id=consumes(records))
     def delete(self, id: str) -> None:

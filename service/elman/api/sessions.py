@@ -61,7 +61,7 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
         """The caller's sessions, oldest first."""
         records = await complete(sessions.owned(owner_of(request.scope), limit, after, model))
         next_after = records[-1].id if len(records) == limit else None
-        return SessionList(sessions=[card(record) for record in records], next=next_after)
+        return SessionList(sessions=[card(record) for record in records if not record.ended], next=next_after)
 
     @router.get("/sessions/{id}")
     async def show_session(request: Request, id: str) -> SessionCard:

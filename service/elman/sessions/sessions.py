@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -55,6 +56,7 @@ class StepWrite:
     Attributes:
         compose: makes the new snapshot from the sequence that ran.
         won: whether it was written. If not, another step was faster.
+        ended: whether these are the last steps. They can be repeated until `expires_at`.
     """
 
     id: str
@@ -65,10 +67,11 @@ class StepWrite:
     compose: Callable[[Sequence], bytes] | None = None
     snapshot: bytes = b""
     won: bool = False
+    ended: bool = False
 
     def advance(self) -> Advance:
         """The write in the form that stores take."""
-        return Advance(self.id, self.revision, self.step, self.snapshot, self.input_digest, self.expires_at)
+        return Advance(self.id, self.revision, self.step, self.snapshot, self.input_digest, self.expires_at, self.ended)
 
 
 RunStep = Callable[[bytes, StepWrite | None], Steps[T]]
@@ -164,6 +167,13 @@ class Sessions:
 
     def read(self, owner: bytes, id: str) -> Steps[Record]:
         """A session, from the store. Raises StoreUnavailable, and UnknownSession, also for another caller's session."""
+        record = yield from self._stored(owner, id)
+        if record.ended:
+            raise _unknown()
+        return record
+
+    def _stored(self, owner: bytes, id: str) -> Steps[Record]:
+        """As `read`, but also a session that has ended."""
         record = yield from self._read(lambda store: store.read(id))
         if record is None or record.owner != owner:
             self._forget(id)
@@ -172,10 +182,10 @@ class Sessions:
         return record
 
     def find(self, owner: bytes, id: str) -> Steps[Record]:
-        """A session, from the cache if it is there. Raises what `read` raises."""
+        """A session, from the cache if it is there; also one that has ended. Raises what `read` raises."""
         record = self._cached.get(id)
         if record is None or record.owner != owner or record.expires_at <= time.time():
-            return (yield from self.read(owner, id))
+            return (yield from self._stored(owner, id))
         return record
 
     def owned(self, owner: bytes, limit: int, after: str | None, model: str | None) -> Steps[list[Record]]:
@@ -219,8 +229,16 @@ class Sessions:
         Raises UnknownSession, StepConflict, StepReused, StoreUnavailable, and what `run` raises.
         """
         yield from self._take_turn(id, intent.at is not None, intent.deadline)
+        return (yield from self._in_turn(id, self._step(owner, id, intent, run)))
+
+    def in_turn(self, id: str, steps: Steps[T], deadline: float) -> Steps[T]:
+        """Run a script that steps a session when all that came before it are done. Raises what it raises."""
+        yield from self._take_turn(id, True, deadline)
+        return (yield from self._in_turn(id, steps))
+
+    def _in_turn(self, id: str, steps: Steps[T]) -> Steps[T]:
         try:
-            return (yield from self._step(owner, id, intent, run))
+            return (yield from steps)
         except BaseException:
             # A write of it may have happened, or may still happen: only the store knows.
             self._forget(id)
@@ -231,10 +249,42 @@ class Sessions:
     def _step(self, owner: bytes, id: str, intent: StepIntent, run: RunStep[T]) -> Steps[tuple[T, Record, bool]]:
         # Without `at`, only the store shows whether another process has stepped the session.
         fresh = self._shared and intent.at is None
-        record = yield from self.read(owner, id) if fresh else self.find(owner, id)
+        record = yield from self._stored(owner, id) if fresh else self.find(owner, id)
+        if not fresh and not _moves_on(record, intent):
+            record = yield from self._stored(owner, id)
+        return (yield from self.advance(record, intent, run))
+
+    def begin(self, new: Record, always: bool) -> Steps[Record]:
+        """In a turn: put a new session of a chosen id into the store, and return it.
+
+        If there is one of this id that has not ended, it ends if `always` is set, and else is returned.
+        Raises Quota, StepConflict, StoreUnavailable.
+        """
+        id = new.id
         for _ in range(_TRIES):
-            if not fresh and not _moves_on(record, intent):
-                record, fresh = (yield from self.read(owner, id)), True
+            before = yield from self._read(lambda store: store.read(id))
+            if before is not None and not (always or before.ended):
+                return before
+            if before is None:
+                # Another process may remember an earlier session of this id, whose revisions must not come again.
+                new = replace(new, revision=secrets.randbits(48))
+                made = yield from self._write(lambda store, new=new: store.create(new, self._most))  # type: ignore[misc]
+            else:
+                new = replace(new, revision=before.revision + 1)
+                made = yield from self._write(lambda store, new=new: store.replace(new, new.revision - 1))  # type: ignore[misc]
+            if made:
+                self._keep(new)
+                return new
+        raise StepConflict("other requests began this session at the same time")
+
+    def latest(self, owner: bytes, id: str) -> Steps[Record]:
+        """In a turn: a session as it is now, also one that has ended. Raises what `read` raises."""
+        return (yield from self._stored(owner, id) if self._shared else self.find(owner, id))
+
+    def advance(self, record: Record, intent: StepIntent, run: RunStep[T]) -> Steps[tuple[T, Record, bool]]:
+        """In a turn: do the steps of a request, once, to a session as it is now. As `step`."""
+        owner, id, digest = record.owner, record.id, record.digest
+        for _ in range(_TRIES):
             if _judge(record, intent) is _Verdict.REPLAY:
                 assert record.previous is not None, "judged"
                 return (yield from run(record.previous, None)), record, True
@@ -246,8 +296,9 @@ class Sessions:
                 record = _advanced(record, write)
                 self._keep(record)
                 return result, record, False
-            record, fresh = (yield from self.read(owner, id)), True
-            if intent.at is None:
+            record = yield from self._stored(owner, id)
+            # One that was begun anew may belong to another model file than the request was read for.
+            if intent.at is None or record.digest != digest:
                 break
         raise StepConflict("another step of this session was faster", expected=record.step)
 
@@ -369,6 +420,7 @@ def _advanced(record: Record, write: StepWrite) -> Record:
         previous=record.snapshot,
         input_digest=write.input_digest,
         expires_at=write.expires_at,
+        ended=write.ended,
     )
 
 
@@ -378,7 +430,9 @@ def _moves_on(record: Record, intent: StepIntent) -> bool:
 
 
 def _judge(record: Record, intent: StepIntent) -> _Verdict:
-    """Whether to do new steps or to repeat the last answer. Raises StepConflict, StepReused."""
+    """Whether to do new steps or to repeat the last answer. Raises StepConflict, StepReused, UnknownSession."""
+    if record.ended and intent.at != record.previous_step:
+        raise _unknown()
     if _moves_on(record, intent):
         return _Verdict.ADVANCE
     if record.previous is None or intent.at != record.previous_step:

@@ -28,6 +28,7 @@ class Record:
         snapshot: the state after these steps. All sessions of a model have snapshots of one size.
         previous_step, previous: step and snapshot before the last advance; `previous` is None if there is none.
         input_digest: of the input of the last advance, 16 bytes; empty if there was none.
+        ended: True after the last advance of a session that has an end. It is kept so that it can be repeated.
     """
 
     id: str
@@ -44,13 +45,14 @@ class Record:
     previous_step: int = 0
     previous: bytes | None = None
     input_digest: bytes = b""
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Advance:
     """The next steps of one session. Its current snapshot becomes the previous one.
 
-    `revision` is the one before the advance.
+    `revision` is the one before the advance. `ended` says that these were its last steps.
     """
 
     id: str
@@ -59,6 +61,7 @@ class Advance:
     snapshot: bytes
     input_digest: bytes
     expires_at: float
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,11 @@ class Store(Protocol):
     changed nothing. A record exists only until its `expires_at`.
     """
 
-    def create(self, record: Record, most: Usage) -> None:
-        """Keep a new session. Raises Quota if its owner would hold more than `most`."""
+    def create(self, record: Record, most: Usage) -> bool:
+        """Keep a new session. False if there is one of its id.
+
+        Raises Quota if its owner would hold more than `most`.
+        """
 
     def read(self, id: str) -> Record | None:
         """A session, or None."""

@@ -27,14 +27,17 @@ class MemoryStore:
         self._num_bytes: defaultdict[bytes, int] = defaultdict(int)
         self._unswept: list[str] = []
 
-    def create(self, record: Record, most: Usage) -> None:
+    def create(self, record: Record, most: Usage) -> bool:
         if key_of(record.id) is None:
             raise ValueError("a session's id is 128 bits or more in lower-case hexadecimal")
         with self._lock:
+            if self._live(record.id) is not None:
+                return False
             if record.id in self._records:
-                raise ValueError("there is a session of this id")
+                self._remove(self._records[record.id])
             check_quota(self._usage(record.owner), len(record.snapshot), most)
             self._insert(record)
+            return True
 
     def read(self, id: str) -> Record | None:
         with self._lock:
@@ -117,6 +120,7 @@ class MemoryStore:
             previous=before.snapshot,
             input_digest=one.input_digest,
             expires_at=one.expires_at,
+            ended=one.ended,
         )
         self._records[one.id] = after
         return True

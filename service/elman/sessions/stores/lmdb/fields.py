@@ -18,8 +18,8 @@ _EXPIRES_AT = struct.Struct("<d")
 _EXPIRES_OFFSET = struct.calcsize("<IIdd")
 
 # Flags: which of the two slots holds the current state; whether the other holds the previous one; whether there is a
-# digest of the last input.
-SLOT, HAS_PREVIOUS, HAS_INPUT_DIGEST = 1, 2, 4
+# digest of the last input; whether the session has ended.
+SLOT, HAS_PREVIOUS, HAS_INPUT_DIGEST, ENDED = 1, 2, 4, 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from elman.errors import StoreUnavailable
 from elman.sessions.store import Advance, Record, Usage, check_quota, key_of
 from elman.sessions.stores.lmdb.environment import Environment
 from elman.sessions.stores.lmdb.failures import Damaged
-from elman.sessions.stores.lmdb.fields import HAS_INPUT_DIGEST, HAS_PREVIOUS, OWNER_NBYTES, Kind
+from elman.sessions.stores.lmdb.fields import ENDED, HAS_INPUT_DIGEST, HAS_PREVIOUS, OWNER_NBYTES, Kind
 from elman.sessions.stores.lmdb.sweeping import Sweeper
 from elman.sessions.stores.lmdb.tables import Head, Tables
 
@@ -42,18 +42,22 @@ class LMDBStore:
         self._tables = Tables(self._environment)
         self._sweeper = Sweeper(self._environment, self._tables)
 
-    def create(self, record: Record, most: Usage) -> None:
+    def create(self, record: Record, most: Usage) -> bool:
         key = key_of(record.id)
         if key is None:
             raise ValueError("a session's id is 128 bits or more in lower-case hexadecimal")
         kind = self._tables.kind_number(Kind.of(record))
         with self._environment.transaction(write=True) as txn:
-            if self._tables.has(txn, key):
-                raise ValueError("there is a session of this id")
+            head = self._tables.head(txn, key)
+            if head is not None:
+                if head.fields.expires_at > self._clock():
+                    return False
+                self._tables.remove(txn, key, head)
             check_quota(self._tables.usage(txn, record.owner), len(record.snapshot), most)
             if self._environment.used_bytes(txn) >= self._max_bytes:
                 raise StoreUnavailable("the session store is full: sessions fill all the room that it may take")
             self._tables.insert(txn, key, record, kind)
+            return True
 
     def read(self, id: str) -> Record | None:
         key = key_of(id)
@@ -179,4 +183,5 @@ def _record(id: str, head: Head, kind: Kind, snapshot: bytes, previous: bytes | 
         fields.previous_step,
         previous,
         fields.input_digest if fields.flags & HAS_INPUT_DIGEST else b"",
+        bool(fields.flags & ENDED),
     )

@@ -10,6 +10,7 @@ from elman.sessions.store import Advance, Record, Usage, key_of
 from elman.sessions.stores.lmdb.environment import Environment
 from elman.sessions.stores.lmdb.failures import Damaged
 from elman.sessions.stores.lmdb.fields import (
+    ENDED,
     HAS_INPUT_DIGEST,
     HAS_PREVIOUS,
     HEADER_NBYTES,
@@ -49,9 +50,6 @@ class Tables:
         self._page = environment.page
         self._kinds_known: dict[int, Kind] = {}
         self._kind_numbers: dict[Kind, int] = {}
-
-    def has(self, txn: lmdb.Transaction, key: bytes) -> bool:
-        return bool(value_of(txn, key, self._ids))
 
     def head(self, txn: lmdb.Transaction, key: bytes) -> Head | None:
         """A session's head, or None where there is no such session. Raises Damaged."""
@@ -101,7 +99,7 @@ class Tables:
             raise ValueError(f"a snapshot of {len(one.snapshot)} bytes, where the session's have {layout.size}")
         slot = 1 - fields.slot
         rest = self._put_state(txn, head, slot, one.snapshot)
-        fields.flags = slot | HAS_PREVIOUS | (HAS_INPUT_DIGEST if one.input_digest else 0)
+        fields.flags = slot | HAS_PREVIOUS | (HAS_INPUT_DIGEST if one.input_digest else 0) | (ENDED if one.ended else 0)
         fields.input_digest, fields.checksums[slot] = one.input_digest, checksum
         fields.revision, fields.previous_step, fields.step = fields.revision + 1, fields.step, one.step
         fields.expires_at = one.expires_at
@@ -150,7 +148,9 @@ class Tables:
             revision=record.revision,
             step=record.step,
             previous_step=record.previous_step,
-            flags=(HAS_PREVIOUS if previous is not None else 0) | (HAS_INPUT_DIGEST if record.input_digest else 0),
+            flags=(HAS_PREVIOUS if previous is not None else 0)
+            | (HAS_INPUT_DIGEST if record.input_digest else 0)
+            | (ENDED if record.ended else 0),
             input_digest=record.input_digest,
             checksums=[zlib.crc32(record.snapshot), 0 if previous is None else zlib.crc32(previous)],
         )
