@@ -11,7 +11,9 @@ from elman.engine.engine import Engine
 from elman.engine.queue import ModelQueue
 from elman.engine.scheduler import Policy
 from elman.engine.sequence import Sequence
+from elman.engine.work import run
 from elman.errors import Internal, ModelFailed, Overloaded
+from elman.http.endpoint import Driver
 from tests.reference import NAMES, Array, expected, model, same_bits
 
 NUM_ROWS = 16
@@ -162,3 +164,33 @@ def test_a_cancelled_ticket_frees_its_place_in_the_queue() -> None:
             check_exact("names-gru", one)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("place", ["runner", "feedback", "scheduler"])
+def test_the_traceback_of_a_defect_names_the_requests_that_it_failed(
+    place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = ModelQueue(model("names-gru"), Policy())
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    async def ask(engine: Engine, request_id: bytes, feedback: bool = False) -> Sequence:
+        one = Sequence(tokens("names-gru", 40, 1), feedback=queue if feedback else None)  # type: ignore[arg-type]
+        await Driver(engine, None).complete(run(queue, [one], "sequence"), request_id=request_id)  # type: ignore[arg-type]
+        return one
+
+    async def both() -> None:
+        async with running_engine() as engine:
+            with monkeypatch.context() as patched, pytest.raises(Internal):
+                if place == "runner":
+                    patched.setattr(queue.runner, "run", fail)
+                elif place == "scheduler":
+                    patched.setattr(queue.scheduler, "schedule", fail)
+                await ask(engine, b"unlucky", feedback=place == "feedback")
+            check_exact("names-gru", await ask(engine, b"control"))
+
+    asyncio.run(both())
+    (record,) = caplog.records
+    assert record.exc_info and record.fields["request_ids"] == ["unlucky"]  # type: ignore[attr-defined]
+    assert record.getMessage().endswith("; requests: unlucky")

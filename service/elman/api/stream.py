@@ -26,7 +26,7 @@ from elman.codec.requests import StepsRequest, StreamQuery
 from elman.engine.work import Steps
 from elman.errors import Draining, ElmanError, Internal, InvalidField, Overloaded, UnknownModel
 from elman.http.callers import owner_of
-from elman.http.endpoint import GONE, Driver
+from elman.http.endpoint import GONE, REQUEST_ID, Driver
 from elman.repository.network import Array
 from elman.sessions.store import Record
 
@@ -192,7 +192,7 @@ class Streams:
     async def _answer(self, stream: _Stream, text: str | None, content: bytes | None) -> None:
         """Run one frame and send its answer. Raises ElmanError and SlowClient."""
         steps = self._step(stream, text, content, time.monotonic())
-        answer = await self.driver.complete(steps, stream.owner)
+        answer = await self.driver.complete(steps, stream.owner, stream.socket.scope[REQUEST_ID])
         sending = stream.socket.send_bytes(answer) if text is None else stream.socket.send_text(answer.decode())
         await self._send(sending)
 

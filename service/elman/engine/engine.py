@@ -7,11 +7,10 @@ by a thread of its own. The event loop watches these threads.
 """
 
 import asyncio
-import logging
 import math
 import time
 
-from elman.engine.pending import AwaitedRequest, PendingRequest
+from elman.engine.pending import AwaitedRequest, PendingRequest, log_defect
 from elman.engine.queue import ModelQueue
 from elman.engine.saver import Commit, Saver, save
 from elman.engine.sequence import Sequence
@@ -27,8 +26,6 @@ _MAX_LIGHT_REQUESTS = 8
 _WATCH_SECONDS = 0.2
 # Seconds that a closing engine waits for its threads. One that is stuck ends with the process.
 _JOIN_SECONDS = 1.0
-
-_LOG = logging.getLogger("elman")
 
 
 class Engine:
@@ -271,8 +268,8 @@ class Engine:
         try:
             done, fed = queue.iterate(time.monotonic())
         except Exception:  # a defect fails its queue, not the engine
-            _LOG.exception("the engine failed on %s", queue.model.name)
             done, fed = queue.fail(), []
+            log_defect(f"the engine failed on {queue.model.name}", done)
         return done, [sequence.listener for sequence in fed if sequence.listener is not None] if fed else []
 
     def _save(self, done: list[Sequence]) -> list[Sequence]:

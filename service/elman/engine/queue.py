@@ -11,6 +11,7 @@ import numpy as np
 
 from elman.engine.feedback import Feedback
 from elman.engine.histogram import BOUNDS, Histogram
+from elman.engine.pending import log_defect
 from elman.engine.runner import Runner
 from elman.engine.scheduler import Batch, Policy, Scheduler
 from elman.engine.sequence import Sequence
@@ -198,7 +199,7 @@ class ModelQueue:
                 else:
                     next_inputs[row] = inputs
         except Exception:  # a defect fails these sequences, not the queue
-            _LOG.exception("the feedback of %s failed", self.model.name)
+            log_defect(f"the feedback of {self.model.name} failed", group)
             for row in rows:
                 group[row].error = Internal("the engine failed to make the next input from an output")
         return next_inputs
@@ -222,7 +223,7 @@ class ModelQueue:
             for sequence in batch.sequences:
                 sequence.error = self._why_stopped(sequence)
         except Exception as error:  # a defect fails its batch, not the engine
-            _LOG.exception("a run of %s failed", self.model.name)
+            log_defect(f"a run of {self.model.name} failed", batch.sequences)
             for sequence in batch.sequences:
                 sequence.error = sequence.error or Internal(f"the engine failed: {type(error).__name__}")
         self._running = None

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from elman.engine.pending import log_defect
 from elman.engine.sequence import Sequence
 from elman.errors import Internal, StoreUnavailable
 
@@ -103,6 +104,6 @@ def save(commit: Commit, sequences: list[Sequence]) -> None:
     try:
         commit(sequences)
     except Exception:
-        _LOG.exception("saving failed")
+        log_defect("saving failed", sequences)
         for sequence in sequences:
             sequence.error = sequence.error or Internal("the step was not saved")

@@ -92,6 +92,11 @@ class Run(PendingRequest, Work):
             driver.watch_deadline(self.exchange, self.deadline)
         return True
 
+    @property
+    def request_id(self) -> bytes:
+        request_id: bytes = self.exchange.request_id
+        return request_id
+
     def finish(self, error: ElmanError | None) -> None:
         assert self.driver is not None, "begun"
         self.driver.resume(self, error)

@@ -224,10 +224,10 @@ class Driver:
         else:
             self._follow(exchange, outcome)
 
-    async def complete(self, steps: Steps[T], owner: bytes = b"") -> T:
+    async def complete(self, steps: Steps[T], owner: bytes = b"", request_id: bytes = b"") -> T:
         """Run a script of a caller from a task, and return its result. Raises what the script raises."""
         exchange = _Awaited(asyncio.get_running_loop().create_future())
-        exchange.owner = owner
+        exchange.owner, exchange.request_id = owner, request_id
         self._advance(exchange, partial(script, steps))
         try:
             result: T = await exchange.future
