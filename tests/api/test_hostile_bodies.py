@@ -50,6 +50,8 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
 HOSTILE: list[tuple[str, str, str, bytes, int, str, str | None]] = [
     ("no body", FEATURES, JSON, b"", 400, "invalid_json", None),
     ("blank body", FEATURES, JSON, b" \n ", 400, "invalid_json", None),
+    ("millions of lists", FEATURES, JSON, b'{"sequence": [' + b"[]," * 2**21 + b"[]]}", 413, "too_large", None),
+    ("millions of objects", TOKENS, JSON, b'{"sequences": [' + b"{}," * 2**21 + b"{}]}", 413, "too_large", None),
     ("cut short", FEATURES, JSON, rows("0")[:-5], 400, "invalid_json", None),
     ("no JSON at all", FEATURES, JSON, b"sequence=1", 400, "invalid_json", None),
     ("more behind the JSON", FEATURES, JSON, rows("0") + b"{}", 400, "invalid_json", None),

@@ -2,16 +2,19 @@
 
 import json
 import pickle
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from elman.codec.faults import MOST_ECHOED
 from elman.codec.input_format import InputFormat
 from elman.codec.json import JSONDecoder
-from elman.codec.limits import Limits
-from elman.errors import ElmanError
+from elman.codec.limits import MAX_LISTS, Limits, _count_lists
+from elman.errors import ElmanError, TooLarge, TooLong
 from elman.repository.network import InputTensor
 
 LIMITS = Limits(max_steps=8, max_sequences=3)
@@ -139,3 +142,35 @@ def test_a_clients_own_text_is_cut_before_it_is_repeated(content: bytes) -> None
     with pytest.raises(ElmanError) as caught:
         ROWS.predict(content)
     assert len(json.dumps(caught.value.problem())) < 1000 + 20 * MOST_ECHOED
+
+
+@pytest.mark.parametrize("piece", [b"[],", b"{},"])
+@pytest.mark.parametrize("start", [b'{"sequence": [', b'{"sequences": [[', b'{"sequence": [[1, 2]], "x": ['])
+def test_a_body_of_too_many_lists_is_refused_before_they_are_made(start: bytes, piece: bytes) -> None:
+    content = start + piece * MAX_LISTS
+    tracemalloc.start()
+    with pytest.raises(TooLarge, match="lists and objects"):
+        ROWS.predict(content)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 * len(content)
+
+
+def test_brackets_in_a_text_are_no_lists() -> None:
+    with pytest.raises(TooLong, match="6000000 steps"):
+        TEXT.predict(body(sequence="[" * 3 * MAX_LISTS))
+
+
+texts = st.text('[{}]"\\:,a')
+documents = st.recursive(
+    texts | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=20
+)
+
+
+@given(document=documents)
+def test_the_lists_of_a_body_are_counted(document: Any) -> None:
+    def num_lists(value: Any) -> int:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+        return 0 if inner is None else 1 + sum(map(num_lists, inner))
+
+    assert _count_lists(json.dumps(document).encode()) == num_lists(document)

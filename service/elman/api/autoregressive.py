@@ -11,7 +11,7 @@ from elman.api.segment import open_token, unpacked
 from elman.api.server import ServedModel, Server
 from elman.codec.autoregressive import AutoregressiveDecoder, session_in
 from elman.codec.octets import check_no_query
-from elman.codec.pool import LARGE
+from elman.codec.pool import is_heavy
 from elman.engine.sequence import Inputs, Sequence
 from elman.engine.work import Steps, run
 from elman.errors import EmptySequence, InvalidField, NotFiniteOutput, UnsupportedMediaType
@@ -56,13 +56,14 @@ def read_start(
     if sends_octets(request.headers.get(b"content-type", b"")):
         raise UnsupportedMediaType("the body is application/octet-stream", expected="application/json")
     check_no_query(request.query)
-    session, record = session_in(body), None
+    heavy, record = is_heavy(body), None
+    session = yield from server.pool.offload(heavy, session_in, body)
     if session is not None:
         record = yield from server.sessions.read(owner, session)
         served = _of_session(server, request, served, record)
     check(served)
     decoder = served.autoregressive
-    decoded = yield from server.pool.offload(len(body) > LARGE, decode, decoder, body)
+    decoded = yield from server.pool.offload(heavy, decode, decoder, body)
     state, given = decoded[0].state, decoded[1]
     statics = given.statics if isinstance(given, Inputs) else ()
     step, snapshot = 0, replace(served.snapshots.first, statics=statics)

@@ -23,7 +23,7 @@ from elman.codec.frames import check_cut
 from elman.codec.json import place_of
 from elman.codec.limits import check_listed, check_statics
 from elman.codec.octets import check_no_query, decode_octets, parse_query
-from elman.codec.pool import LARGE, MANY
+from elman.codec.pool import MANY, SHORT, is_heavy
 from elman.codec.requests import PredictQuery, PredictRequest, Return
 from elman.codec.text import Unknown
 from elman.engine.sequence import Inputs, Sequence
@@ -100,7 +100,7 @@ class Predict:
             inputs = [decode_octets(request.body, decoder.format, decoder.limits, held=token is not None)]
             return self._run(request, served, octets, options, inputs)
         check_no_query(request.query)
-        if len(request.body) > LARGE:
+        if len(request.body) > SHORT and is_heavy(request.body):
             decoded = self.server.pool.call(decoder.predict, request.body)
             return Wait(decoded, lambda result: self._run(request, served, octets, *result))
         return self._run(request, served, octets, *decoder.predict(request.body))

@@ -10,7 +10,7 @@ from elman.api.predict import sends_octets
 from elman.api.schemas import ForkBody, SessionCard, SessionList, StateAnswer, StateBody
 from elman.api.segment import check_sessions, open_token, seal_token
 from elman.api.server import Server
-from elman.codec.pool import LARGE
+from elman.codec.pool import is_heavy
 from elman.errors import InvalidField, UnsupportedMediaType
 from elman.http.callers import owner_of
 from elman.http.endpoint import Driver
@@ -39,7 +39,7 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
             raise UnsupportedMediaType("the body is application/octet-stream", expected="application/json")
         content = await request.body()
         # A block of static inputs may be large. FastAPI would decode it on the event loop.
-        decoding = server.pool.offload(len(content) > LARGE, served.decoder.session, content)
+        decoding = server.pool.offload(is_heavy(content), served.decoder.session, content)
         body, statics = await complete(decoding)
         step, start = 0, served.snapshots.first
         if body.state is not None:

@@ -19,7 +19,7 @@ from elman.api.server import ServedModel, Server
 from elman.codec.answer import OutputFormat, OutputRows, encode_json, joined_rows, rows_of
 from elman.codec.limits import check_statics
 from elman.codec.octets import check_no_query, decode_octets, parse_query
-from elman.codec.pool import LARGE, MANY
+from elman.codec.pool import MANY, is_heavy
 from elman.codec.requests import StepsQuery, StepsRequest
 from elman.engine.sequence import Inputs
 from elman.engine.work import Run, Steps, Work, script
@@ -104,7 +104,7 @@ class Stepper:
         self, served: ServedModel, body: bytes, defaults: Mapping[str, Any]
     ) -> Steps[tuple[StepsRequest[Any], Inputs]]:
         """A decoded JSON body. The codec pool decodes it if that takes milliseconds. Raises RequestError."""
-        return (yield from self.server.pool.offload(len(body) > LARGE, served.decoder.steps, body, defaults))
+        return (yield from self.server.pool.offload(is_heavy(body), served.decoder.steps, body, defaults))
 
 
 class SessionSteps:

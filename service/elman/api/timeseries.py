@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from elman.api.forecast import Forecast
 from elman.api.server import Server
-from elman.codec.pool import LARGE
+from elman.codec.pool import LARGE, is_heavy
 from elman.codec.timeseries import as_forecast, as_time_series, at_its_place
 from elman.engine.work import Steps, Work, script
 from elman.errors import ElmanError
@@ -28,7 +28,7 @@ class TimeSeries:
 
     def _forecast(self, request: Request) -> Steps[Response]:
         content = request.body
-        asked, starts, body = yield from self.pool.offload(len(content) > LARGE, as_forecast, content)
+        asked, starts, body = yield from self.pool.offload(is_heavy(content), as_forecast, content)
         try:
             answered = yield from self.forecast.steps(replace(request, parameters={"name": asked.model}, body=body))
         except ElmanError as error:

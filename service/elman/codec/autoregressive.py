@@ -29,9 +29,11 @@ def session_in(content: bytes) -> str | None:
     """The session that a request starts from. Read first, as the session decides the version of the model."""
     try:
         origin = _ORIGIN.decode(content)
+        if bytes(origin.state) != b"null":
+            return None
+        return msgspec.json.decode(origin.session, type=str)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return None  # the full decoding reports the error
-    return origin.session if isinstance(origin.session, str) and origin.state is None else None
+        return None  # there is none, or the full decoding reports the error
 
 
 class AutoregressiveDecoder:

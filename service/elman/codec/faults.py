@@ -11,6 +11,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import inspect
 
+from elman.codec.limits import check_lists
 from elman.errors import ElmanError, InvalidField, InvalidJSON, NotFinite, RequestError
 
 # Largest body in which the position of a NaN is searched. The search is far slower than decoding.
@@ -192,7 +193,8 @@ def _text(keys: list[str | int]) -> str:
 
 
 def decode_body(decoder: msgspec.json.Decoder[Any], content: bytes) -> Any:
-    """A decoded body. Raises RequestError with the `where` of the first error."""
+    """A decoded body. Raises RequestError with the `where` of the first error, and TooLarge."""
+    check_lists(content)
     try:
         return decoder.decode(content)
     except msgspec.ValidationError as error:

@@ -12,7 +12,7 @@ from msgspec import UNSET
 from elman.codec.arrays import features_array, numbers_array, signal_array, tokens_array
 from elman.codec.faults import decode_body, echoed, invalid_field
 from elman.codec.input_format import InputFormat
-from elman.codec.limits import Limits
+from elman.codec.limits import MAX_LISTS, Limits, check_lists
 from elman.codec.numbers import NotPlain, read_numbers
 from elman.codec.requests import NewSession, PredictRequest, StepsRequest
 from elman.codec.tensors import json_type, object_type, tensor_array
@@ -249,9 +249,14 @@ class JSONDecoder:
         return 0 if self.format.frames else self.format.features
 
     def _plain(self, content: bytes, kind: Any) -> tuple[Any, list[Any], bool] | None:
-        """As `read_numbers`, with the options in a request of class `kind`; None if the body is not plain or valid."""
+        """As `read_numbers`, with the options in a request of class `kind`; None if the body is not plain or valid.
+
+        Raises TooLarge.
+        """
         if self._width is None:
             return None
+        if len(content) > MAX_LISTS:
+            check_lists(content)
         try:
             fields, items, many = read_numbers(content, self._width)
             fields["sequence"] = None

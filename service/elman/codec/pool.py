@@ -6,6 +6,7 @@ its call fails and the worker is replaced. The call is never repeated in the ser
 """
 
 import asyncio
+import gc
 import os
 import pickle
 import sys
@@ -15,6 +16,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from elman.child import Child, ChildDied, answer_calls
+from elman.codec.limits import count
 from elman.engine.work import Steps, wait
 from elman.errors import DeadlineExceeded, ElmanError, Internal
 
@@ -26,9 +28,21 @@ LARGE = 512 * 1024
 MANY = 50_000
 """JSON answers with more numbers are encoded in the pool, as that takes milliseconds."""
 
+SHORT = 32 * 1024
+"""Bodies of at most this many bytes never are."""
+
+# More lists, objects and quotation marks also make a body that is not short take milliseconds.
+_MANY_PIECES = 10_000
+
 # Time limit of a call, with writing and reading: several times what the largest body takes.
 _SECONDS = 60.0
 _MAX_WORKERS = 4
+
+
+def is_heavy(body: bytes) -> bool:
+    """True if a JSON body is to be decoded in the pool."""
+    size = len(body)
+    return size > LARGE or (size > SHORT and count(body, b'[{"') > _MANY_PIECES)
 
 
 class CodecPool:
@@ -91,4 +105,6 @@ def _answer(call: bytes) -> bytes:
 
 
 if __name__ == "__main__":
+    # Decoding makes no cycles, and looking for some among millions of lists would take most of the time.
+    gc.disable()
     answer_calls(int(sys.argv[1]), _answer)

@@ -10,7 +10,7 @@ The types of a sequence and of the static inputs depend on the model. For a mode
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -211,8 +211,8 @@ class InfluenceRequest(Struct, Generic[S, T], kw_only=True, forbid_unknown_field
 class Origin(Struct):
     """The start of an autoregressive request. Read first, as a session decides the version of the model."""
 
-    session: Any = None
-    state: Any = None
+    session: Raw = Raw(b"null")
+    state: Raw = Raw(b"null")
 
 
 AnySequence = Annotated[
