@@ -32,6 +32,8 @@ from elman.api.sessions import sessions_router
 from elman.api.steps import SessionSteps, Stepper
 from elman.api.stream import Streams, stream_router
 from elman.api.timeseries import TimeSeries, timeseries_router
+from elman.api.v2.http import InferHTTP
+from elman.api.v2.infer import Infer
 from elman.codec.faults import echoed, unknown_field
 from elman.errors import (
     ElmanError,
@@ -57,7 +59,7 @@ from elman.http.asgi import (
 from elman.http.bodies import Bodies
 from elman.http.callers import OWNER, Callers
 from elman.http.connections import Connections
-from elman.http.endpoint import CODE, JSON, PROBLEM, REQUEST_ID, Driver, Endpoint, Route, log_failure
+from elman.http.endpoint import CODE, JSON, REQUEST_ID, Driver, Endpoint, Route, log_failure, problem_type
 from elman.http.short import cache_short
 from elman.http.sites import Sites
 from elman.settings import Settings, check_names
@@ -137,7 +139,7 @@ class Elman(FastAPI):
                     return
                 scope["headers"] = [_AS_JSON if header == _AS_FORM else header for header in scope["headers"]]
                 if scope["method"] in _WITH_BODY:
-                    body = await read_body(self.bodies, headers, receive)
+                    body = await read_body(self.bodies, headers, receive, path)
                     if name is None:
                         _check_parsed(path, body)
                     receive = replayed(body, receive)
@@ -145,7 +147,7 @@ class Elman(FastAPI):
             return
         except ElmanError as error:
             scope[CODE] = error.code
-            problem = self.driver.problem(error)
+            problem = self.driver.problem(error, path=path)
             if kind == "http":
                 await respond(send, problem)
             elif isinstance(error, Unauthorized):
@@ -171,6 +173,7 @@ def _check_parsed(path: str, body: bytes) -> None:
 
 _TIME_SERIES = "/v1/timeseries/forecast"
 _STEPS = "/v1/sessions/{id}/steps"
+_INFER = "/v2/models/{name}/infer"
 _VERBS = frozenset({"predict", "generate", "forecast", "influence"})
 
 
@@ -183,6 +186,11 @@ def endpoint_of(path: str) -> tuple[str | None, dict[str, str]]:
             return parts[4], {"name": parts[3]}
         if len(parts) == 7 and parts[4] == "versions":
             return parts[6], {"name": parts[3], "version": parts[5]}
+    elif parts[:3] == ["", "v2", "models"] and parts[-1] == "infer":
+        if len(parts) == 5:
+            return "infer", {"name": parts[3]}
+        if len(parts) == 7 and parts[4] == "versions":
+            return "infer", {"name": parts[3], "version": parts[5]}
     elif parts[:3] == ["", "v1", "sessions"] and parts[-1] == "steps" and len(parts) == 5:
         return "steps", {"id": parts[3]}
     elif path == _TIME_SERIES:
@@ -253,14 +261,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         "time_series": TimeSeries(forecast),
         "influence": Influence(server),
         "steps": SessionSteps(server, stepper),
+        "infer": InferHTTP(server, Infer(server), settings.max_body),
     }
-    paths = {"steps": _STEPS, "time_series": _TIME_SERIES, **{verb: f"/v1/models/{{name}}/{verb}" for verb in _VERBS}}
+    paths = {
+        "steps": _STEPS,
+        "time_series": _TIME_SERIES,
+        "infer": _INFER,
+        **{verb: f"/v1/models/{{name}}/{verb}" for verb in _VERBS},
+    }
     app.endpoints = {name: ASGIEndpoint(one, paths[name], driver, bodies) for name, one in endpoints.items()}
     for verb in sorted(_VERBS):
         for path in (paths[verb], f"/v1/models/{{name}}/versions/{{version}}/{verb}"):
             app.router.routes.append(ASGIRoute(path, app.endpoints[verb], methods=["POST"]))
     app.router.routes.append(ASGIRoute(_STEPS, app.endpoints["steps"], methods=["POST"]))
     app.router.routes.append(ASGIRoute(_TIME_SERIES, app.endpoints["time_series"], methods=["POST"]))
+    for path in (_INFER, "/v2/models/{name}/versions/{version}/infer"):
+        app.router.routes.append(ASGIRoute(path, app.endpoints["infer"], methods=["POST"]))
     app.include_router(timeseries_router(server))
     app.include_router(models_router(server))
     app.include_router(sessions_router(server, driver))
@@ -292,7 +308,8 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
     def answer(request: HTTPRequest, error: ElmanError) -> Response:
         metrics.request_failed(error)
         request.scope[CODE] = error.code
-        return JSONResponse(error.problem(), error.status, dict(error.headers), media_type=PROBLEM.decode())
+        kind = problem_type(request.url.path.removeprefix(request.scope.get("root_path", "")))
+        return JSONResponse(error.problem(), error.status, dict(error.headers), media_type=kind.decode())
 
     @app.exception_handler(ElmanError)
     async def on_elman_error(request: HTTPRequest, error: ElmanError) -> Response:

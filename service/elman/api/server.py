@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from elman.api.v2.ports import Ports
 from elman.codec.answer import OutputFormat
 from elman.codec.autoregressive import AutoregressiveDecoder
 from elman.codec.faults import echoed
@@ -70,6 +71,11 @@ class ServedModel:
     def autoregressive(self) -> AutoregressiveDecoder:
         """The decoder of its generate, forecast and influence requests."""
         return AutoregressiveDecoder(self.model, self.decoder)
+
+    @cached_property
+    def ports(self) -> Ports:
+        """Its tensors in the Open Inference Protocol."""
+        return Ports(self.model, self.format)
 
     @cached_property
     def digest(self) -> bytes:

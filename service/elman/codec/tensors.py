@@ -48,13 +48,16 @@ def tensor_array(value: Any, tensor: InputTensor, where: str, limits: Limits) ->
     """
     shape = shape_of(tensor)
     _check_nested(value, shape, where, limits)
-    if tensor.dtype.kind == "f":
-        array = finite(_packed(value, np.float64, where), tensor.dtype, where)
-    elif tensor.dtype.kind == "b":
-        array = _packed(value, np.bool_, where)
-    else:
-        array = _integers(_packed(value, np.int64, where), tensor, where)
+    wide = {"f": np.float64, "b": np.bool_}.get(tensor.dtype.kind, np.int64)
+    array = typed(_packed(value, wide, where), tensor, where)
     return array.reshape(*array.shape, 1) if array.ndim < len(shape) else array
+
+
+def typed(array: Array, tensor: InputTensor, where: str) -> Array:
+    """An array of numbers of some dtype in that of an input. Raises NotFinite, UnknownToken."""
+    if tensor.dtype.kind == "f":
+        return finite(array if array.dtype.kind == "f" else array.astype(np.float64), tensor.dtype, where)
+    return array if tensor.dtype.kind == "b" else _integers(array, tensor, where)
 
 
 def _packed(value: Any, dtype: Any, where: str) -> Array:
@@ -75,7 +78,7 @@ def _integers(array: Array, tensor: InputTensor, where: str) -> Array:
         raise UnknownToken(
             f"{brief(first)} is outside the range", where=where + first_place(outside), expected=f"{low} to {high}"
         )
-    return array.astype(tensor.dtype)
+    return array.astype(tensor.dtype, copy=False)
 
 
 def _check_nested(value: Any, shape: tuple[int | None, ...], where: str, limits: Limits) -> None:

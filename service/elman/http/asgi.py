@@ -32,9 +32,9 @@ class ClientGone(Exception):
     """The client closed the connection."""
 
 
-async def read_body(bodies: Bodies, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+async def read_body(bodies: Bodies, headers: dict[bytes, bytes], receive: Receive, path: str) -> bytes:
     """The whole body of a request. Raises TooLarge, BodyTimeout, Overloaded and ClientGone."""
-    bodies.check_declared(headers)
+    bodies.check_declared(headers, path.encode())
     task = asyncio.current_task()
     assert task is not None, "bodies are read in a task"
     stalled: list[BodyTimeout] = []
@@ -76,6 +76,11 @@ class ASGIExchange(Exchange):
         self._streaming = False
         self._failure: Exception | None = None
 
+    @property
+    def path(self) -> str:
+        path: str = self._scope["path"]
+        return path.removeprefix(self._scope.get("root_path", ""))
+
     def reply(self, response: Response) -> None:
         self._response, self._scope[CODE], self._scope[MODEL] = response, response.code, response.model
         self._done.set()
@@ -108,7 +113,7 @@ class ASGIExchange(Exchange):
         if self._response is None:
             raise ClientGone
         if self._streaming:
-            await self._send({"type": "http.response.body", "body": self._response.content, "more_body": False})
+            await self._send({"type": "http.response.body", "body": bytes(self._response.content), "more_body": False})
         else:
             await respond(self._send, self._response)
 
@@ -139,7 +144,7 @@ class ASGIEndpoint:
         scope[PATH] = self.path
         exchange = ASGIExchange(receive, send, scope)
         try:
-            body = await read_body(self._bodies, headers, receive)
+            body = await read_body(self._bodies, headers, receive, exchange.path)
             request = Request(scope["path_params"], headers, scope["query_string"], body, owner_of(scope), arrived)
             self._driver.start(self.endpoint, request, exchange)
             await exchange.wait()
@@ -147,7 +152,7 @@ class ASGIEndpoint:
             pass
         except ElmanError as error:
             scope[CODE] = error.code
-            await respond(send, self._driver.problem(error))
+            await respond(send, self._driver.problem(error, path=exchange.path))
 
 
 async def counted(app: ASGIApp, counters: Counters, scope: Scope, receive: Receive, send: Send) -> None:
@@ -175,7 +180,7 @@ async def counted(app: ASGIApp, counters: Counters, scope: Scope, receive: Recei
 
 async def respond(send: Send, response: Response) -> None:
     """Send a whole response."""
-    content = response.content
+    content = bytes(response.content)
     fields = [(b"content-type", response.content_type), (b"content-length", b"%d" % len(content)), *response.headers]
     await send({"type": "http.response.start", "status": response.status, "headers": fields})
     await send({"type": "http.response.body", "body": content})

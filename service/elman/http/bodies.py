@@ -1,6 +1,7 @@
 """Limits on request bodies and WebSocket messages: size, time, and the memory of all that are being received."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Mapping
 
@@ -10,6 +11,8 @@ from elman.errors import BodyTimeout, Overloaded, TooLarge, UnsupportedMediaType
 _MAX_BODIES = 4
 # Time for a whole body, in multiples of `timeout`, which is the limit between two pieces.
 _MAX_TIMEOUTS = 20
+# URLs at which a body may be compressed.
+_UNPACKED = re.compile(rb"/v2/models/[^?]*/infer(\?.*)?")
 
 
 class Held:
@@ -88,15 +91,20 @@ class Bodies:
         self.num_held = 0
         self.waiting: set[Held] = set()
 
-    def check_declared(self, headers: Mapping[bytes, bytes]) -> None:
-        """Raise TooLarge by the Content-Length, and UnsupportedMediaType if the body is compressed."""
+    def check_declared(self, headers: Mapping[bytes, bytes], url: bytes = b"") -> None:
+        """Raise TooLarge by the Content-Length, and UnsupportedMediaType if the body is compressed.
+
+        At some URLs it may be compressed with gzip or deflate: their endpoints unpack it.
+        """
         encoding = headers.get(b"content-encoding", b"identity").strip().lower()
         if encoding not in (b"identity", b""):
-            raise UnsupportedMediaType(
-                f"the body is encoded as {encoding[:80].decode('latin-1')}",
-                where="header Content-Encoding",
-                expected="a body that is not compressed",
-            )
+            unpacks = _UNPACKED.fullmatch(url) is not None
+            if not unpacks or encoding not in (b"gzip", b"deflate"):
+                raise UnsupportedMediaType(
+                    f"the body is encoded as {encoding[:80].decode('latin-1')}",
+                    where="header Content-Encoding",
+                    expected="gzip or deflate" if unpacks else "a body that is not compressed",
+                )
         declared = headers.get(b"content-length", b"").lstrip(b"0")
         if declared.isdigit() and (len(declared) > 18 or int(declared) > self.limit):
             raise self.too_large()

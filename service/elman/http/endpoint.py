@@ -17,7 +17,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -39,6 +39,9 @@ CODE, MODEL, PATH = "elman.code", "elman.model", "elman.path"
 PROBLEM = b"application/problem+json"
 JSON = b"application/json"
 OCTETS = b"application/octet-stream"
+
+MAX_JOINED_BYTES = 64 * 1024
+"""A body of at most this many bytes is joined with its head in one buffer."""
 
 # Seconds after its deadline when the event loop answers a request, if the engine has not.
 _GRACE = 0.05
@@ -77,6 +80,28 @@ class Request:
         return inf if timeout is None else self.arrived + timeout
 
 
+class Pieces:
+    """A large body in several buffers, which are written without being joined."""
+
+    __slots__ = ("_size", "buffers")
+
+    def __init__(self, buffers: Sequence[bytes | memoryview], size: int) -> None:
+        self.buffers = buffers
+        self._size = size
+
+    @classmethod
+    def joined(cls, buffers: Sequence[bytes | memoryview]) -> "bytes | Pieces":
+        """A body from buffers, joined if it is small."""
+        size = sum(map(len, buffers))
+        return b"".join(buffers) if size <= MAX_JOINED_BYTES else cls(buffers, size)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.buffers)
+
+
 @dataclass(slots=True)
 class Response:
     """A whole response, or the last piece of a streamed one. Values of `headers` must not contain line breaks.
@@ -85,7 +110,7 @@ class Response:
     tells of, if it does.
     """
 
-    content: bytes
+    content: bytes | Pieces
     content_type: bytes = JSON
     headers: Iterable[tuple[bytes, bytes]] = ()
     status: int = 200
@@ -126,7 +151,12 @@ class Exchange:
 
     def fail(self, driver: "Driver", error: Exception) -> None:
         """Send an error. Called once, instead of `reply`."""
-        self.reply(driver.problem(error, self.request_id))
+        self.reply(driver.problem(error, self.request_id, self.path))
+
+    @property
+    def path(self) -> str:
+        """The path of the request, as far as it is known."""
+        return ""
 
     def send(self, piece: bytes, headers: Iterable[tuple[bytes, bytes]]) -> "asyncio.Future[None] | None":
         """Send a piece of a streamed response, with the head before the first piece.
@@ -293,14 +323,19 @@ class Driver:
         assert exchange.work is not None, "a request without an answer waits for some work"
         self._fail(exchange, exchange.work.late())
 
-    def problem(self, error: Exception, request_id: bytes = b"") -> Response:
-        """An error as `application/problem+json`. Counts it, and logs it if it is a defect."""
+    def problem(self, error: Exception, request_id: bytes = b"", path: str = "") -> Response:
+        """An error as `problem_type(path)`. Counts it, and logs it if it is a defect."""
         if not isinstance(error, ElmanError):
             log_failure(error, request_id)
             error = Internal("the server failed on this request")
         self.counters.request_failed(error)
         headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-        return Response(orjson.dumps(error.problem()), PROBLEM, headers, error.status, code=error.code)
+        return Response(orjson.dumps(error.problem()), problem_type(path), headers, error.status, code=error.code)
+
+
+def problem_type(path: str) -> bytes:
+    """The media type of errors. Clients of the Open Inference Protocol read no other than plain JSON."""
+    return JSON if path.startswith("/v2") else PROBLEM
 
 
 def log_failure(error: Exception, request_id: bytes) -> None:

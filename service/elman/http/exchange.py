@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import httptools
 
 from elman.errors import ElmanError, InvalidHTTP
-from elman.http.endpoint import GONE, REQUEST_ID, Driver, Exchange, Request, Response, Route
+from elman.http.endpoint import GONE, REQUEST_ID, Driver, Exchange, Pieces, Request, Response, Route
 from elman.http.logs import of_request
 from elman.http.short import cache_short
 
@@ -114,7 +114,7 @@ class HTTPExchange(Exchange):
 
     def reply(self, response: Response) -> None:
         if self.streaming:
-            self._write_piece(response.content, last=True)
+            self._write_piece(bytes(response.content), last=True)
         else:
             self._write_whole(response.status, response.content_type, response.headers, response.content)
         self._count(response)
@@ -122,12 +122,16 @@ class HTTPExchange(Exchange):
 
     def fail(self, driver: Driver, error: Exception) -> None:
         if self.streaming:  # the status is sent already: closing the connection is the only way to show the error
-            problem = driver.problem(error, self.request_id)
+            problem = driver.problem(error, self.request_id, self.path)
             self.keep_alive = False
             self._count(problem)
             self._finish()
         else:
-            self.reply(driver.problem(error, self.request_id))
+            super().fail(driver, error)
+
+    @property
+    def path(self) -> str:
+        return self.head.url.decode("latin-1")
 
     def disconnect(self) -> None:
         super().disconnect()
@@ -146,7 +150,7 @@ class HTTPExchange(Exchange):
         return self.protocol.drained()
 
     def _write_whole(
-        self, status: int, content_type: bytes, headers: Iterable[tuple[bytes, bytes]], content: bytes
+        self, status: int, content_type: bytes, headers: Iterable[tuple[bytes, bytes]], content: bytes | Pieces
     ) -> None:
         head = [_status_line(status), _EVERY_ANSWER, self.request_id, b"\r\n"]
         for name, value in self.protocol.state.default_headers:

@@ -22,12 +22,11 @@ from uvicorn.server import ServerState
 from elman.errors import ElmanError, HeadTooLarge, InvalidHTTP
 from elman.http.bodies import Body
 from elman.http.connections import served_by
+from elman.http.endpoint import MAX_JOINED_BYTES, Pieces
 from elman.http.exchange import ASGIExchange, Head, HTTPExchange, address_of
 from elman.http.sites import HEALTH
 from elman.http.websocket import WebSocketProtocol
 
-# A body of at most this many bytes is joined with its head in one buffer.
-_MAX_JOINED_BYTES = 64 * 1024
 # The largest head, in bytes, and the most header fields.
 MOST_HEAD = 32 * 1024
 MOST_FIELDS = 100
@@ -223,7 +222,7 @@ class HTTPProtocol(asyncio.Protocol):
         parser = self.parser
         keep_alive = parser.should_keep_alive()
         head = self._head = Head(parser.get_method(), parser.get_http_version(), keep_alive, self.url, self.headers)
-        self._bodies.check_declared(head.fields)
+        self._bodies.check_declared(head.fields, head.url)
         if not self._admitted:
             if head.method not in (b"GET", b"HEAD") or head.url.partition(b"?")[0].decode("latin-1") not in HEALTH:
                 raise self._connections.refusal()
@@ -315,15 +314,16 @@ class HTTPProtocol(asyncio.Protocol):
         with contextlib.suppress(OSError, NotImplementedError):
             self.transport.write_eof()
 
-    def write(self, head: list[bytes], body: bytes) -> None:
+    def write(self, head: list[bytes], body: bytes | Pieces) -> None:
         """Write a head and a body in one call."""
         if self.transport.is_closing():
             return
-        if len(body) <= _MAX_JOINED_BYTES:
-            head.append(body)
+        if len(body) <= MAX_JOINED_BYTES:
+            head.append(body)  # type: ignore[arg-type]  # pieces are never as small
             self.transport.write(b"".join(head))
         else:
-            self.transport.writelines((b"".join(head), body))
+            pieces = body.buffers if isinstance(body, Pieces) else (body,)
+            self.transport.writelines((b"".join(head), *pieces))
 
     def drained(self) -> "asyncio.Future[None] | None":
         """A future to wait for before more is written, or None if there is no need to wait."""

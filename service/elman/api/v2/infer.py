@@ -1,0 +1,214 @@
+"""Runs a request to infer: tensors to sequences of the engine, and their outputs to tensors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Literal
+
+import numpy as np
+
+from elman.api.server import ServedModel, Server
+from elman.api.v2.messages import InferRequest, InferResponse, Tensor
+from elman.api.v2.ports import Port
+from elman.api.v2.reading import Given, read_tensors
+from elman.codec.answer import OutputRows, rows_from
+from elman.codec.classes import classified
+from elman.codec.faults import echoed
+from elman.engine.sequence import Inputs, Sequence
+from elman.engine.work import Run, Work
+from elman.errors import InvalidField, TooLong
+from elman.repository.network import Array
+
+Encode = Callable[[InferResponse], Any]
+"""Makes what a transport sends of a response; or returns Work that makes it, or raises ElmanError."""
+
+_MICROSECOND = 1e-6
+# Priority 1 is the highest. It is that of requests without a priority too, so that nobody gets before others.
+_HIGHEST = 1
+
+
+@dataclass(slots=True)
+class Call:
+    """A request that was read and checked.
+
+    Attributes:
+        given: its sequences.
+        wanted: the outputs to return, each with its number of classes, or 0.
+        deadline: on the clock of `time.monotonic`.
+        priority: as in `Sequence`.
+    """
+
+    served: ServedModel
+    request: InferRequest
+    given: Given
+    wanted: list[tuple[Port, int]]
+    deadline: float
+    priority: int
+
+    @property
+    def inputs(self) -> list[Inputs]:
+        """The sequences, one for each row."""
+        return self.given.inputs
+
+    @property
+    def returns(self) -> Literal["final", "steps"]:
+        """`steps` if an output of every step is wanted."""
+        return "steps" if any(port.kind in ("steps", "lengths") for port, _ in self.wanted) else "final"
+
+    @property
+    def heads(self) -> list[str]:
+        """The names of the heads that are wanted."""
+        return [port.name for port, _ in self.wanted if port.head is not None]
+
+    @property
+    def keep_state(self) -> bool:
+        """Whether a state is wanted."""
+        return any(port.kind == "state" for port, _ in self.wanted)
+
+    def sequences(self) -> list[Sequence]:
+        """The sequences for the engine."""
+        returns, heads, keep_state = self.returns, bool(self.heads), self.keep_state
+        deadline, priority, states = self.deadline, self.priority, self.given.states
+        return [
+            Sequence(
+                data, returns, None if states is None else states[row], keep_state,
+                deadline=deadline, priority=priority, further=further, statics=statics, heads=heads,
+            )
+            for row, (data, further, statics, *_) in enumerate(self.inputs)
+        ]  # fmt: skip
+
+
+class Inference(Run):
+    """The rows of one request."""
+
+    __slots__ = ("call", "encode", "infer")
+
+    def __init__(self, infer: "Infer", call: Call, encode: Encode) -> None:
+        super().__init__(call.served.queue, call.sequences(), call.deadline)
+        self.infer = infer
+        self.call = call
+        self.encode = encode
+
+    def place(self, index: int) -> str:
+        return f"{self.call.given.where}[{index}]"
+
+    def respond(self) -> Any:
+        self.check()
+        call = self.call
+        network, heads = call.served.model.network, call.heads
+        rows = [rows_from(one, network, heads) for one in self.sequences]
+        states = [one.final_state or b"" for one in self.sequences] if call.keep_state else []
+        return self.encode(self.infer.answer(call, rows, states))
+
+
+class Infer:
+    """Infers, for every transport."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def begin(self, request: InferRequest, encode: Encode) -> Work:
+        """The work to run; it responds with what `encode` makes of the response. Raises ElmanError."""
+        return Inference(self, self.read(request), encode)
+
+    def read(self, request: InferRequest) -> Call:
+        """Check a request against its model. Raises UnknownModel, and RequestError with the `where` of the error."""
+        served = self.server.served(request.model, request.version)
+        given = read_tensors(served, request.inputs)
+        call = Call(served, request, given, _wanted(served, request), _deadline(request), _priority(request))
+        _check_size(call)
+        return call
+
+    def answer(self, call: Call, rows: list[OutputRows], states: list[bytes]) -> InferResponse:
+        """The response, from what each sequence gave.
+
+        Args:
+            rows: with the heads of `call.heads`. With `final` one row each.
+            states: the packed state after each sequence, if `call.keep_state`.
+        """
+        served = call.served
+        values = served.queue.runner.packing.unpack(states) if states else []
+        outputs = []
+        for port, classes in call.wanted:
+            if port.state is not None:
+                array = values[served.model.network.states.index(port.state)]
+            else:
+                array = _output(call, port, rows)
+            if classes:
+                array = classified(array, len(port.shape) - 1, classes, served.outputs.names if not port.head else ())
+            outputs.append(Tensor.of(port.name, array))
+        name, version = served.key
+        return InferResponse(name, version, call.request.id, outputs)
+
+
+def _output(call: Call, port: Port, rows: list[OutputRows]) -> Array:
+    """One output of all sequences, in the shape of its port. Rows that a sequence does not have are zeros."""
+    answering = call.served.model.network.answering[0 if port.head is None else port.head + 1]
+    if port.kind == "lengths":
+        return np.array([len(one.outputs) for one in rows], np.int64)
+    blocks = [one.outputs if port.head is None else (one.heads or {})[port.name] for one in rows]
+    step = tuple(extent or 1 for extent in answering.shape)
+    if port.kind == "final" or call.given.single_steps:
+        joined = blocks[0][-1:] if len(blocks) == 1 else np.stack([block[-1] for block in blocks])
+        return joined.reshape(len(blocks), *step)
+    time = max(len(block) for block in blocks) if answering.own_clock else call.given.time
+    array = blocks[0][None] if len(blocks) == 1 and len(blocks[0]) == time else _padded(blocks, time)
+    array = array.reshape(len(blocks), time, *step)
+    return array.swapaxes(0, 1) if call.served.ports.time_first else array
+
+
+def _padded(blocks: list[Array], time: int) -> Array:
+    """Blocks of rows as `(blocks, time, size)`, with zeros after the last row of each."""
+    padded = np.zeros((len(blocks), time, blocks[0].shape[1]), blocks[0].dtype)
+    for place, block in zip(padded, blocks, strict=True):
+        place[: len(block)] = block
+    return padded
+
+
+def _wanted(served: ServedModel, request: InferRequest) -> list[tuple[Port, int]]:
+    """The requested outputs. Raises InvalidField."""
+    if not request.outputs:
+        return [(port, 0) for port in served.ports.listed]
+    wanted = []
+    for index, one in enumerate(request.outputs):
+        port = served.ports.outputs.get(one.name)
+        if port is None:
+            raise InvalidField(
+                f"the model has no output {echoed(one.name)!r}",
+                where=f"outputs[{index}].name",
+                expected=list(served.ports.outputs),
+            )
+        wanted.append((port, one.classification))
+    return wanted
+
+
+def _deadline(request: InferRequest) -> float:
+    timeout = _whole_number(request, "timeout")
+    return request.arrived + timeout * _MICROSECOND if timeout else inf
+
+
+def _priority(request: InferRequest) -> int:
+    return max(_HIGHEST, _whole_number(request, "priority")) - _HIGHEST
+
+
+def _whole_number(request: InferRequest, name: str) -> int:
+    """A parameter of the request that is an integer; 0 without it. Raises InvalidField."""
+    value = request.parameters.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise InvalidField(
+            f"{name} is no integer of 0 or more", where=f"parameters.{name}", expected="an integer of 0 or more"
+        )
+    return value
+
+
+def _check_size(call: Call) -> None:
+    """Raise TooLong if the response would have too many numbers."""
+    given, most = call.given, call.request.most_numbers
+    numbers = 0
+    for port, _ in call.wanted:
+        size = 1
+        for extent in port.shape:
+            size *= max(extent, 1)
+        numbers += size * len(given.inputs) * (given.time if port.kind == "steps" else 1)
+    if numbers > most:
+        raise TooLong(f"the response would have {numbers} numbers", where="outputs", expected=f"at most {most} numbers")

@@ -1,0 +1,88 @@
+"""The datatypes of the Open Inference Protocol: tensors as bytes, and back.
+
+Numbers are little-endian and row-major. BF16 is the upper half of a float32, and is read as float32. Each element of a
+BYTES tensor is a length, little-endian uint32, and as many bytes.
+"""
+
+import struct
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from elman.errors import InvalidField
+from elman.repository.network import Array
+
+BYTES, BF16 = "BYTES", "BF16"
+
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    **{f"INT{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
+    **{f"UINT{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
+    **{f"FP{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
+}
+"""The numpy dtype of each datatype that numpy has."""
+
+DATATYPES = (*NUMPY_DTYPES, BF16, BYTES)
+
+_NAMES = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
+_LENGTH = struct.Struct("<I")
+
+
+def datatype_of(dtype: np.dtype[Any]) -> str:
+    """The datatype of a numpy dtype; BYTES for an array of objects, which are `bytes`."""
+    return BYTES if dtype.hasobject else _NAMES[dtype]
+
+
+def check_datatype(datatype: str, where: str) -> None:
+    """Raise InvalidField if there is no such datatype."""
+    if datatype not in DATATYPES:
+        raise InvalidField(f"there is no datatype {datatype[:20]!r}", where=where, expected=list(DATATYPES))
+
+
+def from_raw(content: bytes | memoryview, datatype: str, shape: tuple[int, ...], where: str) -> Array:
+    """A tensor from its bytes, of `shape`. Numbers are not copied, except those of BF16; BYTES become objects.
+
+    Raises InvalidField if the bytes are not those of such a tensor.
+    """
+    if datatype == BYTES:
+        return _strings(memoryview(content), prod(shape), where).reshape(shape)
+    dtype = np.dtype("<u2") if datatype == BF16 else NUMPY_DTYPES[datatype]
+    size = prod(shape) * dtype.itemsize
+    if len(content) != size:
+        raise InvalidField(
+            f"a tensor {list(shape)} of {datatype} has {size} bytes, and there are {len(content)}",
+            where=where,
+            expected=f"{size} bytes",
+        )
+    array = np.frombuffer(content, dtype)
+    if datatype == BF16:
+        array = (array.astype("<u4") << 16).view("<f4")
+    elif datatype == "BOOL" and (array.view(np.uint8) > 1).any():
+        raise InvalidField("a byte of a BOOL tensor is neither 0 nor 1", where=where, expected="0 or 1")
+    return array.reshape(shape)
+
+
+def raw(array: Array) -> memoryview:
+    """The bytes of a tensor of numbers or of `bytes` objects. Numbers that are contiguous are not copied."""
+    if array.dtype.hasobject:
+        return memoryview(b"".join([part for one in array.flat for part in (_LENGTH.pack(len(one)), one)]))
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return little.reshape(-1).view(np.uint8).data
+
+
+def _strings(content: memoryview, count: int, where: str) -> Array:
+    found: list[bytes] = []
+    at = 0
+    while at + _LENGTH.size <= len(content) and len(found) < count:
+        (length,) = _LENGTH.unpack_from(content, at)
+        at += _LENGTH.size + length
+        if at <= len(content):
+            found.append(bytes(content[at - length : at]))
+    if at != len(content) or len(found) != count:
+        raise InvalidField(
+            f"the bytes are not those of {count} BYTES elements", where=where, expected="uint32 length and bytes, each"
+        )
+    array = np.empty(count, object)
+    array[:] = found
+    return array

@@ -1,0 +1,177 @@
+"""The JSON of a request to infer, and the binary tensors after it."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain
+from math import prod
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Struct, UnsetType
+
+from elman.codec.datatypes import BF16, BYTES, NUMPY_DTYPES, check_datatype, from_raw
+from elman.codec.faults import decode_body, invalid_field
+from elman.errors import InvalidField
+from elman.repository.network import Array
+
+# Most axes of a tensor.
+_MAX_AXES = 8
+_OPEN = ord("[")
+
+Parameter = bool | int | float | str
+Parameters = dict[str, Parameter]
+
+
+class InputBody(Struct, forbid_unknown_fields=True):
+    """A tensor of a request: its numbers in `data`, or `binary_data_size` bytes of them after the JSON."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: Parameters | None = None
+    data: msgspec.Raw | UnsetType = UNSET
+
+
+class OutputBody(Struct, forbid_unknown_fields=True):
+    """An output that is to be returned."""
+
+    name: str
+    parameters: Parameters | None = None
+
+
+class InferBody(Struct, forbid_unknown_fields=True):
+    """A request to infer."""
+
+    inputs: list[InputBody]
+    outputs: list[OutputBody] | None = None
+    id: str | None = None
+    parameters: Parameters | None = None
+    model_name: str | None = None
+    model_version: str | None = None
+
+
+_BODY = msgspec.json.Decoder(InferBody)
+
+
+def decode_infer(content: bytes, binary: bytes | memoryview) -> tuple[InferBody, list[Array]]:
+    """A request, and the array of each of its inputs.
+
+    Args:
+        content: the JSON.
+        binary: what follows it: the binary tensors, in the order of the inputs.
+
+    Raises RequestError with the `where` of the first error.
+    """
+    body: InferBody = decode_body(_BODY, content)
+    binary = memoryview(binary)
+    arrays, at = [], 0
+    for index, one in enumerate(body.inputs):
+        where = f"inputs[{index}]"
+        check_datatype(one.datatype, f"{where}.datatype")
+        shape = _shape(one, where)
+        size = (one.parameters or {}).get("binary_data_size")
+        _refuse_shared(one.parameters, where)
+        if size is None:
+            arrays.append(_from_json(one, shape, where))
+            continue
+        if one.data is not UNSET:
+            raise InvalidField("the input has data and binary_data_size", where=where, expected="one of both")
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(binary) - at:
+            raise InvalidField(
+                f"binary_data_size is {str(size)[:20]}, and {len(binary) - at} bytes are left after the JSON",
+                where=f"{where}.parameters.binary_data_size",
+                expected="the bytes of the tensor, and the header Inference-Header-Content-Length before them",
+            )
+        arrays.append(from_raw(binary[at : at + size], one.datatype, shape, where))
+        at += size
+    if at != len(binary):
+        raise InvalidField(
+            f"{len(binary) - at} bytes after the JSON belong to no input", where="inputs", expected="binary_data_size"
+        )
+    return body, arrays
+
+
+def _refuse_shared(parameters: Parameters | None, where: str) -> None:
+    if parameters and "shared_memory_region" in parameters:
+        raise InvalidField(
+            "shared memory is not offered", where=f"{where}.parameters.shared_memory_region", expected="data"
+        )
+
+
+def _shape(one: InputBody, where: str) -> tuple[int, ...]:
+    shape = tuple(one.shape)
+    if len(shape) > _MAX_AXES or any(extent < 0 or extent > 2**40 for extent in shape):
+        raise InvalidField(
+            "the shape is not that of a tensor",
+            where=f"{where}.shape",
+            expected=f"at most {_MAX_AXES} extents of 0 or more",
+        )
+    return shape
+
+
+def _from_json(one: InputBody, shape: tuple[int, ...], where: str) -> Array:
+    """A tensor whose numbers are in the JSON, in one list or in nested ones. Raises InvalidField."""
+    place = f"{where}.data"
+    if one.data is UNSET:
+        raise InvalidField("the input has neither data nor binary_data_size", where=where, expected=["data"])
+    if one.datatype == BF16:
+        raise InvalidField("BF16 is taken in binary form only", where=place, expected="binary_data_size")
+    flat = _flat(one.data, one.datatype, shape, place)
+    if len(flat) != prod(shape):
+        raise InvalidField(
+            f"there are {len(flat)} elements, and the shape has {prod(shape)}", where=place, expected=prod(shape)
+        )
+    if one.datatype == BYTES:
+        array = np.empty(len(flat), object)
+        array[:] = [text.encode() for text in flat]
+        return array.reshape(shape)
+    dtype = NUMPY_DTYPES[one.datatype]
+    if dtype.kind in "iu":
+        _check_range(flat, dtype, place)
+    with np.errstate(over="ignore"):
+        return np.array(flat, dtype).reshape(shape)
+
+
+def _flat(data: msgspec.Raw, datatype: str, shape: tuple[int, ...], place: str) -> list[Any]:
+    """The elements of a list, or of nested lists that have the shape."""
+    content = memoryview(data)
+    nested = len(shape) > 1 and next((byte for byte in content[1:] if byte > 32), 0) == _OPEN
+    depth = len(shape) if nested else 1
+    items: list[Any] = _elements(content, datatype, depth, place)
+    for axis in range(depth - 1):
+        if len(items) != prod(shape[: axis + 1]) or not set(map(len, items)) <= {shape[axis + 1]}:
+            raise InvalidField("the lists have not the shape of the tensor", where=place, expected=list(shape))
+        items = list(chain.from_iterable(items))
+    return items
+
+
+def _elements(content: memoryview, datatype: str, depth: int, place: str) -> list[Any]:
+    kind = {"B": str if datatype == BYTES else bool, "F": float}.get(datatype[0], int)
+    try:
+        return _decoder(kind, depth).decode(content)  # type: ignore[no-any-return]
+    except msgspec.ValidationError as error:
+        if kind is float and b"null" in bytes(content):
+            # A missing value. Whether the model takes any is decided where its numbers are read.
+            items = _decoder(kind | None, depth).decode(content)
+            return list(_filled(items)) if depth == 1 else items
+        text, _, path = str(error).partition(" - at `$")
+        raise invalid_field(f"{text} - at `$.{place}{path or '`'}") from None
+
+
+def _filled(items: list[float | None]) -> Iterator[float]:
+    return (np.nan if one is None else one for one in items)
+
+
+@lru_cache(64)
+def _decoder(kind: Any, depth: int) -> msgspec.json.Decoder[Any]:
+    for _ in range(depth):
+        kind = list[kind]
+    return msgspec.json.Decoder(kind)
+
+
+def _check_range(flat: list[int], dtype: np.dtype[Any], place: str) -> None:
+    low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    if flat and not low <= min(flat) <= max(flat) <= high:
+        index = next(i for i, one in enumerate(flat) if not low <= one <= high)
+        raise InvalidField("the number is out of range", where=f"{place}[{index}]", expected=f"{low} to {high}")
