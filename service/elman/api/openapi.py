@@ -16,12 +16,14 @@ from pydantic.json_schema import models_json_schema
 from elman.api.schemas import (
     ForecastAnswer,
     GenerateAnswer,
+    InferAnswer,
     InfluenceAnswer,
     PredictAnswer,
     Problem,
     StepsAnswer,
     TimeSeriesAnswer,
 )
+from elman.codec.infer_json import InferBody
 from elman.codec.requests import (
     AnySequence,
     AnyStatics,
@@ -43,6 +45,10 @@ _NAMED = _REF.format(model="{name}")
 _JSON = "application/json"
 _OCTETS = "application/octet-stream"
 _EVENTS = "text/event-stream"
+_PROBLEM = "application/problem+json"
+
+_OPEN = "open inference protocol"
+"""The tag of its routes."""
 
 _BINARY = {"type": "string", "format": "binary", "contentMediaType": _OCTETS}
 _STRING = {"type": "string"}
@@ -53,6 +59,10 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     "StepsRequest": {"sequence": [[0.1, 0.2], [0.3, 0.4]], "at": 0},
     "GenerateRequest": {"prompt": "Mc", "max_steps": 20, "seed": 1},
     "ForecastRequest": {"series": [5.0, 11.0, 16.0], "horizon": 10},
+    "InferBody": {
+        "inputs": [{"name": "input", "shape": [1, 2, 2], "datatype": "FP32", "data": [0.1, 0.2, 0.3, 0.4]}],
+        "outputs": [{"name": "final"}],
+    },
 }
 
 _ERRORS = {
@@ -96,6 +106,10 @@ _GENERATE = (
 _FORECAST = (
     "Continue a series, or many in one request: the model's output is its next input. Sampled paths give the mean and "
     "quantiles of each step."
+)
+_INFER = (
+    "Infer, as the Open Inference Protocol has it. Tensors are JSON, or bytes after the JSON, whose length is then in "
+    "the header `Inference-Header-Content-Length`. Bodies may be compressed with gzip or deflate."
 )
 _TIME_SERIES = "Forecast many series, in the words of KServe's time series protocol."
 _INFLUENCE = "Leave out each step in turn, and report how far the last output changes."
@@ -197,6 +211,15 @@ _OPERATIONS = (
         InfluenceAnswer,
     ),
     _Operation(
+        "/v2/models/{name}/infer",
+        "infer",
+        _OPEN,
+        _INFER,
+        InferBody,
+        InferAnswer,
+        octets=True,
+    ),
+    _Operation(
         "/v1/sessions/{id}/steps",
         "step",
         "sessions",
@@ -244,6 +267,9 @@ def _complete(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
         schema["paths"][one.path] = {"post": one.describe(versioned=False)}
         if "{name}" in one.path:
             schema["paths"][_versioned(one.path)] = {"post": one.describe(versioned=True)}
+    for path, item in schema["paths"].items():
+        if path.startswith("/v2"):
+            _describe_errors(item)
     path = "/v1/models/{name}/stream"
     schema["paths"][path] = {"get": _stream(versioned=False)}
     schema["paths"][_versioned(path)] = {"get": _stream(versioned=True)}
@@ -329,5 +355,14 @@ def problem_responses() -> dict[int | str, dict[str, Any]]:
     return {"default": {"description": "Error", "content": _problem_content()}}
 
 
+def _describe_errors(item: dict[str, Any]) -> None:
+    """Errors of the Open Inference Protocol are plain JSON."""
+    for operation in item.values():
+        for response in operation["responses"].values():
+            content = response.get("content", {})
+            if _PROBLEM in content:
+                response["content"] = {_JSON: content[_PROBLEM]}
+
+
 def _problem_content() -> dict[str, Any]:
-    return {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}
+    return {_PROBLEM: {"schema": {"$ref": _REF.format(model="Problem")}}}

@@ -229,6 +229,25 @@ class PredictAnswer(BaseModel):
     results: list[Result] = Field(description="In the order of the request")
 
 
+class OutputTensor(BaseModel):
+    """One output: its elements in `data`, or `binary_data_size` bytes of them after the JSON."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[float] | list[bool] | list[str] | None = None
+    parameters: dict[str, int] | None = None
+
+
+class InferAnswer(BaseModel):
+    """The requested outputs, in order."""
+
+    model_name: str
+    model_version: str
+    id: str | None = Field(None, description="That of the request")
+    outputs: list[OutputTensor]
+
+
 class Problem(BaseModel):
     """An error: what is wrong, and where (RFC 9457)."""
 

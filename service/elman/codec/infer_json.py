@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain
 from math import prod
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from elman.codec.datatypes import BF16, BYTES, NUMPY_DTYPES, check_datatype, from_raw
 from elman.codec.faults import decode_body, invalid_field
@@ -23,6 +23,15 @@ Parameter = bool | int | float | str
 Parameters = dict[str, Parameter]
 
 
+_Data = Annotated[
+    msgspec.Raw,
+    Meta(
+        description="The elements: numbers, booleans or strings, in one list or nested as the shape says",
+        extra_json_schema={"type": "array", "items": {}},
+    ),
+]
+
+
 class InputBody(Struct, forbid_unknown_fields=True):
     """A tensor of a request: its numbers in `data`, or `binary_data_size` bytes of them after the JSON."""
 
@@ -30,7 +39,7 @@ class InputBody(Struct, forbid_unknown_fields=True):
     shape: list[int]
     datatype: str
     parameters: Parameters | None = None
-    data: msgspec.Raw | UnsetType = UNSET
+    data: _Data | UnsetType = UNSET
 
 
 class OutputBody(Struct, forbid_unknown_fields=True):
