@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from fastapi import FastAPI, Response
 from fastapi import Request as HTTPRequest
@@ -35,6 +35,7 @@ from elman.api.timeseries import TimeSeries, timeseries_router
 from elman.api.v2.http import InferHTTP
 from elman.api.v2.infer import Infer
 from elman.codec.faults import echoed, unknown_field
+from elman.engine.queue import Stats
 from elman.errors import (
     ElmanError,
     Internal,
@@ -48,6 +49,7 @@ from elman.errors import (
 from elman.http.asgi import (
     ASGIEndpoint,
     ClientGone,
+    Ended,
     counted,
     read_body,
     refuse_socket,
@@ -60,9 +62,14 @@ from elman.http.bodies import Bodies
 from elman.http.callers import OWNER, Callers
 from elman.http.connections import Connections
 from elman.http.endpoint import CODE, JSON, REQUEST_ID, Driver, Endpoint, Route, log_failure, problem_type
+from elman.http.exchange import HTTPExchange
 from elman.http.short import cache_short
 from elman.http.sites import Sites
+from elman.http.spans import SampledStats
 from elman.settings import Settings, check_names
+
+if TYPE_CHECKING:
+    from elman.http.tracing import Tracing
 
 # The default content type of `curl -d`. No route takes a form, so such a body is read as JSON.
 _AS_FORM = (b"content-type", b"application/x-www-form-urlencoded")
@@ -101,6 +108,8 @@ class Elman(FastAPI):
     sites: Sites
     cors: ASGIApp | None
     endpoints: dict[str, ASGIEndpoint]
+    exchange: type[HTTPExchange] = HTTPExchange
+    ended: Ended | None = None
 
     def find(self, path: str, headers: Mapping[bytes, bytes]) -> Route | None:
         """The route of a POST; None if it is to be served as ASGI. Raises the errors of `Sites`, and Unauthorized."""
@@ -120,7 +129,7 @@ class Elman(FastAPI):
             send = with_fields(scope[REQUEST_ID], send)
         application = self.cors or self._serve
         if scope["type"] == "http":
-            await counted(application, self.driver.counters, scope, receive, send)
+            await counted(application, self.driver.counters, self.ended, scope, receive, send)
         else:
             await application(scope, receive, send)
 
@@ -202,20 +211,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """Create the application, to run under an ASGI server or to mount in another application.
 
     Its lifespan loads the models and starts the engine. Raises ValueError if `settings` is None and the environment
-    does not give valid ones.
+    does not give valid ones, and as `new_tracing` does.
     """
     if settings is None:
         check_names(os.environ)
         settings = Settings()
-    server = Server(settings)
+    tracing = new_tracing() if settings.tracing else None
+    server = Server(settings, Stats if tracing is None else SampledStats)
     metrics = Metrics(server)
-    driver = Driver(server.engine, metrics)
+    driver = Driver(server.engine, metrics) if tracing is None else tracing.driver(server.engine, metrics)
     bodies = Bodies(settings.max_body, settings.body_timeout)
     connections = Connections(settings.max_connections, settings.max_address_connections)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         streams.open()
+        if tracing is not None:
+            tracing.open()
         await server.start()
         running = asyncio.get_running_loop()
 
@@ -235,6 +247,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 sweep.cancel()
             await streams.close()
             await server.stop()
+            if tracing is not None:
+                await tracing.close()
 
     app = Elman(
         title="Elman",
@@ -248,6 +262,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.server = server
     app.state.stopping = lambda: None
     app.callers, app.driver, app.bodies, app.connections = Callers(settings.api_keys), driver, bodies, connections
+    if tracing is not None:
+        app.exchange, app.ended = tracing.exchange, tracing.served
     app.sites = Sites(settings.allowed_hosts, settings.cors_origins)
     app.cors = _cors(app, settings.cors_origins) if settings.cors_origins else None
     stepper = Stepper(server)
@@ -288,6 +304,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.openapi = document(app, settings)  # type: ignore[method-assign]
     app.include_router(docs_router(app.openapi))
     return app
+
+
+def new_tracing() -> "Tracing":
+    """What samples requests and makes their spans.
+
+    Raises ValueError if the extra is missing, or if the environment wants spans to be sent in another way.
+    """
+    try:
+        from elman.http.tracing import Tracing
+    except ModuleNotFoundError:
+        raise ValueError("ELMAN_TRACING needs OpenTelemetry: pip install 'elman[otel]'") from None
+    return Tracing()
 
 
 def _cors(app: Elman, origins: Sequence[str]) -> ASGIApp:

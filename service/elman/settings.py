@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     """Memory for a cache of sessions, which saves reading the store at each step."""
     log_format: Literal["text", "json"] = "text"
     """How log lines look: `text`, or `json` for one object a line, with the request id where one is concerned."""
+    tracing: bool = False
+    """Whether spans of sampled requests are sent to an OpenTelemetry collector. The `OTEL_...` variables say where to,
+    and which are sampled. Needs the extra `otel`."""
     state_keys: Annotated[tuple[str, ...], NoDecode] = ()
     """Secrets for state tokens, separated by commas. The first one seals tokens, all of them open tokens. Without any,
     a random one is kept in the store's folder."""

@@ -21,7 +21,7 @@ from elman.codec.json import JSONDecoder
 from elman.codec.limits import Limits
 from elman.codec.pool import CodecPool
 from elman.engine.engine import Engine
-from elman.engine.queue import ModelQueue
+from elman.engine.queue import ModelQueue, Stats
 from elman.engine.scheduler import Policy
 from elman.errors import ModelChanged, ModelRefused, StoreUnavailable, UnknownModel
 from elman.repository.model import Model
@@ -112,8 +112,13 @@ def policy_of(model: Model, settings: Settings) -> Policy:
 class Server:
     """The running parts behind one application."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, new_stats: Callable[[], Stats] = Stats) -> None:
+        """
+        Args:
+            new_stats: makes what counts the runs of a model.
+        """
         self.settings = settings
+        self._new_stats = new_stats
         self.limits = Limits(settings.max_steps, settings.max_queue)
         self.repository = Repository(settings.repository, settings.load_timeout, settings.load_memory or None)
         self.store_times = StoreTimes()
@@ -229,7 +234,7 @@ class Server:
         return self.repository.refusals + unopened
 
     def _serve(self, model: Model) -> ServedModel:
-        queue = ModelQueue(model, policy_of(model, self.settings))
+        queue = ModelQueue(model, policy_of(model, self.settings), self._new_stats())
         limits = self.limits
         if not model.proof.chunked:
             # A sequence that cannot be run in chunks blocks all others until it ends.

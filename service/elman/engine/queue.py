@@ -89,11 +89,11 @@ class ModelQueue:
     `watch` and `check_open` are called on the event loop meanwhile.
     """
 
-    def __init__(self, model: Model, policy: Policy) -> None:
+    def __init__(self, model: Model, policy: Policy, stats: Stats | None = None) -> None:
         self.model = model
         self.scheduler = Scheduler(policy)
         self.runner = Runner(model)
-        self.stats = Stats()
+        self.stats = stats or Stats()
         self._unfinished: set[Sequence] = set()
         # The run under way, and when it began. Read on the event loop.
         self._running: tuple[Batch, float] | None = None

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -155,7 +155,13 @@ class ASGIEndpoint:
             await respond(send, self._driver.problem(error, path=exchange.path))
 
 
-async def counted(app: ASGIApp, counters: Counters, scope: Scope, receive: Receive, send: Send) -> None:
+Ended = Callable[[Scope, str, int, float], None]
+"""Called with the scope of a request that was served, its route, its status, and when it arrived."""
+
+
+async def counted(
+    app: ASGIApp, counters: Counters, ended: Ended | None, scope: Scope, receive: Receive, send: Send
+) -> None:
     """Serve a request, and count it. Its route is known once it is served."""
     arrived, status, complete = time.monotonic(), 0, False
 
@@ -176,6 +182,8 @@ async def counted(app: ASGIApp, counters: Counters, scope: Scope, receive: Recei
             status, scope[CODE] = 0, GONE.code
         path: str = scope.get(PATH, getattr(scope.get("route"), "path", "none"))
         counters.request_ended(path, status, scope.get(CODE, ""), scope.get(MODEL), time.monotonic() - arrived)
+        if ended is not None:
+            ended(scope, path, status, arrived)
 
 
 async def respond(send: Send, response: Response) -> None:

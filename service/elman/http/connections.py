@@ -5,11 +5,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from ipaddress import IPv6Address, ip_address
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from elman.errors import Overloaded
 from elman.http.bodies import Bodies
 from elman.http.endpoint import Driver, Route
+
+if TYPE_CHECKING:
+    from elman.http.exchange import HTTPExchange
 
 # Connections beyond the limit that may still ask for the health. A new one takes the place of the oldest.
 _MAX_EXTRA = 64
@@ -101,6 +104,7 @@ class Application(Protocol):
     driver: Driver
     bodies: Bodies
     connections: Connections
+    exchange: type["HTTPExchange"]
 
     def find(self, path: str, headers: Mapping[bytes, bytes]) -> Route | None:
         """The route of a POST; None if it is to be served as ASGI. Raises ElmanError."""

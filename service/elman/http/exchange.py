@@ -48,6 +48,11 @@ def parse_target(url: bytes) -> tuple[str, bytes, bytes]:
         raise InvalidHTTP("the target of the request is not a URL") from None
 
 
+def without_session(path: str) -> str:
+    """A path without the id of a session, which gives its owner access."""
+    return _SESSION_IN_PATH.sub(r"\1...", path)
+
+
 def address_of(peer: Any) -> tuple[str, int] | None:
     return (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None
 
@@ -203,8 +208,8 @@ class HTTPExchange(Exchange):
         if self.protocol.access_log:
             # The format has five fields. The id stands beside the client, where other servers log the user.
             client = f"{':'.join(map(str, self.protocol.client or ()))} {self.request_id.decode()}"
-            # A session's id gives its owner access, and may stand in the query too.
-            target = _SESSION_IN_PATH.sub(r"\1...", self.head.url.decode("latin-1").partition("?")[0])
+            # The id of a session may stand in the query too.
+            target = without_session(self.head.url.decode("latin-1").partition("?")[0])
             method, version, seconds = self.head.method.decode(), self.head.version, time.monotonic() - self.arrived
             extra = of_request(self.request_id, method=method, path=target, status=status, seconds=round(seconds, 6))
             _ACCESS.info('%s - "%s %s HTTP/%s" %d', client, method, target, version, status, extra=extra)

@@ -6,6 +6,8 @@ from typing import Any
 
 import orjson
 
+from elman.http.spans import Sampled
+
 
 class JSONFormatter(logging.Formatter):
     """Formats a record as one line of JSON, with `fields` of the record beside its message."""
@@ -25,8 +27,9 @@ class JSONFormatter(logging.Formatter):
 
 
 def of_request(request_id: bytes, **fields: Any) -> dict[str, Any]:
-    """The `extra` of a log line that concerns a request."""
-    return {"fields": {"request_id": request_id.decode(), **fields}}
+    """The `extra` of a log line that concerns a request. A sampled one has its trace beside its id."""
+    trace = {"trace_id": f"{request_id.trace:032x}"} if isinstance(request_id, Sampled) else {}
+    return {"fields": {"request_id": request_id.decode(), **trace, **fields}}
 
 
 JSON_LOGS: dict[str, Any] = {

@@ -68,6 +68,7 @@ class HTTPProtocol(asyncio.Protocol):
         self.app: Any = config.loaded_app
         self.access_log = config.access_log
         self.http = served_by(self.app)
+        self._exchange = self.http.exchange
         self._bodies = self.http.bodies
         self._connections = self.http.connections
         self._idle_seconds = config.timeout_keep_alive
@@ -174,7 +175,7 @@ class HTTPProtocol(asyncio.Protocol):
         if int(digits) != size or size > self._bodies.limit:
             return False
         self.deadline = _NEVER
-        self._take(HTTPExchange(self, head, data[start:], time.monotonic()))
+        self._take(self._exchange(self, head, data[start:], time.monotonic()))
         return True
 
     def pause_writing(self) -> None:
@@ -249,7 +250,7 @@ class HTTPProtocol(asyncio.Protocol):
         if self.parser.should_upgrade() and _is_websocket(head):
             return
         head.find_route(self.http.find)
-        served = HTTPExchange if head.route is not None or head.error is not None else ASGIExchange
+        served = self._exchange if head.route is not None or head.error is not None else ASGIExchange
         # An idle connection keeps no head: the next request may come late or never.
         self._head, self.url, self.headers = _NO_HEAD, b"", _NO_HEAD.headers
         self._take(served(self, head, content, self.arrived))
@@ -275,7 +276,7 @@ class HTTPProtocol(asyncio.Protocol):
             self._body = None
         head = Head(b"POST", "1.1", False, self.url, [])
         head.error = error
-        self._take(HTTPExchange(self, head, b"", self.arrived))
+        self._take(self._exchange(self, head, b"", self.arrived))
 
     def _take(self, exchange: HTTPExchange) -> None:
         if self._current is None and self._drained is None:

@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from elman.app import create_app
+from elman.app import create_app, new_tracing
 from elman.cli.exits import CANNOT_START, refuse
 from elman.http.logs import JSON_LOGS
 from elman.http.process import collect_less, drop_silent_peers, keep_memory, within_descriptors
@@ -91,6 +91,11 @@ def run_server(
     }
     if settings.log_format == "json":
         options["log_config"] = JSON_LOGS
+    if settings.tracing:
+        try:
+            new_tracing()
+        except ValueError as error:
+            raise refuse(str(error), CANNOT_START) from None
     if settings.workers > 1:
         if settings.store == "memory":
             raise refuse("several workers cannot share a store in memory; use --store lmdb")
