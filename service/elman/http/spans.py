@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from elman.engine.pending import PendingRequest
 from elman.engine.queue import Stats
 from elman.engine.scheduler import Batch
 from elman.engine.sequence import Sequence
@@ -79,6 +80,7 @@ class SampledStats(Stats):
 def _works(sequences: Iterable[Sequence]) -> Iterator[tuple[Sequence, WorkTimes]]:
     """The sequences whose request is sampled, with their works."""
     for sequence in sequences:
-        request_id = getattr(getattr(sequence.request, "exchange", None), "request_id", None)
+        request = sequence.request
+        request_id = request.request_id if isinstance(request, PendingRequest) else None
         if isinstance(request_id, Sampled) and (work := request_id.work_of(sequence)) is not None:
             yield sequence, work
