@@ -15,6 +15,7 @@ ElmanError
 │   ├── HeadTooLarge           431  more bytes or header fields than a head may have
 │   ├── InvalidHTTP            400  not HTTP/1.1
 │   ├── BodyTimeout            408  a body that stopped arriving
+│   ├── SequenceNotStarted     400  a request that goes on with a sequence which nobody began, or which has ended
 │   ├── StepReused             422  the step was done already, with other content
 │   ├── BadStateToken          422  a state token that is broken, expired, or of another caller
 │   ├── UnsupportedMediaType   415
@@ -187,6 +188,12 @@ class TooLarge(RequestError):
     status = 413
     code = "too_large"
     title = "Request body is too large"
+
+
+class SequenceNotStarted(RequestError):
+    status = 400
+    code = "sequence_not_started"
+    title = "Sequence was not started"
 
 
 class StepReused(RequestError):

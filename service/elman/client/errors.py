@@ -135,6 +135,7 @@ class RequestError(Refused):
         "body_timeout",
         "unsupported_media_type",
         "not_acceptable",
+        "sequence_not_started",
     )
 
 

@@ -91,13 +91,28 @@ class SnapshotFormat:
 
     def unpack(self, content: bytes) -> Snapshot:
         """The inverse of `pack`. Raises ValueError if the bytes have not the length of this model's snapshots."""
+        snapshot, rest = self._unpack(content)
+        if rest:
+            raise _misfit(content)
+        return snapshot
+
+    def unpack_all(self, content: bytes) -> list[Snapshot]:
+        """Several snapshots, packed one after the other. Raises ValueError as `unpack` does."""
+        snapshots = []
+        while content:
+            snapshot, content = self._unpack(content)
+            snapshots.append(snapshot)
+        return snapshots
+
+    def _unpack(self, content: bytes) -> tuple[Snapshot, bytes]:
+        """The first snapshot in some bytes, and the bytes after it. Raises ValueError if they are too few."""
+        if len(content) < self._nbytes:
+            raise _misfit(content)
         at = self._state_nbytes
         statics, rest = [], content[self._nbytes :]
         for tensor in self._statics:
             value, rest = _unpack_static(tensor, rest)
             statics.append(value)
-        if len(content) < self._nbytes or rest:
-            raise ValueError(f"a snapshot of {len(content)} bytes, which does not fit this model")
         output = carry = None
         if self._output_size:
             (known,) = _COUNT.unpack_from(content, at)
@@ -109,7 +124,8 @@ class SnapshotFormat:
             (size,) = _COUNT.unpack_from(content, at)
             carry = np.frombuffer(content, "<f4", size // 4, at + _COUNT.size)
         recent = self._recent(content, at)
-        return Snapshot(content[: self._state_nbytes], output, carry, tuple(statics), recent, self._memory_in(content))
+        state, memory = content[: self._state_nbytes], self._memory_in(content)
+        return Snapshot(state, output, carry, tuple(statics), recent, memory), rest
 
     def _memory_in(self, content: bytes) -> Array | None:
         """The memory, the last part before the static inputs; None if there is none."""
@@ -130,6 +146,10 @@ class SnapshotFormat:
             recent.append(np.frombuffer(content, dtype, count * prod(shape), at).reshape(count, *shape))
             at += self._most_recent * prod(shape) * dtype.itemsize
         return tuple(recent)
+
+
+def _misfit(content: bytes) -> ValueError:
+    return ValueError(f"a snapshot of {len(content)} bytes, which does not fit this model")
 
 
 def _series(network: Network) -> tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from elman.api.predict import MAX_JSON_NUMBERS, MAX_NUMBERS
 from elman.api.server import Server
-from elman.api.v2.infer import Infer
+from elman.api.v2.infer import Encode, Infer
 from elman.api.v2.messages import InferRequest, InferResponse, RequestedOutput, Tensor
 from elman.codec.answer import encode_json
 from elman.codec.compression import ENCODINGS, packed, unpacked
@@ -40,7 +40,7 @@ class InferHTTP:
         encoding = request.headers.get(b"content-encoding", b"identity").strip().lower()
         if encoding in ENCODINGS or len(request.body) > LARGE:
             return script(self._slowly(request, encoding))  # type: ignore[no-any-return]
-        return self._begin(request, *self._decoded(request, request.body))
+        return self.infer.begin(*self._call(request, *self._decoded(request, request.body)))
 
     def _slowly(self, request: Request, encoding: bytes) -> Generator[Work, None, Any]:
         """Read a body that is compressed or large: in a thread, and large JSON in the codec pool."""
@@ -51,14 +51,13 @@ class InferHTTP:
         heavy = len(content) > LARGE
         given = binary.tobytes() if heavy else binary
         decoded = yield from self.server.pool.offload(heavy, decode_infer, content, given)
-        work = self._begin(request, *decoded)
-        yield work
-        return work.respond()
+        return (yield from self.infer.steps(*self._call(request, *decoded)))
 
     def _decoded(self, request: Request, body: bytes) -> tuple[InferBody, list[Array]]:
         return decode_infer(*_split(request, body))
 
-    def _begin(self, request: Request, body: InferBody, arrays: list[Array]) -> Work:
+    def _call(self, request: Request, body: InferBody, arrays: list[Array]) -> tuple[InferRequest, Encode]:
+        """The request to infer, and how its response is sent. Raises InvalidField."""
         name = request.parameters["name"]
         if body.model_name is not None and body.model_name != name:
             raise InvalidField(
@@ -85,7 +84,7 @@ class InferHTTP:
         )
         accepted = request.headers.get(b"accept-encoding", b"")
         encode = partial(self._encode, id=body.id, binary=binary or None, all_binary=all_binary, encoding=accepted)
-        return self.infer.begin(call, encode)
+        return call, encode
 
     def _encode(
         self, response: InferResponse, id: str | None, binary: list[bool] | None, all_binary: bool, encoding: bytes

@@ -11,11 +11,12 @@ from elman.api.server import ServedModel, Server
 from elman.api.v2.messages import InferRequest, InferResponse, Tensor
 from elman.api.v2.ports import Port
 from elman.api.v2.reading import Given, read_tensors
+from elman.api.v2.sequences import Sequences, part_of
 from elman.codec.answer import OutputRows, rows_from
 from elman.codec.classes import classified
 from elman.codec.faults import echoed
 from elman.engine.sequence import Inputs, Sequence
-from elman.engine.work import Run, Work
+from elman.engine.work import Run, Steps, Work, script
 from elman.errors import InvalidField, TooLong
 from elman.repository.network import Array
 
@@ -106,15 +107,34 @@ class Infer:
 
     def __init__(self, server: Server) -> None:
         self.server = server
+        self.sequences = Sequences(server, self)
 
     def begin(self, request: InferRequest, encode: Encode) -> Work:
         """The work to run; it responds with what `encode` makes of the response. Raises ElmanError."""
+        if request.parameters and (part := part_of(request)) is not None:
+            return script(self.sequences.run(request, part, encode, _deadline(request)))  # type: ignore[no-any-return]
         return Inference(self, self.read(request), encode)
 
-    def read(self, request: InferRequest) -> Call:
-        """Check a request against its model. Raises UnknownModel, and RequestError with the `where` of the error."""
-        served = self.server.served(request.model, request.version)
-        given = read_tensors(served, request.inputs)
+    def steps(self, request: InferRequest, encode: Encode) -> Steps[Any]:
+        """As `begin`, for a script: what `encode` makes of the response."""
+        if request.parameters and (part := part_of(request)) is not None:
+            return (yield from self.sequences.run(request, part, encode, _deadline(request)))
+        work = Inference(self, self.read(request), encode)
+        yield work
+        return work.respond()
+
+    def read(
+        self, request: InferRequest, served: ServedModel | None = None, in_sequence: bool = False, begins: bool = False
+    ) -> Call:
+        """Check a request against its model. Raises UnknownModel, and RequestError with the `where` of the error.
+
+        Args:
+            served: the model, if it is not the one that the request names.
+            in_sequence: whether the rows are parts of sequences. They are then left as they are given.
+            begins: whether they are the first parts, which have the static inputs.
+        """
+        served = served or self.server.served(request.model, request.version)
+        given = read_tensors(served, request.inputs, in_sequence, begins)
         call = Call(served, request, given, _wanted(served, request), _deadline(request), _priority(request))
         _check_size(call)
         return call
@@ -149,8 +169,8 @@ def _output(call: Call, port: Port, rows: list[OutputRows]) -> Array:
     blocks = [one.outputs if port.head is None else (one.heads or {})[port.name] for one in rows]
     step = tuple(extent or 1 for extent in answering.shape)
     if port.kind == "final" or call.given.single_steps:
-        joined = blocks[0][-1:] if len(blocks) == 1 else np.stack([block[-1] for block in blocks])
-        return joined.reshape(len(blocks), *step)
+        joined = blocks[0][-1:] if len(blocks) == 1 else np.concatenate([block[-1:] for block in blocks])
+        return joined.reshape(len(joined), *step)
     time = max(len(block) for block in blocks) if answering.own_clock else call.given.time
     array = blocks[0][None] if len(blocks) == 1 and len(blocks[0]) == time else _padded(blocks, time)
     array = array.reshape(len(blocks), time, *step)

@@ -39,9 +39,14 @@ class Given:
     where: str
 
 
-def read_tensors(served: ServedModel, tensors: list[Tensor]) -> Given:
-    """The sequences that some tensors are. Raises RequestError with the `where` of the first error."""
-    return _Reader(served, tensors).read()
+def read_tensors(served: ServedModel, tensors: list[Tensor], in_sequence: bool = False, begins: bool = False) -> Given:
+    """The sequences that some tensors are. Raises RequestError with the `where` of the first error.
+
+    Args:
+        in_sequence: whether they are parts of sequences, which are left as they are given.
+        begins: whether they are the first parts. Later ones may leave out the static inputs.
+    """
+    return _Reader(served, tensors).read(in_sequence, begins)
 
 
 class _Reader:
@@ -58,7 +63,7 @@ class _Reader:
                 raise InvalidField(f"the input {echoed(tensor.name)!r} comes twice", where=tensor.where)
             self.named[tensor.name] = tensor
 
-    def read(self) -> Given:
+    def read(self, in_sequence: bool, begins: bool) -> Given:
         """The sequences."""
         network = self.served.model.network
         data = self._take(self.ports.data)
@@ -67,7 +72,8 @@ class _Reader:
         inputs = [Inputs(one) for one in rows]
         if network.further or network.statics:
             further = [self._further(one, rows, single_steps) for one in network.further]
-            statics = [self._static(one, len(rows)) for one in network.statics]
+            needed = not in_sequence or begins or any(one.name in self.named for one in network.statics)
+            statics = [self._static(one, len(rows)) for one in network.statics] if needed else []
             for index, one in enumerate(rows):
                 inputs[index] = Inputs(
                     one, tuple([value[index] for value in further]), tuple([value[index] for value in statics])
@@ -75,7 +81,7 @@ class _Reader:
         states = self._states(len(rows)) if self.named else None
         if self.named:
             self._refuse_rest()
-        if self.format.frames or self.format.remembers or network.window is not None:
+        if not in_sequence and (self.format.frames or self.format.remembers or network.window is not None):
             inputs = [self._whole(one, f"{data.where}[{index}]") for index, one in enumerate(inputs)]
         return Given(inputs, max([len(one.data) for one in inputs] + [self.time]), single_steps, states, data.where)
 
