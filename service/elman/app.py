@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING, get_args
+from itertools import chain
+from typing import TYPE_CHECKING, Any, get_args
 
 from fastapi import FastAPI, Response
 from fastapi import Request as HTTPRequest
@@ -59,10 +60,12 @@ from elman.http.asgi import (
     with_fields,
 )
 from elman.http.bodies import Bodies
-from elman.http.callers import OWNER, Callers
+from elman.http.callers import CALLER, Callers
 from elman.http.connections import Connections
 from elman.http.endpoint import CODE, JSON, REQUEST_ID, Driver, Endpoint, Route, log_failure, problem_type
 from elman.http.exchange import HTTPExchange
+from elman.http.keys import KeysFile
+from elman.http.roles import OPEN_TO_ALL, RouteTable, served_at
 from elman.http.short import cache_short
 from elman.http.sites import Sites
 from elman.http.spans import SampledStats
@@ -110,15 +113,19 @@ class Elman(FastAPI):
     endpoints: dict[str, ASGIEndpoint]
     exchange: type[HTTPExchange] = HTTPExchange
     ended: Ended | None = None
+    table: RouteTable
+    admin_port: int | None
 
     def find(self, path: str, headers: Mapping[bytes, bytes]) -> Route | None:
-        """The route of a POST; None if it is to be served as ASGI. Raises the errors of `Sites`, and Unauthorized."""
+        """The route of a POST; None if it is to be served as ASGI. Raises the errors of `Sites` and `Callers`."""
         name, parameters = endpoint_of(path)
         if name is None or self.user_middleware or (self.cors is not None and b"origin" in headers):
             return None
         self.sites.check(b"POST", path, headers)
         served = self.endpoints[name]
-        return Route(served.endpoint, parameters, self.callers.identify(headers), served.path)
+        caller = self.callers.admit(headers, served.needs)
+        driver = self.driver if caller.meter is None else self.driver.within(caller.meter)
+        return Route(served.endpoint, parameters, served.path, caller, driver)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -134,20 +141,19 @@ class Elman(FastAPI):
             await application(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind, headers = scope["type"], dict(scope["headers"])
+        kind, headers, method = scope["type"], dict(scope["headers"]), scope.get("method", "GET")
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         try:
-            self.sites.check(scope.get("method", "GET").encode(), path, headers, upgrade=kind == "websocket")
-            if not self.callers.open and _is_guarded(path):
-                scope[OWNER] = self.callers.identify(headers)
+            self.sites.check(method.encode(), path, headers, upgrade=kind == "websocket")
+            name, parameters = endpoint_of(path) if method == "POST" else (None, {})
+            self._admit(scope, method, path, headers, counted_later=name is not None)
             if kind == "http":
-                name, parameters = endpoint_of(path) if scope["method"] == "POST" else (None, {})
                 if name is not None and not self.user_middleware:
                     scope["path_params"] = parameters
                     await self.endpoints[name](scope, receive, send)
                     return
                 scope["headers"] = [_AS_JSON if header == _AS_FORM else header for header in scope["headers"]]
-                if scope["method"] in _WITH_BODY:
+                if method in _WITH_BODY:
                     body = await read_body(self.bodies, headers, receive, path)
                     if name is None:
                         _check_parsed(path, body)
@@ -166,10 +172,24 @@ class Elman(FastAPI):
             return
         await super().__call__(scope, receive, send)
 
+    def _admit(
+        self, scope: Scope, method: str, path: str, headers: Mapping[bytes, bytes], *, counted_later: bool
+    ) -> None:
+        """Check the port, the key, its role and its limit. Raises UnknownRoute and the errors of `Callers`."""
+        if self.callers.open and self.admin_port is None:
+            return
+        need = self.table.need(method, path)
+        if self.admin_port is not None and not served_at(need, admin_port=self.is_admin(scope["server"])):
+            raise UnknownRoute(f"{echoed(path)} is not served at this port", expected="see docs/operating.md")
+        if need in OPEN_TO_ALL:
+            return
+        caller = scope[CALLER] = self.callers.admit(headers, need)
+        if caller.meter is not None and not counted_later:
+            caller.meter.take_request()
 
-def _is_guarded(path: str) -> bool:
-    """True if a path needs an API key."""
-    return path.startswith(("/v1/", "/v2/")) or path in ("/v1", "/v2")
+    def is_admin(self, address: Any) -> bool:
+        """Whether an address of the server, host and port, is that of its admin port."""
+        return self.admin_port is not None and isinstance(address, list | tuple) and address[1] == self.admin_port
 
 
 def _check_parsed(path: str, body: bytes) -> None:
@@ -207,18 +227,24 @@ def endpoint_of(path: str) -> tuple[str | None, dict[str, str]]:
     return None, {}
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, keys: KeysFile | None = None) -> FastAPI:
     """Create the application, to run under an ASGI server or to mount in another application.
 
     Its lifespan loads the models and starts the engine. Raises ValueError if `settings` is None and the environment
-    does not give valid ones, and as `new_tracing` does.
+    does not give valid ones, if the file of keys cannot be used, and as `new_tracing` does.
+
+    Args:
+        keys: the file of keys, if it was read already.
     """
     if settings is None:
         check_names(os.environ)
         settings = Settings()
+    if keys is None and settings.api_keys_file is not None:
+        keys = KeysFile(settings.api_keys_file)
+    callers = Callers(settings.api_keys, settings.admin_api_keys, keys)
     tracing = new_tracing() if settings.tracing else None
     server = Server(settings, Stats if tracing is None else SampledStats)
-    metrics = Metrics(server)
+    metrics = Metrics(server, callers)
     driver = Driver(server.engine, metrics) if tracing is None else tracing.driver(server.engine, metrics)
     bodies = Bodies(settings.max_body, settings.body_timeout)
     connections = Connections(settings.max_connections, settings.max_address_connections)
@@ -237,7 +263,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             running.call_soon_threadsafe(streams.end)
 
         app.state.stopping = stopping
-        sweeping = (bodies.sweep(), connections.sweep(), server.sessions.sweep(), metrics.watch_loop())
+        sweeping = (bodies.sweep(), connections.sweep(), server.sessions.sweep(), metrics.watch_loop(), callers.watch())
         sweeps = [asyncio.create_task(sweep) for sweep in sweeping]
         try:
             async with metrics.workers.joined():
@@ -261,13 +287,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.server = server
     app.state.stopping = lambda: None
-    app.callers, app.driver, app.bodies, app.connections = Callers(settings.api_keys), driver, bodies, connections
+    app.callers, app.driver, app.bodies, app.connections = callers, driver, bodies, connections
+    app.admin_port = settings.admin_port
+    callers.on_change = connections.forget_heads
     if tracing is not None:
         app.exchange, app.ended = tracing.exchange, tracing.served
     app.sites = Sites(settings.allowed_hosts, settings.cors_origins)
     app.cors = _cors(app, settings.cors_origins) if settings.cors_origins else None
     stepper = Stepper(server)
-    streams = Streams(server, driver, metrics, stepper)
+    streams = Streams(server, driver, callers, metrics, stepper)
     metrics.num_streams = lambda: len(streams)
     forecast = Forecast(server)
     endpoints: dict[str, Endpoint] = {
@@ -293,16 +321,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.router.routes.append(ASGIRoute(_TIME_SERIES, app.endpoints["time_series"], methods=["POST"]))
     for path in (_INFER, "/v2/models/{name}/versions/{version}/infer"):
         app.router.routes.append(ASGIRoute(path, app.endpoints["infer"], methods=["POST"]))
-    app.include_router(timeseries_router(server))
-    app.include_router(models_router(server))
-    app.include_router(sessions_router(server, driver))
-    app.include_router(stream_router(streams))
-    app.include_router(repository_router(server))
-    app.include_router(ops_router(server, metrics, streams))
-    app.include_router(playground_router())
+    routers = (
+        timeseries_router(server),
+        models_router(server),
+        sessions_router(server, driver),
+        stream_router(streams),
+        repository_router(server),
+        ops_router(server, metrics, streams),
+        playground_router(),
+        docs_router(lambda: app.openapi()),
+    )
+    app.table = RouteTable(chain(app.router.routes, *(one.routes for one in routers)))
+    for router in routers:
+        app.include_router(router)
     _handle_errors(app, metrics)
-    app.openapi = document(app, settings)  # type: ignore[method-assign]
-    app.include_router(docs_router(app.openapi))
+    app.openapi = document(app, app.table, settings)  # type: ignore[method-assign]
     return app
 
 

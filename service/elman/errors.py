@@ -21,7 +21,7 @@ ElmanError
 │   ├── UnsupportedMediaType   415
 │   └── NotAcceptable          406
 ├── Unauthorized               401  no API key, or an unknown one
-├── Forbidden                  403  the key is not for this
+├── Forbidden                  403  the key does not have the role, or a web page may not call
 ├── UnknownModel               404
 ├── InvalidModel               422  the model that a request wanted to load is refused
 ├── UnknownRoute               404
@@ -33,6 +33,7 @@ ElmanError
 ├── StepConflict               409  the session is at another step
 ├── ModelChanged               409  the session's model file is not the one that is served now
 ├── Quota                      429  the caller has too many sessions: Retry-After
+├── RateLimited                429  the caller's key may not do so much in a second: Retry-After
 ├── StoreUnavailable           503  the session store does not work; requests without sessions do
 ├── Overloaded                 503  the queue is full: Retry-After
 ├── Draining                   503  the server is stopping
@@ -306,6 +307,12 @@ class Quota(ElmanError):
     status = 429
     code = "quota"
     title = "Quota is used up"
+
+
+class RateLimited(ElmanError):
+    status = 429
+    code = "rate_limited"
+    title = "Too much in a second"
 
 
 class StoreUnavailable(ElmanError):

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _PREFIX = "ELMAN_"
 # Variables of the command line that are no settings.
-_OPTIONS = frozenset({"HOST", "PORT", "URL", "API_KEY"})
+_OPTIONS = frozenset({"HOST", "PORT", "ADMIN_HOST", "URL", "API_KEY"})
 # What Kubernetes sets in every pod beside a service whose name begins with "elman".
 _SERVICE_LINK = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 _ORIGIN = re.compile(r"\*|null|https?://[^/?#@\s]+")
@@ -56,8 +56,24 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Processes that serve one address. Each loads its own copy of the models; all share one session store."""
     api_keys: Annotated[tuple[str, ...], NoDecode] = ()
-    """API keys, separated by commas, which callers send as `Authorization: Bearer KEY`. Without keys, everybody may
-    call, and all share the same sessions."""
+    """API keys, separated by commas, which callers send as `Authorization: Bearer KEY`. They have the roles `infer` and
+    `sessions`. Without any keys, everybody may do everything, and all share the same sessions."""
+    admin_api_keys: Annotated[tuple[str, ...], NoDecode] = ()
+    """API keys with all roles, separated by commas. They can load and unload models too."""
+    api_keys_file: Path | None = None
+    """File of named keys, with roles, limits and expiry, as `elman keys` writes it. It is read again when it
+    changes."""
+    admin_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """A second port, which alone serves `/metrics` and the routes that load and unload models; 0 takes a free one."""
+    ssl_certfile: Path | None = None
+    """Certificate of the server, in PEM, with those between it and the root after it. With it, every port speaks TLS
+    only."""
+    ssl_keyfile: Path | None = None
+    """Private key of the certificate, if it is not in the same file."""
+    ssl_keyfile_password: str | None = None
+    """Password of the private key."""
+    ssl_ca_certs: Path | None = None
+    """Certificates of the authorities that clients need a certificate of, in PEM. Without it, clients need none."""
     allow_anyone: bool = False
     """Whether a server without keys may listen on an address that other machines reach."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
@@ -109,7 +125,7 @@ class Settings(BaseSettings):
     stream_timeout: Annotated[float, Field(gt=0)] = 30.0
     """How long a stream waits for a client that does not read, before it is closed."""
 
-    @field_validator("api_keys", "state_keys", "allowed_hosts", "cors_origins", mode="before")
+    @field_validator("api_keys", "admin_api_keys", "state_keys", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         parts = tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
@@ -124,6 +140,11 @@ class Settings(BaseSettings):
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is not an origin, such as https://app.example.com, without a path")
         return origins
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether callers need a key."""
+        return bool(self.api_keys or self.admin_api_keys or self.api_keys_file)
 
     @property
     def repository(self) -> Path:

@@ -8,6 +8,8 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from elman.http.roles import needs
+
 _POLICY = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'"
 _HEADERS = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
 _HEAD = """<!doctype html>
@@ -34,6 +36,7 @@ def docs_router(document: Callable[[], dict[str, Any]]) -> APIRouter:
 
     @router.head("/docs", include_in_schema=False)
     @router.get("/docs", include_in_schema=False)
+    @needs("page")
     async def docs() -> Response:
         return Response(_HEAD + "\n".join(_page(document())), headers=_HEADERS, media_type="text/html")
 

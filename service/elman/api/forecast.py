@@ -20,6 +20,7 @@ from elman.engine.sequence import Sequence
 from elman.engine.work import Steps, Work, aside_if, run, script
 from elman.errors import CannotForecast, InvalidField, NotFiniteOutput, TooLong, WrongLength
 from elman.http.endpoint import Request, Response
+from elman.http.roles import Need
 from elman.repository.feeding import Driving, driving_of, why_no_forecast
 from elman.repository.network import Array
 from elman.repository.spec import ErrorsSpec, ForecastSpec
@@ -39,6 +40,8 @@ _POOL_VALUES = 20_000
 
 class Forecast:
     """The forecast endpoint."""
+
+    needs: Need = "infer"
 
     def __init__(self, server: Server) -> None:
         self.server = server

@@ -26,6 +26,7 @@ from elman.engine.sequence import Sequence
 from elman.engine.work import Run, Steps, Work, aside_if, run, script
 from elman.errors import CannotGenerate, ElmanError
 from elman.http.endpoint import Request, Response, Send
+from elman.http.roles import Need
 from elman.repository.feeding import why_no_generation
 from elman.repository.network import Array
 from elman.repository.spec import GenerationSpec
@@ -132,6 +133,8 @@ class _StreamedRun(Run):
 
 class Generate:
     """The generate endpoint."""
+
+    needs: Need = "infer"
 
     def __init__(self, server: Server, metrics: Metrics) -> None:
         self.server = server

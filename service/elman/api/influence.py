@@ -20,6 +20,7 @@ from elman.engine.sequence import Inputs, Sequence
 from elman.engine.work import Steps, Work, run, script
 from elman.errors import InvalidField, NotFiniteOutput, TooLong
 from elman.http.endpoint import Request, Response
+from elman.http.roles import Need
 from elman.repository.network import Array
 
 # `span` is the number of last steps that have this fraction of all influence.
@@ -37,6 +38,8 @@ _MAX_COPIED_BYTES = 32 * 2**20
 
 class Influence:
     """The influence endpoint."""
+
+    needs: Need = "infer"
 
     def __init__(self, server: Server) -> None:
         self.server = server

@@ -24,6 +24,7 @@ from elman.api.workers import Workers, meeting_folder
 from elman.engine.histogram import BOUNDS, Histogram
 from elman.engine.queue import Stats
 from elman.errors import DeadlineExceeded, ElmanError
+from elman.http.callers import Callers
 from elman.repository.runtime import RUNTIME_VERSION
 
 _LABELS = ("model", "version")
@@ -65,7 +66,7 @@ _GAUGES: tuple[tuple[str, str, Callable[[ServedModel], float]], ...] = (
 class Metrics:
     """The counters of one application, in their own registry."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, callers: Callers) -> None:
         self.registry = CollectorRegistry()
         settings = server.settings
         folder = meeting_folder(settings.store_dir, os.getppid())
@@ -82,6 +83,7 @@ class Metrics:
         self.registry.register(_RequestCollector(self))
         self.registry.register(_QueueCollector(server))
         self.registry.register(_ServerCollector(server, self))
+        self.registry.register(_KeyCollector(callers))
         ProcessCollector(registry=self.registry)
 
     def _histogram(self, name: str, text: str, labels: tuple[str, ...]) -> LibraryHistogram:
@@ -210,6 +212,25 @@ class _ServerCollector(Collector):
         build = GaugeMetricFamily("elman_build_info", "What runs here", labels=("version", "onnxruntime", "python"))
         build.add_metric([__version__, RUNTIME_VERSION, platform.python_version()], 1)
         yield build
+
+
+class _KeyCollector(Collector):
+    """API keys: how many, whether their file can be used, and what their limits refused."""
+
+    def __init__(self, callers: Callers) -> None:
+        self._callers = callers
+
+    def collect(self) -> Iterator[Metric]:
+        callers = self._callers
+        yield GaugeMetricFamily("elman_keys", "API keys in force", len(callers))
+        stale = callers.file is not None and callers.file.failure is not None
+        yield GaugeMetricFamily("elman_keys_stale", "1 if the keys file as it is now cannot be used", stale)
+        text = "Requests refused by a limit of their key"
+        refused = CounterMetricFamily("elman_limited_requests", text, labels=("key", "limit"))
+        for name, meter in callers.meters.items():
+            for limit, number in meter.refused.items():
+                refused.add_metric((name, limit), number)
+        yield refused
 
 
 def _names(served: ServedModel) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from elman.api.schemas import (
     StateTensorCard,
 )
 from elman.api.server import ServedModel, Server
+from elman.http.roles import needs
 from elman.repository.feeding import driving_of, why_no_forecast, why_no_generation
 from elman.repository.model import Model
 from elman.repository.network import InputTensor, OutputTensor
@@ -33,6 +34,7 @@ def models_router(server: Server) -> APIRouter:
     router = APIRouter(prefix="/v1/models", tags=["models"])
 
     @router.get("")
+    @needs("key")
     async def list_models() -> ModelList:
         """Every model that is served, at its default version, and every file that was refused."""
         return ModelList(
@@ -41,21 +43,25 @@ def models_router(server: Server) -> APIRouter:
         )
 
     @router.get("/{name}")
+    @needs("key")
     async def show_model(name: str) -> ModelCard:
         """The card of a model at its default version."""
         return card(server, server.served(name))
 
     @router.get("/{name}/versions/{version}")
+    @needs("key")
     async def show_version(name: str, version: str) -> ModelCard:
         """The card of one version of a model."""
         return card(server, server.served(name, version))
 
     @router.get("/{name}/examples")
+    @needs("key")
     async def show_examples(name: str) -> Examples:
         """Sequences that the model was not trained on, if its folder has any."""
         return Examples.model_validate({"examples": server.examples(server.served(name))})
 
     @router.get("/{name}/versions/{version}/examples")
+    @needs("key")
     async def show_version_examples(name: str, version: str) -> Examples:
         """Sequences that one version of a model was not trained on, if its folder has any."""
         return Examples.model_validate({"examples": server.examples(server.served(name, version))})

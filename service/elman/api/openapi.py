@@ -38,6 +38,7 @@ from elman.codec.requests import (
     StreamQuery,
 )
 from elman.codec.timeseries import TimeSeriesRequest
+from elman.http.roles import OPEN_TO_ALL, RouteTable
 from elman.settings import Settings
 
 _REF = "#/components/schemas/{model}"
@@ -240,20 +241,20 @@ _STREAM = (
 )
 
 
-def document(app: FastAPI, settings: Settings) -> Callable[[], dict[str, Any]]:
+def document(app: FastAPI, table: RouteTable, settings: Settings) -> Callable[[], dict[str, Any]]:
     """A function that makes the application's document at its first call and then returns the same one."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _complete(original(), settings)
+            app.openapi_schema = _complete(original(), table, settings)
         return app.openapi_schema
 
     return openapi
 
 
-def _complete(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Add the endpoints, the streams, and the scheme of API keys."""
+def _complete(schema: dict[str, Any], table: RouteTable, settings: Settings) -> dict[str, Any]:
+    """Add the endpoints, the streams, the scheme of API keys, and the role that each route needs."""
     components = schema.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     _, answers = models_json_schema(
@@ -277,9 +278,13 @@ def _complete(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
         for kind in schemas[body]["properties"]["ttl"]["anyOf"]:
             if kind["type"] == "number":
                 kind |= {"exclusiveMinimum": 0, "maximum": settings.max_session_ttl}
-    # Keys are optional: the server needs one only if `api_keys` is set.
+    # Keys are optional: a server without any needs none.
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    schema["security"] = [{"key": []}, {}]
+    for path, item in schema["paths"].items():
+        for method, operation in item.items():
+            need = table.need(method.upper(), path)
+            if need not in OPEN_TO_ALL:
+                operation["security"] = [{"key": [] if need == "key" else [need]}, {}]
     return schema
 
 

@@ -10,6 +10,7 @@ from elman.api.metrics import Metrics
 from elman.api.schemas import EngineStats, Health, ModelStats
 from elman.api.server import ServedModel, Server
 from elman.api.stream import Streams
+from elman.http.roles import needs
 
 
 def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
@@ -18,6 +19,7 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
 
     @router.head("/livez", include_in_schema=False)
     @router.get("/livez", responses={503: {"model": Health}}, response_model_exclude_none=True)
+    @needs("health")
     async def livez(response: Response) -> Health:
         """200 if the process works. If it does not, restart it."""
         why = server.engine.stuck() if server.engine.alive else "the engine's threads are not running"
@@ -28,6 +30,7 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
 
     @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", responses={503: {"model": Health}}, response_model_exclude_none=True)
+    @needs("health")
     async def readyz(response: Response) -> Health:
         """200 if the server takes requests: its models are loaded, and it is not stopping."""
         if server.ready:
@@ -37,11 +40,13 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
 
     @router.head("/metrics", include_in_schema=False)
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @needs("metrics")
     async def read_metrics() -> Response:
         """Prometheus metrics, of all workers."""
         return Response(await metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/v1/engine")
+    @needs("key")
     async def show_engine() -> EngineStats:
         """What the engine does now, and its counters for each model since it was loaded."""
         return EngineStats(

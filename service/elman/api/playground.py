@@ -10,6 +10,7 @@ from importlib.resources.abc import Traversable
 from fastapi import APIRouter, Request, Response
 
 from elman.errors import UnknownRoute
+from elman.http.roles import needs
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -64,10 +65,12 @@ def playground_router() -> APIRouter:
     router = APIRouter(tags=["playground"])
 
     @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    @needs("page")
     async def page(request: Request) -> Response:
         return _send(request, _assets()["index.html"])
 
     @router.get("/playground/{path:path}", response_class=Response)
+    @needs("page")
     async def page_file(request: Request, path: str) -> Response:
         """A file of the page."""
         asset = _assets().get(path)

@@ -30,6 +30,7 @@ from elman.engine.sequence import Inputs, Sequence
 from elman.engine.work import Run, Wait, Work, aside_if, script
 from elman.errors import InvalidField, NotAcceptable, TooLong, UnsupportedMediaType, WrongLength
 from elman.http.endpoint import JSON, OCTETS, Request, Response
+from elman.http.roles import Need
 from elman.http.short import cache_short
 from elman.repository.network import Array
 
@@ -80,6 +81,8 @@ class Prediction(Run):
 
 class Predict:
     """The predict endpoint."""
+
+    needs: Need = "infer"
 
     def __init__(self, server: Server) -> None:
         self.server = server

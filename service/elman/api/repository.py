@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from elman.api.server import ServedModel, Server
 from elman.errors import InvalidModel, ModelRefused
+from elman.http.roles import needs
 
 
 class IndexQuery(BaseModel):
@@ -41,6 +42,7 @@ def repository_router(server: Server) -> APIRouter:
     router = APIRouter(prefix="/v2/repository", tags=["repository"])
 
     @router.post("/index")
+    @needs("key")
     async def index(query: IndexQuery | None = None) -> list[IndexEntry]:
         """Every model version in the repository, served or refused."""
         served = [_entry(one) for one in server]
@@ -57,6 +59,7 @@ def repository_router(server: Server) -> APIRouter:
         ]
 
     @router.post("/models/{name}/load", response_class=Response)
+    @needs("admin")
     async def load(name: str) -> Response:
         """Load a model from the repository, or load it again. If that fails, the model served before stays."""
         try:
@@ -66,6 +69,7 @@ def repository_router(server: Server) -> APIRouter:
         return Response(status_code=200)
 
     @router.post("/models/{name}/unload", response_class=Response)
+    @needs("admin")
     async def unload(name: str) -> Response:
         """Stop serving a model. Requests that are queued for it are still answered."""
         await server.unload(name)

@@ -12,8 +12,9 @@ from elman.api.segment import check_sessions, open_token, seal_token
 from elman.api.server import Server
 from elman.codec.pool import is_heavy
 from elman.errors import InvalidField, UnsupportedMediaType
-from elman.http.callers import owner_of
+from elman.http.callers import caller_of, owner_of
 from elman.http.endpoint import Driver
+from elman.http.roles import needs
 from elman.sessions.store import Record
 
 
@@ -23,17 +24,20 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
     sessions, complete = server.sessions, driver.complete
 
     @router.post("/models/{name}/sessions", status_code=201, openapi_extra=json_body("NewSession"))
+    @needs("sessions")
     async def create_session(request: Request, name: str) -> SessionCard:
         """Create a session of a model. It starts from the initial state or from a state token."""
         return await create(request, name, None)
 
     @router.post("/models/{name}/versions/{version}/sessions", status_code=201, openapi_extra=json_body("NewSession"))
+    @needs("sessions")
     async def create_version_session(request: Request, name: str, version: str) -> SessionCard:
         """Create a session of one version of a model."""
         return await create(request, name, version)
 
     async def create(request: Request, name: str, version: str | None) -> SessionCard:
-        served, owner = server.served(name, version), owner_of(request.scope)
+        served, caller = server.served(name, version), caller_of(request.scope)
+        owner = caller.owner
         check_sessions(served)
         if sends_octets(request.headers.get("content-type", "").encode("latin-1")):
             raise UnsupportedMediaType("the body is application/octet-stream", expected="application/json")
@@ -48,10 +52,12 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
         ttl = check_ttl(server, body.ttl)
         snapshot = served.snapshots.pack(start)
         model = served.model
-        steps = sessions.create(owner, model.name, model.version, served.digest, step, snapshot, ttl)
+        most = caller.max_sessions
+        steps = sessions.create(owner, model.name, model.version, served.digest, step, snapshot, ttl, most)
         return card(await complete(steps))
 
     @router.get("/sessions")
+    @needs("sessions")
     async def list_sessions(
         request: Request,
         model: str | None = None,
@@ -64,26 +70,31 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
         return SessionList(sessions=[card(record) for record in records if not record.ended], next=next_after)
 
     @router.get("/sessions/{id}")
+    @needs("sessions")
     async def show_session(request: Request, id: str) -> SessionCard:
         """Show a session, and the step that it is at."""
         return card(await complete(sessions.read(owner_of(request.scope), id)))
 
     @router.delete("/sessions/{id}", status_code=204, response_class=Response)
+    @needs("sessions")
     async def delete_session(request: Request, id: str) -> Response:
         """Delete a session."""
         await complete(sessions.delete(owner_of(request.scope), id))
         return Response(status_code=204)
 
     @router.post("/sessions/{id}/fork", status_code=201)
+    @needs("sessions")
     async def fork_session(request: Request, id: str, body: ForkBody | None = None) -> SessionCard:
         """Create a second session with the state of this one. The two are independent from then on."""
-        owner = owner_of(request.scope)
-        first = await complete(sessions.read(owner, id))
+        caller = caller_of(request.scope)
+        first = await complete(sessions.read(caller.owner, id))
         ttl = check_ttl(server, body.ttl) if body is not None and body.ttl is not None else first.ttl
-        steps = sessions.create(owner, first.model, first.version, first.digest, first.step, first.snapshot, ttl)
+        kind = (caller.owner, first.model, first.version, first.digest)
+        steps = sessions.create(*kind, first.step, first.snapshot, ttl, caller.max_sessions)
         return card(await complete(steps))
 
     @router.get("/sessions/{id}/state")
+    @needs("sessions")
     async def read_state(request: Request, id: str) -> StateAnswer:
         """The session's state as a token. Predict, a new session and others can start from it."""
         owner = owner_of(request.scope)
@@ -92,6 +103,7 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
         return StateAnswer(state=seal_token(server, served, owner, record.step, record.snapshot), step=record.step)
 
     @router.put("/sessions/{id}/state")
+    @needs("sessions")
     async def write_state(request: Request, id: str, body: StateBody) -> SessionCard:
         """Set a session to the state of a token, for example of an earlier step or of another session."""
         owner = owner_of(request.scope)

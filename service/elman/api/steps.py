@@ -25,6 +25,7 @@ from elman.engine.sequence import Inputs
 from elman.engine.work import Run, Steps, Work, script
 from elman.errors import TooLong
 from elman.http.endpoint import Request, Response
+from elman.http.roles import Need
 from elman.sessions.sessions import StepIntent, StepWrite
 
 
@@ -109,6 +110,8 @@ class Stepper:
 
 class SessionSteps:
     """The steps endpoint."""
+
+    needs: Need = "sessions"
 
     def __init__(self, server: Server, stepper: Stepper) -> None:
         self.server = server

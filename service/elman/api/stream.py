@@ -24,9 +24,10 @@ from elman.codec.answer import encode_json, encode_octets
 from elman.codec.octets import decode_octets, parse_query
 from elman.codec.requests import StepsRequest, StreamQuery
 from elman.engine.work import Steps
-from elman.errors import Draining, ElmanError, Internal, InvalidField, Overloaded, UnknownModel
-from elman.http.callers import owner_of
+from elman.errors import Draining, ElmanError, Internal, InvalidField, Overloaded, Unauthorized, UnknownModel
+from elman.http.callers import Caller, Callers, caller_of
 from elman.http.endpoint import GONE, REQUEST_ID, Driver
+from elman.http.roles import needs
 from elman.repository.network import Array
 from elman.sessions.store import Record
 
@@ -49,7 +50,8 @@ class _Stream:
     """One connection: its session, and the default options of its frames."""
 
     socket: WebSocket
-    owner: bytes
+    caller: Caller
+    driver: Driver
     served: ServedModel
     record: Record
     query: StreamQuery
@@ -67,9 +69,10 @@ _DEFAULTS = StreamQuery()
 class Streams:
     """The streams of one server."""
 
-    def __init__(self, server: Server, driver: Driver, metrics: Metrics, stepper: Stepper) -> None:
+    def __init__(self, server: Server, driver: Driver, callers: Callers, metrics: Metrics, stepper: Stepper) -> None:
         self.server = server
         self.driver = driver
+        self.callers = callers
         self.metrics = metrics
         self.stepper = stepper
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -170,7 +173,8 @@ class Streams:
 
     async def _open(self, socket: WebSocket, name: str, version: str | None) -> _Stream:
         """The session of a stream: an existing one, or a new one. Raises ElmanError."""
-        server, owner = self.server, owner_of(socket.scope)
+        server, caller = self.server, caller_of(socket.scope)
+        driver, owner = self.driver.within(caller.meter), caller.owner
         query = parse_query(socket.scope["query_string"], StreamQuery)
         served = server.served(name, version)
         check_sessions(served)
@@ -178,8 +182,9 @@ class Streams:
             model, start = served.model, replace(served.snapshots.first, statics=_statics(served, query.static))
             snapshot = served.snapshots.pack(start)
             ttl = check_ttl(server, query.ttl)
-            steps = server.sessions.create(owner, model.name, model.version, served.digest, 0, snapshot, ttl)
-            return _Stream(socket, owner, served, await self.driver.complete(steps), query)
+            kind, most = (owner, model.name, model.version, served.digest), caller.max_sessions
+            steps = server.sessions.create(*kind, 0, snapshot, ttl, most)
+            return _Stream(socket, caller, driver, served, await self.driver.complete(steps), query)
         if query.static is not None:
             raise InvalidField("the session has its static inputs already", where="static", expected="no static")
         record = await self.driver.complete(server.sessions.read(owner, query.session))
@@ -187,12 +192,16 @@ class Streams:
             raise UnknownModel(
                 f"the session belongs to model {record.model!r}, version {record.version}, not to this one"
             )
-        return _Stream(socket, owner, server.served_to(record), record, query)
+        return _Stream(socket, caller, driver, server.served_to(record), record, query)
 
     async def _answer(self, stream: _Stream, text: str | None, content: bytes | None) -> None:
         """Run one frame and send its answer. Raises ElmanError and SlowClient."""
+        if not self.callers.holds(stream.caller):
+            raise Unauthorized("the API key of this stream is no longer valid")
+        owner, request_id = stream.caller.owner, stream.socket.scope[REQUEST_ID]
+        stream.driver.engine.check_room(owner)
         steps = self._step(stream, text, content, time.monotonic())
-        answer = await self.driver.complete(steps, stream.owner, stream.socket.scope[REQUEST_ID])
+        answer = await stream.driver.complete(steps, owner, request_id)
         sending = stream.socket.send_bytes(answer) if text is None else stream.socket.send_text(answer.decode())
         await self._send(sending)
 
@@ -205,7 +214,8 @@ class Streams:
             inputs = decode_octets(content or b"", served.format, served.decoder.limits, held=True)
         deadline = math.inf if request.timeout is None else arrived + request.timeout
         octets = text is None
-        done = yield from stepper.step(stream.owner, stream.record.id, served, request, inputs, deadline, octets)
+        owner, id = stream.caller.owner, stream.record.id
+        done = yield from stepper.step(owner, id, served, request, inputs, deadline, octets)
         if octets:
             return encode_octets(done.rows.outputs, request.returns)[0]
         return (yield from stepper.encoded(served, request, done))
@@ -223,10 +233,12 @@ def stream_router(streams: Streams) -> APIRouter:
     router = APIRouter(tags=["sessions"])
 
     @router.websocket("/v1/models/{name}/stream")
+    @needs("sessions")
     async def stream(socket: WebSocket, name: str) -> None:
         await streams.serve(socket, name, None)
 
     @router.websocket("/v1/models/{name}/versions/{version}/stream")
+    @needs("sessions")
     async def stream_version(socket: WebSocket, name: str, version: str) -> None:
         await streams.serve(socket, name, version)
 
@@ -246,8 +258,9 @@ def _problem(error: ElmanError) -> str:
 
 
 def _ends(error: ElmanError) -> bool:
-    """True if a stream ends with an error: its session or the server is gone."""
-    return isinstance(error, Draining) or error.code in ("unknown_session", "unknown_model", "model_changed")
+    """True if a stream ends with an error: its session, its key or the server is gone."""
+    gone = ("unauthorized", "unknown_session", "unknown_model", "model_changed")
+    return isinstance(error, Draining) or error.code in gone
 
 
 def _code_of(error: ElmanError) -> int:

@@ -11,12 +11,15 @@ from elman.codec.timeseries import as_forecast, as_time_series, at_its_place
 from elman.engine.work import Steps, Work, script
 from elman.errors import ElmanError
 from elman.http.endpoint import Request, Response
+from elman.http.roles import Need, needs
 from elman.repository.feeding import driving_of, why_no_forecast
 from elman.repository.model import Model
 
 
 class TimeSeries:
     """The forecast endpoint of KServe's protocol: a forecast request of several series in other words."""
+
+    needs: Need = "infer"
 
     def __init__(self, forecast: Forecast) -> None:
         self.forecast = forecast
@@ -43,6 +46,7 @@ def timeseries_router(server: Server) -> APIRouter:
     router = APIRouter(prefix="/v1/timeseries", tags=["autoregressive"])
 
     @router.get("/models")
+    @needs("key")
     async def list_time_series_models() -> list[str]:
         """The names of the models that `/v1/timeseries/forecast` takes."""
         return [one.model.name for one in server.defaults() if _takes(one.model)]

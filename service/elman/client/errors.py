@@ -20,6 +20,7 @@ ElmanError
     │   └── Unable          409  the model cannot stream, generate or forecast
     ├── Busy                `retry_after` says when to try again
     │   ├── Quota           429  the caller has as many sessions as it may have
+    │   ├── RateLimited     429  the API key may not do so much in a second
     │   └── Unavailable     502 503  overloaded, stopping, model suspended, or no session store
     ├── DeadlineExceeded    504  the server stopped at the request's timeout (a TimeoutError too)
     └── ServerFailed        500  the model or the server failed on this input
@@ -209,6 +210,12 @@ class Quota(Busy):
     """The caller has as many sessions, or as much state, as it may have."""
 
     codes: ClassVar[tuple[str, ...]] = ("quota",)
+
+
+class RateLimited(Busy):
+    """The API key may not do so much in a second. The server did nothing."""
+
+    codes: ClassVar[tuple[str, ...]] = ("rate_limited",)
 
 
 class Unavailable(Busy):

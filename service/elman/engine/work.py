@@ -5,7 +5,6 @@ from collections.abc import Callable, Generator
 from math import inf
 from typing import Any, Protocol, TypeVar
 
-from elman.engine.engine import Engine
 from elman.engine.pending import PendingRequest
 from elman.engine.queue import ModelQueue
 from elman.engine.sequence import Sequence
@@ -14,10 +13,20 @@ from elman.errors import DeadlineExceeded, ElmanError, StoreUnavailable
 T = TypeVar("T")
 
 
+class Admission(Protocol):
+    """What requests need of the engine. `elman.engine.engine.Engine` implements it."""
+
+    def check_room(self, owner: bytes) -> None:
+        """Refuse a request of a caller before its body is decoded, if it would be refused afterwards."""
+
+    def begin(self, pending: PendingRequest) -> None:
+        """Queue the sequences of a request, or refuse them."""
+
+
 class Driver(Protocol):
     """Begins the work of requests and resumes them. `elman.http.endpoint.Driver` implements it."""
 
-    engine: Engine
+    engine: Admission
 
     def resume(self, work: "Work", error: Exception | None) -> None:
         """Continue the request after its work is done, or has failed with `error`."""

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from elman.errors import BodyTimeout, ElmanError, Internal
 from elman.http.bodies import Bodies, Body
-from elman.http.callers import owner_of
+from elman.http.callers import caller_of
 from elman.http.endpoint import (
     CODE,
     GONE,
@@ -134,6 +134,7 @@ class ASGIEndpoint:
 
     def __init__(self, endpoint: Endpoint, path: str, driver: Driver, bodies: Bodies) -> None:
         self.endpoint = endpoint
+        self.needs = endpoint.needs
         self.path = path
         self._driver = driver
         self._bodies = bodies
@@ -145,8 +146,9 @@ class ASGIEndpoint:
         exchange = ASGIExchange(receive, send, scope)
         try:
             body = await read_body(self._bodies, headers, receive, exchange.path)
-            request = Request(scope["path_params"], headers, scope["query_string"], body, owner_of(scope), arrived)
-            self._driver.start(self.endpoint, request, exchange)
+            caller = caller_of(scope)
+            request = Request(scope["path_params"], headers, scope["query_string"], body, caller.owner, arrived)
+            self._driver.within(caller.meter).start(self.endpoint, request, exchange)
             await exchange.wait()
         except ClientGone:
             pass

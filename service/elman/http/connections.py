@@ -26,6 +26,9 @@ class Connection(Protocol):
     def expire(self) -> None:
         """The deadline has passed, or a newer connection needs the place."""
 
+    def forget_heads(self) -> None:
+        """Look up the key of the next request anew, although its head is as before."""
+
 
 class Connections:
     """Counts connections, and closes those whose deadline has passed in a sweep each second."""
@@ -73,6 +76,11 @@ class Connections:
         self.all.discard(connection)
         self._extra.pop(connection, None)
 
+    def forget_heads(self) -> None:
+        """Keys have changed: no connection may take the caller of an earlier request for granted."""
+        for connection in self.all:
+            connection.forget_heads()
+
     def refusal(self) -> Overloaded:
         """Why a connection that was not admitted gets no answer."""
         return Overloaded("there are too many connections, in all or from this address", retry_after=1)
@@ -108,6 +116,9 @@ class Application(Protocol):
 
     def find(self, path: str, headers: Mapping[bytes, bytes]) -> Route | None:
         """The route of a POST; None if it is to be served as ASGI. Raises ElmanError."""
+
+    def is_admin(self, address: Any) -> bool:
+        """Whether an address of the server, host and port, is that of its admin port."""
 
 
 def served_by(app: Any) -> Application:

@@ -18,6 +18,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -26,10 +27,12 @@ from typing import Any, Protocol, TypeVar
 
 import orjson
 
-from elman.engine.engine import Engine
-from elman.engine.work import Steps, Work, script
+from elman.engine.work import Admission, Steps, Work, script
 from elman.errors import ElmanError, Internal
+from elman.http.callers import Caller
+from elman.http.limits import Meter, MeteredEngine
 from elman.http.logs import of_request
+from elman.http.roles import Need
 
 T = TypeVar("T")
 
@@ -192,16 +195,19 @@ class Send(Work):
 
 @dataclass(slots=True)
 class Route:
-    """The endpoint of a request, the parameters of its path, its caller, and its path with names of parameters."""
+    """The endpoint of a request, the parameters of its path, its path with their names, its caller, and its driver."""
 
     endpoint: "Endpoint"
     parameters: Mapping[str, str]
-    owner: bytes
     path: str
+    caller: Caller
+    driver: "Driver"
 
 
 class Endpoint(Protocol):
-    """Serves one route."""
+    """Serves one route. `needs` is what a caller needs for it."""
+
+    needs: Need
 
     def parse(self, request: Request) -> "Work | Response":
         """The work to run for a request, or the response if there is none. Raises ElmanError."""
@@ -230,10 +236,18 @@ class Counters(Protocol):
 class Driver:
     """Runs requests: parse, engine, deadline, cancellation, response, counters and errors."""
 
-    def __init__(self, engine: Engine, counters: Counters) -> None:
+    def __init__(self, engine: Admission, counters: Counters) -> None:
         self.engine = engine
         self.counters = counters
         self._id_prefix, self._id_numbers = secrets.token_hex(4).encode(), count(1)
+
+    def within(self, meter: Meter | None) -> "Driver":
+        """This driver for the requests of one caller. With a meter, the limits of its key hold."""
+        if meter is None:
+            return self
+        limited = copy(self)
+        limited.engine = MeteredEngine(self.engine, meter)
+        return limited
 
     def request_id(self, headers: Mapping[bytes, bytes]) -> bytes:
         """The caller's `X-Request-ID`, if it is at most 128 printable ASCII characters, else a new one."""

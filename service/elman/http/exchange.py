@@ -114,8 +114,8 @@ class HTTPExchange(Exchange):
         if head.error is not None or route is None:
             self.fail(driver, head.error or RuntimeError("a request without a route is served as ASGI"))
             return
-        request = Request(route.parameters, head.fields, head.query, self.body, route.owner, self.arrived)
-        driver.start(route.endpoint, request, self)
+        request = Request(route.parameters, head.fields, head.query, self.body, route.caller.owner, self.arrived)
+        route.driver.start(route.endpoint, request, self)
 
     def reply(self, response: Response) -> None:
         if self.streaming:

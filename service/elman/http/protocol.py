@@ -13,6 +13,7 @@ import contextlib
 import re
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httptools
@@ -22,7 +23,7 @@ from uvicorn.server import ServerState
 from elman.errors import ElmanError, HeadTooLarge, InvalidHTTP
 from elman.http.bodies import Body
 from elman.http.connections import served_by
-from elman.http.endpoint import MAX_JOINED_BYTES, Pieces
+from elman.http.endpoint import MAX_JOINED_BYTES, Pieces, Route
 from elman.http.exchange import ASGIExchange, Head, HTTPExchange, address_of
 from elman.http.sites import HEALTH
 from elman.http.websocket import WebSocketProtocol
@@ -69,6 +70,7 @@ class HTTPProtocol(asyncio.Protocol):
         self.access_log = config.access_log
         self.http = served_by(self.app)
         self._exchange = self.http.exchange
+        self._find: Callable[[str, Mapping[bytes, bytes]], Route | None] = self.http.find
         self._bodies = self.http.bodies
         self._connections = self.http.connections
         self._idle_seconds = config.timeout_keep_alive
@@ -98,6 +100,8 @@ class HTTPProtocol(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.client: tuple[str, int] | None = address_of(peer)
         self._admitted = self._connections.admit(transport, peer)
+        if self.http.is_admin(transport.get_extra_info("sockname")):
+            self._find = _as_asgi
         self.state.connections.add(self)  # type: ignore[arg-type]
         self._connections.add(self, extra=not self._admitted)
         if not self._admitted:
@@ -198,6 +202,10 @@ class HTTPProtocol(asyncio.Protocol):
         """The deadline has passed, or a newer connection needs the place."""
         self.transport.close()
 
+    def forget_heads(self) -> None:
+        """Look up the key of the next request anew, although its head is as before."""
+        self._repeated = None
+
     # The parser
 
     def on_message_begin(self) -> None:
@@ -249,7 +257,7 @@ class HTTPProtocol(asyncio.Protocol):
         head = self._last_head = self._head
         if self.parser.should_upgrade() and _is_websocket(head):
             return
-        head.find_route(self.http.find)
+        head.find_route(self._find)
         served = self._exchange if head.route is not None or head.error is not None else ASGIExchange
         # An idle connection keeps no head: the next request may come late or never.
         self._head, self.url, self.headers = _NO_HEAD, b"", _NO_HEAD.headers
@@ -359,6 +367,10 @@ def _refusal(error: httptools.HttpParserError) -> ElmanError:
     if isinstance(cause, ElmanError):
         return cause.with_traceback(None)  # which refers to the connection, and so to what it has received
     return InvalidHTTP("the request is not valid HTTP/1.1")
+
+
+def _as_asgi(path: str, headers: Mapping[bytes, bytes]) -> None:
+    """The route of a request at the admin port: the application serves it, and says what is served there."""
 
 
 def _is_websocket(head: Head) -> bool:

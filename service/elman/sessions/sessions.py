@@ -156,12 +156,23 @@ class Sessions:
             return 0
 
     def create(
-        self, owner: bytes, model: str, version: int, digest: bytes, step: int, snapshot: bytes, ttl: float | None
+        self,
+        owner: bytes,
+        model: str,
+        version: int,
+        digest: bytes,
+        step: int,
+        snapshot: bytes,
+        ttl: float | None,
+        max_sessions: int | None = None,
     ) -> Steps[Record]:
-        """A new session that stands at `step`. Raises Quota, StoreUnavailable."""
+        """A new session that stands at `step`. Raises Quota, also if its owner has `max_sessions`; StoreUnavailable."""
         now, ttl = time.time(), self.ttl if ttl is None else ttl
         record = Record(new_id(), owner, model, version, digest, now, now + ttl, ttl, 0, step, snapshot)
-        yield from self._write(lambda store: store.create(record, self._most))
+        most = self._most
+        if max_sessions is not None:
+            most = replace(most, num_sessions=min(max_sessions, most.num_sessions))
+        yield from self._write(lambda store: store.create(record, most))
         self._keep(record)
         return record
 
