@@ -290,6 +290,7 @@ def create_app(settings: Settings | None = None, keys: KeysFile | None = None) -
     app.callers, app.driver, app.bodies, app.connections = callers, driver, bodies, connections
     app.admin_port = settings.admin_port
     callers.on_change = connections.forget_heads
+    server.sessions.max_sessions_of = lambda owner: callers.max_sessions.get(owner)
     if tracing is not None:
         app.exchange, app.ended = tracing.exchange, tracing.served
     app.sites = Sites(settings.allowed_hosts, settings.cors_origins)

@@ -15,7 +15,7 @@ from elman.cli import app
 from tests.cli.command import elman, elman_process
 from tests.running import ROOT, STORE, environment
 
-COMMANDS = ("serve", "demo", "models", "check", "predict", "forecast", "generate", "bench", "export")
+COMMANDS = ("serve", "demo", "models", "check", "predict", "forecast", "generate", "bench", "export", "keys")
 
 
 def test_help_lists_every_command(tmp_path: Path) -> None:

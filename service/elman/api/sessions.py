@@ -12,7 +12,7 @@ from elman.api.segment import check_sessions, open_token, seal_token
 from elman.api.server import Server
 from elman.codec.pool import is_heavy
 from elman.errors import InvalidField, UnsupportedMediaType
-from elman.http.callers import caller_of, owner_of
+from elman.http.callers import owner_of
 from elman.http.endpoint import Driver
 from elman.http.roles import needs
 from elman.sessions.store import Record
@@ -36,8 +36,7 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
         return await create(request, name, version)
 
     async def create(request: Request, name: str, version: str | None) -> SessionCard:
-        served, caller = server.served(name, version), caller_of(request.scope)
-        owner = caller.owner
+        served, owner = server.served(name, version), owner_of(request.scope)
         check_sessions(served)
         if sends_octets(request.headers.get("content-type", "").encode("latin-1")):
             raise UnsupportedMediaType("the body is application/octet-stream", expected="application/json")
@@ -52,8 +51,7 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
         ttl = check_ttl(server, body.ttl)
         snapshot = served.snapshots.pack(start)
         model = served.model
-        most = caller.max_sessions
-        steps = sessions.create(owner, model.name, model.version, served.digest, step, snapshot, ttl, most)
+        steps = sessions.create(owner, model.name, model.version, served.digest, step, snapshot, ttl)
         return card(await complete(steps))
 
     @router.get("/sessions")
@@ -86,11 +84,10 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
     @needs("sessions")
     async def fork_session(request: Request, id: str, body: ForkBody | None = None) -> SessionCard:
         """Create a second session with the state of this one. The two are independent from then on."""
-        caller = caller_of(request.scope)
-        first = await complete(sessions.read(caller.owner, id))
+        owner = owner_of(request.scope)
+        first = await complete(sessions.read(owner, id))
         ttl = check_ttl(server, body.ttl) if body is not None and body.ttl is not None else first.ttl
-        kind = (caller.owner, first.model, first.version, first.digest)
-        steps = sessions.create(*kind, first.step, first.snapshot, ttl, caller.max_sessions)
+        steps = sessions.create(owner, first.model, first.version, first.digest, first.step, first.snapshot, ttl)
         return card(await complete(steps))
 
     @router.get("/sessions/{id}/state")

@@ -182,8 +182,7 @@ class Streams:
             model, start = served.model, replace(served.snapshots.first, statics=_statics(served, query.static))
             snapshot = served.snapshots.pack(start)
             ttl = check_ttl(server, query.ttl)
-            kind, most = (owner, model.name, model.version, served.digest), caller.max_sessions
-            steps = server.sessions.create(*kind, 0, snapshot, ttl, most)
+            steps = server.sessions.create(owner, model.name, model.version, served.digest, 0, snapshot, ttl)
             return _Stream(socket, caller, driver, served, await self.driver.complete(steps), query)
         if query.static is not None:
             raise InvalidField("the session has its static inputs already", where="static", expected="no static")

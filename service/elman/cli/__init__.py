@@ -14,6 +14,7 @@ from elman.cli.commands.demo import demo
 from elman.cli.commands.export import export
 from elman.cli.commands.forecast import forecast
 from elman.cli.commands.generate import generate
+from elman.cli.commands.keys import keys
 from elman.cli.commands.models import models
 from elman.cli.commands.predict import predict
 from elman.cli.commands.serve import serve
@@ -36,6 +37,7 @@ app.command(short_help="Forecast the series of a file.")(needs("server")(forecas
 app.command(short_help="Generate text from a prompt.")(needs("server")(generate))
 app.command(short_help="Measure a model on this machine.")(needs("server")(bench))
 app.command(short_help="Export a torch module to ONNX.")(needs("train")(export))
+app.add_typer(keys, name="keys", short_help="Make and revoke API keys.")
 
 
 def _print_version(wanted: bool) -> None:

@@ -34,7 +34,6 @@ class Caller:
         digest: of the key, 32 bytes.
         name: of the key; empty for one without a name.
         meter: counts requests and steps, if they have limits.
-        max_sessions: most sessions; None for the limit of all.
     """
 
     owner: bytes
@@ -42,7 +41,6 @@ class Caller:
     digest: bytes = b""
     name: str = ""
     meter: Meter | None = None
-    max_sessions: int | None = None
 
 
 _EVERYBODY = Caller(ANYONE, frozenset({"key", *ROLES}))
@@ -68,6 +66,8 @@ class Callers:
         self.open = not plain and file is None
         """True if no key is needed."""
         self.meters: dict[str, Meter] = {}
+        self.max_sessions: dict[bytes, int] = {}
+        """Most sessions of the owners that have a limit of their own."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when keys have changed."""
         # Callers by the digest of their key, and by the header of their last requests. Only valid keys are remembered,
@@ -127,6 +127,7 @@ class Callers:
         now = time.time()
         entries = () if self.file is None else [one for one in self.file.entries if one.expires_at > now]
         self.meters = {one.name: self._meter(one) for one in entries if one.rates != Rates()}
+        self.max_sessions = {one.owner_bytes: one.max_sessions for one in entries if one.max_sessions is not None}
         callers = [*self._plain, *(one for entry in entries for one in self._named_callers(entry))]
         self._by_digest = {one.digest: one for one in callers}
         self._known = {}
@@ -138,11 +139,8 @@ class Callers:
         return meter if meter is not None and meter.rates == entry.rates else Meter(entry.rates)
 
     def _named_callers(self, entry: KeyEntry) -> Iterable[Caller]:
-        may = frozenset[Need]({"key", *entry.roles})
-        meter = self.meters.get(entry.name)
-        return [
-            Caller(entry.owner_bytes, may, digest, entry.name, meter, entry.max_sessions) for digest in entry.digests
-        ]
+        may, meter = frozenset[Need]({"key", *entry.roles}), self.meters.get(entry.name)
+        return [Caller(entry.owner_bytes, may, digest, entry.name, meter) for digest in entry.digests]
 
 
 def _plain_caller(key: str, roles: Iterable[Need]) -> Caller:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import httptools
 
 from elman.errors import ElmanError, InvalidHTTP
+from elman.http.callers import caller_of
 from elman.http.endpoint import GONE, REQUEST_ID, Driver, Exchange, Pieces, Request, Response, Route
 from elman.http.logs import of_request
 from elman.http.short import cache_short
@@ -204,6 +205,11 @@ class HTTPExchange(Exchange):
         self.complete = True
         self.protocol.finished(self.keep_alive)
 
+    def _key(self) -> dict[str, str]:
+        """The name of the caller's key, for the log."""
+        route = self.head.route
+        return {} if route is None or not route.caller.name else {"key": route.caller.name}
+
     def _log(self, status: int) -> None:
         if self.protocol.access_log:
             # The format has five fields. The id stands beside the client, where other servers log the user.
@@ -211,14 +217,15 @@ class HTTPExchange(Exchange):
             # The id of a session may stand in the query too.
             target = without_session(self.head.url.decode("latin-1").partition("?")[0])
             method, version, seconds = self.head.method.decode(), self.head.version, time.monotonic() - self.arrived
-            extra = of_request(self.request_id, method=method, path=target, status=status, seconds=round(seconds, 6))
+            fields = {"method": method, "path": target, "status": status, "seconds": round(seconds, 6), **self._key()}
+            extra = of_request(self.request_id, **fields)
             _ACCESS.info('%s - "%s %s HTTP/%s" %d', client, method, target, version, status, extra=extra)
 
 
 class ASGIExchange(HTTPExchange):
     """One request of a connection that the ASGI application answers."""
 
-    __slots__ = ("_gone", "_read", "_response_start", "task")
+    __slots__ = ("_gone", "_read", "_response_start", "_scope", "task")
 
     def __init__(self, protocol: "HTTPProtocol", head: Head, body: bytes, arrived: float) -> None:
         super().__init__(protocol, head, body, arrived)
@@ -226,6 +233,7 @@ class ASGIExchange(HTTPExchange):
         self._gone = asyncio.Event()
         self._read = False
         self._response_start: dict[str, Any] | None = None
+        self._scope: dict[str, Any] = {}
 
     def start(self) -> None:
         self.task = asyncio.ensure_future(self._serve())
@@ -236,13 +244,17 @@ class ASGIExchange(HTTPExchange):
         super().disconnect()
         self._gone.set()
 
+    def _key(self) -> dict[str, str]:
+        name = caller_of(self._scope).name
+        return {"key": name} if name else {}
+
     def _count(self, response: Response) -> None:
         """The application counts the requests that it is given."""
 
     async def _serve(self) -> None:
         protocol, head = self.protocol, self.head
         transport = protocol.transport
-        scope = {
+        self._scope = scope = {
             "type": "http",
             "asgi": {"version": protocol.config.asgi_version, "spec_version": "2.3"},
             "http_version": head.version,

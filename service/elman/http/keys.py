@@ -23,6 +23,9 @@ from elman.http.roles import Role
 
 _LOG = logging.getLogger("elman")
 
+MOST_HASHES = 16
+"""Most keys of one name."""
+
 _MAX_BYTES = 4 * 2**20
 _HASH = "sha256:"
 
@@ -55,7 +58,7 @@ class KeyEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """
 
     name: Name
-    hashes: Annotated[tuple[_Hash, ...], Meta(min_length=1, max_length=16)]
+    hashes: Annotated[tuple[_Hash, ...], Meta(min_length=1, max_length=MOST_HASHES)]
     roles: Annotated[tuple[Role, ...], Meta(min_length=1)]
     expires: _Time | None = None
     requests_per_second: Rate | None = None

@@ -107,6 +107,8 @@ class Sessions:
         self.ttl = ttl
         self._open_store = open_store
         self._most = most
+        self.max_sessions_of: Callable[[bytes], int | None] = lambda owner: None
+        """Most sessions of one caller, if it has a limit of its own. Called in any thread."""
         self._shared = shared
         self._cached: OrderedDict[str, Record] = OrderedDict()
         self._cached_nbytes = 0
@@ -164,17 +166,18 @@ class Sessions:
         step: int,
         snapshot: bytes,
         ttl: float | None,
-        max_sessions: int | None = None,
     ) -> Steps[Record]:
-        """A new session that stands at `step`. Raises Quota, also if its owner has `max_sessions`; StoreUnavailable."""
+        """A new session that stands at `step`. Raises Quota, StoreUnavailable."""
         now, ttl = time.time(), self.ttl if ttl is None else ttl
         record = Record(new_id(), owner, model, version, digest, now, now + ttl, ttl, 0, step, snapshot)
-        most = self._most
-        if max_sessions is not None:
-            most = replace(most, num_sessions=min(max_sessions, most.num_sessions))
-        yield from self._write(lambda store: store.create(record, most))
+        yield from self._write(lambda store: store.create(record, self._most_of(owner)))
         self._keep(record)
         return record
+
+    def _most_of(self, owner: bytes) -> Usage:
+        """What a caller may hold."""
+        own = self.max_sessions_of(owner)
+        return self._most if own is None else replace(self._most, num_sessions=min(own, self._most.num_sessions))
 
     def read(self, owner: bytes, id: str) -> Steps[Record]:
         """A session, from the store. Raises StoreUnavailable, and UnknownSession, also for another caller's session."""
@@ -279,7 +282,7 @@ class Sessions:
             if before is None:
                 # Another process may remember an earlier session of this id, whose revisions must not come again.
                 new = replace(new, revision=secrets.randbits(48))
-                made = yield from self._write(lambda store, new=new: store.create(new, self._most))  # type: ignore[misc]
+                made = yield from self._write(lambda store, new=new: store.create(new, self._most_of(new.owner)))  # type: ignore[misc]
             else:
                 new = replace(new, revision=before.revision + 1)
                 made = yield from self._write(lambda store, new=new: store.replace(new, new.revision - 1))  # type: ignore[misc]

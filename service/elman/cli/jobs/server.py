@@ -50,7 +50,7 @@ def _settings_for(host: str, settings: Settings) -> Settings:
     """The settings of a server that listens on `host`. Exits if others could call it and nobody said that they may."""
     if is_loopback(host):
         return settings.model_copy(update={"allowed_hosts": settings.allowed_hosts or ("localhost",)})
-    if not settings.api_keys and not settings.allow_anyone:
+    if not settings.has_keys and not settings.allow_anyone:
         raise refuse(
             f"whoever reaches {host or 'this machine'} could use, load and unload every model: give ELMAN_API_KEYS, or "
             "--allow-anyone (ELMAN_ALLOW_ANYONE=true) if that is wanted, or leave --host out to listen on 127.0.0.1"
