@@ -87,7 +87,8 @@ PLACES = {
         ("POST", "/v2/repository/index"),
     ],
     "infer": [("POST", f"/v1/models/{MODEL}/{verb}") for verb in ("predict", "generate", "forecast", "influence")]
-    + [("POST", f"/v1/models/{MODEL}/versions/1/predict"), ("POST", "/v1/timeseries/forecast")],
+    + [("POST", f"/v1/models/{MODEL}/versions/1/predict"), ("POST", "/v1/timeseries/forecast")]
+    + [("POST", f"/v2/models/{MODEL}/infer")],
     "sessions": [
         ("POST", f"/v1/models/{MODEL}/sessions"),
         ("GET", "/v1/sessions"),
@@ -118,7 +119,8 @@ def test_a_key_may_do_what_its_roles_say_and_nothing_else(keyed: Keyed, who: str
             if need in MAY[who] | {"key"}:
                 assert answer.status_code not in (401, 403), (path, answer.text)
                 continue
-            assert answer.status_code == 403 and answer.headers["content-type"] == "application/problem+json", path
+            kind = "application/json" if path.startswith("/v2/") else "application/problem+json"
+            assert answer.status_code == 403 and answer.headers["content-type"] == kind, path
             problem = answer.json()
             assert (problem["code"], problem["expected"]) == ("forbidden", f"a key with the role {need}")
             assert f"the role {need}; yours has {', '.join(sorted(MAY[who]))}" in problem["detail"]

@@ -20,6 +20,7 @@ from elman.codec.pool import LARGE, MANY
 from elman.engine.work import Wait, Work, aside_if, script
 from elman.errors import InvalidField, NotFiniteOutput
 from elman.http.endpoint import JSON, OCTETS, Pieces, Request, Response
+from elman.http.roles import Need
 from elman.repository.network import Array
 
 HEADER_LENGTH = b"inference-header-content-length"
@@ -29,6 +30,8 @@ _MANY_BYTES = 64 * 1024
 
 class InferHTTP:
     """The endpoint."""
+
+    needs: Need = "infer"
 
     def __init__(self, server: Server, infer: Infer, max_body: int) -> None:
         self.server = server
