@@ -27,7 +27,6 @@ from elman.api.openapi import document, problem_responses
 from elman.api.ops import ops_router
 from elman.api.playground import playground_router
 from elman.api.predict import Predict
-from elman.api.repository import repository_router
 from elman.api.server import Server
 from elman.api.sessions import sessions_router
 from elman.api.steps import SessionSteps, Stepper
@@ -35,6 +34,8 @@ from elman.api.stream import Streams, stream_router
 from elman.api.timeseries import TimeSeries, timeseries_router
 from elman.api.v2.http import InferHTTP
 from elman.api.v2.infer import Infer
+from elman.api.v2.repository import repository_router
+from elman.api.v2.routes import not_offered, open_router
 from elman.codec.faults import echoed, unknown_field
 from elman.engine.queue import Stats
 from elman.errors import (
@@ -327,6 +328,7 @@ def create_app(settings: Settings | None = None, keys: KeysFile | None = None) -
         models_router(server),
         sessions_router(server, driver),
         stream_router(streams),
+        open_router(server, metrics),
         repository_router(server),
         ops_router(server, metrics, streams),
         playground_router(),
@@ -396,7 +398,9 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
             return answer(request, MethodNotAllowed(f"this path does not allow {request.method}", allow=allow))
         if error.status_code == 400:
             return answer(request, InvalidJSON("the body cannot be read as JSON"))
-        return answer(request, UnknownRoute(f"there is no route {echoed(request.url.path)}", expected="see /docs"))
+        path = request.url.path
+        why = not_offered(path) or f"there is no route {echoed(path)}"
+        return answer(request, UnknownRoute(why, expected="see /docs"))
 
     @app.exception_handler(Exception)
     async def on_defect(request: HTTPRequest, error: Exception) -> Response:

@@ -48,9 +48,6 @@ _OCTETS = "application/octet-stream"
 _EVENTS = "text/event-stream"
 _PROBLEM = "application/problem+json"
 
-_OPEN = "open inference protocol"
-"""The tag of its routes."""
-
 _BINARY = {"type": "string", "format": "binary", "contentMediaType": _OCTETS}
 _STRING = {"type": "string"}
 _VERSION = {"type": "integer", "minimum": 1}
@@ -214,7 +211,7 @@ _OPERATIONS = (
     _Operation(
         "/v2/models/{name}/infer",
         "infer",
-        _OPEN,
+        "open inference protocol",
         _INFER,
         InferBody,
         InferAnswer,

@@ -248,6 +248,52 @@ class InferAnswer(BaseModel):
     outputs: list[OutputTensor]
 
 
+class OpenServer(BaseModel):
+    """The server, in the Open Inference Protocol."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class Live(BaseModel):
+    live: bool
+    error: str | None = None
+
+
+class Ready(BaseModel):
+    ready: bool
+    error: str | None = None
+
+
+class ModelReady(Ready):
+    name: str
+
+
+class TensorMetadata(BaseModel):
+    """A tensor. -1 is an extent that may differ from request to request."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """A model, in the Open Inference Protocol."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata] = Field(description="The inputs that every request has, the primary one first")
+    outputs: list[TensorMetadata] = Field(description="The outputs of a request that names none, the primary one first")
+
+
+class ModelStatistics(BaseModel):
+    """Counts and durations of models in nanoseconds, in the Open Inference Protocol."""
+
+    model_stats: list[dict[str, Any]]
+
+
 class Problem(BaseModel):
     """An error: what is wrong, and where (RFC 9457)."""
 

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from elman.errors import Forbidden, UnsupportedMediaType
 from elman.http.short import cache_short
 
-HEALTH = frozenset({"/livez", "/readyz"})
+HEALTH = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
 """Paths of health checks. They are answered under any name, since a probe uses the address of the machine."""
 
 _SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})

@@ -1,12 +1,13 @@
 """`/v2/repository`: the model repository extension of the Open Inference Protocol."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict
 
 from elman.api.server import ServedModel, Server
-from elman.errors import InvalidModel, ModelRefused
+from elman.codec.faults import echoed
+from elman.errors import InvalidField, InvalidModel, ModelRefused
 from elman.http.roles import needs
 
 
@@ -16,6 +17,14 @@ class IndexQuery(BaseModel):
     model_config = ConfigDict(strict=True)
 
     ready: bool = False
+
+
+class RepositoryCall(BaseModel):
+    """Parameters of a load or an unload."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    parameters: dict[str, Any] | None = None
 
 
 class IndexEntry(BaseModel):
@@ -60,8 +69,14 @@ def repository_router(server: Server) -> APIRouter:
 
     @router.post("/models/{name}/load", response_class=Response)
     @needs("admin")
-    async def load(name: str) -> Response:
+    async def load(name: str, call: RepositoryCall | None = None) -> Response:
         """Load a model from the repository, or load it again. If that fails, the model served before stays."""
+        if call is not None and call.parameters:
+            raise InvalidField(
+                "a model is loaded as it lies in the repository",
+                where=f"parameters.{echoed(next(iter(call.parameters)))}",
+                expected="no parameters",
+            )
         try:
             await server.load(name)
         except ModelRefused as refused:
@@ -70,7 +85,7 @@ def repository_router(server: Server) -> APIRouter:
 
     @router.post("/models/{name}/unload", response_class=Response)
     @needs("admin")
-    async def unload(name: str) -> Response:
+    async def unload(name: str, call: RepositoryCall | None = None) -> Response:
         """Stop serving a model. Requests that are queued for it are still answered."""
         await server.unload(name)
         return Response(status_code=200)

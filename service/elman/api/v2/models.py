@@ -1,0 +1,119 @@
+"""What the protocol says of a model: metadata, configuration and statistics, for every transport."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from prometheus_client.core import Metric
+
+from elman import __version__
+from elman.api.server import ServedModel, Server
+from elman.repository.triton import config_of
+
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "parameters",
+    "schedule_policy",
+    "sequence",
+    "statistics",
+)
+_PLATFORM = "onnxruntime_onnx"
+_MEANINGS = {
+    "steps": "one row for each step",
+    "final": "the output after the last step",
+    "state": "the state after the last step",
+    "lengths": "the number of output rows of each sequence",
+}
+Stats = dict[tuple[str, str], dict[str, float]]
+"""Sums of the server's own metrics, by model and version, then by the name of the sample."""
+
+
+def server_metadata() -> dict[str, Any]:
+    """Name, version and extensions of the server."""
+    return {"name": "elman", "version": __version__, "extensions": list(EXTENSIONS)}
+
+
+def metadata(server: Server, served: ServedModel) -> dict[str, Any]:
+    """A model's versions, and the inputs and outputs that every request has."""
+    ports = served.ports
+    outputs = [(one.name, one.datatype, one.shape) for one in ports.listed]
+    return {
+        "name": served.model.name,
+        "versions": [str(version) for version in server.versions(served.model.name)],
+        "platform": _PLATFORM,
+        "inputs": [_described(*one) for one in ports.inputs],
+        "outputs": [_described(*one) for one in outputs],
+    }
+
+
+def _described(name: str, datatype: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": list(shape)}
+
+
+def configuration(served: ServedModel) -> Any:
+    """The message `ModelConfig`. Its parameters describe the tensors that the metadata does not list."""
+    ports, network = served.ports, served.model.network
+    rows = 0 if ports.time_first else min(served.decoder.limits.max_sequences, 2**31 - 1)
+    config = config_of(served.model.name, network, None, rows)
+    described = {"input.lengths": "INT32 or INT64 [batch]: the number of steps of each row, without padding"}
+    for one in ports.outputs.values():
+        if one not in ports.listed:
+            described[f"output.{one.name}"] = f"{one.datatype} {list(one.shape)}: {_MEANINGS[one.kind]}"
+        if one.kind == "state" and one.name in ports.states:
+            described[f"input.{one.name}"] = f"{one.datatype} {list(one.shape)}: the state before the first step"
+    for key, text in described.items():
+        config.parameters.add(key=key).value.string_value = text
+    return config
+
+
+def sums_of(families: Iterable[Metric]) -> Stats:
+    """The metrics of each model, added over all workers."""
+    sums: Stats = defaultdict(lambda: defaultdict(float))
+    for family in families:
+        for sample in family.samples:
+            labels = sample.labels
+            if "model" in labels and "version" in labels and "le" not in labels:
+                sums[labels["model"], labels["version"]][sample.name] += sample.value
+    return sums
+
+
+def statistics(served: ServedModel, sums: Stats) -> dict[str, Any]:
+    """The statistics of one model, since it was loaded.
+
+    Durations are of requests. The queue and the computing are measured for each sequence, and a request counts with the
+    mean of all. `compute_infer` has all computing; the time of reading tensors and making answers is not measured.
+    """
+    name, version = served.model.name, str(served.model.version)
+    found = sums.get((name, version), {})
+    requests = int(found.get("elman_request_seconds_count", 0))
+
+    def mean(metric: str) -> dict[str, int]:
+        count = found.get(f"{metric}_count", 0)
+        return _duration(requests, requests * found[f"{metric}_sum"] / count if count else 0.0)
+
+    failed = int(found.get("elman_failed_sequences_total", 0))
+    return {
+        "name": name,
+        "version": version,
+        "inference_count": max(0, int(found.get("elman_sequences_total", 0)) - failed),
+        "execution_count": int(found.get("elman_runs_total", 0)),
+        "inference_stats": {
+            "success": _duration(requests, found.get("elman_request_seconds_sum", 0.0)),
+            "fail": _duration(failed, 0.0),
+            "queue": mean("elman_queue_seconds"),
+            "compute_input": _duration(requests, 0.0),
+            "compute_infer": mean("elman_compute_seconds"),
+            "compute_output": _duration(requests, 0.0),
+            "cache_hit": _duration(0, 0.0),
+            "cache_miss": _duration(0, 0.0),
+        },
+        "batch_stats": [],
+    }
+
+
+def _duration(count: int, seconds: float) -> dict[str, int]:
+    return {"count": count, "ns": round(1e9 * seconds)}
