@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import autoregressive, pages, paths, quantised, report, sessions
+from benchmarks import autoregressive, pages, paths, protocols, quantised, report, sessions
 from benchmarks.contenders import PEERS
 from benchmarks.measure import QUICK, Settings, run
 from benchmarks.models import SHAPES
@@ -49,6 +49,7 @@ STUDIES = {
         _in_readme("autoregressive"),
     ),
     "paths": Study(paths.Settings(), paths.QUICK, paths.run, pages.paths, _in_readme("paths")),
+    "protocols": Study(protocols.Settings(), protocols.QUICK, protocols.run, pages.protocols, _in_readme("protocols")),
     "int8": Study(quantised.Settings(), quantised.QUICK, quantised.run, pages.int8, _int8_page),
 }
 
@@ -61,7 +62,7 @@ def parse() -> argparse.Namespace:
         choices=("run", "profile", "report", *STUDIES),
         default="run",
         help="run: measure all. profile: where the time of a request goes. report: tables and pictures of earlier "
-        "results. sessions, autoregressive, paths, int8: separate studies, which write their part of the page.",
+        "results. The others are separate studies, which write their part of the page.",
     )
     parser.add_argument("--quick", action="store_true", help="a run of a few minutes, with fewer and shorter rounds")
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES), help="models to measure")

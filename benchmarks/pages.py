@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.autoregressive import STEPS, steps_of
+from benchmarks.protocols import MODEL, OCTETS
 from benchmarks.quantised import BATCHES, CONNECTIONS
 from benchmarks.report import number, table
 from benchmarks.session_footprint import AT_ONCE, GROUP
@@ -250,6 +251,22 @@ def paths(results: dict[str, Any]) -> str:
     title = (
         f"{settings['samples']:,} sampled paths of {settings['horizon']} steps, by one request and by a loop of one "
         "batch in ONNX Runtime on the same core, in turns:"
+    )
+    return f"{about(results)}\n\n{title}\n\n{table(head, rows)}"
+
+
+def protocols(results: dict[str, Any]) -> str:
+    """The cost of a request in each form, as Markdown."""
+    head, rows = ["sequence", "form", "CPU µs a request", "over octets", "requests/s"], []
+    for length, cells in results["lengths"].items():
+        for form, rounds in cells.items():
+            spent, base = ([one["cpu_us"] for one in cells[name]] for name in (form, OCTETS))
+            ratios = [a / b for a, b in zip(spent, base, strict=True)]
+            rate_of = statistics.median(one["rate"] for one in rounds)
+            rows.append([f"{length} x {MODEL.features}", form, _spread(spent), _spread(ratios), number(rate_of)])
+    title = (
+        f"One sequence a request, and its last output, in each form on one server of an {MODEL.title}, at "
+        f"{results['settings']['connections']} connections, in turns:"
     )
     return f"{about(results)}\n\n{title}\n\n{table(head, rows)}"
 

@@ -36,7 +36,7 @@ class InputBody(Struct, forbid_unknown_fields=True):
     """A tensor of a request: its numbers in `data`, or `binary_data_size` bytes of them after the JSON."""
 
     name: str
-    shape: list[int]
+    shape: tuple[int, ...]
     datatype: str
     parameters: Parameters | None = None
     data: _Data | UnsetType = UNSET
@@ -63,42 +63,56 @@ class InferBody(Struct, forbid_unknown_fields=True):
 _BODY = msgspec.json.Decoder(InferBody)
 
 
-def decode_infer(content: bytes, binary: bytes | memoryview) -> tuple[InferBody, list[Array]]:
-    """A request, and the array of each of its inputs.
+def read_head(content: bytes) -> InferBody:
+    """The JSON of a request.
 
-    Args:
-        content: the JSON.
-        binary: what follows it: the binary tensors, in the order of the inputs.
-
-    Raises RequestError with the `where` of the first error.
+    Raises RequestError with the `where` of the first error, also if a datatype or a shape is none.
     """
     body: InferBody = decode_body(_BODY, content)
-    binary = memoryview(binary)
-    arrays, at = [], 0
     for index, one in enumerate(body.inputs):
         where = f"inputs[{index}]"
         check_datatype(one.datatype, f"{where}.datatype")
-        shape = _shape(one, where)
-        size = (one.parameters or {}).get("binary_data_size")
+        _check_shape(one.shape, f"{where}.shape")
         _refuse_shared(one.parameters, where)
+    return body
+
+
+def decode_infer(content: bytes, binary: bytes) -> tuple[InferBody, list[Array]]:
+    """A request, and the array of each of its inputs, as `read_head` and `read_arrays`."""
+    body = read_head(content)
+    return body, read_arrays(body, memoryview(binary))
+
+
+def read_arrays(body: InferBody, binary: memoryview) -> list[Array]:
+    """The array of each input.
+
+    Args:
+        binary: what follows the JSON: the binary tensors, in the order of the inputs.
+
+    Raises RequestError with the `where` of the first error.
+    """
+    arrays, at = [], 0
+    for index, one in enumerate(body.inputs):
+        size = None if one.parameters is None else one.parameters.get("binary_data_size")
         if size is None:
-            arrays.append(_from_json(one, shape, where))
+            arrays.append(_from_json(one, f"inputs[{index}]"))
             continue
         if one.data is not UNSET:
+            where = f"inputs[{index}]"
             raise InvalidField("the input has data and binary_data_size", where=where, expected="one of both")
-        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(binary) - at:
+        if type(size) is not int or not 0 <= size <= len(binary) - at:
             raise InvalidField(
                 f"binary_data_size is {str(size)[:20]}, and {len(binary) - at} bytes are left after the JSON",
-                where=f"{where}.parameters.binary_data_size",
+                where=f"inputs[{index}].parameters.binary_data_size",
                 expected="the bytes of the tensor, and the header Inference-Header-Content-Length before them",
             )
-        arrays.append(from_raw(binary[at : at + size], one.datatype, shape, where))
+        arrays.append(from_raw(binary[at : at + size], one.datatype, one.shape, f"inputs[{index}]"))
         at += size
     if at != len(binary):
         raise InvalidField(
             f"{len(binary) - at} bytes after the JSON belong to no input", where="inputs", expected="binary_data_size"
         )
-    return body, arrays
+    return arrays
 
 
 def _refuse_shared(parameters: Parameters | None, where: str) -> None:
@@ -108,20 +122,16 @@ def _refuse_shared(parameters: Parameters | None, where: str) -> None:
         )
 
 
-def _shape(one: InputBody, where: str) -> tuple[int, ...]:
-    shape = tuple(one.shape)
+def _check_shape(shape: tuple[int, ...], where: str) -> None:
     if len(shape) > _MAX_AXES or any(extent < 0 or extent > 2**40 for extent in shape):
         raise InvalidField(
-            "the shape is not that of a tensor",
-            where=f"{where}.shape",
-            expected=f"at most {_MAX_AXES} extents of 0 or more",
+            "the shape is not that of a tensor", where=where, expected=f"at most {_MAX_AXES} extents of 0 or more"
         )
-    return shape
 
 
-def _from_json(one: InputBody, shape: tuple[int, ...], where: str) -> Array:
+def _from_json(one: InputBody, where: str) -> Array:
     """A tensor whose numbers are in the JSON, in one list or in nested ones. Raises InvalidField."""
-    place = f"{where}.data"
+    place, shape = f"{where}.data", one.shape
     if one.data is UNSET:
         raise InvalidField("the input has neither data nor binary_data_size", where=where, expected=["data"])
     if one.datatype == BF16:

@@ -15,17 +15,20 @@ from elman.codec.compression import ENCODINGS, packed, unpacked
 from elman.codec.datatypes import raw
 from elman.codec.faults import echoed
 from elman.codec.finite import all_finite
-from elman.codec.infer_json import InferBody, OutputBody, decode_infer
+from elman.codec.infer_json import InferBody, OutputBody, decode_infer, read_arrays, read_head
 from elman.codec.pool import LARGE, MANY
-from elman.engine.work import Wait, Work, aside_if, script
+from elman.engine.work import Wait, Work, aside_if, script, wait
 from elman.errors import InvalidField, NotFiniteOutput
 from elman.http.endpoint import JSON, OCTETS, Pieces, Request, Response
 from elman.http.roles import Need
+from elman.http.short import cache_short
 from elman.repository.network import Array
 
 HEADER_LENGTH = b"inference-header-content-length"
 # Packing or unpacking more bytes takes milliseconds and is done in a thread.
 _MANY_BYTES = 64 * 1024
+# Requests with binary tensors often repeat their JSON.
+_read_head = cache_short(read_head)
 
 
 class InferHTTP:
@@ -43,7 +46,9 @@ class InferHTTP:
         encoding = request.headers.get(b"content-encoding", b"identity").strip().lower()
         if encoding in ENCODINGS or len(request.body) > LARGE:
             return script(self._slowly(request, encoding))  # type: ignore[no-any-return]
-        return self.infer.begin(*self._call(request, *self._decoded(request, request.body)))
+        content, binary = _split(request, request.body)
+        body = _read_head(content)
+        return self.infer.begin(*self._call(request, body, read_arrays(body, binary)))
 
     def _slowly(self, request: Request, encoding: bytes) -> Generator[Work, None, Any]:
         """Read a body that is compressed or large: in a thread, and large JSON in the codec pool."""
@@ -52,12 +57,12 @@ class InferHTTP:
             body = yield from aside_if(len(body) > _MANY_BYTES, unpacked, body, encoding, self.max_body)
         content, binary = _split(request, body)
         heavy = len(content) > LARGE
-        given = binary.tobytes() if heavy else binary
-        decoded = yield from self.server.pool.offload(heavy, decode_infer, content, given)
+        if heavy:
+            decoded = yield from wait(self.server.pool.call(decode_infer, content, binary.tobytes()))
+        else:
+            head = read_head(content)
+            decoded = head, read_arrays(head, binary)
         return (yield from self.infer.steps(*self._call(request, *decoded)))
-
-    def _decoded(self, request: Request, body: bytes) -> tuple[InferBody, list[Array]]:
-        return decode_infer(*_split(request, body))
 
     def _call(self, request: Request, body: InferBody, arrays: list[Array]) -> tuple[InferRequest, Encode]:
         """The request to infer, and how its response is sent. Raises InvalidField."""
@@ -80,7 +85,7 @@ class InferHTTP:
             request.owner,
             request.arrived,
             inputs,
-            [RequestedOutput(one.name, _classes(one, index)) for index, one in enumerate(outputs)],
+            tuple([RequestedOutput(one.name, _classes(one, index)) for index, one in enumerate(outputs)]),
             body.id or "",
             given,
             MAX_NUMBERS if (all(binary) if outputs else all_binary) else MAX_JSON_NUMBERS,

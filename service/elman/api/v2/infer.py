@@ -3,18 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from elman.api.server import ServedModel, Server
 from elman.api.v2.messages import InferRequest, InferResponse, Tensor
-from elman.api.v2.ports import Port
+from elman.api.v2.ports import Port, Wanted
 from elman.api.v2.reading import Given, read_tensors
 from elman.api.v2.sequences import Sequences, part_of
 from elman.codec.answer import OutputRows, rows_from
 from elman.codec.classes import classified
-from elman.codec.faults import echoed
 from elman.engine.sequence import Inputs, Sequence
 from elman.engine.work import Run, Steps, Work, script
 from elman.errors import InvalidField, TooLong
@@ -34,7 +33,7 @@ class Call:
 
     Attributes:
         given: its sequences.
-        wanted: the outputs to return, each with its number of classes, or 0.
+        wanted: the outputs to return.
         deadline: on the clock of `time.monotonic`.
         priority: as in `Sequence`.
     """
@@ -42,7 +41,7 @@ class Call:
     served: ServedModel
     request: InferRequest
     given: Given
-    wanted: list[tuple[Port, int]]
+    wanted: Wanted
     deadline: float
     priority: int
 
@@ -51,25 +50,10 @@ class Call:
         """The sequences, one for each row."""
         return self.given.inputs
 
-    @property
-    def returns(self) -> Literal["final", "steps"]:
-        """`steps` if an output of every step is wanted."""
-        return "steps" if any(port.kind in ("steps", "lengths") for port, _ in self.wanted) else "final"
-
-    @property
-    def heads(self) -> list[str]:
-        """The names of the heads that are wanted."""
-        return [port.name for port, _ in self.wanted if port.head is not None]
-
-    @property
-    def keep_state(self) -> bool:
-        """Whether a state is wanted."""
-        return any(port.kind == "state" for port, _ in self.wanted)
-
     def sequences(self) -> list[Sequence]:
         """The sequences for the engine."""
-        returns, heads, keep_state = self.returns, bool(self.heads), self.keep_state
-        deadline, priority, states = self.deadline, self.priority, self.given.states
+        wanted, states, deadline, priority = self.wanted, self.given.states, self.deadline, self.priority
+        returns, heads, keep_state = wanted.returns, bool(wanted.heads), wanted.state
         return [
             Sequence(
                 data, returns, None if states is None else states[row], keep_state,
@@ -96,9 +80,9 @@ class Inference(Run):
     def respond(self) -> Any:
         self.check()
         call = self.call
-        network, heads = call.served.model.network, call.heads
+        network, heads = call.served.model.network, call.wanted.heads
         rows = [rows_from(one, network, heads) for one in self.sequences]
-        states = [one.final_state or b"" for one in self.sequences] if call.keep_state else []
+        states = [one.final_state or b"" for one in self.sequences] if call.wanted.state else []
         return self.encode(self.infer.answer(call, rows, states))
 
 
@@ -135,7 +119,8 @@ class Infer:
         """
         served = served or self.server.served(request.model, request.version)
         given = read_tensors(served, request.inputs, in_sequence, begins)
-        call = Call(served, request, given, _wanted(served, request), _deadline(request), _priority(request))
+        wanted = served.ports.wanted(request.outputs)
+        call = Call(served, request, given, wanted, _deadline(request), _priority(request))
         _check_size(call)
         return call
 
@@ -143,13 +128,13 @@ class Infer:
         """The response, from what each sequence gave.
 
         Args:
-            rows: with the heads of `call.heads`. With `final` one row each.
-            states: the packed state after each sequence, if `call.keep_state`.
+            rows: with the heads of `call.wanted.heads`. With `final` one row each.
+            states: the packed state after each sequence, if `call.wanted.state`.
         """
         served = call.served
         values = served.queue.runner.packing.unpack(states) if states else []
         outputs = []
-        for port, classes in call.wanted:
+        for port, classes in call.wanted.ports:
             if port.state is not None:
                 array = values[served.model.network.states.index(port.state)]
             else:
@@ -185,23 +170,6 @@ def _padded(blocks: list[Array], time: int) -> Array:
     return padded
 
 
-def _wanted(served: ServedModel, request: InferRequest) -> list[tuple[Port, int]]:
-    """The requested outputs. Raises InvalidField."""
-    if not request.outputs:
-        return [(port, 0) for port in served.ports.listed]
-    wanted = []
-    for index, one in enumerate(request.outputs):
-        port = served.ports.outputs.get(one.name)
-        if port is None:
-            raise InvalidField(
-                f"the model has no output {echoed(one.name)!r}",
-                where=f"outputs[{index}].name",
-                expected=list(served.ports.outputs),
-            )
-        wanted.append((port, one.classification))
-    return wanted
-
-
 def _deadline(request: InferRequest) -> float:
     timeout = _whole_number(request, "timeout")
     return request.arrived + timeout * _MICROSECOND if timeout else inf
@@ -225,7 +193,7 @@ def _check_size(call: Call) -> None:
     """Raise TooLong if the response would have too many numbers."""
     given, most = call.given, call.request.most_numbers
     numbers = 0
-    for port, _ in call.wanted:
+    for port, _ in call.wanted.ports:
         size = 1
         for extent in port.shape:
             size *= max(extent, 1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from elman.codec.datatypes import datatype_of
 from elman.repository.network import Array
@@ -34,8 +34,7 @@ class Tensor:
         return cls(name, datatype_of(array.dtype), array)
 
 
-@dataclass(slots=True)
-class RequestedOutput:
+class RequestedOutput(NamedTuple):
     """An output that is to be returned.
 
     Attributes:
@@ -66,7 +65,7 @@ class InferRequest:
     owner: bytes
     arrived: float
     inputs: list[Tensor]
-    outputs: list[RequestedOutput] = field(default_factory=list)
+    outputs: tuple[RequestedOutput, ...] = ()
     id: str = ""
     parameters: Parameters = field(default_factory=dict)
     most_numbers: int = 100_000_000

@@ -5,18 +5,25 @@ Batch and time are the first two axes: `[batch, time, features]`, token ids `[ba
 `[batch, ...]`. State is as the graph has it, often `[layers, batch, size]`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
 
+from elman.api.v2.messages import RequestedOutput
 from elman.codec.datatypes import datatype_of
+from elman.codec.faults import echoed
 from elman.codec.input_format import InputFormat
+from elman.errors import InvalidField
 from elman.repository.model import Model
 from elman.repository.network import InputTensor, OutputTensor, StateTensor
 
 LENGTHS, FINAL, STATE = "lengths", "final", "state."
+
+# Requests for the same outputs are known again. So many different ones are kept.
+_MAX_KNOWN = 64
 
 Shape = tuple[int, ...]
 """Extents of a tensor; -1 where it differs from request to request."""
@@ -40,16 +47,40 @@ class Port:
     state: StateTensor | None = None
 
 
+class Wanted:
+    """The outputs that a request is to return.
+
+    Attributes:
+        ports: each with its number of classes, or 0 for its numbers.
+        returns: `steps` if an output of every step is among them, as in `Sequence`.
+        heads: the names of the heads among them.
+        state: whether a state is among them.
+    """
+
+    def __init__(self, ports: Sequence[tuple[Port, int]]) -> None:
+        kinds = {port.kind for port, _ in ports}
+        self.ports = ports
+        self.returns: Literal["final", "steps"] = "steps" if kinds & {"steps", "lengths"} else "final"
+        self.heads = [port.name for port, _ in ports if port.head is not None]
+        self.state = "state" in kinds
+
+
 class Ports:
     """The inputs and outputs of one model."""
 
     def __init__(self, model: Model, format: InputFormat) -> None:
         self.model = model
         self.format = format
+        self.wanted = lru_cache(_MAX_KNOWN)(self._wanted)
         network = model.network
         self.time_first = network.layout == "time_first"
         # A graph that gives the output of the last step only, run whole.
         self.last_only = network.outputs == "last" and not model.proof.chunked
+        # Whether its sequences are nothing but rows of numbers, batch first, that are read as they are.
+        self.plain = not (
+            format.tokens or format.frames or format.prepares or format.further or format.statics
+            or network.window is not None or network.layout != "batch_first"
+        )  # fmt: skip
         self.takes_state = bool(network.states) and model.proof.streaming and not (format.frames or format.remembers)
 
     @cached_property
@@ -85,6 +116,19 @@ class Ports:
         for one in (*self.listed, *further):
             found.setdefault(one.name, one)
         return found
+
+    def _wanted(self, requested: tuple[RequestedOutput, ...]) -> Wanted:
+        """The requested outputs; all that are listed if none is requested. Raises InvalidField."""
+        if not requested:
+            return Wanted([(port, 0) for port in self.listed])
+        for index, one in enumerate(requested):
+            if one.name not in self.outputs:
+                raise InvalidField(
+                    f"the model has no output {echoed(one.name)!r}",
+                    where=f"outputs[{index}].name",
+                    expected=list(self.outputs),
+                )
+        return Wanted([(self.outputs[one.name], one.classification) for one in requested])
 
     @cached_property
     def states(self) -> dict[str, int]:

@@ -208,8 +208,8 @@ class _SequenceSteps:
         """The outputs and the states of each row. Writes the states after them, if there is a `write`."""
         call, served = self.call, self.call.served
         segments = self._segments(snapshot)
-        wanted = {"deadline": call.deadline, "priority": call.priority, "heads": bool(call.heads)}
-        parts = [one.sequences(returns=call.returns, **wanted) for one in segments]
+        wanted = {"deadline": call.deadline, "priority": call.priority, "heads": bool(call.wanted.heads)}
+        parts = [one.sequences(returns=call.wanted.returns, **wanted) for one in segments]
         sequences = [sequence for part in parts for sequence in part]
         most = self.server.limits.max_sequences
         if len(sequences) > most:
@@ -233,12 +233,12 @@ class _SequenceSteps:
             write.snapshot = b"".join(map(served.snapshots.pack, ends))
             yield from self.server.sessions.save(write)
         rows = [self._rows(part) for part in parts]
-        states = [part[-1].final_state or b"" for part in parts] if call.keep_state else []
+        states = [part[-1].final_state or b"" for part in parts] if call.wanted.state else []
         return rows, states
 
     def _rows(self, sequences: list[Sequence]) -> OutputRows:
         """The outputs of one row of the request. There are none while its first window is not complete."""
-        network, heads = self.call.served.model.network, self.call.heads
+        network, heads = self.call.served.model.network, self.call.wanted.heads
         outputs, named = joined_rows(sequences, network, heads)
         if heads and named is None:
             named = {one.name: np.zeros((0, one.size), np.float32) for one in network.heads if one.name in heads}
