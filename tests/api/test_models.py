@@ -14,7 +14,7 @@ SHIPPED = [*CELLS, BIDIRECTIONAL, *NAMES]
 CARD = {
     "name", "version", "versions", "task", "cell", "layers", "hidden_size", "direction", "streaming", "input",
     "output", "inputs", "outputs", "window", "state", "batching", "generation", "forecast", "examples", "digest",
-    "suspended",
+    "suspended", "notes",
 }  # fmt: skip
 
 

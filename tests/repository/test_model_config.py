@@ -1,7 +1,7 @@
 """The text form of Triton's model configuration: what is read, what is named, and what is refused with its line."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elman.errors import ModelRefused
@@ -75,7 +75,6 @@ def test_a_text_that_is_none_is_refused_with_its_line(text, reason):
     assert len(refusal.value.reason) < 400
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_a_damaged_text_is_read_or_refused_and_nothing_else(data):
     """Pieces of a sound text are taken out, doubled, or replaced by what else a text may hold."""

@@ -108,6 +108,7 @@ def card(server: Server, served: ServedModel) -> ModelCard:
         forecast=_forecast(model),
         suspended=None if (suspension := served.queue.suspension()) is None else suspension.detail,
         examples=len(server.examples(served)),
+        notes=[] if model.triton is None else list(model.triton.notes),
         digest=model.digest,
     )
 

@@ -152,6 +152,7 @@ class ModelCard(BaseModel):
     forecast: ForecastCard | None = Field(default=None, description="How it forecasts; null if it cannot")
     suspended: str | None = Field(default=None, description="Why it answers nothing at present; null if it does")
     examples: int = Field(default=0, description="Number of held-out sequences in its folder")
+    notes: list[str] = Field(default=[], description="What its config.pbtxt says and the server does not follow")
     digest: str
 
 

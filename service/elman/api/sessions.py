@@ -9,7 +9,7 @@ from elman.api.openapi import json_body
 from elman.api.predict import sends_octets
 from elman.api.schemas import ForkBody, SessionCard, SessionList, StateAnswer, StateBody
 from elman.api.segment import check_sessions, open_token, seal_token
-from elman.api.server import Server
+from elman.api.server import ServedModel, Server
 from elman.codec.pool import is_heavy
 from elman.errors import InvalidField, UnsupportedMediaType
 from elman.http.callers import owner_of
@@ -48,7 +48,7 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
         if body.state is not None:
             step, start = open_token(server, served, owner, body.state, "state")
         start = replace(start, statics=statics or start.statics)
-        ttl = check_ttl(server, body.ttl)
+        ttl = own_ttl(server, served) if body.ttl is None else check_ttl(server, body.ttl)
         snapshot = served.snapshots.pack(start)
         model = served.model
         steps = sessions.create(owner, model.name, model.version, served.digest, step, snapshot, ttl)
@@ -86,7 +86,7 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
         """Create a second session with the state of this one. The two are independent from then on."""
         owner = owner_of(request.scope)
         first = await complete(sessions.read(owner, id))
-        ttl = check_ttl(server, body.ttl) if body is not None and body.ttl is not None else first.ttl
+        ttl = first.ttl if body is None or body.ttl is None else check_ttl(server, body.ttl)
         steps = sessions.create(owner, first.model, first.version, first.digest, first.step, first.snapshot, ttl)
         return card(await complete(steps))
 
@@ -124,9 +124,19 @@ def card(record: Record) -> SessionCard:
     )
 
 
-def check_ttl(server: Server, ttl: float | None) -> float | None:
+def own_ttl(server: Server, served: ServedModel) -> float | None:
+    """How long a session of a model rests if its caller does not say, by its `config.pbtxt`; None if that does not say.
+
+    It is no longer than `max_session_ttl`.
+    """
+    triton = served.model.triton
+    idle = None if triton is None else triton.idle_seconds
+    return idle and min(idle, server.settings.max_session_ttl)
+
+
+def check_ttl(server: Server, ttl: float) -> float:
     """Returns `ttl`. Raises InvalidField if it is not above 0 and at most `max_session_ttl`."""
     limit = server.settings.max_session_ttl
-    if ttl is not None and not 0 < ttl <= limit:
+    if not 0 < ttl <= limit:
         raise InvalidField(f"ttl is {ttl:g}", where="ttl", expected=f"seconds, more than 0 and at most {limit:g}")
     return ttl

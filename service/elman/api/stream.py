@@ -18,7 +18,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from elman.api.metrics import Metrics
 from elman.api.segment import check_sessions
 from elman.api.server import ServedModel, Server
-from elman.api.sessions import check_ttl
+from elman.api.sessions import check_ttl, own_ttl
 from elman.api.steps import Stepper
 from elman.codec.answer import encode_json, encode_octets
 from elman.codec.octets import decode_octets, parse_query
@@ -181,7 +181,7 @@ class Streams:
         if query.session is None:
             model, start = served.model, replace(served.snapshots.first, statics=_statics(served, query.static))
             snapshot = served.snapshots.pack(start)
-            ttl = check_ttl(server, query.ttl)
+            ttl = own_ttl(server, served) if query.ttl is None else check_ttl(server, query.ttl)
             steps = server.sessions.create(owner, model.name, model.version, served.digest, 0, snapshot, ttl)
             return _Stream(socket, caller, driver, served, await self.driver.complete(steps), query)
         if query.static is not None:

@@ -29,7 +29,7 @@ class Runner:
         self.network = model.network
         self._executor = Executor(model.network, model.proof.min_rows)
         self.packing = Packing(model.network)
-        self._takes_more = bool(model.network.further or model.network.statics)
+        self._takes_more = bool(model.network.others)
         self._axes = [state.batch_axis for state in model.network.states]
         self._states = self._executor.initial_states(1)
         self._num_slots = 1
@@ -130,7 +130,7 @@ class Runner:
         return [np.repeat(value, block.rows, axis=axis) for axis, value in zip(self._axes, values, strict=True)]
 
     def _others(self, sequences: list[Sequence], counts: list[int]) -> list[Array]:
-        """Further inputs, `(batch, chunk, ...)` each and padded with zeros, and statics, `(batch, ...)` each."""
+        """As `Network.others`: `(batch, chunk, ...)`, padded with zeros, or `(batch, ...)` each."""
         others = []
         try:
             for at, one in enumerate(self.network.further):
@@ -146,6 +146,9 @@ class Runner:
             IndexError,
         ) as error:  # a value that is missing or has another shape: the rows are then run one by one
             raise RuntimeFailure(str(error), None) from None
+        if self.network.end is not None:
+            ends = [s.ends_after(steps) for s, steps in zip(sequences, counts, strict=True)]
+            others.append(self.network.end_values(np.array(ends)))
         return others
 
     def _gather(self, sequences: list[Sequence], counts: list[int]) -> Array:

@@ -77,6 +77,7 @@ class Sequence:
         trace: packed states so far.
         error: why there is no answer.
         cancelled: True if nobody waits for it any more; it is dropped before its next run.
+        ends: True if nothing follows its last step although its state is kept.
     """
 
     inputs: Array
@@ -112,6 +113,7 @@ class Sequence:
     statics: tuple[Array, ...] = ()
     heads: bool = False
     head_outputs: list[list[Array]] = field(default_factory=list)
+    ends: bool = False
 
     def __post_init__(self) -> None:
         self.remaining = len(self.inputs)
@@ -120,6 +122,10 @@ class Sequence:
     def length(self) -> int:
         """Steps of `inputs`."""
         return len(self.inputs)
+
+    def ends_after(self, steps: int) -> bool:
+        """Whether the whole sequence, of which this may be a part, ends with the next `steps`."""
+        return steps == self.remaining and (self.ends or not self.keep_state)
 
     def go_on(self, inputs: Array) -> None:
         """Continue with `inputs`, from the state after the last ones."""

@@ -126,5 +126,6 @@ def _inputs(network: Network, rows: int, chunk: int) -> tuple[Array, Array, Arra
     shape = (rows, chunk) if network.features is None else (rows, chunk, network.features)
     data = np.zeros(shape, network.input_dtype)
     others = [np.zeros((rows, chunk, *(extent or 1 for extent in one.shape)), one.dtype) for one in network.further]
-    others += [np.zeros((rows, *(extent or 1 for extent in one.shape)), one.dtype) for one in network.statics]
+    per_row = network.others[len(network.further) :]
+    others += [np.zeros((rows, *(extent or 1 for extent in one.shape)), one.dtype) for one in per_row]
     return data, np.full(rows, chunk, np.int32), np.zeros((0, 2), np.int64), others

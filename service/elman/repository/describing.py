@@ -1,6 +1,7 @@
 """The inputs and outputs of a graph as its author made them, with the role of each."""
 
 from elman.errors import ModelRefused
+from elman.repository.controls import ADDED
 from elman.repository.graph import Graph
 from elman.repository.graph_io import GraphInput, Roles
 from elman.repository.graph_rewrite import GraphRewrite, axes_of
@@ -90,7 +91,7 @@ def describe_outputs(
                 name in rewrite.own_clocks,
             )
         )
-    for name in roles.states_out:
+    for name in (name for name in roles.states_out if not name.startswith(ADDED)):
         found.append(OutputTensor(name, "state", _row(rewrite, name), author.dtype(name), "it holds the state"))
     for name in roles.unused:
         why = roles.found.get(name, "it depends on no input, or model.json leaves it out")

@@ -40,7 +40,7 @@ def why_no_generation(model: Model) -> str | None:
     """Why a model cannot write on; None where it can: its output scores the token that comes next."""
     if not model.tokens:
         return "it reads numbers, not tokens"
-    if model.network.further:
+    if model.network.further or model.network.end is not None:
         return _no_further(model)
     if not model.proof.streaming:
         return _no_state(model)
@@ -57,7 +57,7 @@ def why_no_forecast(model: Model) -> str | None:
     """Why a model cannot be fed its own output; None where it can: its output is the next step's values."""
     if model.tokens or model.frames:
         return f"it reads {model.spec.input.kind}, not series of values"
-    if model.network.further:
+    if model.network.further or model.network.end is not None:
         return _no_further(model)
     if model.spec.task != "forecasting":
         return f"its task is {model.spec.task}, not forecasting: its outputs are not the next step's values"
@@ -151,6 +151,8 @@ def feeds_on(model: Model) -> bool:
 
 
 def _no_further(model: Model) -> str:
+    if model.network.end is not None:
+        return "its graph is told the end of a sequence, which nothing knows ahead"
     names = ", ".join(repr(one.name) for one in model.network.further)
     return f"it reads {names} at every step beside the data, which nothing gives ahead"
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from elman.repository.controls import ADDED
 from elman.repository.graph import QUANTISED, RECURRENT, all_nodes, attribute
 from elman.repository.graph_rewrite import GraphRewrite
 from elman.repository.scan_states import timed_scans
@@ -34,8 +35,10 @@ def find_cell(rewrite: GraphRewrite) -> tuple[str, int, int]:
     quantised = [node for node in all_nodes(rewrite.graph.proto) if node.op_type in QUANTISED]
     nodes = nodes or quantised
     if not nodes:
-        sizes = [state.row_shape[-1] for state in rewrite.states if state.row_shape]
-        return "custom", len(timed_scans(rewrite)) or max(len(rewrite.roles.states), 1), next(iter(sizes), 0)
+        controls = {state.input for state in rewrite.roles.states if state.output.startswith(ADDED)}
+        sizes = [state.row_shape[-1] for state in rewrite.states if state.row_shape and state.input not in controls]
+        layers = len(timed_scans(rewrite)) or max(len(rewrite.roles.states) - len(controls), 1)
+        return "custom", layers, next(iter(sizes), 0)
     names = {"DynamicQuantizeLSTM": "lstm"}
     kinds = list(dict.fromkeys(names.get(node.op_type, node.op_type.lower()) for node in nodes))
     return "+".join(kinds), len(nodes), int(attribute(nodes[-1], "hidden_size", 0))

@@ -28,13 +28,14 @@ from elman.repository.graph_axes import (
 from elman.repository.graph_loops import scan
 from elman.repository.graph_trace import Rule, Tracer, axis_index
 from elman.repository.recurrent_rules import quantised_recurrent, recurrent
+from elman.repository.resets import kept_through
 
 _END = 2**31 - 1  # a Slice up to here goes to the end
 
 
 def _elementwise(tracer: Tracer, node: NodeProto) -> list[Traced]:
     axes, combines = _broadcast(tracer, [name for name in node.input if name])
-    result = tracer.combined(node, node.input, axes, combines)
+    result = replace(tracer.combined(node, node.input, axes, combines), carried=kept_through(tracer, node))
     return [result] + [result] * (len(node.output) - 1)
 
 

@@ -11,9 +11,11 @@ from pydantic import ValidationError
 
 from elman.errors import ModelRefused
 from elman.repository.calibration import Calibration, calibrate
+from elman.repository.config_reader import ConfigReader
 from elman.repository.executor import Executor
 from elman.repository.external import embed_external_data
-from elman.repository.network import Array, Network
+from elman.repository.model_config import CONFIG_FILE
+from elman.repository.network import Array, InputTensor, Network
 from elman.repository.proof import Proof, prove
 from elman.repository.rewriting import Rewriting, Sample, rewrite_graph
 from elman.repository.runtime import GraphSession, RuntimeFailure
@@ -26,6 +28,7 @@ from elman.repository.spec import (
     embedded_spec,
     parse_spec,
 )
+from elman.repository.triton import TritonConfig, config_file, files_of, read_config
 
 # Rewritten and original may round differently where the runtime fuses other nodes; past this they disagree.
 _SAME = 1e-4
@@ -46,6 +49,8 @@ class Model:
     proof: Proof
     calibration: Calibration
     digest: str
+    triton: TritonConfig | None = None
+    """What its `config.pbtxt` says, if it has one."""
 
     @property
     def tokens(self) -> bool:
@@ -108,7 +113,12 @@ def _load(path: Path, name: str, version: int) -> Model:
     if beside.is_file():
         # What is said beside the file is part of the model: a state belongs to both.
         digest.update(b"model.json\0" + beside.read_bytes())
-    given = _given_spec(path, proto)
+    given, triton = _given_spec(path, proto), None
+    if (at := config_file(path)) is not None:
+        text = read_config(at)
+        given, triton = ConfigReader(at, text, proto, given).read(name)
+        for file in (at, *files_of(at, text.message)):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
     try:
         network, proof, session = _first_that_holds(proto, given)
     except ModelRefused as refused:
@@ -121,7 +131,16 @@ def _load(path: Path, name: str, version: int) -> Model:
         proof = replace(proof, exact=False, reason="; ".join(filter(None, [rounded, proof.reason])))
     spec = _resolve(given, network)
     calibration = calibrate(network, proof.min_rows, session)
-    return Model(name, version, spec, network, proof, calibration, f"sha256:{digest.hexdigest()}")
+    if triton is not None:
+        network = replace(network, inputs=tuple(_with_source(one, triton) for one in network.inputs))
+    return Model(name, version, spec, network, proof, calibration, f"sha256:{digest.hexdigest()}", triton)
+
+
+def _with_source(tensor: InputTensor, triton: TritonConfig) -> InputTensor:
+    """An input with `config.pbtxt` for the source of its role, if that is what said it."""
+    if tensor.name not in triton.names:
+        return tensor
+    return replace(tensor, found=tensor.found.replace("model.json", CONFIG_FILE, 1))
 
 
 def _read(path: Path) -> bytes:

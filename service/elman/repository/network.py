@@ -15,6 +15,7 @@ Array = np.ndarray[Any, Any]
 # Names that the rewriting adds; the prefix keeps them apart from the author's.
 LENGTHS = "elman.lengths"
 SELECT = "elman.select"
+END = "elman.end"
 
 Layout = Literal["batch_first", "time_first", "step"]
 
@@ -126,6 +127,7 @@ class Network:
         mixes_time: the first node that combines steps, other than the recurrent ones.
         mixes_rows: the first node that combines the rows of a batch.
         open_ended: whether the values of the data may decide how long a run takes, by a `Loop`.
+        end: the input, of yes or no, that says which rows end their sequence; None if the graph does not ask.
     """
 
     model: bytes
@@ -150,6 +152,7 @@ class Network:
     mixes_time: str | None = None
     mixes_rows: str | None = None
     open_ended: bool = False
+    end: InputTensor | None = None
 
     @cached_property
     def output_names(self) -> tuple[str, ...]:
@@ -187,6 +190,11 @@ class Network:
         return tuple(one for one in self.inputs if one.role == "static")
 
     @cached_property
+    def others(self) -> tuple[InputTensor, ...]:
+        """The inputs beside the data that each run is given, in the order in which `feeds` takes them."""
+        return (*self.further, *self.statics, *(() if self.end is None else (self.end,)))
+
+    @cached_property
     def masks(self) -> tuple[InputTensor, ...]:
         """The inputs that say which steps are real."""
         return tuple(one for one in self.inputs if one.role == "mask")
@@ -221,8 +229,8 @@ class Network:
             lengths: int32 `(batch,)`, each at least 1.
             states: one array for each of `self.states`, with the batch on its axis.
             select: int64 `(selected, 2)` pairs of row and step; None where outputs are not `selected`.
-            others: one for each of `self.further`, `(batch, time, ...)` and padded, then one for each of
-                `self.statics`, `(batch, ...)`.
+            others: one for each of `self.others`: of `self.further` `(batch, time, ...)` and padded, of `self.statics`
+                and of the end `(batch, ...)`.
         """
         feeds = {self.input: self._arrange(data)}
         if self.takes_lengths:
@@ -231,7 +239,7 @@ class Network:
             feeds[SELECT] = select
         for state, value in zip(self.states, states, strict=True):
             feeds[state.input] = value
-        for one, value in zip((*self.further, *self.statics), others, strict=True):
+        for one, value in zip(self.others, others, strict=True):
             value = value[:, 0] if self.layout == "step" and one.role == "sequence" else value
             feeds[one.name] = np.moveaxis(value, 0, one.batch_axis) if one.batch_axis else value
         for mask in self.masks:
@@ -239,6 +247,11 @@ class Network:
             value = (real if mask.valid else ~real).astype(mask.dtype)
             feeds[mask.name] = value.T.copy() if mask.batch_axis else value
         return feeds
+
+    def end_values(self, ends: Array) -> Array:
+        """Which rows end, bool `(batch,)`, in the shape of the input that says so."""
+        assert self.end is not None, "asked for"
+        return ends.reshape(-1, *(1 for _ in self.end.shape))
 
     def rows(self, answer: OutputTensor, output: Array, select: Array) -> Array:
         """The steps `select` of one of a run's outputs, as `(selected, size)`."""

@@ -8,6 +8,7 @@ import onnx
 
 from elman.errors import ModelRefused
 from elman.repository.arranging import add_axis, arrange_input
+from elman.repository.controls import stays
 from elman.repository.experiments import find_clocks, find_polarity
 from elman.repository.graph import Graph
 from elman.repository.graph_axes import BATCH, TIME, Factor, Kind, Traced, plain_axis
@@ -18,7 +19,7 @@ from elman.repository.graph_trace import Tracer
 from elman.repository.loop_body import NoScan
 from elman.repository.loops import write_as_scan
 from elman.repository.naming import names_batch, names_time
-from elman.repository.network import LENGTHS, SELECT, Array
+from elman.repository.network import END, LENGTHS, SELECT, Array
 from elman.repository.origin import how_to_free
 from elman.repository.output_roles import find_output_roles
 from elman.repository.pairing import port
@@ -266,7 +267,7 @@ def _seeds(rewrite: GraphRewrite, batch: tuple[int, ...], time: tuple[int, ...])
             (known[at],) if at in known and known[at].extents == extents else plain_axis(extents)
             for at, extents in enumerate(zip(*shapes, strict=True))
         )
-        edge = name in carried or name == roles.lengths
+        edge = (name in carried and not stays(rewrite.graph, name)) or name in (roles.lengths, END)
         moved = {name} if name in carried else {"lengths"} if name == roles.lengths else set()
         seeds[name] = Traced(of, reads=True, edge=edge, carried=frozenset(moved))
     return seeds

@@ -244,6 +244,9 @@ def _run(executor: Executor, rows: list[_Row], chunk: int) -> list[_Answer]:
         ]
         data, *others = (_pad(list(one), max(counts)) for one in zip(*pieces, strict=True))
         others += [np.stack(one) for one in zip(*(rows[i].statics for i in live), strict=True)]
+        if network.end is not None:
+            ends = np.array([cursor + count == len(rows[i]) for i, count in zip(live, counts, strict=True)])
+            others.append(network.end_values(ends))
         pairs = _steps(counts, last=network.outputs == "last")
         found, states = executor.run(data, lengths, states, np.array(pairs, np.int64), others, heads=True)
         for at, out in enumerate(found):

@@ -1,14 +1,20 @@
 """The model repository: `<root>/<name>/<version>/model.onnx`, found, loaded and looked up."""
 
+import logging
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from elman.errors import ModelRefused, UnknownModel
 from elman.repository.loading import Loader
 from elman.repository.model import Model
+from elman.repository.model_config import CONFIG_FILE
+from elman.repository.triton import INITIAL_FOLDER, chosen_versions, config_file, plain_name, read_config
+
+_LOG = logging.getLogger("elman")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -54,13 +60,26 @@ def _entries(folder: Path) -> list[Entry]:
             remedy="Use letters, digits, dots, dashes and underscores, at most 128.",
         )
     versions = [version for version in _folders(folder) if re.fullmatch(r"[1-9][0-9]{0,8}", version.name)]
-    found = [Entry(folder.name, int(v.name), v / "model.onnx") for v in versions if (v / "model.onnx").exists()]
+    config = _config(folder)
+    name = (config and config.default_model_filename) or "model.onnx"
+    there = [int(version.name) for version in versions if (version / name).exists()]
+    if config is not None:
+        there = chosen_versions(config, there)
+    found = [Entry(folder.name, version, folder / str(version) / name) for version in there]
     if not found:
         raise ModelRefused(
-            f"the folder {folder.name!r} holds no <version>/model.onnx",
-            remedy=f"Put the file at {folder.name}/1/model.onnx.",
+            f"the folder {folder.name!r} holds no <version>/{name}", remedy=f"Put the file at {folder.name}/1/{name}."
         )
     return sorted(found, key=lambda entry: entry.version)
+
+
+def _config(folder: Path) -> Any:
+    """What the `config.pbtxt` of a model says; None if there is none, or none that can be read: its load says why."""
+    try:
+        config = read_config(folder / CONFIG_FILE).message if (folder / CONFIG_FILE).is_file() else None
+        return config if config is None or plain_name(config.default_model_filename or "model.onnx") else None
+    except ModelRefused:
+        return None
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -156,6 +175,7 @@ class Repository:
                 began = time.monotonic()
                 after[entry.version] = self._loader.load(entry.path, name, entry.version)
                 self.load_seconds[key] = time.monotonic() - began
+                _tell(after[entry.version])
             except ModelRefused as reason:
                 refusals.append(Refusal(name, entry.version, reason))
         if after:
@@ -173,14 +193,27 @@ class Repository:
             yield from versions.values()
 
 
+def _tell(model: Model) -> None:
+    """Log what its `config.pbtxt` says that has no meaning here, or that `model.json` says otherwise."""
+    if model.triton is not None and model.triton.notes:
+        _LOG.warning("model %s, version %d: %s", model.name, model.version, "; ".join(model.triton.notes))
+
+
 Signature = tuple[tuple[str, int, int], ...]
 
 
 def _signature(path: Path) -> Signature:
-    """Name, size and time of change of every file in a version's folder: what tells a changed model."""
+    """Name, size and time of change of every file in a version's folder: what tells a changed model.
+
+    So are those of the files beside its `config.pbtxt`.
+    """
     try:
-        return tuple(
-            (file.name, file.lstat().st_size, file.lstat().st_mtime_ns) for file in sorted(path.parent.iterdir())
-        )
+        files = sorted(path.parent.iterdir())
+        if (config := config_file(path)) is not None:
+            folders = [config.parent, config.parent / INITIAL_FOLDER]
+            files += sorted(
+                file for folder in folders if folder.is_dir() for file in folder.iterdir() if file.is_file()
+            )
+        return tuple((file.name, file.lstat().st_size, file.lstat().st_mtime_ns) for file in files)
     except OSError:  # files come and go while they are copied; the next look sees them whole
         return ()

@@ -10,6 +10,7 @@ import onnx
 from onnx.inliner import inline_local_functions
 
 from elman.errors import ModelRefused
+from elman.repository.controls import bind_controls, name_controls
 from elman.repository.describing import describe_inputs, describe_outputs
 from elman.repository.graph import RECURRENT, Graph, all_nodes, attribute
 from elman.repository.graph_analysis import find_cell, find_features, find_marks
@@ -17,7 +18,7 @@ from elman.repository.graph_io import find_roles
 from elman.repository.graph_loops import scan_inputs
 from elman.repository.graph_rewrite import GraphRewrite, axes_of, recurrent_inside
 from elman.repository.graph_trace import node_label
-from elman.repository.network import LENGTHS, Array, Network
+from elman.repository.network import END, LENGTHS, Array, Network
 from elman.repository.pairing import directions, port
 from elman.repository.precision import make_single
 from elman.repository.probing import find_axes, free_dims
@@ -58,7 +59,8 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
 
     Raises ModelRefused, naming the node and the remedy, where it cannot be.
     """
-    prepared = _prepare(model, spec)
+    given = spec
+    prepared, spec = _prepare(model, spec)
     learned = _take_initialisers(prepared, spec)
     roles = find_roles(prepared, spec)
     rewrite = find_axes(prepared, spec, roles)
@@ -66,6 +68,7 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
     _check_recurrent(prepared, rewrite)
     sample = _sample(rewrite)
     inputs = describe_inputs(prepared, rewrite)
+    end = next((one for one in inputs if one.name == END), None)
     collect_states(rewrite, learned)
     kept = find_marks(rewrite)
     rewrite.look_ahead = kept.ahead
@@ -87,7 +90,7 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
     rewrite.states = [state for state in rewrite.states if state.input in graph.inputs]
     network = Network(
         model=graph.model.SerializeToString(),
-        inputs=inputs,
+        inputs=name_controls(model, given, inputs),
         answers=describe_outputs(prepared, rewrite, roles, rewrite.roles.outputs),
         input=roles.data,
         input_dtype=graph.dtype(roles.data),
@@ -108,6 +111,7 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
         mixes_time=kept.mixes,
         mixes_rows=kept.strangers,
         open_ended=any(node.op_type == "Loop" for node in all_nodes(graph.model.graph)),
+        end=end,
     )
     return network, sample
 
@@ -121,7 +125,7 @@ def _sample(rewrite: GraphRewrite) -> Sample:
     elif rewrite.layout == "time_first":
         data = data.swapaxes(0, 1)
     others = []
-    for role in ("sequence", "static"):
+    for role in ("sequence", "static", "control"):
         for other in (other for other in rewrite.roles.others if other.role == role):
             value = np.moveaxis(values[other.name], other.batch_axis, 0)
             others.append(value[:, None] if rewrite.layout == "step" and role == "sequence" else value)
@@ -129,7 +133,8 @@ def _sample(rewrite: GraphRewrite) -> Sample:
     return Sample(data, tuple(others), answers, frozenset(state.input for state in rewrite.roles.states))
 
 
-def _prepare(model: onnx.ModelProto, spec: ModelSpec) -> Graph:
+def _prepare(model: onnx.ModelProto, spec: ModelSpec) -> tuple[Graph, ModelSpec]:
+    """A copy to change, and the spec with what its control inputs become."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     if copy.functions:
@@ -137,6 +142,7 @@ def _prepare(model: onnx.ModelProto, spec: ModelSpec) -> Graph:
     _check_operators(copy)
     make_single(copy)
     bind_constants(copy, spec)
+    spec = bind_controls(copy, spec)
     inline_decided_branches(copy)
     graph = Graph(copy)
     _check_tensors(graph)
@@ -144,7 +150,7 @@ def _prepare(model: onnx.ModelProto, spec: ModelSpec) -> Graph:
     _name_finals(graph)
     _thaw_reshapes(graph)
     take_ids_as_integers(graph)
-    return graph
+    return graph, spec
 
 
 def _name_finals(graph: Graph) -> None:
@@ -238,14 +244,15 @@ def _check_weights(graph: Graph) -> None:
 def _take_initialisers(graph: Graph, spec: ModelSpec) -> dict[str, Array]:
     """The learned initial states, by the name of the state input that each is for."""
     learned = {}
-    for state in spec.state or ():
-        if state.initial is None:
+    initial = {name: one.initial for name, one in spec.inputs.items() if one.role == "state"}
+    initial |= {state.input: state.initial for state in spec.state or ()}
+    for name, tensor in initial.items():
+        if tensor is None:
             continue
-        value = graph.constant(state.initial)
+        value = graph.constant(tensor)
         if value is None:
             raise ModelRefused(
-                f"the spec's initial state {state.initial!r} is not an initialiser of the graph",
-                node=f"state {state.input!r}",
+                f"the spec's initial state {tensor!r} is not an initialiser of the graph", node=f"state {name!r}"
             )
-        learned[state.input] = value
+        learned[name] = value
     return learned

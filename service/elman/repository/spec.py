@@ -121,10 +121,14 @@ def _check_normalisation(form: str | None, vocabulary: tuple[str, ...] | None) -
             raise ValueError(f"normalisation is NFC, but the token {token!r} of the vocabulary is not in NFC")
 
 
-InputRole = Literal["sequence", "static", "lengths", "mask", "state", "constant"]
+InputRole = Literal["sequence", "static", "lengths", "mask", "control", "state", "constant"]
 """`sequence`: one value a step, from the request. `static`: one a sequence, from the request. `lengths` and `mask`: how
-many steps, and which, are no padding, filled by the server. `state`: what an output replaces after each run.
-`constant`: the same for everybody, from the spec."""
+many steps, and which, are no padding, filled by the server. `control`: where in its sequence a run is, filled by the
+server. `state`: what an output replaces after each run. `constant`: the same for everybody, from the spec."""
+
+Control = Literal["start", "end", "ready", "corrid"]
+"""What a control input says of each row, as in Triton. `start`: the run begins a sequence. `end`: it ends one. `ready`:
+the row is a sequence, not padding. `corrid`: the number that the client calls the sequence by; 0 if it has none."""
 
 OutputRole = Literal["steps", "final", "state", "unused"]
 """`steps`: one row a step. `final`: one row a sequence. `state`: the next state. `unused`: nobody is given it."""
@@ -133,14 +137,17 @@ OutputRole = Literal["steps", "final", "state", "unused"]
 class PortSpec(_Frozen):
     """What one input of the graph is for, where the graph does not show it.
 
-    `valid` is what a mask says of a real step. `value` is that of a constant. `output` names the output that replaces a
-    state, and `initial` the initialiser that it starts from; none means zeros.
+    `valid` is what a mask says of a real step. `control` is what a control input says, and `false_true` are its values
+    for no and yes. `value` is that of a constant. `output` names the output that replaces a state, and `initial` the
+    initialiser that it starts from; none means zeros.
     """
 
     role: InputRole | None = None
     batch_axis: Annotated[int, Field(ge=0, le=7)] | None = None
     time_axis: Annotated[int, Field(ge=0, le=7)] | None = None
     valid: Annotated[int, Field(ge=0, le=1)] | None = None
+    control: Control | None = None
+    false_true: tuple[Number, Number] = (0.0, 1.0)
     value: Any = None
     output: str | None = None
     initial: str | None = None
@@ -151,6 +158,10 @@ class PortSpec(_Frozen):
             raise ValueError("a state names the output that replaces it, and nothing else names one")
         if self.valid is not None and self.role != "mask":
             raise ValueError("valid is of a mask")
+        if (self.role == "control") != (self.control is not None):
+            raise ValueError("an input of the role control says which control it is, and no other does")
+        if self.false_true[0] == self.false_true[1]:
+            raise ValueError("false_true are two values")
         return self
 
 
@@ -380,6 +391,11 @@ class ModelSpec(_Frozen):
     def answers(self) -> dict[str, AnswerSpec]:
         """What is said of outputs by name."""
         return self.outputs if isinstance(self.outputs, dict) else {}
+
+    @property
+    def controls(self) -> dict[str, PortSpec]:
+        """What is said of the control inputs, by name."""
+        return {name: one for name, one in self.inputs.items() if one.role == "control"}
 
     @property
     def values(self) -> dict[str, Any]:

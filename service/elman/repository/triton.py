@@ -117,17 +117,12 @@ def plain_name(name: str) -> str:
 
 
 def chosen_versions(config: Any, versions: list[int]) -> list[int]:
-    """The versions that the version policy serves, of those that are there. Without one it is the latest, as in Triton.
+    """The versions that the version policy serves, in order; without one it is the latest, as in Triton.
 
-    Raises ModelRefused for a policy that asks for what is not there.
+    versions: those that are there. A policy may name others too.
     """
     policy, ordered = config.version_policy, sorted(versions)
     chosen = policy.WhichOneof("choice")
-    if chosen == "all":
-        return ordered
     if chosen == "specific":
-        missing = sorted(set(policy.specific.versions) - set(versions))
-        if missing or not policy.specific.versions:
-            raise refused(f"version_policy asks for the versions {missing}, and there are {ordered}")
-        return [version for version in ordered if version in policy.specific.versions]
-    return ordered[-max(policy.latest.num_versions, 1) :]
+        return sorted({version for version in policy.specific.versions if version > 0})
+    return ordered if chosen == "all" else ordered[-max(policy.latest.num_versions, 1) :]

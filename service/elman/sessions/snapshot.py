@@ -4,7 +4,7 @@ The state, the last output, the static inputs, and the unread end of a signal.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -49,6 +49,9 @@ class SnapshotFormat:
 
     def __init__(self, model: Model) -> None:
         packing, network = Packing(model.network), model.network
+        self._packing, self._states = packing, network.states
+        told = {name for name, one in model.spec.controls.items() if one.control == "corrid"}
+        self._told = next((at for at, state in enumerate(network.states) if state.input in told), None)
         spec = model.spec.input
         self._state_nbytes = packing.nbytes
         self._output_size = network.output_size if feeds_on(model) else 0
@@ -64,6 +67,23 @@ class SnapshotFormat:
         recent = tuple(np.zeros((0, *shape), dtype) for shape, dtype in self._series)
         self.first = Snapshot(initial, None, carry, recent=recent)
         self._nbytes = len(self.pack(self.first))
+
+    def first_of(self, correlation_id: int | str) -> Snapshot:
+        """The first snapshot of a sequence with the id that its client gives it, for a graph that is told it.
+
+        Raises ValueError if the graph takes no such number.
+        """
+        if self._told is None:
+            return self.first
+        initial = [state.initial for state in self._states]
+        number = initial[self._told].dtype
+        limits = np.iinfo(number)
+        if isinstance(correlation_id, int) and correlation_id > limits.max and number == np.int64:
+            correlation_id -= 2**64  # the same 64 bits, with a sign
+        if not isinstance(correlation_id, int) or not limits.min <= correlation_id <= limits.max:
+            raise ValueError(f"its graph is told the id, as a number of type {number.name}")
+        initial[self._told] = np.full_like(initial[self._told], correlation_id)
+        return replace(self.first, state=self._packing.pack(initial, [0])[0])
 
     def pack(self, snapshot: Snapshot) -> bytes:
         """A snapshot as bytes."""

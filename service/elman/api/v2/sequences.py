@@ -19,6 +19,7 @@ import numpy as np
 
 from elman.api.segment import Segment, check_scale, check_sessions
 from elman.api.server import ServedModel, Server
+from elman.api.sessions import own_ttl
 from elman.api.steps import input_digest
 from elman.api.v2.messages import InferRequest, InferResponse
 from elman.codec.answer import OutputRows, joined_rows
@@ -148,7 +149,7 @@ class Sequences:
         call = self.infer.read(request, served, in_sequence=True, begins=part.start)
         _check_rows(call)
         if record is None:
-            record = yield from sessions.begin(self._new(request, served, call, id), always=part.at is None)
+            record = yield from sessions.begin(self._new(request, served, call, part, id), always=part.at is None)
             if record.digest != served.digest:
                 raise StepConflict("another request began this sequence", expected=record.step)
         steps = _SequenceSteps(server, call, part)
@@ -175,9 +176,12 @@ class Sequences:
             raise
         return None if part.start and record.ended else record
 
-    def _new(self, request: InferRequest, served: ServedModel, call: "Call", id: str) -> Record:
-        """The session of a new sequence."""
-        pack, first = served.snapshots.pack, served.snapshots.first
+    def _new(self, request: InferRequest, served: ServedModel, call: "Call", part: Part, id: str) -> Record:
+        """The session of a new sequence. Raises InvalidField if its graph is told ids, and takes no such id."""
+        try:
+            pack, first = served.snapshots.pack, served.snapshots.first_of(part.id)
+        except ValueError as error:
+            raise _wrong("sequence_id", f"does not fit the model: {error}", "a number of that type") from None
         snapshot = b"".join(pack(replace(first, statics=one.statics)) for one in call.inputs)
         now, ttl = time.time(), self._ttl(served)
         name, version = served.key
@@ -185,7 +189,7 @@ class Sequences:
 
     def _ttl(self, served: ServedModel) -> float:
         """Seconds that a sequence may rest between two requests."""
-        return self.server.settings.session_ttl
+        return own_ttl(self.server, served) or self.server.settings.session_ttl
 
 
 class _SequenceSteps:
@@ -209,7 +213,7 @@ class _SequenceSteps:
         call, served = self.call, self.call.served
         segments = self._segments(snapshot)
         wanted = {"deadline": call.deadline, "priority": call.priority, "heads": bool(call.wanted.heads)}
-        parts = [one.sequences(returns=call.wanted.returns, **wanted) for one in segments]
+        parts = [one.sequences(returns=call.wanted.returns, ends=self.part.end, **wanted) for one in segments]
         sequences = [sequence for part in parts for sequence in part]
         most = self.server.limits.max_sequences
         if len(sequences) > most:

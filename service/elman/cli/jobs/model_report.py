@@ -59,6 +59,7 @@ def describe(model: Model) -> dict[str, Any]:
             "min_rows": proof.min_rows,
             "reason": proof.reason,
         },
+        "notes": [] if model.triton is None else list(model.triton.notes),
     }
 
 
@@ -81,6 +82,8 @@ def print_model(file: Path, model: Model) -> None:
     console.print(table)
     console.print()
     console.print(_ports(model))
+    for note in () if model.triton is None else model.triton.notes:
+        console.print(f"[yellow]note[/]  {escape(note)}", soft_wrap=True)
     example = json.dumps(request_example(model), ensure_ascii=False)
     console.print("\na request, as POST /v1/models/", escape(model.name), "/predict takes it:", sep="")
     if len(example) > _MAX_EXAMPLE:

@@ -1,0 +1,190 @@
+"""Models that were made for Triton: `config.pbtxt` beside the versions, control inputs and implicit state."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import triton
+from tests.running import RunningServer, running_server
+
+pytestmark = pytest.mark.slow
+
+MEANINGLESS = "instance_group [ { kind: KIND_CPU } ] dynamic_batching { preferred_batch_size: [ 4 ] } odd_name: 1"
+CONFIGS = {
+    "sums": triton.config(triton.ACCUMULATOR, controls=triton.ALL_CONTROLS, more=MEANINGLESS),
+    "sums-int": triton.config(triton.ACCUMULATOR, controls=triton.ALL_CONTROLS | {"START": "int32", "END": "bool"}),
+    "cell": triton.config(triton.CELL, controls={"START": "fp32", "END": "fp32"}),
+    "chunks": triton.config(triton.CHUNKS, controls={"START": "int32"}),
+}
+GRAPHS = {
+    "sums": triton.accumulator(),
+    "sums-int": triton.accumulator("int32", end="bool"),
+    "cell": triton.cell(),
+    "chunks": triton.chunks(),
+}
+FIRST = {"cell": {"H": triton.FIRST_H}}
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models above, with three versions of `sums` and of `some`, and one whose configuration cannot be read."""
+    root = tmp_path_factory.mktemp("triton")
+    for name, proto in GRAPHS.items():
+        files = {"labels": b"up\ndown\nleft\nright\n", "first": triton.FIRST_H.tobytes()} if name == "cell" else {}
+        triton.save(root, name, proto, CONFIGS[name], **files)
+    for version in (2, 3):
+        triton.save(root, "sums", GRAPHS["sums"], None, version)
+    for version in (1, 2, 3):
+        policy = "version_policy: { specific { versions: [ 1, 3, 7 ] } }"
+        triton.save(root, "some", GRAPHS["chunks"], CONFIGS["chunks"] + policy, version)
+    triton.save(root, "broken", GRAPHS["chunks"], CONFIGS["chunks"] + "max_batch_size: 4")
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path) -> Iterator[RunningServer]:
+    with running_server(repository, poll=0) as server:
+        yield server
+
+
+def rows(name: str, *lengths: int) -> list[Any]:
+    width = 2 if name.startswith("sums") else triton.FEATURES
+    rng = np.random.default_rng(len(lengths))
+    return [rng.standard_normal((length, width)).astype(np.float32) for length in lengths]
+
+
+def lists(data: Any) -> Any:
+    return data.astype(float).tolist()
+
+
+def steps_of(result: Any) -> Any:
+    return np.array(result["outputs"], np.float32)
+
+
+def card(server: RunningServer, name: str) -> Any:
+    return server.client.get(f"/v1/models/{name}").json()
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_whole_sequences_of_any_lengths_have_the_bits_of_a_loop_over_the_file(server: RunningServer, name: str) -> None:
+    data = rows(name, 1, 5, 2, 30, 7)
+    body = {"sequences": [lists(one) for one in data], "return": "steps", "decode": False}
+    together = server.predict(name, **body)
+    assert together.status_code == 200, together.text
+    loop = triton.Loop(GRAPHS[name], FIRST.get(name))
+    for one, result in zip(data, together.json()["results"], strict=True):
+        whole = 1 if name != "chunks" else len(one)
+        assert steps_of(result).tobytes() == loop.run(one, steps=whole).tobytes()
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_session_is_told_its_start_once_and_no_end(server: RunningServer, name: str) -> None:
+    (data,) = rows(name, 12)
+    session = server.client.post(f"/v1/models/{name}/sessions").json()["id"]
+    found = []
+    for begin, end in ((0, 1), (1, 2), (2, 7), (7, 12)):
+        body = {"sequence": lists(data[begin:end]), "return": "steps", "decode": False}
+        answer = server.client.post(f"/v1/sessions/{session}/steps", json=body)
+        assert answer.status_code == 200, answer.text
+        found.append(steps_of(answer.json()))
+    expected = triton.Loop(GRAPHS[name], FIRST.get(name)).run(data, ends=False)
+    assert np.concatenate(found).tobytes() == expected.tobytes()
+
+
+def test_a_request_that_asks_for_the_state_does_not_end_the_sequence_and_the_next_does_not_begin_it(
+    server: RunningServer,
+) -> None:
+    (data,) = rows("cell", 9)
+    body: dict[str, Any] = {"return": "steps", "decode": False}
+    first = server.predict("cell", sequence=lists(data[:4]), return_state=True, **body).json()["results"][0]
+    second = server.predict("cell", sequence=lists(data[4:]), state=first["state"], **body).json()["results"][0]
+    found = np.concatenate([steps_of(first), steps_of(second)])
+    assert found.tobytes() == triton.Loop(GRAPHS["cell"], FIRST["cell"]).run(data).tobytes()
+
+
+def test_a_card_says_where_each_role_comes_from_and_what_has_no_meaning_here(server: RunningServer) -> None:
+    found = card(server, "sums")
+    ports = {one["name"]: (one["role"], one["found"], one["dtype"]) for one in found["inputs"]}
+    assert ports == {
+        "INPUT": ("sequence", "config.pbtxt", "float32"),
+        "S": ("state", "config.pbtxt", "float32"),
+        "START": ("control", "config.pbtxt: start", "bool"),
+        "READY": ("control", "config.pbtxt: ready", "float32"),
+        "END": ("control", "config.pbtxt: end", "int32"),
+        "CORRID": ("control", "config.pbtxt: corrid", "uint64"),
+    }
+    assert [(one["name"], one["role"]) for one in found["outputs"]] == [("OUTPUT", "steps"), ("S_OUT", "state")]
+    assert found["batching"]["exact"] and found["streaming"] and found["hidden_size"] == 2 and found["layers"] == 1
+    assert found["notes"] == ["config.pbtxt: instance_group, dynamic_batching, odd_name: no meaning here"]
+    assert card(server, "chunks")["notes"] == []
+
+
+def test_labels_are_those_of_the_file_that_an_output_names(server: RunningServer) -> None:
+    (data,) = rows("cell", 3)
+    result = server.predict("cell", sequence=lists(data), decode=True).json()["results"][0]
+    assert {one["label"] for one in result["decoded"]["top"]} <= {"up", "down", "left", "right"}
+    assert card(server, "cell")["output"]["labels"] == ["up", "down", "left", "right"]
+    assert any("logits" in note for note in card(server, "cell")["notes"])
+
+
+def test_the_version_policy_says_what_is_served_and_without_one_it_is_the_latest(server: RunningServer) -> None:
+    served = {name: card(server, name)["versions"] for name in ("sums", "some")}
+    assert served == {"sums": [3], "some": [1, 3]}
+    refused = {
+        (one["name"], one["version"]): one["reason"] for one in server.client.get("/v1/models").json()["refused"]
+    }
+    assert "No such file" in refused["some", 7]
+    assert refused["broken", 1] == (
+        'config.pbtxt: line 16: Message type "ModelConfig" should not have multiple "max_batch_size" fields.'
+    )
+    assert refused.keys() == {("some", 7), ("broken", 1)}
+
+
+def test_a_warning_comes_with_each_load_and_a_configuration_that_breaks_leaves_the_model_as_it_was(
+    server: RunningServer, repository: Path
+) -> None:
+    def warnings() -> int:
+        return server.log.read_text().count("model sums, version 3: config.pbtxt: instance_group")
+
+    def load() -> int:
+        return server.client.post("/v2/repository/models/sums/load").status_code
+
+    path, text = repository / "sums" / "config.pbtxt", CONFIGS["sums"]
+    assert warnings() == 1
+    path.write_text(text.replace("dims: [ 2 ]", "dims: [ 5 ]", 1))
+    assert load() == 422
+    before = card(server, "sums")
+    assert before["versions"] == [3]
+    path.write_text(text.replace("odd_name: 1", ""))
+    assert (load(), warnings()) == (200, 2)
+    after = card(server, "sums")
+    assert after["notes"] == ["config.pbtxt: instance_group, dynamic_batching: no meaning here"]
+    assert after["digest"] != before["digest"]
+
+
+def infer(server: RunningServer, name: str, data: Any, **parameters: object) -> Any:
+    tensor = {"name": "INPUT", "shape": data.shape, "datatype": "FP32", "data": data.ravel().astype(float).tolist()}
+    body = {"inputs": [tensor], "outputs": [{"name": "OUTPUT"}], "parameters": parameters}
+    return server.client.post(f"/v2/models/{name}/infer", json=body)
+
+
+def test_a_sequence_of_the_protocol_tells_its_graph_its_id_its_start_and_its_end(server: RunningServer) -> None:
+    (data,) = rows("sums", 4)
+    found = []
+    for step, row in enumerate(data):
+        flags = {"sequence_id": 42, "sequence_start": step == 0, "sequence_end": step == len(data) - 1}
+        answer = infer(server, "sums", row[None], **flags)
+        assert answer.status_code == 200, answer.text
+        found.append(np.array(answer.json()["outputs"][0]["data"], np.float32))
+    assert np.array(found).tobytes() == triton.Loop(GRAPHS["sums"]).run(data, corrid=42).tobytes()
+    text = infer(server, "sums", data[:1], sequence_id="forty-two", sequence_start=True)
+    assert text.status_code == 422 and "its graph is told the id, as a number of type uint64" in text.json()["error"]
+
+
+def test_a_sequence_rests_as_long_as_its_configuration_says(server: RunningServer) -> None:
+    assert server.client.post("/v1/models/cell/sessions").json()["ttl"] == 90.5
+    assert server.client.post("/v1/models/cell/sessions", json={"ttl": 7}).json()["ttl"] == 7
+    assert server.client.post("/v1/models/chunks/sessions").json()["ttl"] == 3600
