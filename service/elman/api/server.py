@@ -52,7 +52,7 @@ class ServedModel:
     decoder: JSONDecoder
     outputs: OutputFormat
 
-    @property
+    @cached_property
     def format(self) -> InputFormat:
         """Its input on the wire."""
         return self.decoder.format

@@ -70,12 +70,12 @@ class InputFormat:
         """Whether rows are read by what is kept of their series. They are decoded in the data's units, as float64."""
         return bool(self.scaled) or self.missing == "forward_fill"
 
-    @property
+    @cached_property
     def tokens(self) -> bool:
         """True if a sequence is token ids or text."""
         return self.features is None
 
-    @property
+    @cached_property
     def frames(self) -> bool:
         """True if a sequence is a signal, which is cut into frames."""
         return self.stride is not None

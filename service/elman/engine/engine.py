@@ -121,28 +121,26 @@ class Engine:
         Raises Overloaded if the queue has no room for all of them, ModelSuspended, StoreUnavailable if too many wait
         for the store, and Draining once the engine stops.
         """
-        if self._draining:
-            raise Draining("the server is stopping and takes no new work", retry_after=1)
         assert self._loop is not None, "the engine was not started"
         queue, sequences = pending.queue, pending.sequences
         if queue.suspended is not None:
             queue.check_open()
-        pending.num_pending = len(sequences)
+        pending.num_pending = num_sequences = len(sequences)
         pending.seconds = seconds = queue.seconds(sequences)
-        self._check_room(pending.owner, len(sequences), seconds)
+        self.check_room(pending.owner, num_sequences, seconds)
         saver = self._saver
         if (
             saver is not None
-            and len(saver) + len(sequences) > self.max_queue
+            and len(saver.held) + num_sequences > self.max_queue
             and any([one.save is not None for one in sequences])
         ):
             raise StoreUnavailable("the session store does not keep up with the steps", retry_after=1)
-        self._num_pending += len(sequences)
+        self._num_pending += num_sequences
         self._pending_seconds += seconds
         # The sequences of a caller who has others pending come after those of the other callers.
-        place = self._shares.add(pending.owner, len(sequences))
+        place = self._shares.add(pending.owner, num_sequences)
         self._requests.add(pending)
-        queue.stats.num_added += len(sequences)
+        queue.stats.num_added += num_sequences
         now = time.monotonic()
         for sequence in sequences:
             sequence.queued_at = now
@@ -169,8 +167,8 @@ class Engine:
         if self._is_light(arrived):
             self._run_here(arrived)
             return
-        for index, thread in enumerate(self._threads):
-            mine = [one for one in arrived if _thread_of(one[0]) == index]
+        for chunked, thread in zip(_CHUNKED, self._threads, strict=True):
+            mine = [one for one in arrived if one[0].scheduler.policy.chunked == chunked]
             if mine:
                 thread.put(mine)
 
@@ -194,23 +192,27 @@ class Engine:
         done, listeners = self._iterate(queue)
         self._deliver(self._save(done), listeners)
         if len(queue.scheduler):
-            self._threads[_thread_of(queue)].put([(queue, [])])
+            self._threads[_CHUNKED.index(queue.scheduler.policy.chunked)].put([(queue, [])])
 
-    def check_room(self, owner: bytes) -> None:
-        """Refuse a request before its body is decoded, if the engine would refuse it afterwards.
+    def check_room(self, owner: bytes, num_sequences: int = 1, seconds: float = 0.0) -> None:
+        """Raise Overloaded if there is no room for more sequences of a caller, and Draining once the engine stops.
 
-        Raises Overloaded and Draining.
+        Without its numbers a request is refused, before its body is decoded, only if it would be refused afterwards.
         """
         if self._draining:
             raise Draining("the server is stopping and takes no new work", retry_after=1)
-        full = self._num_pending >= self.max_queue or self._pending_seconds >= self.max_queue_seconds
-        if full or self._shares.several:
-            self._check_room(owner, 1, 0.0)
+        if (
+            self._num_pending + num_sequences > self.max_queue
+            or self._pending_seconds + seconds > self.max_queue_seconds
+            or self._shares.several
+        ):
+            self._check_crowded(owner, num_sequences, seconds)
 
-    def _check_room(self, owner: bytes, num_sequences: int, seconds: float) -> None:
+    def _check_crowded(self, owner: bytes, num_sequences: int, seconds: float) -> None:
+        """As `check_room`, where a limit may be exceeded, or room is shared."""
         num_queued, shares = self._num_pending, self._shares
         if self._saver is not None:  # what waits for the store takes no room from what is to be run
-            num_queued -= len(self._saver)
+            num_queued -= len(self._saver.held)
         if num_queued + num_sequences > self.max_queue:
             raise Overloaded(
                 f"{num_queued} sequences are queued; {num_sequences} more would exceed the limit of {self.max_queue}",
@@ -343,7 +345,4 @@ class Engine:
 
 # The threads: of the queues that are run in chunks, and of those that are run whole.
 _THREADS = ("elman-engine", "elman-engine-whole")
-
-
-def _thread_of(queue: ModelQueue) -> int:
-    return 0 if queue.scheduler.policy.chunked else 1
+_CHUNKED = (True, False)

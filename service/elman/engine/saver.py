@@ -35,30 +35,26 @@ class Saver:
         self._acknowledge = acknowledge
         self._timeout = timeout
         self._changed = threading.Condition()
-        # What is not acknowledged yet, the oldest first, with the time when it came.
-        self._held: deque[tuple[float, Sequence]] = deque()
+        # What is not acknowledged yet, the oldest first, with the time when it came. Only the saver changes it.
+        self.held: deque[tuple[float, Sequence]] = deque()
         self._closing = False
         self._num_late = 0
         self._thread = threading.Thread(target=self._work, name="elman-saver", daemon=True)
         self._thread.start()
 
-    def __len__(self) -> int:
-        """Sequences that are not acknowledged yet."""
-        return len(self._held)
-
     def put(self, sequences: list[Sequence]) -> None:
         """Have sequences written. Called from any thread."""
         now = time.monotonic()
         with self._changed:
-            self._held.extend([(now, sequence) for sequence in sequences])
+            self.held.extend([(now, sequence) for sequence in sequences])
             self._changed.notify()
 
     def overdue(self, now: float) -> list[Sequence]:
         """The sequences that have waited for longer than the timeout."""
-        if not self._held:
+        if not self.held:
             return []
         with self._changed:
-            late = [sequence for since, sequence in self._held if now - since > self._timeout]
+            late = [sequence for since, sequence in self.held if now - since > self._timeout]
         if late and not self._num_late:
             _LOG.error("the session store takes no steps for %g s", self._timeout)
         self._num_late = max(self._num_late, len(late))
@@ -82,14 +78,14 @@ class Saver:
                     self._num_late = 0
             with self._changed:
                 for _ in group:
-                    self._held.popleft()
+                    self.held.popleft()
             self._acknowledge([sequence for _, sequence in group])
 
     def _next_group(self) -> list[tuple[float, Sequence]]:
         """Wait for sequences. Empty once closing, when there are no more."""
         with self._changed:
-            self._changed.wait_for(lambda: self._held or self._closing)
-            return [self._held[index] for index in range(min(len(self._held), _MAX_GROUP))]
+            self._changed.wait_for(lambda: self.held or self._closing)
+            return [self.held[index] for index in range(min(len(self.held), _MAX_GROUP))]
 
     def _is_late(self, sequence: Sequence, since: float, now: float) -> bool:
         """True if nobody waits for a sequence any more. It gets an error and is not written."""

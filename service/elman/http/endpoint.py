@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from math import inf
 from typing import Any, Protocol, TypeVar
@@ -272,7 +271,7 @@ class Driver:
         """Run a script of a caller from a task, and return its result. Raises what the script raises."""
         exchange = _Awaited(asyncio.get_running_loop().create_future())
         exchange.owner, exchange.request_id = owner, request_id
-        self._advance(exchange, partial(script, steps))
+        self._advance(exchange, script, steps)
         try:
             result: T = await exchange.future
             return result
@@ -286,11 +285,11 @@ class Driver:
         if exchange.disconnected or exchange.replied:
             work.close()
             return
-        self._advance(exchange, partial(work.resume, error))
+        self._advance(exchange, work.resume, error)
 
-    def _advance(self, exchange: Exchange, step: Callable[[], Any]) -> None:
+    def _advance(self, exchange: Exchange, step: Callable[[Any], Any], argument: object) -> None:
         try:
-            outcome = step()
+            outcome = step(argument)
         except Exception as error:
             self._fail(exchange, error)
         else:
