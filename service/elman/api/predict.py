@@ -49,7 +49,7 @@ _UNKNOWN = attrgetter("unknown")
 class Prediction(Run):
     """One predict request: its sequences, and what its answer needs."""
 
-    __slots__ = ("endpoint", "memories", "octets", "options", "owner", "segments", "served", "unknown")
+    __slots__ = ("endpoint", "memories", "num_numbers", "octets", "options", "owner", "segments", "served", "unknown")
 
     def __init__(
         self,
@@ -70,13 +70,17 @@ class Prediction(Run):
         self.segments = segments
         self.unknown: list[Unknown] = []
         self.memories: list[Array | None] = []
-        _check_size(options, sequences, served, octets)
+        self.num_numbers = _check_size(options, sequences, served, octets)
 
     def place(self, index: int) -> str:
         return place_of(index, self.options.many)
 
     def respond(self) -> Response | Work:
-        return self.endpoint.respond(self)
+        """The answer, once all sequences are done. Raises the first error of any, with its `where`."""
+        self.check()
+        if self.octets:
+            return octets_response(self.served, outputs_of(self.sequences[0]), self.options.returns)
+        return self.endpoint.encoded(self, None)
 
 
 class Predict:
@@ -117,7 +121,8 @@ class Predict:
         inputs: list[Inputs],
     ) -> Work | Response:
         """Check a decoded request, and return the work that runs it. Raises RequestError."""
-        check_returns(served, options.returns)
+        if options.returns == "steps":
+            check_returns(served, options.returns)
         if octets:
             _check_one(options, inputs)
         if options.carries_state:
@@ -126,7 +131,8 @@ class Predict:
         deadline = request.deadline(options.timeout)
         if served.format.frames:
             inputs = [cut_whole(served, one, place_of(i, options.many)) for i, one in enumerate(inputs)]
-        _check_window(served, options, inputs)
+        if served.model.network.window is not None:
+            _check_window(served.model.network.window, options, inputs)
         if served.format.remembers:
             inputs = [with_memory(served, one, None, place_of(i, options.many)) for i, one in enumerate(inputs)]
         returns, heads = options.returns, bool(options.heads)
@@ -166,21 +172,14 @@ class Predict:
         if octets:
             headers = [(b"elman-" + name.encode(), str(value).encode()) for name, value in extras[0].items()]
             return octets_response(served, outputs_of(sequences[0]), options.returns, headers)
-        outcome = self._encoded(prediction, extras)
+        outcome = self.encoded(prediction, extras)
         if isinstance(outcome, Wait):
             yield outcome
             outcome = outcome.respond()
-        assert isinstance(outcome, Response), "_encoded() gives a response or waits for one"
+        assert isinstance(outcome, Response), "encoded() gives a response or waits for one"
         return outcome
 
-    def respond(self, work: Prediction) -> Response | Work:
-        """The answer, once all sequences are done. Raises the first error of any, with its `where`."""
-        work.check()
-        if work.octets:
-            return octets_response(work.served, outputs_of(work.sequences[0]), work.options.returns)
-        return self._encoded(work, None)
-
-    def _encoded(self, work: Prediction, extras: list[dict[str, Any]] | None) -> Response | Work:
+    def encoded(self, work: Prediction, extras: list[dict[str, Any]] | None) -> Response | Work:
         """The answer as JSON. The codec pool encodes it if that takes milliseconds."""
         served, options = work.served, work.options
         network, heads = served.model.network, options.heads
@@ -189,7 +188,7 @@ class Predict:
             rows = [one._replace(unknown=unknown) for one, unknown in zip(rows, work.unknown, strict=True)]
         if served.format.remembers:
             rows = [one._replace(memory=memory) for one, memory in zip(rows, work.memories, strict=True)]
-        if options.hidden or _num_rows(options, work.sequences) * _row_size(served, heads) > MANY:
+        if options.hidden or work.num_numbers > MANY:
             written = self.server.pool.call(encode_answer, served.outputs, options, rows, extras)
             return Wait(written, lambda content: Response(content, model=served.key))
         return Response(encode_answer(served.outputs, options, rows, extras), model=served.key)
@@ -277,11 +276,8 @@ def check_returns(served: ServedModel, returns: Return) -> None:
         )
 
 
-def _check_window(served: ServedModel, options: PredictRequest[Any, Any], inputs: list[Inputs]) -> None:
-    """Raise WrongLength if the model takes sequences of one length only, and one of them has another."""
-    window = served.model.network.window
-    if window is None:
-        return
+def _check_window(window: int, options: PredictRequest[Any, Any], inputs: list[Inputs]) -> None:
+    """Raise WrongLength if a sequence has not the only length that the model takes."""
     for index, one in enumerate(inputs):
         if len(one.data) != window:
             raise WrongLength(
@@ -291,18 +287,16 @@ def _check_window(served: ServedModel, options: PredictRequest[Any, Any], inputs
             )
 
 
-def _row_size(served: ServedModel, heads: list[str]) -> int:
-    """Numbers in one output row, with those of some heads."""
-    network = served.model.network
-    return network.output_size + sum(one.size for one in network.heads if one.name in heads)
+def check_rows(served: ServedModel, options: OutputOptions, rows: int, octets: bool, heads: list[str]) -> int:
+    """The numbers of an answer with that many output rows, with those of some heads.
 
-
-def check_rows(served: ServedModel, options: OutputOptions, rows: int, octets: bool, heads: list[str]) -> None:
-    """Raise TooLong, InvalidField or NotAcceptable if an answer with that many output rows cannot be sent."""
+    Raises TooLong, InvalidField or NotAcceptable if it cannot be sent.
+    """
     if octets and heads:
         raise NotAcceptable("heads cannot be sent as application/octet-stream", expected=JSON.decode())
-    numbers = rows * _row_size(served, heads)
-    size, limit = served.model.network.output_size, MAX_NUMBERS if octets else MAX_JSON_NUMBERS
+    network, limit = served.model.network, MAX_NUMBERS if octets else MAX_JSON_NUMBERS
+    size = network.output_size
+    numbers = rows * (size + sum([one.size for one in network.heads if one.name in heads]) if heads else size)
     if numbers > limit:
         raise TooLong(
             f"the answer would have {numbers} numbers",
@@ -311,15 +305,15 @@ def check_rows(served: ServedModel, options: OutputOptions, rows: int, octets: b
         )
     if options.decode and not octets:
         check_listed(rows, min(options.top, size))
+    return numbers
 
 
-def _check_size(
-    options: PredictRequest[Any, Any], sequences: list[Sequence], served: ServedModel, octets: bool
-) -> None:
-    rows = _num_rows(options, sequences)
+def _check_size(options: PredictRequest[Any, Any], sequences: list[Sequence], served: ServedModel, octets: bool) -> int:
+    """The numbers of all output rows. Raises as `check_rows` and `check_statics` do."""
+    rows = _num_steps(sequences) if options.returns == "steps" else len(sequences)
     if served.format.statics:
         check_statics([one.statics for one in sequences], "sequences")
-    check_rows(served, options, rows, octets, options.heads)
+    numbers = check_rows(served, options, rows, octets, options.heads)
     if options.hidden:
         states = _num_steps(sequences) * served.model.network.state_nbytes // 4
         if states + rows * served.model.network.output_size > MAX_JSON_NUMBERS:
@@ -328,11 +322,7 @@ def _check_size(
                 where="hidden",
                 expected=f"at most {MAX_JSON_NUMBERS} numbers",
             )
-
-
-def _num_rows(options: PredictRequest[Any, Any], sequences: list[Sequence]) -> int:
-    """Number of output rows of an answer."""
-    return _num_steps(sequences) if options.returns == "steps" else len(sequences)
+    return numbers
 
 
 def _num_steps(sequences: list[Sequence]) -> int:

@@ -94,7 +94,8 @@ class OutputRows(NamedTuple):
 
 def rows_from(sequence: Sequence, network: Network, heads: Iterable[str] = ()) -> OutputRows:
     """The requested rows of a finished sequence, and those of some heads."""
-    return OutputRows(sequence.length, *joined_rows([sequence], network, heads))
+    outputs, named = joined_rows([sequence], network, heads) if heads else (outputs_of(sequence), None)
+    return OutputRows(len(sequence.inputs), outputs, named)
 
 
 def joined_rows(
@@ -184,19 +185,14 @@ def _json_array(outputs: Array, place: str) -> Array:
     """
     if outputs.dtype.kind != "f":
         return outputs
-    _check_finite(outputs, place)
+    if not all_finite(outputs):
+        step = int(np.argwhere(~np.isfinite(outputs))[0][0])
+        raise NotFiniteOutput(
+            f"the model's output for {place} is not finite (row {step}), which JSON cannot carry; "
+            "application/octet-stream can",
+            where=place,
+        )
     return outputs.astype(np.float32) if outputs.dtype == np.float16 else outputs
-
-
-def _check_finite(outputs: Array, place: str) -> None:
-    if all_finite(outputs):
-        return
-    step = int(np.argwhere(~np.isfinite(outputs))[0][0])
-    raise NotFiniteOutput(
-        f"the model's output for {place} is not finite (row {step}), which JSON cannot carry; "
-        "application/octet-stream can",
-        where=place,
-    )
 
 
 def decode_outputs(outputs: Array, format: OutputFormat, top: int, memory: Array | None = None) -> list[Any] | None:

@@ -62,7 +62,8 @@ class JSONDecoder:
                 where="state",
                 expected="one state for all sequences, or one for each",
             )
-        self.check_heads(request.heads)
+        if request.heads:
+            self.check_heads(request.heads)
         if request.static is None and not (self.format.statics or self.format.further or self.format.tokens):
             inputs = [Inputs(self.array(item, place_of(index, many))) for index, item in enumerate(items)]
         else:
@@ -259,6 +260,8 @@ class JSONDecoder:
             check_lists(content)
         try:
             fields, items, many = read_numbers(content, self._width)
+            if not fields:  # there are no options to check
+                return kind.__origin__(sequence=None), items, many
             fields["sequence"] = None
             return msgspec.convert(fields, kind), items, many
         except (NotPlain, msgspec.ValidationError):

@@ -15,7 +15,9 @@ from elman.repository.network import Array
 _MAX_SHARED_BYTES = 512 * 1024
 # It raises an error if another thread is using it. The body is then decoded in the general way.
 _PARSER: Any = simdjson.Parser() if simdjson else None
-_LIST = ord("[")
+_LIST = b"["
+# In so short a body bytes.count takes less time than NumPy, which counts many characters faster.
+_SHORT_BYTES = 4096
 # Looking a field up takes time by the number of all fields, so all of many would take its square. No request has more.
 _MAX_FIELDS = 64
 # The byte order mark. simdjson accepts it, the general decoder does not.
@@ -66,8 +68,13 @@ def _read(document: Any, content: bytes, width: int) -> tuple[dict[str, Any], li
         num_lists += 1 + (len(sequence) if nested else 0)
         numbers = np.frombuffer(sequence.as_buffer(of_type="d"))
         arrays.append(numbers.reshape(len(sequence), width) if width else numbers)
-    # More brackets mean a list in another field, or a nested list that as_buffer flattened. NumPy counts three times as
-    # fast as bytes.count.
-    if not arrays or np.count_nonzero(np.frombuffer(content, np.uint8) == _LIST) != num_lists:
+    # More brackets mean a list in another field, or a nested list that as_buffer flattened.
+    if not arrays or _count_lists(content) != num_lists:
         raise NotPlain
     return fields, arrays, many is not None
+
+
+def _count_lists(content: bytes) -> int:
+    if len(content) <= _SHORT_BYTES:
+        return content.count(_LIST)
+    return int(np.count_nonzero(np.frombuffer(content, np.uint8) == ord(_LIST)))

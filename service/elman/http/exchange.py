@@ -14,7 +14,7 @@ import httptools
 
 from elman.errors import ElmanError, InvalidHTTP
 from elman.http.callers import caller_of
-from elman.http.endpoint import GONE, REQUEST_ID, Driver, Exchange, Pieces, Request, Response, Route
+from elman.http.endpoint import GONE, REQUEST_ID, Driver, Exchange, Request, Response, Route
 from elman.http.logs import of_request
 from elman.http.short import cache_short
 
@@ -24,18 +24,17 @@ if TYPE_CHECKING:
 Headers = list[tuple[bytes, bytes]]
 
 _ACCESS = logging.getLogger("uvicorn.access")
-# Header fields of every answer, up to the id of the request.
-_EVERY_ANSWER = b"x-content-type-options: nosniff\r\nx-request-id: "
 _SESSION_IN_PATH = re.compile(r"(/v1/sessions/)[^/]+")
 
 
 @lru_cache(64)
-def _status_line(status: int) -> bytes:
+def _start_of(status: int) -> bytes:
+    """The status line, and the header fields of every answer up to the id of the request."""
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
         phrase = ""
-    return f"HTTP/1.1 {status} {phrase}\r\n".encode()
+    return f"HTTP/1.1 {status} {phrase}\r\nx-content-type-options: nosniff\r\nx-request-id: ".encode()
 
 
 @cache_short
@@ -122,7 +121,7 @@ class HTTPExchange(Exchange):
         if self.streaming:
             self._write_piece(bytes(response.content), last=True)
         else:
-            self._write_whole(response.status, response.content_type, response.headers, response.content)
+            self._write_whole(response)
         self._count(response)
         self._finish()
 
@@ -155,27 +154,24 @@ class HTTPExchange(Exchange):
         self._write_piece(piece, last=False)
         return self.protocol.drained()
 
-    def _write_whole(
-        self, status: int, content_type: bytes, headers: Iterable[tuple[bytes, bytes]], content: bytes | Pieces
-    ) -> None:
-        head = [_status_line(status), _EVERY_ANSWER, self.request_id, b"\r\n"]
-        for name, value in self.protocol.state.default_headers:
+    def _write_whole(self, response: Response) -> None:
+        protocol, status, content = self.protocol, response.status, response.content
+        head = [_start_of(status), self.request_id, b"\r\n"]
+        for name, value in protocol.state.default_headers:
             head += name, b": ", value, b"\r\n"
-        head += b"content-type: ", content_type, b"\r\ncontent-length: %d\r\n" % len(content)
-        for name, value in headers:
+        head += b"content-type: ", response.content_type, b"\r\ncontent-length: %d\r\n" % len(content)
+        for name, value in response.headers:
             head += name, b": ", value, b"\r\n"
-        head.append(b"\r\n" if self._stays() else b"connection: close\r\n\r\n")
-        self._log(status)
-        self.protocol.write(head, content)
-
-    def _stays(self) -> bool:
-        return self.keep_alive and not self.protocol.stopping
+        head.append(b"\r\n" if self.keep_alive and not protocol.stopping else b"connection: close\r\n\r\n")
+        if protocol.access_log:
+            self._log(status)
+        protocol.write(head, content)
 
     def _write_head(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes = b"") -> None:
         """Write the head of a response. Without a content-length the body is sent in chunks."""
         self.streaming = True
         names = {name for name, _ in headers}
-        head = [_status_line(status), _EVERY_ANSWER, self.request_id, b"\r\n"]
+        head = [_start_of(status), self.request_id, b"\r\n"]
         for name, value in (*self.protocol.state.default_headers, *headers):
             if b"\n" in value or b"\r" in value:
                 raise ValueError(f"the header {name!r} holds a line break")
@@ -185,8 +181,9 @@ class HTTPExchange(Exchange):
             self.keep_alive = self.keep_alive and self.chunked
             if self.chunked:
                 head.append(b"transfer-encoding: chunked\r\n")
-        head.append(b"\r\n" if self._stays() else b"connection: close\r\n\r\n")
-        self._log(status)
+        head.append(b"\r\n" if self.keep_alive and not self.protocol.stopping else b"connection: close\r\n\r\n")
+        if self.protocol.access_log:
+            self._log(status)
         self.protocol.write(head, body)
 
     def _write_piece(self, piece: bytes, last: bool) -> None:
@@ -211,15 +208,14 @@ class HTTPExchange(Exchange):
         return {} if route is None or not route.caller.name else {"key": route.caller.name}
 
     def _log(self, status: int) -> None:
-        if self.protocol.access_log:
-            # The format has five fields. The id stands beside the client, where other servers log the user.
-            client = f"{':'.join(map(str, self.protocol.client or ()))} {self.request_id.decode()}"
-            # The id of a session may stand in the query too.
-            target = without_session(self.head.url.decode("latin-1").partition("?")[0])
-            method, version, seconds = self.head.method.decode(), self.head.version, time.monotonic() - self.arrived
-            fields = {"method": method, "path": target, "status": status, "seconds": round(seconds, 6), **self._key()}
-            extra = of_request(self.request_id, **fields)
-            _ACCESS.info('%s - "%s %s HTTP/%s" %d', client, method, target, version, status, extra=extra)
+        # The format has five fields. The id stands beside the client, where other servers log the user.
+        client = f"{':'.join(map(str, self.protocol.client or ()))} {self.request_id.decode()}"
+        # The id of a session may stand in the query too.
+        target = without_session(self.head.url.decode("latin-1").partition("?")[0])
+        method, version, seconds = self.head.method.decode(), self.head.version, time.monotonic() - self.arrived
+        fields = {"method": method, "path": target, "status": status, "seconds": round(seconds, 6), **self._key()}
+        extra = of_request(self.request_id, **fields)
+        _ACCESS.info('%s - "%s %s HTTP/%s" %d', client, method, target, version, status, extra=extra)
 
 
 class ASGIExchange(HTTPExchange):

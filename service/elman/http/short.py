@@ -15,7 +15,7 @@ class _Results(dict[K, T]):
 
     def __init__(self, function: Callable[[K], T]) -> None:
         super().__init__()
-        self._function = function
+        self._function: Callable[[K], T] = function
 
     def __missing__(self, text: K) -> T:
         result = self._function(text)
