@@ -30,8 +30,8 @@ COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY service/elman service/elman
 RUN PIP_CONSTRAINT=/build/constraints.txt PIP_BUILD_CONSTRAINT=/build/constraints.txt \
     python -m pip --python /opt/elman/bin/python install --no-cache-dir --no-deps --compile . \
- && python -m venv /opt/tools \
- && /opt/tools/bin/python -m pip install --no-cache-dir -c constraints.txt cyclonedx-bom \
+ && python -m venv --without-pip /opt/tools \
+ && python -m pip --python /opt/tools/bin/python install --no-cache-dir --no-compile -c constraints.txt cyclonedx-bom \
  && /opt/tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o /opt/elman/sbom.cdx.json \
     /opt/elman/bin/python
 

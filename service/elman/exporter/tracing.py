@@ -14,9 +14,8 @@ from elman.exporter.onnx_scan import expand_projected
 from elman.exporter.reference import TRACED_AT, Inputs, Layout, Reference
 from elman.repository.spec import ModelSpec
 
-# Steps of the trace. A pooling may leave one of a few steps, and torch takes an extent of 1 for a constant. Then the
-# trace is made again with more.
-_TRACED_TIMES = (TRACED_AT[1], 64)
+# Steps of the second trace. A pooling may leave one of a few steps, and torch takes an extent of 1 for a constant.
+_MANY_STEPS = 64
 
 # Warnings that torch's exporter gives about itself, whatever module it is given.
 _EXPORTER_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
@@ -28,11 +27,14 @@ _EXPORTER_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
 
 def trace(reference: Reference, inputs: Inputs, layout: Layout, spec: ModelSpec) -> onnx.ModelProto:
     """The graph of the module, its inputs and outputs named as the spec names them. Raises ExportRefused."""
-    for time in _TRACED_TIMES:
-        model = _traced(reference, inputs, layout, spec, time)
-        if layout.time_axis is None or _is_free(model, layout.time_axis):
-            break
-    return model
+    model = _traced(reference, inputs, layout, spec, TRACED_AT[1])
+    if layout.time_axis is None or _is_free(model, layout.time_axis):
+        return model
+    longer = _traced(reference, inputs, layout, spec, TRACED_AT[1] + 1)
+    if len(longer.graph.node) > len(model.graph.node):
+        # A loop over the steps in Python. More of them would take torch minutes and leave the axis as it is.
+        return model
+    return _traced(reference, inputs, layout, spec, _MANY_STEPS)
 
 
 def _traced(reference: Reference, inputs: Inputs, layout: Layout, spec: ModelSpec, time: int) -> onnx.ModelProto:
@@ -49,7 +51,7 @@ def _traced(reference: Reference, inputs: Inputs, layout: Layout, spec: ModelSpe
                 verbose=False,
                 input_names=["input", *names],
                 output_names=[*(spec.outputs or ()), *(state.output for state in states)],
-                dynamic_shapes=_free_axes(layout, 2 if time == TRACED_AT[1] else time // 2),
+                dynamic_shapes=_free_axes(layout, time // 2 if time == _MANY_STEPS else 2),
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportRefused(f"torch cannot export this module: {_root_cause(error)}") from error
