@@ -139,7 +139,12 @@ class Child:
 
 
 def answer_calls(answers: int, answer: Callable[[bytes], bytes]) -> None:
-    """The child's side: answer calls until the parent is gone."""
+    """The child's side: answer calls until the parent is gone.
+
+    A terminal or a service manager sends its signals to all processes. A parent that stops gracefully needs its child.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     with os.fdopen(answers, "wb") as out:
         while header := sys.stdin.buffer.read(8):
             (length,) = struct.unpack("!Q", header)

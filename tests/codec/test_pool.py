@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -52,6 +53,18 @@ def test_a_worker_that_dies_fails_its_call_which_is_not_repeated(tmp_path: Path)
             await pool.call(pooled.die, str(log))
         assert log.read_text() == "called\n"
         assert await pool.call(pooled.double, 4) == 8, "another worker takes its place"
+
+    run(test)
+
+
+def test_a_signal_to_all_processes_ends_no_worker() -> None:
+    """As a terminal sends SIGINT, and a service manager SIGTERM. The server ends its workers once it has answered."""
+
+    async def test(pool: CodecPool) -> None:
+        before = await pool.call(os.getpid)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(before, number)
+            assert await pool.call(os.getpid) == before
 
     run(test)
 

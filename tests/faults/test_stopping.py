@@ -93,7 +93,19 @@ def test_work_that_does_not_end_in_time_is_given_up(start_server: Callable[..., 
                 assert (answer.result().status_code, answer.result().json()["code"]) == (503, "draining")
 
 
-def test_an_interrupt_from_the_keyboard_ends_it_as_well(start_server: Callable[..., RunningServer]) -> None:
-    server = start_server()
-    server.process.send_signal(signal.SIGINT)
+def test_an_interrupt_from_the_keyboard_ends_it_as_well_once_a_body_on_its_way_is_answered(
+    start_server: Callable[..., RunningServer], long: np.ndarray
+) -> None:
+    server = start_server(drain_timeout=60)
+    content = long[:100].tobytes()
+    head = f"POST {URL} HTTP/1.1\r\nhost: test\r\ncontent-type: {HEADERS['content-type']}\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content[:1000])
+        assert server.client.get("/livez").status_code == 200  # so the first piece was read
+        server.process.send_signal(signal.SIGINT)
+        with pytest.raises(httpx.ConnectError):
+            while True:
+                httpx.get(f"{server.url}/livez")
+        connection.sendall(content[1000:])
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
     assert server.process.wait(15) == 0

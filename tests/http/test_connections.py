@@ -78,14 +78,18 @@ def test_one_address_does_not_take_all_connections(small_store: Path) -> None:
 
 
 def test_silent_and_idle_connections_are_closed(narrow: RunningServer) -> None:
-    idle = b"GET /livez HTTP/1.1\r\nhost: t\r\n\r\n"
-    for first in (b"", b"GET /livez HTTP/1.1\r\nho", idle):
-        with socket.create_connection(("127.0.0.1", narrow.port), timeout=20) as connection:
+    idle, half = b"GET /livez HTTP/1.1\r\nhost: t\r\n\r\n", b"GET /livez HTTP/1.1\r\nho"
+    with contextlib.ExitStack() as stack:
+        connections = []
+        for first in (b"", half, idle, post(as_json(2)) + half):
+            connection = socket.create_connection(("127.0.0.1", narrow.port), timeout=20)
+            connections.append(stack.enter_context(connection))
             connection.sendall(first)
-            started = time.monotonic()
+        started = time.monotonic()
+        for connection in connections:
             while connection.recv(4096):
                 pass
-            assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 15
 
 
 def test_a_server_with_few_descriptors_takes_fewer_connections(small_store: Path) -> None:
@@ -111,6 +115,20 @@ def test_the_process_may_open_as_many_files_as_its_connections_need(monkeypatch:
     assert 2_000 < limits[-1][0] <= 4096
     assert 3_000 < within_descriptors(Settings(max_connections=10_000)).max_connections < 4096
     assert limits[-1] == (4096, 4096)
+
+
+def test_of_many_connections_beyond_the_limit_the_oldest_are_closed_at_once() -> None:
+    class Counted:
+        deadline = 0.0
+        num_expired = 0
+
+        def expire(self) -> None:
+            self.num_expired += 1
+
+    connections, extra = Connections(1, 1), [Counted() for _ in range(100)]
+    for one in extra:
+        connections.add(one, extra=True)  # none is discarded before the next turn of the loop
+    assert [one.num_expired for one in extra] == [1] * 36 + [0] * 64
 
 
 def test_connections_are_counted_by_address_and_network() -> None:

@@ -1,6 +1,9 @@
 """The driver brings each request through its endpoint once, and turns what goes wrong into one answer."""
 
 import asyncio
+import gc
+import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -168,6 +171,22 @@ def test_a_client_that_is_gone_gets_nothing_and_its_work_is_given_up() -> None:
         assert (exchange.responses, counted.failed) == ([], [])
 
     driven(test)
+
+
+def test_a_request_is_gone_with_its_client_whatever_its_deadline() -> None:
+    async def test(driver: Driver, counted: Counted, queue: ModelQueue) -> None:
+        exchange = start(driver, lambda: Doubling(queue, [Sequence(features(100))], time.monotonic() + 3600))
+        exchange.disconnect()
+        await settled(lambda: driver.engine.num_pending == 0)
+        gone = weakref.ref(exchange)
+        del exchange
+        assert gone() is None, "a timer or a cycle refers to it"
+
+    gc.disable()
+    try:
+        driven(test)
+    finally:
+        gc.enable()
 
 
 def test_the_event_loop_keeps_a_deadline_that_the_engine_does_not() -> None:

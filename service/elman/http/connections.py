@@ -69,7 +69,9 @@ class Connections:
         if extra:
             self._extra[connection] = None
             if len(self._extra) > _MAX_EXTRA:
-                next(iter(self._extra)).expire()
+                oldest = next(iter(self._extra))
+                del self._extra[oldest]  # it is closed on a later turn of the loop only
+                oldest.expire()
 
     def discard(self, connection: Connection) -> None:
         """No longer watch a connection."""

@@ -170,8 +170,12 @@ class Exchange:
     def disconnect(self) -> None:
         """The client is gone: cancel its work."""
         self.disconnected = True
-        if self.work is not None:
-            self.work.cancel()
+        if self.timer is not None:
+            self.timer.cancel()  # it would keep the request until its deadline
+        # Work and exchange refer to each other: a cycle, which nothing would collect for long.
+        work, self.work = self.work, None
+        if work is not None:
+            work.cancel()
 
 
 class Send(Work):

@@ -20,7 +20,7 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from elman.errors import ElmanError, HeadTooLarge, InvalidHTTP
+from elman.errors import ElmanError, HeadTooLarge, InvalidHTTP, Overloaded
 from elman.http.bodies import Body
 from elman.http.connections import served_by
 from elman.http.endpoint import MAX_JOINED_BYTES, Pieces, Route
@@ -43,6 +43,8 @@ _NEVER = float("inf")
 # stops. Longer heads are not worth the memory.
 _MAX_HEADS = 16
 _MAX_REPEATED_BYTES = 4096
+# Most requests of a connection that may wait for the response to the one before.
+_MAX_WAITING = 64
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})\r\n", re.IGNORECASE)
 # Requests with these fields are always parsed.
 _NOT_REPEATED = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
@@ -193,9 +195,9 @@ class HTTPProtocol(asyncio.Protocol):
                 self._next()
 
     def shutdown(self) -> None:
-        """The server stops: close once the current requests are answered."""
+        """The server stops: close once the requests that have begun are answered, also one whose body is on its way."""
         self.stopping = True
-        if self._current is None and not self._waiting:
+        if self._current is None and not self._waiting and not self._in_body:
             self.transport.close()
 
     def expire(self) -> None:
@@ -277,7 +279,7 @@ class HTTPProtocol(asyncio.Protocol):
         """Answer with an error without reading the rest of the request, then close. Earlier requests come first."""
         if self._refused:
             return
-        self._refused, self._in_head = True, False
+        self._refused, self._in_head, self._in_body = True, False, False
         self._pieces = []
         if self._body is not None:
             self._body.close()
@@ -291,6 +293,8 @@ class HTTPProtocol(asyncio.Protocol):
             self._current = exchange
             exchange.start()
         else:
+            if len(self._waiting) >= _MAX_WAITING and not self._refused:
+                raise Overloaded(f"more than {_MAX_WAITING} requests wait on this connection", retry_after=1)
             self._waiting.append(exchange)
             self.transport.pause_reading()
 
@@ -312,8 +316,8 @@ class HTTPProtocol(asyncio.Protocol):
             self._next()
         elif self._refused:
             self._linger()
-        elif not self._in_head and not self._in_body:
-            self.deadline = time.monotonic() + self._idle_seconds
+        elif not self._in_body:
+            self.deadline = time.monotonic() + (HEAD_SECONDS if self._in_head else self._idle_seconds)
 
     def _linger(self) -> None:
         """Close after a while. Closing at once, with unread data, could make the client lose the response."""
@@ -346,7 +350,7 @@ class HTTPProtocol(asyncio.Protocol):
             or self._current is not None
             or self._waiting
         ):
-            self.stopping = True
+            self.shutdown()
             return
         head = [b"GET ", self.url, b" HTTP/1.1\r\n"]
         for name, value in self.headers:
