@@ -1,6 +1,7 @@
 """No caller fills the queue alone once there are others, and who has much waiting comes after who has little."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from elman.engine.queue import ModelQueue
 from elman.engine.scheduler import Policy
 from elman.engine.sequence import Sequence
 from elman.engine.shares import Shares
+from elman.engine.thread import EngineThread
 from elman.errors import Overloaded
 from tests.reference import model
 
@@ -20,23 +22,34 @@ LENGTH = 3_000
 
 
 def test_one_caller_alone_may_have_all_of_the_room() -> None:
-    shares = Shares()
-    assert shares.add(b"a", 7) == 0
-    assert shares.add(b"a", 1) == 0
-    assert not shares.exceeds(b"a", 2, 2)
+    shares = Shares(8, 1.0)
+    for _ in range(8):
+        assert not shares.exceeds(b"a", 1, 0.1, 0, 0.0)
+        assert not shares.add(b"a", 1, 0.1), "there is nobody to go before"
 
 
 def test_once_there_are_several_none_holds_more_than_is_free() -> None:
-    shares = Shares()
-    shares.add(b"a", 1)
-    shares.add(b"b", 1)
-    assert shares.add(b"a", 3) == 1, "what it held before"
-    assert shares.exceeds(b"a", 1, 4) and not shares.exceeds(b"a", 1, 5)
-    shares.remove(b"b", 1)
-    shares.remove(b"a", 4)
+    shares = Shares(8, 1.0)
+    shares.add(b"a", 1, 0.1)
+    assert shares.add(b"b", 1, 0.1), "it has no others"
+    assert not shares.add(b"a", 3, 0.3)
+    assert shares.exceeds(b"a", 1, 0.0, 4, 1.0) and not shares.exceeds(b"a", 1, 0.0, 5, 1.0)
+    assert shares.exceeds(b"a", 1, 0.2, 9, 0.5) and not shares.exceeds(b"a", 1, 0.2, 9, 0.7)
+    shares.remove(b"b", 1, 0.1)
+    shares.remove(b"a", 4, 0.4)
     assert shares.held(b"a") == 0
     # One that is remembered leaves room for the other, and a queue of one place takes somebody.
-    assert not shares.exceeds(b"a", 4, 8) and shares.exceeds(b"a", 5, 4) and not shares.exceeds(b"a", 1, 1)
+    assert not shares.exceeds(b"a", 4, 9.0, 8, 0.1) and shares.exceeds(b"a", 5, 0.0, 4, 1.0)
+    assert not shares.exceeds(b"a", 1, 0.0, 1, 0.0)
+
+
+def test_only_who_holds_little_may_exceed_a_full_queue() -> None:
+    shares = Shares(320, 32.0)
+    assert not shares.extra(b"a", 1, 0.1), "it is alone"
+    shares.add(b"a", 100, 0.1)
+    shares.add(b"b", 5, 0.1)
+    assert not shares.extra(b"a", 1, 0.1)
+    assert shares.extra(b"b", 5, 0.1) and not shares.extra(b"b", 6, 0.1) and not shares.extra(b"b", 1, 1.0)
 
 
 class Asker:
@@ -49,7 +62,7 @@ class Asker:
     def ask(self, owner: bytes, num_sequences: int = 1, length: int = LENGTH) -> AwaitedRequest:
         sequences = [Sequence(np.full((length, 12), 0.5, np.float32)) for _ in range(num_sequences)]
         pending = AwaitedRequest(self.queue, sequences, asyncio.get_running_loop().create_future())
-        pending.owner = owner
+        pending.party = owner
         self.engine.begin(pending)
         return pending
 
@@ -84,16 +97,53 @@ def test_a_greedy_caller_leaves_room_for_another_and_is_told_early() -> None:
     asked(20, test)
 
 
-def test_a_light_caller_does_not_wait_for_all_of_a_greedy_one() -> None:
+def test_a_light_caller_is_served_while_a_greedy_one_fills_the_queue() -> None:
     async def test(asker: Asker) -> None:
-        await asker.ask(b"light", length=1).future
-        greedy = [asker.ask(b"greedy", 40, length=200) for _ in range(20)]
+        greedy = [asker.ask(b"greedy", 40) for _ in range(8)]
+        with pytest.raises(Overloaded):
+            asker.ask(b"greedy")
+        with pytest.raises(Overloaded):
+            asker.ask(b"another", 40)
         light = asker.ask(b"light", 2, length=200)
         await light.future
-        done = sum(one.future.done() for one in greedy)
-        assert done < 10, f"{done} of 20 greedy requests went before"
+        assert not any(one.future.done() for one in greedy)
         for one in greedy:
             one.cancel()
         await asyncio.gather(*(one.future for one in greedy))
 
-    asked(10_000, test)
+    asked(320, test)
+
+
+class Waiting:
+    """A queue with one sequence. The thread needs no more of a queue."""
+
+    def __init__(self) -> None:
+        self.scheduler = [Sequence(np.zeros(1))]
+
+    def add(self, sequences: list[Sequence]) -> None:
+        pass
+
+
+def test_the_model_of_a_light_caller_is_next_whatever_others_are_queued() -> None:
+    order: list[Any] = []
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def iterate(queue: Any) -> tuple[list[Sequence], list[Any]]:
+        order.append(queue)
+        begun.set()
+        go_on.wait()
+        queue.scheduler.clear()
+        if len(order) == 14:
+            done.set()
+        return [], []
+
+    thread = EngineThread("test", iterate, lambda *_: None)
+    queues: list[Any] = [Waiting() for _ in range(14)]
+    thread.put([(queue, [], False) for queue in queues[:13]])
+    begun.wait()
+    thread.put([(queues[13], [], True)])
+    go_on.set()
+    done.wait()
+    thread.close()
+    thread.join(10.0)
+    assert order == [queues[0], queues[13], *queues[1:13]]

@@ -27,6 +27,7 @@ class Arrival:
     deadline: float
     cancelled_at: float
     rows: int = 1
+    party: bytes = b""
 
 
 @dataclass
@@ -59,6 +60,7 @@ hurried = st.builds(
     cancelled_at=st.one_of(st.just(inf), st.floats(0, 60)),
 )
 blocks = st.builds(replace, st.one_of(arrivals, hurried), rows=st.sampled_from([1, 2, 60]))
+shared = st.builds(replace, blocks, party=st.sampled_from([b"a", b"b", b"c"]))
 policies = st.builds(
     Policy,
     max_batch=st.integers(1, 20),
@@ -72,7 +74,7 @@ policies = st.builds(
 def simulate(policy: Policy, arriving: list[Arrival]) -> tuple[Run, list[Sequence]]:
     """Run the scheduler as a queue does, one second an iteration, checking what holds of every batch."""
     scheduler, seen = Scheduler(policy), Run()
-    fields = "returns", "priority", "deadline", "rows"
+    fields = "returns", "priority", "deadline", "rows", "party"
     every = [sequence(one.length, **{name: getattr(one, name) for name in fields}) for one in arriving]
     waiting = list(zip(arriving, every, strict=True))
     now = 0.0
@@ -112,7 +114,7 @@ def check_batch(policy: Policy, batch: Batch, live: list[Sequence]) -> None:
         assert len(set(batch.counts)) == 1
     if any(one.rows > 1 for one in live):
         assert len(batch.sequences) == 1 or all(one.rows == 1 for one in batch.sequences), "a block runs alone"
-    elif policy.chunked:
+    elif policy.chunked and len({one.party for one in live}) == 1:
         check_choice(policy, batch, live, limit)
 
 
@@ -358,3 +360,63 @@ def test_a_lower_priority_number_and_then_an_earlier_deadline_goes_first() -> No
     while len(scheduler):
         order += [names[id(one)] for one in scheduler.update(scheduler.schedule(0.0))]
     assert order == ["urgent", "early", "late", "plain", "background"]
+
+
+# Several callers
+
+
+@given(policy=policies, arriving=st.lists(shared, min_size=1, max_size=40))
+def test_callers_share_every_run_that_has_room_and_nothing_is_lost(policy: Policy, arriving: list[Arrival]) -> None:
+    seen, every = simulate(policy, arriving)
+    assert sorted(map(id, seen.done)) == sorted(map(id, every))
+    assert all(one.error is not None or one.cursor == one.length for one in every)
+
+
+@given(
+    policy=policies,
+    queued=st.lists(st.builds(replace, blocks, party=st.sampled_from([b"a", b"b", b"c"])), max_size=60),
+    num_runs=st.integers(0, 30),
+    more=st.booleans(),
+)
+def test_a_caller_with_one_short_sequence_waits_for_one_run_of_each_other(
+    policy: Policy, queued: list[Arrival], num_runs: int, more: bool
+) -> None:
+    scheduler = Scheduler(policy)
+    for one in queued:
+        scheduler.add(sequence(one.length, returns=one.returns, rows=one.rows, party=one.party))
+    for _ in range(num_runs):
+        scheduler.update(scheduler.schedule(0.0))
+    others = {one.party for one in queued} | ({b"d"} if more else set())
+    # The second time it has been served before, and goes after who was served less.
+    for time in range(2):
+        light = sequence(1, party=b"light")
+        scheduler.add(light)
+        most = len(others) + time + 1
+        for _ in range(most):
+            if more:  # others that come again and again, and go at once
+                scheduler.add(sequence(1, party=b"d"))
+            if light in scheduler.update(scheduler.schedule(0.0)):
+                break
+        else:
+            raise AssertionError(f"it was passed over {most} times")
+
+
+@pytest.mark.parametrize("max_batch", [1, 4, 16])
+def test_two_callers_with_much_work_get_the_same_however_they_send_it(max_batch: int) -> None:
+    policy = Policy(max_batch=max_batch, max_chunk=64)
+    scheduler = Scheduler(policy)
+    early = [sequence(1_000, party=b"early") for _ in range(2_000)]
+    for one in early:
+        scheduler.add(one)
+    for _ in range(50):
+        scheduler.update(scheduler.schedule(0.0))
+    used = dict.fromkeys((b"early", b"late"), 0.0)
+    for _ in range(400):
+        while sum(one.num_queued for party, one in scheduler._lanes.items() if party == b"late") < 2 * max_batch:
+            scheduler.add(sequence(100, party=b"late"))
+        batch = scheduler.schedule(0.0)
+        assert batch is not None
+        for one in batch.sequences:
+            used[one.party] += seconds(policy, batch.chunk, len(batch.sequences)) / len(batch.sequences)
+        scheduler.update(batch)
+    assert used[b"late"] == pytest.approx(used[b"early"], rel=0.1)

@@ -25,7 +25,8 @@ from elman.codec.octets import decode_octets, parse_query
 from elman.codec.requests import StepsRequest, StreamQuery
 from elman.engine.work import Steps
 from elman.errors import Draining, ElmanError, Internal, InvalidField, Overloaded, Unauthorized, UnknownModel
-from elman.http.callers import Caller, Callers, caller_of
+from elman.http.callers import ANYONE, Caller, Callers, caller_of
+from elman.http.connections import network_of
 from elman.http.endpoint import GONE, REQUEST_ID, Driver
 from elman.http.roles import needs
 from elman.repository.network import Array
@@ -55,6 +56,12 @@ class _Stream:
     served: ServedModel
     record: Record
     query: StreamQuery
+
+    @property
+    def party(self) -> bytes:
+        """Whose share of the engine its frames take."""
+        owner = self.caller.owner
+        return network_of(self.socket.scope.get("client")).encode() if owner == ANYONE else owner
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -197,10 +204,10 @@ class Streams:
         """Run one frame and send its answer. Raises ElmanError and SlowClient."""
         if not self.callers.holds(stream.caller):
             raise Unauthorized("the API key of this stream is no longer valid")
-        owner, request_id = stream.caller.owner, stream.socket.scope[REQUEST_ID]
-        stream.driver.engine.check_room(owner)
+        party, request_id = stream.party, stream.socket.scope[REQUEST_ID]
+        stream.driver.engine.check_room(party)
         steps = self._step(stream, text, content, time.monotonic())
-        answer = await stream.driver.complete(steps, owner, request_id)
+        answer = await stream.driver.complete(steps, party, request_id)
         sending = stream.socket.send_bytes(answer) if text is None else stream.socket.send_text(answer.decode())
         await self._send(sending)
 

@@ -63,7 +63,7 @@ class Engine:
     def _reset(self) -> None:
         self._pending_seconds = 0.0
         self._num_pending = 0
-        self._shares = Shares()
+        self._shares = Shares(self.max_queue, self.max_queue_seconds)
         self._arrived: list[Arrival] = []
         self._num_seen = 0
         self._requests: set[PendingRequest] = set()
@@ -127,7 +127,8 @@ class Engine:
             queue.check_open()
         pending.num_pending = num_sequences = len(sequences)
         pending.seconds = seconds = queue.seconds(sequences)
-        self.check_room(pending.owner, num_sequences, seconds)
+        party = pending.party
+        self.check_room(party, num_sequences, seconds)
         saver = self._saver
         if (
             saver is not None
@@ -137,13 +138,13 @@ class Engine:
             raise StoreUnavailable("the session store does not keep up with the steps", retry_after=1)
         self._num_pending += num_sequences
         self._pending_seconds += seconds
-        # The sequences of a caller who has others pending come after those of the other callers.
-        place = self._shares.add(pending.owner, num_sequences)
+        first = self._shares.add(party, num_sequences, seconds)
         self._requests.add(pending)
         queue.stats.num_added += num_sequences
-        now = time.monotonic()
+        now, place = time.monotonic(), 0
         for sequence in sequences:
             sequence.queued_at = now
+            sequence.party = party
             sequence.place = place
             sequence.request = pending
             place += sequence.rows
@@ -151,7 +152,7 @@ class Engine:
         # batch, and the threads switch once per turn and not once per request.
         if not self._arrived:
             self._loop.call_soon(self._dispatch)
-        self._arrived.append((queue, sequences))
+        self._arrived.append((queue, sequences, first))
 
     def _dispatch(self) -> None:
         if self._num_seen < len(self._arrived) < _ENOUGH_ARRIVED and self._loop is not None:
@@ -180,24 +181,26 @@ class Engine:
         if len(arrived) > _MAX_LIGHT_REQUESTS:
             return False
         queue = arrived[0][0]
-        sequences = [sequence for other, added in arrived for sequence in added if other is queue]
+        sequences = [sequence for other, added, _ in arrived for sequence in added if other is queue]
         # Others are for another queue, with a thread of the engine, or with the saver.
         return len(sequences) == self._num_pending and queue.is_light(sequences)
 
     def _run_here(self, arrived: list[Arrival]) -> None:
         """Run on the event loop, while the engine's threads wait for work."""
         queue = arrived[0][0]
-        for _, sequences in arrived:
+        for _, sequences, _ in arrived:
             queue.add(sequences)
         done, listeners = self._iterate(queue)
         self._deliver(self._save(done), listeners)
         if len(queue.scheduler):
-            self._threads[_CHUNKED.index(queue.scheduler.policy.chunked)].put([(queue, [])])
+            self._threads[_CHUNKED.index(queue.scheduler.policy.chunked)].put([(queue, [], False)])
 
-    def check_room(self, owner: bytes, num_sequences: int = 1, seconds: float = 0.0) -> None:
+    def check_room(self, party: bytes, num_sequences: int = 1, seconds: float = 0.0) -> None:
         """Raise Overloaded if there is no room for more sequences of a caller, and Draining once the engine stops.
 
         Without its numbers a request is refused, before its body is decoded, only if it would be refused afterwards.
+
+        party: whose share of the room they take, as in `PendingRequest`.
         """
         if self._draining:
             raise Draining("the server is stopping and takes no new work", retry_after=1)
@@ -206,32 +209,40 @@ class Engine:
             or self._pending_seconds + seconds > self.max_queue_seconds
             or self._shares.several
         ):
-            self._check_crowded(owner, num_sequences, seconds)
+            self._check_crowded(party, num_sequences, seconds)
 
-    def _check_crowded(self, owner: bytes, num_sequences: int, seconds: float) -> None:
+    def _check_crowded(self, party: bytes, num_sequences: int, seconds: float) -> None:
         """As `check_room`, where a limit may be exceeded, or room is shared."""
         num_queued, shares = self._num_pending, self._shares
         if self._saver is not None:  # what waits for the store takes no room from what is to be run
             num_queued -= len(self._saver.held)
-        if num_queued + num_sequences > self.max_queue:
-            raise Overloaded(
-                f"{num_queued} sequences are queued; {num_sequences} more would exceed the limit of {self.max_queue}",
-                retry_after=max(1, math.ceil(self._pending_seconds / 2)),
-            )
-        if shares.several and shares.exceeds(owner, num_sequences, self.max_queue - num_queued):
-            raise Overloaded(
-                f"{shares.held(owner)} of your sequences are queued; with {num_sequences} more, too little room "
-                "would be left for other callers",
-                retry_after=max(1, math.ceil(self._pending_seconds / 2)),
-            )
-        excess = self._pending_seconds + seconds - self.max_queue_seconds
+        num_free, free = self.max_queue - num_queued, self.max_queue_seconds - self._pending_seconds
         # A request that exceeds the limit alone is accepted when the queue is empty.
-        if excess > 0 and self._num_pending:
-            raise Overloaded(
+        late = seconds > free and self._num_pending > 0
+        greedy = shares.several and shares.exceeds(party, num_sequences, seconds, num_free, free)
+        if not (late or greedy or num_sequences > num_free):
+            return
+        extra = shares.extra(party, num_sequences, seconds)
+        if num_sequences > num_free + extra * self.max_queue:
+            raise self._overloaded(
+                f"{num_queued} sequences are queued; {num_sequences} more would exceed the limit of {self.max_queue}"
+            )
+        if seconds > free + extra * self.max_queue_seconds and late:
+            raise self._overloaded(
                 f"{self._pending_seconds:.1f} seconds of work are queued; {seconds:.1f} more would exceed the limit "
                 f"of {self.max_queue_seconds:g}",
-                retry_after=max(1, math.ceil(min(excess, self._pending_seconds))),
+                min(seconds - free, self._pending_seconds),
             )
+        if greedy and not extra:
+            raise self._overloaded(
+                f"{shares.held(party)} of your sequences are queued; with {num_sequences} more, too little room would "
+                "be left for other callers"
+            )
+
+    def _overloaded(self, detail: str, seconds: float | None = None) -> Overloaded:
+        """The error of a request to be sent again after some seconds; by default after half of the queued work."""
+        seconds = self._pending_seconds / 2 if seconds is None else seconds
+        return Overloaded(detail, retry_after=max(1, math.ceil(seconds)))
 
     async def drain(self, timeout: float) -> None:
         """Refuse new work, and wait up to `timeout` seconds for the queued sequences."""
@@ -324,7 +335,7 @@ class Engine:
         if pending in self._requests:
             self._requests.remove(pending)
             self._pending_seconds -= pending.seconds
-            self._shares.remove(pending.owner, len(pending.sequences))
+            self._shares.remove(pending.party, len(pending.sequences), pending.seconds)
             pending.finish(error)
 
     def _watch(self) -> None:

@@ -25,17 +25,17 @@ class PendingRequest:
         sequences: each of at least one step.
         num_pending: how many of them are not done. The engine counts.
         seconds: their calibrated cost. The engine sets it.
-        owner: the caller, as `Callers` identified it.
+        party: whose share of the engine they take: a caller with an API key, or without keys an address.
     """
 
-    __slots__ = ("num_pending", "owner", "queue", "seconds", "sequences")
+    __slots__ = ("num_pending", "party", "queue", "seconds", "sequences")
 
     def __init__(self, queue: "ModelQueue", sequences: list[Sequence]) -> None:
         self.queue = queue
         self.sequences = sequences
         self.num_pending = 0
         self.seconds = 0.0
-        self.owner = b""
+        self.party = b""
 
     @property
     def request_id(self) -> bytes:

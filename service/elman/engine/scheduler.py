@@ -5,15 +5,14 @@ short sequence waits for a long one to finish. (After Orca, OSDI 2022, and E-BAT
 steps of a batch. The levels are those of a multi-level feedback queue.)
 """
 
-import heapq
-from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 from operator import attrgetter
 from typing import Literal
 
+from elman.engine.lane import Lane
 from elman.engine.sequence import Rank, Sequence
-from elman.errors import DeadlineExceeded
 from elman.repository.calibration import Calibration
 
 Grouping = Literal["ragged", "equal", "alone"]
@@ -23,8 +22,6 @@ _LEVEL_STEPS = 256
 # Sequences of one request that start at level 0. The next level takes twice as many, and so on, so that a request with
 # thousands of sequences does not block the requests after it.
 _LEVEL_PLACES = 64
-# If a run has only one row or is that of a block, every eighth run goes to a lower level.
-_LOW_LEVEL_TURN = 8
 # Seconds between two searches of the whole queue for late or cancelled sequences.
 _SWEEP_SECONDS = 0.5
 # Sequences that are run whole share a batch if the shorter has at least this fraction of the longer one's steps.
@@ -42,6 +39,7 @@ _FIXED_COSTS_BUSY, _FIXED_COSTS_QUIET = 3, 10
 _QUIET_RUNS = 200
 
 _TRACED = attrgetter("keep_trace")
+_USED = attrgetter("used")
 
 
 @dataclass(frozen=True)
@@ -93,38 +91,51 @@ class Scheduler:
     the run too much.
 
     A block of rows runs alone, and so takes turns with the others: its level grows with the steps of all its rows.
+
+    Each caller has a lane, in which its sequences keep this order. If several callers have sequences here, the first
+    sequence of each batch is one of the caller whose sequences have used the least, and all share its other rows. (This
+    is start-time fair queueing, Goyal 1996.) A caller that comes begins with what the one in turn has used: it goes
+    before those with much work, and gets nothing for the time when it had none.
     """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._queues: dict[Rank, deque[Sequence]] = {}
-        self._ranks: list[Rank] = []  # a heap of the keys of _queues
+        self._dropped: list[Sequence] = []
+        self._lanes: dict[bytes, Lane] = {}
+        # Those with sequences, in their order, when a batch is chosen.
+        self._order: list[Lane] = []
+        # What the last lane in turn had used before its run, and what callers without a lane had used, if more.
+        self._used = 0.0
+        self._left: dict[bytes, float] = {}
         # The sequences that were popped for the current batch, in order. Not all of them are in the batch.
         self._taken: list[Sequence] = []
-        self._dropped: list[Sequence] = []
-        self._num_queued = 0
-        self._turns = 0
         self._runs_since_short = 0
         self._next_sweep = 0.0
 
     def __len__(self) -> int:
-        return self._num_queued + len(self._dropped)
+        length = len(self._dropped)
+        for lane in self._lanes.values():
+            length += lane.num_queued
+        return length
 
     @property
     def num_waiting(self) -> int:
         """Sequences that have not advanced yet."""
-        return sum(1 for queue in self._queues.values() for s in queue if not (s.cursor or s.served))
+        return sum(lane.num_waiting for lane in self._lanes.values())
 
     @property
     def num_running(self) -> int:
         """Sequences that have advanced and are not done."""
-        return self._num_queued - self.num_waiting
+        return sum(lane.num_queued for lane in self._lanes.values()) - self.num_waiting
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence of at least one step."""
         sequence.rank = _rank_of(sequence)
-        self._queue_of(sequence.rank).append(sequence)
-        self._num_queued += 1
+        lane = self._lanes.get(sequence.party)
+        if lane is None:
+            used = max(self._used, self._left.pop(sequence.party, 0.0))
+            lane = self._lanes[sequence.party] = Lane(self._dropped, used)
+        lane.add(sequence)
         if len(sequence.inputs) <= _SHORT_CHUNKS * self.policy.max_chunk:
             self._runs_since_short = 0
 
@@ -133,7 +144,13 @@ class Scheduler:
         self._sweep(now)
         self._runs_since_short += 1
         policy = self.policy
-        low = self._pop_low_level(now)
+        order = self._order = list(self._lanes.values())
+        if len(order) > 1:
+            order = self._order = sorted([lane for lane in order if lane.num_queued], key=_USED)
+            self._used = max(self._used, order[0].used) if order else self._used
+        if not order or not order[0].num_queued:
+            return None
+        low = self._pop_low_level(now) if policy.chunked and len(order[0].ranks) > 1 else None
         others = [] if low is None else [low]
         alone = policy.grouping == "alone" or (low is not None and low.rows > 1)
         room = (1 if alone else policy.max_batch) - len(others)
@@ -145,7 +162,8 @@ class Scheduler:
         if not first:
             return None
         chunk = self._chunk(first)
-        if policy.chunked and len(first) == len(candidates) and first[0].rows == 1:
+        left = len(order) > 1 or order[0].num_queued
+        if left and policy.chunked and len(first) == len(candidates) and first[0].rows == 1:
             more = self._pop_others(now, first, chunk, room - len(first))
             self._taken += more
             others += more
@@ -156,7 +174,8 @@ class Scheduler:
 
         Sequences that were dropped since the last call are returned too, with their error set.
         """
-        done, self._dropped = self._dropped, []
+        done = self._dropped.copy()
+        self._dropped.clear()
         for sequence, steps in zip(batch.sequences, batch.counts, strict=True) if batch else ():
             if sequence.error is None:
                 sequence.cursor += steps
@@ -167,50 +186,52 @@ class Scheduler:
                     continue
             done.append(sequence)
         self._put_back()
+        if batch is not None and len(self._lanes) > 1:
+            self._charge(batch)
         return done
 
-    def _queue_of(self, rank: Rank) -> deque[Sequence]:
-        queue = self._queues.get(rank)
-        if queue is None:
-            queue = self._queues[rank] = deque()
-            heapq.heappush(self._ranks, rank)
-        return queue
+    def _charge(self, batch: Batch) -> None:
+        """Add what a run cost to the lanes of its rows, and close those that it left empty."""
+        sequences = batch.sequences
+        seconds = self.policy.cost.run_seconds(sum([one.rows for one in sequences]), batch.chunk) / len(sequences)
+        for sequence in sequences:
+            self._lanes[sequence.party].used += seconds
+        self._close({sequence.party for sequence in sequences})
+
+    def _close(self, parties: Iterable[bytes]) -> None:
+        """Close the lanes of some callers that are empty, but not the last lane."""
+        for party in parties:
+            lane = self._lanes[party]
+            if not lane.num_queued and len(self._lanes) > 1:
+                del self._lanes[party]
+                self._left[party] = lane.used
 
     def _put_back(self) -> None:
         """Queue the taken sequences that are not done, in their order, at the front of their rank."""
-        rank: Rank | None = None
         for sequence in reversed(self._taken):
             if sequence.error is None and sequence.remaining:
-                if sequence.rank != rank:
-                    rank = sequence.rank
-                    queue = self._queue_of(rank)
-                queue.appendleft(sequence)
-                self._num_queued += 1
+                self._lanes[sequence.party].put_back(sequence)
         self._taken = []
 
     def _pop(self, now: float, limit: int, blocks: bool = False) -> list[Sequence]:
-        """The first sequences in order, up to `limit`, all of one priority and level.
+        """The first sequences in order, up to `limit`, all of one priority and level. Lanes give equal shares.
 
         It stops before a block. With `blocks` a block that comes first is returned alone.
         """
+        lanes = self._order
+        if len(lanes) == 1:
+            return lanes[0].pop(now, limit, blocks)
         popped: list[Sequence] = []
         level: tuple[int, int] | None = None
-        while len(popped) < limit and (rank := self._first_rank()) is not None:
-            if popped and rank[:2] != level:
-                break
-            level, queue = rank[:2], self._queues[rank]
-            while queue and len(popped) < limit:
-                is_block = queue[0].rows > 1
-                if is_block and (popped or not blocks):
+        for share in (max(1, limit // len(lanes)), limit):
+            for lane in lanes:
+                if len(popped) == limit:
                     return popped
-                sequence = queue.popleft()
-                self._num_queued -= 1
-                if sequence.cancelled or sequence.deadline <= now:
-                    self._drop(sequence)
-                    continue
-                popped.append(sequence)
-                if is_block:
-                    return popped
+                popped += lane.pop(now, min(share, limit - len(popped)), blocks and not popped, level)
+                if popped and level is None:
+                    level = popped[0].rank[:2]
+                    if popped[0].rows > 1:
+                        return popped
         return popped
 
     def _pop_candidates(self, now: float, room: int, blocks: bool) -> list[Sequence]:
@@ -219,7 +240,7 @@ class Scheduler:
         if not room:
             return []
         if policy.chunked:
-            rank = self._first_rank()
+            rank = self._order[0].first_rank()
             # Sequences with deadlines keep their order, so only those without are chosen from.
             free = rank is not None and rank[2] == inf and policy.grouping != "alone"
             return self._pop(now, _CANDIDATE_BATCHES * room if free else room, blocks)
@@ -254,55 +275,19 @@ class Scheduler:
         return others
 
     def _pop_low_level(self, now: float) -> Sequence | None:
-        """One sequence of a level after the first one; these levels take turns."""
-        if len(self._ranks) < 2 or not self.policy.chunked:
-            return None
-        first = self._first_rank()
-        if first is None:
-            return None
-        later = [r for r, queue in self._queues.items() if r[0] == first[0] and r[1] > first[1] and queue]
-        if not later:
-            return None
-        self._turns += 1
-        levels = sorted({rank[1] for rank in later})
-        level = levels[self._turns // _LOW_LEVEL_TURN % len(levels)]
-        queue = self._queues[min(rank for rank in later if rank[1] == level)]
-        alone = self.policy.max_batch == 1 or self.policy.grouping == "alone"
-        if (alone or max(queue[0].rows, self._queues[first][0].rows) > 1) and self._turns % _LOW_LEVEL_TURN:
-            return None
-        while queue:
-            sequence = queue.popleft()
-            self._num_queued -= 1
-            if not sequence.cancelled and sequence.deadline > now:
-                return sequence
-            self._drop(sequence)
-        return None
-
-    def _first_rank(self) -> Rank | None:
-        while self._ranks and not self._queues[self._ranks[0]]:
-            del self._queues[heapq.heappop(self._ranks)]
-        return self._ranks[0] if self._ranks else None
+        """One sequence of a level after the first one, of the lane in turn; these levels take turns."""
+        policy = self.policy
+        return self._order[0].pop_low_level(now, policy.max_batch == 1 or policy.grouping == "alone")
 
     def _sweep(self, now: float) -> None:
         """Drop all late or cancelled sequences in the queue, every half second."""
         if now < self._next_sweep:
             return
         self._next_sweep = now + _SWEEP_SECONDS
-        for rank, queue in self._queues.items():
-            dropped = [sequence for sequence in queue if sequence.cancelled or sequence.deadline <= now]
-            if not dropped:
-                continue
-            self._queues[rank] = deque(s for s in queue if not (s.cancelled or s.deadline <= now))
-            self._num_queued -= len(dropped)
-            for sequence in dropped:
-                self._drop(sequence)
-
-    def _drop(self, sequence: Sequence) -> None:
-        done, length = sequence.served + sequence.cursor, sequence.served + sequence.length
-        # More inputs may come from a feedback.
-        of = "" if sequence.more else f" of {length}"
-        sequence.error = DeadlineExceeded(f"the deadline passed with {done}{of} steps done")
-        self._dropped.append(sequence)
+        for lane in self._lanes.values():
+            lane.sweep(now)
+        self._close(list(self._lanes))
+        self._left = {party: used for party, used in self._left.items() if used > self._used}
 
     def _similar(self, first: Sequence, other: Sequence) -> bool:
         if self.policy.grouping == "equal":

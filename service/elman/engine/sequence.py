@@ -59,6 +59,7 @@ class Sequence:
         listener: called on the event loop each time that the sequence was fed.
         save: what `commit` writes to a store before the answer is sent. The engine does not look into it.
         request: the `PendingRequest` that it belongs to, until it is done. The engine sets it.
+        party: whose share of the engine it takes, as in `PendingRequest`. The engine sets it.
         place: the number of rows before it in its request.
         priority: lower goes first.
         deadline: on the clock of `time.monotonic`; later than this the sequence is dropped.
@@ -92,6 +93,7 @@ class Sequence:
     listener: Callable[[], None] | None = None
     save: object = None
     request: object = None
+    party: bytes = b""
     place: int = 0
     priority: int = 0
     deadline: float = inf

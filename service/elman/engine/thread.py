@@ -11,7 +11,9 @@ from queue import SimpleQueue
 from elman.engine.queue import ModelQueue
 from elman.engine.sequence import Sequence
 
-Arrival = tuple[ModelQueue, list[Sequence]]
+Arrival = tuple[ModelQueue, list[Sequence], bool]
+"""New sequences of a queue, and whether the queue is to be next, since their caller has no others."""
+
 Listener = Callable[[], None]
 Iterate = Callable[[ModelQueue], tuple[list[Sequence], list[Listener]]]
 
@@ -78,9 +80,13 @@ class EngineThread:
         """Move new sequences from the inbox into the queues. Waits if no queue has work. False once closing."""
         inbox = self._inbox
         while not self._closing and (not queues or not inbox.empty()):
-            for queue, sequences in inbox.get() or ():
+            for queue, sequences, first in inbox.get() or ():
                 queue.add(sequences)
-                if queue not in queues:
+                if first and queue in queues:
+                    queues.remove(queue)
+                if first:
+                    queues.appendleft(queue)
+                elif queue not in queues:
                     queues.append(queue)
         return not self._closing
 

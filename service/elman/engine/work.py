@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Admission(Protocol):
     """What requests need of the engine. `elman.engine.engine.Engine` implements it."""
 
-    def check_room(self, owner: bytes) -> None:
+    def check_room(self, party: bytes) -> None:
         """Refuse a request of a caller before its body is decoded, if it would be refused afterwards."""
 
     def begin(self, pending: PendingRequest) -> None:
@@ -95,7 +95,7 @@ class Run(PendingRequest, Work):
         if not self.sequences:
             return False
         self.driver = driver
-        self.owner = self.exchange.owner
+        self.party = self.exchange.party
         driver.engine.begin(self)
         if self.deadline < inf:
             driver.watch_deadline(self.exchange, self.deadline)

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from elman.errors import BodyTimeout, ElmanError, Internal
 from elman.http.bodies import Bodies, Body
 from elman.http.callers import caller_of
+from elman.http.connections import network_of
 from elman.http.endpoint import (
     CODE,
     GONE,
@@ -67,7 +68,7 @@ class ASGIExchange(Exchange):
 
     def __init__(self, receive: Receive, send: Send, scope: Scope) -> None:
         super().__init__()
-        self.request_id = scope[REQUEST_ID]
+        self.request_id, self.party = scope[REQUEST_ID], network_of(scope.get("client")).encode()
         self._scope = scope
         self._receive = receive
         self._send = send

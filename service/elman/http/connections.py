@@ -48,7 +48,7 @@ class Connections:
 
     def admit(self, transport: object, peer: Any) -> bool:
         """Count a connection until `release`. False if there are too many already."""
-        address = _network_of(str(peer[0])) if isinstance(peer, tuple) else ""
+        address = network_of(peer)
         if len(self._admitted) >= self._limit or (address and self._by_address[address] >= self._address_limit):
             return False
         self._admitted[transport] = address
@@ -96,8 +96,14 @@ class Connections:
                 connection.expire()
 
 
-def _network_of(address: str) -> str:
-    """An IPv4 address, or the network of 64 bits of an IPv6 address, which one client usually has to itself."""
+def network_of(peer: Any) -> str:
+    """An IPv4 address, or the network of 64 bits of an IPv6 address, which one client usually has to itself.
+
+    Empty if the peer has no address.
+    """
+    if not isinstance(peer, tuple | list):
+        return ""
+    address = str(peer[0])
     try:
         parsed = ip_address(address)
     except ValueError:

@@ -28,7 +28,7 @@ import orjson
 
 from elman.engine.work import Admission, Steps, Work, script
 from elman.errors import ElmanError, Internal
-from elman.http.callers import Caller
+from elman.http.callers import ANYONE, Caller
 from elman.http.limits import Meter, MeteredEngine
 from elman.http.logs import of_request
 from elman.http.roles import Need
@@ -68,6 +68,7 @@ class Request:
         body: the body, not decoded.
         owner: the caller, as `Callers` identified it.
         arrived: when its first byte arrived, on the clock of `time.monotonic`.
+        party: whose share of the server it takes: its owner, or without keys the address that it comes from.
     """
 
     parameters: Mapping[str, str]
@@ -76,6 +77,7 @@ class Request:
     body: bytes
     owner: bytes
     arrived: float
+    party: bytes = b""
 
     def deadline(self, timeout: float | None) -> float:
         """The deadline of its answer, on the clock of `time.monotonic`; infinity without a timeout."""
@@ -130,20 +132,21 @@ class Exchange:
     Attributes:
         work: the work that it waits for now.
         timer: answers it after its deadline.
-        arrived, owner: as in the request.
+        arrived: as in the request.
+        party: as in the request. Before it is known who sent the request, the address.
         disconnected: True once the client is gone.
         replied: True once it has its response.
         request_id: the id of the request, for its response and the log.
     """
 
-    __slots__ = ("arrived", "disconnected", "owner", "replied", "request_id", "timer", "work")
+    __slots__ = ("arrived", "disconnected", "party", "replied", "request_id", "timer", "work")
 
     def __init__(self) -> None:
         self.request_id = b""
         self.work: Work | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.arrived = 0.0
-        self.owner = b""
+        self.party = b""
         self.disconnected = False
         self.replied = False
 
@@ -261,20 +264,23 @@ class Driver:
 
     def start(self, endpoint: Endpoint, request: Request, exchange: Exchange) -> None:
         """Begin on a request. The exchange gets one response, now or on a later turn of the loop."""
-        exchange.arrived, exchange.owner = request.arrived, request.owner
+        exchange.arrived = request.arrived
+        if request.owner != ANYONE:
+            exchange.party = request.owner
+        request.party = exchange.party
         try:
             # A request for which there is no room costs no decoding.
-            self.engine.check_room(request.owner)
+            self.engine.check_room(exchange.party)
             outcome = endpoint.parse(request)
         except Exception as error:
             self._fail(exchange, error)
         else:
             self._follow(exchange, outcome)
 
-    async def complete(self, steps: Steps[T], owner: bytes = b"", request_id: bytes = b"") -> T:
+    async def complete(self, steps: Steps[T], party: bytes = b"", request_id: bytes = b"") -> T:
         """Run a script of a caller from a task, and return its result. Raises what the script raises."""
         exchange = _Awaited(asyncio.get_running_loop().create_future())
-        exchange.owner, exchange.request_id = owner, request_id
+        exchange.party, exchange.request_id = party, request_id
         self._advance(exchange, script, steps)
         try:
             result: T = await exchange.future

@@ -99,7 +99,7 @@ class HTTPExchange(Exchange):
     def __init__(self, protocol: "HTTPProtocol", head: Head, body: bytes, arrived: float) -> None:
         super().__init__()
         self.request_id = protocol.http.driver.request_id(head.fields)
-        self.protocol = protocol
+        self.protocol, self.party = protocol, protocol.party
         self.head = head
         self.body = body
         self.arrived = arrived

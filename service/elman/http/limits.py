@@ -74,11 +74,11 @@ class MeteredEngine:
         self._engine = engine
         self._meter = meter
 
-    def check_room(self, owner: bytes) -> None:
+    def check_room(self, party: bytes) -> None:
         """As of the engine. Raises RateLimited too."""
         self._meter.take_request()
         self._meter.check_steps()
-        self._engine.check_room(owner)
+        self._engine.check_room(party)
 
     def begin(self, pending: PendingRequest) -> None:
         """As of the engine, which may refuse the sequences. Else their steps count."""

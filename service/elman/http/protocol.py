@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 
 from elman.errors import ElmanError, HeadTooLarge, InvalidHTTP, Overloaded
 from elman.http.bodies import Body
-from elman.http.connections import served_by
+from elman.http.connections import network_of, served_by
 from elman.http.endpoint import MAX_JOINED_BYTES, Pieces, Route
 from elman.http.exchange import ASGIExchange, Head, HTTPExchange, address_of
 from elman.http.sites import HEALTH
@@ -101,6 +101,7 @@ class HTTPProtocol(asyncio.Protocol):
         self.transport = transport
         peer = transport.get_extra_info("peername")
         self.client: tuple[str, int] | None = address_of(peer)
+        self.party = network_of(peer).encode()
         self._admitted = self._connections.admit(transport, peer)
         if self.http.is_admin(transport.get_extra_info("sockname")):
             self._find = _as_asgi

@@ -16,7 +16,7 @@ from elman.codec.datatypes import raw
 from elman.codec.faults import echoed
 from elman.codec.finite import all_finite
 from elman.codec.infer_json import InferBody, OutputBody, decode_infer, read_arrays, read_head
-from elman.codec.pool import LARGE, MANY
+from elman.codec.pool import MANY, is_heavy
 from elman.engine.work import Wait, Work, aside_if, script, wait
 from elman.errors import InvalidField, NotFiniteOutput
 from elman.http.endpoint import JSON, OCTETS, Pieces, Request, Response
@@ -44,7 +44,7 @@ class InferHTTP:
     def parse(self, request: Request) -> Work | Response:
         """The sequences to run. Raises RequestError with the `where` of the first error."""
         encoding = request.headers.get(b"content-encoding", b"identity").strip().lower()
-        if encoding in ENCODINGS or len(request.body) > LARGE:
+        if encoding in ENCODINGS or is_heavy(request.body):
             return script(self._slowly(request, encoding))  # type: ignore[no-any-return]
         content, binary = _split(request, request.body)
         body = _read_head(content)
@@ -56,8 +56,7 @@ class InferHTTP:
         if encoding in ENCODINGS:
             body = yield from aside_if(len(body) > _MANY_BYTES, unpacked, body, encoding, self.max_body)
         content, binary = _split(request, body)
-        heavy = len(content) > LARGE
-        if heavy:
+        if is_heavy(content):
             decoded = yield from wait(self.server.pool.call(decode_infer, content, binary.tobytes()))
         else:
             head = read_head(content)
