@@ -53,6 +53,7 @@ from elman.http.asgi import (
     ClientGone,
     Ended,
     counted,
+    party_of,
     read_body,
     refuse_socket,
     refuse_upgrade,
@@ -155,7 +156,7 @@ class Elman(FastAPI):
                     return
                 scope["headers"] = [_AS_JSON if header == _AS_FORM else header for header in scope["headers"]]
                 if method in _WITH_BODY:
-                    body = await read_body(self.bodies, headers, receive, path)
+                    body = await read_body(self.bodies, headers, receive, path, party_of(scope))
                     if name is None:
                         _check_parsed(path, body)
                     receive = replayed(body, receive)
@@ -187,6 +188,10 @@ class Elman(FastAPI):
         caller = scope[CALLER] = self.callers.admit(headers, need)
         if caller.meter is not None and not counted_later:
             caller.meter.take_request()
+
+    def party(self, headers: Mapping[bytes, bytes], address: bytes) -> bytes:
+        """Whose share of the server a request takes: the owner of its key, or without a valid one its address."""
+        return self.callers.owner(headers) or address
 
     def is_admin(self, address: Any) -> bool:
         """Whether an address of the server, host and port, is that of its admin port."""

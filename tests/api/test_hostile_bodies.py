@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import select
 import socket
 import struct
 import time
@@ -358,3 +359,30 @@ def test_a_sequence_of_too_many_steps_is_413(strict: RunningServer) -> None:
 def test_more_sequences_than_the_queue_holds_are_413(strict: RunningServer) -> None:
     check_problem(strict.predict(TOKENS, sequences=["a"] * 51), 413, "too_long", "sequences")
     assert strict.predict(TOKENS, sequences=["a"] * 50).status_code == 200
+
+
+@pytest.mark.slow
+def test_slow_uploads_of_one_caller_leave_room_for_the_body_of_another(strict: RunningServer) -> None:
+    def upload(stack: contextlib.ExitStack, address: str) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", strict.port), 10, source_address=(address, 0))
+        return stack.enter_context(connection)
+
+    content = body(sequence=[GOOD] * 3).ljust(LIMIT - 1000)
+    with contextlib.ExitStack() as stack:
+        greedy = [upload(stack, "127.0.0.2") for _ in range(8)]
+        for connection in greedy:
+            connection.sendall(head(f"content-length: {LIMIT}") + b" " * (LIMIT // 2))
+        refused = 0
+        for connection in greedy:
+            connection.sendall(b" " * (LIMIT // 2 - 10))
+        readable, _, _ = select.select(greedy, [], [], 5.0)
+        for connection in readable:
+            check_raw(connection, 503, "overloaded")
+            refused += 1
+        assert refused, "one caller took more than four bodies"
+        with upload(stack, "127.0.0.3") as light:
+            light.sendall(head(f"content-length: {len(content)}"))
+            for at in range(0, len(content), 1000):
+                light.sendall(content[at : at + 1000])
+            assert read_response(light)[0] == 200
+    check_answers(strict)

@@ -25,8 +25,8 @@ from elman.codec.octets import decode_octets, parse_query
 from elman.codec.requests import StepsRequest, StreamQuery
 from elman.engine.work import Steps
 from elman.errors import Draining, ElmanError, Internal, InvalidField, Overloaded, Unauthorized, UnknownModel
-from elman.http.callers import ANYONE, Caller, Callers, caller_of
-from elman.http.connections import network_of
+from elman.http.asgi import party_of
+from elman.http.callers import Caller, Callers, caller_of
 from elman.http.endpoint import GONE, REQUEST_ID, Driver
 from elman.http.roles import needs
 from elman.repository.network import Array
@@ -60,8 +60,7 @@ class _Stream:
     @property
     def party(self) -> bytes:
         """Whose share of the engine its frames take."""
-        owner = self.caller.owner
-        return network_of(self.socket.scope.get("client")).encode() if owner == ANYONE else owner
+        return party_of(self.socket.scope)
 
     @property
     def defaults(self) -> dict[str, Any]:

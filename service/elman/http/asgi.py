@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from elman.errors import BodyTimeout, ElmanError, Internal
 from elman.http.bodies import Bodies, Body
-from elman.http.callers import caller_of
+from elman.http.callers import ANYONE, caller_of
 from elman.http.connections import network_of
 from elman.http.endpoint import (
     CODE,
@@ -33,7 +33,15 @@ class ClientGone(Exception):
     """The client closed the connection."""
 
 
-async def read_body(bodies: Bodies, headers: dict[bytes, bytes], receive: Receive, path: str) -> bytes:
+def party_of(scope: Scope) -> bytes:
+    """Whose share of the server a request takes: the owner of its key, or without keys its address."""
+    owner = caller_of(scope).owner
+    return network_of(scope.get("client")).encode() if owner == ANYONE else owner
+
+
+async def read_body(
+    bodies: Bodies, headers: dict[bytes, bytes], receive: Receive, path: str, party: bytes = b""
+) -> bytes:
     """The whole body of a request. Raises TooLarge, BodyTimeout, Overloaded and ClientGone."""
     bodies.check_declared(headers, path.encode())
     task = asyncio.current_task()
@@ -44,7 +52,7 @@ async def read_body(bodies: Bodies, headers: dict[bytes, bytes], receive: Receiv
         stalled.append(error)
         task.cancel()
 
-    body = Body(bodies, stop)
+    body = Body(bodies, party, stop)
     try:
         more = True
         while more:
@@ -68,7 +76,7 @@ class ASGIExchange(Exchange):
 
     def __init__(self, receive: Receive, send: Send, scope: Scope) -> None:
         super().__init__()
-        self.request_id, self.party = scope[REQUEST_ID], network_of(scope.get("client")).encode()
+        self.request_id, self.party = scope[REQUEST_ID], party_of(scope)
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -146,7 +154,7 @@ class ASGIEndpoint:
         scope[PATH] = self.path
         exchange = ASGIExchange(receive, send, scope)
         try:
-            body = await read_body(self._bodies, headers, receive, exchange.path)
+            body = await read_body(self._bodies, headers, receive, exchange.path, exchange.party)
             caller = caller_of(scope)
             request = Request(scope["path_params"], headers, scope["query_string"], body, caller.owner, arrived)
             self._driver.within(caller.meter).start(self.endpoint, request, exchange)

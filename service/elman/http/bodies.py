@@ -1,14 +1,14 @@
 """Limits on request bodies and WebSocket messages: size, time, and the memory of all that are being received."""
 
 import asyncio
+import io
 import re
 import time
 from collections.abc import Callable, Mapping
 
-from elman.errors import BodyTimeout, Overloaded, TooLarge, UnsupportedMediaType
+from elman.codec.budget import Budget
+from elman.errors import BodyTimeout, TooLarge, UnsupportedMediaType
 
-# Memory for bodies that are being received, from all clients, in multiples of the largest body.
-_MAX_BODIES = 4
 # Time for a whole body, in multiples of `timeout`, which is the limit between two pieces.
 _MAX_TIMEOUTS = 20
 # URLs at which a body may be compressed.
@@ -18,14 +18,17 @@ _UNPACKED = re.compile(rb"/v2/models/[^?]*/infer(\?.*)?")
 class Held:
     """Bytes of one client that are held until all of them are there, or dealt with.
 
-    `on_stall` is called with the error when the client sends no more of them in time.
+    Args:
+        party: whose share of the memory they take.
+        on_stall: called with the error when the client sends no more of them in time.
     """
 
-    __slots__ = ("_bodies", "_size", "_until", "deadline", "on_stall", "overdue")
+    __slots__ = ("_bodies", "_party", "_size", "_until", "deadline", "on_stall", "overdue")
 
-    def __init__(self, bodies: "Bodies", on_stall: Callable[[BodyTimeout], None]) -> None:
+    def __init__(self, bodies: "Bodies", party: bytes, on_stall: Callable[[BodyTimeout], None]) -> None:
         now = time.monotonic()
         self._bodies = bodies
+        self._party = party
         self._size = 0
         self._until = now + _MAX_TIMEOUTS * bodies.timeout
         self.on_stall = on_stall
@@ -39,12 +42,13 @@ class Held:
         arrived: whether the client has just sent some of them.
         """
         bodies = self._bodies
-        bodies.num_held += size - self._size
-        self._size = size
+        before, self._size = self._size, size
+        if size > before:
+            bodies.budget.add(self._party, size - before)
+        else:
+            bodies.budget.remove(self._party, before - size)
         if size > bodies.limit:
             raise bodies.too_large()
-        if bodies.num_held > _MAX_BODIES * bodies.limit:
-            raise Overloaded(f"bodies that are being received take {bodies.num_held} bytes", retry_after=1)
         if arrived:
             now = time.monotonic()
             self.deadline, self.overdue = now + bodies.timeout, False
@@ -54,29 +58,30 @@ class Held:
     def release(self) -> None:
         """Hold nothing any more. Called once."""
         self._bodies.waiting.discard(self)
-        self._bodies.num_held -= self._size
+        self._bodies.budget.remove(self._party, self._size)
         self._size = 0
 
 
 class Body(Held):
     """A body that arrives in pieces."""
 
-    __slots__ = ("_pieces",)
+    __slots__ = ("_content",)
 
-    def __init__(self, bodies: "Bodies", on_stall: Callable[[BodyTimeout], None]) -> None:
-        super().__init__(bodies, on_stall)
-        self._pieces: list[bytes] = []
+    def __init__(self, bodies: "Bodies", party: bytes, on_stall: Callable[[BodyTimeout], None]) -> None:
+        super().__init__(bodies, party, on_stall)
+        # Pieces are copied as they come: to join 60 MB at the end would hold the event loop.
+        self._content = io.BytesIO()
 
     def add(self, piece: bytes) -> None:
         """Take the next piece. Raises TooLarge, BodyTimeout and Overloaded."""
-        self._pieces.append(piece)
+        self._content.write(piece)
         self.resize(self._size + len(piece))
 
     def close(self) -> bytes:
         """The whole content. Called once, when the body is complete or abandoned."""
         self.release()
-        pieces, self._pieces = self._pieces, []
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        content, self._content = self._content, io.BytesIO()
+        return content.getvalue()
 
 
 class Bodies:
@@ -88,7 +93,7 @@ class Bodies:
     def __init__(self, limit: int, timeout: float) -> None:
         self.limit = limit
         self.timeout = timeout
-        self.num_held = 0
+        self.budget = Budget(limit)
         self.waiting: set[Held] = set()
 
     def check_declared(self, headers: Mapping[bytes, bytes], url: bytes = b"") -> None:

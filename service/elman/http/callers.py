@@ -94,6 +94,13 @@ class Callers:
             )
         return caller
 
+    def owner(self, headers: Mapping[bytes, bytes]) -> bytes:
+        """The owner that a valid key belongs to; empty without one, and if no key is needed."""
+        try:
+            return b"" if self.open else self._identify(headers).owner
+        except Unauthorized:
+            return b""
+
     def holds(self, caller: Caller) -> bool:
         """False if the key of a caller has been revoked since, or may do less."""
         now = _EVERYBODY if self.open else self._by_digest.get(caller.digest)

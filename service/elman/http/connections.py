@@ -125,6 +125,9 @@ class Application(Protocol):
     def find(self, path: str, headers: Mapping[bytes, bytes]) -> Route | None:
         """The route of a POST; None if it is to be served as ASGI. Raises ElmanError."""
 
+    def party(self, headers: Mapping[bytes, bytes], address: bytes) -> bytes:
+        """Whose share of the server a request takes: the owner of its key, or without keys its address."""
+
     def is_admin(self, address: Any) -> bool:
         """Whether an address of the server, host and port, is that of its admin port."""
 

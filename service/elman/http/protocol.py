@@ -268,7 +268,7 @@ class HTTPProtocol(asyncio.Protocol):
 
     def _meter_body(self) -> None:
         """Apply the limits to a body that arrives in pieces."""
-        body = self._body = Body(self._bodies, self._refuse)
+        body = self._body = Body(self._bodies, self.http.party(self._head.fields, self.party), self._refuse)
         pieces, self._pieces = self._pieces, []
         try:
             for piece in pieces:

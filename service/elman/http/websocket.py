@@ -4,6 +4,7 @@ What a client has sent and the application has not answered yet counts towards t
 in small slices, up to the end of a message, so that many tiny frames do not become many objects at once.
 """
 
+import asyncio
 import logging
 from collections import deque
 from typing import Any
@@ -15,7 +16,7 @@ from websockets.frames import CloseCode, Frame
 
 from elman.errors import BodyTimeout, ElmanError
 from elman.http.bodies import Held
-from elman.http.connections import served_by
+from elman.http.connections import network_of, served_by
 
 MOST_MESSAGE = 2**20
 """Largest message, and so the largest frame, in bytes."""
@@ -44,6 +45,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._sizes: deque[int] = deque()
         self._working = False
         self._held: Held | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._party = network_of(transport.get_extra_info("peername")).encode()
+        super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._admission.release(self.transport)
@@ -139,7 +144,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._release()
             return
         if self._held is None:
-            self._held = Held(self._bodies, self._stall)
+            self._held = Held(self._bodies, self._party, self._stall)
         try:
             self._held.resize(size, arrived=arrived)
         except ElmanError as error:
