@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from elman.codec.faults import brief
-from elman.codec.finite import finite
+from elman.codec.finite import finite, first_place
 from elman.codec.input_format import InputFormat
 from elman.codec.limits import Limits
 from elman.codec.rows import as_read
@@ -101,6 +101,18 @@ def tokens_array(ids: Sequence[int], format: InputFormat, where: str, limits: Li
             f"token {brief(ids[step])} is outside the vocabulary", where=f"{where}[{step}]", expected=f"0 to {high}"
         )
     return np.array(ids, format.numpy_dtype)
+
+
+def check_tokens(ids: Array, format: InputFormat, where: str) -> Array:
+    """An array of token ids in the network's dtype. Raises UnknownToken."""
+    size = format.vocabulary_size
+    high = (size if size is not None else int(np.iinfo(format.numpy_dtype).max)) - 1
+    outside = (ids < 0) | (ids > high)
+    if outside.any():
+        token = int(ids[outside][0])
+        place = where + first_place(outside)
+        raise UnknownToken(f"token {brief(token)} is outside the vocabulary", where=place, expected=f"0 to {high}")
+    return ids.astype(format.numpy_dtype, copy=False)
 
 
 def _check_widths(rows: Sequence[Sequence[float]], format: InputFormat, where: str) -> None:

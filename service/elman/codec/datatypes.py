@@ -23,6 +23,7 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
 }
 """The numpy dtype of each datatype that numpy has."""
 
+FLOATS = frozenset({"FP16", "FP32", "FP64"})
 DATATYPES = (*NUMPY_DTYPES, BF16, BYTES)
 
 _NAMES = {dtype: name for name, dtype in NUMPY_DTYPES.items()}

@@ -1,5 +1,6 @@
 """The JSON of a request to infer, and the binary tensors after it."""
 
+import contextlib
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain
@@ -10,8 +11,9 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from elman.codec.datatypes import BF16, BYTES, NUMPY_DTYPES, check_datatype, from_raw
+from elman.codec.datatypes import BF16, BYTES, FLOATS, NUMPY_DTYPES, check_datatype, from_raw
 from elman.codec.faults import decode_body, invalid_field
+from elman.codec.numbers import NotPlain, read_list
 from elman.errors import InvalidField
 from elman.repository.network import Array
 
@@ -136,10 +138,17 @@ def _from_json(one: InputBody, where: str) -> Array:
         raise InvalidField("the input has neither data nor binary_data_size", where=where, expected=["data"])
     if one.datatype == BF16:
         raise InvalidField("BF16 is taken in binary form only", where=place, expected="binary_data_size")
-    flat = _flat(one.data, one.datatype, shape, place)
+    flat: Any = None
+    if one.datatype in FLOATS:
+        with contextlib.suppress(NotPlain):
+            flat = read_list(bytes(one.data))
+    if flat is None:
+        flat = _flat(one.data, one.datatype, shape, place)
     if len(flat) != prod(shape):
         raise InvalidField(
-            f"there are {len(flat)} elements, and the shape has {prod(shape)}", where=place, expected=prod(shape)
+            f"there are {len(flat)} elements, and the shape has {prod(shape)}",
+            where=place,
+            expected=f"{prod(shape)} elements",
         )
     if one.datatype == BYTES:
         array = np.empty(len(flat), object)
@@ -149,7 +158,7 @@ def _from_json(one: InputBody, where: str) -> Array:
     if dtype.kind in "iu":
         _check_range(flat, dtype, place)
     with np.errstate(over="ignore"):
-        return np.array(flat, dtype).reshape(shape)
+        return np.asarray(flat, dtype).reshape(shape)
 
 
 def _flat(data: msgspec.Raw, datatype: str, shape: tuple[int, ...], place: str) -> list[Any]:

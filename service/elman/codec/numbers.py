@@ -50,6 +50,18 @@ def read_numbers(content: bytes, width: int) -> tuple[dict[str, Any], list[Array
         raise NotPlain from None
 
 
+def read_list(content: bytes) -> Array:
+    """A JSON list of numbers, float64 `(numbers,)`. Raises NotPlain for any other text, as `read_numbers`."""
+    if simdjson is None or content.count(b"[") != 1:
+        raise NotPlain
+    parser = _PARSER if len(content) <= _MAX_SHARED_BYTES else simdjson.Parser()
+    try:
+        numbers: Any = parser.parse(content)
+        return np.frombuffer(numbers.as_buffer(of_type="d"))
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError):
+        raise NotPlain from None
+
+
 def _read(document: Any, content: bytes, width: int) -> tuple[dict[str, Any], list[Array], bool]:
     names = list(document.keys())
     if len(names) > _MAX_FIELDS:

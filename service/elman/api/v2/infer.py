@@ -1,5 +1,6 @@
 """Runs a request to infer: tensors to sequences of the engine, and their outputs to tensors."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
@@ -14,8 +15,10 @@ from elman.api.v2.reading import Given, read_tensors
 from elman.api.v2.sequences import Sequences, part_of
 from elman.codec.answer import OutputRows, rows_from
 from elman.codec.classes import classified
+from elman.codec.limits import MAX_LISTED
+from elman.codec.pool import LARGE
 from elman.engine.sequence import Inputs, Sequence
-from elman.engine.work import Run, Steps, Work, script
+from elman.engine.work import Run, Steps, Work, aside, aside_if, script
 from elman.errors import InvalidField, TooLong
 from elman.repository.network import Array
 
@@ -23,6 +26,8 @@ Encode = Callable[[InferResponse], Any]
 """Makes what a transport sends of a response; or returns Work that makes it, or raises ElmanError."""
 
 _MICROSECOND = 1e-6
+# To list more classes takes milliseconds and is done in a thread.
+_FEW_CLASSES = 2_000
 # Priority 1 is the highest. It is that of requests without a priority too, so that nobody gets before others.
 _HIGHEST = 1
 
@@ -62,6 +67,16 @@ class Call:
             for row, (data, further, statics, *_) in enumerate(self.inputs)
         ]  # fmt: skip
 
+    @property
+    def num_classes(self) -> int:
+        """The classes that the response lists, all outputs together."""
+        rows = len(self.inputs)
+        return sum([
+            min(classes, _size(port)) * rows * (self.given.time if port.kind == "steps" else 1)
+            for port, classes in self.wanted.ports
+            if classes
+        ])  # fmt: skip
+
 
 class Inference(Run):
     """The rows of one request."""
@@ -83,7 +98,13 @@ class Inference(Run):
         network, heads = call.served.model.network, call.wanted.heads
         rows = [rows_from(one, network, heads) for one in self.sequences]
         states = [one.final_state or b"" for one in self.sequences] if call.wanted.state else []
+        if call.num_classes > _FEW_CLASSES:
+            return script(self._aside(call, rows, states))
         return self.encode(self.infer.answer(call, rows, states))
+
+    def _aside(self, call: Call, rows: list[OutputRows], states: list[bytes]) -> Steps[Any]:
+        """Make the response in a thread."""
+        return self.encode((yield from aside(self.infer.answer, call, rows, states)))
 
 
 class Infer:
@@ -97,15 +118,22 @@ class Infer:
         """The work to run; it responds with what `encode` makes of the response. Raises ElmanError."""
         if request.parameters and (part := part_of(request)) is not None:
             return script(self.sequences.run(request, part, encode, _deadline(request)))  # type: ignore[no-any-return]
+        if _is_large(request):
+            return script(self.steps(request, encode))  # type: ignore[no-any-return]
         return Inference(self, self.read(request), encode)
 
     def steps(self, request: InferRequest, encode: Encode) -> Steps[Any]:
         """As `begin`, for a script: what `encode` makes of the response."""
         if request.parameters and (part := part_of(request)) is not None:
             return (yield from self.sequences.run(request, part, encode, _deadline(request)))
-        work = Inference(self, self.read(request), encode)
+        call = yield from aside_if(_is_large(request), self.read, request)
+        work = Inference(self, call, encode)
         yield work
-        return work.respond()
+        outcome = work.respond()
+        if isinstance(outcome, Work):
+            yield outcome
+            outcome = outcome.respond()
+        return outcome
 
     def read(
         self, request: InferRequest, served: ServedModel | None = None, in_sequence: bool = False, begins: bool = False
@@ -140,7 +168,7 @@ class Infer:
             else:
                 array = _output(call, port, rows)
             if classes:
-                array = classified(array, len(port.shape) - 1, classes, served.outputs.names if not port.head else ())
+                array = _classified(call, port, array, classes, [len(one.outputs) for one in rows])
             outputs.append(Tensor.of(port.name, array))
         name, version = served.key
         return InferResponse(name, version, call.request.id, outputs)
@@ -160,6 +188,17 @@ def _output(call: Call, port: Port, rows: list[OutputRows]) -> Array:
     array = blocks[0][None] if len(blocks) == 1 and len(blocks[0]) == time else _padded(blocks, time)
     array = array.reshape(len(blocks), time, *step)
     return array.swapaxes(0, 1) if call.served.ports.time_first else array
+
+
+def _classified(call: Call, port: Port, array: Array, classes: int, lengths: list[int]) -> Array:
+    """The highest scores of an output. Rows that a sequence does not have are empty texts."""
+    axes = (1 if call.given.single_steps else 2) if port.kind == "steps" else array.ndim - 1 if port.state else 1
+    found = classified(array, axes, classes, call.served.outputs.names if port.head is None else ())
+    if port.kind == "steps" and not call.given.single_steps:
+        rows = found.swapaxes(0, 1) if call.served.ports.time_first else found
+        for row, length in zip(rows, lengths, strict=True):
+            row[length:] = b""
+    return found
 
 
 def _padded(blocks: list[Array], time: int) -> Array:
@@ -189,14 +228,29 @@ def _whole_number(request: InferRequest, name: str) -> int:
     return value
 
 
+def _is_large(request: InferRequest) -> bool:
+    """Whether its tensors take milliseconds to check."""
+    size = 0
+    for one in request.inputs:
+        array = one.array
+        size += sum(map(len, array.flat)) if array.dtype.hasobject else array.nbytes
+    return size > LARGE
+
+
+def _size(port: Port) -> int:
+    """Numbers in one row of an output."""
+    return math.prod([max(extent, 1) for extent in port.shape])
+
+
 def _check_size(call: Call) -> None:
-    """Raise TooLong if the response would have too many numbers."""
-    given, most = call.given, call.request.most_numbers
+    """Raise TooLong if the response would have too many numbers or classes."""
+    rows, most = len(call.inputs), call.request.most_numbers
     numbers = 0
     for port, _ in call.wanted.ports:
-        size = 1
-        for extent in port.shape:
-            size *= max(extent, 1)
-        numbers += size * len(given.inputs) * (given.time if port.kind == "steps" else 1)
+        numbers += _size(port) * rows * (call.given.time if port.kind == "steps" else 1)
     if numbers > most:
         raise TooLong(f"the response would have {numbers} numbers", where="outputs", expected=f"at most {most} numbers")
+    if call.num_classes > MAX_LISTED:
+        raise TooLong(
+            f"the response would list {call.num_classes} classes", where="outputs", expected=f"at most {MAX_LISTED}"
+        )

@@ -8,7 +8,7 @@ from elman.api.segment import cut_whole, with_memory
 from elman.api.server import ServedModel
 from elman.api.v2.messages import Tensor
 from elman.api.v2.ports import Ports
-from elman.codec.arrays import check_length, check_samples, tokens_array
+from elman.codec.arrays import check_length, check_samples, check_tokens
 from elman.codec.datatypes import BYTES
 from elman.codec.faults import echoed
 from elman.codec.finite import finite
@@ -137,30 +137,30 @@ class _Reader:
             array = array.swapaxes(0, 1)
         lengths = self._lengths(array)
         self.time = 0 if format.frames else array.shape[1]
-        if format.tokens:
-            return [
-                tokens_array(row[:length].tolist(), format, f"{where}[{index}]", self.limits)
-                for index, (row, length) in enumerate(zip(array, lengths, strict=True))
-            ], single_steps
-        return self._numbers(array, lengths, where), single_steps
-
-    def _numbers(self, array: Array, lengths: list[int], where: str) -> list[Array]:
-        """The rows of features or signals."""
-        if array.dtype.kind != "f":
-            array = array.astype(np.float64)
-        whole = min(lengths) == array.shape[1]
-        format = self.format
         if format.frames:
             check_samples(array.shape[1], format, where, self.limits)
         else:
             check_length(array.shape[1], where, self.limits)
-        if whole and not format.prepares:
-            dtype = np.dtype(np.float32) if format.frames else format.numpy_dtype
-            return list(finite(array, dtype, where))
+        if min(lengths) < array.shape[1]:
+            # What is in the padding does not matter.
+            real = np.arange(array.shape[1]) < np.array(lengths)[:, None]
+            array = np.where(real if array.ndim == 2 else real[..., None], array, array.dtype.type(0))
+        array = self._checked(array, where)
         rows = [row[:length] for row, length in zip(array, lengths, strict=True)]
-        if format.frames:
-            return [finite(row, np.dtype(np.float32), f"{where}[{index}]") for index, row in enumerate(rows)]
-        return [as_read(row, format, f"{where}[{index}]") for index, row in enumerate(rows)]
+        if format.prepares:
+            rows = [as_read(row, format, f"{where}[{index}]") for index, row in enumerate(rows)]
+        return rows, single_steps
+
+    def _checked(self, array: Array, where: str) -> Array:
+        """Numbers or token ids of all rows in the dtype of the network. Rows in the data's units stay as they are."""
+        format = self.format
+        if format.tokens:
+            return check_tokens(array, format, where)
+        if array.dtype.kind != "f":
+            array = array.astype(np.float64)
+        if format.prepares:
+            return array
+        return finite(array, np.dtype(np.float32) if format.frames else format.numpy_dtype, where)
 
     def _texts(self, tensor: Tensor) -> list[Array]:
         """The tokens of texts, `[batch]` or `[batch, 1]`."""
