@@ -74,6 +74,7 @@ from elman.http.spans import SampledStats
 from elman.settings import Settings, check_names
 
 if TYPE_CHECKING:
+    from elman.api.grpc.server import GRPCServer
     from elman.http.tracing import Tracing
 
 # The default content type of `curl -d`. No route takes a form, so such a body is read as JSON.
@@ -261,12 +262,16 @@ def create_app(settings: Settings | None = None, keys: KeysFile | None = None) -
         if tracing is not None:
             tracing.open()
         await server.start()
+        if rpc is not None:
+            app.state.grpc_port = await rpc.start()
         running = asyncio.get_running_loop()
 
         def stopping() -> None:
             """Called by signal handlers: not ready at once, so that clients that are cut off get the reason."""
             server.stopping()
             running.call_soon_threadsafe(streams.end)
+            if rpc is not None:
+                running.call_soon_threadsafe(rpc.end)
 
         app.state.stopping = stopping
         sweeping = (bodies.sweep(), connections.sweep(), server.sessions.sweep(), metrics.watch_loop(), callers.watch())
@@ -278,6 +283,8 @@ def create_app(settings: Settings | None = None, keys: KeysFile | None = None) -
             for sweep in sweeps:
                 sweep.cancel()
             await streams.close()
+            if rpc is not None:
+                await rpc.stop()
             await server.stop()
             if tracing is not None:
                 await tracing.close()
@@ -304,7 +311,8 @@ def create_app(settings: Settings | None = None, keys: KeysFile | None = None) -
     stepper = Stepper(server)
     streams = Streams(server, driver, callers, metrics, stepper)
     metrics.num_streams = lambda: len(streams)
-    forecast = Forecast(server)
+    forecast, infer = Forecast(server), Infer(server)
+    rpc = None if settings.grpc_port is None else new_grpc(server, metrics, driver, callers, infer)
     endpoints: dict[str, Endpoint] = {
         "predict": Predict(server),
         "generate": Generate(server, metrics),
@@ -312,7 +320,7 @@ def create_app(settings: Settings | None = None, keys: KeysFile | None = None) -
         "time_series": TimeSeries(forecast),
         "influence": Influence(server),
         "steps": SessionSteps(server, stepper),
-        "infer": InferHTTP(server, Infer(server), settings.max_body),
+        "infer": InferHTTP(server, infer, settings.max_body),
     }
     paths = {
         "steps": _STEPS,
@@ -357,6 +365,15 @@ def new_tracing() -> "Tracing":
     except ModuleNotFoundError:
         raise ValueError("ELMAN_TRACING needs OpenTelemetry: pip install 'elman[otel]'") from None
     return Tracing()
+
+
+def new_grpc(*parts: Any) -> "GRPCServer":
+    """The gRPC server of an application, from what its constructor takes. Raises ValueError if the extra is missing."""
+    try:
+        from elman.api.grpc.server import GRPCServer
+    except ModuleNotFoundError:
+        raise ValueError("ELMAN_GRPC_PORT needs gRPC: pip install 'elman[grpc]'") from None
+    return GRPCServer(*parts)
 
 
 def _cors(app: Elman, origins: Sequence[str]) -> ASGIApp:

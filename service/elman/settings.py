@@ -89,6 +89,10 @@ class Settings(BaseSettings):
     max_address_connections: Annotated[int, Field(ge=0)] = 0
     """Most connections from one address (for IPv6, one network of 64 bits); 0 is half of `max_connections`. Behind a
     proxy, all clients have the address of the proxy."""
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Port of gRPC; 0 for any that is free. Without it there is no gRPC. Needs the extra `grpc`."""
+    grpc_host: str = "127.0.0.1"
+    """Address that gRPC listens on. `elman serve` sets it to that of HTTP."""
     store: Literal["lmdb", "memory"] = "lmdb"
     """Where sessions are kept: `lmdb`, a file that outlives the server, or `memory`."""
     store_dir: Path = Path(".elman")

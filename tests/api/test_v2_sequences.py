@@ -14,7 +14,7 @@ import pytest
 from onnx import helper
 
 from elman.api.v2.sequences import Part
-from elman.http.callers import Callers
+from elman.http.callers import owner_of_key
 from elman.sessions.stores.lmdb import LMDBStore
 from tests import named
 from tests.conftest import StartServer
@@ -328,9 +328,7 @@ def test_sequences_outlive_the_server_on_any_worker_and_rest_only_so_long(
         whole = [output(step(first, 0, 4, id, sequence_start=True))]
     assert first.terminate() == 0
     store = LMDBStore(tmp_path / "store")
-    record = store.read(
-        Part("rested", False, False, None).session_id(Callers(["a"]).identify({b"authorization": b"Bearer a"}), MODEL)
-    )
+    record = store.read(Part("rested", False, False, None).session_id(owner_of_key("a"), MODEL))
     assert record is not None and record.step == 4
     assert store.replace(replace(record, expires_at=record.created_at), record.revision)
     store.close()

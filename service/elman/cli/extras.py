@@ -7,11 +7,12 @@ from typing import Literal, ParamSpec, TypeVar
 
 from elman.cli.exits import CANNOT_START, refuse
 
-Extra = Literal["server", "train", "tables"]
+Extra = Literal["server", "grpc", "train", "tables"]
 
 # The import names of what an extra in pyproject.toml installs, as far as the command line uses them.
 _MODULES: dict[Extra, tuple[str, ...]] = {
     "server": ("fastapi", "lmdb", "msgspec", "onnx", "onnxruntime", "orjson", "pydantic_settings", "rich", "uvicorn"),
+    "grpc": ("grpc",),
     "train": ("torch", "onnxscript", "onnx", "onnxruntime", "pydantic_settings"),
     "tables": ("pyarrow", "python_calamine"),
 }

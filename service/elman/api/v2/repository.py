@@ -1,5 +1,6 @@
 """`/v2/repository`: the model repository extension of the Open Inference Protocol."""
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
@@ -46,6 +47,39 @@ def _entry(served: ServedModel) -> IndexEntry:
     )
 
 
+def index_of(server: Server, ready: bool) -> list[IndexEntry]:
+    """Every model version in the repository; with `ready` only those that are served."""
+    served = [_entry(one) for one in server]
+    if ready:
+        return [one for one in served if one.state == "READY"]
+    return served + [
+        IndexEntry(
+            name=refusal.name,
+            version=None if refusal.version is None else str(refusal.version),
+            state="UNAVAILABLE",
+            reason=str(refusal.reason),
+        )
+        for refusal in server.refusals
+    ]
+
+
+async def load_model(server: Server, name: str, parameters: Iterable[str]) -> None:
+    """Load a model from the repository, or load it again. Raises UnknownModel, InvalidModel and InvalidField.
+
+    parameters: the names of those of the request. There are none that could be followed.
+    """
+    for one in parameters:
+        raise InvalidField(
+            "a model is loaded as it lies in the repository",
+            where=f"parameters.{echoed(one)}",
+            expected="no parameters",
+        )
+    try:
+        await server.load(name)
+    except ModelRefused as refused:
+        raise InvalidModel(str(refused), where=refused.node) from None
+
+
 def repository_router(server: Server) -> APIRouter:
     """The routes that list, load and unload models while serving."""
     router = APIRouter(prefix="/v2/repository", tags=["repository"])
@@ -54,33 +88,13 @@ def repository_router(server: Server) -> APIRouter:
     @needs("key")
     async def index(query: IndexQuery | None = None) -> list[IndexEntry]:
         """Every model version in the repository, served or refused."""
-        served = [_entry(one) for one in server]
-        if query is not None and query.ready:
-            return [one for one in served if one.state == "READY"]
-        return served + [
-            IndexEntry(
-                name=refusal.name,
-                version=None if refusal.version is None else str(refusal.version),
-                state="UNAVAILABLE",
-                reason=str(refusal.reason),
-            )
-            for refusal in server.refusals
-        ]
+        return index_of(server, query is not None and query.ready)
 
     @router.post("/models/{name}/load", response_class=Response)
     @needs("admin")
     async def load(name: str, call: RepositoryCall | None = None) -> Response:
         """Load a model from the repository, or load it again. If that fails, the model served before stays."""
-        if call is not None and call.parameters:
-            raise InvalidField(
-                "a model is loaded as it lies in the repository",
-                where=f"parameters.{echoed(next(iter(call.parameters)))}",
-                expected="no parameters",
-            )
-        try:
-            await server.load(name)
-        except ModelRefused as refused:
-            raise InvalidModel(str(refused), where=refused.node) from None
+        await load_model(server, name, () if call is None else call.parameters or ())
         return Response(status_code=200)
 
     @router.post("/models/{name}/unload", response_class=Response)

@@ -25,6 +25,9 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     allow_anyone: AllowAnyone = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Port of gRPC; 0 for any that is free. Needs the extra grpc.")
+    ] = None,
     max_batch: Annotated[int | None, typer.Option(help="Most sequences in one run of a model.")] = None,
     max_queue: Annotated[int | None, typer.Option(help="Most unfinished sequences; beyond it 503.")] = None,
     max_body: Annotated[int | None, typer.Option(help="Largest request body, in bytes.")] = None,
@@ -63,6 +66,7 @@ def serve(
                 "store": store,
                 "store_dir": store_dir,
                 "allow_anyone": allow_anyone,
+                "grpc_port": grpc_port,
             }
         )
         run_server(settings, host, port, log_level, access_log)

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from elman.app import create_app, new_tracing
 from elman.cli.exits import CANNOT_START, refuse
+from elman.cli.extras import need
 from elman.http.logs import JSON_LOGS
 from elman.http.process import collect_less, drop_silent_peers, keep_memory, within_descriptors
 from elman.http.protocol import HTTPProtocol
@@ -30,6 +31,7 @@ FORCE_SECONDS = 5.0
 """How long after its drain timeout a stopping server ends in any case."""
 
 _LOG = logging.getLogger("elman")
+_UVICORN_LOG = logging.getLogger("uvicorn.error")
 
 
 def settings_from(given: dict[str, Any]) -> Settings:
@@ -72,7 +74,7 @@ def run_server(
         on_start: called with the address, such as `http://127.0.0.1:8000`, once the server listens. It is not
             called with several workers.
     """
-    settings = _settings_for(host, settings)
+    settings = _settings_for(host, settings).model_copy(update={"grpc_host": host})
     options: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -96,6 +98,8 @@ def run_server(
             new_tracing()
         except ValueError as error:
             raise refuse(str(error), CANNOT_START) from None
+    if settings.grpc_port is not None:
+        need("grpc")
     if settings.workers > 1:
         if settings.store == "memory":
             raise refuse("several workers cannot share a store in memory; use --store lmdb")
@@ -139,6 +143,7 @@ class GracefulServer(uvicorn.Server):
         super().__init__(uvicorn.Config(application, **options))
         self._application = application
         self._silence = settings.stream_timeout
+        self._grpc = settings.grpc_port is not None
         self._json_logs = settings.log_format == "json"
         self._last_moment = settings.drain_timeout + FORCE_SECONDS
         self._on_start = on_start
@@ -154,6 +159,8 @@ class GracefulServer(uvicorn.Server):
                 _LOG.warning("%s is refused: %s", refusal.name, refusal.reason)
             else:
                 typer.secho(f"elman: {refusal.name} is refused: {refusal.reason}", fg="yellow", err=True)
+        if self._grpc:
+            _UVICORN_LOG.info("gRPC running on %s, port %d", self.config.host, self._application.state.grpc_port)
         if listening:
             host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
             self._on_start(f"http://{host}:{listening[0].getsockname()[1]}")

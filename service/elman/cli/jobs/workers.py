@@ -1,6 +1,7 @@
 """Several server processes on one address. Each has its own engine, and all share the sessions of one store."""
 
 import asyncio
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ import uvicorn
 from elman.api.server import Server, own_key
 from elman.api.workers import meeting_folder
 from elman.app import create_app
-from elman.cli.exits import CANNOT_START
+from elman.cli.exits import CANNOT_START, refuse
 from elman.cli.jobs.server import FORCE_SECONDS, GracefulServer, run_to_the_end
 from elman.http.process import collect_less, drop_silent_peers, keep_memory, within_descriptors
 from elman.settings import Settings
@@ -50,9 +51,34 @@ def run_workers(settings: Settings, **options: Any) -> None:
     listening = config.bind_socket()
     drop_silent_peers(listening, settings.stream_timeout)
     try:
-        Supervisor(settings, listening, options).run()
+        with contextlib.ExitStack() as stack:
+            if settings.grpc_port is not None:
+                held = stack.enter_context(hold_port(settings.grpc_host, settings.grpc_port))
+                settings = settings.model_copy(update={"grpc_port": held.getsockname()[1]})
+                _LOG.info("gRPC running on %s, port %d", settings.grpc_host, settings.grpc_port)
+            Supervisor(settings, listening, options).run()
     finally:
         shutil.rmtree(meeting_folder(settings.store_dir, os.getpid()), ignore_errors=True)
+
+
+def hold_port(host: str, port: int) -> socket.socket:
+    """Take a port on which each worker will listen by itself (SO_REUSEPORT). Exits with 3 if it is taken.
+
+    The socket that is returned does not listen, so that it gets no connection. It keeps others off the port: a server
+    that was started twice would share the connections with the first one.
+    """
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    try:
+        with socket.socket(family, kind) as alone:
+            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            alone.bind(address)
+            address = alone.getsockname()
+        held = socket.socket(family, kind)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(address)
+    except OSError as error:
+        raise refuse(f"gRPC cannot listen on {host}, port {port}: {error.strerror}", CANNOT_START) from None
+    return held
 
 
 @dataclass(eq=False)

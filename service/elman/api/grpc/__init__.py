@@ -1,0 +1,1 @@
+"""The Open Inference Protocol over gRPC. The extra `elman[grpc]` installs what this room imports."""

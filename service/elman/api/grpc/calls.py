@@ -1,0 +1,122 @@
+"""What all methods share: who calls, request ids, deadlines, counters and errors."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from elman.api.grpc.statuses import status_of, text_of, trailing
+from elman.errors import ElmanError, Internal, UnknownRoute
+from elman.http.callers import Caller, Callers
+from elman.http.endpoint import GONE, Driver, Response
+from elman.http.roles import OPEN_TO_ALL, Need, served_at
+
+Context = Any
+"""A `grpc.aio.ServicerContext`, which has no types."""
+
+_REQUEST_ID = "x-request-id"
+
+
+class Peer:
+    """The client's side of a call: its metadata, and the id of its request."""
+
+    def __init__(self, context: Context, driver: Driver) -> None:
+        self.context = context
+        self.headers = {
+            name.encode(): value if isinstance(value, bytes) else value.encode("latin-1")
+            for name, value in context.invocation_metadata() or ()
+        }
+        self.request_id = driver.request_id(self.headers)
+        context.set_trailing_metadata(((_REQUEST_ID, self.request_id.decode()),))
+
+    async def abort(self, error: ElmanError) -> None:
+        """End the call with an error. Raises what ends it."""
+        metadata = ((_REQUEST_ID, self.request_id.decode()), *trailing(error))
+        await self.context.abort(status_of(error), text_of(error), metadata)
+
+
+@dataclass(slots=True)
+class Call:
+    """A message of a client.
+
+    Attributes:
+        content: the message, not decoded.
+        caller: whose key was shown; None until that is known, and if no key is needed.
+        arrived: when the message arrived, on the clock of `time.monotonic`.
+        remaining: seconds from then to the deadline of the call; None without one.
+    """
+
+    peer: Peer
+    content: bytes
+    caller: Caller | None
+    arrived: float
+    remaining: float | None
+
+    @classmethod
+    def of(cls, peer: Peer, content: bytes, caller: Caller | None = None) -> "Call":
+        """A message that has just arrived."""
+        return cls(peer, content, caller, time.monotonic(), peer.context.time_remaining())
+
+
+Serve = Callable[[Call], Awaitable[Response]]
+"""Makes the answer to a message. May raise anything."""
+
+
+class Calls:
+    """Serves the calls of one server."""
+
+    def __init__(self, driver: Driver, callers: Callers, has_admin_port: bool) -> None:
+        self.driver = driver
+        self.callers = callers
+        self._has_admin_port = has_admin_port
+
+    def admit(self, peer: Peer, need: Need) -> Caller | None:
+        """Whoever makes a call. Raises Unauthorized, Forbidden and UnknownRoute."""
+        if self._has_admin_port and not served_at(need, admin_port=False):
+            raise UnknownRoute("this method is not served at this port", expected="the same at the admin port, by HTTP")
+        return None if need in OPEN_TO_ALL else self.callers.admit(peer.headers, need)
+
+    def method(self, route: str, need: Need, serve: Serve) -> Any:
+        """A method that takes one message and answers with one.
+
+        Args:
+            route: its name in the metrics.
+            need: what the caller's key must be for.
+        """
+
+        async def answer(content: bytes, context: Context) -> bytes:
+            peer = Peer(context, self.driver)
+
+            async def admitted(call: Call) -> Response:
+                call.caller = self.admit(peer, need)
+                if call.caller is not None and call.caller.meter is not None and need != "infer":
+                    call.caller.meter.take_request()
+                return await serve(call)
+
+            try:
+                return bytes((await self.counted(route, Call.of(peer, content), admitted)).content)
+            except ElmanError as error:
+                failure = error
+            await peer.abort(failure)
+            raise AssertionError("abort() raises")
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    async def counted(self, route: str, call: Call, serve: Serve) -> Response:
+        """Serve a message and count it. Raises ElmanError: a defect is logged, and stays behind Internal."""
+        counters = self.driver.counters
+        counters.num_accepted += 1
+        status, code, model = 0, GONE.code, None
+        try:
+            response = await serve(call)
+            status, code, model = 200, "", response.model
+            return response
+        except Exception as error:
+            self.driver.problem(error, call.peer.request_id)
+            known = error if isinstance(error, ElmanError) else Internal("the server failed on this request")
+            status, code = known.status, known.code
+            raise known from None
+        finally:
+            counters.request_ended(route, status, code, model, time.monotonic() - call.arrived)

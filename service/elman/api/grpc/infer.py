@@ -1,0 +1,153 @@
+"""`ModelInfer` and `ModelStreamInfer`."""
+
+import asyncio
+from typing import Any
+
+import grpc
+
+from elman.api.grpc.calls import Call, Calls, Context, Peer
+from elman.api.grpc.messages import INFERENCE
+from elman.api.grpc.statuses import text_of
+from elman.api.grpc.tensors import parsed, read_request, write_response
+from elman.api.server import Server
+from elman.api.v2.infer import Infer
+from elman.api.v2.messages import InferResponse
+from elman.codec.pool import LARGE
+from elman.engine.work import Steps, aside_if
+from elman.errors import Draining, ElmanError, Overloaded, Unauthorized
+from elman.http.callers import Caller
+from elman.http.endpoint import Response
+
+ROUTE = "inference.GRPCInferenceService"
+
+_REQUEST = INFERENCE.message("ModelInferRequest")
+_STREAMED = INFERENCE.message("ModelStreamInferResponse")
+# Most messages of one stream that are read and not answered.
+_MOST_PENDING = 128
+# Lists of elements are read one by one. More bytes of them take milliseconds, and are read in a thread.
+_MANY_LISTED_BYTES = 16 * 1024
+# Copying more bytes into a message takes milliseconds and is done in a thread.
+_MANY_BYTES = 4 * 2**20
+
+
+class Inferring:
+    """Both methods."""
+
+    def __init__(self, server: Server, infer: Infer, calls: Calls) -> None:
+        self.server = server
+        self.infer = infer
+        self.calls = calls
+        self._readers: set[asyncio.Task[None]] = set()
+        self._ending = False
+
+    def end(self) -> None:
+        """End every stream once the messages that it has read are answered."""
+        self._ending = True
+        for reader in list(self._readers):
+            reader.cancel()
+
+    async def once(self, call: Call) -> Response:
+        """Answer a message of `ModelInfer`. Raises what the work raises."""
+        return await self._run(call, parsed(_REQUEST, call.content), lambda response: response)
+
+    async def _run(self, call: Call, message: Any, wrapped: Any) -> Response:
+        caller = call.caller
+        assert caller is not None, "inferring needs a key"
+        driver = self.calls.driver.within(caller.meter)
+        driver.engine.check_room(caller.owner)
+        return await driver.complete(
+            self._steps(call, caller.owner, message, wrapped), caller.owner, call.peer.request_id
+        )
+
+    def _steps(self, call: Call, owner: bytes, message: Any, wrapped: Any) -> Steps[Response]:
+        size = len(call.content)
+        many = size > LARGE or (size > _MANY_LISTED_BYTES and not message.raw_input_contents)
+        request = yield from aside_if(many, read_request, message, owner, call.arrived, call.remaining)
+        response: InferResponse = yield from self.infer.steps(request, lambda response: response)
+        many = sum(one.array.nbytes for one in response.outputs) > _MANY_BYTES
+        content = yield from aside_if(many, lambda: wrapped(write_response(response)).SerializeToString())
+        return Response(content, model=(response.model, response.version))
+
+    async def stream(self, _: Any, context: Context) -> None:
+        """Answer the messages of a stream in their order. Several of them may be under way."""
+        peer = Peer(context, self.calls.driver)
+        failure: ElmanError | None = None
+        try:
+            caller = self.calls.admit(peer, "infer")
+            self._check_room()
+            failure = await self._answer_all(peer, caller)
+        except ElmanError as error:
+            self.calls.driver.problem(error, peer.request_id)
+            failure = error
+        if failure is not None:
+            await peer.abort(failure)
+
+    def _check_room(self) -> None:
+        most = self.server.settings.max_streams
+        if len(self._readers) >= most:
+            raise Overloaded(f"{most} streams are open, which is the limit", retry_after=5)
+        if self._ending or not self.server.ready:
+            raise _stopping()
+
+    async def _answer_all(self, peer: Peer, caller: Caller | None) -> ElmanError | None:
+        """Answer until the client has no more messages. Returns the error that the stream ends with, if it does."""
+        strict = peer.headers.get(b"triton_grpc_error") == b"true"
+        answers: asyncio.Queue[asyncio.Task[tuple[bytes, ElmanError | None]] | None] = asyncio.Queue()
+        room = asyncio.Semaphore(_MOST_PENDING)
+        reader = asyncio.create_task(self._read(peer, caller, answers, room))
+        self._readers.add(reader)
+        task = None
+        try:
+            while (task := await answers.get()) is not None:
+                content, error = await task
+                if error is not None and strict:
+                    return error
+                async with asyncio.timeout(self.server.settings.stream_timeout):
+                    await peer.context.write(content)
+                room.release()
+            return _stopping() if self._ending else None
+        except TimeoutError:
+            return Overloaded("answers were not read in time")
+        finally:
+            self._readers.discard(reader)
+            reader.cancel()
+            while task is not None:
+                task.cancel()
+                task = None if answers.empty() else answers.get_nowait()
+
+    async def _read(self, peer: Peer, caller: Caller | None, answers: Any, room: asyncio.Semaphore) -> None:
+        """Begin on each message of a stream as it comes; None follows the last."""
+        try:
+            while await room.acquire() and (content := await peer.context.read()) is not grpc.aio.EOF:
+                answers.put_nowait(asyncio.create_task(self._answer(Call.of(peer, content, caller))))
+        except grpc.aio.BaseError:
+            pass  # the connection broke
+        finally:
+            answers.put_nowait(None)
+
+    async def _answer(self, call: Call) -> tuple[bytes, ElmanError | None]:
+        """The answer to one message of a stream, and the error that it tells of. Does not raise."""
+        answer = _STREAMED()
+
+        async def serve(call: Call) -> Response:
+            message = parsed(_REQUEST, call.content)
+            answer.infer_response.id = message.id
+            if call.caller is None or not self.calls.callers.holds(call.caller):
+                raise Unauthorized("the API key has been revoked, or may do less than it could")
+            return await self._run(call, message, _streamed)
+
+        try:
+            response = await self.calls.counted(f"{ROUTE}/ModelStreamInfer", call, serve)
+            return bytes(response.content), None
+        except ElmanError as error:
+            answer.error_message = text_of(error)
+            return answer.SerializeToString(), error
+
+
+def _streamed(message: Any) -> Any:
+    message.parameters["triton_final_response"].bool_param = True
+    return _STREAMED(infer_response=message)
+
+
+def _stopping() -> Draining:
+    return Draining("the server is stopping and takes no new work", retry_after=1)

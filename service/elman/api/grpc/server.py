@@ -1,0 +1,83 @@
+"""The gRPC server: its port, limits, start and end."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+
+from elman.api.grpc.calls import Calls
+from elman.api.grpc.infer import Inferring
+from elman.api.grpc.messages import HEALTH, INFERENCE, REFLECTION
+from elman.api.grpc.schema import Schema
+from elman.api.grpc.service import InferenceService
+from elman.api.grpc.standard import Health, Reflection
+from elman.api.metrics import Metrics
+from elman.api.server import Server
+from elman.api.v2.infer import Infer
+from elman.http.callers import Callers
+from elman.http.endpoint import Driver
+
+# A peer that is silent for so long is asked whether it is there.
+_KEEPALIVE_SECONDS = 60.0
+# Most calls at once on one connection.
+_MOST_CALLS = 1_000
+
+
+class GRPCServer:
+    """Serves the Open Inference Protocol over gRPC, on the event loop on which it is started."""
+
+    def __init__(self, server: Server, metrics: Metrics, driver: Driver, callers: Callers, infer: Infer) -> None:
+        self.server = server
+        self.calls = Calls(driver, callers, server.settings.admin_port is not None)
+        self.metrics = metrics
+        self.infer = infer
+        self._stopping: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listen, and return the port. Raises OSError if the port is taken."""
+        settings = self.server.settings
+        self._stopping = None
+        options = {
+            # Several workers listen on one port, and the kernel gives each connection to one of them. A single one has
+            # the port for itself: otherwise a second server would take a share of the connections without a word.
+            "grpc.so_reuseport": int(settings.workers > 1),
+            "grpc.max_receive_message_length": settings.max_body,
+            "grpc.max_send_message_length": -1,
+            "grpc.max_concurrent_streams": _MOST_CALLS,
+            "grpc.max_allowed_incoming_connections": settings.max_connections,
+            "grpc.keepalive_time_ms": int(_KEEPALIVE_SECONDS * 1e3),
+            "grpc.keepalive_timeout_ms": int(settings.stream_timeout * 1e3),
+        }
+        self._server = grpc.aio.server(options=list(options.items()), maximum_concurrent_rpcs=settings.max_connections)
+        self._inferring = Inferring(self.server, self.infer, self.calls)
+        self._health = Health(self.server)
+        inference = InferenceService(self.server, self.metrics, self.calls, self._inferring)
+        self._add(INFERENCE, inference.methods())
+        self._add(HEALTH, self._health.methods())
+        for schema in REFLECTION:
+            self._add(schema, Reflection(schema).methods())
+        host = f"[{settings.grpc_host}]" if ":" in settings.grpc_host else settings.grpc_host
+        try:
+            port: int = self._server.add_insecure_port(f"{host}:{settings.grpc_port}")
+        except RuntimeError:
+            raise OSError(f"gRPC cannot listen on {host}, port {settings.grpc_port}") from None
+        await self._server.start()
+        return port
+
+    def end(self) -> None:
+        """Take no new calls, and finish those under way. Called on the event loop when the server stops."""
+        if self._stopping is None:
+            self._health.end()
+            self._inferring.end()
+            self._stopping = asyncio.ensure_future(self._server.stop(self.server.settings.drain_timeout))
+
+    async def stop(self) -> None:
+        """End, and wait until all calls are finished."""
+        self.end()
+        assert self._stopping is not None, "set by end()"
+        await self._stopping
+
+    def _add(self, schema: Schema, methods: Mapping[str, Any]) -> None:
+        (name,) = schema.services
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
