@@ -188,3 +188,22 @@ def test_a_sequence_rests_as_long_as_its_configuration_says(server: RunningServe
     assert server.client.post("/v1/models/cell/sessions").json()["ttl"] == 90.5
     assert server.client.post("/v1/models/cell/sessions", json={"ttl": 7}).json()["ttl"] == 7
     assert server.client.post("/v1/models/chunks/sessions").json()["ttl"] == 3600
+
+
+def test_the_protocol_shows_a_model_as_its_configuration_has_it(server: RunningServer) -> None:
+    """One step of each row is a tensor without an axis of time; with one, a request has as many steps as it likes."""
+    shown = server.client.get("/v2/models/sums/config").json()
+    assert (shown["name"], shown["max_batch_size"], shown["backend"]) == ("sums", 8, "onnxruntime")
+    assert [one["dims"] for one in shown["input"]] == [[2]]
+    kinds = [one["control"][0]["kind"] for one in shown["sequence_batching"]["control_input"]]
+    assert kinds == [f"CONTROL_SEQUENCE_{name}" for name in triton.ALL_CONTROLS]
+    metadata = server.client.get("/v2/models/sums").json()
+    assert (metadata["platform"], metadata["versions"]) == ("onnxruntime_onnx", ["3"])
+    assert [one["shape"] for one in (*metadata["inputs"], *metadata["outputs"])] == [[-1, 2], [-1, 2]]
+    chunks = server.client.get("/v2/models/chunks").json()
+    assert [one["shape"] for one in (*chunks["inputs"], *chunks["outputs"])] == [[-1, -1, 3], [-1, -1, 4]]
+    (data,) = rows("sums", 3)
+    whole = infer(server, "sums", data[None]).json()["outputs"][0]
+    assert whole["shape"] == [1, 3, 2]
+    expected = triton.Loop(GRAPHS["sums"]).run(data)
+    assert np.array(whole["data"], np.float32).tobytes() == expected.tobytes()

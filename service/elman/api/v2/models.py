@@ -58,7 +58,7 @@ def configuration(served: ServedModel) -> Any:
     """The message `ModelConfig`. Its parameters describe the tensors that the metadata does not list."""
     ports, network = served.ports, served.model.network
     rows = 0 if ports.time_first else min(served.decoder.limits.max_sequences, 2**31 - 1)
-    config = config_of(served.model.name, network, None, rows)
+    config = config_of(served.model.name, network, served.model.triton, rows)
     described = {"input.lengths": "INT32 or INT64 [batch]: the number of steps of each row, without padding"}
     for one in ports.outputs.values():
         if one not in ports.listed:

@@ -81,6 +81,8 @@ class Ports:
             format.tokens or format.frames or format.prepares or format.further or format.statics
             or network.window is not None or network.layout != "batch_first"
         )  # fmt: skip
+        # A graph of one step that was made for Triton: its clients send one step of each row, without an axis of time.
+        self.single_steps = network.layout == "step" and model.triton is not None
         self.takes_state = bool(network.states) and model.proof.streaming and not (format.frames or format.remembers)
 
     @cached_property
@@ -158,13 +160,15 @@ class Ports:
         return () if self.format.tokens or self.format.frames else (self.format.features or 1,)
 
     def _over_time(self, step: Shape) -> Shape:
+        if self.single_steps:
+            return (-1, *step)
         window = self.model.network.window
         time = -1 if window is None or self.format.frames else window
         return (time, -1, *step) if self.time_first else (-1, time, *step)
 
     def _port(self, one: OutputTensor, head: int | None) -> Port:
         steps = one.role == "steps" and not self.last_only
-        shape = (-1, -1, *_open(one.shape)) if steps else (-1, *_open(one.shape))
+        shape = (-1, -1, *_open(one.shape)) if steps and not self.single_steps else (-1, *_open(one.shape))
         return Port(one.name, "steps" if steps else "final", shape, datatype_of(one.dtype), head)
 
 
