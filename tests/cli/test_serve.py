@@ -128,19 +128,26 @@ def test_a_port_that_is_taken_is_a_failure_without_a_traceback(tmp_path: Path) -
         ("flat", None, "flat", [1]),
         ("tagger.onnx", None, "tagger", [1]),
         ("tagger.onnx", "mine", "mine", [1]),
+        ("mounted", "mine", "mine", [1, 3]),
+        ("triton", None, "named", [3]),
+        ("triton", "mine", "mine", [3]),
+        ("triton/3", None, "triton", [3]),
     ],
 )
 def test_a_single_model_gets_a_repository(
     tmp_path: Path, path: str, given: str | None, name: str, versions: list[int]
 ) -> None:
-    for file in ("tagger/1/model.onnx", "tagger/2/model.onnx", "flat/model.onnx", "tagger.onnx"):
+    mounted = ("mounted/inner/1/model.onnx", "mounted/inner/3/model.onnx", "triton/1/model.onnx", "triton/3/model.onnx")
+    for file in ("tagger/1/model.onnx", "tagger/2/model.onnx", "flat/model.onnx", "tagger.onnx", *mounted):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(file)
+    (tmp_path / "triton" / "config.pbtxt").write_text('name: "named"')
     with repository_for(tmp_path / path, given) as root:
         entries, refusals = scan(root)
         assert [(entry.name, entry.version) for entry in entries] == [(name, version) for version in versions]
         assert refusals == []
-        wanted = [tmp_path / "tagger" / str(version) / "model.onnx" for version in versions]
+        folder = {"mounted": "mounted/inner"}.get(path, path.split("/")[0])
+        wanted = [tmp_path / folder / str(version) / "model.onnx" for version in versions]
         if path in ("flat", "tagger.onnx"):
             wanted = [tmp_path / path / "model.onnx" if path == "flat" else tmp_path / path]
         assert [entry.path.read_text() for entry in entries] == [one.read_text() for one in wanted]

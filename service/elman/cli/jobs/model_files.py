@@ -105,16 +105,18 @@ def repository_for(path: Path, name: str | None = None) -> Iterator[Path]:
 
     Args:
         path: a repository, a file .onnx, a folder with model.onnx, or a folder with 1/model.onnx.
-        name: the name of the single model; by default that of its folder or file.
+        name: the name of the single model; by default that in its config.pbtxt, or that of its folder or file. A
+            repository of one model may be given a name too.
     """
     if not path.exists():
         raise refuse(f"there is no folder or model file {str(path)!r}")
     if path.is_file() and path.suffix != ".onnx":
         raise refuse(f"{str(path)!r} is not a folder and does not end in .onnx")
     versions = [] if path.is_file() else _versions(path)
+    if name is not None and path.is_dir() and not versions and not (path / "model.onnx").is_file():
+        path = _only_model(path)
+        versions = _versions(path)
     if not (path.is_file() or versions or (path / "model.onnx").is_file()):
-        if name is not None:
-            raise refuse(f"--name is for a single model, and {str(path)!r} is a folder of models")
         yield path
         return
     if name is not None and not _NAME.fullmatch(name):
@@ -122,7 +124,29 @@ def repository_for(path: Path, name: str | None = None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="elman-") as folder:
         root, path = Path(folder), path.resolve()
         if versions:
-            (root / (name or _model_name(path.name))).symlink_to(path, target_is_directory=True)
+            name = name or _configured_name(path) or _model_name(path.name)
+            (root / name).symlink_to(path, target_is_directory=True)
         else:
-            put_in_repository(model_file(path), root, name)
+            put_in_repository(model_file(path), root, name or _configured_name(path))
         yield root
+
+
+def _only_model(folder: Path) -> Path:
+    """The model of a repository that has one."""
+    found = [model for model in sorted(folder.iterdir()) if model.is_dir() and _versions(model)]
+    if len(found) != 1:
+        raise refuse(f"--name is for a single model, and {str(folder)!r} is a folder of models: it has {len(found)}")
+    return found[0]
+
+
+def _configured_name(folder: Path) -> str | None:
+    """The name in the config.pbtxt of a model's folder; None if there is none. The load says what is wrong with it."""
+    from elman.errors import ModelRefused
+    from elman.repository.model_config import CONFIG_FILE
+    from elman.repository.triton import read_config
+
+    try:
+        name = read_config(folder / CONFIG_FILE).message.name if (folder / CONFIG_FILE).is_file() else ""
+    except ModelRefused:
+        return None
+    return name if _NAME.fullmatch(name) else None
