@@ -248,6 +248,58 @@ def test_where_the_disk_is_full_the_store_says_so_and_loses_nothing(folder: Path
             assert [again.read(one.id) for one in records] == records
 
 
+def fill(folder: Path, store: LMDBStore, ttl: float) -> list[Record]:
+    """Fill a disk: with sessions, and then to the last byte. Returns the sessions."""
+    records = []
+    for _ in range(1000):
+        records.append(replace(lasting(), ttl=ttl, expires_at=time.time() + ttl))
+        store.create(records[-1], PLENTY)
+    with contextlib.suppress(OSError), (folder / "others").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)) == 4096:
+            pass
+    with pytest.raises(StoreUnavailable, match="disk is full"):
+        for _ in range(1000):
+            record = replace(lasting(), ttl=ttl, expires_at=time.time() + ttl)
+            store.create(record, PLENTY)
+            records.append(record)
+    return records
+
+
+@pytest.mark.skipif(not MAY_MOUNT, reason="only root mounts a small disk")
+def test_on_a_full_disk_sessions_are_deleted_and_make_room_for_others(folder: Path) -> None:
+    with mounted(folder, "8m"), opened(folder) as store:
+        records = fill(folder, store, 3600.0)
+        half = len(records) // 2
+        assert all(store.delete(one.id) for one in records[:half])
+        assert [store.read(one.id) for one in records] == [None] * half + records[half:]
+        num_before = len(records)
+        # New ones take the room of those that are gone, but not what deletions need.
+        with pytest.raises(StoreUnavailable, match="disk is full"):
+            for _ in range(2000):
+                record = lasting()
+                store.create(record, PLENTY)
+                records.append(record)
+        assert len(records) > num_before + 50
+        for one in records:
+            store.delete(one.id)
+        assert len(store) == 0
+
+
+@pytest.mark.skipif(not MAY_MOUNT, reason="only root mounts a small disk")
+def test_on_a_full_disk_expired_sessions_are_swept_and_the_room_for_deletions_comes_back(folder: Path) -> None:
+    with mounted(folder, "8m"), opened(folder) as store:
+        fill(folder, store, 5.0)
+        for _ in range(1000):
+            store.sweep(time.time() + 10.0, 2_000)
+            if not len(store):
+                break
+        assert len(store) == 0
+        assert (folder / "reserve").stat().st_size == 0
+        (folder / "others").unlink()
+        store.sweep(time.time(), 1)
+        assert (folder / "reserve").stat().st_size > 0
+
+
 @pytest.mark.skipif(not MAY_MOUNT, reason="only root mounts a small disk")
 def test_a_full_disk_holds_no_new_store(folder: Path) -> None:
     with mounted(folder, "8k"), pytest.raises(StoreUnavailable, match="disk is full"):

@@ -3,17 +3,23 @@
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import lmdb
 
 from elman.errors import StoreUnavailable
-from elman.sessions.stores.lmdb.failures import translated, unavailable
+from elman.sessions.stores.lmdb.failures import DiskFull, translated, unavailable
+from elman.sessions.stores.lmdb.reserve import Reserve
+
+T = TypeVar("T")
 
 _FORMAT_KEY, _FORMAT = b"format", b"elman sessions/2"
 _SPARE_BYTES = 16 * 2**20
 _MAX_READERS = 2048
+# Free pages that new sessions leave in the file where the disk is full: many times what one deletion writes.
+_RESERVED_PAGES = 256
 # Seconds that closing waits for transactions.
 _CLOSE_SECONDS = 2.0
 
@@ -28,6 +34,7 @@ class Environment:
 
     Attributes:
         page: bytes of a page.
+        reserve: room on the disk for deletions.
 
     Raises:
         StoreUnavailable: the folder cannot hold a store, or holds something else.
@@ -41,6 +48,7 @@ class Environment:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             # With the spare room, sessions can still be stepped and deleted when new ones are refused.
             map_size = (max_bytes + max(_SPARE_BYTES, max_bytes // 16)) // 2**16 * 2**16
+            self.reserve = Reserve(folder)
             self._env = lmdb.open(
                 str(folder),
                 map_size=map_size,
@@ -85,6 +93,7 @@ class Environment:
             self.records = self._env.open_db(b"records", txn)
             self.kinds = self._env.open_db(b"kinds", txn)
             self.owners = self._env.open_db(b"owners", txn)
+        self.reserve.keep()
 
     @contextlib.contextmanager
     def transaction(self, write: bool = False) -> Iterator[lmdb.Transaction]:
@@ -103,6 +112,31 @@ class Environment:
                 self._num_inside -= 1
                 if self._closed:
                     self._gate.notify_all()
+
+    def delete(self, call: Callable[[int], T], most: int = 1) -> T:
+        """A call that only deletes. Where the disk is full it is made again with the reserve, and for fewer sessions.
+
+        Args:
+            call: deletes up to so many sessions in a transaction of its own.
+
+        Raises what the call raises.
+        """
+        try:
+            return call(most)
+        except DiskFull:
+            self.reserve.release()
+        while most > 1:
+            most = -(-most // 8)
+            with contextlib.suppress(DiskFull):
+                return call(most)
+        return call(1)
+
+    def check_reserve(self, txn: lmdb.Transaction) -> None:
+        """Raise DiskFull if new sessions would take the pages that deletions need."""
+        if self.reserve.is_spent:
+            num_free = self._env.info()["last_pgno"] + 1 - self.used_bytes(txn) // self.page
+            if num_free < _RESERVED_PAGES:
+                raise DiskFull
 
     def used_bytes(self, txn: lmdb.Transaction) -> int:
         """Bytes of the pages that hold something."""

@@ -14,6 +14,13 @@ class Damaged(StoreUnavailable):
     """One part of the store cannot be read. The rest may be intact."""
 
 
+class DiskFull(StoreUnavailable):
+    """The disk has no room for what is to be written."""
+
+    def __init__(self) -> None:
+        super().__init__(_DISK_FULL)
+
+
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
     """Raises StoreUnavailable for the errors of LMDB and the system."""
@@ -25,11 +32,13 @@ def translated() -> Iterator[None]:
 
 def unavailable(error: lmdb.Error | OSError) -> StoreUnavailable:
     """The error that a caller of the store is told."""
+    # Of a system error, LMDB passes on only the text.
+    text = str(error)
+    if any(getattr(error, "errno", None) == number or os.strerror(number) in text for number in _FULL):
+        return DiskFull()
     if isinstance(error, OSError):
         found = next((reason for numbers, reason in _SYSTEM_REASONS if error.errno in numbers), None)
         return StoreUnavailable(found or f"the session store fails: {os.strerror(error.errno or 0)}")
-    # Of a system error, LMDB passes on only the text.
-    text = str(error)
     for numbers, reason in _SYSTEM_REASONS:
         if any(os.strerror(number) in text for number in numbers):
             return StoreUnavailable(reason)
@@ -52,8 +61,10 @@ _REASONS: tuple[tuple[type[lmdb.Error], str], ...] = (
     (lmdb.PanicError, "the session store failed during a write; restart the server to use it again"),
 )
 
+_DISK_FULL = "the session store's disk is full"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 _SYSTEM_REASONS: tuple[tuple[tuple[int, ...], str], ...] = (
-    ((errno.ENOSPC, errno.EDQUOT), "the session store's disk is full"),
     ((errno.EACCES, errno.EPERM, errno.EROFS), "the session store's folder cannot be written to"),
     ((errno.EEXIST, errno.ENOTDIR), "the path of the session store is no folder"),
     ((errno.EIO,), "the session store's disk fails"),

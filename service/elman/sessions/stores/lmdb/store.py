@@ -56,6 +56,7 @@ class LMDBStore:
             check_quota(self._tables.usage(txn, record.owner), len(record.snapshot), most)
             if self._environment.used_bytes(txn) >= self._max_bytes:
                 raise StoreUnavailable("the session store is full: sessions fill all the room that it may take")
+            self._environment.check_reserve(txn)
             self._tables.insert(txn, key, record, kind)
             return True
 
@@ -110,13 +111,15 @@ class LMDBStore:
                 self._tables.write(txn, head.number, record, kind)
             else:
                 self._tables.remove(txn, key, head)
-                self._tables.insert(txn, key, record, kind)
+                self._environment.check_reserve(txn)
+            self._tables.insert(txn, key, record, kind)
             return True
 
     def delete(self, id: str) -> bool:
         key = key_of(id)
-        if key is None:
-            return False
+        return key is not None and self._environment.delete(lambda _: self._delete(key))
+
+    def _delete(self, key: bytes) -> bool:
         with self._environment.transaction(write=True) as txn:
             head = self._tables.head(txn, key)
             if head is None:

@@ -25,17 +25,21 @@ class Sweeper:
         if limit <= 0:
             return 0
         with self._lock:
+            self._environment.reserve.keep()
             expired = self._expired(now, limit)
             if not expired:
                 return 0
-            num_swept = 0
-            with self._environment.transaction(write=True) as txn:
-                for key in expired:
-                    head = self._tables.intact_head(txn, key)
-                    if head is not None and head.fields.expires_at <= now:
-                        self._tables.remove(txn, key, head)
-                        num_swept += 1
-            return num_swept
+            return self._environment.delete(lambda most: self._remove(expired[:most], now), len(expired))
+
+    def _remove(self, keys: Sequence[bytes], now: float) -> int:
+        num_swept = 0
+        with self._environment.transaction(write=True) as txn:
+            for key in keys:
+                head = self._tables.intact_head(txn, key)
+                if head is not None and head.fields.expires_at <= now:
+                    self._tables.remove(txn, key, head)
+                    num_swept += 1
+        return num_swept
 
     def _expired(self, now: float, limit: int) -> Sequence[bytes]:
         """Ids of expired sessions, from where the last call ended."""
