@@ -29,7 +29,7 @@ from elman.settings import Settings
 
 # A worker sends a beat this often. One that sends none for so long is replaced: a long run blocks no beat.
 _BEAT_SECONDS, _SILENCE_SECONDS = 1.0, 60.0
-# A worker that ended sooner after its start is replaced only after this time.
+# A worker that ended before it was ready is replaced only after this time.
 _START_AGAIN_SECONDS = 1.0
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -94,7 +94,6 @@ class Worker:
 
     process: BaseProcess
     beats: Connection
-    started: float
     heard: float
     ready: bool = False
     replaces: "Worker | None" = None
@@ -102,6 +101,11 @@ class Worker:
     @property
     def dead(self) -> bool:
         return self.process.exitcode is not None
+
+    @property
+    def hangs(self) -> bool:
+        """True if it has been silent for too long. Loading its models may take longer than a beat."""
+        return self.ready and time.monotonic() - self.heard > _SILENCE_SECONDS
 
     def listen(self) -> None:
         """Take in its beats."""
@@ -129,18 +133,20 @@ class Supervisor:
         self._leaving: list[Worker] = []
         # Workers that are still to be replaced by a restart of all.
         self._outdated: list[Worker] = []
+        self._start_again_at = 0.0
         self._stopping = self._restarting = False
         self._woken, self._wake = socket.socketpair()
 
     def run(self) -> None:
         """Supervise until SIGTERM or SIGINT."""
         self._take_signals()
-        self._workers = [self._start() for _ in range(self._settings.workers)]
+        self._fill()
         _LOG.info("Started %d workers under process [%d]", len(self._workers), os.getpid())
         while not self._stopping:
             self._wait(_BEAT_SECONDS)
-            self._replace_dead()
-            self._replace_outdated()
+            self._remove_dead()
+            self._hand_over()
+            self._fill()
         self._end_all()
 
     def _take_signals(self) -> None:
@@ -157,14 +163,13 @@ class Supervisor:
             end.setblocking(False)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
 
-    def _start(self, replaces: Worker | None = None) -> Worker:
+    def _start(self) -> Worker:
         beats, sender = _SPAWN.Pipe(duplex=False)
         arguments = (self._settings, self._listening, self._options, sender)
         process = _SPAWN.Process(target=serve_as_worker, args=arguments)
         process.start()
         sender.close()
-        now = time.monotonic()
-        return Worker(process, beats, now, now, replaces=replaces)
+        return Worker(process, beats, time.monotonic())
 
     def _wait(self, seconds: float) -> None:
         """Wait for a signal, a beat or a death."""
@@ -178,49 +183,55 @@ class Supervisor:
             worker.listen()
         self._leaving = [worker for worker in self._leaving if not worker.dead]
 
-    def _replace_dead(self) -> None:
-        now = time.monotonic()
-        for worker in [one for one in self._workers if one.dead or now - one.heard > self._patience(one)]:
+    def _remove_dead(self) -> None:
+        for worker in [one for one in self._workers if one.dead or one.hangs]:
             if not worker.dead:
                 _LOG.error("Worker [%s] hangs", worker.process.pid)
                 worker.end(signal.SIGKILL)
                 worker.process.join()
-            if worker.process.exitcode == CANNOT_START and not worker.ready and worker.replaces is None:
-                _LOG.error("Worker [%s] cannot start: stopping", worker.process.pid)
-                self._end_all()
-                raise typer.Exit(CANNOT_START)
             _LOG.warning("Worker [%s] ended with %s", worker.process.pid, worker.process.exitcode)
             self._workers.remove(worker)
-            if worker in self._outdated:
-                self._outdated.remove(worker)
-            if worker.replaces is not None:
-                _LOG.error("The restart is given up: the new worker did not start")
-                self._outdated = []
-                continue
-            if now - worker.started < _START_AGAIN_SECONDS:
-                time.sleep(_START_AGAIN_SECONDS)
-            self._workers.append(self._start())
+            if not worker.ready:
+                self._did_not_start(worker)
+            for successor in self._workers:
+                if successor.replaces is worker:
+                    successor.replaces = None
+            self._outdated = [one for one in self._outdated if one is not worker]
 
-    def _patience(self, worker: Worker) -> float:
-        """Seconds that a worker may be silent. Loading its models may take longer than a beat."""
-        return _SILENCE_SECONDS if worker.ready else float("inf")
+    def _did_not_start(self, worker: Worker) -> None:
+        """Try again a little later. Exits with 3 if there is no reason to hope: none could start."""
+        self._start_again_at = time.monotonic() + _START_AGAIN_SECONDS
+        if worker.process.exitcode == CANNOT_START and not any(one.ready for one in self._workers):
+            _LOG.error("Worker [%s] cannot start: stopping", worker.process.pid)
+            self._end_all()
+            raise typer.Exit(CANNOT_START)
+        if worker.replaces is not None:
+            _LOG.error("The restart is given up: the new worker did not start")
+            self._outdated = []
 
-    def _replace_outdated(self) -> None:
+    def _hand_over(self) -> None:
         """Go on with a restart of all: a worker ends once the one in its place takes connections."""
+        for worker in self._workers:
+            if worker.ready and worker.replaces is not None:
+                before, worker.replaces = worker.replaces, None
+                before.end()
+                self._leaving.append(before)
+        self._workers = [one for one in self._workers if one not in self._leaving]
+        replaced = [one.replaces for one in self._workers if one.replaces is not None]
         if self._restarting:
             self._restarting = False
             _LOG.info("Restarting the workers")
-            self._outdated = [one for one in self._workers if one.replaces is None]
-        coming = next((one for one in self._workers if one.replaces is not None), None)
-        if coming is not None and coming.ready:
-            before, coming.replaces = coming.replaces, None
-            if before in self._workers:
-                before.end()
-                self._workers.remove(before)
-                self._leaving.append(before)
-            coming = None
-        if coming is None and self._outdated:
-            self._workers.append(self._start(replaces=self._outdated.pop(0)))
+            self._outdated = [one for one in self._workers if one not in replaced]
+        if self._outdated and not replaced:
+            successor = self._start()
+            successor.replaces = self._outdated.pop(0)
+            self._workers.append(successor)
+
+    def _fill(self) -> None:
+        """Start as many workers as are missing, beside those that come in the place of another."""
+        if time.monotonic() >= self._start_again_at:
+            places = sum(one.replaces is None for one in self._workers)
+            self._workers += [self._start() for _ in range(self._settings.workers - places)]
 
     def _end_all(self) -> None:
         """Tell all workers to end, and end those that do not by force."""
