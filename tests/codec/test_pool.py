@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from elman.codec.pool import CodecPool
-from elman.errors import DeadlineExceeded, Internal, InvalidField
+from elman.errors import DeadlineExceeded, Internal, InvalidField, Overloaded
 from tests.codec import pooled
 from tests.running import PYTHONPATH
 
@@ -65,6 +65,22 @@ def test_a_signal_to_all_processes_ends_no_worker() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(before, number)
             assert await pool.call(os.getpid) == before
+
+    run(test)
+
+
+def test_only_so_many_bytes_wait_for_a_worker() -> None:
+    async def test(pool: CodecPool) -> None:
+        pool._max_bytes = 100
+        only = pool.call(pooled.size, bytes(101))
+        with pytest.raises(Overloaded):
+            pool.call(pooled.size, bytes(1))
+        others = [pool.call(pooled.double, number) for number in range(20)]  # an answer to encode is no body
+        assert await only == 101 and len(await asyncio.gather(*others)) == 20
+        both = [pool.call(pooled.size, bytes(50)) for _ in range(2)]
+        with pytest.raises(Overloaded):
+            pool.call(pooled.size, bytes(1))
+        assert await asyncio.gather(*both) == [50, 50]
 
     run(test)
 

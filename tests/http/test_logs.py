@@ -33,6 +33,7 @@ def test_every_line_is_an_object_that_tells_of_its_request_and_holds_no_secret(s
         session = client.post("/v1/models/vowels-gru/sessions", json={}).json()["id"]
         assert client.post(f"/v1/sessions/{session}/steps", json={"sequence": inputs}).status_code == 200
         assert client.get(f"/v1/sessions/{session}").status_code == 200
+        assert client.get(f"/v1/%73essions/{session}").status_code == 200
         address = f"{server.url.replace('http', 'ws')}/v1/models/vowels-gru/stream?session={session}"
         with connect(address, additional_headers={"authorization": f"Bearer {KEY}"}) as stream:
             stream.recv()
@@ -41,12 +42,18 @@ def test_every_line_is_an_object_that_tells_of_its_request_and_holds_no_secret(s
         text = server.log.read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     access = [line for line in lines if line["logger"] == "uvicorn.access"]
-    assert len(access) >= 7
+    assert len(access) >= 8
     assert all(line["request_id"] and line["seconds"] > 0 for line in access)
     (mine,) = [line for line in access if line["request_id"] == "mine"]
     assert (mine["method"], mine["path"], mine["status"]) == ("POST", PREDICT, 200)
     for secret in (KEY, token, session, "0.1234"):
         assert secret not in text
+
+
+def test_a_text_that_is_not_utf8_is_a_line_too() -> None:
+    """As the name of a file may be."""
+    record = logging.getLogger("elman").makeRecord("elman", 30, "", 0, "%s is refused", ("m\udc80",), None)
+    assert json.loads(JSONFormatter().format(record))["message"] == "m\udc80 is refused"
 
 
 def test_a_traceback_stands_in_the_line_of_its_request() -> None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from elman.child import Child, ChildDied, answer_calls
 from elman.codec.limits import count
 from elman.engine.work import Steps, wait
-from elman.errors import DeadlineExceeded, ElmanError, Internal
+from elman.errors import DeadlineExceeded, ElmanError, Internal, Overloaded
 
 T = TypeVar("T")
 
@@ -37,6 +37,7 @@ _MANY_PIECES = 10_000
 # Time limit of a call, with writing and reading: several times what the largest body takes.
 _SECONDS = 60.0
 _MAX_WORKERS = 4
+_MAX_BYTES = 256 * 2**20
 
 
 def is_heavy(body: bytes) -> bool:
@@ -46,11 +47,19 @@ def is_heavy(body: bytes) -> bool:
 
 
 class CodecPool:
-    """A few worker processes. Each starts at its first call."""
+    """A few worker processes. Each starts at its first call.
 
-    def __init__(self, size: int | None = None, seconds: float = _SECONDS) -> None:
+    Args:
+        size: how many.
+        seconds: how long a call may take.
+        max_bytes: of the bodies that wait for a worker or are with one.
+    """
+
+    def __init__(self, size: int | None = None, seconds: float = _SECONDS, max_bytes: int = _MAX_BYTES) -> None:
         size = size or min(_MAX_WORKERS, os.cpu_count() or 1)
         self._seconds = seconds
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
         self._children = [Child("elman.codec.pool") for _ in range(size)]
         self._idle: SimpleQueue[Child] = SimpleQueue()
         for child in self._children:
@@ -64,9 +73,19 @@ class CodecPool:
     def call(self, function: Callable[..., T], *arguments: Any) -> "asyncio.Future[T]":
         """The result of a call in a worker. Raises each ElmanError that the function raises.
 
-        Raises Internal if the worker dies, and DeadlineExceeded if it takes too long.
+        Raises Internal if the worker dies, DeadlineExceeded if it takes too long, and Overloaded at once if too many
+        bytes wait. A call that is the only one is always taken.
         """
-        return asyncio.get_running_loop().run_in_executor(self._threads, self._call, function, arguments)
+        num_bytes = sum(len(one) for one in arguments if isinstance(one, bytes))
+        if num_bytes and 0 < self._num_bytes > self._max_bytes - num_bytes:
+            raise Overloaded(f"bodies of {self._num_bytes} bytes wait to be decoded", retry_after=1)
+        self._num_bytes += num_bytes
+        called = asyncio.get_running_loop().run_in_executor(self._threads, self._call, function, arguments)
+        called.add_done_callback(lambda _: self._release(num_bytes))
+        return called
+
+    def _release(self, num_bytes: int) -> None:
+        self._num_bytes -= num_bytes
 
     def offload(self, heavy: bool, function: Callable[..., T], *arguments: Any) -> Steps[T]:
         """In a script: the result of a call, made in a worker if it is `heavy`. Raises like `call`."""

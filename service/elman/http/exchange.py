@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import httptools
 
@@ -210,8 +210,9 @@ class HTTPExchange(Exchange):
     def _log(self, status: int) -> None:
         # The format has five fields. The id stands beside the client, where other servers log the user.
         client = f"{':'.join(map(str, self.protocol.client or ()))} {self.request_id.decode()}"
-        # The id of a session may stand in the query too.
-        target = without_session(self.head.url.decode("latin-1").partition("?")[0])
+        # The id of a session may stand in the query too, and a path may be escaped where it need not be.
+        path = self.head.path or unquote(self.head.url.decode("latin-1").partition("?")[0])
+        target = quote(without_session(path), safe="/:@!$&'()*+,;=")
         method, version, seconds = self.head.method.decode(), self.head.version, time.monotonic() - self.arrived
         fields = {"method": method, "path": target, "status": status, "seconds": round(seconds, 6), **self._key()}
         extra = of_request(self.request_id, **fields)

@@ -1,5 +1,6 @@
 """Logs as lines of JSON, one for each record."""
 
+import json
 import logging
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +24,10 @@ class JSONFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line).decode()
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:  # part of a text is not UTF-8, such as the name of a file
+            return json.dumps(line, default=str)
 
 
 def of_request(request_id: bytes, **fields: Any) -> dict[str, Any]:

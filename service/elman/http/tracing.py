@@ -29,6 +29,7 @@ from starlette.types import Scope
 from elman import __version__
 from elman.engine.engine import Engine
 from elman.engine.work import Run, Work
+from elman.http.callers import caller_of
 from elman.http.endpoint import CODE, MODEL, REQUEST_ID, Counters, Driver, Response
 from elman.http.exchange import HTTPExchange, without_session
 from elman.http.spans import Sampled, WorkTimes
@@ -51,7 +52,7 @@ _CLOSE_SECONDS = 2.0
 
 
 class Served(NamedTuple):
-    """How a request was served. `route` is its path with names of parameters, or `none`."""
+    """How a request was served. `route` is its path with names of parameters, or `none`; `key` the name of its key."""
 
     method: str
     route: str
@@ -61,6 +62,7 @@ class Served(NamedTuple):
     status: int
     code: str
     model: tuple[str, int] | None
+    key: str = ""
 
     @property
     def name(self) -> str:
@@ -81,6 +83,7 @@ class Served(NamedTuple):
             "network.protocol.version": self.version,
             "error.type": self.code if self.failed else None,
             "elman.code": self.code or None,
+            "elman.key": self.key or None,
             "elman.model": self.model and self.model[0],
             "elman.model_version": self.model and self.model[1],
         }
@@ -190,6 +193,7 @@ class Tracing:
             status,
             scope.get(CODE, ""),
             scope.get(MODEL),
+            caller_of(scope).name,
         )
         self.ended(scope[REQUEST_ID], summary, arrived)
 
@@ -252,5 +256,6 @@ class TracedExchange(HTTPExchange):
                 response.status,
                 response.code,
                 response.model,
+                "" if head.route is None else head.route.caller.name,
             )
             driver.tracing.ended(self.request_id, served, self.arrived)
