@@ -5,6 +5,7 @@
 #   make test-all [TESTS=...]  run every test, or some; installs torch
 #   make test-torch TORCH=2.8.0  the exporter's tests with one release of torch, in .venv-torch
 #   make test-exporters [FRAMEWORKS="keras sb3"]  the files of other frameworks' exporters, each in an environment of its own
+#   make test-clients        clients of Triton and KServe against a running server, in an environment of their own
 #   make lint                ruff, its formatter and mypy
 #   make client              generate the blocking client from the asynchronous one
 #   make bench [BENCH=--quick]  measure against the ceilings and other servers
@@ -43,7 +44,7 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strat
 BOUNDS := tests/test_imports.py tests/http tests/codec tests/engine tests/sessions tests/api/test_predict.py
 
 .DEFAULT_GOAL := serve
-.PHONY: serve test test-all test-exporters test-torch test-bounds lint client bench image lock clean
+.PHONY: serve test test-all test-clients test-exporters test-torch test-bounds lint client bench image lock clean
 
 # The recipes hand over to the program (exec), so that Ctrl-C and SIGTERM reach it.
 serve: .venv/.server
@@ -66,6 +67,9 @@ test-torch: .venv/.made
 
 test-exporters: .venv/.test $(FRAMEWORKS:%=.exporters/%/.made)
 	@ELMAN_EXPORTERS="$(FRAMEWORKS)" exec $(BIN)/python -m pytest -m exporters tests/exporters $(TESTS)
+
+test-clients: .venv/.test .clients/.made
+	@exec $(BIN)/python -m pytest -m clients tests/clients $(TESTS)
 
 # Each in an environment of its own, without the lock.
 test-bounds: .venv/.uv
@@ -101,7 +105,7 @@ lock: .venv/.uv
 	$(LOCK) --extra server --constraint constraints.txt --generate-hashes --upgrade -o requirements-image.txt
 
 clean:
-	rm -rf .venv .venv-torch .bench .bounds .exporters dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache tests/output
+	rm -rf .venv .venv-torch .bench .bounds .clients .exporters dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache tests/output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last, so that an installation cut short is done again. An installation that includes another writes
@@ -143,6 +147,12 @@ clean:
 	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install --constraint $(@D)/constraints.txt --requirement $<
 	@test ! -f $(<:.txt=.bare.txt) || $(@D)/bin/python -m pip --disable-pip-version-check --quiet install \
 		--no-deps --ignore-requires-python --requirement $(<:.txt=.bare.txt)
+	@touch $@
+
+.clients/.made: tests/clients/requirements.txt | .venv/.uv
+	@echo "Installing clients of other projects"
+	@$(UV) venv --quiet --clear --python $(BIN)/python .clients
+	@$(UV) pip install --quiet --python .clients --requirement $<
 	@touch $@
 
 .venv/.uv: | .venv/.made

@@ -14,7 +14,9 @@ from tests.running import STORE, RunningServer, running_server
 
 StartServer = Callable[..., RunningServer]
 
-OTHER_TIERS = {"slow", "torch", "browser", "docker", "exporters"}
+OTHER_TIERS = {"slow", "torch", "browser", "docker", "exporters", "clients"}
+# Folders whose tests run by themselves, by a mark of the same name, after make has installed what they need.
+_APART = {"exporters", "clients"}
 # What belongs to another tier as a whole: folders, and files that say so.
 _WHOLE_FOLDERS = {"browser", "containers"}
 _WHOLE_FILE = re.compile(r"^pytestmark = pytest\.mark\.torch$", re.MULTILINE)
@@ -53,9 +55,9 @@ def is_quick(config: pytest.Config) -> bool:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Keep the quick tier from importing what belongs to another, which needs packages that it does not install.
 
-    The tests of other frameworks' exporters run by themselves, after `make test-exporters` has installed those.
+    The tests of other projects' exporters and clients run by themselves, by `make test-exporters` and `test-clients`.
     """
-    if collection_path.name == "exporters" and collection_path.is_dir() and config.option.markexpr != "exporters":
+    if collection_path.name in _APART and collection_path.is_dir() and config.option.markexpr != collection_path.name:
         return True
     if not is_quick(config):
         return None

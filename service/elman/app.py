@@ -64,7 +64,7 @@ from elman.http.asgi import (
 from elman.http.bodies import Bodies
 from elman.http.callers import CALLER, Callers
 from elman.http.connections import Connections
-from elman.http.endpoint import CODE, JSON, REQUEST_ID, Driver, Endpoint, Route, log_failure, problem_type
+from elman.http.endpoint import CODE, JSON, REQUEST_ID, Driver, Endpoint, Route, is_open, log_failure, problem_type
 from elman.http.exchange import HTTPExchange
 from elman.http.keys import KeysFile
 from elman.http.roles import OPEN_TO_ALL, RouteTable, served_at
@@ -156,6 +156,10 @@ class Elman(FastAPI):
                     await self.endpoints[name](scope, receive, send)
                     return
                 scope["headers"] = [_AS_JSON if header == _AS_FORM else header for header in scope["headers"]]
+                if is_open(path):
+                    # Its clients send any type, or none, with their JSON.
+                    others = [header for header in scope["headers"] if header[0] != b"content-type"]
+                    scope["headers"] = [*others, _AS_JSON]
                 if method in _WITH_BODY:
                     body = await read_body(self.bodies, headers, receive, path, party_of(scope))
                     if name is None:

@@ -330,6 +330,14 @@ def test_bytes_that_are_not_those_of_the_tensor_are_refused(server: RunningServe
     assert response.status_code == 422 and "UTF-8" in response.json()["error"]
 
 
+@pytest.mark.parametrize("kind", [None, "application/octet-stream", "text/plain"])
+def test_the_type_of_a_body_does_not_matter(server: RunningServer, kind: str | None) -> None:
+    headers = {} if kind is None else {"content-type": kind}
+    for path, body in ((INFER, {"inputs": [GOOD]}), ("/v2/repository/index", {"ready": True})):
+        response = server.client.post(path, content=json.dumps(body), headers=headers)
+        assert response.status_code == 200, response.text
+
+
 def test_priorities_count_from_one_and_change_no_answer(server: RunningServer) -> None:
     data = rows(1, 3, 12)
     for priority in (0, 1, 7):

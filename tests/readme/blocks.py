@@ -18,6 +18,9 @@ FRAMEWORKS = {
 }
 """Pages whose examples need another framework: tests/exporters runs them."""
 
+CLIENTS = DOCS / "clients.md"
+"""The page whose examples need other projects' clients: tests/clients runs them."""
+
 RUN = ("bash", "python")
 SHOWN = ("mermaid",)
 """Blocks of these languages are drawings."""

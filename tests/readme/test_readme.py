@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.readme.blocks import DOCS, FRAMEWORKS, PAGES, README, ROOT, Block, read_blocks
+from tests.readme.blocks import CLIENTS, DOCS, FRAMEWORKS, PAGES, README, ROOT, Block, read_blocks
 from tests.readme.tables import with_tables
 from tests.running import STORE
 
@@ -29,7 +29,7 @@ EXAMPLES = [
     (page, block)
     for page in PAGES
     for block in read_blocks(page)
-    if not block.needs_docker and page not in FRAMEWORKS and not (page == README and block.text == SERVE)
+    if not block.needs_docker and page not in (*FRAMEWORKS, CLIENTS) and not (page == README and block.text == SERVE)
 ]
 CLOSE = 0.1
 """How near the numbers of a page must be: they are rounded, and a model trained again moves a little."""

@@ -358,7 +358,12 @@ class Driver:
 
 def problem_type(path: str) -> bytes:
     """The media type of errors. Clients of the Open Inference Protocol read no other than plain JSON."""
-    return JSON if path.startswith("/v2") else PROBLEM
+    return JSON if is_open(path) else PROBLEM
+
+
+def is_open(path: str) -> bool:
+    """Whether a path is one of the Open Inference Protocol."""
+    return path.startswith("/v2/") or path.partition("?")[0] == "/v2"
 
 
 def log_failure(error: Exception, request_id: bytes) -> None:
