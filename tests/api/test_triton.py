@@ -1,6 +1,7 @@
 """Models that were made for Triton: `config.pbtxt` beside the versions, control inputs and implicit state."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,58 @@ def test_the_protocol_shows_a_model_as_its_configuration_has_it(server: RunningS
     assert whole["shape"] == [1, 3, 2]
     expected = triton.Loop(GRAPHS["sums"]).run(data)
     assert np.array(whole["data"], np.float32).tobytes() == expected.tobytes()
+
+
+# What Triton's sequence batcher does, with the same flags
+
+
+def part(server: RunningServer, data: Any, id: int, flags: str = "", name: str = "sums") -> Any:
+    """The output of one request of a sequence; `flags` has `s` for its start and `e` for its end."""
+    answer = infer(server, name, data, sequence_id=id, sequence_start="s" in flags, sequence_end="e" in flags)
+    assert answer.status_code == 200, answer.text
+    return np.array(answer.json()["outputs"][0]["data"], np.float32).reshape(data.shape[0], -1)
+
+
+def test_a_sequence_of_one_request_starts_and_ends_with_it(server: RunningServer) -> None:
+    (data,) = rows("sums", 1)
+    for _ in range(2):
+        found = part(server, data, 7, "se")
+        assert found.tobytes() == triton.Loop(GRAPHS["sums"]).run(data, corrid=7).tobytes()
+
+
+def test_a_start_begins_anew_also_if_the_sequence_had_no_end(server: RunningServer) -> None:
+    (data,) = rows("cell", 3)
+    loop = triton.Loop(GRAPHS["cell"], FIRST["cell"])
+    for _ in range(2):
+        found = [part(server, data[at : at + 1], 8, "s" * (at == 0), "cell") for at in range(3)]
+        assert np.concatenate(found).tobytes() == loop.run(data, ends=False).tobytes()
+
+
+def test_after_its_end_a_sequence_wants_a_start(server: RunningServer) -> None:
+    (data,) = rows("sums", 1)
+    for flags in ("", "e"):
+        part(server, data, 9, "se")
+        refused = infer(server, "sums", data, sequence_id=9, sequence_end="e" in flags)
+        assert refused.status_code == 400
+        assert "must specify the START flag on the first request of the sequence" in refused.json()["error"]
+
+
+def test_rows_of_a_request_are_sequences_that_move_on_together(server: RunningServer) -> None:
+    data = np.stack(rows("sums", 3, 3, 3, 3))  # (rows, steps, features)
+    found = [part(server, data[:, at], 10, "s" * (at == 0) + "e" * (at == 2)) for at in range(3)]
+    loop = triton.Loop(GRAPHS["sums"])
+    for row, steps in zip(data, np.stack(found, 1), strict=True):
+        assert steps.tobytes() == loop.run(row, corrid=10).tobytes()
+
+
+def test_more_sequences_than_a_run_has_rows_go_on_side_by_side(server: RunningServer) -> None:
+    data = rows("sums", *[5] * 20)
+
+    def send(id: int, steps: Any) -> Any:
+        flags = ["s", "", "", "", "e"]
+        return np.concatenate([part(server, steps[at : at + 1], id, flags[at]) for at in range(5)])
+
+    with ThreadPoolExecutor(20) as pool:
+        found = list(pool.map(send, range(100, 120), data))
+    for id, steps, own in zip(range(100, 120), data, found, strict=True):
+        assert own.tobytes() == triton.Loop(GRAPHS["sums"]).run(steps, corrid=id).tobytes()

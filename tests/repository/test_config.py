@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import graphs
 import numpy as np
 import onnx
 import pytest
@@ -242,3 +243,41 @@ def test_the_configuration_is_shown_as_it_was_read_or_as_the_server_found_it(tmp
     assert plain["backend"] == "onnxruntime" and "sequence_batching" not in plain
     assert [(one["name"], one["dims"], one["data_type"]) for one in plain["input"]] == [("INPUT", [-1, 2], "TYPE_FP32")]
     assert [(one["name"], one["dims"]) for one in plain["output"]] == [("OUTPUT", [-1, 2])]
+
+
+def test_a_state_that_is_listed_as_an_output_is_an_answer_too(tmp_path: Path) -> None:
+    listed = 'output [ { name: "S_OUT" data_type: TYPE_FP32 dims: [ 2 ] }, {'
+    model = load(tmp_path, triton.accumulator(), ACCUMULATOR.replace("output [ {", listed, 1))
+    assert model.network.output_names == ("S_OUT", "OUTPUT")
+    assert [state.output for state in model.network.states][:1] == ["S_OUT"]
+    data = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
+    assert run_alone(model, data, "steps").tolist() == [[1, 2], [4, 6], [9, 12]]
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("first", [None, 0.25])
+def test_a_step_that_is_a_vector_is_one_row(tmp_path: Path, width: int, first: float | None) -> None:
+    """`max_batch_size: 0`, and no axis of the file could count rows."""
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["START"], ["begins"], to=1),
+        node("Add", ["S", "INPUT"], ["S_OUT"]),
+        node("Sub", ["S_OUT", "begins"], ["OUTPUT"]),
+    ]
+    inputs = [graphs.value("INPUT", [width]), graphs.value("S", [width]), graphs.value("START", [1], 6)]
+    proto = graphs.model(nodes, inputs, [graphs.value("OUTPUT", [width]), graphs.value("S_OUT", [width])], [])
+    text = triton.config(triton.ACCUMULATOR, controls={"START": "int32"}).replace("max_batch_size: 8", "")
+    text = text.replace("dims: [ 2 ]", f"dims: [ {width} ]")
+    files = {}
+    if first is not None:
+        initial = f'initial_state {{ data_type: TYPE_FP32 dims: {width} data_file: "h.bin" }}'
+        text = text.replace(f"dims: [ {width} ] }} ]\n}}", f"dims: [ {width} ] {initial} }} ]\n}}")
+        files["first"] = np.full(width, first, np.float32).tobytes()
+    model = load(tmp_path, proto, text, **files)
+    data = np.random.default_rng(0).standard_normal((5, width)).astype(np.float32)
+    state, expected = np.full(width, first or 0.0, np.float32), []
+    for step, row in enumerate(data):
+        state = state + row
+        expected.append(state - np.float32(step == 0))
+    assert run_alone(model, data, "steps").tobytes() == np.array(expected).tobytes()
+    assert (model.network.max_rows, model.proof.streaming, model.proof.exact) == (1, True, True)

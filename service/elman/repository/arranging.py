@@ -5,7 +5,7 @@ from math import prod
 import numpy as np
 from onnx import NodeProto, helper
 
-from elman.repository.graph import Graph, all_graphs
+from elman.repository.graph import Graph, all_graphs, all_nodes
 from elman.repository.network import Layout
 
 
@@ -19,6 +19,29 @@ def add_axis(graph: Graph, name: str, at: int, batch: int) -> None:
     shape = graph.add_initializer(f"{name}.shape", np.array(whole, np.int64))
     graph.set_input_dims(name, dims[:at] + dims[at + 1 :])
     graph.insert_after(None, [helper.make_node("Reshape", [name, shape], [inner])])
+
+
+def add_rows(graph: Graph) -> bool:
+    """Give every input and output of a graph an axis of rows, of extent 1, in front. False if an extent is open."""
+    tensors = [*graph.inputs, *graph.outputs]
+    dims = {name: graph.dims(name) for name in tensors}
+    if not all(isinstance(dim, int) for shape in dims.values() for dim in shape):
+        return False
+    for name in graph.inputs:
+        _rename_reads(graph, name, f"{name}.row")
+        graph.set_input_dims(name, [1, *(dim for dim in dims[name] if isinstance(dim, int))])
+        shape = graph.add_initializer(f"{name}.shape", np.array(dims[name], np.int64))
+        graph.insert_after(None, [helper.make_node("Reshape", [name, shape], [f"{name}.row"])])
+    for output in graph.proto.output:
+        name = output.name
+        for node in all_nodes(graph.proto):
+            node.output[:] = [f"{name}.row" if made == name else made for made in node.output]
+            node.input[:] = [f"{name}.row" if read == name else read for read in node.input]
+        shape = graph.add_initializer(f"{name}.shape", np.array([1, *dims[name]], np.int64))
+        graph.proto.node.append(helper.make_node("Reshape", [f"{name}.row", shape], [name]))
+        output.type.tensor_type.ClearField("shape")
+    graph.index()
+    return True
 
 
 def arrange_input(graph: Graph, name: str, batch: int, time: int | None, *, first: bool = True) -> Layout:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from elman.repository.arranging import add_rows
 from elman.repository.controls import ADDED
 from elman.repository.graph import Graph
 from elman.repository.model_config import CONFIG_FILE, ConfigText, data_type_name, data_type_of, refused
@@ -41,6 +42,9 @@ class ConfigReader:
         self._names: list[str] = []
         self._notes = [f"{', '.join(text.ignored)}: no meaning here"] if text.ignored else []
         self._has_rows = self._config.max_batch_size > 0
+        names = [one.name for one in self._config.input]
+        # A step of one sequence, a vector of numbers, has no axis that could be that of its rows.
+        self._lacks_rows = not self._has_rows and len(names) == 1 and self._is_vector(names[0])
 
     def read(self, name: str) -> tuple[ModelSpec, TritonConfig]:
         """The spec with what the configuration adds to it, and the configuration. Raises ModelRefused.
@@ -57,6 +61,8 @@ class ConfigReader:
         self._read_controls()
         outputs = self._outputs()
         labels = {one.name: self._labels(one.label_filename) for one in config.output if one.label_filename}
+        if self._lacks_rows and not add_rows(self._graph):
+            raise refused("with max_batch_size 0 a tensor has all its dims, and one of the file is open")
         added = {
             "input": self._input(),
             "inputs": self._ports,
@@ -83,6 +89,10 @@ class ConfigReader:
             raise refused(f"max_batch_size is {config.max_batch_size}; it is 0 or more")
 
     # Tensors
+
+    def _is_vector(self, name: str) -> bool:
+        graph = self._graph
+        return name in graph.inputs and len(graph.dims(name)) == 1 and graph.dtype(name).kind == "f"
 
     def _declare(self, kind: str, declared: Any, known: Mapping[str, Any]) -> None:
         """Hold what is declared of the inputs or outputs against the file."""
@@ -143,7 +153,7 @@ class ConfigReader:
         if len(names) == 1:
             found["name"] = self._settle("the data input", given.name, names[0])
             self._names += names if given.name is None else []
-        if self._has_rows:
+        if self._has_rows or self._lacks_rows:
             found["batch_axis"] = self._settle("the axis of the rows", given.batch_axis, 0)
         return given.model_copy(update=found)
 
@@ -186,7 +196,7 @@ class ConfigReader:
             self._check_known(where, state.input_name, self._graph.inputs)
             self._check_known(f"the output {state.output_name!r} of {where}", state.output_name, self._graph.outputs)
             self._check_tensor(where, state.input_name, state.data_type, self._dims(where, state.dims))
-            rows = 0 if self._has_rows else None
+            rows = 0 if self._has_rows or self._lacks_rows else None
             initial = self._initial(where, state)
             self._set_port(
                 state.input_name, PortSpec(role="state", output=state.output_name, batch_axis=rows, initial=initial)
@@ -211,7 +221,7 @@ class ConfigReader:
             if len(content) != size:
                 more = "more" if len(content) > size else len(content)
                 raise refused(f"the file {initial.data_file!r} has {more} bytes; {where} has {size}")
-            values = np.frombuffer(content, dtype).reshape([1] * self._has_rows + dims)
+            values = np.frombuffer(content, dtype).reshape([1] * (self._has_rows or self._lacks_rows) + dims)
             return self._graph.add_initializer(f"{ADDED}{state.input_name}.first", values)
         return None
 
