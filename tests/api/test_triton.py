@@ -20,6 +20,9 @@ CONFIGS = {
     "cell": triton.config(triton.CELL, controls={"START": "fp32", "END": "fp32"}),
     "chunks": triton.config(triton.CHUNKS, controls={"START": "int32"}),
 }
+LISTED = 'output [ { name: "S_OUT" data_type: TYPE_FP32 dims: [ 2 ] label_filename: "labels.txt" } ]'
+CONFIGS["sums-int"] += LISTED
+LABELS = {"cell": b"up\ndown\nleft\nright\n", "sums-int": b"even\nodd"}
 GRAPHS = {
     "sums": triton.accumulator(),
     "sums-int": triton.accumulator("int32", end="bool"),
@@ -34,7 +37,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The models above, with three versions of `sums` and of `some`, and one whose configuration cannot be read."""
     root = tmp_path_factory.mktemp("triton")
     for name, proto in GRAPHS.items():
-        files = {"labels": b"up\ndown\nleft\nright\n", "first": triton.FIRST_H.tobytes()} if name == "cell" else {}
+        files = {"labels": LABELS[name]} if name in LABELS else {}
+        files |= {"first": triton.FIRST_H.tobytes()} if name in FIRST else {}
         triton.save(root, name, proto, CONFIGS[name], **files)
     for version in (2, 3):
         triton.save(root, "sums", GRAPHS["sums"], None, version)
@@ -164,6 +168,16 @@ def test_a_warning_comes_with_each_load_and_a_configuration_that_breaks_leaves_t
     after = card(server, "sums")
     assert after["notes"] == ["config.pbtxt: instance_group, dynamic_batching: no meaning here"]
     assert after["digest"] != before["digest"]
+
+
+def test_classes_of_an_output_have_its_own_labels(server: RunningServer) -> None:
+    outputs = [{"name": name, "parameters": {"classification": 1}} for name in ("OUTPUT", "S_OUT")]
+    tensor = {"name": "INPUT", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 3.0]}
+    answer = server.client.post("/v2/models/sums-int/infer", json={"inputs": [tensor], "outputs": outputs})
+    assert {one["name"]: one["data"] for one in answer.json()["outputs"]} == {
+        "OUTPUT": ["3.000000:1"],
+        "S_OUT": ["3.000000:1:odd"],
+    }
 
 
 def infer(server: RunningServer, name: str, data: Any, **parameters: object) -> Any:

@@ -97,6 +97,7 @@ def test_what_does_not_fit_the_file_is_refused_by_name(tmp_path: Path, old: str,
         ('data_file: "h.bin"', "", {}, "the initial_state of state 'H' has neither zero_data nor data_file"),
         ("initial_state {", "initial_state { } initial_state {", {}, "state 'H' begins with 2 values"),
         ("labels.txt", "/etc/passwd", {}, "'/etc/passwd' is not the name of a file"),
+        ("", "", {"labels": b"up\ndown"}, "the file 'labels.txt' has 2 labels, and the output 'OUTPUT' 4 numbers"),
         ("", "", {"labels": b"\xff\xfe"}, "the labels in 'labels.txt' are no text in UTF-8"),
     ],
 )

@@ -60,7 +60,7 @@ class ConfigReader:
         self._read_states()
         self._read_controls()
         outputs = self._outputs()
-        labels = {one.name: self._labels(one.label_filename) for one in config.output if one.label_filename}
+        labels = {one.name: self._labels(one) for one in config.output if one.label_filename}
         if self._lacks_rows and not add_rows(self._graph):
             raise refused("with max_batch_size 0 a tensor has all its dims, and one of the file is open")
         added = {
@@ -261,12 +261,16 @@ class ConfigReader:
 
     # Labels
 
-    def _labels(self, name: str) -> tuple[str, ...]:
+    def _labels(self, output: Any) -> tuple[str, ...]:
+        name, size = output.label_filename, prod(dim for dim in output.dims if dim > 0)
         try:
-            labels = self._content(Path(plain_name(name)), _MOST_LABEL_BYTES).decode().splitlines()
+            lines = self._content(Path(plain_name(name)), _MOST_LABEL_BYTES).decode().splitlines()
         except UnicodeDecodeError:
             raise refused(f"the labels in {name!r} are no text in UTF-8") from None
-        return tuple(label.strip() for label in labels if label.strip())
+        labels = tuple(line.strip() for line in lines if line.strip())
+        if len(labels) != size:
+            raise refused(f"the file {name!r} has {len(labels)} labels, and the output {output.name!r} {size} numbers")
+        return labels
 
     def _decoder(self, labels: Mapping[str, tuple[str, ...]], outputs: Any) -> DecoderSpec | None:
         """The decoder of the primary output, if it has labels."""

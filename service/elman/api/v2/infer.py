@@ -190,10 +190,19 @@ def _output(call: Call, port: Port, rows: list[OutputRows]) -> Array:
     return array.swapaxes(0, 1) if call.served.ports.time_first else array
 
 
+def _labels(served: ServedModel, port: Port) -> tuple[str, ...]:
+    """The labels of an output: the decoder has those of the primary one, a `config.pbtxt` those of others too."""
+    if port.kind not in ("steps", "final"):
+        return ()
+    if port.head is None:
+        return served.outputs.names
+    return () if served.model.triton is None else served.model.triton.labels.get(port.name, ())
+
+
 def _classified(call: Call, port: Port, array: Array, classes: int, lengths: list[int]) -> Array:
     """The highest scores of an output. Rows that a sequence does not have are empty texts."""
     axes = (1 if call.given.single_steps else 2) if port.kind == "steps" else array.ndim - 1 if port.state else 1
-    found = classified(array, axes, classes, call.served.outputs.names if port.head is None else ())
+    found = classified(array, axes, classes, _labels(call.served, port))
     if port.kind == "steps" and not call.given.single_steps:
         rows = found.swapaxes(0, 1) if call.served.ports.time_first else found
         for row, length in zip(rows, lengths, strict=True):
