@@ -102,7 +102,7 @@ image:
 # way of a constraint, so that the two cannot be one file.
 lock: .venv/.uv
 	echo 'torch; python_version < "3"' | $(LOCK) --all-extras --group tools --upgrade --override - -o constraints.txt
-	$(LOCK) --extra server --constraint constraints.txt --generate-hashes --upgrade -o requirements-image.txt
+	$(LOCK) --extra server --extra grpc --constraint constraints.txt --generate-hashes --upgrade -o requirements-image.txt
 
 clean:
 	rm -rf .venv .venv-torch .bench .bounds .clients .exporters dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache tests/output

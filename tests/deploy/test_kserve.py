@@ -1,10 +1,12 @@
 """KServe's runtime starts a server that answers where the manifest says."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
 
@@ -26,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     shutil.copytree(STORE / "vowels-gru", mounted / "vowels-gru")
     flags = [f"--name={ARGS['name'].replace('{{.Name}}', SERVICE['metadata']['name'])}"]
     settings = {one["name"].removeprefix("ELMAN_").lower(): one["value"] for one in CONTAINER["env"]}
-    with running_server(mounted, *flags, **(settings | {"store_dir": str(mounted.parent)})) as one:
+    with running_server(mounted, *flags, "--grpc-port=0", **(settings | {"store_dir": str(mounted.parent)})) as one:
         yield one
 
 
@@ -41,6 +43,14 @@ def test_the_model_has_the_name_of_the_service_and_probes_and_metrics_are_where_
         assert server.client.get(probe["path"]).status_code == 200
     metrics = server.client.get(RUNTIME["spec"]["annotations"]["prometheus.kserve.io/path"])
     assert "elman_" in metrics.text
+
+
+@pytest.mark.slow
+def test_grpc_is_ready_too(server: RunningServer) -> None:
+    (port,) = re.findall(r"gRPC running on .*, port (\d+)", server.log.read_text())
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        ready = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
+        assert ready(b"", timeout=20) == b"\x08\x01"  # field 1, true
 
 
 def test_ports_names_and_probes_are_those_that_kserve_looks_for() -> None:
