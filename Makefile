@@ -87,7 +87,7 @@ lint: .venv/.test
 client: .venv/.test
 	$(BIN)/python -m tests.client.unasync
 
-bench: .venv/.server
+bench: .venv/.test
 	@exec $(BIN)/python -m benchmarks $(BENCH)
 
 # The host's network, so that a build resolves names as this machine does.

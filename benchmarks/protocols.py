@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import orjson
 
@@ -14,17 +15,24 @@ from benchmarks.environments import BENCH
 from benchmarks.load import Plan, request
 from benchmarks.measure import WrongAnswer, generate, machine, say
 from benchmarks.models import Shape, write_model
-from benchmarks.processes import Process, cores
+from benchmarks.processes import Process, cores, free_port
+from benchmarks.rpc_load import METHOD, RPCPlan
 from benchmarks.serving import fetch, serving
 from benchmarks.workload import Array, reference, with_lengths
+from elman.api.grpc.messages import INFERENCE
 
 MODEL = Shape("protocols", 64, 64)
 JSON, OCTETS, OPEN_JSON, OPEN_BINARY = "native JSON", "octets", "v2 JSON", "v2 binary"
+UNARY, STREAM = "gRPC", "gRPC stream"
 PREDICT, INFER = f"/v1/models/{MODEL.name}/predict", f"/v2/models/{MODEL.name}/infer"
 # Different sequences of one length, sent in turn.
 _SEQUENCES = 8
 _TOLERANCE = 1e-4
 _HEADER_LENGTH = "Inference-Header-Content-Length"
+
+_REQUEST, _RESPONSE, _STREAMED = (
+    INFERENCE.message(f"Model{name}") for name in ("InferRequest", "InferResponse", "StreamInferResponse")
+)
 
 Body = tuple[str, bytes, dict[str, str]]
 """Path, body and header fields."""
@@ -76,6 +84,18 @@ FORMS: dict[str, Callable[[Array], Body]] = {
 }
 
 
+def message(sequence: Array) -> bytes:
+    """The same request as a message of gRPC."""
+    made = _REQUEST(model_name=MODEL.name, raw_input_contents=[sequence.tobytes()])
+    made.inputs.add(name="input", datatype="FP32", shape=[1, *sequence.shape])
+    made.outputs.add(name="final")
+    return bytes(made.SerializeToString())
+
+
+RPC_FORMS = {UNARY: False, STREAM: True}
+"""The forms of gRPC, and whether the messages are those of a stream."""
+
+
 def output_in(form: str, headers: dict[str, str], body: bytes) -> Array:
     """The last output in an answer."""
     if form == JSON:
@@ -91,13 +111,14 @@ def run(settings: Settings, save: Callable[[dict[str, Any]], None]) -> dict[str,
     results: dict[str, Any] = {"machine": machine(), "settings": asdict(settings), "lengths": {}}
     with tempfile.TemporaryDirectory(prefix="protocols-") as folder:
         path = write_model(MODEL, Path(folder) / "models")
-        with serving(path.parents[2], Path(folder), BENCH / "logs" / "protocols.log", store="memory") as process:
+        log, rpc_port = BENCH / "logs" / "protocols.log", free_port()
+        with serving(path.parents[2], Path(folder), log, store="memory", grpc_port=rpc_port) as process:
             for length in settings.lengths:
                 sequences = with_lengths(MODEL, [length] * _SEQUENCES).sequences
-                _check(process, sequences, reference(path, sequences))
-                cells: dict[str, list[dict[str, float]]] = {form: [] for form in FORMS}
+                check(process, rpc_port, sequences, reference(path, sequences))
+                cells: dict[str, list[dict[str, float]]] = {form: [] for form in (*FORMS, *RPC_FORMS)}
                 for turn in range(settings.rounds):
-                    for form, cell in measured(process, sequences, settings, backwards=turn % 2 == 1):
+                    for form, cell in measured(process, rpc_port, sequences, settings, backwards=turn % 2 == 1):
                         cells[form].append(cell)
                 results["lengths"][str(length)] = cells
                 results["machine"]["minutes"] = (time.monotonic() - started) / 60
@@ -110,27 +131,20 @@ def run(settings: Settings, save: Callable[[dict[str, Any]], None]) -> dict[str,
 
 
 def measured(
-    process: Process, sequences: list[Array], settings: Settings, *, backwards: bool
+    process: Process, rpc_port: int, sequences: list[Array], settings: Settings, *, backwards: bool
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """One round: the processor time of the server for a request of each form, in microseconds, and the rate."""
-    forms = list(FORMS)
+    forms = [*FORMS, *RPC_FORMS]
+    sizes = [len(one) for one in sequences]
+    wanted: dict[str, Any] = {"connections": settings.connections, "seconds": settings.seconds, "core": cores()[1]}
     for form in reversed(forms) if backwards else forms:
-        requests = []
-        for sequence in sequences:
-            path, body, headers = FORMS[form](sequence)
-            kind, accept = headers.pop("Content-Type"), headers.pop("Accept", None)
-            requests.append(request(path, body, kind, accept, [f"{name}: {value}" for name, value in headers.items()]))
-        report = generate(
-            Plan(
-                process.port,
-                requests,
-                [len(one) for one in sequences],
-                connections=settings.connections,
-                seconds=settings.seconds,
-                pids=process.pids(),
-                core=cores()[1],
-            )
-        )
+        wanted["pids"] = process.pids()
+        if form in RPC_FORMS:
+            messages = [message(one) for one in sequences]
+            plan: Plan = RPCPlan(rpc_port, messages, sizes, stream=RPC_FORMS[form], **wanted)
+        else:
+            plan = Plan(process.port, [_request(form, one) for one in sequences], sizes, **wanted)
+        report = generate(plan)
         if report.statuses != {"200": report.num_done} or report.num_lost:
             raise WrongAnswer(f"{form}: {report.statuses}, {report.num_lost} lost")
         yield (
@@ -142,8 +156,25 @@ def measured(
         )
 
 
-def _check(process: Process, sequences: list[Array], expected: list[Array]) -> None:
+def _request(form: str, sequence: Array) -> bytes:
+    path, body, headers = FORMS[form](sequence)
+    kind, accept = headers.pop("Content-Type"), headers.pop("Accept", None)
+    return request(path, body, kind, accept, [f"{name}: {value}" for name, value in headers.items()])
+
+
+def check(process: Process, rpc_port: int, sequences: list[Array], expected: list[Array]) -> None:
     """Raise WrongAnswer if a form's answers are not those of ONNX Runtime."""
+    with grpc.insecure_channel(f"127.0.0.1:{rpc_port}") as channel:
+        unary, stream = (channel.unary_unary(METHOD.format("")), channel.stream_stream(METHOD.format("Stream")))
+        messages = [message(one) for one in sequences]
+        answers = {
+            UNARY: [_RESPONSE.FromString(unary(one)) for one in messages],
+            STREAM: [_STREAMED.FromString(one).infer_response for one in stream(iter(messages))],
+        }
+    for form, found in answers.items():
+        for one, right in zip(found, expected, strict=True):
+            if not np.allclose(np.frombuffer(one.raw_output_contents[0], "<f4"), right, atol=_TOLERANCE):
+                raise WrongAnswer(f"{form} gives other outputs")
     for form, make in FORMS.items():
         for sequence, right in zip(sequences, expected, strict=True):
             path, body, headers = make(sequence)

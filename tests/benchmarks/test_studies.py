@@ -10,19 +10,20 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import autoregressive, report, session_footprint
+from benchmarks import autoregressive, protocols, report, session_footprint
 from benchmarks.autoregressive import put, steps_of, without
 from benchmarks.live import create, standing, walk
 from benchmarks.load import Plan, request
+from benchmarks.measure import WrongAnswer
 from benchmarks.models import SHAPES, write_model
 from benchmarks.pages import aim
-from benchmarks.processes import Process, anonymous_bytes
+from benchmarks.processes import Process, anonymous_bytes, free_port
 from benchmarks.quantised import SUFFIX, Kernel, put_both
 from benchmarks.serving import fetch_json, serving
 from benchmarks.session_load import Walk, WalkPlan
 from benchmarks.sessions import first_token
 from benchmarks.streaming import StreamPlan, StreamReport, Streams
-from benchmarks.workload import Format, with_lengths
+from benchmarks.workload import Format, reference, with_lengths
 from elman.repository.spec import QUANTISED_KEY
 
 pytestmark = pytest.mark.slow
@@ -33,12 +34,22 @@ PREDICT = f"/v1/models/{SMALL.name}/predict"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    folder = tmp_path_factory.mktemp("studies")
+def rpc_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("studies")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, rpc_port: int) -> Iterator[Process]:
     write_model(SMALL, folder / "models")
+    write_model(protocols.MODEL, folder / "models")
     writer = Path(autoregressive.WRITER) / "1" / "model.onnx"
     put(autoregressive.STORE / writer, folder / "models" / writer, endless=True)
-    with serving(folder / "models", folder / "store", folder / "log", store="memory") as process:
+    with serving(folder / "models", folder / "store", folder / "log", store="memory", grpc_port=rpc_port) as process:
         yield process
 
 
@@ -46,6 +57,18 @@ def bodies(form: Format) -> list[bytes]:
     if form == "octet":
         return BODIES.bodies("octet")
     return [json.dumps(sequence.tolist()).encode() for sequence in BODIES.sequences]
+
+
+def test_every_form_of_a_request_is_answered_rightly_and_counted(server: Process, folder: Path, rpc_port: int) -> None:
+    sequences = with_lengths(protocols.MODEL, [5, 9]).sequences
+    path = folder / "models" / protocols.MODEL.name / "1" / "model.onnx"
+    protocols.check(server, rpc_port, sequences, reference(path, sequences))
+    with pytest.raises(WrongAnswer):
+        protocols.check(server, rpc_port, sequences, reference(path, sequences[::-1]))
+    settings = protocols.Settings(seconds=0.2, connections=2)
+    cells = dict(protocols.measured(server, rpc_port, sequences, settings, backwards=True))
+    assert set(cells) == {*protocols.FORMS, *protocols.RPC_FORMS}
+    assert all(cell["rate"] > 0 for cell in cells.values())
 
 
 @pytest.mark.parametrize("form", ["octet", "json"])

@@ -4,12 +4,14 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 
 from elman.api.grpc.statuses import status_of, text_of, trailing
 from elman.errors import ElmanError, Internal, UnknownRoute
-from elman.http.callers import Caller, Callers
+from elman.http.callers import ANYONE, Caller, Callers
+from elman.http.connections import network_of
 from elman.http.endpoint import GONE, Driver, Response
 from elman.http.roles import OPEN_TO_ALL, Need, served_at
 
@@ -30,6 +32,14 @@ class Peer:
         }
         self.request_id = driver.request_id(self.headers)
         context.set_trailing_metadata(((_REQUEST_ID, self.request_id.decode()),))
+
+    def party(self, caller: Caller) -> bytes:
+        """Whose share of the server the call takes: the owner of its key, or without keys its address."""
+        if caller.owner != ANYONE:
+            return caller.owner
+        # ipv4:127.0.0.1:4000 or ipv6:%5B::1%5D:4000
+        host, _, port = unquote(self.context.peer()).partition(":")[2].rpartition(":")
+        return network_of((host.strip("[]"), port)).encode()
 
     async def abort(self, error: ElmanError) -> None:
         """End the call with an error. Raises what ends it."""

@@ -53,11 +53,9 @@ class Inferring:
     async def _run(self, call: Call, message: Any, wrapped: Any) -> Response:
         caller = call.caller
         assert caller is not None, "inferring needs a key"
-        driver = self.calls.driver.within(caller.meter)
-        driver.engine.check_room(caller.owner)
-        return await driver.complete(
-            self._steps(call, caller.owner, message, wrapped), caller.owner, call.peer.request_id
-        )
+        driver, party = self.calls.driver.within(caller.meter), call.peer.party(caller)
+        driver.engine.check_room(party)
+        return await driver.complete(self._steps(call, caller.owner, message, wrapped), party, call.peer.request_id)
 
     def _steps(self, call: Call, owner: bytes, message: Any, wrapped: Any) -> Steps[Response]:
         size = len(call.content)
