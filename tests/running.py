@@ -40,6 +40,13 @@ class RunningServer:
     def port(self) -> int:
         return int(self.url.rsplit(":", 1)[1])
 
+    @property
+    def grpc_port(self) -> int:
+        """The port of gRPC, of a server with `--grpc-port`."""
+        found = re.search(r"gRPC running on .*?, port (\d+)", self.log.read_text())
+        assert found is not None, self.log.read_text()
+        return int(found[1])
+
     def terminate(self, timeout: float = _STOP_TIMEOUT) -> int:
         """Send SIGTERM, wait and return the exit code."""
         self.process.send_signal(signal.SIGTERM)

@@ -11,10 +11,10 @@ from elman.api.grpc.infer import ROUTE, Inferring
 from elman.api.grpc.messages import INFERENCE
 from elman.api.grpc.tensors import parsed
 from elman.api.metrics import Metrics
-from elman.api.server import Server
+from elman.api.server import ServedModel, Server
 from elman.api.v2.models import configuration, metadata, server_metadata, statistics, sums_of
 from elman.api.v2.repository import index_of, load_model
-from elman.errors import InvalidField
+from elman.errors import InvalidField, UnknownModel
 from elman.http.endpoint import Response
 from elman.http.roles import Need
 
@@ -67,7 +67,7 @@ class InferenceService:
             "ServerLive": lambda _: {"live": self.server.engine.alive and self.server.engine.stuck() is None},
             "ServerReady": lambda _: {"ready": self.server.ready},
             "ServerMetadata": lambda _: server_metadata(),
-            "ModelReady": lambda asked: {"ready": self._served(asked).queue.suspension() is None},
+            "ModelReady": lambda asked: {"ready": self._is_ready(asked)},
             "ModelMetadata": lambda asked: metadata(self.server, self._served(asked)),
             "ModelConfig": lambda asked: {"config": configuration(self._served(asked))},
             "ModelStatistics": self._statistics,
@@ -76,8 +76,15 @@ class InferenceService:
             "RepositoryModelUnload": self._unload,
         }
 
-    def _served(self, asked: Any) -> Any:
+    def _served(self, asked: Any) -> ServedModel:
         return self.server.served(asked.name, asked.version or None)
+
+    def _is_ready(self, asked: Any) -> bool:
+        """Clients of Triton expect no error for a model that is not there."""
+        try:
+            return self._served(asked).queue.suspension() is None
+        except UnknownModel:
+            return False
 
     async def _statistics(self, asked: Any) -> Answer:
         served = [self._served(asked)] if asked.name else list(self.server)
