@@ -1,7 +1,7 @@
 """Clients of other projects, unmodified, against a running server; and the page that shows them.
 
 They live in an environment of their own, which `make test-clients` makes. The scripts in `scripts/` run there under
-pytest: they import nothing of the project, and read the address of the server from ELMAN_URL.
+pytest: they import nothing of the project, and read the addresses of the server from ELMAN_URL and ELMAN_GRPC.
 """
 
 import os
@@ -23,7 +23,7 @@ SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.py"))
 
 @pytest.fixture(scope="module")
 def serving(small_store: Path) -> Iterator[RunningServer]:
-    with running_server(small_store, store="memory") as one:
+    with running_server(small_store, "--grpc-port", "0", store="memory") as one:
         yield one
 
 
@@ -31,7 +31,8 @@ def run(command: list[str], server: RunningServer, folder: Path) -> None:
     """Run a command with the environment's programs first. Fails with what it printed."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST", "ELMAN_"))}
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    environment = {**clean, "PATH": path, "ELMAN_URL": server.url}
+    addresses = {"ELMAN_URL": server.url, "ELMAN_GRPC": f"127.0.0.1:{server.grpc_port}"}
+    environment = {**clean, **addresses, "PATH": path}
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, f"{command[-1]} ended with {ran.returncode}:\n{ran.stdout[-6000:]}{ran.stderr[-3000:]}"
 
@@ -45,6 +46,9 @@ def test_a_client_gets_right_answers_by_every_call(serving: RunningServer, scrip
 @pytest.mark.parametrize("block", read_blocks(CLIENTS), ids=lambda block: f"line-{block.line}")
 def test_the_examples_of_the_page_run_as_they_stand(serving: RunningServer, block: Block, tmp_path: Path) -> None:
     script = tmp_path / f"example-{block.line}"
-    script.write_text(re.sub(r"localhost:8000\b", f"localhost:{serving.port}", block.text), "utf-8")
+    ports = {"8000": serving.port, "8001": serving.grpc_port}
+    script.write_text(
+        re.sub(r"localhost:(800[01])\b", lambda found: f"localhost:{ports[found[1]]}", block.text), "utf-8"
+    )
     command = ["python"] if block.language == "python" else ["bash", "-euo", "pipefail"]
     run([*command, str(script)], serving, tmp_path)
