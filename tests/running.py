@@ -5,6 +5,7 @@ import ctypes
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -93,9 +94,12 @@ def environment(**settings: object) -> dict[str, str]:
 
 @contextlib.contextmanager
 def running_server(
-    models: Path = STORE, *flags: str, any_exit: bool = False, **settings: object
+    models: Path = STORE, *flags: str, any_exit: bool = False, tls: ssl.SSLContext | None = None, **settings: object
 ) -> Iterator[RunningServer]:
-    """Serve `models` on a free port, and see to it that SIGTERM ends the process with 0, unless `any_exit` will do."""
+    """Serve `models` on a free port, and see to it that SIGTERM ends the process with 0, unless `any_exit` will do.
+
+    `tls` is what clients of a server need that has a certificate.
+    """
     command = [sys.executable, "-m", "elman", "serve", str(models), "--port", "0", *flags]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
@@ -111,7 +115,7 @@ def running_server(
             )
         try:
             url = _wait_for_url(process, log)
-            with httpx.Client(base_url=url, timeout=60.0) as client:
+            with httpx.Client(base_url=url, timeout=60.0, verify=tls or True) as client:
                 _wait_until_ready(client)
                 yield RunningServer(process, url, client, log)
             if process.poll() is None:
@@ -134,7 +138,7 @@ def _die_with_parent() -> None:
 def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:
     until = time.monotonic() + _START_TIMEOUT
     while time.monotonic() < until:
-        found = re.search(r"running on (http://[\d.]+:\d+)", log.read_text())
+        found = re.search(r"running on (https?://[\d.]+:\d+)", log.read_text())
         if found:
             return found.group(1)
         assert process.poll() is None, f"the server did not start:\n{log.read_text()[-3000:]}"

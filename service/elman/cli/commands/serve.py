@@ -28,6 +28,18 @@ def serve(
     grpc_port: Annotated[
         int | None, typer.Option(help="Port of gRPC; 0 for any that is free. Needs the extra grpc.")
     ] = None,
+    api_keys_file: Annotated[Path | None, typer.Option(help="File of named API keys, as elman keys writes it.")] = None,
+    admin_host: Annotated[
+        str | None, typer.Option(envvar="ELMAN_ADMIN_HOST", help="Address of the admin port. [default: that of --host]")
+    ] = None,
+    admin_port: Annotated[
+        int | None, typer.Option(help="Another port, for /metrics and for loading and unloading models.")
+    ] = None,
+    ssl_certfile: Annotated[Path | None, typer.Option(help="Certificate of the server, in PEM, for TLS.")] = None,
+    ssl_keyfile: Annotated[Path | None, typer.Option(help="Its private key, if it is in a file of its own.")] = None,
+    ssl_ca_certs: Annotated[
+        Path | None, typer.Option(help="Authorities that clients need a certificate of, in PEM.")
+    ] = None,
     max_batch: Annotated[int | None, typer.Option(help="Most sequences in one run of a model.")] = None,
     max_queue: Annotated[int | None, typer.Option(help="Most unfinished sequences; beyond it 503.")] = None,
     max_body: Annotated[int | None, typer.Option(help="Largest request body, in bytes.")] = None,
@@ -44,6 +56,7 @@ def serve(
     elman serve tagger.onnx --name tagger
     elman serve my-models --host 0.0.0.0 --allow-anyone --workers 4
     elman serve my-models --store-dir /var/lib/elman
+    elman serve my-models --host 0.0.0.0 --api-keys-file keys.json --ssl-certfile cert.pem --ssl-keyfile key.pem
 
     Every setting has an environment variable too: ELMAN_MODELS, ELMAN_MAX_BATCH, ELMAN_MAX_QUEUE and so on.
     """
@@ -67,6 +80,11 @@ def serve(
                 "store_dir": store_dir,
                 "allow_anyone": allow_anyone,
                 "grpc_port": grpc_port,
+                "api_keys_file": api_keys_file,
+                "admin_port": admin_port,
+                "ssl_certfile": ssl_certfile,
+                "ssl_keyfile": ssl_keyfile,
+                "ssl_ca_certs": ssl_ca_certs,
             }
         )
-        run_server(settings, host, port, log_level, access_log)
+        run_server(settings, host, port, log_level, access_log, admin_host=admin_host)

@@ -1,5 +1,6 @@
 """The server process behind `elman serve` and `elman demo`."""
 
+import asyncio
 import contextlib
 import logging
 import math
@@ -9,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -20,15 +22,20 @@ from pydantic import ValidationError
 from elman.app import create_app, new_tracing
 from elman.cli.exits import CANNOT_START, refuse
 from elman.cli.extras import need
+from elman.cli.jobs.listening import listening_sockets, reload_certificate, tls_options
+from elman.http.keys import KeysFile, KeysRefused
 from elman.http.logs import JSON_LOGS
 from elman.http.process import collect_less, drop_silent_peers, keep_memory, within_descriptors
-from elman.http.protocol import HTTPProtocol
+from elman.http.protocol import HEAD_SECONDS, HTTPProtocol
 from elman.http.sites import is_loopback
 from elman.http.websocket import MOST_MESSAGE, WebSocketProtocol
 from elman.settings import Settings, check_names
 
 FORCE_SECONDS = 5.0
 """How long after its drain timeout a stopping server ends in any case."""
+
+# Seconds that a closing connection waits for the other side to end TLS.
+_TLS_SECONDS = 2.0
 
 _LOG = logging.getLogger("elman")
 _UVICORN_LOG = logging.getLogger("uvicorn.error")
@@ -42,22 +49,32 @@ def settings_from(given: dict[str, Any]) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"]))
-        got = "" if name.endswith("_keys") else f", got {first['input']!r}"
+        got = "" if name.endswith(("_keys", "_password")) else f", got {first['input']!r}"
         raise refuse(f"{name}: {first['msg']}{got}") from None
     except ValueError as error:
         raise refuse(str(error)) from None
 
 
-def _settings_for(host: str, settings: Settings) -> Settings:
-    """The settings of a server that listens on `host`. Exits if others could call it and nobody said that they may."""
-    if is_loopback(host):
+def _settings_for(hosts: set[str], settings: Settings) -> Settings:
+    """The settings of a server that listens on `hosts`. Exits if others could call it and nobody said that they may."""
+    public = sorted(host for host in hosts if not is_loopback(host))
+    if not public:
         return settings.model_copy(update={"allowed_hosts": settings.allowed_hosts or ("localhost",)})
     if not settings.has_keys and not settings.allow_anyone:
         raise refuse(
-            f"whoever reaches {host or 'this machine'} could use, load and unload every model: give ELMAN_API_KEYS, or "
-            "--allow-anyone (ELMAN_ALLOW_ANYONE=true) if that is wanted, or leave --host out to listen on 127.0.0.1"
+            f"whoever reaches {public[0] or 'this machine'} could use, load and unload every model: give "
+            "ELMAN_API_KEYS or ELMAN_API_KEYS_FILE, or --allow-anyone (ELMAN_ALLOW_ANYONE=true) if that is wanted, or "
+            "leave --host out to listen on 127.0.0.1"
         )
     return settings
+
+
+def _keys_of(settings: Settings) -> KeysFile | None:
+    """The file of keys. Exits if it cannot be used."""
+    try:
+        return None if settings.api_keys_file is None else KeysFile(settings.api_keys_file)
+    except KeysRefused as refused:
+        raise refuse(str(refused)) from None
 
 
 def run_server(
@@ -67,14 +84,19 @@ def run_server(
     log_level: str = "info",
     access_log: bool = False,
     on_start: Callable[[str], None] = lambda address: None,
+    admin_host: str | None = None,
 ) -> None:
     """Serve until told to stop. Exits with 3 if the server cannot start.
 
     Args:
+        admin_host: address of the admin port, if there is one; None for `host`.
         on_start: called with the address, such as `http://127.0.0.1:8000`, once the server listens. It is not
             called with several workers.
     """
-    settings = _settings_for(host, settings).model_copy(update={"grpc_host": host})
+    admin_host = host if admin_host is None else admin_host
+    settings = _settings_for({host, *([] if settings.admin_port is None else [admin_host])}, settings)
+    settings = settings.model_copy(update={"grpc_host": host})
+    keys = _keys_of(settings)
     options: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -90,6 +112,7 @@ def run_server(
         "ws_max_size": MOST_MESSAGE,
         # A few bytes of a compressed frame may stand for a megabyte.
         "ws_per_message_deflate": False,
+        **tls_options(settings),
     }
     if settings.log_format == "json":
         options["log_config"] = JSON_LOGS
@@ -105,12 +128,16 @@ def run_server(
             raise refuse("several workers cannot share a store in memory; use --store lmdb")
         from elman.cli.jobs.workers import run_workers
 
-        run_workers(settings, **options)
+        sockets, settings = listening_sockets(settings, options, admin_host)
+        run_workers(settings, keys, sockets, options)
         return
     collect_less()
     keep_memory()
     settings = within_descriptors(settings)
-    run_to_the_end(GracefulServer(create_app(settings), settings, options, on_start))
+    own = None  # uvicorn binds the port once the models are loaded
+    if settings.admin_port is not None or settings.ssl_certfile is not None:
+        own, settings = listening_sockets(settings, options, admin_host)
+    run_to_the_end(GracefulServer(create_app(settings, keys), settings, options, on_start), own)
 
 
 def run_to_the_end(server: "GracefulServer", sockets: list[socket.socket] | None = None) -> None:
@@ -141,6 +168,7 @@ class GracefulServer(uvicorn.Server):
         on_start: Callable[[str], None] = lambda address: None,
     ) -> None:
         super().__init__(uvicorn.Config(application, **options))
+        self._options = options
         self._application = application
         self._silence = settings.stream_timeout
         self._grpc = settings.grpc_port is not None
@@ -149,8 +177,26 @@ class GracefulServer(uvicorn.Server):
         self._on_start = on_start
         self._ending = False
 
+    async def listen(self, sockets: list[socket.socket] | None) -> None:
+        """Load the models and take connections: from sockets that are bound already, or from one of uvicorn's own."""
+        await super().startup(None if sockets is None else [])
+        loop = asyncio.get_running_loop()
+        tls: dict[str, Any] = {}
+        if self.config.ssl is not None:
+            tls = {"ssl": self.config.ssl, "ssl_handshake_timeout": HEAD_SECONDS, "ssl_shutdown_timeout": _TLS_SECONDS}
+        for one in sockets or ():
+            server = await loop.create_server(self._connection, sock=one, backlog=self.config.backlog, **tls)
+            self.servers.append(server)
+
+    def _connection(self) -> HTTPProtocol:
+        return HTTPProtocol(self.config, self.server_state, self.lifespan.state)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await self.listen(sockets)
+        context = self.config.ssl
+        if context is not None:
+            reload = partial(reload_certificate, context, self._options)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
         listening = [one for server in self.servers for one in server.sockets]
         for one in listening:
             drop_silent_peers(one, self._silence)
@@ -163,7 +209,8 @@ class GracefulServer(uvicorn.Server):
             _UVICORN_LOG.info("gRPC running on %s, port %d", self.config.host, self._application.state.grpc_port)
         if listening:
             host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-            self._on_start(f"http://{host}:{listening[0].getsockname()[1]}")
+            scheme = "http" if context is None else "https"
+            self._on_start(f"{scheme}://{host}:{listening[0].getsockname()[1]}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._application.state.stopping()

@@ -17,13 +17,13 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 import typer
-import uvicorn
 
 from elman.api.server import Server, own_key
 from elman.api.workers import meeting_folder
 from elman.app import create_app
 from elman.cli.exits import CANNOT_START, refuse
 from elman.cli.jobs.server import FORCE_SECONDS, GracefulServer, run_to_the_end
+from elman.http.keys import KeysFile
 from elman.http.process import collect_less, drop_silent_peers, keep_memory, within_descriptors
 from elman.settings import Settings
 
@@ -36,27 +36,30 @@ _SPAWN = multiprocessing.get_context("spawn")
 _LOG = logging.getLogger("uvicorn.error")
 
 
-def run_workers(settings: Settings, **options: Any) -> None:
+def run_workers(
+    settings: Settings, keys: KeysFile | None, sockets: list[socket.socket], options: dict[str, Any]
+) -> None:
     """Serve with `settings.workers` processes until told to stop. Exits with 3 if they cannot start.
 
     A worker that dies is replaced. SIGHUP replaces all, one after the other.
 
     Args:
+        keys: the file of keys.
+        sockets: bound already.
         options: of `uvicorn.Config`.
     """
     if not settings.state_keys:
         # All workers must seal state tokens with the same key.
         settings = settings.model_copy(update={"state_keys": (own_key(settings),)})
-    config = uvicorn.Config("", **options)
-    listening = config.bind_socket()
-    drop_silent_peers(listening, settings.stream_timeout)
+    for one in sockets:
+        drop_silent_peers(one, settings.stream_timeout)
     try:
         with contextlib.ExitStack() as stack:
             if settings.grpc_port is not None:
                 held = stack.enter_context(hold_port(settings.grpc_host, settings.grpc_port))
                 settings = settings.model_copy(update={"grpc_port": held.getsockname()[1]})
                 _LOG.info("gRPC running on %s, port %d", settings.grpc_host, settings.grpc_port)
-            Supervisor(settings, listening, options).run()
+            Supervisor(settings, keys, sockets, options).run()
     finally:
         shutil.rmtree(meeting_folder(settings.store_dir, os.getpid()), ignore_errors=True)
 
@@ -124,9 +127,13 @@ class Worker:
 class Supervisor:
     """Starts the workers, and replaces those that die or hang."""
 
-    def __init__(self, settings: Settings, listening: socket.socket, options: dict[str, Any]) -> None:
+    def __init__(
+        self, settings: Settings, keys: KeysFile | None, sockets: list[socket.socket], options: dict[str, Any]
+    ) -> None:
         self._settings = settings
-        self._listening = listening
+        # Kept up to date, so that a worker can start while the file is broken.
+        self._keys = keys
+        self._sockets = sockets
         self._options = options
         self._workers: list[Worker] = []
         # Workers that were told to end.
@@ -165,7 +172,7 @@ class Supervisor:
 
     def _start(self) -> Worker:
         beats, sender = _SPAWN.Pipe(duplex=False)
-        arguments = (self._settings, self._listening, self._options, sender)
+        arguments = (self._settings, self._keys, self._sockets, self._options, sender)
         process = _SPAWN.Process(target=serve_as_worker, args=arguments)
         process.start()
         sender.close()
@@ -182,6 +189,8 @@ class Supervisor:
         for worker in self._workers:
             worker.listen()
         self._leaving = [worker for worker in self._leaving if not worker.dead]
+        if self._keys is not None:
+            self._keys.refresh()
 
     def _remove_dead(self) -> None:
         for worker in [one for one in self._workers if one.dead or one.hangs]:
@@ -244,14 +253,20 @@ class Supervisor:
             worker.end(signal.SIGKILL)
 
 
-def serve_as_worker(settings: Settings, listening: socket.socket, options: dict[str, Any], beats: Connection) -> None:
+def serve_as_worker(
+    settings: Settings,
+    keys: KeysFile | None,
+    sockets: list[socket.socket],
+    options: dict[str, Any],
+    beats: Connection,
+) -> None:
     """What the process of a worker runs."""
     collect_less()
     keep_memory()
     settings = within_descriptors(settings)
     threading.Thread(target=_end_with_parent, name="elman-parent", daemon=True).start()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # for the supervisor, but sent to all by a terminal that closes
-    run_to_the_end(WorkerServer(create_app(settings), settings, options, beats), [listening])
+    run_to_the_end(WorkerServer(create_app(settings, keys), settings, options, beats), sockets)
 
 
 class WorkerServer(GracefulServer):
@@ -262,7 +277,7 @@ class WorkerServer(GracefulServer):
         self._beats = beats
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await uvicorn.Server.startup(self, sockets)
+        await self.listen(sockets)
         if self.started:
             self._beat(asyncio.get_running_loop(), self._application.state.server)
 
