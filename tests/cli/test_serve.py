@@ -18,6 +18,7 @@ from elman.app import create_app
 from elman.cli.jobs.model_files import repository_for
 from elman.repository.repository import scan
 from elman.settings import Settings
+from tests.certificates import Authority
 from tests.cli.command import COMMAND, elman, elman_environment, elman_process
 from tests.running import ROOT, STORE, running_server
 
@@ -93,6 +94,47 @@ def test_settings_that_would_open_the_server_unnoticed_are_refused(
 def test_a_public_address_without_keys_is_refused(tmp_path: Path, command: tuple[str, ...], host: str) -> None:
     done = elman(*command, "--host", host, "--port", "0", cwd=tmp_path)
     check_says(done, 2, "ELMAN_API_KEYS", "--allow-anyone")
+
+
+def test_a_public_admin_port_without_keys_is_refused(tmp_path: Path) -> None:
+    asked = ("serve", str(STORE), "--port", "0", "--admin-port", "0", "--admin-host", "0.0.0.0")
+    check_says(elman(*asked, cwd=tmp_path), 2, "whoever reaches 0.0.0.0", "--allow-anyone")
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"keys": [{"name": "alice"}]}'])
+def test_keys_that_cannot_be_read_keep_the_server_from_starting(tmp_path: Path, content: bytes | None) -> None:
+    """It would be open, or closed to everybody."""
+    if content is not None:
+        (tmp_path / "keys.json").write_bytes(content)
+        (tmp_path / "keys.json").chmod(0o600)
+    done = elman("serve", str(STORE), "--port", "0", "--api-keys-file", "keys.json", cwd=tmp_path)
+    check_says(done, 2, "keys file keys.json", "not valid" if content is not None else "No such file")
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "settings", "words"),
+    [
+        (None, "server.key", {}, "need ssl_certfile"),
+        ("nothing.pem", None, {}, "nothing.pem: No such file"),
+        ("server.pem", "nothing.key", {}, "nothing.key: No such file"),
+        ("server.pem", "other.key", {}, "KEY_VALUES_MISMATCH|key values mismatch"),
+        ("server.pem", None, {}, "cannot be used"),
+        ("server.key", "server.key", {}, "cannot be used"),
+        ("server.pem", "locked.key", {}, "cannot be used"),
+        ("server.pem", "locked.key", {"ssl_keyfile_password": "s3cret"}, "cannot be used"),
+        ("server.pem", "server.key", {"ssl_ca_certs": "server.key"}, "cannot be used"),
+    ],
+)
+def test_a_certificate_that_cannot_be_used_is_told_in_a_line(
+    tmp_path: Path, cert: str | None, key: str | None, settings: dict[str, str], words: str
+) -> None:
+    authority = Authority(tmp_path)
+    for name, password in (("server", b""), ("other", b""), ("locked", b"password")):
+        authority.sign(name, password)
+    flags = [*(("--ssl-certfile", cert) if cert else ()), *(("--ssl-keyfile", key) if key else ())]
+    done = elman("serve", str(STORE), "--port", "0", *flags, cwd=tmp_path, **settings)
+    check_says(done, 2)
+    assert re.search(words, done.stderr) and "s3cret" not in done.stderr
 
 
 @pytest.mark.slow

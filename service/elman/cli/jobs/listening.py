@@ -30,15 +30,18 @@ def tls_options(settings: Settings) -> dict[str, Any]:
     try:
         load_certificate(context, options)
         if settings.ssl_ca_certs is not None:
-            context.load_verify_locations(settings.ssl_ca_certs)
+            context.load_verify_locations(cadata=settings.ssl_ca_certs.read_text("ascii"))
             options |= {"ssl_ca_certs": settings.ssl_ca_certs, "ssl_cert_reqs": ssl.CERT_REQUIRED}
-    except OSError as error:  # as are the errors of OpenSSL
+    except (OSError, ValueError) as error:  # those of OpenSSL are OSErrors
         raise refuse(f"the certificate, its key or the authorities cannot be used: {_reason(error)}") from None
     return options
 
 
 def load_certificate(context: ssl.SSLContext, options: dict[str, Any]) -> None:
     """Read a certificate and its key, for the connections from now on. Raises OSError."""
+    for path in filter(None, (options["ssl_certfile"], options["ssl_keyfile"])):
+        with open(path, "rb"):  # OpenSSL does not say which file is not there
+            pass
     context.load_cert_chain(options["ssl_certfile"], options["ssl_keyfile"], options["ssl_keyfile_password"])
 
 
@@ -52,8 +55,10 @@ def reload_certificate(context: ssl.SSLContext, options: dict[str, Any]) -> None
         _LOG.error("The certificate before stays in use, since the new one cannot be: %s", _reason(error))
 
 
-def _reason(error: OSError) -> str:
-    return str(error) if isinstance(error, ssl.SSLError) else f"{error.filename or 'a file'}: {error.strerror}"
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def listening_sockets(
