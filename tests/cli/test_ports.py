@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -56,10 +58,11 @@ def one(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPo
     """One process, with TLS, whose key has a password."""
     authority = Authority(tmp_path_factory.mktemp("tls"))
     certificate = authority.sign("server", b"secret")
-    flags = ("--admin-port", "0", "--ssl-certfile", str(certificate.cert), "--ssl-keyfile", str(certificate.key))
-    settings = {"api_keys": "plain", "admin_api_keys": "root", "ssl_keyfile_password": "secret"}
+    flags = ("--admin-port", "0", "--grpc-port", "0", "--ssl-certfile", str(certificate.cert))
+    keys = {"api_keys": "plain", "admin_api_keys": "root"}
+    key = {"ssl_keyfile": certificate.key, "ssl_keyfile_password": "secret"}
     tls = certificate.trusted()
-    with running_server(store, *flags, tls=tls, **settings) as server:
+    with running_server(store, *flags, tls=tls, **keys, **key) as server:
         with httpx.Client(base_url=admin_url(server), verify=tls, timeout=60.0) as admin:
             yield TwoPorts(server, admin, certificate, tls)
 
@@ -103,7 +106,8 @@ def test_each_port_serves_its_own_routes(kind: str, request: pytest.FixtureReque
     public, admin = both.server.client, both.admin
 
     def answers(method: str, path: str, key: str) -> tuple[str, str]:
-        first, second = (port.request(method, path, json=STEP, headers=bearer(key)) for port in (public, admin))
+        body = STEP if path == PREDICT else None
+        first, second = (port.request(method, path, json=body, headers=bearer(key)) for port in (public, admin))
         return said(first), said(second)
 
     assert answers("POST", PREDICT, "plain") == ("200", "unknown_route")
@@ -130,6 +134,21 @@ def test_the_client_predicts_and_streams_over_tls(one: TwoPorts) -> None:
         assert [one.outputs.shape for one in results] == [(4_000, 9)] * 10
     with Client(one.server.url, api_key="plain", timeout=5.0) as stranger, pytest.raises(NotConnected):
         stranger.models()  # which does not trust the authority
+
+
+def test_grpc_speaks_tls_too(one: TwoPorts) -> None:
+    found = re.search(r"gRPC running on \S+, port (\d+)", one.server.log.read_text())
+    assert found is not None
+    address, trusted = f"127.0.0.1:{found[1]}", grpc.ssl_channel_credentials(one.certificate.authority.read_bytes())
+
+    def is_live(channel: Any) -> bytes:
+        with channel:
+            live: bytes = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=30)
+        return live
+
+    assert is_live(grpc.secure_channel(address, trusted)) == b"\x08\x01"
+    with pytest.raises(grpc.RpcError):
+        is_live(grpc.insecure_channel(address))
 
 
 def test_what_speaks_no_tls_gets_nothing_and_harms_nobody(one: TwoPorts) -> None:

@@ -5,6 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import grpc
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from elman.api.grpc.calls import Calls
 from elman.api.grpc.infer import Inferring
@@ -17,6 +23,7 @@ from elman.api.server import Server
 from elman.api.v2.infer import Infer
 from elman.http.callers import Callers
 from elman.http.endpoint import Driver
+from elman.settings import Settings
 
 # A peer that is silent for so long is asked whether it is there.
 _KEEPALIVE_SECONDS = 60.0
@@ -58,8 +65,13 @@ class GRPCServer:
         for schema in REFLECTION:
             self._add(schema, Reflection(schema).methods())
         host = f"[{settings.grpc_host}]" if ":" in settings.grpc_host else settings.grpc_host
+        address, credentials = f"{host}:{settings.grpc_port}", _credentials(settings)
         try:
-            port: int = self._server.add_insecure_port(f"{host}:{settings.grpc_port}")
+            port: int
+            if credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, credentials)
         except RuntimeError:
             raise OSError(f"gRPC cannot listen on {host}, port {settings.grpc_port}") from None
         await self._server.start()
@@ -81,3 +93,17 @@ class GRPCServer:
     def _add(self, schema: Schema, methods: Mapping[str, Any]) -> None:
         (name,) = schema.services
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+
+
+def _credentials(settings: Settings) -> Any:
+    """The certificate of the server, and whom it lets in; None without TLS. Raises OSError and ValueError."""
+    if settings.ssl_certfile is None:
+        return None
+    pem = (settings.ssl_keyfile or settings.ssl_certfile).read_bytes()
+    password = (settings.ssl_keyfile_password or "").encode() if b"ENCRYPTED" in pem else None
+    key = load_pem_private_key(pem, password)
+    # The library takes no password.
+    opened = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    authorities = None if settings.ssl_ca_certs is None else settings.ssl_ca_certs.read_bytes()
+    pairs = [(opened, settings.ssl_certfile.read_bytes())]
+    return grpc.ssl_server_credentials(pairs, authorities, authorities is not None)
