@@ -1,6 +1,5 @@
 """The supervisor keeps its number of workers, however deaths and restarts cross."""
 
-import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,8 +15,7 @@ class Told(Supervisor):
     """A supervisor of workers that are and end as the test says."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(Settings(workers=number, drain_timeout=0), socket.socket(), {})
-        self._listening.close()
+        super().__init__(Settings(workers=number, drain_timeout=0), None, [], {})
         self.ended: list[Worker] = []
         self.turn()
 
