@@ -38,6 +38,13 @@ def post(body: bytes, path: str = PATH, version: str = "1.1", **headers: str) ->
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+def in_chunks(body: bytes, size: int) -> bytes:
+    """A request whose body comes in chunks of `size` bytes."""
+    head = post(b"", transfer_encoding="chunked").replace(b"content-length: 0\r\n", b"")
+    chunks = [body[at : at + size] for at in range(0, len(body), size)]
+    return head + b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in [*chunks, b""])
+
+
 class Parsed:
     """The answers that came over one connection: (status, headers but the date and the request's id, body)."""
 
@@ -83,6 +90,8 @@ REQUESTS = {
     "json": post(as_json(9)),
     "every step": post(as_json(5, **{"return": "steps"})),
     "many": post(orjson.dumps({"sequences": [sequence(3).tolist(), sequence(70).tolist()]})),
+    "chunks": in_chunks(as_json(9), 100),
+    "chunks of a byte": in_chunks(as_json(9), 1),
     "octets": post(sequence(40).tobytes(), **OCTETS),
     "octets, by version": post(sequence(40).tobytes(), "/v1/models/vowels-gru/versions/1/predict", **OCTETS),
     "octets with options": post(sequence(4).tobytes(), PATH + "?return=steps", **OCTETS),

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 MODEL = "vowels-gru"
 ROW = struct.pack("<12f", *[0.25] * 12)
-TEXT, BINARY, CONTINUATION, PING = 1, 2, 0, 9
+TEXT, BINARY, CONTINUATION, PING, PONG = 1, 2, 0, 9, 10
 MIB = 2**20
 
 
@@ -113,6 +113,8 @@ def test_compression_is_not_agreed_to(target: RunningServer) -> None:
         ([frame(BINARY, b"", size=MIB + 1)], 1009),
         ([frame(BINARY, bytes(MIB // 2), final=False), frame(CONTINUATION, b"", size=MIB // 2 + 1)], 1009),
         ([frame(BINARY, b"", final=False), *[frame(CONTINUATION, b"", final=False)] * 5_000], 1009),
+        ([frame(PING, b"") * 2_000], 1008),
+        ([frame(PONG, b"") * 2_000], 1008),
         ([frame(TEXT, b"\xff\xfe")], 1007),
         ([frame(TEXT, b"\xe2\x82")], 1007),
         ([frame(TEXT, b"a", final=False), frame(CONTINUATION, b"\xff")], 1007),
@@ -123,6 +125,8 @@ def test_compression_is_not_agreed_to(target: RunningServer) -> None:
         "large",
         "large in all",
         "many fragments",
+        "many pings",
+        "many pongs",
         "not UTF-8",
         "half a character",
         "not UTF-8 later",

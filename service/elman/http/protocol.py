@@ -142,7 +142,7 @@ class HTTPProtocol(asyncio.Protocol):
             return
         if self._in_head and self._head_size > MOST_HEAD:
             self._refuse(HeadTooLarge(f"the head of the request is larger than {MOST_HEAD} bytes"))
-        elif self._in_body and self._body is None and not self._refused:
+        elif self._in_body and not self._refused:
             self._meter_body()
         elif idle and self._last_head is not None and self._num_heads < _MAX_HEADS:
             self._remember(data, self._last_head)
@@ -243,20 +243,18 @@ class HTTPProtocol(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, piece: bytes) -> None:
-        if self._body is None:
-            self._pieces.append(piece)
-        else:
-            self._body.add(piece)
+        # Counted once for each read: a read of 256 kB may hold 40,000 chunks.
+        self._pieces.append(piece)
 
     def on_message_complete(self) -> None:
         self._in_body = False
         pieces = self._pieces
-        if self._body is not None:
-            content, self._body = self._body.close(), None
-        else:
-            content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if pieces:
             self._pieces = []
+        if self._body is not None:
+            self._body.add(content)
+            content, self._body = self._body.close(), None
         head = self._last_head = self._head
         if self.parser.should_upgrade() and _is_websocket(head):
             return
@@ -267,12 +265,12 @@ class HTTPProtocol(asyncio.Protocol):
         self._take(served(self, head, content, self.arrived))
 
     def _meter_body(self) -> None:
-        """Apply the limits to a body that arrives in pieces."""
-        body = self._body = Body(self._bodies, self.http.party(self._head.fields, self.party), self._refuse)
+        """Apply the limits to what has arrived of a body that takes several reads."""
+        if self._body is None:
+            self._body = Body(self._bodies, self.http.party(self._head.fields, self.party), self._refuse)
         pieces, self._pieces = self._pieces, []
         try:
-            for piece in pieces:
-                body.add(piece)
+            self._body.add(b"".join(pieces))
         except ElmanError as error:
             self._refuse(error)
 

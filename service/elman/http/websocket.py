@@ -22,6 +22,8 @@ MOST_MESSAGE = 2**20
 """Largest message, and so the largest frame, in bytes."""
 
 _MAX_FRAGMENTS = 1024
+# Most pings and pongs of a client in a second. A read of 256 kB may hold 40,000, which hold the event loop.
+_MAX_CONTROLS = 100
 _SLICE_BYTES = 4096
 
 # uvicorn logs the target of each handshake as information. It may hold the id of a session.
@@ -44,6 +46,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         # Sizes of the messages that the application has taken or will take, the one that it works on first.
         self._sizes: deque[int] = deque()
         self._working = False
+        self._controls_since, self._num_controls = 0.0, 0
         self._held: Held | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -99,6 +102,24 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             if not self.read_paused and self.writable.is_set() and not self.transport.is_closing():
                 self.transport.resume_reading()
         return message
+
+    def handle_ping(self) -> None:
+        if self._takes_control():
+            super().handle_ping()
+
+    def handle_pong(self, event: Frame) -> None:
+        if self._takes_control():
+            super().handle_pong(event)
+
+    def _takes_control(self) -> bool:
+        """Count a ping or a pong. Closes if there are too many, and False from then on."""
+        now = self.loop.time()
+        if now - self._controls_since > 1.0:
+            self._controls_since, self._num_controls = now, 0
+        self._num_controls += 1
+        if self._num_controls == _MAX_CONTROLS + 1:
+            self._fail(CloseCode.POLICY_VIOLATION, f"more than {_MAX_CONTROLS} pings or pongs in a second")
+        return self._num_controls <= _MAX_CONTROLS
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) < _MAX_FRAGMENTS:
