@@ -5,6 +5,7 @@ BYTES tensor is a length, little-endian uint32, and as many bytes.
 """
 
 import struct
+import sys
 from math import prod
 from typing import Any
 
@@ -27,6 +28,8 @@ FLOATS = frozenset({"FP16", "FP32", "FP64"})
 DATATYPES = (*NUMPY_DTYPES, BF16, BYTES)
 
 _NAMES = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
+# Copying so few bytes costs less than a view of them.
+_FEW_BYTES = 4096
 _LENGTH = struct.Struct("<I")
 
 
@@ -64,10 +67,12 @@ def from_raw(content: bytes | memoryview, datatype: str, shape: tuple[int, ...],
     return array.reshape(shape)
 
 
-def raw(array: Array) -> memoryview:
-    """The bytes of a tensor of numbers or of `bytes` objects. Numbers that are contiguous are not copied."""
+def raw(array: Array) -> bytes | memoryview:
+    """The bytes of a tensor of numbers or of `bytes` objects. Many numbers that are contiguous are not copied."""
     if array.dtype.hasobject:
-        return memoryview(b"".join([part for one in array.flat for part in (_LENGTH.pack(len(one)), one)]))
+        return b"".join([part for one in array.flat for part in (_LENGTH.pack(len(one)), one)])
+    if array.nbytes <= _FEW_BYTES and sys.byteorder == "little":
+        return array.tobytes()
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     return little.reshape(-1).view(np.uint8).data
 

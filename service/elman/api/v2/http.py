@@ -27,8 +27,6 @@ from elman.repository.network import Array
 HEADER_LENGTH = b"inference-header-content-length"
 # Packing or unpacking more bytes takes milliseconds and is done in a thread.
 _MANY_BYTES = 64 * 1024
-# Requests with binary tensors often repeat their JSON.
-_read_head = cache_short(read_head)
 
 
 class InferHTTP:
@@ -47,8 +45,8 @@ class InferHTTP:
         if encoding in ENCODINGS or is_heavy(request.body):
             return script(self._slowly(request, encoding))  # type: ignore[no-any-return]
         content, binary = _split(request, request.body)
-        body = _read_head(content)
-        return self.infer.begin(*self._call(request, body, read_arrays(body, binary)))
+        head = _read_head(content)
+        return self.infer.begin(*self._call(request, head, read_arrays(head.body, binary)))
 
     def _slowly(self, request: Request, encoding: bytes) -> Generator[Work, None, Any]:
         """Read a body that is compressed or large: in a thread, and large JSON in the codec pool."""
@@ -57,51 +55,39 @@ class InferHTTP:
             body = yield from aside_if(len(body) > _MANY_BYTES, unpacked, body, encoding, self.max_body)
         content, binary = _split(request, body)
         if is_heavy(content):
-            decoded = yield from wait(self.server.pool.call(decode_infer, content, binary.tobytes()))
+            read, arrays = yield from wait(self.server.pool.call(decode_infer, content, binary.tobytes()))
+            head = _Head(read)
         else:
-            head = read_head(content)
-            decoded = head, read_arrays(head, binary)
-        return (yield from self.infer.steps(*self._call(request, *decoded)))
+            head = _read_head(content)
+            arrays = read_arrays(head.body, binary)
+        return (yield from self.infer.steps(*self._call(request, head, arrays)))
 
-    def _call(self, request: Request, body: InferBody, arrays: list[Array]) -> tuple[InferRequest, Encode]:
+    def _call(self, request: Request, head: "_Head", arrays: list[Array]) -> tuple[InferRequest, Encode]:
         """The request to infer, and how its response is sent. Raises InvalidField."""
-        name = request.parameters["name"]
+        name, body = request.parameters["name"], head.body
         if body.model_name is not None and body.model_name != name:
             raise InvalidField(
                 f"the path names the model {echoed(name)!r}, the body another", where="model_name", expected=name
             )
-        given = body.parameters or {}
-        outputs = body.outputs or []
-        all_binary = given.get("binary_data_output") is True
-        binary = [one.parameters is not None and one.parameters.get("binary_data") is True for one in outputs]
         inputs = [
             Tensor(one.name, one.datatype, array, f"inputs[{index}]")
             for index, (one, array) in enumerate(zip(body.inputs, arrays, strict=True))
         ]
+        version = request.parameters.get("version")
         call = InferRequest(
-            name,
-            request.parameters.get("version"),
-            request.owner,
-            request.arrived,
-            inputs,
-            tuple([RequestedOutput(one.name, _classes(one, index)) for index, one in enumerate(outputs)]),
-            body.id or "",
-            given,
-            MAX_NUMBERS if (all(binary) if outputs else all_binary) else MAX_JSON_NUMBERS,
-        )
-        accepted = request.headers.get(b"accept-encoding", b"")
-        encode = partial(self._encode, id=body.id, binary=binary or None, all_binary=all_binary, encoding=accepted)
-        return call, encode
+            name, version, request.owner, request.arrived, inputs, head.outputs, body.id or "", head.parameters,
+            MAX_NUMBERS if head.all_binary else MAX_JSON_NUMBERS,
+        )  # fmt: skip
+        return call, partial(self._encode, head, request.headers.get(b"accept-encoding", b""))
 
-    def _encode(
-        self, response: InferResponse, id: str | None, binary: list[bool] | None, all_binary: bool, encoding: bytes
-    ) -> Response | Work:
+    def _encode(self, head: "_Head", encoding: bytes, response: InferResponse) -> Response | Work:
         """The response: JSON, and the binary outputs after it. The codec pool encodes JSON of many numbers."""
-        binary = binary or [all_binary] * len(response.outputs)
-        numbers = sum([one.array.size for one, raw in zip(response.outputs, binary, strict=True) if not raw])
-        if numbers > MANY:
-            written = self.server.pool.call(encode_infer, response, id, binary)
-            return Wait(written, lambda parts: self._packed(response, parts, encoding))
+        binary, id = head.binary or [head.all_binary] * len(response.outputs), head.body.id
+        if not head.all_binary:
+            numbers = sum([one.array.size for one, is_raw in zip(response.outputs, binary, strict=True) if not is_raw])
+            if numbers > MANY:
+                written = self.server.pool.call(encode_infer, response, id, binary)
+                return Wait(written, lambda parts: self._packed(response, parts, encoding))
         return self._packed(response, encode_infer(response, id, binary), encoding)
 
     def _packed(self, response: InferResponse, parts: list[Any], encoding: bytes) -> Response | Work:
@@ -119,6 +105,32 @@ class InferHTTP:
             return Response(small, kind, headers, model=key)
 
         return script(pack())  # type: ignore[no-any-return]
+
+
+class _Head:
+    """The JSON of a request, and what follows from it alone.
+
+    Attributes:
+        binary: for each output whether it is sent as bytes; empty if no outputs are named.
+        all_binary: whether all are.
+    """
+
+    __slots__ = ("all_binary", "binary", "body", "outputs", "parameters")
+
+    def __init__(self, body: InferBody) -> None:
+        """Raises InvalidField."""
+        outputs = body.outputs or []
+        self.body = body
+        self.parameters = body.parameters or {}
+        self.outputs = tuple([RequestedOutput(one.name, _classes(one, index)) for index, one in enumerate(outputs)])
+        self.binary = [one.parameters is not None and one.parameters.get("binary_data") is True for one in outputs]
+        self.all_binary = all(self.binary) if outputs else self.parameters.get("binary_data_output") is True
+
+
+@cache_short
+def _read_head(content: bytes) -> _Head:
+    """The JSON of a request. That of binary tensors is often repeated."""
+    return _Head(read_head(content))
 
 
 def _split(request: Request, body: bytes) -> tuple[bytes, memoryview]:

@@ -1,6 +1,5 @@
 """Runs a request to infer: tensors to sequences of the engine, and their outputs to tensors."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
@@ -70,12 +69,8 @@ class Call:
     @property
     def num_classes(self) -> int:
         """The classes that the response lists, all outputs together."""
-        rows = len(self.inputs)
-        return sum([
-            min(classes, _size(port)) * rows * (self.given.time if port.kind == "steps" else 1)
-            for port, classes in self.wanted.ports
-            if classes
-        ])  # fmt: skip
+        wanted = self.wanted
+        return len(self.inputs) * (wanted.classes_per_step * self.given.time + wanted.classes_per_row)
 
 
 class Inference(Run):
@@ -148,7 +143,8 @@ class Infer:
         served = served or self.server.served(request.model, request.version)
         given = read_tensors(served, request.inputs, in_sequence, begins)
         wanted = served.ports.wanted(request.outputs)
-        call = Call(served, request, given, wanted, _deadline(request), _priority(request))
+        deadline, priority = (_deadline(request), _priority(request)) if request.parameters else (inf, 0)
+        call = Call(served, request, given, wanted, deadline, priority)
         _check_size(call)
         return call
 
@@ -246,17 +242,10 @@ def _is_large(request: InferRequest) -> bool:
     return size > LARGE
 
 
-def _size(port: Port) -> int:
-    """Numbers in one row of an output."""
-    return math.prod([max(extent, 1) for extent in port.shape])
-
-
 def _check_size(call: Call) -> None:
     """Raise TooLong if the response would have too many numbers or classes."""
-    rows, most = len(call.inputs), call.request.most_numbers
-    numbers = 0
-    for port, _ in call.wanted.ports:
-        numbers += _size(port) * rows * (call.given.time if port.kind == "steps" else 1)
+    wanted, most = call.wanted, call.request.most_numbers
+    numbers = len(call.inputs) * (wanted.per_step * call.given.time + wanted.per_row)
     if numbers > most:
         raise TooLong(f"the response would have {numbers} numbers", where="outputs", expected=f"at most {most} numbers")
     if call.num_classes > MAX_LISTED:

@@ -8,6 +8,7 @@ Batch and time are the first two axes: `[batch, time, features]`, token ids `[ba
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -55,10 +56,17 @@ class Wanted:
         returns: `steps` if an output of every step is among them, as in `Sequence`.
         heads: the names of the heads among them.
         state: whether a state is among them.
+        per_step, per_row: numbers of a response for each step, and for each row beside them.
+        classes_per_step, classes_per_row: the same of classes that it lists.
     """
 
     def __init__(self, ports: Sequence[tuple[Port, int]]) -> None:
         kinds = {port.kind for port, _ in ports}
+        sizes = [(port.kind == "steps", prod([max(one, 1) for one in port.shape]), count) for port, count in ports]
+        self.per_step, self.per_row = (sum(size for steps, size, _ in sizes if steps is kind) for kind in (True, False))
+        self.classes_per_step, self.classes_per_row = (
+            sum(min(size, count) for steps, size, count in sizes if steps is kind) for kind in (True, False)
+        )
         self.ports = ports
         self.returns: Literal["final", "steps"] = "steps" if kinds & {"steps", "lengths"} else "final"
         self.heads = [port.name for port, _ in ports if port.head is not None]
