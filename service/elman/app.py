@@ -88,7 +88,7 @@ _MAX_PARSED_BYTES = 256 * 1024
 _MAX_PARSED_VALUES = 1024
 _BETWEEN_VALUES = b"[{,\\"
 # Header fields that pages of other origins may send and read. Starlette adds those that every page may.
-_SENT_FIELDS = ("Authorization", "Content-Type", "Elman-State", "X-Request-ID")
+_SENT_FIELDS = ("Authorization", "Content-Type", "Elman-State", "Traceparent", "Tracestate", "X-Request-ID")
 _READ_FIELDS = (
     "Elman-Model",
     "Elman-Shape",

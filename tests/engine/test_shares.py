@@ -11,7 +11,7 @@ import pytest
 from elman.engine.engine import Engine
 from elman.engine.pending import AwaitedRequest
 from elman.engine.queue import ModelQueue
-from elman.engine.scheduler import Policy
+from elman.engine.scheduler import Policy, Scheduler
 from elman.engine.sequence import Sequence
 from elman.engine.shares import Shares
 from elman.engine.thread import EngineThread
@@ -147,3 +147,20 @@ def test_the_model_of_a_light_caller_is_next_whatever_others_are_queued() -> Non
     thread.close()
     thread.join(10.0)
     assert order == [queues[0], queues[13], *queues[1:13]]
+
+
+def test_the_number_of_queued_sequences_is_read_while_callers_come_and_go() -> None:
+    """The metrics ask for it on the event loop, the engine's thread queues meanwhile."""
+    scheduler = Scheduler(Policy())
+
+    class Coming:
+        @property
+        def num_queued(self) -> int:
+            sequence = Sequence(np.zeros((1, 12), np.float32))
+            sequence.party = b"another"
+            scheduler.add(sequence)
+            return 1
+
+    scheduler._lanes[b"one"] = Coming()  # type: ignore[assignment]
+    assert len(scheduler) == 1
+    assert len(scheduler) == 3

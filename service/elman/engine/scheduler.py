@@ -114,7 +114,8 @@ class Scheduler:
 
     def __len__(self) -> int:
         length = len(self._dropped)
-        for lane in self._lanes.values():
+        # A copy, since the metrics ask on the event loop while the engine's thread adds and closes lanes.
+        for lane in list(self._lanes.values()):
             length += lane.num_queued
         return length
 
