@@ -50,6 +50,7 @@ def showing(key: str) -> dict[bytes, bytes]:
         ({}, "missing required field `keys`"),
         (keys_of({"name": "Zoë"}), r"\$.keys\[0\].name"),
         (keys_of({"name": "al ice"}), r"\$.keys\[0\].name"),
+        (keys_of({"name": "alice\n"}), r"\$.keys\[0\].name"),
         (keys_of({"name": "x" * 65}), r"\$.keys\[0\].name"),
         (keys_of({"name": 'a"} 1\nelman'}), r"\$.keys\[0\].name"),
         (keys_of({"roles": ["root"]}), r"'root'.*\$.keys\[0\].roles\[0\]"),

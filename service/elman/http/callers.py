@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ ANYONE = bytes(16)
 # A header that is longer is looked up by its hash each time. Keys that `elman keys` makes have 49 characters.
 _MAX_KNOWN_BYTES = 512
 _LOOK_SECONDS = 1.0
+
+_LOG = logging.getLogger("elman")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +127,13 @@ class Callers:
             return
         while True:
             await asyncio.sleep(max(0.0, min(_LOOK_SECONDS, self._next_expiry - time.time())))
-            changed = await asyncio.to_thread(self.file.refresh)
-            if changed or time.time() >= self._next_expiry:
-                self._apply()
-                self.on_change()
+            try:
+                changed = await asyncio.to_thread(self.file.refresh)
+                if changed or time.time() >= self._next_expiry:
+                    self._apply()
+                    self.on_change()
+            except Exception:  # looking goes on after any error
+                _LOG.exception("looking at the file of keys failed")
 
     def _apply(self) -> None:
         """Take over the keys that are valid now."""

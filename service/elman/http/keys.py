@@ -30,9 +30,9 @@ _MAX_BYTES = 4 * 2**20
 _HASH = "sha256:"
 
 # A name stands in log lines and in the labels of metrics.
-Name = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-_Hash = Annotated[str, Meta(pattern="^sha256:[0-9a-f]{64}$")]
-_Owner = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+_Hash = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+_Owner = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Rate = Annotated[float, Meta(gt=0, le=1e12)]
 _Time = Annotated[datetime, Meta(tz=True)]
 
