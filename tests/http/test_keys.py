@@ -155,9 +155,11 @@ def test_without_keys_everybody_may_do_everything_but_an_empty_file_lets_nobody_
     anybody = Callers([]).admit({}, "admin")
     assert anybody.may >= set(ROLES)
     closed = Callers([], [], KeysFile(write(tmp_path / "keys.json", {"keys": []})))
-    for headers in ({}, showing("")):
-        with pytest.raises(Unauthorized):
-            closed.admit(headers, "key")
+    careless = Callers([], [], KeysFile(write(tmp_path / "careless.json", keys_of({"hashes": [hash_of("")]}))))
+    for callers in (closed, careless):
+        for headers in ({}, showing(""), showing(" ")):
+            with pytest.raises(Unauthorized):
+                callers.admit(headers, "key")
 
 
 def test_a_key_of_before_names_keeps_its_sessions(tmp_path: Path) -> None:
@@ -184,10 +186,10 @@ def test_a_key_ends_when_it_expires_or_is_taken_away(tmp_path: Path) -> None:
     later, past = ("2999-01-01T00:00:00Z", "2020-01-01T00:00:00+02:00")
     names = ({"name": "later", "expires": later}, {"name": "past", "expires": past, "hashes": [hash_of("p")]})
     file = KeysFile(write(tmp_path / "keys.json", keys_of(*names)))
-    callers = Callers([], [], file)
+    callers = Callers(["p"], [], file)
     caller = callers.admit(showing("alice-key"), "infer")
     with pytest.raises(Unauthorized):
-        callers.admit(showing("p"), "infer")
+        callers.admit(showing("p"), "infer")  # although it is a key without a name too
     assert callers.holds(caller)
     write(file.path, keys_of({"roles": ["admin"]}))
     assert file.refresh()

@@ -113,7 +113,7 @@ class Callers:
         shown = headers.get(b"authorization", b"")
         kind, _, key = shown.partition(b" ")
         key = key.strip()
-        caller = self._by_digest.get(digest_of(key)) if kind.lower() == b"bearer" else None
+        caller = self._by_digest.get(digest_of(key)) if key and kind.lower() == b"bearer" else None
         if caller is None:
             detail = "the API key is not known" if shown else "an API key is needed"
             raise Unauthorized(detail, where="header Authorization", expected="Bearer <key>")
@@ -137,11 +137,13 @@ class Callers:
 
     def _apply(self) -> None:
         """Take over the keys that are valid now."""
-        now = time.time()
-        entries = () if self.file is None else [one for one in self.file.entries if one.expires_at > now]
+        now, listed = time.time(), () if self.file is None else self.file.entries
+        entries = [one for one in listed if one.expires_at > now]
         self.meters = {one.name: self._meter(one) for one in entries if one.rates != Rates()}
         self.max_sessions = {one.owner_bytes: one.max_sessions for one in entries if one.max_sessions is not None}
-        callers = [*self._plain, *(one for entry in entries for one in self._named_callers(entry))]
+        named = {digest for entry in listed for digest in entry.digests}
+        callers = [one for one in self._plain if one.digest not in named]
+        callers += [one for entry in entries for one in self._named_callers(entry)]
         self._by_digest = {one.digest: one for one in callers}
         self._known = {}
         self._next_expiry = min((one.expires_at for one in entries), default=float("inf"))
