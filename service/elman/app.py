@@ -324,7 +324,7 @@ def create_app(settings: Settings | None = None, keys: KeysFile | None = None) -
         "time_series": TimeSeries(forecast),
         "influence": Influence(server),
         "steps": SessionSteps(server, stepper),
-        "infer": InferHTTP(server, infer, settings.max_body),
+        "infer": InferHTTP(server, infer, bodies),
     }
     paths = {
         "steps": _STEPS,

@@ -1,6 +1,8 @@
 """`POST /v2/models/{name}/infer`: JSON, binary tensors and compression, to an `InferRequest` and back."""
 
+import asyncio
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -19,14 +21,16 @@ from elman.codec.infer_json import InferBody, OutputBody, decode_infer, read_arr
 from elman.codec.pool import MANY, is_heavy
 from elman.engine.work import Wait, Work, aside_if, script, wait
 from elman.errors import InvalidField, NotFiniteOutput
+from elman.http.bodies import Bodies
 from elman.http.endpoint import JSON, OCTETS, Pieces, Request, Response
 from elman.http.roles import Need
 from elman.http.short import cache_short
 from elman.repository.network import Array
 
 HEADER_LENGTH = b"inference-header-content-length"
-# Packing or unpacking more bytes takes milliseconds and is done in a thread.
+# Packing more bytes takes milliseconds and is done in a thread; so is unpacking, which may make a thousand times more.
 _MANY_BYTES = 64 * 1024
+_FEW_BYTES = 1024
 
 
 class InferHTTP:
@@ -34,10 +38,12 @@ class InferHTTP:
 
     needs: Need = "infer"
 
-    def __init__(self, server: Server, infer: Infer, max_body: int) -> None:
+    def __init__(self, server: Server, infer: Infer, bodies: Bodies) -> None:
         self.server = server
         self.infer = infer
-        self.max_body = max_body
+        self.bodies = bodies
+        # One thread, so that many small bodies do not become large all at once.
+        self._unpacking = ThreadPoolExecutor(1, "elman-unpack")
 
     def parse(self, request: Request) -> Work | Response:
         """The sequences to run. Raises RequestError with the `where` of the first error."""
@@ -49,10 +55,23 @@ class InferHTTP:
         return self.infer.begin(*self._call(request, head, read_arrays(head.body, binary)))
 
     def _slowly(self, request: Request, encoding: bytes) -> Generator[Work, None, Any]:
-        """Read a body that is compressed or large: in a thread, and large JSON in the codec pool."""
-        body = request.body
-        if encoding in ENCODINGS:
-            body = yield from aside_if(len(body) > _MANY_BYTES, unpacked, body, encoding, self.max_body)
+        """Read a body that is compressed or large. What was unpacked counts as a body until its answer is made."""
+        if encoding not in ENCODINGS:
+            return (yield from self._read(request, request.body))
+        body, limit, budget = request.body, self.bodies.limit, self.bodies.budget
+        if len(body) <= _FEW_BYTES:
+            body = unpacked(body, encoding, limit)
+        else:
+            loop = asyncio.get_running_loop()
+            body = yield from wait(loop.run_in_executor(self._unpacking, unpacked, body, encoding, limit))
+        try:
+            budget.add(request.party, len(body))
+            return (yield from self._read(request, body))
+        finally:
+            budget.remove(request.party, len(body))
+
+    def _read(self, request: Request, body: bytes) -> Generator[Work, None, Any]:
+        """Infer. The codec pool decodes large JSON."""
         content, binary = _split(request, body)
         if is_heavy(content):
             read, arrays = yield from wait(self.server.pool.call(decode_infer, content, binary.tobytes()))
