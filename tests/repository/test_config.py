@@ -62,7 +62,14 @@ def notes(model: Model) -> tuple[str, ...]:
         ('output_name: "S_OUT"', 'output_name: "Q"', "the output 'Q' of state 'S' is not in the file"),
         ("state [ {", 'state [ { input_name: "S" output_name: "S_OUT" data_type: TYPE_FP32 dims: 2 }, {', "twice"),
         ('{ name: "START" c', "{ c", "control_input 0 has no name"),
-        ('name: "END"', 'name: "START"', "control_input 'START' has several controls, or none"),
+        ('name: "END"', 'name: "START"', "control_input 'START' is declared twice"),
+        (
+            'name: "END"',
+            'name: "S"',
+            "control_input 'S' is declared twice, here and as another input, state or control",
+        ),
+        ('name: "INPUT"', 'name: "S"', "state 'S' is declared twice, here and as another input, state or control"),
+        ("control [ { kind: CONTROL_SEQUENCE_END int32_false_true: [ 0, 1 ] } ]", "", "'END' has 0 controls; an input"),
         ('name: "END"', 'name: "NONE"', "control_input 'NONE' is not in the file"),
         ("bool_false_true: [ false, true ]", "", "control_input 'START' needs two values, for no and yes, in one of"),
         ("bool_false_true: [ false, true ]", "bool_false_true: [ true ]", "control_input 'START' needs two values"),
@@ -155,6 +162,22 @@ def test_controls_can_be_said_in_model_json_alone(tmp_path: Path) -> None:
         (path.parent / "model.json").write_text(json.dumps({"inputs": {"START": wrong}}))
         with pytest.raises(ModelRefused, match=reason):
             load_model(path, "model", 1)
+
+
+def test_an_end_that_no_answer_depends_on_is_left_out(tmp_path: Path) -> None:
+    listed = ACCUMULATOR.replace('output [ { name: "OUTPUT"', 'output [ { name: "S_OUT"')
+    model = load(tmp_path, triton.accumulator(), listed)
+    assert model.network.end is None
+    data = np.array([[1, 2], [3, 4]], np.float32)
+    assert run_alone(model, data, "steps").tolist() == [[1, 2], [4, 6]]
+
+
+def test_a_state_is_replaced_by_what_has_its_shape(tmp_path: Path) -> None:
+    text = triton.config(triton.CHUNKS, controls={"START": "int32"}).replace(
+        'output_name: "H_OUT"', 'output_name: "OUTPUT"'
+    )
+    with pytest.raises(ModelRefused, match=r"the output 'OUTPUT' has the shape .* in a run in which the state 'H' has"):
+        load(tmp_path, triton.chunks(), text)
 
 
 # What a control does over the steps of a run

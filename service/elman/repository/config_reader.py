@@ -40,6 +40,7 @@ class ConfigReader:
         self._given = given
         self._ports = dict(given.inputs)
         self._names: list[str] = []
+        self._taken: set[str] = set()
         self._notes = [f"{', '.join(text.ignored)}: no meaning here"] if text.ignored else []
         self._has_rows = self._config.max_batch_size > 0
         names = [one.name for one in self._config.input]
@@ -96,7 +97,7 @@ class ConfigReader:
 
     def _declare(self, kind: str, declared: Any, known: Mapping[str, Any]) -> None:
         """Hold what is declared of the inputs or outputs against the file."""
-        seen: set[str] = set()
+        seen: set[str] = self._taken if kind == "input" else set()
         for index, one in enumerate(declared):
             where = f"{kind} {one.name!r}" if one.name else f"{kind} {index}"
             if not one.name:
@@ -144,6 +145,12 @@ class ConfigReader:
             pairs = zip(rows + dims, named, strict=True)
             self._graph.set_input_dims(name, [there if here == -1 else here for here, there in pairs])
 
+    def _take(self, where: str, name: str) -> None:
+        """Note what an input is for, which is one thing."""
+        if name in self._taken:
+            raise refused(f"{where} is declared twice, here and as another input, state or control")
+        self._taken.add(name)
+
     # Roles
 
     def _input(self) -> InputSpec:
@@ -185,14 +192,11 @@ class ConfigReader:
             self._settle(f"the role of the input {name!r}", _said(told), _said(read))
 
     def _read_states(self) -> None:
-        seen: set[str] = set()
         for index, state in enumerate(self._config.sequence_batching.state):
             where = f"state {state.input_name!r}" if state.input_name else f"state {index}"
             if not state.input_name or not state.output_name:
                 raise refused(f"{where} has no {'output' if state.input_name else 'input'}_name")
-            if {state.input_name, state.output_name} & seen:
-                raise refused(f"{where} is declared twice")
-            seen |= {state.input_name, state.output_name}
+            self._take(where, state.input_name)
             self._check_known(where, state.input_name, self._graph.inputs)
             self._check_known(f"the output {state.output_name!r} of {where}", state.output_name, self._graph.outputs)
             self._check_tensor(where, state.input_name, state.data_type, self._dims(where, state.dims))
@@ -226,14 +230,13 @@ class ConfigReader:
         return None
 
     def _read_controls(self) -> None:
-        seen: set[str] = set()
         for index, one in enumerate(self._config.sequence_batching.control_input):
             where = f"control_input {one.name!r}" if one.name else f"control_input {index}"
             if not one.name:
                 raise refused(f"{where} has no name")
-            if one.name in seen or len(one.control) != 1:
-                raise refused(f"{where} has several controls, or none; an input has one")
-            seen.add(one.name)
+            if len(one.control) != 1:
+                raise refused(f"{where} has {len(one.control)} controls; an input has one")
+            self._take(where, one.name)
             self._check_known(where, one.name, self._graph.inputs)
             self._set_port(one.name, self._control(where, one.name, one.control[0]))
 

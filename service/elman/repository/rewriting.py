@@ -3,7 +3,7 @@
 The file on disk is never touched; all of this happens on a copy in memory.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -88,6 +88,8 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
     graph.index()
     # A state input that nothing reads any more is gone; what is carried must be what the graph takes.
     rewrite.states = [state for state in rewrite.states if state.input in graph.inputs]
+    if end is not None and END not in graph.inputs:
+        end, sample = None, replace(sample, others=sample.others[:-1])
     network = Network(
         model=graph.model.SerializeToString(),
         inputs=name_controls(model, given, inputs),

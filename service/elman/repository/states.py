@@ -14,10 +14,12 @@ from elman.repository.network import LENGTHS, Array, StateTensor
 from elman.repository.pairing import INITIAL_C, INITIAL_H, SEQUENCE_LENS, directions, port, state_ports
 from elman.repository.probe_feeds import state_dims
 from elman.repository.scan_states import expose_scan_states, hold_ended_rows, timed_scans
+from elman.repository.spec import StateSpec
 
 
 def collect_states(rewrite: GraphRewrite, learned: Mapping[str, Array]) -> None:
     for state in rewrite.roles.states:
+        _check_shape(rewrite, state)
         shape = state_dims(rewrite, state.input, state.batch_axis, 1)
         dtype = rewrite.graph.dtype(state.input)
         initial = np.zeros(shape, dtype)
@@ -29,6 +31,19 @@ def collect_states(rewrite: GraphRewrite, learned: Mapping[str, Array]) -> None:
                     node=f"state {state.input!r}",
                 )
         rewrite.states.append(StateTensor.beginning(state.input, state.input, state.output, state.batch_axis, initial))
+
+
+def _check_shape(rewrite: GraphRewrite, state: StateSpec) -> None:
+    """Raise ModelRefused if what is to replace a state has another shape."""
+    shapes = rewrite.shapes[0]
+    before, after = shapes.get(state.input), shapes.get(state.output)
+    if before is not None and after is not None and before != after:
+        raise ModelRefused(
+            f"the output {state.output!r} has the shape {list(after)} in a run in which the state {state.input!r} has "
+            f"{list(before)}",
+            node=f"state {state.input!r}",
+            remedy="Name the output that replaces it.",
+        )
 
 
 def expose_states(rewrite: GraphRewrite) -> None:
