@@ -1,14 +1,18 @@
 """Models that were made for Triton: `config.pbtxt` beside the versions, control inputs and implicit state."""
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
+from elman.repository.model_config import as_json, model_config
 from tests import triton
+from tests.cli.command import elman
 from tests.running import RunningServer, running_server
 
 pytestmark = pytest.mark.slow
@@ -51,7 +55,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(repository: Path) -> Iterator[RunningServer]:
-    with running_server(repository, poll=0) as server:
+    with running_server(repository, "--grpc-port", "0", poll=0) as server:
         yield server
 
 
@@ -222,6 +226,27 @@ def test_the_protocol_shows_a_model_as_its_configuration_has_it(server: RunningS
     assert whole["shape"] == [1, 3, 2]
     expected = triton.Loop(GRAPHS["sums"]).run(data)
     assert np.array(whole["data"], np.float32).tobytes() == expected.tobytes()
+
+
+def test_grpc_has_the_same_configuration(server: RunningServer) -> None:
+    (port,) = re.findall(r"gRPC running on .*, port (\d+)", server.log.read_text())
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        ask = channel.unary_unary("/inference.GRPCInferenceService/ModelConfig")
+        answer = ask(b"\x0a\x04sums", timeout=20)  # field 1, the name
+    # Field 1 of the answer is the configuration: its length, in one or two bytes, and the message.
+    assert answer[0] == 10
+    shown = as_json(model_config(answer[3 if answer[1] > 127 else 2 :]))
+    assert shown == server.client.get("/v2/models/sums/config").json()
+
+
+def test_check_says_where_each_role_comes_from(repository: Path) -> None:
+    done = elman("check", str(repository / "cell"), cwd=repository)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"input +START +control +1 +float32 +config.pbtxt: start", done.stdout)
+    assert re.search(r"input +H +state +4 +float32 +config.pbtxt", done.stdout)
+    assert "note  config.pbtxt: the numbers of 'OUTPUT' are taken for logits" in done.stdout
+    refused = elman("check", str(repository / "broken"), cwd=repository)
+    assert refused.returncode == 1 and "config.pbtxt: line " in refused.stdout
 
 
 # What Triton's sequence batcher does, with the same flags
