@@ -373,6 +373,8 @@ def new_tracing() -> "Tracing":
 
 def new_grpc(*parts: Any) -> "GRPCServer":
     """The gRPC server of an application, from what its constructor takes. Raises ValueError if the extra is missing."""
+    # The children of a server are new programs. What gRPC does for copies of a process would only log that it cannot.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     try:
         from elman.api.grpc.server import GRPCServer
     except ModuleNotFoundError:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from elman.api.grpc.calls import Call, Calls
+from elman.api.grpc.calls import Call, Calls, network_in
 from elman.api.grpc.messages import HEALTH, INFERENCE, REFLECTION
 from elman.http.callers import Callers
 from elman.http.endpoint import Driver, Response
@@ -408,6 +408,14 @@ def test_a_message_has_at_most_the_bytes_of_a_body_also_once_it_is_unpacked(chan
 def test_an_answer_may_be_larger_than_a_message_by_default(channel: Channel) -> None:
     (array,) = arrays(channel.infer(request(rows(150_000)))).values()
     assert array.nbytes > 5 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("peer", "network"),
+    [("ipv4:10.1.2.3:4000", "10.1.2.3"), ("ipv6:%5B2001:db8:1:2::9%5D:4000", "2001:db8:1:2::"), ("unix:", "")],
+)
+def test_without_keys_a_call_takes_the_share_of_its_address(peer: str, network: str) -> None:
+    assert network_in(peer) == network.encode()
 
 
 # Streams

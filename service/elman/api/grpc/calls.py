@@ -3,6 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,6 +22,13 @@ Context = Any
 _REQUEST_ID = "x-request-id"
 
 
+@lru_cache(4096)
+def network_in(peer: str) -> bytes:
+    """The network of a client, from gRPC's name of it, such as `ipv4:10.0.0.1:4000` or `ipv6:%5B::1%5D:4000`."""
+    host, _, port = unquote(peer).partition(":")[2].rpartition(":")
+    return network_of((host.strip("[]"), port)).encode()
+
+
 class Peer:
     """The client's side of a call: its metadata, and the id of its request."""
 
@@ -35,11 +43,7 @@ class Peer:
 
     def party(self, caller: Caller) -> bytes:
         """Whose share of the server the call takes: the owner of its key, or without keys its address."""
-        if caller.owner != ANYONE:
-            return caller.owner
-        # ipv4:127.0.0.1:4000 or ipv6:%5B::1%5D:4000
-        host, _, port = unquote(self.context.peer()).partition(":")[2].rpartition(":")
-        return network_of((host.strip("[]"), port)).encode()
+        return network_in(self.context.peer()) if caller.owner == ANYONE else caller.owner
 
     async def abort(self, error: ElmanError) -> None:
         """End the call with an error. Raises what ends it."""

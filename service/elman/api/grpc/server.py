@@ -28,7 +28,7 @@ from elman.settings import Settings
 # A peer that is silent for so long is asked whether it is there.
 _KEEPALIVE_SECONDS = 60.0
 # Most calls at once on one connection.
-_MOST_CALLS = 1_000
+_MOST_CALLS = 128
 
 
 class GRPCServer:
