@@ -83,6 +83,7 @@ def notes(model: Model) -> tuple[str, ...]:
         ("data_type: TYPE_UINT64", "data_type: TYPE_STRING", "'CORRID' takes the id of a sequence as text"),
         ("data_type: TYPE_UINT64", "data_type: TYPE_INT32", "'CORRID' is TYPE_INT32 here and uint64 in the file"),
         ("sequence_batching {", "sequence_batching { iterative_sequence: true", "iterative_sequence runs one request"),
+        ('name: "INPUT"', f'name: "{"X" * 5000}"', "config.pbtxt: input 'XXX"),
         ("max_batch_size: 8", "max_batch_size: eight", "line 2: Couldn't parse integer: eight"),
     ],
 )
@@ -92,6 +93,7 @@ def test_what_does_not_fit_the_file_is_refused_by_name(tmp_path: Path, old: str,
         load(tmp_path, triton.accumulator(), ACCUMULATOR.replace(old, new, 1))
     assert refusal.value.reason.startswith("config.pbtxt: ") and reason in refusal.value.reason
     assert refusal.value.node == "config.pbtxt" and refusal.value.remedy
+    assert len(refusal.value.reason) < 500
 
 
 @pytest.mark.parametrize(
@@ -162,6 +164,13 @@ def test_controls_can_be_said_in_model_json_alone(tmp_path: Path) -> None:
         (path.parent / "model.json").write_text(json.dumps({"inputs": {"START": wrong}}))
         with pytest.raises(ModelRefused, match=reason):
             load_model(path, "model", 1)
+
+
+def test_an_input_is_optional_only_if_the_file_has_its_value(tmp_path: Path) -> None:
+    text = ACCUMULATOR.replace("dims: [ 2 ]", "dims: [ 2 ] optional: true", 1)
+    model = load(tmp_path, triton.accumulator(), text)
+    (note,) = notes(model)
+    assert note.startswith("config.pbtxt: input 'INPUT' is optional, but the file has no value for it")
 
 
 def test_an_end_that_no_answer_depends_on_is_left_out(tmp_path: Path) -> None:

@@ -62,13 +62,14 @@ class ConfigReader:
         self._read_controls()
         outputs = self._outputs()
         labels = {one.name: self._labels(one) for one in config.output if one.label_filename}
+        decoder = self._decoder(labels, outputs)
         if self._lacks_rows and not add_rows(self._graph):
             raise refused("with max_batch_size 0 a tensor has all its dims, and one of the file is open")
         added = {
             "input": self._input(),
             "inputs": self._ports,
             "outputs": outputs,
-            "decoder": self._decoder(labels, outputs),
+            "decoder": decoder,
         }
         notes = tuple(f"{CONFIG_FILE}: {note}" for note in self._notes)
         triton = TritonConfig(config.SerializeToString(), notes, tuple(self._names), labels)
@@ -107,6 +108,8 @@ class ConfigReader:
             seen.add(one.name)
             if kind == "input" and one.optional and one.name in self._graph.initializers:
                 continue  # the value of the file stands
+            if kind == "input" and one.optional:
+                self._notes.append(f"{where} is optional, but the file has no value for it: each request must give it")
             self._check_known(where, one.name, known)
             dims = self._dims(where, one.dims)
             if one.HasField("reshape"):
@@ -116,7 +119,7 @@ class ConfigReader:
     def _check_known(self, where: str, name: str, known: Mapping[str, Any]) -> None:
         if name not in known:
             names = ", ".join(map(repr, list(known)[:8])) or "none"
-            raise refused(f"{where[:120]} is not in the file, which has {names}")
+            raise refused(f"{where} is not in the file, which has {names}")
 
     def _dims(self, where: str, dims: Any, least: int = 1) -> list[int]:
         if len(dims) < least:

@@ -22,6 +22,8 @@ PACKAGE = "inference"
 # Characters of a file, and how deep its messages may lie in each other. Real ones have some thousand, and four.
 _MOST_CHARACTERS = 64 * 1024
 _DEEPEST = 32
+# Characters of the reason of a refusal, which may have names of the file in it.
+_MOST_REASON = 400
 
 # In the order of their numbers.
 _DATA_TYPES = "INVALID BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 STRING BF16".split()
@@ -211,14 +213,14 @@ def parse_config(content: bytes) -> ConfigText:
     except text_format.ParseError as error:
         where = "" if error.GetLine() is None else f"line {error.GetLine()}: "
         reason = re.sub(r"^[0-9]+:[0-9]+ : ('.*': )?", "", str(error), flags=re.DOTALL)
-        raise refused(where + reason.replace(f"{PACKAGE}.", "").strip()[:300]) from None
+        raise refused(where + reason.replace(f"{PACKAGE}.", "").strip()) from None
     return ConfigText(message, tuple(dict.fromkeys(cutter.foreign)))
 
 
 def refused(reason: str) -> ModelRefused:
     """The refusal of a model whose configuration cannot be followed."""
     remedy = f"Correct {CONFIG_FILE}, or take it away: a model is served without one."
-    return ModelRefused(f"{CONFIG_FILE}: {reason}", node=CONFIG_FILE, remedy=remedy)
+    return ModelRefused(f"{CONFIG_FILE}: {reason[:_MOST_REASON]}", node=CONFIG_FILE, remedy=remedy)
 
 
 class _Cutter:
