@@ -102,7 +102,7 @@ class Predict:
             options: PredictRequest[Any, Any] = PredictRequest(
                 sequence=None,
                 state=None if token is None else token.decode("latin-1"),
-                **msgspec.structs.asdict(parse_query(request.query, PredictQuery)),
+                **(msgspec.structs.asdict(parse_query(request.query, PredictQuery)) if request.query else {}),
             )
             inputs = [decode_octets(request.body, decoder.format, decoder.limits, held=token is not None)]
             return self._run(request, served, octets, options, inputs)
@@ -343,10 +343,13 @@ def octets_response(
 ) -> Response:
     """Output rows as octets."""
     content, shape = encode_octets(outputs, returns)
-    named = [(b"elman-shape", ",".join(map(str, shape)).encode()), *_name(*served.key)]
-    return Response(content, OCTETS, [*named, *headers], model=served.key)
+    return Response(content, OCTETS, (*_described(*served.key, shape), *headers), model=served.key)
 
 
 @lru_cache(256)
-def _name(model: str, version: int) -> tuple[tuple[bytes, bytes], ...]:
-    return (b"elman-model", model.encode()), (b"elman-version", str(version).encode())
+def _described(model: str, version: int, shape: tuple[int, ...]) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"elman-shape", ",".join(map(str, shape)).encode()),
+        (b"elman-model", model.encode()),
+        (b"elman-version", str(version).encode()),
+    )

@@ -94,7 +94,9 @@ class Stepper:
 
         rows, record, replayed = yield from self.server.sessions.step(owner, id, intent, run)
         # Only the last step is replayed, so `record.step` holds for it too.
-        return StepsDone(id, record.step, rows._replace(unknown=inputs.unknown), replayed)
+        if inputs.unknown:
+            rows = rows._replace(unknown=inputs.unknown)
+        return StepsDone(id, record.step, rows, replayed)
 
     def encoded(self, served: ServedModel, request: StepsRequest[Any], done: StepsDone) -> Steps[bytes]:
         """The answer as JSON. The codec pool encodes it if that takes milliseconds. Raises NotFiniteOutput."""

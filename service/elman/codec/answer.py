@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import orjson
 
-from elman.codec.finite import all_finite
+from elman.codec.finite import FLOAT32, all_finite
 from elman.codec.json import place_of
 from elman.codec.requests import PredictRequest, Return
 from elman.codec.text import Unknown, listed_unknown
@@ -155,7 +155,7 @@ def encoded_list(items: Iterable[object]) -> orjson.Fragment:
 
 def encode_octets(outputs: Array, returns: Return) -> tuple[bytes, tuple[int, ...]]:
     """Output rows as little-endian float32, row-major, and their shape: `(rows, size)` for `steps`, else `(size,)`."""
-    outputs = np.ascontiguousarray(outputs, "<f4")
+    outputs = np.ascontiguousarray(outputs, FLOAT32)
     shape = outputs.shape if returns == "steps" else outputs.shape[1:]
     return outputs.tobytes(), shape
 

@@ -8,6 +8,9 @@ import numpy as np
 from elman.errors import NotFinite
 from elman.repository.network import Array
 
+# In bodies too. A dtype that is made from text each time takes half a microsecond more.
+FLOAT32 = np.dtype("<f4")
+
 # Up to this many numbers BLAS does not start threads.
 _SMALL = 10_000
 # The largest number of each dtype, limited so that its square is a finite float.

@@ -12,7 +12,7 @@ import numpy as np
 
 from elman.codec.arrays import check_length, check_samples, tokens_array
 from elman.codec.faults import invalid_field, unknown_field
-from elman.codec.finite import finite
+from elman.codec.finite import FLOAT32, finite
 from elman.codec.input_format import InputFormat
 from elman.codec.limits import Limits
 from elman.codec.rows import as_read
@@ -28,8 +28,8 @@ def decode_octets(content: bytes, format: InputFormat, limits: Limits, *, held: 
 
     held: whether a state or session holds the static inputs.
     """
-    missing = [*format.further, *(() if held else format.statics)]
-    if missing:
+    if format.further or (format.statics and not held):
+        missing = [*format.further, *(() if held else format.statics)]
         names = ", ".join(repr(one.name) for one in missing)
         raise UnsupportedMediaType(
             f"the model takes {names} too, so the body must be JSON", expected="application/json"
@@ -50,16 +50,18 @@ def _data(content: bytes, format: InputFormat, limits: Limits) -> Array:
         return tokens_array(np.frombuffer(content, "<i4").tolist(), format, "sequence", limits)
     if format.frames:
         check_samples(len(content) // 4, format, "sequence", limits)
-        return finite(np.frombuffer(content, "<f4"), np.dtype(np.float32), "sequence")
+        return finite(np.frombuffer(content, FLOAT32), FLOAT32, "sequence")
     check_length(len(content) // step, "sequence", limits)
-    rows = np.frombuffer(content, "<f4").reshape(-1, features)
+    rows = np.frombuffer(content, FLOAT32).reshape(-1, features)
     return as_read(rows, format, "sequence")
 
 
 def parse_query(query: bytes, kind: type[Q]) -> Q:
     """The options in a query string. Raises InvalidField."""
+    if not query:
+        return kind()
     names = _names(kind)
-    options = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else {}
+    options = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
     for name in options:
         if name not in names:
             raise unknown_field(name, None, names, "option")

@@ -4,7 +4,6 @@ import logging
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,21 +65,23 @@ class Stats:
         self.num_padded_steps += len(batch.counts) * batch.chunk - num_steps
         self.run_seconds += seconds
 
-    def count_done(self, done: Iterable[Sequence]) -> None:
+    def count_done(self, done: list[Sequence]) -> None:
         now = time.monotonic()
         queue, compute = self.queue_seconds, self.compute_seconds
         for sequence in done:
-            if sequence.begun_at:
+            begun = sequence.begun_at
+            if begun:
                 # Not by `observe`: a call costs more than what it does.
-                waited, computed = sequence.begun_at - sequence.queued_at, now - sequence.begun_at
+                waited, computed = begun - sequence.queued_at, now - begun
                 queue.counts[bisect_left(BOUNDS, waited)] += 1
                 compute.counts[bisect_left(BOUNDS, computed)] += 1
                 queue.seconds += waited
                 compute.seconds += computed
             else:
                 self.num_begun += 1
-            self.num_sequences += 1
-            self.num_failed += sequence.error is not None and not sequence.cancelled
+            if sequence.error is not None and not sequence.cancelled:
+                self.num_failed += 1
+        self.num_sequences += len(done)
 
 
 class ModelQueue:
@@ -107,16 +108,14 @@ class ModelQueue:
 
     def seconds(self, sequences: list[Sequence]) -> float:
         """The calibrated cost of some sequences."""
-        rows = steps = single_steps = feeds = 0
+        seconds = 0.0
         for sequence in sequences:
-            length = len(sequence.inputs)
+            length, rows = len(sequence.inputs), sequence.rows
+            seconds += rows * (self._sequence_seconds + length * self._step_seconds)
             singly = length if sequence.keep_trace else sequence.more
-            rows += sequence.rows
-            steps += length * sequence.rows
-            single_steps += singly * sequence.rows
-            feeds += singly
-        by_step = steps * self._step_seconds + single_steps * self._single_step_seconds + feeds * _FEED_SECONDS
-        return by_step + rows * self._sequence_seconds
+            if singly:
+                seconds += singly * (rows * self._single_step_seconds + _FEED_SECONDS)
+        return seconds
 
     def is_light(self, sequences: list[Sequence]) -> bool:
         """True if one run of at most half a millisecond finishes these sequences, with no others queued."""

@@ -156,9 +156,7 @@ class HTTPExchange(Exchange):
 
     def _write_whole(self, response: Response) -> None:
         protocol, status, content = self.protocol, response.status, response.content
-        head = [_start_of(status), self.request_id, b"\r\n"]
-        for name, value in protocol.state.default_headers:
-            head += name, b": ", value, b"\r\n"
+        head = [_start_of(status), self.request_id, b"\r\n", protocol.default_fields()]
         head += b"content-type: ", response.content_type, b"\r\ncontent-length: %d\r\n" % len(content)
         for name, value in response.headers:
             head += name, b": ", value, b"\r\n"
@@ -171,8 +169,8 @@ class HTTPExchange(Exchange):
         """Write the head of a response. Without a content-length the body is sent in chunks."""
         self.streaming = True
         names = {name for name, _ in headers}
-        head = [_start_of(status), self.request_id, b"\r\n"]
-        for name, value in (*self.protocol.state.default_headers, *headers):
+        head = [_start_of(status), self.request_id, b"\r\n", self.protocol.default_fields()]
+        for name, value in headers:
             if b"\n" in value or b"\r" in value:
                 raise ValueError(f"the header {name!r} holds a line break")
             head += name, b": ", value, b"\r\n"

@@ -93,6 +93,8 @@ class HTTPProtocol(asyncio.Protocol):
         # The last head that may be repeated: its bytes before and after the content length, and the parsed head.
         self._repeated: tuple[bytes, bytes, Head] | None = None
         self._num_heads = 0
+        self._default_fields: list[tuple[bytes, bytes]] | None = None
+        self._written_fields = b""
         self.deadline = time.monotonic() + HEAD_SECONDS
 
     # The transport
@@ -325,6 +327,14 @@ class HTTPProtocol(asyncio.Protocol):
         self.deadline = time.monotonic() + (_LINGER_SECONDS if self._admitted else _EXTRA_SECONDS)
         with contextlib.suppress(OSError, NotImplementedError):
             self.transport.write_eof()
+
+    def default_fields(self) -> bytes:
+        """The header fields of every answer, as they are written. uvicorn makes a new list of them each second."""
+        fields = self.state.default_headers
+        if fields is not self._default_fields:
+            self._default_fields = fields
+            self._written_fields = b"".join([b"%b: %b\r\n" % field for field in fields])
+        return self._written_fields
 
     def write(self, head: list[bytes], body: bytes | Pieces) -> None:
         """Write a head and a body in one call."""

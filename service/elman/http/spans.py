@@ -68,8 +68,8 @@ class SampledStats(Stats):
             work.begun = min(work.begun, sequence.begun_at)
             work.num_rows = max(work.num_rows, num_rows)
 
-    def count_done(self, done: Iterable[Sequence]) -> None:
-        done, now = list(done), time.monotonic()
+    def count_done(self, done: list[Sequence]) -> None:
+        now = time.monotonic()
         super().count_done(done)
         for sequence, work in _works(done):
             work.ended = now

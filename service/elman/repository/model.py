@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,12 @@ class Model:
         """Whether it has sessions: its state can be carried, or it takes windows, which the session slides on."""
         return self.proof.streaming or self.slides
 
-    @property
+    @cached_property
     def slides(self) -> bool:
         """Whether a session runs it on the last steps: it takes a fixed number of steps."""
         return self.network.window is not None and not self.frames
 
-    @property
+    @cached_property
     def frames(self) -> bool:
         """Whether a sequence is a signal that the server cuts into frames."""
         return self.spec.input.kind == "frames"
