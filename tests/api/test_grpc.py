@@ -440,6 +440,14 @@ def test_a_stream_answers_in_order_and_its_sequences_in_turn(channel: Channel) -
         np.testing.assert_array_equal(np.concatenate(found, axis=1), whole)
 
 
+def test_a_stream_may_have_messages_of_any_size(channel: Channel) -> None:
+    sizes = [1, 100_000, 2, 150_000, 3, 3, 120_000]
+    stream = channel.method("ModelStreamInfer", kind="stream_stream")
+    messages = (request(rows(size), id=str(size), outputs=("final",)) for size in sizes)
+    answers = [one.infer_response.id for one in stream(messages, metadata=KEY, timeout=120)]
+    assert answers == [str(size) for size in sizes]
+
+
 def test_an_error_in_a_stream_is_one_of_its_answers(channel: Channel) -> None:
     stream = channel.method("ModelStreamInfer", kind="stream_stream")
     messages = [request(rows(2), id="a"), request(id="b"), b"\xff", request(rows(3), id="d")]

@@ -85,6 +85,13 @@ _SESSION_ERRORS = {
     "503": "`overloaded` or `draining`, with Retry-After; `store_unavailable`",
 }
 
+_SEQUENCE_ERRORS = {
+    "400": "Not JSON: `invalid_json`; for a part of a sequence, `sequence_not_started`",
+    "409": "For a part of a sequence: `not_streamable`, `step_conflict`, `model_changed`",
+    "422": _ERRORS["422"] + ", `step_reused`",
+    "503": _SESSION_ERRORS["503"],
+}
+
 _PREDICT = (
     "Run one sequence, or many of any lengths, and return the output after the last step (`final`) or after each step "
     "(`steps`). One sequence may also be sent as little-endian float32, row-major (int32 for token ids), with the "
@@ -216,6 +223,7 @@ _OPERATIONS = (
         InferBody,
         InferAnswer,
         octets=True,
+        errors=tuple(_SEQUENCE_ERRORS.items()),
     ),
     _Operation(
         "/v1/sessions/{id}/steps",

@@ -74,6 +74,11 @@ class Call:
         return cls(peer, content, caller, time.monotonic(), peer.context.time_remaining())
 
 
+def known(error: Exception) -> ElmanError:
+    """An error as clients are told of it: nothing of a defect but that there is one."""
+    return error if isinstance(error, ElmanError) else Internal("the server failed on this request")
+
+
 Serve = Callable[[Call], Awaitable[Response]]
 """Makes the answer to a message. May raise anything."""
 
@@ -129,8 +134,8 @@ class Calls:
             return response
         except Exception as error:
             self.driver.problem(error, call.peer.request_id)
-            known = error if isinstance(error, ElmanError) else Internal("the server failed on this request")
-            status, code = known.status, known.code
-            raise known from None
+            failure = known(error)
+            status, code = failure.status, failure.code
+            raise failure from None
         finally:
             counters.request_ended(route, status, code, model, time.monotonic() - call.arrived)

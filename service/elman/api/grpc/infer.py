@@ -1,11 +1,11 @@
 """`ModelInfer` and `ModelStreamInfer`."""
 
 import asyncio
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
-from elman.api.grpc.calls import Call, Calls, Context, Peer
+from elman.api.grpc.calls import Call, Calls, Context, Peer, known
 from elman.api.grpc.messages import INFERENCE
 from elman.api.grpc.statuses import text_of
 from elman.api.grpc.tensors import parsed, read_request, write_response
@@ -28,6 +28,14 @@ _MOST_PENDING = 128
 _MANY_LISTED_BYTES = 16 * 1024
 # Copying more bytes into a message takes milliseconds and is done in a thread.
 _MANY_BYTES = 4 * 2**20
+
+
+class _Answer(NamedTuple):
+    """An answer of a stream, the error that it tells of, and how many places its message took."""
+
+    content: bytes
+    error: ElmanError | None
+    places: int
 
 
 class Inferring:
@@ -74,9 +82,11 @@ class Inferring:
             caller = self.calls.admit(peer, "infer")
             self._check_room()
             failure = await self._answer_all(peer, caller)
-        except ElmanError as error:
+        except grpc.aio.BaseError:
+            return  # the connection broke
+        except Exception as error:
             self.calls.driver.problem(error, peer.request_id)
-            failure = error
+            failure = known(error)
         if failure is not None:
             await peer.abort(failure)
 
@@ -90,19 +100,20 @@ class Inferring:
     async def _answer_all(self, peer: Peer, caller: Caller | None) -> ElmanError | None:
         """Answer until the client has no more messages. Returns the error that the stream ends with, if it does."""
         strict = peer.headers.get(b"triton_grpc_error") == b"true"
-        answers: asyncio.Queue[asyncio.Task[tuple[bytes, ElmanError | None]] | None] = asyncio.Queue()
+        answers: asyncio.Queue[asyncio.Task[_Answer] | None] = asyncio.Queue()
         room = asyncio.Semaphore(_MOST_PENDING)
         reader = asyncio.create_task(self._read(peer, caller, answers, room))
         self._readers.add(reader)
         task = None
         try:
             while (task := await answers.get()) is not None:
-                content, error = await task
-                if error is not None and strict:
-                    return error
+                answer = await task
+                if answer.error is not None and strict:
+                    return answer.error
                 async with asyncio.timeout(self.server.settings.stream_timeout):
-                    await peer.context.write(content)
-                room.release()
+                    await peer.context.write(answer.content)
+                for _ in range(answer.places):
+                    room.release()
             return _stopping() if self._ending else None
         except TimeoutError:
             return Overloaded("answers were not read in time")
@@ -114,17 +125,24 @@ class Inferring:
                 task = None if answers.empty() else answers.get_nowait()
 
     async def _read(self, peer: Peer, caller: Caller | None, answers: Any, room: asyncio.Semaphore) -> None:
-        """Begin on each message of a stream as it comes; None follows the last."""
+        """Begin on each message of a stream as it comes; None follows the last.
+
+        A large message takes several places, so that all that are held have about the size of a body.
+        """
+        most = self.server.settings.max_body
         try:
             while await room.acquire() and (content := await peer.context.read()) is not grpc.aio.EOF:
-                answers.put_nowait(asyncio.create_task(self._answer(Call.of(peer, content, caller))))
+                places = min(_MOST_PENDING, 1 + len(content) * _MOST_PENDING // most)
+                answers.put_nowait(asyncio.create_task(self._answer(Call.of(peer, content, caller), places)))
+                for _ in range(places - 1):
+                    await room.acquire()
         except grpc.aio.BaseError:
             pass  # the connection broke
         finally:
             answers.put_nowait(None)
 
-    async def _answer(self, call: Call) -> tuple[bytes, ElmanError | None]:
-        """The answer to one message of a stream, and the error that it tells of. Does not raise."""
+    async def _answer(self, call: Call, places: int) -> _Answer:
+        """The answer to one message of a stream. Does not raise."""
         answer = _STREAMED()
 
         async def serve(call: Call) -> Response:
@@ -136,10 +154,10 @@ class Inferring:
 
         try:
             response = await self.calls.counted(f"{ROUTE}/ModelStreamInfer", call, serve)
-            return bytes(response.content), None
+            return _Answer(bytes(response.content), None, places)
         except ElmanError as error:
             answer.error_message = text_of(error)
-            return answer.SerializeToString(), error
+            return _Answer(answer.SerializeToString(), error, places)
 
 
 def _streamed(message: Any) -> Any:
