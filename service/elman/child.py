@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _PIECE = 1 << 20
@@ -37,15 +37,17 @@ class Child:
         self._answers = -1
         self._turn = threading.Lock()
 
-    def call(self, request: bytes, timeout: float) -> bytes:
+    def call(self, request: bytes | memoryview, timeout: float, more: Sequence[memoryview] = ()) -> bytearray:
         """The answer to a request. Raises ChildDied, and TimeoutError, after which the child is stopped.
 
-        timeout: seconds for writing the request and reading the answer together.
+        Args:
+            timeout: seconds for writing the request and reading the answer together.
+            more: the rest of the request, each of bytes.
         """
         with self._turn:
-            return self._call(request, timeout)
+            return self._call([memoryview(request), *more], timeout)
 
-    def _call(self, request: bytes, timeout: float) -> bytes:
+    def _call(self, request: Sequence[memoryview], timeout: float) -> bytearray:
         try:
             process = self._process or self._start()
         except OSError as error:
@@ -53,12 +55,13 @@ class Child:
         assert process.stdin is not None
         deadline = time.monotonic() + timeout
         try:
-            self._write(process.stdin.fileno(), struct.pack("!Q", len(request)), deadline)
-            self._write(process.stdin.fileno(), request, deadline)
-            (length,) = struct.unpack("!Q", self._read(8, deadline))
-            if length > _MAX_MESSAGE:
+            length = struct.pack("!Q", sum(map(len, request)))
+            for piece in (memoryview(length), *request):
+                self._write(process.stdin.fileno(), piece, deadline)
+            (size,) = struct.unpack("!Q", self._read(8, deadline))
+            if size > _MAX_MESSAGE:
                 raise ConnectionResetError
-            return self._read(length, deadline)
+            return self._read(size, deadline)
         except TimeoutError:
             self._end()
             raise
@@ -103,29 +106,28 @@ class Child:
         os.set_blocking(self._process.stdin.fileno(), False)
         return self._process
 
-    def _write(self, out: int, content: bytes, deadline: float) -> None:
+    def _write(self, out: int, rest: memoryview, deadline: float) -> None:
         """Raises TimeoutError if the child does not read in time, and OSError if it is gone."""
         poll = select.poll()
         poll.register(out, select.POLLOUT)
-        rest = memoryview(content)
         while rest:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1e3):
                 raise TimeoutError
             rest = rest[os.write(out, rest[:_PIECE]) :]
 
-    def _read(self, length: int, deadline: float) -> bytes:
+    def _read(self, length: int, deadline: float) -> bytearray:
         poll = select.poll()
         poll.register(self._answers, select.POLLIN | select.POLLHUP)
-        pieces = []
-        while length:
+        content = bytearray(length)
+        rest = memoryview(content)
+        while rest:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1e3):
                 raise TimeoutError
-            piece = os.read(self._answers, min(length, _PIECE))
-            if not piece:
+            num_read = os.readv(self._answers, [rest[:_PIECE]])
+            if not num_read:
                 raise ConnectionResetError
-            pieces.append(piece)
-            length -= len(piece)
-        return b"".join(pieces)
+            rest = rest[num_read:]
+        return content
 
     def _cause_of_death(self) -> str:
         process = self._process
@@ -138,7 +140,7 @@ class Child:
         return f"signal {signal.Signals(-status).name}" if status < 0 else "it ran out of memory or ended early"
 
 
-def answer_calls(answers: int, answer: Callable[[bytes], bytes]) -> None:
+def answer_calls(answers: int, answer: Callable[[bytes], bytes | list[memoryview]]) -> None:
     """The child's side: answer calls until the parent is gone.
 
     A terminal or a service manager sends its signals to all processes. A parent that stops gracefully needs its child.
@@ -149,7 +151,10 @@ def answer_calls(answers: int, answer: Callable[[bytes], bytes]) -> None:
         while header := sys.stdin.buffer.read(8):
             (length,) = struct.unpack("!Q", header)
             content = answer(sys.stdin.buffer.read(length))
-            out.write(struct.pack("!Q", len(content)) + content)
+            pieces = content if isinstance(content, list) else [content]
+            out.write(struct.pack("!Q", sum(map(len, pieces))))
+            for piece in pieces:
+                out.write(piece)
             out.flush()
 
 

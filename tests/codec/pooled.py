@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from elman.errors import InvalidField
 
@@ -29,3 +30,12 @@ def sleep(seconds: float) -> None:
 
 def size(content: bytes) -> int:
     return len(content)
+
+
+def wait_for(file: str) -> None:
+    while not Path(file).exists():
+        time.sleep(0.01)
+
+
+def echo(*values: Any) -> Any:
+    return values

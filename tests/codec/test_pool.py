@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from elman.codec.pool import CodecPool
@@ -21,11 +22,13 @@ def find_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
 
 
-def run(test: Callable[[CodecPool], Awaitable[None]], size: int = 1, seconds: float = 20.0) -> None:
+def run(
+    test: Callable[[CodecPool], Awaitable[None]], size: int = 1, seconds: float = 20.0, largest: int = 10**8
+) -> None:
     """Run a test with a pool."""
 
     async def main() -> None:
-        pool = CodecPool(size, seconds)
+        pool = CodecPool(size, seconds, largest)
         try:
             await test(pool)
         finally:
@@ -124,3 +127,47 @@ def test_workers_work_side_by_side() -> None:
         await long
 
     run(test, size=2)
+
+
+def test_callers_take_turns_and_none_has_all_workers(tmp_path: Path) -> None:
+    async def test(pool: CodecPool) -> None:
+        gates = [tmp_path / str(number) for number in range(4)]
+        greedy = [pool.call(pooled.wait_for, str(gate), party=b"greedy") for gate in gates]
+        light = asyncio.gather(*(pool.call(pooled.double, number, party=b"light") for number in range(3)))
+        gates[0].touch()  # one of the greedy one's calls ends; the others wait for their files
+        assert await light == [0, 2, 4]
+        assert await pool.call(pooled.double, 4, party=b"light") == 8
+        assert [call.done() for call in greedy] == [True, False, False, False]
+        for gate in gates:
+            gate.touch()
+        await asyncio.gather(*greedy)
+
+    run(test, size=2)
+
+
+def test_what_waits_for_a_worker_is_bounded_for_each_caller(tmp_path: Path) -> None:
+    async def test(pool: CodecPool) -> None:
+        gate = tmp_path / "gate"
+        waiting = [pool.call(pooled.wait_for, str(gate), party=b"g")]
+        waiting += [pool.call(pooled.size, bytes(1000), party=b"g") for _ in range(4)]
+        with pytest.raises(Overloaded):
+            pool.call(pooled.size, bytes(1000), party=b"g")
+        waiting.append(pool.call(pooled.size, bytes(1000), party=b"l"))
+        waiting[1].cancel()
+        gate.touch()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert results[2:] == [1000] * 4
+        assert await pool.call(pooled.size, bytes(1000), party=b"g") == 1000
+        assert pool._budget.num_held == 0
+
+    run(test, largest=1000)
+
+
+def test_large_arrays_and_bodies_arrive_as_they_were_sent() -> None:
+    async def test(pool: CodecPool) -> None:
+        arrays = [np.arange(size, dtype=kind).reshape(-1, 2) for size in (2, 20_000, 200_000) for kind in "fdq"]
+        back = await pool.call(pooled.echo, arrays, b"x" * 100_000)
+        assert all(np.array_equal(one, other) for one, other in zip(arrays, back[0], strict=True))
+        assert back[1] == b"x" * 100_000 and type(back[1]) is bytes
+
+    run(test)

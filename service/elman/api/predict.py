@@ -108,8 +108,9 @@ class Predict:
             return self._run(request, served, octets, options, inputs)
         check_no_query(request.query)
         if len(request.body) > SHORT and is_heavy(request.body):
-            decoded = self.server.pool.call(decoder.predict, request.body)
-            return Wait(decoded, lambda result: self._run(request, served, octets, *result))
+            return self.server.pool.work(
+                lambda result: self._run(request, served, octets, *result), decoder.predict, request.body
+            )
         return self._run(request, served, octets, *decoder.predict(request.body))
 
     def _run(
@@ -189,8 +190,14 @@ class Predict:
         if served.format.remembers:
             rows = [one._replace(memory=memory) for one, memory in zip(rows, work.memories, strict=True)]
         if options.hidden or work.num_numbers > MANY:
-            written = self.server.pool.call(encode_answer, served.outputs, options, rows, extras)
-            return Wait(written, lambda content: Response(content, model=served.key))
+            return self.server.pool.work(
+                lambda content: Response(content, model=served.key),
+                encode_answer,
+                served.outputs,
+                options,
+                rows,
+                extras,
+            )
         return Response(encode_answer(served.outputs, options, rows, extras), model=served.key)
 
     def _segments(

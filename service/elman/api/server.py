@@ -39,8 +39,6 @@ _LOG = logging.getLogger("elman")
 
 # Most replaced models that are kept for the sessions that started with them.
 _MAX_RETIRED = 4
-# Memory for bodies that wait to be decoded, in multiples of the largest.
-_MAX_BODIES = 4
 # Largest examples.json that is read, in bytes.
 _MAX_EXAMPLES_BYTES = 2**20
 
@@ -141,7 +139,7 @@ class Server:
             save_timeout=settings.store_timeout,
             run_timeout=settings.run_timeout,
         )
-        self.pool = CodecPool(max_bytes=_MAX_BODIES * settings.max_body)
+        self.pool = CodecPool(largest=settings.max_body)
         self.ready = False
         self._served: Served = {}
         # Neither is changed in place: a thread makes new ones, and the event loop puts them here.

@@ -12,6 +12,7 @@ from elman.api.segment import check_sessions, open_token, seal_token
 from elman.api.server import ServedModel, Server
 from elman.codec.pool import is_heavy
 from elman.errors import InvalidField, UnsupportedMediaType
+from elman.http.asgi import party_of
 from elman.http.callers import owner_of
 from elman.http.endpoint import Driver
 from elman.http.roles import needs
@@ -43,7 +44,7 @@ def sessions_router(server: Server, driver: Driver) -> APIRouter:
         content = await request.body()
         # A block of static inputs may be large. FastAPI would decode it on the event loop.
         decoding = server.pool.offload(is_heavy(content), served.decoder.session, content)
-        body, statics = await complete(decoding)
+        body, statics = await complete(decoding, party_of(request.scope))
         step, start = 0, served.snapshots.first
         if body.state is not None:
             step, start = open_token(server, served, owner, body.state, "state")

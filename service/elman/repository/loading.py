@@ -78,7 +78,7 @@ class _Answer(msgspec.Struct):
     refused: _Refused | None = None
 
 
-def _decode_answer(answer: bytes) -> Model:
+def _decode_answer(answer: bytearray) -> Model:
     decoded = msgspec.msgpack.decode(answer, type=_Answer, dec_hook=_dec_hook)
     if decoded.model is not None:
         return decoded.model

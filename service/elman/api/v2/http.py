@@ -19,7 +19,7 @@ from elman.codec.faults import echoed
 from elman.codec.finite import all_finite
 from elman.codec.infer_json import InferBody, OutputBody, decode_infer, read_arrays, read_head
 from elman.codec.pool import MANY, is_heavy
-from elman.engine.work import Wait, Work, aside_if, script, wait
+from elman.engine.work import Work, aside_if, script, wait
 from elman.errors import InvalidField, NotFiniteOutput
 from elman.http.bodies import Bodies
 from elman.http.endpoint import JSON, OCTETS, Pieces, Request, Response
@@ -74,7 +74,7 @@ class InferHTTP:
         """Infer. The codec pool decodes large JSON."""
         content, binary = _split(request, body)
         if is_heavy(content):
-            read, arrays = yield from wait(self.server.pool.call(decode_infer, content, binary.tobytes()))
+            read, arrays = yield from self.server.pool.offload(True, decode_infer, content, binary.tobytes())
             head = _Head(read)
         else:
             head = _read_head(content)
@@ -105,8 +105,9 @@ class InferHTTP:
         if not head.all_binary:
             numbers = sum([one.array.size for one, is_raw in zip(response.outputs, binary, strict=True) if not is_raw])
             if numbers > MANY:
-                written = self.server.pool.call(encode_infer, response, id, binary)
-                return Wait(written, lambda parts: self._packed(response, parts, encoding))
+                return self.server.pool.work(
+                    lambda parts: self._packed(response, parts, encoding), encode_infer, response, id, binary
+                )
         return self._packed(response, encode_infer(response, id, binary), encoding)
 
     def _packed(self, response: InferResponse, parts: list[Any], encoding: bytes) -> Response | Work:
