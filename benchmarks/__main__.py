@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import autoregressive, pages, paths, protocols, quantised, report, sessions
+from benchmarks import autoregressive, fairness, pages, paths, protocols, quantised, report, sessions
 from benchmarks.contenders import PEERS
 from benchmarks.measure import QUICK, Settings, run
 from benchmarks.models import SHAPES
@@ -50,6 +50,7 @@ STUDIES = {
     ),
     "paths": Study(paths.Settings(), paths.QUICK, paths.run, pages.paths, _in_readme("paths")),
     "protocols": Study(protocols.Settings(), protocols.QUICK, protocols.run, pages.protocols, _in_readme("protocols")),
+    "fairness": Study(fairness.Settings(), fairness.QUICK, fairness.run, pages.fairness, _in_readme("fairness")),
     "int8": Study(quantised.Settings(), quantised.QUICK, quantised.run, pages.int8, _int8_page),
 }
 

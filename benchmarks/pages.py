@@ -255,6 +255,21 @@ def paths(results: dict[str, Any]) -> str:
     return f"{about(results)}\n\n{title}\n\n{table(head, rows)}"
 
 
+def fairness(results: dict[str, Any]) -> str:
+    """A light caller beside heavy ones, as Markdown."""
+    rows = []
+    for name, rounds in results["fairness"].items():
+        idle, loaded = ([1e3 * one[state]["p99"] for one in rounds] for state in ("idle", "loaded"))
+        most = [2 * one + 10 for one in idle]
+        kept = sum(one <= limit for one, limit in zip(loaded, most, strict=True))
+        livez = [1e3 * one["loaded"]["livez_p99"] for one in rounds]
+        failed = sum(one["loaded"]["failed"] for one in rounds)
+        rows.append([name, _spread(idle), _spread(loaded), f"{kept} of {len(rounds)}", _spread(livez), str(failed)])
+    head = ["heavy caller", "p99 idle, ms", "p99 beside it, ms", "at most 2x + 10 ms", "`/livez` p99, ms", "failed"]
+    title = "A caller that sends ten steps every 20 ms, alone and beside a heavy one, in turns:"
+    return f"{about(results)}\n\n{title}\n\n{table(head, rows)}"
+
+
 def protocols(results: dict[str, Any]) -> str:
     """The cost of a request in each form, as Markdown."""
     head, rows = ["sequence", "form", "CPU µs a request", "over octets", "requests/s"], []

@@ -31,6 +31,8 @@ MOST_ANSWER = 3_000
 @pytest.fixture(scope="module")
 def target(small_store: Path) -> Iterator[RunningServer]:
     with running_server(small_store) as one:
+        # Starts a process that decodes, so that no test waits for that.
+        one.client.post(PREDICT, content=b"[" * 2**20, headers=JSON)
         yield one
 
 
@@ -71,7 +73,7 @@ BODIES = {
 @pytest.mark.parametrize("name", BODIES)
 def test_a_small_body_costs_little_and_is_refused_in_a_line(target: RunningServer, name: str) -> None:
     content = BODIES[name].encode()
-    assert len(content) < 512 * 1024, "so that it is decoded on the event loop"
+    assert len(content) < 512 * 1024, "so that the event loop decodes it, unless it has many pieces"
     before = target.memory()
     for path in (PREDICT, SESSIONS):
         started = time.monotonic()

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import accumulate, pairwise
-from queue import SimpleQueue
+from queue import LifoQueue
 from typing import Any, NamedTuple, TypeVar
 
 from elman.child import Child, ChildDied, answer_calls
@@ -103,7 +103,8 @@ class CodecPool:
         size = size or min(_MAX_WORKERS, os.cpu_count() or 1)
         self._seconds = seconds
         self._children = [Child("elman.codec.pool") for _ in range(size)]
-        self._idle: SimpleQueue[Child] = SimpleQueue()
+        # The worker that was used last is taken first: it has started.
+        self._idle: LifoQueue[Child] = LifoQueue()
         for child in self._children:
             self._idle.put(child)
         self._budget = Budget(largest)
@@ -194,6 +195,7 @@ class CodecPool:
                 job.future.set_result(call.result())
             else:
                 job.future.set_exception(error)
+                job.future.exception()  # asyncio logs it if nobody asks, as when the client is gone
         if not call.cancelled():  # else the pool is closed
             self._start_next()
 

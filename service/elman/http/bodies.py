@@ -1,7 +1,6 @@
 """Limits on request bodies and WebSocket messages: size, time, and the memory of all that are being received."""
 
 import asyncio
-import io
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -65,23 +64,22 @@ class Held:
 class Body(Held):
     """A body that arrives in pieces."""
 
-    __slots__ = ("_content",)
+    __slots__ = ("_pieces",)
 
     def __init__(self, bodies: "Bodies", party: bytes, on_stall: Callable[[BodyTimeout], None]) -> None:
         super().__init__(bodies, party, on_stall)
-        # Pieces are copied as they come: to join 60 MB at the end would hold the event loop.
-        self._content = io.BytesIO()
+        self._pieces: list[bytes] = []
 
     def add(self, piece: bytes) -> None:
         """Take the next piece. Raises TooLarge, BodyTimeout and Overloaded."""
-        self._content.write(piece)
+        self._pieces.append(piece)
         self.resize(self._size + len(piece))
 
     def close(self) -> bytes:
         """The whole content. Called once, when the body is complete or abandoned."""
         self.release()
-        content, self._content = self._content, io.BytesIO()
-        return content.getvalue()
+        pieces, self._pieces = self._pieces, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 class Bodies:
