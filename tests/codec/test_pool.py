@@ -74,7 +74,6 @@ def test_a_signal_to_all_processes_ends_no_worker() -> None:
 
 def test_only_so_many_bytes_wait_for_a_worker() -> None:
     async def test(pool: CodecPool) -> None:
-        pool._max_bytes = 100
         only = pool.call(pooled.size, bytes(101))
         with pytest.raises(Overloaded):
             pool.call(pooled.size, bytes(1))
@@ -85,7 +84,7 @@ def test_only_so_many_bytes_wait_for_a_worker() -> None:
             pool.call(pooled.size, bytes(1))
         assert await asyncio.gather(*both) == [50, 50]
 
-    run(test)
+    run(test, largest=25)
 
 
 @pytest.mark.slow

@@ -30,6 +30,8 @@ class Budget:
 
     def add(self, party: bytes, size: int) -> None:
         """Hold more bytes, also if there is no room for them. Raises Overloaded then."""
+        if not size:
+            return
         self._held[party] += size
         self.num_held += size
         largest, mine, several = self._largest, self._held[party], len(self._held) > 1
