@@ -18,16 +18,16 @@ from elman.api.segment import (
     with_memory,
 )
 from elman.api.server import ServedModel, Server
-from elman.codec.answer import OutputOptions, encode_answer, encode_octets, outputs_of, rows_from
+from elman.codec.answer import OutputOptions, OutputRows, encode_answer, encode_octets, outputs_of, rows_from
 from elman.codec.frames import check_cut
-from elman.codec.json import place_of
+from elman.codec.json import MANY_SEQUENCES, Bundle, ManySequences, place_of, predict_bundled
 from elman.codec.limits import check_listed, check_statics
 from elman.codec.octets import check_no_query, decode_octets, parse_query
 from elman.codec.pool import MANY, SHORT, is_heavy
 from elman.codec.requests import PredictQuery, PredictRequest, Return
 from elman.codec.text import Unknown
 from elman.engine.sequence import Inputs, Sequence
-from elman.engine.work import Run, Wait, Work, aside_if, script
+from elman.engine.work import Run, Wait, Work, aside, aside_if, script
 from elman.errors import InvalidField, NotAcceptable, TooLong, UnsupportedMediaType, WrongLength
 from elman.http.endpoint import JSON, OCTETS, Request, Response
 from elman.http.roles import Need
@@ -107,11 +107,16 @@ class Predict:
             inputs = [decode_octets(request.body, decoder.format, decoder.limits, held=token is not None)]
             return self._run(request, served, octets, options, inputs)
         check_no_query(request.query)
-        if len(request.body) > SHORT and is_heavy(request.body):
-            return self.server.pool.work(
-                lambda result: self._run(request, served, octets, *result), decoder.predict, request.body
-            )
-        return self._run(request, served, octets, *decoder.predict(request.body))
+        if len(request.body) <= SHORT or not is_heavy(request.body):
+            try:
+                decoded = decoder.predict(request.body, MANY_SEQUENCES)
+            except ManySequences:
+                pass
+            else:
+                return self._run(request, served, octets, *decoded)
+        return self.server.pool.work(
+            lambda result: self._run(request, served, octets, *result), predict_bundled, decoder, request.body
+        )
 
     def _run(
         self,
@@ -119,7 +124,7 @@ class Predict:
         served: ServedModel,
         octets: bool,
         options: PredictRequest[Any, Any],
-        inputs: list[Inputs],
+        inputs: list[Inputs] | Bundle,
     ) -> Work | Response:
         """Check a decoded request, and return the work that runs it. Raises RequestError."""
         if options.returns == "steps":
@@ -127,8 +132,35 @@ class Predict:
         if octets:
             _check_one(options, inputs)
         if options.carries_state:
-            steps = self._run_with_state(request, served, octets, options, inputs)
+            steps = self._run_with_state(request, served, octets, options, list(inputs))
             return script(steps)  # type: ignore[no-any-return]
+        if len(inputs) > MANY_SEQUENCES:
+            return script(self._run_many(request, served, options, inputs))  # type: ignore[no-any-return]
+        return self._prediction(request, served, octets, options, list(inputs))
+
+    def _run_many(
+        self, request: Request, served: ServedModel, options: PredictRequest[Any, Any], inputs: Iterable[Inputs]
+    ) -> Generator[Work, None, Response]:
+        """Run many sequences. What takes a while for each of them is done in a thread."""
+        prediction = yield from aside(lambda: self._prediction(request, served, False, options, list(inputs)))
+        yield prediction
+        content = yield from aside(self._encoded, prediction)
+        return Response(content, model=served.key)
+
+    def _encoded(self, prediction: Prediction) -> bytes:
+        prediction.check()
+        rows = self._rows(prediction)
+        return encode_answer(prediction.served.outputs, prediction.options, rows)
+
+    def _prediction(
+        self,
+        request: Request,
+        served: ServedModel,
+        octets: bool,
+        options: PredictRequest[Any, Any],
+        inputs: list[Inputs],
+    ) -> Prediction:
+        """The work that runs sequences. Raises RequestError."""
         deadline = request.deadline(options.timeout)
         if served.format.frames:
             inputs = [cut_whole(served, one, place_of(i, options.many)) for i, one in enumerate(inputs)]
@@ -182,13 +214,7 @@ class Predict:
 
     def encoded(self, work: Prediction, extras: list[dict[str, Any]] | None) -> Response | Work:
         """The answer as JSON. The codec pool encodes it if that takes milliseconds."""
-        served, options = work.served, work.options
-        network, heads = served.model.network, options.heads
-        rows = [rows_from(one, network, heads) for one in work.sequences]
-        if any(work.unknown):
-            rows = [one._replace(unknown=unknown) for one, unknown in zip(rows, work.unknown, strict=True)]
-        if served.format.remembers:
-            rows = [one._replace(memory=memory) for one, memory in zip(rows, work.memories, strict=True)]
+        served, options, rows = work.served, work.options, self._rows(work)
         if options.hidden or work.num_numbers > MANY:
             return self.server.pool.work(
                 lambda content: Response(content, model=served.key),
@@ -199,6 +225,16 @@ class Predict:
                 extras,
             )
         return Response(encode_answer(served.outputs, options, rows, extras), model=served.key)
+
+    def _rows(self, work: Prediction) -> list[OutputRows]:
+        """What each sequence gave."""
+        network, heads = work.served.model.network, work.options.heads
+        rows = [rows_from(one, network, heads) for one in work.sequences]
+        if any(work.unknown):
+            rows = [one._replace(unknown=unknown) for one, unknown in zip(rows, work.unknown, strict=True)]
+        if work.served.format.remembers:
+            rows = [one._replace(memory=memory) for one, memory in zip(rows, work.memories, strict=True)]
+        return rows
 
     def _segments(
         self, options: PredictRequest[Any, Any], served: ServedModel, owner: bytes, inputs: list[Inputs]
@@ -336,7 +372,7 @@ def _num_steps(sequences: list[Sequence]) -> int:
     return sum([len(sequence.inputs) for sequence in sequences])
 
 
-def _check_one(options: PredictRequest[Any, Any], inputs: list[Inputs]) -> None:
+def _check_one(options: PredictRequest[Any, Any], inputs: list[Inputs] | Bundle) -> None:
     if len(inputs) > 1:
         raise NotAcceptable(
             "an answer for several sequences cannot be sent as application/octet-stream", expected=JSON.decode()

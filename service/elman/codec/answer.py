@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 
 from elman.codec.finite import FLOAT32, all_finite
-from elman.codec.json import place_of
+from elman.codec.json import MANY_SEQUENCES, place_of
 from elman.codec.requests import PredictRequest, Return
 from elman.codec.text import Unknown, listed_unknown
 from elman.engine.heads import Head
@@ -140,7 +140,8 @@ def encode_answer(
     ]
     for result, extra in zip(results, extras or (), strict=False):
         result.update(extra)
-    return encode_json({"model": format.name, "version": format.version, "results": results})
+    listed = encoded_list(results) if len(results) > MANY_SEQUENCES else results
+    return encode_json({"model": format.name, "version": format.version, "results": listed})
 
 
 def encode_json(answer: object) -> bytes:
