@@ -14,6 +14,7 @@ from onnx import helper
 from elman.errors import ModelRefused
 from elman.repository.model import Model, load_model
 from elman.repository.model_config import as_json, parse_config
+from elman.repository.repository import scan
 from elman.repository.triton import chosen_versions, config_of
 from tests import triton
 
@@ -44,6 +45,11 @@ def notes(model: Model) -> tuple[str, ...]:
         ('platform: "onnxruntime_onnx"', 'backend: "python"', "the backend is 'python'; served are ONNX files"),
         ('platform: "onnxruntime_onnx"', "ensemble_scheduling { step [ { } ] }", "it is an ensemble of models"),
         ('platform: "onnxruntime_onnx"', "batch_input [ { kind: BATCH_ITEM_SHAPE } ]", "batch_input and batch_output"),
+        (
+            "max_batch_size: 8",
+            'default_model_filename: "../a"',
+            "'../a' is not the name of a file in the model's folder",
+        ),
         ("max_batch_size: 8", "max_batch_size: -8", "max_batch_size is -8; it is 0 or more"),
         ("max_batch_size: 8", "", "input 'INPUT' has the dims [2] here and ['rows', 2] in the file"),
         ('name: "INPUT" ', "", "input 0 has no name"),
@@ -314,3 +320,24 @@ def test_a_step_that_is_a_vector_is_one_row(tmp_path: Path, width: int, first: f
         expected.append(state - np.float32(step == 0))
     assert run_alone(model, data, "steps").tobytes() == np.array(expected).tobytes()
     assert (model.network.max_rows, model.proof.streaming, model.proof.exact) == (1, True, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('default_model_filename: "net.onnx"', ["tagger/3/net.onnx"]),
+        ('default_model_filename: "net.onnx" version_policy { all { } }', ["tagger/1/net.onnx", "tagger/3/net.onnx"]),
+        ("version_policy { specific { versions: [ 2, 9 ] } }", ["tagger/2/model.onnx", "tagger/9/model.onnx"]),
+        # What cannot be read is for the load to refuse, so that versions that are served stay.
+        ('default_model_filename: "../1/net.onnx"', ["tagger/2/model.onnx"]),
+        ("version_policy { none", ["tagger/2/model.onnx"]),
+    ],
+)
+def test_the_files_of_a_repository_are_those_that_it_names(tmp_path: Path, text: str, found: list[str]) -> None:
+    for file in ("1/net.onnx", "2/model.onnx", "3/net.onnx"):
+        (tmp_path / "tagger" / file).parent.mkdir(parents=True)
+        (tmp_path / "tagger" / file).write_text("")
+    (tmp_path / "tagger" / "config.pbtxt").write_text(text)
+    entries, refusals = scan(tmp_path)
+    assert [str(entry.path.relative_to(tmp_path)) for entry in entries] == found
+    assert refusals == []

@@ -89,6 +89,8 @@ class ConfigReader:
             raise refused("iterative_sequence runs one request again and again; here each request is run once")
         if config.max_batch_size < 0:
             raise refused(f"max_batch_size is {config.max_batch_size}; it is 0 or more")
+        if config.default_model_filename:
+            plain_name(config.default_model_filename)
 
     # Tensors
 
