@@ -1,9 +1,12 @@
 """A client that goes away takes its work with it, and nobody else's."""
 
+import os
 import socket
+import struct
 import time
 
 import numpy as np
+import pytest
 
 from tests.reference import expected, float32, same_bits
 from tests.running import RunningServer
@@ -45,4 +48,53 @@ def test_a_client_that_leaves_at_once_harms_nobody(server: RunningServer) -> Non
     (result,) = server.predict("vowels-lstm", sequence=sequence.tolist()).json()["results"]
     assert same_bits(float32(result["output"]), expected("vowels-lstm", sequence)[-1])
     server.wait_for("elman_pending_sequences", 0.0)
+    assert "Traceback" not in server.log.read_text()[logged:]
+
+
+POST = b"POST /v1/models/vowels-gru/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%b"
+WHOLE, LONG = (POST % (len(body), body) for body in (b'{"sequence": [[%b]]}' % b",".join([b"1"] * 12), b" " * 90_000))
+STREAM = (
+    b"GET /v1/models/vowels-gru/stream HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+LEFT = [
+    *(b"", b"PO", WHOLE[:40], WHOLE[:-3], WHOLE, WHOLE + WHOLE[:50], WHOLE * 100, LONG, LONG[:-1], LONG + WHOLE * 3),
+    *(b"junk\r\n\r\n", b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n" * 80),
+    *(STREAM, STREAM[:-2], STREAM + b"\x82\x80", STREAM + b"\x89\x80" + bytes(4)),
+]
+
+
+def num_sockets(server: RunningServer) -> int:
+    """The sockets that the server's process has open while our client has one connection."""
+    server.client.get("/livez")
+    folder = f"/proc/{server.process.pid}/fd"
+    found = 0
+    for name in os.listdir(folder):
+        try:
+            found += os.readlink(f"{folder}/{name}").startswith("socket:")
+        except FileNotFoundError:  # closed meanwhile
+            pass
+    return found
+
+
+@pytest.mark.parametrize("abruptly", [False, True])
+def test_wherever_a_client_leaves_nothing_of_it_stays_and_the_metrics_add_up(
+    server: RunningServer, abruptly: bool
+) -> None:
+    before, logged = num_sockets(server), len(server.log.read_text())
+    for left in LEFT * 4:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(left)
+            if abruptly:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    server.wait_for("elman_active_requests", 1.0)  # the one that asks
+    server.wait_for("elman_pending_sequences", 0.0)
+    server.wait_for("elman_streams", 0.0)
+    until = time.monotonic() + 20.0
+    while num_sockets(server) > before:
+        assert time.monotonic() < until, "sockets stay open"
+        time.sleep(0.05)
+    stats = server.stats()
+    ended = sum(value for (name, _), value in stats.items() if name == "elman_requests_total")
+    assert stats["elman_accepted_requests_total", ()] == ended + 1
     assert "Traceback" not in server.log.read_text()[logged:]
