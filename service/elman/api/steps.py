@@ -63,7 +63,7 @@ class Stepper:
     ) -> Steps[StepsDone]:
         """Run steps of a session, exactly once. Raises what `Sessions.step` and the engine raise."""
         slides = served.model.slides
-        if not slides:
+        if request.returns == "steps" and not slides:
             check_returns(served, request.returns)
         intent = StepIntent(input_digest(inputs), len(inputs.data), request.at, deadline)
         heads, network = request.heads, served.model.network
@@ -77,7 +77,8 @@ class Stepper:
                 _check_windows(served, length)
             check_rows(served, request, max(1, length) if request.returns == "steps" else 1, octets, heads)
             sequences = segment.sequences(returns=request.returns, deadline=deadline, heads=bool(heads))
-            check_statics([one.statics for one in sequences], "sequence")
+            if start.statics:
+                check_statics([one.statics for one in sequences], "sequence")
             moves = bool(sequences) and not slides
             if write is not None and moves:
                 write.compose = lambda sequence: served.snapshots.pack(segment.end(sequence))

@@ -407,9 +407,9 @@ class Sessions:
 
     def _keep(self, record: Record) -> None:
         """Put a record into the cache."""
-        self._forget(record.id)
+        before = self._cached.pop(record.id, None)
         self._cached[record.id] = record
-        self._cached_nbytes += _nbytes(record)
+        self._cached_nbytes += _nbytes(record) - (0 if before is None else _nbytes(before))
         while self._cached_nbytes > self._cache_bytes:
             _, dropped = self._cached.popitem(last=False)
             self._cached_nbytes -= _nbytes(dropped)
@@ -425,17 +425,19 @@ def _nbytes(record: Record) -> int:
 
 
 def _advanced(record: Record, write: StepWrite) -> Record:
-    return replace(
-        record,
+    # Not by `replace`, which takes twice the time.
+    return Record(
+        record.id, record.owner, record.model, record.version, record.digest, record.created_at,
+        expires_at=write.expires_at,
+        ttl=record.ttl,
         revision=record.revision + 1,
         step=write.step,
         snapshot=write.snapshot,
         previous_step=record.step,
         previous=record.snapshot,
         input_digest=write.input_digest,
-        expires_at=write.expires_at,
         ended=write.ended,
-    )
+    )  # fmt: skip
 
 
 def _moves_on(record: Record, intent: StepIntent) -> bool:
