@@ -24,7 +24,7 @@ from elman.api.server import Server
 from elman.api.steps import Stepper
 from elman.codec.requests import StepsRequest
 from elman.engine.sequence import Inputs
-from elman.http.callers import ANYONE
+from elman.http.callers import ANYONE, Callers
 from elman.http.endpoint import Driver
 from elman.sessions.store import Advance, Record, Usage, new_id
 from elman.sessions.stores.lmdb import LMDBStore
@@ -193,7 +193,7 @@ async def _fill(repository: Path, store: Path, shape: Shape, count: int) -> dict
     await server.start()
     try:
         served, ids = server.served(shape.name), []
-        driver, stepper = Driver(server.engine, Metrics(server)), Stepper(server)
+        driver, stepper = Driver(server.engine, Metrics(server, Callers(()))), Stepper(server)
         rows = with_lengths(shape, [1] * _NUM_BODIES).sequences
 
         async def make(number: int) -> None:
