@@ -14,7 +14,7 @@ from elman.settings import Settings
 
 pytestmark = pytest.mark.slow
 
-NUM_SEQUENCES = 6_000
+NUM_SEQUENCES = 18_000
 # Processor time of the event loop's thread between two of its turns, which does not depend on other processes.
 MOST_SECONDS = 0.06
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from elman.codec.pool import CodecPool
-from elman.errors import DeadlineExceeded, Internal, InvalidField, Overloaded
+from elman.errors import DeadlineExceeded, Draining, Internal, InvalidField, Overloaded
 from tests.codec import pooled
 from tests.running import PYTHONPATH
 
@@ -168,5 +168,17 @@ def test_large_arrays_and_bodies_arrive_as_they_were_sent() -> None:
         back = await pool.call(pooled.echo, arrays, b"x" * 100_000)
         assert all(np.array_equal(one, other) for one, other in zip(arrays, back[0], strict=True))
         assert back[1] == b"x" * 100_000 and type(back[1]) is bytes
+
+    run(test)
+
+
+def test_closing_ends_what_waits_for_a_worker(tmp_path: Path) -> None:
+    async def test(pool: CodecPool) -> None:
+        calls = [pool.call(pooled.wait_for, str(tmp_path / "never")) for _ in range(3)]
+        while not pool._children[0]._process:
+            await asyncio.sleep(0.01)
+        pool.close()
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(error) for error in errors] == [Internal, Draining, Draining]
 
     run(test)

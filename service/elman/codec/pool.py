@@ -6,7 +6,6 @@ its call fails and the worker is replaced. The call is never repeated in the ser
 """
 
 import asyncio
-import contextlib
 import gc
 import os
 import pickle
@@ -25,7 +24,7 @@ from elman.child import Child, ChildDied, answer_calls
 from elman.codec.budget import Budget
 from elman.codec.limits import count
 from elman.engine.work import Driver, Steps, Wait
-from elman.errors import DeadlineExceeded, ElmanError, Internal, Overloaded
+from elman.errors import DeadlineExceeded, Draining, ElmanError, Internal, Overloaded
 
 T = TypeVar("T")
 
@@ -46,8 +45,6 @@ _SECONDS = 60.0
 _MAX_WORKERS = 4
 # How long callers are remembered.
 _REMEMBERED_SECONDS = 60.0
-# Added to the niceness of a worker, so that the event loop has priority.
-_NICENESS = 10
 # Larger buffers are sent as they are: a copy of many megabytes would hold the interpreter's lock.
 _MAX_COPIED = 64 * 1024
 
@@ -153,7 +150,13 @@ class CodecPool:
         return future.result()  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Stop the workers. Their current calls fail."""
+        """Stop the workers. Their current calls fail, and those that wait."""
+        waiting, self._waiting = [job for jobs in self._waiting.values() for job in jobs], {}
+        for job in waiting:
+            self._budget.remove(job.party, job.size)
+            if not job.future.done():
+                job.future.set_exception(Draining("the server stopped before this request was done", retry_after=1))
+                job.future.exception()  # asyncio logs it if nobody asks
         for child in self._children:
             child.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -255,6 +258,4 @@ def _answer(call: bytes) -> list[memoryview]:
 if __name__ == "__main__":
     # Decoding makes no cycles, and looking for some among millions of lists would take most of the time.
     gc.disable()
-    with contextlib.suppress(OSError, AttributeError):
-        os.nice(_NICENESS)
     answer_calls(int(sys.argv[1]), _answer)
