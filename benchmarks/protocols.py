@@ -145,8 +145,8 @@ def measured(
         else:
             plan = Plan(process.port, [_request(form, one) for one in sequences], sizes, **wanted)
         report = generate(plan)
-        if report.statuses != {"200": report.num_done} or report.num_lost:
-            raise WrongAnswer(f"{form}: {report.statuses}, {report.num_lost} lost")
+        if not report.num_done or report.statuses != {"200": report.num_done} or report.num_lost:
+            raise WrongAnswer(f"{form}: {report.statuses or 'no answer'}, {report.num_lost} lost")
         yield (
             form,
             {

@@ -14,6 +14,7 @@ from elman.api.v2.reading import Given, read_tensors
 from elman.api.v2.sequences import Sequences, part_of
 from elman.codec.answer import OutputRows, rows_from
 from elman.codec.classes import classified
+from elman.codec.datatypes import BYTES
 from elman.codec.limits import MAX_LISTED
 from elman.codec.pool import LARGE
 from elman.engine.sequence import Inputs, Sequence
@@ -165,24 +166,22 @@ class Infer:
                 array = _output(call, port, rows)
             if classes:
                 array = _classified(call, port, array, classes, [len(one.outputs) for one in rows])
-            outputs.append(Tensor.of(port.name, array))
+            outputs.append(Tensor(port.name, BYTES if classes else port.datatype, array))
         name, version = served.key
         return InferResponse(name, version, call.request.id, outputs)
 
 
 def _output(call: Call, port: Port, rows: list[OutputRows]) -> Array:
     """One output of all sequences, in the shape of its port. Rows that a sequence does not have are zeros."""
-    answering = call.served.model.network.answering[0 if port.head is None else port.head + 1]
     if port.kind == "lengths":
         return np.array([len(one.outputs) for one in rows], np.int64)
     blocks = [one.outputs if port.head is None else (one.heads or {})[port.name] for one in rows]
-    step = tuple(extent or 1 for extent in answering.shape)
     if port.kind == "final" or call.given.single_steps:
         joined = blocks[0][-1:] if len(blocks) == 1 else np.concatenate([block[-1:] for block in blocks])
-        return joined.reshape(len(joined), *step)
-    time = max(len(block) for block in blocks) if answering.own_clock else call.given.time
+        return joined.reshape(len(joined), *port.row)
+    time = max(len(block) for block in blocks) if port.own_clock else call.given.time
     array = blocks[0][None] if len(blocks) == 1 and len(blocks[0]) == time else _padded(blocks, time)
-    array = array.reshape(len(blocks), time, *step)
+    array = array.reshape(len(blocks), time, *port.row)
     return array.swapaxes(0, 1) if call.served.ports.time_first else array
 
 

@@ -6,7 +6,7 @@ Batch and time are the first two axes: `[batch, time, features]`, token ids `[ba
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import prod
 from typing import Literal
@@ -38,6 +38,8 @@ class Port:
         kind: `steps`: one row a step. `final`: one row a sequence. `state`: as in the graph. `lengths`: the number of
             rows of each sequence.
         head: its index among the heads; None for the primary output.
+        row: the shape of one step, or of one row.
+        own_clock: whether it may have another number of steps than the data.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Port:
     datatype: str
     head: int | None = None
     state: StateTensor | None = None
+    row: Shape = ()
+    own_clock: bool = False
 
 
 class Wanted:
@@ -114,7 +118,7 @@ class Ports:
         network = self.model.network
         primary = network.answering[0]
         further = [
-            Port(FINAL, "final", (-1, *_open(primary.shape)), datatype_of(primary.dtype)),
+            replace(self._port(primary, None), name=FINAL, kind="final", shape=(-1, *_open(primary.shape))),
             Port(LENGTHS, "lengths", (-1,), "INT64"),
         ]
         if self.takes_state:
@@ -177,7 +181,9 @@ class Ports:
     def _port(self, one: OutputTensor, head: int | None) -> Port:
         steps = one.role == "steps" and not self.last_only
         shape = (-1, -1, *_open(one.shape)) if steps and not self.single_steps else (-1, *_open(one.shape))
-        return Port(one.name, "steps" if steps else "final", shape, datatype_of(one.dtype), head)
+        kind: Literal["steps", "final"] = "steps" if steps else "final"
+        row = tuple(extent or 1 for extent in one.shape)
+        return Port(one.name, kind, shape, datatype_of(one.dtype), head, row=row, own_clock=one.own_clock)
 
 
 def _open(shape: tuple[int | None, ...]) -> Shape:
