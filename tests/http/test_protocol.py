@@ -185,6 +185,29 @@ def test_a_connection_has_few_requests_waiting_and_those_before_are_answered(ser
     assert 20 < len(answers) < 100
 
 
+@pytest.mark.parametrize("around", [b"0\r\nx: ", b"5;x="])
+def test_what_stands_around_the_chunks_of_a_body_is_bounded(server: RunningServer, around: bytes) -> None:
+    head = post(b"", transfer_encoding="chunked").replace(b"content-length: 0\r\n", b"")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(head + around)
+        for _ in range(40):
+            connection.sendall(b"a" * 8192)
+        answers = read_all(connection)
+    assert [status for status, _, _ in answers] == [431]
+
+
+def test_a_field_after_the_body_is_no_field_of_the_request(server: RunningServer) -> None:
+    """It could get past a proxy that looks at the head."""
+    fields = b"0\r\nx-request-id: later\r\norigin: https://elsewhere.example\r\n\r\n"
+    for path in (PATH, "/v1/models/vowels-gru/sessions"):
+        body = as_json(2) if path == PATH else b"{}"
+        request = in_chunks(body, 100).replace(PATH.encode(), path.encode()).replace(b"0\r\n\r\n", fields)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+            connection.sendall(request)
+            answer = connection.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 20") and b"later" not in answer
+
+
 @pytest.mark.slow
 def test_a_head_that_does_not_come_is_given_up(server: RunningServer) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:

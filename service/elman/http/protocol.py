@@ -87,6 +87,7 @@ class HTTPProtocol(asyncio.Protocol):
         self._head = _NO_HEAD
         self.url, self.headers, self.arrived = b"", _NO_HEAD.headers, 0.0
         self._in_head = self._in_body = False
+        self._around_body = 0
         self._refused = False
         self.stopping = False
         self._drained: asyncio.Future[None] | None = None
@@ -145,7 +146,7 @@ class HTTPProtocol(asyncio.Protocol):
         if self._in_head and self._head_size > MOST_HEAD:
             self._refuse(HeadTooLarge(f"the head of the request is larger than {MOST_HEAD} bytes"))
         elif self._in_body and not self._refused:
-            self._meter_body()
+            self._meter_body(len(data))
         elif idle and self._last_head is not None and self._num_heads < _MAX_HEADS:
             self._remember(data, self._last_head)
         self._last_head = None
@@ -236,6 +237,7 @@ class HTTPProtocol(asyncio.Protocol):
         parser = self.parser
         keep_alive = parser.should_keep_alive()
         head = self._head = Head(parser.get_method(), parser.get_http_version(), keep_alive, self.url, self.headers)
+        self.headers = []  # of fields after the body, which nobody reads
         self._bodies.check_declared(head.fields, head.url)
         if not self._admitted:
             if head.method not in (b"GET", b"HEAD") or head.url.partition(b"?")[0].decode("latin-1") not in HEALTH:
@@ -263,14 +265,22 @@ class HTTPProtocol(asyncio.Protocol):
         head.find_route(self._find)
         served = self._exchange if head.route is not None or head.error is not None else ASGIExchange
         # An idle connection keeps no head: the next request may come late or never.
-        self._head, self.url, self.headers = _NO_HEAD, b"", _NO_HEAD.headers
+        self._head, self.url = _NO_HEAD, b""
         self._take(served(self, head, content, self.arrived))
 
-    def _meter_body(self) -> None:
-        """Apply the limits to what has arrived of a body that takes several reads."""
+    def _meter_body(self, size: int) -> None:
+        """Apply the limits to a body that takes several reads. The last one had `size` bytes."""
+        pieces, self._pieces = self._pieces, []
         if self._body is None:
             self._body = Body(self._bodies, self.http.party(self._head.fields, self.party), self._refuse)
-        pieces, self._pieces = self._pieces, []
+            self._around_body = 0
+        elif not pieces:
+            # Fields after the last chunk, which the parser keeps, or what may stand beside the length of a chunk.
+            self._around_body += size
+            if self._around_body > MOST_HEAD:
+                self._refuse(HeadTooLarge(f"more than {MOST_HEAD} bytes between or after the chunks of the body"))
+            return
+        self._around_body = 0
         try:
             self._body.add(b"".join(pieces))
         except ElmanError as error:
@@ -362,7 +372,7 @@ class HTTPProtocol(asyncio.Protocol):
             self.shutdown()
             return
         head = [b"GET ", self.url, b" HTTP/1.1\r\n"]
-        for name, value in self.headers:
+        for name, value in self._head.headers:
             head += name, b": ", value, b"\r\n"
         head.append(b"\r\n")
         self.state.connections.discard(self)
