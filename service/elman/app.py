@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match
 from starlette.routing import Route as ASGIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -394,6 +395,17 @@ def _body_fields(request: HTTPRequest) -> tuple[str, ...]:
     return tuple(name for kind in (body, *get_args(body)) for name in getattr(kind, "model_fields", ()))
 
 
+def _methods(parent: Any, scope: Scope) -> set[str]:
+    """The methods of all routes at the path of a request. Starlette names those of the first one."""
+    found: set[str] = set()
+    for route in parent.routes:
+        if hasattr(route, "original_router"):
+            found |= _methods(route.original_router, scope)
+        elif isinstance(route, ASGIRoute) and route.matches(scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return found
+
+
 def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
     """Give all errors the same body, also those of the framework."""
 
@@ -422,7 +434,7 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(HTTPException)
     async def on_http_error(request: HTTPRequest, error: HTTPException) -> Response:
         if error.status_code == 405:
-            allow = (error.headers or {}).get("Allow", "")
+            allow = ", ".join(sorted(_methods(app, request.scope)))
             return answer(request, MethodNotAllowed(f"this path does not allow {request.method}", allow=allow))
         if error.status_code == 400:
             return answer(request, InvalidJSON("the body cannot be read as JSON"))

@@ -123,3 +123,9 @@ def test_the_server_names_neither_itself_nor_its_version(server: RunningServer) 
 def test_nothing_was_logged_as_a_defect(server: RunningServer) -> None:
     """Whatever the tests before this one have sent."""
     assert "Traceback" not in server.log.read_text()
+
+
+def test_a_method_that_is_not_allowed_is_told_all_that_are(server: RunningServer) -> None:
+    for path, allowed in (("/v1/sessions/x", "DELETE, GET"), ("/v1/sessions/x/state", "GET, PUT")):
+        response = server.client.patch(path)
+        assert (response.status_code, response.headers["allow"]) == (405, allowed)

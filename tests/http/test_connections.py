@@ -59,7 +59,11 @@ def test_when_all_connections_are_taken_the_health_is_told_and_others_refused(
     with silent(narrow, LIMIT, first):
         for request in HEALTH * 3:
             assert b" 200 " in ask(narrow, request)
-        for request in (post(as_json(2)), b"GET /v1/models HTTP/1.1\r\nhost: t\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"):
+        for request in (
+            post(as_json(2)),
+            b"GET /v1/models HTTP/1.1\r\nhost: t\r\n\r\n",
+            b"GET / HTTP/1.1\r\nhost: t\r\n\r\n",
+        ):
             assert b" 503 " in ask(narrow, request)
     time.sleep(0.2)
     assert b" 200 " in ask(narrow, post(as_json(2), connection="close"))

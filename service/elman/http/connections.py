@@ -88,11 +88,16 @@ class Connections:
         return Overloaded("there are too many connections, in all or from this address", retry_after=1)
 
     async def sweep(self) -> None:
-        """Close connections past their deadline, until cancelled."""
+        """Close connections past their deadline, until cancelled.
+
+        A connection must be late in two sweeps: if the event loop itself was blocked, data that arrived is read first.
+        """
+        late: set[Connection] = set()
         while True:
             await asyncio.sleep(1.0)
             now = time.monotonic()
-            for connection in [one for one in self.all if one.deadline < now]:
+            before, late = late, {one for one in self.all if one.deadline < now}
+            for connection in late & before:
                 connection.expire()
 
 

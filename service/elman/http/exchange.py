@@ -81,10 +81,20 @@ class Head:
         self.error: ElmanError | None = None
         self.path, self.raw_path, self.query = "", b"", b""
 
+    def rewritten(self, without: bytes = b"") -> bytes:
+        """Its bytes, less the fields of one name."""
+        lines = [b"%b %b HTTP/%b" % (self.method, self.url, self.version.encode())]
+        lines += [name + b": " + value for name, value in self.headers if name != without]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
     def find_route(self, find: Callable[[str, Mapping[bytes, bytes]], Route | None]) -> None:
         """Set the route, or the error."""
         try:
             self.path, self.raw_path, self.query = parse_target(self.url)
+        except InvalidHTTP as error:
+            self.error, self.keep_alive = error, False
+            return
+        try:
             if self.method == b"POST":
                 self.route = find(self.path, self.fields)
         except ElmanError as error:

@@ -50,6 +50,21 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})\r\n", re.IGNORECASE)
 _NOT_REPEATED = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 
 
+def check_framing(head: Head) -> None:
+    """Refuse what llhttp takes, and another server may read in another way. Raises InvalidHTTP and HeadTooLarge."""
+    fields = head.fields
+    if len(head.url) + sum(map(len, fields)) + sum(map(len, fields.values())) > MOST_HEAD:
+        raise HeadTooLarge(f"the head of the request is larger than {MOST_HEAD} bytes")
+    if len(fields) != len(head.headers) and [name for name, _ in head.headers].count(b"host") > 1:
+        raise InvalidHTTP("the request has more than one Host", where="header Host")
+    if b"host" not in fields and head.version != "1.0":
+        raise InvalidHTTP("the request has no Host", where="header Host")
+    if b"transfer-encoding" in fields:
+        encodings = [value.strip().lower() for name, value in head.headers if name == b"transfer-encoding"]
+        if encodings != [b"chunked"]:
+            raise InvalidHTTP("the body has an encoding other than chunked", where="header Transfer-Encoding")
+
+
 _NO_HEAD = Head(b"", "1.1", False, b"", [])
 
 
@@ -88,7 +103,7 @@ class HTTPProtocol(asyncio.Protocol):
         self.url, self.headers, self.arrived = b"", _NO_HEAD.headers, 0.0
         self._in_head = self._in_body = False
         self._around_body = 0
-        self._refused = False
+        self._refused = self._head_again = False
         self.stopping = False
         self._drained: asyncio.Future[None] | None = None
         # The last head that may be repeated: its bytes before and after the content length, and the parsed head.
@@ -137,8 +152,8 @@ class HTTPProtocol(asyncio.Protocol):
             self._head_size += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._upgrade()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError as error:
             self._refuse(_refusal(error))
@@ -238,6 +253,7 @@ class HTTPProtocol(asyncio.Protocol):
         keep_alive = parser.should_keep_alive()
         head = self._head = Head(parser.get_method(), parser.get_http_version(), keep_alive, self.url, self.headers)
         self.headers = []  # of fields after the body, which nobody reads
+        check_framing(head)
         self._bodies.check_declared(head.fields, head.url)
         if not self._admitted:
             if head.method not in (b"GET", b"HEAD") or head.url.partition(b"?")[0].decode("latin-1") not in HEALTH:
@@ -260,7 +276,7 @@ class HTTPProtocol(asyncio.Protocol):
             self._body.add(content)
             content, self._body = self._body.close(), None
         head = self._last_head = self._head
-        if self.parser.should_upgrade() and _is_websocket(head):
+        if self.parser.should_upgrade() and head.method != b"CONNECT":
             return
         head.find_route(self._find)
         served = self._exchange if head.route is not None or head.error is not None else ASGIExchange
@@ -321,7 +337,7 @@ class HTTPProtocol(asyncio.Protocol):
         """The response of the current request is complete."""
         self._current = None
         self.state.total_requests += 1
-        if self.stopping or not (keep_alive or self._refused):
+        if self.stopping or not (keep_alive or (self._refused and not self._waiting)):
             self.transport.close()
         elif self._waiting:
             self._next()
@@ -361,25 +377,30 @@ class HTTPProtocol(asyncio.Protocol):
         """A future to wait for before more is written, or None if there is no need to wait."""
         return self._drained
 
-    def _upgrade(self) -> None:
-        """Hand the connection to the WebSocket protocol."""
-        if (
-            self.config.ws_protocol_class is None
-            or not _is_websocket(self._head)
-            or self._current is not None
-            or self._waiting
-        ):
+    def _upgrade(self, rest: bytes) -> None:
+        """Hand the connection to the WebSocket protocol. To any other it is not handed, and stays HTTP/1.1.
+
+        rest: what came after the head.
+        """
+        head, self._last_head = self._head, None
+        if head is _NO_HEAD or self._head_again:  # a CONNECT, which is answered already; or several upgrades at once
             self.shutdown()
-            return
-        head = [b"GET ", self.url, b" HTTP/1.1\r\n"]
-        for name, value in self._head.headers:
-            head += name, b": ", value, b"\r\n"
-        head.append(b"\r\n")
+        elif not _is_websocket(head):
+            # The parser has passed over the body. A new one reads the request as if it did not ask for the upgrade.
+            self.parser, self._head_again = httptools.HttpRequestParser(self), True
+            self.data_received(head.rewritten(b"upgrade") + rest)
+            self._head_again = False
+        elif self.config.ws_protocol_class is None or self._current is not None or self._waiting:
+            self.shutdown()
+        else:
+            self._open_websocket(head)
+
+    def _open_websocket(self, head: Head) -> None:
         self.state.connections.discard(self)
         self._connections.discard(self)
         protocol = WebSocketProtocol(self.config, self.state, self.app_state)
         protocol.connection_made(self.transport)
-        protocol.data_received(b"".join(head))
+        protocol.data_received(head.rewritten())
         self.transport.set_protocol(protocol)
         self.parser = None
 
