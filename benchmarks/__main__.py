@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import autoregressive, fairness, pages, paths, protocols, quantised, report, sessions
+from benchmarks import autoregressive, fairness, pages, paths, protocols, quantised, report, sessions, soak
 from benchmarks.contenders import PEERS
 from benchmarks.measure import QUICK, Settings, run
 from benchmarks.models import SHAPES
 from benchmarks.profile import profile
+from benchmarks.soak.page import page as soak_page
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "results.json"
@@ -51,6 +52,7 @@ STUDIES = {
     "paths": Study(paths.Settings(), paths.QUICK, paths.run, pages.paths, _in_readme("paths")),
     "protocols": Study(protocols.Settings(), protocols.QUICK, protocols.run, pages.protocols, _in_readme("protocols")),
     "fairness": Study(fairness.Settings(), fairness.QUICK, fairness.run, pages.fairness, _in_readme("fairness")),
+    "soak": Study(soak.Settings(), soak.QUICK, soak.run, soak_page, _in_readme("soak")),
     "int8": Study(quantised.Settings(), quantised.QUICK, quantised.run, pages.int8, _int8_page),
 }
 
@@ -76,6 +78,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, help="number of rounds; each measures every contender once")
     parser.add_argument("--seconds", type=float, help="seconds of each measurement")
+    parser.add_argument("--minutes", type=float, help="the same in minutes, for a soak")
     parser.add_argument("--no-tune", dest="tune", action="store_false", help="use the first setting of each peer")
     parser.add_argument("--no-promises", dest="promises", action="store_false", help="measure the contenders only")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
@@ -96,7 +99,8 @@ def study(name: str, args: argparse.Namespace) -> None:
     """Run a study and write its results. Without --quick and --output, also write its part of the page."""
     one = STUDIES[name]
     settings = one.quick if args.quick else one.usual
-    settings = replace(settings, rounds=args.rounds or settings.rounds, seconds=args.seconds or settings.seconds)
+    seconds = 60 * args.minutes if args.minutes else args.seconds or settings.seconds
+    settings = replace(settings, rounds=args.rounds or settings.rounds, seconds=seconds)
     usual = not args.quick and args.output is None
     output = args.output or RESULTS.with_name("quick.json" if args.quick else f"{name}.json")
     output.parent.mkdir(parents=True, exist_ok=True)

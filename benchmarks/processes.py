@@ -107,6 +107,12 @@ class Process:
     def __exit__(self, *error: object) -> None:
         self.stop()
 
+    @property
+    def pid(self) -> int:
+        """The process that was started, while it runs or after."""
+        assert self._root is not None, "it was started"
+        return self._root.pid
+
     def pids(self) -> list[int]:
         mark = f"{_MARK}={self.mark}".encode()
         return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if mark in _environment(folder)]
@@ -117,6 +123,10 @@ class Process:
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Kill all of them at once (SIGKILL)."""
+        self._signal(signal.SIGKILL)
 
     def wait_until_ready(self) -> None:
         """Wait for the port. Raises StartFailure."""

@@ -24,7 +24,7 @@ def elman(repository: Path, folder: Path, log: Path, **settings: object) -> Proc
     environment = {f"ELMAN_{name.upper()}": str(value) for name, value in ours.items()}
     log.parent.mkdir(parents=True, exist_ok=True)
     command += ["--log-level", "warning"]
-    return Process(command, port, cores()[0], log, {**environment, "PYTHONPATH": str(ROOT)})
+    return Process(command, port, cores()[0], log, {**environment, "PYTHONPATH": f"{ROOT / 'service'}:{ROOT}"})
 
 
 @contextlib.contextmanager

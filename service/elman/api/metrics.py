@@ -202,6 +202,7 @@ class _ServerCollector(Collector):
         yield _fill(load, served, lambda one: server.repository.load_seconds[one.key])
         yield GaugeMetricFamily("elman_sessions", "Sessions in the store", len(server.sessions))
         yield GaugeMetricFamily("elman_streams", "WebSocket streams open", self._metrics.num_streams())
+        yield GaugeMetricFamily("elman_tasks", "Tasks of the event loop", len(asyncio.all_tasks()))
         times = server.store_times
         seconds = {(call,): one for call, one in list(times.seconds.items())}
         yield _histogram("elman_store_seconds", "Calls of the session store", ("call",), seconds)

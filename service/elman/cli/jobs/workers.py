@@ -123,6 +123,11 @@ class Worker:
         if self.process.pid is not None and not self.dead:
             os.kill(self.process.pid, number)
 
+    def close(self) -> None:
+        """Give back what a dead worker holds: descriptors, which would be kept until a collection of garbage."""
+        self.beats.close()
+        self.process.close()
+
 
 class Supervisor:
     """Starts the workers, and replaces those that die or hang."""
@@ -188,7 +193,9 @@ class Supervisor:
             pass
         for worker in self._workers:
             worker.listen()
-        self._leaving = [worker for worker in self._leaving if not worker.dead]
+        for worker in [one for one in self._leaving if one.dead]:
+            self._leaving.remove(worker)
+            worker.close()
         if self._keys is not None:
             self._keys.refresh()
 
@@ -206,6 +213,7 @@ class Supervisor:
                 if successor.replaces is worker:
                     successor.replaces = None
             self._outdated = [one for one in self._outdated if one is not worker]
+            worker.close()
 
     def _did_not_start(self, worker: Worker) -> None:
         """Try again a little later. Exits with 3 if there is no reason to hope: none could start."""
