@@ -101,7 +101,7 @@ image:
 # requirements-image.txt has those of the server again, with hashes: an editable installation takes none, not even by
 # way of a constraint, so that the two cannot be one file.
 lock: .venv/.uv
-	echo 'torch; python_version < "3"' | $(LOCK) --all-extras --group tools --upgrade --override - -o constraints.txt
+	echo 'torch; python_version < "3"' | $(LOCK) --all-extras --group tools --group fuzz --upgrade --override - -o constraints.txt
 	$(LOCK) --extra server --extra grpc --constraint constraints.txt --generate-hashes --upgrade -o requirements-image.txt
 
 clean:
