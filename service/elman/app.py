@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, get_args
 from fastapi import FastAPI, Response
 from fastapi import Request as HTTPRequest
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
@@ -65,7 +64,18 @@ from elman.http.asgi import (
 from elman.http.bodies import Bodies
 from elman.http.callers import CALLER, Callers
 from elman.http.connections import Connections
-from elman.http.endpoint import CODE, JSON, REQUEST_ID, Driver, Endpoint, Route, is_open, log_failure, problem_type
+from elman.http.endpoint import (
+    CODE,
+    JSON,
+    REQUEST_ID,
+    Driver,
+    Endpoint,
+    Route,
+    encode_problem,
+    is_open,
+    log_failure,
+    problem_type,
+)
 from elman.http.exchange import HTTPExchange
 from elman.http.keys import KeysFile
 from elman.http.roles import OPEN_TO_ALL, RouteTable, served_at
@@ -413,7 +423,7 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
         metrics.request_failed(error)
         request.scope[CODE] = error.code
         kind = problem_type(request.url.path.removeprefix(request.scope.get("root_path", "")))
-        return JSONResponse(error.problem(), error.status, dict(error.headers), media_type=kind.decode())
+        return Response(encode_problem(error), error.status, dict(error.headers), media_type=kind.decode())
 
     @app.exception_handler(ElmanError)
     async def on_elman_error(request: HTTPRequest, error: ElmanError) -> Response:

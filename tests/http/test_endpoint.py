@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import time
 import weakref
 from collections.abc import Callable
@@ -16,8 +17,8 @@ from elman.engine.queue import ModelQueue
 from elman.engine.scheduler import Policy
 from elman.engine.sequence import Sequence
 from elman.engine.work import Run, Steps, Wait, Work, aside, run, script
-from elman.errors import DeadlineExceeded, ElmanError, Overloaded
-from elman.http.endpoint import Driver, Exchange, Request, Response, Send
+from elman.errors import DeadlineExceeded, ElmanError, InvalidField, Overloaded
+from elman.http.endpoint import Driver, Exchange, Request, Response, Send, encode_problem
 from tests.reference import expected, model, same_bits
 
 NAME = "vowels-gru"
@@ -313,3 +314,9 @@ def test_a_request_that_there_is_no_room_for_is_not_decoded() -> None:
             one.disconnect()
 
     driven(test, max_queue=2)
+
+
+@pytest.mark.parametrize("odd", [2**200, -(2**70), "\ud800"])
+def test_an_error_is_json_whatever_the_caller_sent(odd: object) -> None:
+    problem = json.loads(encode_problem(InvalidField(f"not {odd}", where="data[0]", expected=odd)))
+    assert (problem["code"], problem["expected"]) == ("invalid_field", odd)

@@ -25,7 +25,7 @@ from elman.engine.sampling import Rule, Sampler
 from elman.engine.sequence import Sequence
 from elman.engine.work import Run, Steps, Work, aside_if, run, script
 from elman.errors import CannotGenerate, ElmanError
-from elman.http.endpoint import Request, Response, Send
+from elman.http.endpoint import Request, Response, Send, encode_problem
 from elman.http.roles import Need
 from elman.repository.feeding import why_no_generation
 from elman.repository.network import Array
@@ -217,7 +217,7 @@ class Generate:
             return Response(last + b"event: done\ndata: " + answer + b"\n\n", model=start.served.key)
         except ElmanError as error:
             self.metrics.request_failed(error)
-            return Response(b"event: error\ndata: " + encode_json(error.problem()) + b"\n\n", code=error.code)
+            return Response(b"event: error\ndata: " + encode_problem(error) + b"\n\n", code=error.code)
         finally:
             work.cancel()
 

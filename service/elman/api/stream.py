@@ -27,7 +27,7 @@ from elman.engine.work import Steps
 from elman.errors import Draining, ElmanError, Internal, InvalidField, Overloaded, Unauthorized, UnknownModel
 from elman.http.asgi import party_of
 from elman.http.callers import Caller, Callers, caller_of
-from elman.http.endpoint import GONE, REQUEST_ID, Driver
+from elman.http.endpoint import GONE, REQUEST_ID, Driver, encode_problem
 from elman.http.roles import needs
 from elman.repository.network import Array
 from elman.sessions.store import Record
@@ -259,7 +259,7 @@ def _statics(served: ServedModel, text: str | None) -> tuple[Array, ...]:
 
 
 def _problem(error: ElmanError) -> str:
-    return encode_json(error.problem()).decode()
+    return encode_problem(error).decode()
 
 
 def _ends(error: ElmanError) -> bool:

@@ -13,6 +13,7 @@ An endpoint that waits several times is written as a generator (`script`), which
 """
 
 import asyncio
+import json
 import logging
 import re
 import secrets
@@ -353,7 +354,17 @@ class Driver:
             error = Internal("the server failed on this request")
         self.counters.request_failed(error)
         headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-        return Response(orjson.dumps(error.problem()), problem_type(path), headers, error.status, code=error.code)
+        return Response(encode_problem(error), problem_type(path), headers, error.status, code=error.code)
+
+
+def encode_problem(error: ElmanError) -> bytes:
+    """The body of an error, as JSON, whatever a caller's text and numbers in it are."""
+    problem = error.problem()
+    try:
+        return orjson.dumps(problem)
+    except orjson.JSONEncodeError:
+        # An integer of more than 64 bits, or a lone surrogate.
+        return json.dumps(problem, default=str).encode()
 
 
 def problem_type(path: str) -> bytes:

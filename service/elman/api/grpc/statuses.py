@@ -1,9 +1,9 @@
 """Errors as gRPC tells them: a status, a text, and the whole of it as JSON."""
 
 import grpc
-import orjson
 
 from elman.errors import ElmanError, StepConflict, UnsupportedMediaType
+from elman.http.endpoint import encode_problem
 
 PROBLEM = "elman-problem-bin"
 """The trailing metadata with an error as JSON: the body that HTTP would have sent."""
@@ -36,4 +36,4 @@ def text_of(error: ElmanError) -> str:
 
 def trailing(error: ElmanError) -> tuple[tuple[str, str | bytes], ...]:
     """The metadata that belongs to an error."""
-    return (PROBLEM, orjson.dumps(error.problem())), *error.headers.items()
+    return (PROBLEM, encode_problem(error)), *error.headers.items()
