@@ -131,7 +131,7 @@ class Bodies:
             found = self.app.find(route.path, headers)
         except ElmanError:
             return
-        request = Request(found.parameters, headers, query, body, found.owner, time.monotonic())
+        request = Request(found.parameters, headers, query, body, found.caller.owner, time.monotonic())
         driver.start(found.endpoint, request, exchange)
         for _ in range(_TURNS):
             if exchange.replied:

@@ -11,6 +11,7 @@ from uvicorn.server import ServerState
 from elman.engine.work import Work
 from elman.errors import ElmanError
 from elman.http.bodies import Bodies
+from elman.http.callers import ANYONE, Caller
 from elman.http.connections import Connections
 from elman.http.endpoint import Driver, Request, Response, Route
 from elman.http.exchange import HTTPExchange
@@ -75,7 +76,9 @@ class Application:
         return False
 
     def find(self, path: str, headers: Any) -> Route | None:
-        return Route(Echo(self.methods), {}, b"", "/echo") if path.startswith("/echo") else None
+        if not path.startswith("/echo"):
+            return None
+        return Route(Echo(self.methods), {}, "/echo", Caller(ANYONE, frozenset()), self.driver)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.methods.append(scope["method"])

@@ -53,6 +53,8 @@ _NOT_REPEATED = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 def check_framing(head: Head) -> None:
     """Refuse what llhttp takes, and another server may read in another way. Raises InvalidHTTP and HeadTooLarge."""
     fields = head.fields
+    if head.version not in ("1.1", "1.0"):
+        raise InvalidHTTP(f"the request is of HTTP/{head.version}", expected="HTTP/1.1")
     if len(head.url) + sum(map(len, fields)) + sum(map(len, fields.values())) > MOST_HEAD:
         raise HeadTooLarge(f"the head of the request is larger than {MOST_HEAD} bytes")
     if len(fields) != len(head.headers) and [name for name, _ in head.headers].count(b"host") > 1:
