@@ -446,3 +446,10 @@ def test_the_sequence_of_requests_of_perf_analyzer(server: RunningServer) -> Non
     assert spent["compute_infer"][0]["ns"] > spent["compute_infer"][1]["ns"]
     assert after["inference_count"] >= before["inference_count"] + 5 * batch
     assert after["execution_count"] > before["execution_count"]
+
+
+def test_bytes_that_are_no_text_in_json_are_refused(server: RunningServer) -> None:
+    one = b'{"inputs": [{"name": "input", "datatype": "BYTES", "shape": [1], "data": ["Li\xbf\xbf"]}]}'
+    for content in (one, one.replace(b"\xbf\xbf", b"\\ud800")):
+        response = server.client.post("/v2/models/names-gru/infer", content=content)
+        assert (response.status_code, response.json()["code"]) == (400, "invalid_json"), response.text

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from elman.codec.datatypes import BF16, BYTES, FLOATS, NUMPY_DTYPES, check_datatype, from_raw
 from elman.codec.faults import decode_body, invalid_field
 from elman.codec.numbers import NotPlain, read_list
-from elman.errors import InvalidField
+from elman.errors import InvalidField, InvalidJSON
 from elman.repository.network import Array
 
 # Most axes of a tensor.
@@ -185,6 +185,8 @@ def _elements(content: memoryview, datatype: str, depth: int, place: str) -> lis
             return list(_filled(items)) if depth == 1 else items
         text, _, path = str(error).partition(" - at `$")
         raise invalid_field(f"{text} - at `$.{place}{path or '`'}") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise InvalidJSON(f"the data of {place} is not valid JSON in UTF-8", where=place) from None
 
 
 def _filled(items: list[float | None]) -> Iterator[float]:
