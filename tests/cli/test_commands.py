@@ -74,6 +74,7 @@ def test_shells_complete_commands_and_options(tmp_path: Path) -> None:
 # What is said of models
 
 
+@pytest.mark.slow
 def test_check_tells_how_a_file_would_be_served(tmp_path: Path) -> None:
     shown = elman("check", STORE / "vowels-lstm-bidirectional", cwd=tmp_path)
     assert shown.returncode == 0

@@ -21,6 +21,8 @@ from models.tasks import names, vowels
 from tests.cli.command import COMMAND, elman, elman_environment
 from tests.running import STORE, RunningServer
 
+pytestmark = pytest.mark.slow
+
 NAMES = STORE / "names-gru"
 
 
@@ -78,7 +80,6 @@ def test_answers_stand_in_order_with_their_ids(tmp_path: Path, server: RunningSe
         assert (tmp_path / output).read_bytes() == whole
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("output", "number"), [("out.jsonl", signal.SIGINT), ("out.csv", signal.SIGKILL), ("out.npy", signal.SIGTERM)]
 )
@@ -156,7 +157,6 @@ def test_a_pipe_is_answered_as_it_comes(tmp_path: Path, server: RunningServer) -
     assert process.wait(20) == 0
 
 
-@pytest.mark.slow
 def test_whoever_reads_no_more_is_no_failure_to_tell_of(tmp_path: Path, server: RunningServer) -> None:
     (tmp_path / "in.txt").write_text("Smith\n" * 5000)
     command = " ".join([*COMMAND, "predict", "names-gru", "in.txt", "--url", server.url, "| head -n 2"])
@@ -164,7 +164,6 @@ def test_whoever_reads_no_more_is_no_failure_to_tell_of(tmp_path: Path, server: 
     assert len(done.stdout.splitlines()) == 2 and done.stderr == b""
 
 
-@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, server: RunningServer) -> None:
     peaks = []
     for count in (4_000, 16_000):
@@ -180,7 +179,6 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, server: RunningServe
     assert peaks[1] - peaks[0] < 2.0, peaks
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -273,7 +271,6 @@ def flaky(behind: str, faults: list[str]) -> Iterator[str]:
         thread.join()
 
 
-@pytest.mark.slow
 def test_a_busy_or_broken_connection_is_tried_again(tmp_path: Path, server: RunningServer) -> None:
     given = "".join(f"{'abcdefghij'[i % 10]}x\n" for i in range(60))
     with flaky(server.url, ["503", "lose", "", "429", "503", "lose"]) as url:
@@ -283,7 +280,6 @@ def test_a_busy_or_broken_connection_is_tried_again(tmp_path: Path, server: Runn
     assert done.stdout == straight.stdout and len(done.stdout.splitlines()) == 60
 
 
-@pytest.mark.slow
 def test_a_key_opens_a_server_that_wants_one(tmp_path: Path, start_server: Any) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "names-gru").symlink_to(NAMES)

@@ -153,6 +153,7 @@ def test_several_workers_need_a_store_that_they_can_share(tmp_path: Path) -> Non
     check_says(elman(*asked, cwd=tmp_path), 2, "--store lmdb")
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_a_failure_without_a_traceback(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = elman_process("serve", str(tmp_path), "--port", str(taken.getsockname()[1]), cwd=tmp_path)

@@ -366,4 +366,4 @@ class BothStores(RuleBasedStateMachine):
 
 
 BothStores.TestCase.settings = settings(stateful_step_count=40)
-test_both_stores_answer_alike = BothStores.TestCase
+test_both_stores_answer_alike = pytest.mark.slow(BothStores.TestCase)

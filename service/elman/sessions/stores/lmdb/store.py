@@ -112,7 +112,7 @@ class LMDBStore:
             else:
                 self._tables.remove(txn, key, head)
                 self._environment.check_reserve(txn)
-            self._tables.insert(txn, key, record, kind)
+                self._tables.insert(txn, key, record, kind)
             return True
 
     def delete(self, id: str) -> bool:
