@@ -35,6 +35,10 @@ MOST_FIELDS = 100
 HEAD_SECONDS = 10.0
 _LINGER_SECONDS = 5.0
 
+# Seconds that a stopping server waits for a request on a connection that has none. A client that has just connected
+# sends one at once, and would otherwise lose it.
+_LAST_SECONDS = 0.5
+
 # Seconds in which a connection beyond the limit must have asked for the health.
 _EXTRA_SECONDS = 2.0
 
@@ -218,7 +222,16 @@ class HTTPProtocol(asyncio.Protocol):
     def shutdown(self) -> None:
         """The server stops: close once the requests that have begun are answered, also one whose body is on its way."""
         self.stopping = True
-        if self._current is None and not self._waiting and not self._in_body:
+        asyncio.get_running_loop().call_later(_LAST_SECONDS, self._close_idle)
+
+    def _close_when_done(self) -> None:
+        """Close once the requests that have begun are answered."""
+        self.stopping = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        """Close, unless a request has begun, or the connection is closed or handed to another protocol."""
+        if self.parser is not None and self._current is None and not self._waiting and not self._in_body:
             self.transport.close()
 
     def expire(self) -> None:
@@ -386,14 +399,14 @@ class HTTPProtocol(asyncio.Protocol):
         """
         head, self._last_head = self._head, None
         if head is _NO_HEAD or self._head_again:  # a CONNECT, which is answered already; or several upgrades at once
-            self.shutdown()
+            self._close_when_done()
         elif not _is_websocket(head):
             # The parser has passed over the body. A new one reads the request as if it did not ask for the upgrade.
             self.parser, self._head_again = httptools.HttpRequestParser(self), True
             self.data_received(head.rewritten(b"upgrade") + rest)
             self._head_again = False
         elif self.config.ws_protocol_class is None or self._current is not None or self._waiting:
-            self.shutdown()
+            self._close_when_done()
         else:
             self._open_websocket(head)
 
