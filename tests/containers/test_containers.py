@@ -133,10 +133,10 @@ def test_a_composed_server_answers_within_its_limits_and_stops_clean(
 
 
 def test_the_image_is_slim(image: str) -> None:
-    """What is put on top of the base image, in bytes."""
+    """What is put on top of the base image, in bytes. gRPC takes 28 MB of them."""
     layers = shell("docker", "history", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", image).splitlines()
     ours = [int(line.split()[0]) for line in layers if "COPY" in line or "useradd" in line]
-    assert sum(ours) < 260e6
+    assert sum(ours) < 270e6
 
 
 # The last one: the container is gone after it.

@@ -1,5 +1,6 @@
 """Web pages of others drive no server: names, origins, types, and what is allowed."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,11 +52,12 @@ def forbidden(response: httpx.Response) -> bool:
     return response.status_code == 403 and response.json()["code"] == "forbidden"
 
 
-def upgrade(server: RunningServer, **headers: str) -> int:
+def upgrade(server: RunningServer, host: str = "127.0.0.1", **headers: str) -> int:
     """The status of a handshake."""
     try:
-        url = f"ws://127.0.0.1:{server.port}/v1/models/{MODEL}/stream"
-        with connect(url, additional_headers=headers, compression=None):
+        url = f"ws://{host}/v1/models/{MODEL}/stream"
+        sock = socket.create_connection(("127.0.0.1", server.port))
+        with connect(url, sock=sock, additional_headers=headers, compression=None):
             return 101
     except InvalidStatus as refused:
         return refused.response.status_code

@@ -286,7 +286,7 @@ def test_sessions_are_plain_sequences_whatever_is_done_to_them() -> None:
         try:
             machine = type("Machine", (SessionMachine,), {"world": world})
             test = machine.TestCase
-            test.settings = settings(max_examples=40, stateful_step_count=50, deadline=None, database=None)
+            test.settings = settings(max_examples=28, stateful_step_count=50, deadline=None, database=None)
             while world.counts["steps"] < WANTED_STEPS:
                 test().runTest()
         finally:
