@@ -52,10 +52,10 @@ def forbidden(response: httpx.Response) -> bool:
     return response.status_code == 403 and response.json()["code"] == "forbidden"
 
 
-def upgrade(server: RunningServer, host: str = "127.0.0.1", **headers: str) -> int:
+def upgrade(server: RunningServer, host: str = "", **headers: str) -> int:
     """The status of a handshake."""
     try:
-        url = f"ws://{host}/v1/models/{MODEL}/stream"
+        url = f"ws://{host or f'127.0.0.1:{server.port}'}/v1/models/{MODEL}/stream"
         sock = socket.create_connection(("127.0.0.1", server.port))
         with connect(url, sock=sock, additional_headers=headers, compression=None):
             return 101
