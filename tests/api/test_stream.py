@@ -160,6 +160,7 @@ def outputs_alone(signal: Array) -> Array:
     return rows
 
 
+@pytest.mark.slow
 def test_a_signal_in_pieces_of_any_size_gives_the_outputs_of_the_whole(signals: RunningServer) -> None:
     rng = np.random.default_rng(3)
     signal = rng.standard_normal(233, np.float32)
@@ -190,6 +191,7 @@ def test_a_signal_in_pieces_of_any_size_gives_the_outputs_of_the_whole(signals: 
     assert same_bits(float32(rest["outputs"]), longer[len(whole) :])
 
 
+@pytest.mark.slow
 def test_a_stream_without_a_key_is_told_and_closed(signals: RunningServer) -> None:
     with open_stream(signals) as stream, pytest.raises(ConnectionClosed) as closed:
         stream.recv(timeout=20)
@@ -197,6 +199,7 @@ def test_a_stream_without_a_key_is_told_and_closed(signals: RunningServer) -> No
     assert (closed.value.rcvd.code, "unauthorized" in closed.value.rcvd.reason) == (1008, True)
 
 
+@pytest.mark.slow
 def test_more_streams_than_there_may_be_are_refused(signals: RunningServer) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(3):

@@ -221,6 +221,7 @@ def signals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]
         yield one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decode", [True, False])
 @pytest.mark.parametrize("returns", ["final", "steps"])
 def test_a_signal_may_come_in_pieces_of_any_size(signals: RunningServer, decode: bool, returns: Returns) -> None:

@@ -48,6 +48,7 @@ def test_a_call_gives_its_result_or_its_error() -> None:
     run(test)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_fails_its_call_which_is_not_repeated(tmp_path: Path) -> None:
     log = tmp_path / "calls"
 
@@ -128,6 +129,7 @@ def test_workers_work_side_by_side() -> None:
     run(test, size=2)
 
 
+@pytest.mark.slow
 def test_callers_take_turns_and_none_has_all_workers(tmp_path: Path) -> None:
     async def test(pool: CodecPool) -> None:
         gates = [tmp_path / str(number) for number in range(4)]
@@ -162,6 +164,7 @@ def test_what_waits_for_a_worker_is_bounded_for_each_caller(tmp_path: Path) -> N
     run(test, largest=1000)
 
 
+@pytest.mark.slow
 def test_large_arrays_and_bodies_arrive_as_they_were_sent() -> None:
     async def test(pool: CodecPool) -> None:
         arrays = [np.arange(size, dtype=kind).reshape(-1, 2) for size in (2, 20_000, 200_000) for kind in "fdq"]

@@ -77,6 +77,7 @@ def num_sockets(server: RunningServer) -> int:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("abruptly", [False, True])
 def test_wherever_a_client_leaves_nothing_of_it_stays_and_the_metrics_add_up(
     server: RunningServer, abruptly: bool
