@@ -1,7 +1,6 @@
 """A stopping server waits a moment for what is on its way on connections without a request."""
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 from uvicorn import Config
@@ -27,9 +26,8 @@ class Opened(protocol.HTTPProtocol):
 
 
 @pytest.fixture(autouse=True)
-def moment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "_LAST_SECONDS", 0.01)
-    yield
 
 
 @pytest.mark.parametrize("before", [b"", REQUEST])

@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any, cast
 
 import msgspec
+import orjson
 from msgspec import inspect
 
 from elman.codec.limits import check_lists
@@ -201,3 +202,12 @@ def decode_body(decoder: msgspec.json.Decoder[Any], content: bytes) -> Any:
         raise invalid_field(str(error), decoder.type) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise invalid_json(content, str(error)) from None
+
+
+def encode_any(value: object) -> bytes:
+    """A value as JSON, whatever a client's text and numbers in it are. What JSON does not have is written as text."""
+    try:
+        return orjson.dumps(value, default=str)
+    except orjson.JSONEncodeError:
+        # An integer of more than 64 bits, or text that is not UTF-8, such as the name of a file.
+        return json.dumps(value, default=str).encode()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from elman.codec.budget import Budget
+from elman.codec.compression import ENCODINGS
 from elman.errors import BodyTimeout, TooLarge, UnsupportedMediaType
 
 # Time for a whole body, in multiples of `timeout`, which is the limit between two pieces.
@@ -102,7 +103,7 @@ class Bodies:
         encoding = headers.get(b"content-encoding", b"identity").strip().lower()
         if encoding not in (b"identity", b""):
             unpacks = _UNPACKED.fullmatch(url) is not None
-            if not unpacks or encoding not in (b"gzip", b"deflate"):
+            if not unpacks or encoding not in ENCODINGS:
                 raise UnsupportedMediaType(
                     f"the body is encoded as {encoding[:80].decode('latin-1')}",
                     where="header Content-Encoding",

@@ -13,7 +13,6 @@ An endpoint that waits several times is written as a generator (`script`), which
 """
 
 import asyncio
-import json
 import logging
 import re
 import secrets
@@ -25,8 +24,7 @@ from itertools import count
 from math import inf
 from typing import Any, Protocol, TypeVar
 
-import orjson
-
+from elman.codec.faults import encode_any
 from elman.engine.work import Admission, Steps, Work, script
 from elman.errors import ElmanError, Internal
 from elman.http.callers import ANYONE, Caller
@@ -359,12 +357,7 @@ class Driver:
 
 def encode_problem(error: ElmanError) -> bytes:
     """The body of an error, as JSON, whatever a caller's text and numbers in it are."""
-    problem = error.problem()
-    try:
-        return orjson.dumps(problem)
-    except orjson.JSONEncodeError:
-        # An integer of more than 64 bits, or a lone surrogate.
-        return json.dumps(problem, default=str).encode()
+    return encode_any(error.problem())
 
 
 def problem_type(path: str) -> bytes:

@@ -1,12 +1,10 @@
 """Logs as lines of JSON, one for each record."""
 
-import json
 import logging
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
-
+from elman.codec.faults import encode_any
 from elman.http.spans import Sampled
 
 
@@ -24,10 +22,7 @@ class JSONFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        try:
-            return orjson.dumps(line, default=str).decode()
-        except TypeError:  # part of a text is not UTF-8, such as the name of a file
-            return json.dumps(line, default=str)
+        return encode_any(line).decode()
 
 
 def of_request(request_id: bytes, **fields: Any) -> dict[str, Any]:
