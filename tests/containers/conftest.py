@@ -95,13 +95,8 @@ def container(image: str) -> Iterator[Container]:
 @pytest.fixture
 def composed(image: str) -> Iterator[Container]:
     """The container of docker-compose.yml."""
-    command = ["docker", "compose"]
-    if subprocess.run([*command, "version"], capture_output=True, check=False).returncode:
-        if shutil.which("docker-compose") is None:
-            pytest.skip("neither docker compose nor docker-compose is installed")
-        command = ["docker-compose"]
-    project, port = f"elman{os.getpid()}", free_port()
-    command += ["--project-name", project]
+    port = free_port()
+    command = [*compose_command(), "--project-name", f"elman{os.getpid()}"]
     variables = {"ELMAN_PUBLISH": f"127.0.0.1:{port}"}
     try:
         shell(*command, "up", "--detach", "--no-build", timeout=300, variables=variables)
@@ -113,10 +108,20 @@ def composed(image: str) -> Iterator[Container]:
         shell(*command, "down", "--volumes", timeout=120, variables=variables)
 
 
+def compose_command() -> list[str]:
+    """The command of Compose. Skips where there is none."""
+    if not subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=60, check=False).returncode:
+        return ["docker", "compose"]
+    if shutil.which("docker-compose") is None:
+        pytest.skip("neither docker compose nor docker-compose is installed")
+    return ["docker-compose"]
+
+
 @contextlib.contextmanager
 def _removed(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)
-        subprocess.run(["docker", "volume", "rm", "--force", f"{name}-state"], capture_output=True, check=False)
+        subprocess.run(["docker", "rm", "--force", name], capture_output=True, timeout=120, check=False)
+        volume = ["docker", "volume", "rm", "--force", f"{name}-state"]
+        subprocess.run(volume, capture_output=True, timeout=120, check=False)

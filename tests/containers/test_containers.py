@@ -88,7 +88,7 @@ def test_a_session_outlives_its_container(image: str, server: RunningServer) -> 
         with on_volume(f"{volume}-second", volume) as second:
             rest = ask(second, f"/v1/sessions/{id}/steps", {"sequence": "qvist", "at": 4, "decode": False})
     finally:
-        subprocess.run(["docker", "volume", "rm", "--force", volume], capture_output=True, check=False)
+        subprocess.run(["docker", "volume", "rm", "--force", volume], capture_output=True, timeout=120, check=False)
     assert rest["output"] == whole
 
 
@@ -104,7 +104,7 @@ def on_volume(name: str, volume: str) -> Iterator[Container]:
             started.wait_until_healthy()
             yield started
     finally:
-        subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)
+        subprocess.run(["docker", "rm", "--force", name], capture_output=True, timeout=120, check=False)
 
 
 def ask(container: Container, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def ask(container: Container, path: str, body: dict[str, Any]) -> dict[str, Any]
 def test_nothing_in_the_container_can_be_written(container: Container) -> None:
     for folder in ("/models", "/opt/elman", "/tmp"):
         done = subprocess.run(
-            ["docker", "exec", container.name, "touch", f"{folder}/mine"], capture_output=True, check=False
+            ["docker", "exec", container.name, "touch", f"{folder}/mine"], capture_output=True, timeout=120, check=False
         )
         assert done.returncode != 0, folder
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 MODEL = "vowels-gru"
 NUM_SESSIONS = 6
-KILLS = int(os.environ.get("ELMAN_KILLS", "30"))
+KILLS = int(os.environ.get("ELMAN_KILLS", "20"))
 
 
 @dataclass
@@ -75,23 +75,25 @@ def test_nothing_is_lost_and_nothing_happens_twice_when_the_server_is_killed(tmp
     moment = random.Random(0)
     walkers: list[Walker] = []
     num_pending = 0
-    for life in range(KILLS + 1):
+    # That a step was done and its answer lost is a matter of chance: with too few kills it does not happen.
+    for life in range(4 * KILLS):
         with running_server(root, store_dir=store, poll=0, any_exit=True) as server:
             if not walkers:
                 ids = [server.client.post(f"/v1/models/{MODEL}/sessions").json()["id"] for _ in range(NUM_SESSIONS)]
                 walkers = [Walker(id, np.random.default_rng(seed)) for seed, id in enumerate(ids)]
             check_steps(server, walkers)
-            if life == KILLS:
+            if life >= KILLS:
                 for walker in walkers:
                     assert walker.take(server.client)
-                break
+                if any(walker.num_replayed for walker in walkers):
+                    break
             threads = [threading.Thread(target=walker.walk, args=(server.url,)) for walker in walkers]
             for thread in threads:
                 thread.start()
             time.sleep(moment.uniform(0.02, 0.4))
             server.process.send_signal(signal.SIGKILL)
             for thread in threads:
-                thread.join()
+                thread.join(60)
             num_pending += sum(walker.pending is not None for walker in walkers)
     assert num_pending > KILLS, "no load was on when it was killed"
     assert sum(walker.num_replayed for walker in walkers) > 0, "no step was ever done and not answered"

@@ -86,14 +86,14 @@ def at_once(calls: list[Any]) -> list[httpx.Response]:
     ready = threading.Barrier(len(calls))
 
     def run(index: int) -> None:
-        ready.wait()
+        ready.wait(60)
         answers[index] = calls[index]()
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(len(calls))]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     return [answer for answer in answers if answer is not None]
 
 
@@ -165,6 +165,14 @@ def test_a_token_of_one_worker_is_good_at_another(clients: list[httpx.Client]) -
     body = {"sequence": data[5:].tolist(), "state": token}
     result = clients[-1].post(f"/v1/models/{MODEL}/predict", json=body).json()["results"][0]
     assert same_bits(float32(result["output"]), expected(MODEL, data)[-1])
+
+
+@pytest.mark.parametrize("verb", ["load", "unload"])
+def test_one_of_several_workers_loads_and_unloads_nothing_by_request(clients: list[httpx.Client], verb: str) -> None:
+    refused = clients[0].post(f"/v2/repository/models/{MODEL}/{verb}")
+    assert (refused.status_code, refused.json()["code"]) == (409, "not_by_request")
+    assert "several workers" in refused.json()["detail"]
+    assert clients[0].get(f"/v1/models/{MODEL}").status_code == 200
 
 
 # Their lives
@@ -246,7 +254,7 @@ def test_workers_end_when_their_supervisor_is_killed(pair: RunningServer) -> Non
     workers = pids(pair, 2)
     predict_well(pair)
     pair.process.kill()
-    pair.process.wait()
+    pair.process.wait(40)
     assert all(is_gone(pid, 12) for pid in workers)
 
 
@@ -268,6 +276,6 @@ def test_all_workers_are_replaced_on_sighup_and_no_request_is_lost(pair: Running
     assert all(is_gone(pid, 240) for pid in before)
     ended.set()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert not failures and answered[0] > 10
     assert not pids(pair, 2) & before

@@ -1,9 +1,9 @@
 """Records to put into stores, a clock that stands until it is moved, and states that say which they are."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from elman.sessions.store import Advance, Record, Usage, new_id
+from elman.sessions.store import Advance, Record, Usage, new_id, new_mark
 
 OWNER, OTHER = b"a" * 16, b"b" * 16
 DIGEST = bytes(range(32))
@@ -37,11 +37,26 @@ def new_record(
     step: int = 0,
 ) -> Record:
     id = new_id()
-    return Record(id, owner, model, version, digest, now, now + ttl, ttl, 0, step, state(id, step, size))
+    return Record(id, owner, model, version, digest, now, now + ttl, ttl, new_mark(), step, state(id, step, size))
 
 
 def advance_of(record: Record, steps: int = 1, input_digest: bytes = b"c" * 16) -> Advance:
-    """The advance that a record may make."""
+    """An advance that a record may make."""
     step = record.step + steps
     snapshot = state(record.id, step, len(record.snapshot))
-    return Advance(record.id, record.revision, step, snapshot, input_digest, record.expires_at + steps)
+    return Advance(record.id, record.mark, new_mark(), step, snapshot, input_digest, record.expires_at + steps)
+
+
+def advanced(record: Record, one: Advance) -> Record:
+    """A record after an advance."""
+    return replace(
+        record,
+        mark=one.next_mark,
+        step=one.step,
+        snapshot=one.snapshot,
+        previous_step=record.step,
+        previous=record.snapshot,
+        input_digest=one.input_digest,
+        expires_at=one.expires_at,
+        ended=one.ended,
+    )

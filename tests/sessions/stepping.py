@@ -37,15 +37,15 @@ def step(folder: Path, ids: list[str]) -> None:
 
 
 def race(folder: Path, id: str, until: int) -> None:
-    """Advance one session from whatever revision it is at, and say which were won."""
+    """Advance one session from whatever step it is at, and say which were won."""
     store = LMDBStore(folder)
     say("ready")
     sys.stdin.readline()
     record = read(store, id)
     won = []
-    while record.revision < until:
+    while record.step < until:
         if store.advance([advance_of(record)]) == [True]:
-            won.append(record.revision)
+            won.append(record.step)
         record = read(store, id)
     say(*won)
 

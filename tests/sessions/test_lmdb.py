@@ -23,7 +23,7 @@ from elman.sessions.stores.lmdb import LMDBStore
 from elman.sessions.stores.lmdb.fields import HEADER_NBYTES
 from elman.sessions.stores.lmdb.layout import layout_of
 from tests.running import ROOT
-from tests.sessions.records import OWNER, PLENTY, Clock, advance_of, new_record, state
+from tests.sessions.records import OWNER, PLENTY, Clock, advance_of, advanced, new_record, state
 
 MAY_MOUNT = sys.platform == "linux" and os.geteuid() == 0
 
@@ -123,7 +123,6 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(folder: Path) 
             assert record.snapshot == state(id, record.step, size)
             if record.step:
                 assert record.previous == state(id, record.step - 1, size) and record.previous_step == record.step - 1
-            assert record.revision == record.step
             found.append(record.step)
         # All were stepped in one transaction, so either all of the last are there or none.
         last = acknowledged[-1] if acknowledged else steps
@@ -132,7 +131,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(folder: Path) 
     assert min(steps) > 30
 
 
-def test_of_four_processes_one_wins_each_revision(folder: Path) -> None:
+def test_of_four_processes_one_wins_each_step(folder: Path) -> None:
     (record,) = filled(folder, 1)
     until = 400
     with contextlib.ExitStack() as stack:
@@ -142,12 +141,12 @@ def test_of_four_processes_one_wins_each_revision(folder: Path) -> None:
             one.input.write("go\n")
             one.input.flush()
         won = [[int(word) for word in one.output.readline().split()] for one in workers]
-    assert sorted(revision for each in won for revision in each) == list(range(until))
+    assert sorted(step for each in won for step in each) == list(range(until))
     # They did race.
     assert sum(bool(each) for each in won) > 1
     with opened(folder) as store:
         after = store.read(record.id)
-        assert after is not None and after.revision == after.step == until
+        assert after is not None and after.step == until
         assert after.snapshot == state(record.id, until, 1000)
         assert after.previous == state(record.id, until - 1, 1000)
 
@@ -200,28 +199,15 @@ def test_where_the_store_is_full_sessions_live_on_and_can_be_forgotten(folder: P
                 records.append(record)
         assert 200 < len(records) < 500
         for _ in range(3):
-            records = [advanced(one) for one in records if store.advance([advance_of(one)]) == [True]]
+            moves = [advance_of(one) for one in records]
+            assert all(store.advance([one]) == [True] for one in moves)
+            records = list(map(advanced, records, moves))
         assert len(store) == len(records) and all(store.read(one.id) == one for one in records)
         for record in records[:100]:
             assert store.delete(record.id)
         for _ in range(50):
             store.create(lasting(), PLENTY)
     assert (folder / "data.mdb").stat().st_size < 2 * 2**20
-
-
-def advanced(record: Record) -> Record:
-    """A record after the advance that it may make."""
-    one = advance_of(record)
-    return replace(
-        record,
-        revision=record.revision + 1,
-        step=one.step,
-        snapshot=one.snapshot,
-        previous_step=record.step,
-        previous=record.snapshot,
-        input_digest=one.input_digest,
-        expires_at=one.expires_at,
-    )
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="only root mounts a small disk")
@@ -237,8 +223,9 @@ def test_where_the_disk_is_full_the_store_says_so_and_loses_nothing(folder: Path
         refused = 0
         for index, record in enumerate(records):
             try:
-                assert store.advance([advance_of(record)]) == [True]
-                records[index] = advanced(record)
+                one = advance_of(record)
+                assert store.advance([one]) == [True]
+                records[index] = advanced(record, one)
             except StoreUnavailable as error:
                 assert "disk is full" in error.detail
                 refused += 1
@@ -246,6 +233,19 @@ def test_where_the_disk_is_full_the_store_says_so_and_loses_nothing(folder: Path
         store.close()
         with opened(folder) as again:
             assert [again.read(one.id) for one in records] == records
+
+
+@pytest.mark.skipif(not MAY_MOUNT, reason="only root mounts a small disk")
+@pytest.mark.parametrize("num_pages", range(8))
+def test_a_write_that_the_disk_has_no_room_to_finish_is_a_full_disk(folder: Path, num_pages: int) -> None:
+    with mounted(folder, "1m"), opened(folder) as store:
+        kept = lasting()
+        store.create(kept, PLENTY)
+        disk = os.statvfs(folder)
+        (folder / "others").write_bytes(bytes((disk.f_bavail - num_pages) * disk.f_frsize))
+        with pytest.raises(StoreUnavailable, match="disk is full"):
+            store.create(lasting(40_000), PLENTY)
+        assert store.read(kept.id) == kept and len(store) == 1
 
 
 def fill(folder: Path, store: LMDBStore, ttl: float) -> list[Record]:
@@ -397,12 +397,14 @@ def test_a_session_whose_facts_changed_on_the_disk_stops_no_other(folder: Path) 
     with opened(folder) as store:
         with pytest.raises(StoreUnavailable, match="record of this session"):
             store.read(records[2].id)
-        assert store.advance([advance_of(one) for one in records]) == [number != 2 for number in range(8)]
+        moves = [advance_of(one) for one in records]
+        assert store.advance(moves) == [number != 2 for number in range(8)]
         with pytest.raises(StoreUnavailable, match="record of this session"):
             store.advance([advance_of(records[2])])
         assert len(store.list(OWNER, 100)) == 7
-        assert [store.read(one.id) for one in records if one != records[2]] == [
-            advanced(one) for one in records if one != records[2]
+        intact = [number for number in range(8) if number != 2]
+        assert [store.read(records[number].id) for number in intact] == [
+            advanced(records[number], moves[number]) for number in intact
         ]
         assert store.sweep(time.time() + 9999, 100) == 7
 

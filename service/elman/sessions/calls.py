@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from elman.engine.work import Steps, wait
-from elman.errors import StoreUnavailable
+from elman.errors import OutcomeUnknown, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class StoreCalls:
         return (yield from wait(self.begin(self._readers, call, *arguments)))
 
     def write(self, call: Callable[..., T], *arguments: object) -> Steps[T]:
-        """In a script: the result of a call that writes. Raises StoreUnavailable; the write may then happen or not."""
+        """In a script: the result of a call that writes. Raises StoreUnavailable, or OutcomeUnknown if it was begun."""
         return (yield from wait(self.begin(self._writers, call, *arguments)))
 
     def write_aside(self, call: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
@@ -54,10 +54,10 @@ class StoreCalls:
         self._num_calls += 1
 
         def give_up() -> None:
-            making.cancel()
+            unbegun = making.cancel() or threads is self._readers
             if not answer.done():
                 detail = f"the session store does not answer within {self._timeout:g} s"
-                answer.set_exception(StoreUnavailable(detail, retry_after=1))
+                answer.set_exception(StoreUnavailable(detail, retry_after=1) if unbegun else OutcomeUnknown(detail))
 
         timer = loop.call_later(self._timeout, give_up)
 

@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 import logging
 import math
-import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import TypeVar
 
@@ -16,7 +15,7 @@ from elman.engine.sequence import Sequence
 from elman.engine.work import Steps, wait
 from elman.errors import StepConflict, StepReused, StoreUnavailable, UnknownSession
 from elman.sessions.calls import StoreCalls, Trouble
-from elman.sessions.store import Advance, Record, Store, Usage, new_id
+from elman.sessions.store import Advance, Record, Store, Usage, new_id, new_mark
 
 T = TypeVar("T")
 
@@ -60,7 +59,7 @@ class StepWrite:
     """
 
     id: str
-    revision: int
+    mark: bytes
     step: int
     input_digest: bytes
     expires_at: float
@@ -68,10 +67,20 @@ class StepWrite:
     snapshot: bytes = b""
     won: bool = False
     ended: bool = False
+    next_mark: bytes = field(default_factory=new_mark)
 
     def advance(self) -> Advance:
         """The write in the form that stores take."""
-        return Advance(self.id, self.revision, self.step, self.snapshot, self.input_digest, self.expires_at, self.ended)
+        return Advance(
+            self.id,
+            self.mark,
+            self.next_mark,
+            self.step,
+            self.snapshot,
+            self.input_digest,
+            self.expires_at,
+            self.ended,
+        )
 
 
 RunStep = Callable[[bytes, StepWrite | None], Steps[T]]
@@ -92,6 +101,7 @@ class Sessions:
         ttl: seconds that a session lives after its last step, if its creator does not say.
         hot_bytes: memory for cached records. The record of a live session is not read again for each step.
         shared: whether other processes may step the same sessions.
+        remote: whether the store is on the network. Its sessions are then counted each second, beside the event loop.
         timeout: seconds that a call waits for the store.
     """
 
@@ -103,6 +113,7 @@ class Sessions:
         hot_bytes: int,
         shared: bool,
         timeout: float = 10.0,
+        remote: bool = False,
     ) -> None:
         self.ttl = ttl
         self._open_store = open_store
@@ -110,6 +121,8 @@ class Sessions:
         self.max_sessions_of: Callable[[bytes], int | None] = lambda owner: None
         """Most sessions of one caller, if it has a limit of its own. Called in any thread."""
         self._shared = shared
+        self._remote = remote
+        self._num_counted = 0
         self._cached: OrderedDict[str, Record] = OrderedDict()
         self._cached_nbytes = 0
         self._cache_bytes = hot_bytes
@@ -152,6 +165,8 @@ class Sessions:
 
     def __len__(self) -> int:
         """Number of sessions; 0 if the store does not work."""
+        if self._remote:
+            return self._num_counted
         try:
             return len(self._store) if self._store is not None else 0
         except StoreUnavailable:
@@ -169,7 +184,7 @@ class Sessions:
     ) -> Steps[Record]:
         """A new session that stands at `step`. Raises Quota, StoreUnavailable."""
         now, ttl = time.time(), self.ttl if ttl is None else ttl
-        record = Record(new_id(), owner, model, version, digest, now, now + ttl, ttl, 0, step, snapshot)
+        record = Record(new_id(), owner, model, version, digest, now, now + ttl, ttl, new_mark(), step, snapshot)
         yield from self._write(lambda store: store.create(record, self._most_of(owner)))
         self._keep(record)
         return record
@@ -221,7 +236,7 @@ class Sessions:
                 before = yield from self.read(owner, id)
                 after = replace(
                     before,
-                    revision=before.revision + 1,
+                    mark=new_mark(),
                     step=step,
                     snapshot=snapshot,
                     previous_step=0,
@@ -229,7 +244,7 @@ class Sessions:
                     input_digest=b"",
                     expires_at=time.time() + before.ttl,
                 )
-                if (yield from self._write(lambda store, one=after, old=before: store.replace(one, old.revision))):  # type: ignore[misc]
+                if (yield from self._write(lambda store, one=after, old=before: store.replace(one, old.mark))):  # type: ignore[misc]
                     self._keep(after)
                     return after
         finally:
@@ -280,12 +295,9 @@ class Sessions:
             if before is not None and not (always or before.ended):
                 return before
             if before is None:
-                # Another process may remember an earlier session of this id, whose revisions must not come again.
-                new = replace(new, revision=secrets.randbits(48))
-                made = yield from self._write(lambda store, new=new: store.create(new, self._most_of(new.owner)))  # type: ignore[misc]
+                made = yield from self._write(lambda store: store.create(new, self._most_of(new.owner)))
             else:
-                new = replace(new, revision=before.revision + 1)
-                made = yield from self._write(lambda store, new=new: store.replace(new, new.revision - 1))  # type: ignore[misc]
+                made = yield from self._write(lambda store, mark=before.mark: store.replace(new, mark))  # type: ignore[misc]
             if made:
                 self._keep(new)
                 return new
@@ -303,7 +315,7 @@ class Sessions:
                 assert record.previous is not None, "judged"
                 return (yield from run(record.previous, None)), record, True
             write = StepWrite(
-                id, record.revision, record.step + intent.length, intent.input_digest, time.time() + record.ttl
+                id, record.mark, record.step + intent.length, intent.input_digest, time.time() + record.ttl
             )
             result = yield from run(record.snapshot, write)
             if write.won:
@@ -318,7 +330,10 @@ class Sessions:
 
     def save(self, write: StepWrite) -> Steps[None]:
         """Write a step for which nothing had to run."""
-        (write.won,) = yield from self._write(lambda store: store.advance([write.advance()]))
+        (outcome,) = yield from self._write(lambda store: store.advance([write.advance()]))
+        if isinstance(outcome, StoreUnavailable):
+            raise outcome
+        write.won = outcome
 
     def commit(self, sequences: list[Sequence]) -> None:
         """Write the steps of some sequences in one transaction."""
@@ -332,13 +347,21 @@ class Sessions:
                 assert isinstance(write, StepWrite) and write.compose is not None, "only sessions write"
                 write.snapshot = write.compose(sequence)
                 writes.append(write)
-            for write, won in zip(writes, store.advance([one.advance() for one in writes]), strict=True):
-                write.won = won
-            self._trouble.worked()
+            outcomes = store.advance([one.advance() for one in writes])
         except StoreUnavailable as failure:
-            self._trouble.failed(failure, len(sequences))
-            for sequence in sequences:
-                sequence.error = StoreUnavailable(failure.detail)
+            outcomes = [failure] * len(sequences)
+        failures = [one for one in outcomes if isinstance(one, StoreUnavailable)]
+        if failures:
+            self._trouble.failed(failures[0], len(failures))
+        else:
+            self._trouble.worked()
+        for sequence, outcome in zip(sequences, outcomes, strict=True):
+            if isinstance(outcome, StoreUnavailable):
+                # Each has an error of its own: one that is raised keeps what it passed through.
+                sequence.error = type(outcome)(outcome.detail, retry_after=outcome.retry_after)
+            else:
+                assert isinstance(sequence.save, StepWrite), "only sessions write"
+                sequence.save.won = outcome
 
     async def sweep(self) -> None:
         """Delete expired sessions, a part of the store each second, until cancelled."""
@@ -347,6 +370,10 @@ class Sessions:
             with contextlib.suppress(StoreUnavailable):
                 if self._store is not None:
                     await self._calls.write_aside(self._store.sweep, time.time(), _SWEPT)
+                    if self._remote:
+                        self._num_counted = await self._calls.write_aside(len, self._store)
+                elif time.monotonic() >= self._reopen_at:
+                    await self._calls.write_aside(self.open)
             now = time.time()
             for id in [id for id, record in self._cached.items() if record.expires_at <= now]:
                 self._forget(id)
@@ -430,7 +457,7 @@ def _advanced(record: Record, write: StepWrite) -> Record:
         record.id, record.owner, record.model, record.version, record.digest, record.created_at,
         expires_at=write.expires_at,
         ttl=record.ttl,
-        revision=record.revision + 1,
+        mark=write.next_mark,
         step=write.step,
         snapshot=write.snapshot,
         previous_step=record.step,

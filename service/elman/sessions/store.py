@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from elman.errors import Quota
+from elman.errors import Quota, StoreUnavailable
 
+MARK_NBYTES = 8
 # By then, most expired sessions of a caller have been swept.
 _QUOTA_RETRY = 30
 
@@ -23,7 +24,8 @@ class Record:
         digest: of the model's file, 32 bytes.
         created_at, expires_at: seconds since the epoch.
         ttl: seconds that the session lives after its last change.
-        revision: counts changes of any kind. Compare-and-set compares it.
+        mark: 8 random bytes, new with each change. Compare-and-set compares them. A number that counts changes would
+            come again where a store has lost some, as in a failover.
         step: number of steps done.
         snapshot: the state after these steps. All sessions of a model have snapshots of one size.
         previous_step, previous: step and snapshot before the last advance; `previous` is None if there is none.
@@ -39,7 +41,7 @@ class Record:
     created_at: float
     expires_at: float
     ttl: float
-    revision: int
+    mark: bytes
     step: int
     snapshot: bytes
     previous_step: int = 0
@@ -52,11 +54,13 @@ class Record:
 class Advance:
     """The next steps of one session. Its current snapshot becomes the previous one.
 
-    `revision` is the one before the advance. `ended` says that these were its last steps.
+    `mark` is the one before the advance, and `next_mark` the one after it, which no other attempt has. `ended` says
+    that these were its last steps.
     """
 
     id: str
-    revision: int
+    mark: bytes
+    next_mark: bytes
     step: int
     snapshot: bytes
     input_digest: bytes
@@ -76,7 +80,8 @@ class Store(Protocol):
     """Keeps sessions. Every call may come from any thread, and from several processes at once.
 
     Every method raises StoreUnavailable if the store does not work (full, read-only, broken, unreachable), and has then
-    changed nothing. A record exists only until its `expires_at`.
+    changed nothing; or OutcomeUnknown if its answer was lost, and nobody knows whether it has. A call that is made
+    again with the same marks changes nothing more. A record exists only until its `expires_at`.
     """
 
     def create(self, record: Record, most: Usage) -> bool:
@@ -88,14 +93,15 @@ class Store(Protocol):
     def read(self, id: str) -> Record | None:
         """A session, or None."""
 
-    def advance(self, advances: Sequence[Advance]) -> list[bool]:
-        """Advance sessions in one transaction. For each, whether it was still at its revision and has advanced.
+    def advance(self, advances: Sequence[Advance]) -> Sequence[bool | StoreUnavailable]:
+        """Advance sessions together. For each, whether it was still at its mark and has advanced, by this call or by an
+        earlier one with the same marks; or why that failed or is not known.
 
-        The current state becomes the previous one, and the revision goes up by one.
+        The current state becomes the previous one.
         """
 
-    def replace(self, record: Record, revision: int) -> bool:
-        """Put `record` in the place of the session of its id, where that is still at `revision`."""
+    def replace(self, record: Record, mark: bytes) -> bool:
+        """Put `record` in the place of the session of its id, if that is still at `mark`."""
 
     def delete(self, id: str) -> bool:
         """Delete a session. True if there was one."""
@@ -119,6 +125,11 @@ class Store(Protocol):
 def new_id() -> str:
     """A new session's id: 48 bits of the time in milliseconds, so that ids ascend, and 128 random bits."""
     return (time.time_ns() // 1_000_000).to_bytes(6, "big").hex() + secrets.token_hex(16)
+
+
+def new_mark() -> bytes:
+    """8 random bytes."""
+    return secrets.token_bytes(MARK_NBYTES)
 
 
 def key_of(id: str) -> bytes | None:

@@ -8,6 +8,7 @@ no limit to the number of tokens that one secret may seal.
 import base64
 import binascii
 import hmac
+import logging
 import os
 import secrets
 import struct
@@ -15,13 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from typing import TYPE_CHECKING
 
 from elman.errors import BadStateToken, StoreUnavailable
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _FORMAT = 1
 _PREFIX = struct.Struct(">B4s")
@@ -30,6 +30,8 @@ _SEALED_AT = _PREFIX.size + _SALT_NBYTES + _NONCE_NBYTES
 # Version, step, expiry, digest, owner, length of the model's name.
 _FACTS = struct.Struct("<QQd32s16sH")
 _KEY_FILE = "state.key"
+
+_LOG = logging.getLogger("elman")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ class StateTokens:
         return state
 
     def _unseal(self, token: str, where: str | None) -> State:
+        from cryptography.exceptions import InvalidTag
+
         content = _decode(token)
         if content is None or len(content) < _SEALED_AT + _FACTS.size + _TAG_NBYTES or content[0] != _FORMAT:
             raise BadStateToken("this is not a state token, or only a part of one", where=where)
@@ -136,6 +140,17 @@ class StateTokens:
         at = _FACTS.size + length
         model = opened[_FACTS.size : at].decode()
         return State(model, version, digest, owner, step, expires_at, opened[at:])
+
+
+def own_key(folder: Path | None) -> str:
+    """A server's own key, kept in a folder; a new one if there is no folder or it cannot be kept there."""
+    if folder is None:
+        return secrets.token_urlsafe(32)
+    try:
+        return load_or_make_key(folder)
+    except (OSError, StoreUnavailable):
+        _LOG.warning("the key cannot be kept in the store's folder: state tokens are valid until the server stops")
+        return secrets.token_urlsafe(32)
 
 
 def load_or_make_key(folder: Path) -> str:
@@ -182,11 +197,17 @@ def _read_key(file: Path) -> str:
 
 def _derive(key: str) -> tuple[bytes, bytes]:
     """The number of a secret, which its tokens carry, and its key."""
+    # Few requests ask for a token, and without one a server needs none of this.
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     derived = HKDF(SHA256(), length=36, salt=None, info=b"elman state token 1").derive(key.encode())
     return derived[:4], derived[4:]
 
 
-def _cipher(key: bytes, salt: bytes) -> AESGCM:
+def _cipher(key: bytes, salt: bytes) -> "AESGCM":
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
     return AESGCM(hmac.digest(key, salt, "sha256"))
 
 

@@ -31,8 +31,9 @@ class MemoryStore:
         if key_of(record.id) is None:
             raise ValueError("a session's id is 128 bits or more in lower-case hexadecimal")
         with self._lock:
-            if self._live(record.id) is not None:
-                return False
+            live = self._live(record.id)
+            if live is not None:
+                return live.mark == record.mark
             if record.id in self._records:
                 self._remove(self._records[record.id])
             check_quota(self._usage(record.owner), len(record.snapshot), most)
@@ -47,11 +48,11 @@ class MemoryStore:
         with self._lock:
             return [self._advance(one) for one in advances]
 
-    def replace(self, record: Record, revision: int) -> bool:
+    def replace(self, record: Record, mark: bytes) -> bool:
         with self._lock:
             before = self._live(record.id)
-            if before is None or before.revision != revision:
-                return False
+            if before is None or before.mark != mark:
+                return before is not None and before.mark == record.mark
             self._remove(before)
             self._insert(record)
             return True
@@ -105,15 +106,15 @@ class MemoryStore:
 
     def _advance(self, one: Advance) -> bool:
         before = self._live(one.id)
-        if before is None or before.revision != one.revision:
-            return False
+        if before is None or before.mark != one.mark:
+            return before is not None and before.mark == one.next_mark
         if len(one.snapshot) != len(before.snapshot):
             raise ValueError(
                 f"a snapshot of {len(one.snapshot)} bytes, where the session's have {len(before.snapshot)}"
             )
         after = replace(
             before,
-            revision=before.revision + 1,
+            mark=one.next_mark,
             step=one.step,
             snapshot=one.snapshot,
             previous_step=before.step,

@@ -44,7 +44,8 @@ class Environment:
         self._gate = threading.Condition()
         self._num_inside = 0
         self._closed = False
-        with translated():
+        self._folder = folder
+        with translated(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             # With the spare room, sessions can still be stepped and deleted when new ones are refused.
             map_size = (max_bytes + max(_SPARE_BYTES, max_bytes // 16)) // 2**16 * 2**16
@@ -61,17 +62,17 @@ class Environment:
                 max_spare_txns=8,
             )
         try:
-            with translated():
-                self._open_tables(folder)
+            with translated(folder):
+                self._open_tables()
         except BaseException:
             self._env.close()
             raise
 
-    def _open_tables(self, folder: Path) -> None:
+    def _open_tables(self) -> None:
         self.release_dead_readers()
         self.page = int(self._env.stat()["psize"])
         expected = (self._env.info()["last_pgno"] + 1) * self.page
-        file = folder / "data.mdb"
+        file = self._folder / "data.mdb"
         # Reading past the end of a mapped file kills the process. A page of zeros is only found to be damaged.
         # A page that was cut is emptied: half of it would say that its sessions do not exist.
         size = file.stat().st_size
@@ -106,7 +107,7 @@ class Environment:
             with self._env.begin(write=write) as txn:
                 yield txn
         except (lmdb.Error, OSError) as error:
-            raise unavailable(error) from error
+            raise unavailable(error, self._folder) from error
         finally:
             with self._gate:
                 self._num_inside -= 1

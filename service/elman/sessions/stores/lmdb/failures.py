@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import lmdb
 
@@ -22,19 +23,22 @@ class DiskFull(StoreUnavailable):
 
 
 @contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Raises StoreUnavailable for the errors of LMDB and the system."""
+def translated(folder: Path) -> Iterator[None]:
+    """Raises StoreUnavailable for the errors of LMDB and the system, of a store in this folder."""
     try:
         yield
     except (lmdb.Error, OSError) as error:
-        raise unavailable(error) from error
+        raise unavailable(error, folder) from error
 
 
-def unavailable(error: lmdb.Error | OSError) -> StoreUnavailable:
-    """The error that a caller of the store is told."""
+def unavailable(error: lmdb.Error | OSError, folder: Path) -> StoreUnavailable:
+    """The error that a caller of the store in this folder is told."""
     # Of a system error, LMDB passes on only the text.
     text = str(error)
     if any(getattr(error, "errno", None) == number or os.strerror(number) in text for number in _FULL):
+        return DiskFull()
+    # A write that the disk has no room to finish is an input/output error to LMDB.
+    if os.strerror(errno.EIO) in text and _is_full(folder):
         return DiskFull()
     if isinstance(error, OSError):
         found = next((reason for numbers, reason in _SYSTEM_REASONS if error.errno in numbers), None)
@@ -45,6 +49,14 @@ def unavailable(error: lmdb.Error | OSError) -> StoreUnavailable:
     found = next((reason for kind, reason in _REASONS if isinstance(error, kind)), None)
     kind = Damaged if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError)) else StoreUnavailable
     return kind(found or f"the session store fails: {type(error).__name__}")
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < _FULL_BYTES
 
 
 _REASONS: tuple[tuple[type[lmdb.Error], str], ...] = (
@@ -63,6 +75,8 @@ _REASONS: tuple[tuple[type[lmdb.Error], str], ...] = (
 
 _DISK_FULL = "the session store's disk is full"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# A write that was cut short leaves nothing, but another process may have let go of some pages since.
+_FULL_BYTES = 2**16
 
 _SYSTEM_REASONS: tuple[tuple[tuple[int, ...], str], ...] = (
     ((errno.EACCES, errno.EPERM, errno.EROFS), "the session store's folder cannot be written to"),

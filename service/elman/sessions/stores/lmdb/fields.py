@@ -9,9 +9,9 @@ from elman.sessions.stores.lmdb.failures import Damaged
 
 OWNER_NBYTES, DIGEST_NBYTES, INPUT_DIGEST_NBYTES = 16, 32, 16
 
-# Kind, bytes of a state, created, ttl, expires, revision, step, previous step, flags, input digest, and a checksum of
+# Kind, bytes of a state, created, ttl, expires, mark, step, previous step, flags, input digest, and a checksum of
 # each state. A checksum of all that follows.
-_FIELDS = struct.Struct("<IIdddQQQB16sII")
+_FIELDS = struct.Struct("<IIddd8sQQB16sII")
 _CHECKSUM = struct.Struct("<I")
 HEADER_NBYTES = _FIELDS.size + _CHECKSUM.size
 _EXPIRES_AT = struct.Struct("<d")
@@ -62,7 +62,7 @@ class Fields:
     created_at: float
     ttl: float
     expires_at: float
-    revision: int
+    mark: bytes
     step: int
     previous_step: int
     flags: int
@@ -81,7 +81,7 @@ class Fields:
             self.created_at,
             self.ttl,
             self.expires_at,
-            self.revision,
+            self.mark,
             self.step,
             self.previous_step,
             self.flags,
@@ -97,7 +97,7 @@ class Fields:
             value[: _FIELDS.size]
         ):
             raise Damaged("the session store is damaged: the record of this session is missing or broken")
-        kind, size, created_at, ttl, expires_at, revision, *others = _FIELDS.unpack_from(value)
+        kind, size, created_at, ttl, expires_at, mark, *others = _FIELDS.unpack_from(value)
         step, previous_step, flags, input_digest, *checksums = others
         return Fields(
             kind,
@@ -105,7 +105,7 @@ class Fields:
             created_at,
             ttl,
             expires_at,
-            revision,
+            mark,
             step,
             previous_step,
             flags,

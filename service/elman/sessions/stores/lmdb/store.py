@@ -51,7 +51,7 @@ class LMDBStore:
             head = self._tables.head(txn, key)
             if head is not None:
                 if head.fields.expires_at > self._clock():
-                    return False
+                    return head.fields.mark == record.mark
                 self._tables.remove(txn, key, head)
             check_quota(self._tables.usage(txn, record.owner), len(record.snapshot), most)
             if self._environment.used_bytes(txn) >= self._max_bytes:
@@ -98,15 +98,15 @@ class LMDBStore:
         except Damaged:
             return False
 
-    def replace(self, record: Record, revision: int) -> bool:
+    def replace(self, record: Record, mark: bytes) -> bool:
         key = key_of(record.id)
         if key is None:
             return False
         kind = self._tables.kind_number(Kind.of(record))
         with self._environment.transaction(write=True) as txn:
             head = self._live_head(txn, key)
-            if head is None or head.fields.revision != revision:
-                return False
+            if head is None or head.fields.mark != mark:
+                return head is not None and head.fields.mark == record.mark
             if head.fields.kind == kind and head.layout.size == len(record.snapshot):
                 self._tables.write(txn, head.number, record, kind)
             else:
@@ -180,7 +180,7 @@ def _record(id: str, head: Head, kind: Kind, snapshot: bytes, previous: bytes | 
         fields.created_at,
         fields.expires_at,
         fields.ttl,
-        fields.revision,
+        fields.mark,
         fields.step,
         snapshot,
         fields.previous_step,

@@ -80,7 +80,7 @@ class Tables:
         return [value_of(txn, layout.body_key(head.number, slot), self._records) for slot in range(layout.num_bodies)]
 
     def advance(self, txn: lmdb.Transaction, one: Advance, checksum: int, now: float) -> bool:
-        """Write a step, if the session lives and is still at the advance's revision.
+        """Write a step, if the session lives and is still at the advance's mark.
 
         Args:
             checksum: of the new state.
@@ -92,8 +92,10 @@ class Tables:
         """
         key = key_of(one.id)
         head = None if key is None else self.head(txn, key)
-        if head is None or head.fields.expires_at <= now or head.fields.revision != one.revision:
+        if head is None or head.fields.expires_at <= now:
             return False
+        if head.fields.mark != one.mark:
+            return head.fields.mark == one.next_mark
         layout, fields = head.layout, head.fields
         if len(one.snapshot) != layout.size:
             raise ValueError(f"a snapshot of {len(one.snapshot)} bytes, where the session's have {layout.size}")
@@ -101,7 +103,7 @@ class Tables:
         rest = self._put_state(txn, head, slot, one.snapshot)
         fields.flags = slot | HAS_PREVIOUS | (HAS_INPUT_DIGEST if one.input_digest else 0) | (ENDED if one.ended else 0)
         fields.input_digest, fields.checksums[slot] = one.input_digest, checksum
-        fields.revision, fields.previous_step, fields.step = fields.revision + 1, fields.step, one.step
+        fields.mark, fields.previous_step, fields.step = one.next_mark, fields.step, one.step
         fields.expires_at = one.expires_at
         self._put_head(txn, layout, head.number, fields.pack() + rest)
         return True
@@ -145,7 +147,7 @@ class Tables:
             created_at=record.created_at,
             ttl=record.ttl,
             expires_at=record.expires_at,
-            revision=record.revision,
+            mark=record.mark,
             step=record.step,
             previous_step=record.previous_step,
             flags=(HAS_PREVIOUS if previous is not None else 0)
