@@ -222,5 +222,12 @@ def export_forecaster(model: Forecaster, series: Series, path: Path) -> None:
         mean=model.mean.tolist(),
         std=model.deviation.tolist(),
         reads="data",
-        spec=ModelSpec(forecast=ForecastSpec(target=series.target, known=series.known, minimum=series.minimum)),
+        spec=ModelSpec(
+            forecast=ForecastSpec(
+                target=series.target,
+                known=series.known,
+                known_for="same" if series.known else None,
+                minimum=series.minimum,
+            )
+        ),
     )

@@ -89,7 +89,7 @@ def test_what_is_not_said_or_contradicts_itself_is_refused(tmp_path: Path, more:
 
 
 def test_scaled_features_beside_the_target_need_their_own_scale(tmp_path: Path) -> None:
-    spec = ModelSpec(forecast=ForecastSpec(target=(0,), known=(1,)))
+    spec = ModelSpec(forecast=ForecastSpec(target=(0,), known=(1,), known_for="same"))
     given = options(example=torch.zeros(1, 12, 2), spec=spec)
     with pytest.raises(ExportRefused, match="one number for each feature of x"):
         export(Net(2).eval(), tmp_path / "model.onnx", **given, reads="scaled")

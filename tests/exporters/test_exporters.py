@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 
 from elman.errors import ModelRefused
-from elman.repository.model import load_model
+from elman.repository.model_file import load_model
 from tests.exporters.conftest import CHOSEN, Exported
 from tests.running import RunningServer, running_server
 
@@ -22,6 +22,15 @@ pytestmark = pytest.mark.exporters
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Array]
+
+CELLS = {
+    "gru_steps": "gru",
+    "gru_final": "gru",
+    "gru_reset_before": "gru",
+    "gru_window": "gru",
+    "bidirectional_gru": "gru",
+}
+"""The cell of files in which it is written out as a loop."""
 
 REFUSED = {("keras", "time_distributed"): ("probably frozen", "TimeDistributed")}
 """Why a file is refused, and what its remedy names. Every other is served with nothing configured."""
@@ -140,6 +149,7 @@ def test_an_exported_file_is_served_right_or_refused_with_a_remedy(
     session = onnxruntime.InferenceSession(str(shelf.folder / name / "1" / "model.onnx"))
     card = shelf.server.client.get(f"/v1/models/{name}").json()
     assert card["streaming"] or not state
+    assert card["cell"] == CELLS.get(name, card["cell"])
     body = body_of(card, rows, bool(state))
     answer = shelf.server.client.post(f"/v1/models/{name}/predict", json=body)
     assert answer.status_code == 200, answer.text

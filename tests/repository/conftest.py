@@ -19,9 +19,18 @@ from tests.reference import Array
 from tests.running import running_server
 
 
+def queue_of(model: Model) -> ModelQueue:
+    """A queue of its own for a model. Opening one takes ten times as long as running a short sequence in it."""
+    return ModelQueue(model, policy_of(model, Settings()))
+
+
 def run(model: Model, sequences: list[Sequence], policy: Policy | None = None) -> list[Sequence]:
     """Run sequences together in one queue, as the engine would."""
-    queue = ModelQueue(model, policy or policy_of(model, Settings()))
+    return run_in(ModelQueue(model, policy) if policy else queue_of(model), sequences)
+
+
+def run_in(queue: ModelQueue, sequences: list[Sequence]) -> list[Sequence]:
+    """Run sequences together in a queue that has no others."""
     for sequence in sequences:
         queue.scheduler.add(sequence)
     while len(queue.scheduler):
@@ -63,12 +72,12 @@ class Service:
 
 
 @pytest.fixture(scope="session")
-def serve() -> Iterator[Callable[[Path], Service]]:
+def serve() -> Iterator[Callable[..., Service]]:
     """Starts a server process over a model repository; stops them all at the end."""
     with contextlib.ExitStack() as stack:
 
-        def start(root: Path) -> Service:
-            server = stack.enter_context(running_server(root))
+        def start(root: Path, **settings: object) -> Service:
+            server = stack.enter_context(running_server(root, **settings))  # type: ignore[arg-type]
             return Service(server.url, server.client)
 
         yield start

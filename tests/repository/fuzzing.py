@@ -435,7 +435,8 @@ def watch_reads(reads: list[str]) -> None:
 
 def main(root: Path, first: int, end: int) -> None:
     from elman.errors import ModelRefused
-    from elman.repository.model import Model, load_model
+    from elman.repository.model import Model
+    from elman.repository.model_file import load_model
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

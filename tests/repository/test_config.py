@@ -12,8 +12,9 @@ from conftest import run_alone
 from onnx import helper
 
 from elman.errors import ModelRefused
-from elman.repository.model import Model, load_model
+from elman.repository.model import Model
 from elman.repository.model_config import as_json, parse_config
+from elman.repository.model_file import load_model
 from elman.repository.repository import scan
 from elman.repository.triton import chosen_versions, config_of
 from tests import triton

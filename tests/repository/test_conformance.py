@@ -13,7 +13,7 @@ from onnx.backend.test.case.node import gru, lstm, rnn
 
 from elman.errors import ModelRefused
 from elman.repository.graph import RECURRENT
-from elman.repository.model import load_model
+from elman.repository.model_file import load_model
 from tests.reference import Array
 
 # The modules are imported for what they register.

@@ -15,7 +15,8 @@ import pytest
 from fuzzing import BASES, MUTATIONS, SECRET, write_case
 
 from elman.errors import ModelRefused
-from elman.repository.model import Model, load_model
+from elman.repository.model import Model
+from elman.repository.model_file import load_model
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +26,8 @@ except ImportError:
     load = load_model
 
 ROOT = Path(__file__).parents[2]
-COUNT = int(os.environ.get("ELMAN_FUZZ_CASES", "700"))
+# Each mutation of each base three times, unless more are asked for.
+COUNT = int(os.environ.get("ELMAN_FUZZ_CASES", 3 * len(MUTATIONS) * len(BASES)))
 HANGS_AFTER = 45.0
 ISOLATED = load is not load_model
 
@@ -68,7 +70,7 @@ def _child(root: Path, first: int) -> list[Outcome]:
             hung = report.exists() and time.time() - report.stat().st_mtime > HANGS_AFTER
         if hung:
             process.kill()
-            process.wait()
+            process.wait(HANGS_AFTER)
     assert report.exists(), (root / "output").read_text(errors="replace")[-2000:]
     return _read(report, "hung" if hung else f"crashed with {process.returncode}")
 

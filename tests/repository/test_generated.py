@@ -17,7 +17,8 @@ from onnx import NodeProto, TensorProto, helper
 from truth import Array, Given, Truth, served
 
 from elman.errors import ModelRefused
-from elman.repository.model import Model, load_model
+from elman.repository.model import Model
+from elman.repository.model_file import load_model
 
 EXAMPLES = int(os.environ.get("ELMAN_GRAPH_EXAMPLES", "50"))
 FEATURES, HIDDEN = graphs.FEATURES, graphs.HIDDEN

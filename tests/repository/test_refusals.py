@@ -15,7 +15,8 @@ from onnx import helper
 
 from elman.engine.sequence import Sequence
 from elman.errors import ModelRefused
-from elman.repository.model import Model, load_model
+from elman.repository.model import Model
+from elman.repository.model_file import load_model
 from elman.repository.repository import Repository
 from elman.repository.spec import parse_spec
 

@@ -18,7 +18,7 @@ import pytest
 from conftest import Service
 
 from elman.errors import ModelRefused
-from elman.repository.model import load_model
+from elman.repository.model_file import load_model
 from tests.reference import Array
 from tests.running import CACHE
 

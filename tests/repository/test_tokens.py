@@ -12,7 +12,7 @@ from onnx import NodeProto, TensorProto, helper
 from truth import Array, Truth
 
 from elman.repository.graph import Graph
-from elman.repository.model import load_model
+from elman.repository.model_file import load_model
 from elman.repository.tokens import take_ids_as_integers
 
 TOKENS = 11

@@ -35,6 +35,7 @@ class Description:
     labels: Sequence[str] | None
     vocabulary: Sequence[str] | None
     unknown: str | None
+    normalisation: Literal["NFC", "none"] | None
     feature_names: Sequence[str] | None
     mean: Sequence[float] | None
     std: Sequence[float] | None
@@ -151,6 +152,8 @@ def _check_names(spec: ModelSpec) -> None:
 
 def _input_spec(said: Description, layout: Layout, inputs: Inputs) -> InputSpec:
     axes: dict[str, Any] = {"name": "input", "batch_axis": layout.batch_axis, "time_axis": layout.time_axis}
+    if said.normalisation is not None:
+        axes["normalisation"] = said.normalisation
     if inputs.x.is_floating_point():
         names = None if said.feature_names is None else tuple(said.feature_names)
         return InputSpec(kind="features", size=inputs.x.shape[-1], names=names, **axes)

@@ -33,6 +33,7 @@ def export(
     labels: Sequence[str] | None = None,
     vocabulary: Sequence[str] | None = None,
     unknown: str | None = None,
+    normalisation: Literal["NFC", "none"] | None = None,
     feature_names: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -73,6 +74,8 @@ def export(
         labels: a name for each number of an output row, which are scores: logits, probabilities or logarithms of them.
         vocabulary: a token for each token id, the first for id 0.
         unknown: the token of the vocabulary that stands for all others.
+        normalisation: the Unicode form that texts are brought into, that of the texts that the vocabulary was made of:
+            `NFC`, or `none` if they were taken as they stood. Without it, it is NFC where NFC changes no token.
         feature_names: a name for each feature of x.
         mean, std: one number each for every number of an output row, which stands for `output * std + mean` in the
             data's own units.
@@ -105,7 +108,7 @@ def export(
     """
     given = spec or ModelSpec()
     scale = Scale(reads, input_mean, input_std)
-    said = Description(task, labels, vocabulary, unknown, feature_names, mean, std, scale, initial_state)
+    said = Description(task, labels, vocabulary, unknown, normalisation, feature_names, mean, std, scale, initial_state)
     reference, inputs = prepare(module, example, vocabulary or given.input.vocabulary)
     with_onnx_layers(reference)  # Layers that cannot be exported are refused before any work is done.
     with torch.no_grad():

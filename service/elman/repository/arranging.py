@@ -21,27 +21,30 @@ def add_axis(graph: Graph, name: str, at: int, batch: int) -> None:
     graph.insert_after(None, [helper.make_node("Reshape", [name, shape], [inner])])
 
 
-def add_rows(graph: Graph) -> bool:
-    """Give every input and output of a graph an axis of rows, of extent 1, in front. False if an extent is open."""
-    tensors = [*graph.inputs, *graph.outputs]
-    dims = {name: graph.dims(name) for name in tensors}
-    if not all(isinstance(dim, int) for shape in dims.values() for dim in shape):
-        return False
+def add_rows(graph: Graph) -> None:
+    """Give every input and output of a graph an axis of rows, of extent 1, in front."""
     for name in graph.inputs:
+        dims = [_free(dim) for dim in graph.dims(name)]
         _rename_reads(graph, name, f"{name}.row")
-        graph.set_input_dims(name, [1, *(dim for dim in dims[name] if isinstance(dim, int))])
-        shape = graph.add_initializer(f"{name}.shape", np.array(dims[name], np.int64))
-        graph.insert_after(None, [helper.make_node("Reshape", [name, shape], [f"{name}.row"])])
+        graph.set_input_dims(name, [1, *dims])
+        graph.insert_after(None, [_axis_node(graph, "Squeeze", name, f"{name}.row")])
     for output in graph.proto.output:
         name = output.name
         for node in all_nodes(graph.proto):
             node.output[:] = [f"{name}.row" if made == name else made for made in node.output]
             node.input[:] = [f"{name}.row" if read == name else read for read in node.input]
-        shape = graph.add_initializer(f"{name}.shape", np.array([1, *dims[name]], np.int64))
-        graph.proto.node.append(helper.make_node("Reshape", [f"{name}.row", shape], [name]))
-        output.type.tensor_type.ClearField("shape")
+        graph.proto.node.append(_axis_node(graph, "Unsqueeze", f"{name}.row", name))
+        dims = [_free(dim) for dim in graph.dims(name)]
+        output.CopyFrom(helper.make_tensor_value_info(name, output.type.tensor_type.elem_type, [1, *dims]))
     graph.index()
-    return True
+
+
+def _axis_node(graph: Graph, operator: str, source: str, into: str) -> NodeProto:
+    """Takes the first axis away, or adds one."""
+    if graph.opset < 13:
+        return helper.make_node(operator, [source], [into], axes=[0])
+    axes = graph.add_initializer(f"{into}.axes", np.array([0], np.int64))
+    return helper.make_node(operator, [source, axes], [into])
 
 
 def arrange_input(graph: Graph, name: str, batch: int, time: int | None, *, first: bool = True) -> Layout:

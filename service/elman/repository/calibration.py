@@ -1,8 +1,9 @@
 """What a run of a network costs on this machine: a fixed part, a part a step, and a part a row and step."""
 
+import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import log2
 
 import numpy as np
 
@@ -11,29 +12,41 @@ from elman.repository.network import Array, Network
 from elman.repository.runtime import GraphSession, RuntimeFailure
 
 _CHUNK = 16
-_BATCHES = (1, 4, 8, 16, 32, 64)
-# A batch has so many rows where they are no dearer than fewer, and is doubled as long as that leaves of a row's cost no
-# more than this share.
-_FEW_ROWS = 8
-_NO_DEARER = 1.02
-_WORTH = 0.975
-# A batch this much larger than the best so far is not tried.
-_MOST_TIMES = 4
-# Runs that are timed of each kind, and how few of them once time is up.
-_MOST_RUNS = 10
-_FEWEST_RUNS = 2
-# What one model's calibration may take, in seconds.
-_BUDGET = 0.25
+# ONNX Runtime multiplies matrices by blocks of 6 rows with AVX2, of 12 with AVX-512 and of 4 with NEON: multiples of 12
+# leave none of them part empty.
+_BATCHES = (1, 4, 12, 24, 64)
+# Fewer rows than these are taken only where these are so much dearer.
+_FEW_ROWS = 12
+_DEARER = 1.5
+# Of more, the best is sought. A run holds up what comes meanwhile: one of so many seconds doubles the cost of its rows.
+# Of those that are this close to the best, the smallest is taken.
+_RUN_DOUBLES = 0.02
+_CLOSE = 1.08
+# In a file of so many bytes the products are so large that more than a few rows make a row no cheaper.
+_LARGE_NBYTES = 4 << 20
+# Runs are timed until the least few times of each agree so far, and none for more seconds or more often than this.
+_FEWEST_RUNS = 3
+_AGREE = 1.03
+_SECONDS = 0.04
+_MOST_RUNS = 12
+# A run that takes long is timed less often, and no more than this.
+_SLOW_SECONDS = 0.2
+# Once the first runs have taken so many seconds, no more rows are tried than a few, and after so many no more at all.
+_LATE = 0.1
+_TOO_LATE = 1.0
 # What the engine itself spends on a run, and on a row of it, however many steps it takes.
 _RUN_SECONDS = 40e-6
 _ROW_SECONDS = 2e-6
+
+Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Calibration:
     """What a run costs in seconds: `run + row * rows + steps * (step + row_step * rows)`, padding included.
 
-    `batch` is the number of rows from which more rows make a row no cheaper.
+    `batch` is the best number of rows of a run: by what a row costs, and by how long a run holds up what comes
+    meanwhile.
     """
 
     run: float = 15e-6
@@ -60,36 +73,45 @@ class Calibration:
 
 
 def calibrate(network: Network, min_rows: int, session: GraphSession) -> Calibration:
-    """Time a few runs. Takes about a quarter of a second for a model of a few megabytes. `session`: it, opened."""
+    """Time a few runs. Takes up to a quarter of a second for a model of a megabyte. `session`: it, opened."""
     executor = Executor(network, min_rows, session)
     chunk = 1 if network.layout == "step" else network.window or _CHUNK
-    deadline = time.thread_time() + _BUDGET
-    long: dict[int, float] = {}
-    batch = 1
-    for rows in _BATCHES:
-        late = bool(long) and time.thread_time() > deadline
-        if late or rows > (network.max_rows or rows) or rows > _MOST_TIMES * batch:
+    runs = _prepare(executor, chunk)
+    long = _time(runs)
+    batch = _choose(long)
+    return _fit(long, _short(executor, long, chunk, batch), chunk, batch)
+
+
+def _choose(long: dict[int, float]) -> int:
+    """The best number of rows, by the seconds that runs of each take."""
+    costs = {rows: (_RUN_SECONDS + seconds) / rows for rows, seconds in long.items()}
+    few = min((rows for rows in costs if rows < _FEW_ROWS), key=costs.__getitem__)
+    many = {rows: cost * (1 + long[rows] / _RUN_DOUBLES) for rows, cost in costs.items() if rows >= _FEW_ROWS}
+    if not many or costs[min(many)] > _DEARER * costs[few]:
+        return few
+    return next(rows for rows, cost in many.items() if cost <= _CLOSE * min(many.values()))
+
+
+def _prepare(executor: Executor, chunk: int) -> dict[int, Run]:
+    """A run for each number of rows that is tried. It has run once, so that it finds what it needs in memory."""
+    network = executor.network
+    most = min(network.max_rows or _BATCHES[-1], _FEW_ROWS if len(network.model) > _LARGE_NBYTES else _BATCHES[-1])
+    began = time.thread_time()
+    runs: dict[int, Run] = {}
+    for rows in sorted({min(rows, most) for rows in _BATCHES}):
+        if runs and time.thread_time() - began > (_LATE if rows > _FEW_ROWS else _TOO_LATE):
             break
-        long[rows] = _time(executor, rows, chunk, deadline)
-        worth = _NO_DEARER if rows <= _FEW_ROWS else _WORTH ** log2(rows / batch)
-        if _row_seconds(long, rows) < worth * _row_seconds(long, batch):
-            batch = rows
-    short = {rows: _time_short(executor, rows, long[rows] / chunk, deadline) for rows in (1, batch)}
-    return _fit(long, short, chunk, batch)
+        runs[rows] = _run(executor, rows, chunk)
+        runs[rows]()
+    return runs
 
 
-def _time_short(executor: Executor, rows: int, otherwise: float, deadline: float) -> float:
-    """As `_time` of one step; `otherwise` where the graph takes no sequence of one step."""
-    if executor.network.window is not None:
-        return otherwise
-    try:
-        return _time(executor, rows, 1, deadline)
-    except RuntimeFailure:
-        return otherwise
-
-
-def _row_seconds(long: dict[int, float], rows: int) -> float:
-    return (_RUN_SECONDS + long[rows]) / rows
+def _short(executor: Executor, long: dict[int, float], chunk: int, batch: int) -> dict[int, float]:
+    """As `long` for one row and `batch` rows, of one step; a share of it where the graph takes no single steps."""
+    if executor.network.window is None:
+        with contextlib.suppress(RuntimeFailure):
+            return _time({rows: _run(executor, rows, 1) for rows in (1, batch)})
+    return {rows: long[rows] / chunk for rows in (1, batch)}
 
 
 def _fit(long: dict[int, float], short: dict[int, float], chunk: int, batch: int) -> Calibration:
@@ -105,21 +127,37 @@ def _fit(long: dict[int, float], short: dict[int, float], chunk: int, batch: int
     return Calibration(run + _RUN_SECONDS, row + _ROW_SECONDS, max(each[1] - row_step, 0.0), row_step, batch)
 
 
-def _time(executor: Executor, rows: int, chunk: int, deadline: float) -> float:
-    """Processor seconds that a run takes: the least of a few, after one that finds nothing in the caches."""
+def _run(executor: Executor, rows: int, chunk: int) -> Run:
+    """A run of so many sequences of `chunk` steps, to be called often."""
     data, lengths, select, others = _inputs(executor.network, rows, chunk)
     states = executor.initial_states(rows)
-    executor.run(data, lengths, states, select, others)
-    least = float("inf")
-    ended = time.thread_time()
-    for number in range(_MOST_RUNS):
-        started = ended
-        executor.run(data, lengths, states, select, others)
-        ended = time.thread_time()
-        least = min(least, ended - started)
-        if ended > deadline and number + 1 >= _FEWEST_RUNS:
-            break
-    return least
+    return lambda: executor.run(data, lengths, states, select, others)
+
+
+def _time(runs: dict[int, Run]) -> dict[int, float]:
+    """Processor seconds that each takes: the least of some.
+
+    They take turns, so that what else the machine does slows all alike. Where it does much, more of them are needed
+    until some are undisturbed.
+    """
+    times: dict[int, list[float]] = {rows: [] for rows in runs}
+    left = list(runs)
+    while left and not all(_agree(times[rows]) for rows in left):
+        for rows in left:
+            began = time.thread_time()
+            runs[rows]()
+            times[rows].append(time.thread_time() - began)
+        left = [rows for rows in left if not _is_enough(times[rows])]
+    return {rows: min(found) for rows, found in times.items()}
+
+
+def _agree(times: list[float]) -> bool:
+    return len(times) >= _FEWEST_RUNS and sorted(times)[_FEWEST_RUNS - 1] <= _AGREE * min(times)
+
+
+def _is_enough(times: list[float]) -> bool:
+    number, spent = len(times), sum(times)
+    return number >= _MOST_RUNS or spent > (_SECONDS if number >= _FEWEST_RUNS else _SLOW_SECONDS)
 
 
 def _inputs(network: Network, rows: int, chunk: int) -> tuple[Array, Array, Array, list[Array]]:

@@ -63,8 +63,11 @@ class ConfigReader:
         outputs = self._outputs()
         labels = {one.name: self._labels(one) for one in config.output if one.label_filename}
         decoder = self._decoder(labels, outputs)
-        if self._lacks_rows and not add_rows(self._graph):
-            raise refused("with max_batch_size 0 a tensor has all its dims, and one of the file is open")
+        if self._lacks_rows:
+            tensors = [*self._graph.inputs, *self._graph.outputs]
+            if not all(isinstance(dim, int) for one in tensors for dim in self._graph.dims(one)):
+                raise refused("with max_batch_size 0 a tensor has all its dims, and one of the file is open")
+            add_rows(self._graph)
         added = {
             "input": self._input(),
             "inputs": self._ports,

@@ -1,7 +1,7 @@
 """External data: tensors that an ONNX file keeps in files beside it, read only from its own folder."""
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import onnx
@@ -9,23 +9,24 @@ from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from elman.errors import ModelRefused
+from elman.repository.digest import Piece
 from elman.repository.graph import all_graphs
 
 
-def embed_external_data(model: onnx.ModelProto, folder: Path) -> list[bytes]:
-    """Read every external tensor into `model`, and return the bytes read.
+def embed_external_data(model: onnx.ModelProto, folder: Path) -> tuple[list[Piece], list[bytes]]:
+    """Read every external tensor into `model`, and return where they lay and the bytes read.
 
     Raises ModelRefused for a location that is absolute, leaves the folder, is a link of either kind or is no
     ordinary file, and for data that is missing or short.
     """
     files: dict[str, bytes] = {}
-    read = []
+    pieces, read = [], []
     for tensor in _tensors(model):
         if not uses_external_data(tensor):
             continue
         info = ExternalDataInfo(tensor)
         if info.location not in files:
-            files[info.location] = _read(folder, info.location, tensor.name)
+            files[info.location] = _file(folder, info.location, tensor.name).read_bytes()
         offset, content = info.offset or 0, files[info.location]
         length = info.length if info.length is not None else len(content) - offset
         if offset < 0 or length < 0 or offset + length > len(content):
@@ -33,8 +34,17 @@ def embed_external_data(model: onnx.ModelProto, folder: Path) -> list[bytes]:
         tensor.raw_data = content[offset : offset + length]
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
+        pieces.append(Piece(info.location, offset, -1 if info.length is None else length))
         read.append(tensor.raw_data)
-    return read
+    return pieces, read
+
+
+def read_pieces(pieces: Iterable[Piece], folder: Path) -> Iterator[bytes]:
+    """What lies there now, less where a file has become short. Raises OSError, and ModelRefused as above."""
+    for location, offset, length in pieces:
+        with _file(folder, location, location).open("rb") as file:
+            file.seek(offset)
+            yield file.read(length)
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
@@ -50,7 +60,7 @@ def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
                 yield from item.tensors
 
 
-def _read(folder: Path, location: str, name: str) -> bytes:
+def _file(folder: Path, location: str, name: str) -> Path:
     pure = PurePosixPath(location.replace("\\", "/"))
     if not location or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
         raise _refused(f"external data of {name!r} lies outside the model's folder", location)
@@ -67,7 +77,7 @@ def _read(folder: Path, location: str, name: str) -> bytes:
         raise _refused(f"external data of {name!r} is not an ordinary file", location)
     if status.st_nlink > 1:
         raise _refused(f"external data of {name!r} is a hard link", location)
-    return path.read_bytes()
+    return path
 
 
 def _refused(reason: str, location: str) -> ModelRefused:

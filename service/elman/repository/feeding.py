@@ -57,7 +57,7 @@ def why_no_forecast(model: Model) -> str | None:
     """Why a model cannot be fed its own output; None where it can: its output is the next step's values."""
     if model.tokens or model.frames:
         return f"it reads {model.spec.input.kind}, not series of values"
-    if model.network.further or model.network.end is not None:
+    if model.network.end is not None:
         return _no_further(model)
     if model.spec.task != "forecasting":
         return f"its task is {model.spec.task}, not forecasting: its outputs are not the next step's values"
@@ -69,7 +69,7 @@ def why_no_forecast(model: Model) -> str | None:
         return "its spec says that it is driven by windows, and not by how many rows: forecast.window"
     if window is not None and driving.window != window:
         return f"the graph takes windows of {window} rows, its spec says {driving.window}"
-    misfit = _misfit(driving, features, size) or _wrong_future(model, driving)
+    misfit = _misfit(driving, features, size) or _wrong_future(model, driving) or _unsaid_step(model, driving)
     return misfit or _wrong_residuals(model, size) or _missing_package(model)
 
 
@@ -122,7 +122,7 @@ def driving_of(model: Model) -> Driving:
         future = names.index(spec.future)
         num_known = math.prod(extent or 1 for extent in model.network.statics[future].shape) // horizon
     of_graph = parameters, filled, future, num_known
-    return Driving(drive, spec.window or window, horizon, target, spec.known, spec.known_for, *of_graph)
+    return Driving(drive, spec.window or window, horizon, target, spec.known, spec.known_for or "same", *of_graph)
 
 
 def _wrong_future(model: Model, driving: Driving) -> str | None:
@@ -143,6 +143,18 @@ def _wrong_future(model: Model, driving: Driving) -> str | None:
             f"its spec names {len(driving.known)} known features, its input {spec.future!r} takes {driving.num_known}"
         )
     return None
+
+
+def _unsaid_step(model: Model, driving: Driving) -> str | None:
+    """Why it is not known for which step the further sequence inputs are, which are given ahead."""
+    if driving.drive == "direct" or not model.network.further or (model.spec.forecast or ForecastSpec()).known_for:
+        return None
+    names = ", ".join(repr(one.name) for one in model.network.further)
+    return (
+        f'it reads {names} at every step, which is given ahead, and its spec does not say for which step: add "same" '
+        'as forecast.known_for if a row has the values of its own step, "next" if it has those of the step that it '
+        "foretells"
+    )
 
 
 def feeds_on(model: Model) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from elman.errors import ModelRefused
 from elman.repository.graph import QUANTISED, RECURRENT, Graph, draws_at_random, nodes_inside
 from elman.repository.graph_trace import node_label
-from elman.repository.naming import names_batch, names_lengths, names_mask
+from elman.repository.naming import names_batch, names_lengths, names_mask, names_state
 from elman.repository.pairing import (
     SEQUENCE_LENS,
     batch_axis,
@@ -75,7 +75,8 @@ def find_roles(graph: Graph, spec: ModelSpec) -> Roles:
     states = _states(graph, spec, reached | weights, known)
     taken = {state.input for state in states}
     rest = [name for name in graph.inputs if name not in taken and graph.consumers.get(name)]
-    idle = {name for name in rest if name not in known and starts_only(graph, name)}
+    # Without the name of a state it may be what an encoder gives, so each request gives it.
+    idle = {name for name in rest if name not in known and names_state(name) and starts_only(graph, name)}
     rest = [name for name in rest if name not in idle]
     unsaid = [n for n in rest if said.get(n, "sequence") == "sequence" and n not in lengths | weights]
     data = spec.input.name or _data_input(graph, unsaid, reached)

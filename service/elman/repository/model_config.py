@@ -8,13 +8,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from elman.errors import ModelRefused
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor, FieldDescriptor
+    from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 CONFIG_FILE = "config.pbtxt"
 PACKAGE = "inference"
@@ -121,15 +123,18 @@ def data_type_name(number: int) -> str:
 
 
 @cache
-def _pool() -> descriptor_pool.DescriptorPool:
+def _config_class() -> Any:
+    # Most servers have no such file, and start without the library.
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
     file = descriptor_pb2.FileDescriptorProto(name="elman/model_config.proto", package=PACKAGE, syntax="proto3")
     add_model_config(file)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return pool
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.ModelConfig"))
 
 
-def add_model_config(file: descriptor_pb2.FileDescriptorProto) -> None:
+def add_model_config(file: "FileDescriptorProto") -> None:
     """Add the messages to a file of a package, so that a service in it can answer with `ModelConfig`."""
     for name, values in _ENUMS.items():
         enum = file.enum_type.add(name=name)
@@ -139,7 +144,7 @@ def add_model_config(file: descriptor_pb2.FileDescriptorProto) -> None:
         _add_message(file, name, fields)
 
 
-def _add_message(file: descriptor_pb2.FileDescriptorProto, name: str, fields: Mapping[str, str]) -> None:
+def _add_message(file: "FileDescriptorProto", name: str, fields: Mapping[str, str]) -> None:
     message = file.message_type.add(name=name)
     for field, declared in fields.items():
         number, kind = declared.split()
@@ -159,8 +164,7 @@ def _add_message(file: descriptor_pb2.FileDescriptorProto, name: str, fields: Ma
 
 def model_config(content: bytes = b"") -> Any:
     """A message `ModelConfig`, read from its serialised form."""
-    kind = message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"{PACKAGE}.ModelConfig"))
-    return kind.FromString(content)
+    return _config_class().FromString(content)
 
 
 def as_json(message: Any) -> dict[str, Any]:
@@ -180,7 +184,7 @@ def as_json(message: Any) -> dict[str, Any]:
     return found
 
 
-def _plain(field: FieldDescriptor, value: Any) -> Any:
+def _plain(field: "FieldDescriptor", value: Any) -> Any:
     if field.message_type is not None:
         return as_json(value)
     return field.enum_type.values_by_number[value].name if field.enum_type is not None else value
@@ -199,6 +203,10 @@ class ConfigText:
 
 def parse_config(content: bytes) -> ConfigText:
     """Read the text form of a `ModelConfig`. Raises ModelRefused, with the line, where it is none."""
+    from google.protobuf import text_format
+
+    if len(content) > 4 * _MOST_CHARACTERS:  # it may be cut, also within a character
+        raise refused(f"it has more than {_MOST_CHARACTERS} characters")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
@@ -229,7 +237,9 @@ class _Cutter:
     What the parser itself skips it can name none of, and some it cannot skip.
     """
 
-    def __init__(self, text: str, descriptor: Descriptor) -> None:
+    def __init__(self, text: str, descriptor: "Descriptor") -> None:
+        from google.protobuf import text_format
+
         self.foreign: list[str] = []
         self._lines = text.split("\n")
         self._tokens = text_format.Tokenizer(self._lines[:])

@@ -45,8 +45,8 @@ def stem(name: str, *, loose: bool = False) -> str:
     """A name without the words that say before or after: `h` of `h_in`, `h_out` and `new_h`; loosely of `h0`, `hn`."""
     words = _words(name)
     ends = {*_BEFORE, *_AFTER, *(_COUNTED if loose else ())}
-    if loose and words[-1:] in (["hn"], ["cn"]):
-        words[-1:] = [words[-1][0], "n"]
+    if loose and words and words[-1].endswith("n") and words[-1][:-1] in _STATES:
+        words[-1:] = [words[-1][:-1], "n"]
     while len(words) > 1 and words[-1] in ends:
         words.pop()
     while len(words) > 1 and words[0] in ends - set(_COUNTED):

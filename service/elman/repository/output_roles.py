@@ -30,6 +30,33 @@ def find_output_roles(rewrite: GraphRewrite) -> None:
             if not (looks if told == "steps" else rewrite.window is not None):
                 raise _contradicted(name, told)
             _set_axis(rewrite, name, timed=told == "steps")
+    _check_extents(rewrite)
+
+
+def _check_extents(rewrite: GraphRewrite) -> None:
+    """Raise ModelRefused for an output that is as long as a static input, such as the weights of attention."""
+    feeds, longer = probe_feeds(rewrite, *rewrite.extents()[0]), dict[str, Array]()
+    for one in rewrite.roles.others:
+        value = feeds[one.name]
+        for axis, dim in enumerate(rewrite.graph.dims(one.name)):
+            if one.role == "static" and axis != one.batch_axis and not isinstance(dim, int):
+                value = np.concatenate([value, value.take([0, 0], axis)], axis)
+                longer[one.name] = value
+    if not longer:
+        return
+    try:
+        runs = [rewrite.watching.run(list(rewrite.roles.outputs), {**feeds, **more}) for more in ({}, longer)]
+    except RuntimeFailure:
+        return  # the proof says on what the graph does not run
+    for name, before, after in zip(rewrite.roles.outputs, *runs, strict=True):
+        if before.shape != after.shape:
+            raise ModelRefused(
+                f"the output {name!r} is as long as the input {min(longer)!r}, which is of another length in each "
+                "request",
+                node=f"output {name!r}",
+                remedy="Give it the role unused in model.json, and the other outputs answer.",
+                template={"outputs": {name: {"role": "unused"}}},
+            )
 
 
 def _at(rewrite: GraphRewrite) -> int:

@@ -181,7 +181,16 @@ def _compatible(graph: Graph, one: str, other: str) -> bool:
     a, b = graph.dims(one), graph.dims(other)
     if graph.dtype(one) != graph.dtype(other) or len(a) != len(b) or not a:
         return False
-    return all(x == y for x, y in zip(a, b, strict=True) if isinstance(x, int) and isinstance(y, int))
+    rows = batch_axis(graph, one)
+    # A number is not the extent of what an input may have more or fewer of, such as the steps that attention weighs.
+    return all(
+        x == y or not isinstance(x, int) or (not isinstance(y, int) and (axis == rows or not _in_an_input(graph, y)))
+        for axis, (x, y) in enumerate(zip(a, b, strict=True))
+    )
+
+
+def _in_an_input(graph: Graph, dim: str | None) -> bool:
+    return any(dim in graph.dims(name) for name in graph.inputs)
 
 
 def _is_float(graph: Graph, name: str) -> bool:

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
+from onnx import NodeProto
 
 from elman.errors import ModelRefused
 from elman.repository.arranging import add_axis, arrange_input
+from elman.repository.cells import NoCell, write_as_cell
 from elman.repository.controls import stays
 from elman.repository.experiments import find_clocks, find_polarity
 from elman.repository.graph import Graph
@@ -64,6 +66,8 @@ def find_axes(graph: Graph, spec: ModelSpec, roles: Roles) -> GraphRewrite:
             except ModelRefused as refusal:
                 failures.append((reading, refusal))
                 continue
+            if BATCH in rewrite.scanned and TIME in rewrite.scanned:
+                continue  # rows follow each other as steps do, as in a graph that is made for one row
             if BATCH in rewrite.scanned:
                 break  # what is taken for rows is gone over step by step
             if "" in rewrite.scanned and TIME not in rewrite.scanned and not roles.states:
@@ -122,10 +126,8 @@ def _axes(graph: Graph, spec: ModelSpec, roles: Roles) -> Iterator[tuple[int, in
     dims, told = graph.dims(roles.data), spec.input
     floats = graph.dtype(roles.data).kind == "f"
     rank = len(dims)
-    pairs: list[tuple[int, int | None]] = []
-    for pair in ((0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1), *((0, axis) for axis in range(3, rank))):
-        if max(pair) < rank:
-            pairs.append(pair)
+    likely = ((0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1), *((0, axis) for axis in range(3, rank)))
+    pairs: list[tuple[int, int | None]] = [pair for pair in likely if max(pair) < rank]
     if rank == 2 and floats:
         # (batch, features) without time where a state is carried; else (batch, time) of one feature.
         stepping = isinstance(dims[1], int) and (bool(roles.states) or told.size is not None)
@@ -180,11 +182,11 @@ def _read(graph: Graph, spec: ModelSpec, roles: Roles, reading: Reading) -> Grap
     rewrite.roles = replace(roles, others=tuple(arranged))
     _probe(rewrite)
     _untie(rewrite)
-    _write_loops_as_scans(rewrite)
+    _simplify_loops(rewrite)
     tracer = trace(rewrite)
     while inline_branches(own, tracer.constant):
         _probe(rewrite)
-        _write_loops_as_scans(rewrite)
+        _simplify_loops(rewrite)
         tracer = trace(rewrite)
     return rewrite
 
@@ -199,17 +201,22 @@ def _without_time(graph: Graph, roles: Roles, reading: Reading, time: int) -> Re
     return replace(reading, batch=reading.batch - (time < reading.batch), time=None)
 
 
-def _write_loops_as_scans(rewrite: GraphRewrite) -> None:
-    """Write each Loop as a Scan that is shown to be one, and answers as the Loop did."""
+def _simplify_loops(rewrite: GraphRewrite) -> None:
+    """Write each Loop as a Scan, and each Scan as the cell, that it is shown to be and answers as."""
+    _rewrite_each(rewrite, "Loop", write_as_scan)
+    _rewrite_each(rewrite, "Scan", write_as_cell)
+
+
+def _rewrite_each(rewrite: GraphRewrite, operator: str, write: Callable[[GraphRewrite, NodeProto], None]) -> None:
     graph = rewrite.graph
-    for outputs in [list(node.output) for node in graph.proto.node if node.op_type == "Loop"]:
+    for outputs in [list(node.output) for node in graph.proto.node if node.op_type == operator]:
         node = next(node for node in graph.proto.node if list(node.output) == outputs)
         before, seen = onnx.GraphProto(), rewrite.values
         before.CopyFrom(graph.proto)
         try:
-            write_as_scan(rewrite, node)
+            write(rewrite, node)
             _probe(rewrite)
-        except NoScan:
+        except (NoScan, NoCell):
             continue
         except ModelRefused:
             rewrite.values = []
@@ -359,7 +366,7 @@ def _check_two_axes(graph: Graph, spec: ModelSpec, roles: Roles) -> None:
     dims, nodes = graph.dims(roles.data), graph.recurrent()
     if (
         len(dims) != 2
-        or isinstance(dims[1], int)
+        or (isinstance(dims[1], int) and not names_time(dims[0]))
         or graph.dtype(roles.data).kind != "f"
         or spec.input.size
         or not nodes

@@ -253,12 +253,12 @@ def _run(executor: Executor, rows: list[_Row], chunk: int) -> list[_Answer]:
             for (row, _), value in zip(pairs, out, strict=not network.own_clock):
                 outputs[live[row]][at].append(value)
         cursor += max(counts)
-        stay = [at for at, i in enumerate(live) if len(rows[i]) > cursor]
-        for at, i in enumerate(live):
-            if at not in stay:
-                finals[i] = _take(executor, states, [at])
-        states = _take(executor, states, stay)
-        live = [live[at] for at in stay]
+        ended = {at for at, i in enumerate(live) if len(rows[i]) <= cursor}
+        for at in ended:
+            finals[live[at]] = _take(executor, states, [at])
+        if ended:
+            stay = [at for at in range(len(live)) if at not in ended]
+            states, live = _take(executor, states, stay), [live[at] for at in stay]
     answers = [[_steps_of(network, at, one) for at, one in enumerate(found)] for found in outputs]
     return [_Answer(steps, finals[i]) for i, steps in enumerate(answers)]
 
@@ -266,7 +266,9 @@ def _run(executor: Executor, rows: list[_Row], chunk: int) -> list[_Answer]:
 def _steps_of(network: Network, at: int, rows: list[Array]) -> Array:
     """The rows of an output; of one that answers for the whole sequence, but the last."""
     final = network.answering[at].role == "final" and network.outputs != "selected"
-    return np.stack(rows[-1:] if final else rows)
+    if not rows:  # an output of steps of its own may have none
+        return np.zeros((0, network.answering[at].size), network.answering[at].dtype)
+    return np.array(rows[-1:] if final else rows)
 
 
 def _steps(counts: Iterable[int], last: bool) -> list[tuple[int, int]]:
@@ -300,7 +302,7 @@ def _probes(network: Network) -> list[_Row]:
     return rows
 
 
-def _probe(network: Network, rng: np.random.Generator, length: int) -> _Row:
+def _probe(network: Network, rng: "np.random.Generator", length: int) -> _Row:
     def draw(shape: tuple[int | None, ...], dtype: np.dtype[Any], ids: int | None) -> Array:
         sizes = [extent or 3 for extent in shape]
         if ids is not None or dtype.kind in "iub":

@@ -6,13 +6,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from elman.errors import ModelRefused, UnknownModel
+from elman.repository.load_cache import LoadCache
 from elman.repository.loading import Loader
 from elman.repository.model import Model
-from elman.repository.model_config import CONFIG_FILE
-from elman.repository.triton import INITIAL_FOLDER, chosen_versions, config_file, plain_name, read_config
+from elman.repository.triton import INITIAL_FOLDER, chosen_versions, config_file, config_in, file_name
 
 _LOG = logging.getLogger("elman")
 
@@ -60,8 +59,7 @@ def _entries(folder: Path) -> list[Entry]:
             remedy="Use letters, digits, dots, dashes and underscores, at most 128.",
         )
     versions = [version for version in _folders(folder) if re.fullmatch(r"[1-9][0-9]{0,8}", version.name)]
-    config = _config(folder)
-    name = (config and config.default_model_filename) or "model.onnx"
+    config, name = config_in(folder), file_name(folder)
     there = [int(version.name) for version in versions if (version / name).exists()]
     if config is not None:
         there = chosen_versions(config, there)
@@ -71,15 +69,6 @@ def _entries(folder: Path) -> list[Entry]:
             f"the folder {folder.name!r} holds no <version>/{name}", remedy=f"Put the file at {folder.name}/1/{name}."
         )
     return sorted(found, key=lambda entry: entry.version)
-
-
-def _config(folder: Path) -> Any:
-    """What the `config.pbtxt` of a model says; None if there is none, or none that can be read: its load says why."""
-    try:
-        config = read_config(folder / CONFIG_FILE).message if (folder / CONFIG_FILE).is_file() else None
-        return config if config is None or plain_name(config.default_model_filename or "model.onnx") else None
-    except ModelRefused:
-        return None
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -93,11 +82,13 @@ class Repository:
     tells how long each file took to load.
     """
 
-    def __init__(self, root: Path, timeout: float = 60.0, memory: int | None = None) -> None:
+    def __init__(
+        self, root: Path, timeout: float = 60.0, memory: int | None = None, cache: LoadCache | None = None
+    ) -> None:
         self.root = root
         self.refusals: list[Refusal] = []
         self.load_seconds: dict[tuple[str, int], float] = {}
-        self._loader = Loader(timeout, memory)
+        self._loader = Loader(timeout, memory, cache)
         self._closed = False
         self._models: dict[str, dict[int, Model]] = {}
         self._signatures: dict[tuple[str, int], Signature] = {}

@@ -10,10 +10,12 @@ import onnx
 from onnx.inliner import inline_local_functions
 
 from elman.errors import ModelRefused
+from elman.repository.arranging import add_rows
 from elman.repository.controls import bind_controls, name_controls
 from elman.repository.describing import describe_inputs, describe_outputs
 from elman.repository.graph import RECURRENT, Graph, all_nodes, attribute
 from elman.repository.graph_analysis import find_cell, find_features, find_marks
+from elman.repository.graph_axes import TIME
 from elman.repository.graph_io import find_roles
 from elman.repository.graph_loops import scan_inputs
 from elman.repository.graph_rewrite import GraphRewrite, axes_of, recurrent_inside
@@ -62,8 +64,7 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
     given = spec
     prepared, spec = _prepare(model, spec)
     learned = _take_initialisers(prepared, spec)
-    roles = find_roles(prepared, spec)
-    rewrite = find_axes(prepared, spec, roles)
+    rewrite = _find_axes(prepared, spec)
     graph, roles = rewrite.graph, rewrite.roles
     _check_recurrent(prepared, rewrite)
     sample = _sample(rewrite)
@@ -116,6 +117,26 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
         end=end,
     )
     return network, sample
+
+
+def _find_axes(graph: Graph, spec: ModelSpec) -> GraphRewrite:
+    """As `find_axes`. A graph of one sequence, whose steps come first, gets an axis of rows of extent 1 before them."""
+    roles = find_roles(graph, spec)
+    try:
+        return find_axes(graph, spec, roles)
+    except ModelRefused as refused:
+        if spec.input.size or len(graph.inputs) > 1 or len(graph.dims(roles.data)) != 2 or not graph.recurrent():
+            raise
+        add_rows(graph)
+        axes = spec.input.model_copy(update={"batch_axis": 0, "time_axis": 1})
+        spec = spec.model_copy(update={"input": axes})
+        try:
+            rewrite = find_axes(graph, spec, find_roles(graph, spec))
+        except ModelRefused:
+            raise refused from None
+        if TIME not in rewrite.scanned or rewrite.max_rows != 1:
+            raise refused from None
+        return rewrite
 
 
 def _sample(rewrite: GraphRewrite) -> Sample:

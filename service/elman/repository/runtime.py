@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 RUNTIME_VERSION: str = ort.__version__
+RUNTIME_BUILD: str = f"{ort.__version__}, {ort.get_build_info()}"
 
 # Fatal messages only: what the runtime prints about a user's graph is reported through exceptions instead.
 _LOG_SEVERITY = 4

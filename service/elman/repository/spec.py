@@ -313,7 +313,7 @@ class ForecastSpec(_Frozen):
             `(horizon, features)`, as the decoder of an encoder-decoder reads them. If they are input features too,
             `known` says which, and they are scaled like those.
         known_for: `same`: an input row has the known features of its own step. `next`: of the step after it, which it
-            foretells.
+            foretells. It is required with `known`, since the graph does not show it.
         residuals: errors (truth minus forecast, in the data's own units) seen on data that was not trained on, one
             row for each forecast of one run. A sampled path adds one row, drawn at random, to the output of each run.
         errors: errors of whole forecasts, by step. A sampled path is the point forecast plus those of one forecast,
@@ -328,7 +328,7 @@ class ForecastSpec(_Frozen):
     target: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     known: tuple[Annotated[int, Field(ge=0)], ...] = ()
     future: str | None = None
-    known_for: Literal["same", "next"] = "same"
+    known_for: Literal["same", "next"] | None = None
     residuals: tuple[tuple[Number, ...], ...] = ()
     errors: ErrorsSpec | None = None
     head: HeadSpec | None = None
@@ -356,6 +356,11 @@ class ForecastSpec(_Frozen):
             raise ValueError("future is the input of a direct model")
         if self.known and self.drive == "direct" and self.future is None:
             raise ValueError("a direct model reads features that are known ahead by an input of its own: future")
+        if self.known and self.drive != "direct" and self.known_for is None:
+            raise ValueError(
+                'known needs known_for: "same" if an input row has the known features of its own step, "next" if it '
+                "has those of the step that it foretells"
+            )
         return self
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from elman.errors import ModelRefused
 from elman.repository.model_config import (
     CONFIG_FILE,
     ConfigText,
@@ -90,6 +91,24 @@ def _read(path: Path, size: int, changed_at: int) -> ConfigText:
     # Size and time tell a file that was replaced. What is refused is read again.
     with path.open("rb") as file:
         return parse_config(file.read(2**20))
+
+
+def config_in(folder: Path) -> Any:
+    """The configuration of the model in a folder.
+
+    None if there is none, or none that can be followed: the load of the model says why.
+    """
+    try:
+        config = read_config(folder / CONFIG_FILE).message if (folder / CONFIG_FILE).is_file() else None
+        return config if config is None or plain_name(config.default_model_filename or "model.onnx") else None
+    except ModelRefused:
+        return None
+
+
+def file_name(folder: Path) -> str:
+    """The name of the file in each version of the model in a folder."""
+    config = config_in(folder)
+    return (config and config.default_model_filename) or "model.onnx"
 
 
 def files_of(path: Path, config: Any) -> Iterator[Path]:
