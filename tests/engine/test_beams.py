@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from elman.engine.beams import BeamRule, BeamSearch, Hypothesis
 from elman.engine.logprobs import best_indices, log_probabilities, most_probable
 from elman.engine.sampling import Rule, Sampler
+from elman.engine.stops import StopStrings
 from tests.looping import Scores, log_softmax, search_alone
 
 LETTERS = ("a", "b", "<end>")
@@ -120,17 +121,42 @@ def test_of_equal_sums_the_hypothesis_that_stood_first_and_the_lower_id_come_fir
 def test_a_stop_string_closes_a_hypothesis_and_is_cut_off() -> None:
     vocabulary, size = tuple("abcdefgh"), 8
     scores = scores_of(3, size)
-    beams = beam_rule(40, 3, 40, end=None, vocabulary=vocabulary, stop=("ab", "c", "d", "e", "f"))
+    stops = ("ab", "c", "d", "e", "f")
+    beams = beam_rule(40, 3, 40, end=None, vocabulary=vocabulary, stop=StopStrings(stops))
     found = searched(scores, beams)
     for _, total, tokens, reason in found:
         text = "".join(vocabulary[token] for token in tokens)
-        assert (reason == "stop") == any(stop in text for stop in beams.rule.stop)
-        assert all(stop not in text[:-1] for stop in beams.rule.stop), "it ends where the string is complete"
+        assert (reason == "stop") == any(stop in text for stop in stops)
+        assert all(stop not in text[:-1] for stop in stops), "it ends where the string is complete"
         assert total == pytest.approx(total_of(scores, tokens), rel=1e-12)
     assert {reason for *_, reason in found} == {"stop", "length"}
-    search = BeamSearch(beam_rule(2, 1, 2, end=None, vocabulary=vocabulary, stop=("a", "b")))
+    search = BeamSearch(beam_rule(2, 1, 2, end=None, vocabulary=vocabulary, stop=StopStrings(("a", "b"))))
     search.step(np.array([[9, 8, 1, 0, 0, 0, 0, 0]], np.float32))
     assert [sampler.text for _, _, sampler in search.samplers()] == ["", ""]
+
+
+def text_of(hypothesis: Hypothesis, vocabulary: tuple[str, ...]) -> str:
+    return "".join(vocabulary[node.token] for node in hypothesis.nodes())
+
+
+@given(seed=st.integers(0, 1000), stop=st.lists(st.text("abcd", min_size=1, max_size=2), min_size=1, max_size=8))
+def test_many_stop_strings_close_hypotheses_as_few_do(seed: int, stop: list[str]) -> None:
+    """Each step against all its continuations: the closed among the first beams, and the first that stay open."""
+    num_beams, vocabulary, generator = 3, ("a", "b", "c", "d", "ab", "ca", "dd"), np.random.default_rng(seed)
+    search = BeamSearch(beam_rule(num_beams, 4, 100, vocabulary=vocabulary, stop=StopStrings(tuple(stop)), end=None))
+    still_open, closed = [""], []
+    while search.open:
+        outputs = generator.normal(size=(len(still_open), len(vocabulary)))
+        sums = np.array([log_softmax(row) + one.total for row, one in zip(outputs, search.open, strict=True)])
+        order = [divmod(index, len(vocabulary)) for index in np.argsort(-sums.ravel(), kind="stable").tolist()]
+        ways = [still_open[row] + vocabulary[token] for row, token in order]
+        search.step(outputs)
+        stopped = [any(one in way for one in stop) for way in ways]
+        still_open = [way for way, ended in zip(ways, stopped, strict=True) if not ended][:num_beams]
+        closed += [way for way, ended in zip(ways[:num_beams], stopped, strict=False) if ended]
+        if search.length < 4:
+            assert [text_of(one, vocabulary) for one in search.open] == still_open
+    assert sorted(text_of(one, vocabulary) for _, one in search.found) == sorted(closed + still_open)
 
 
 def test_what_is_banned_is_in_no_text_and_stays_in_the_distribution() -> None:

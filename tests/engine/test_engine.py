@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elman.engine.engine import Engine
+from elman.engine.pending import PendingRequest
 from elman.engine.queue import ModelQueue
 from elman.engine.scheduler import Policy
 from elman.engine.sequence import Sequence
-from elman.errors import DeadlineExceeded, Draining, Internal, Overloaded
+from elman.errors import DeadlineExceeded, Draining, ElmanError, Internal, Overloaded
 from elman.repository.calibration import Calibration
 from tests.reference import Array, expected, model, same_bits
 
@@ -151,6 +153,24 @@ def test_a_request_that_does_not_fit_the_queue_is_refused_whole() -> None:
 
     asyncio.run(run())
     assert queue.stats.num_sequences == 4
+
+
+def test_what_goes_on_is_let_in_where_the_queue_is_full() -> None:
+    """Such as the next step of a beam search, of which all counted when it began."""
+    queue = ModelQueue(model(NAME), Policy())
+
+    async def run() -> None:
+        engine = Engine(2)
+        engine.start(asyncio.get_running_loop())
+        others = engine.submit(queue, [Sequence(features(1)) for _ in range(2)])
+        with pytest.raises(Overloaded):
+            engine.submit(queue, [Sequence(features(1))])
+        (one,) = await engine.submit(queue, [Sequence(features(1), served=3)]).future
+        check_exact(one)
+        await others.future
+        engine.close()
+
+    asyncio.run(run())
 
 
 def test_work_is_refused_by_what_it_costs_and_let_in_where_there_is_nothing_else() -> None:
@@ -317,3 +337,68 @@ def test_a_request_is_let_go_without_a_search_for_cycles(length: int) -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+class Noted(PendingRequest):
+    """A request that notes its party when it is answered."""
+
+    def __init__(self, queue: ModelQueue, sequence: Sequence, party: bytes, note: Callable[[bytes], None]) -> None:
+        super().__init__(queue, [sequence])
+        self.party, self._note = party, note
+
+    def finish(self, error: ElmanError | None) -> None:
+        assert error is None
+        self._note(self.party)
+
+
+def test_with_several_parties_a_few_answers_leave_at_a_time_and_first_those_of_parties_with_few() -> None:
+    queue = ModelQueue(model(NAME), Policy(max_batch=64))
+    # The parties that were answered, by the iteration of the event loop.
+    answered: list[list[bytes]] = [[]]
+
+    async def run() -> None:
+        engine = Engine(1_000)
+        engine.start(asyncio.get_running_loop())
+        for index, party in enumerate([b"heavy"] * 40 + [b"light"]):
+            engine.begin(Noted(queue, Sequence(features(9, index)), party, lambda party: answered[-1].append(party)))
+        while sum(map(len, answered)) < 41:
+            await asyncio.sleep(0)
+            answered.append([])
+        engine.close()
+
+    asyncio.run(run())
+    assert 1 <= max(map(len, answered)) <= 8
+    first = next(group for group in answered if group)
+    assert b"light" in first
+
+
+class Unanswered(Noted):
+    """A request whose engine is closed before it could answer."""
+
+    def __init__(self, queue: ModelQueue, sequence: Sequence, party: bytes) -> None:
+        super().__init__(queue, sequence, party, lambda party: None)
+
+    def finish(self, error: ElmanError | None) -> None:
+        assert isinstance(error, Draining)
+
+
+def test_one_of_several_parties_with_nothing_else_to_run_does_not_wait_for_the_event_loop() -> None:
+    queue = ModelQueue(model(NAME), Policy(max_batch=4))
+
+    async def run() -> bool:
+        engine = Engine(1_000)
+        engine.start(asyncio.get_running_loop())
+        engine.begin(Unanswered(queue, Sequence(features(200_000)), b"heavy"))
+        while not queue.stats.num_runs:
+            await asyncio.sleep(0.001)
+        light = Sequence(features(9))
+        until = time.monotonic() + 30
+        while not any(thread.running for thread in engine._threads) and time.monotonic() < until:
+            pass  # the thread is between two runs
+        engine.begin(Unanswered(queue, light, b"light"))
+        while light.remaining and time.monotonic() < until:
+            time.sleep(0.001)  # the event loop does nothing meanwhile
+        engine.close()
+        return not light.remaining
+
+    assert asyncio.run(run())

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from elman.engine.randomness import uniforms
 from elman.engine.sampling import Rule, Sampler, draw
+from elman.engine.stops import StopStrings
 from elman.errors import NotFiniteOutput
 from tests.looping import Mix
 
@@ -108,13 +109,13 @@ def test_it_ends_after_the_most_steps() -> None:
     ],
 )
 def test_a_stop_cuts_the_text_where_it_first_appears(stop: tuple[str, ...], text: str, cut: str) -> None:
-    sampler = written(text, stop=stop)
+    sampler = written(text, stop=StopStrings(stop))
     assert (sampler.text, sampler.reason) == (cut, "stop")
 
 
 @given(text=st.text("abc", max_size=30), stop=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3))
 def test_what_is_settled_is_never_taken_back(text: str, stop: list[str]) -> None:
-    sampler, settled = Sampler(rule(vocabulary=LETTERS, stop=tuple(stop))), ""
+    sampler, settled = Sampler(rule(vocabulary=LETTERS, stop=StopStrings(tuple(stop)))), ""
     for at, letter in enumerate(text):
         more = sampler.take(LETTERS.index(letter))
         assert len(sampler.settled) == at + 1
@@ -129,6 +130,26 @@ def test_what_is_settled_is_never_taken_back(text: str, stop: list[str]) -> None
     assert sampler.text == (read[: min(ends)] if ends else text)
     if places:
         assert settled == sampler.text
+
+
+class Counted(list[int]):
+    """A list that counts how often it is read."""
+
+    num_read = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.num_read += 1
+        return super().__getitem__(index)
+
+
+def test_a_stop_string_that_nearly_appears_at_each_letter_costs_no_more_than_another() -> None:
+    """Each letter steps back at most as often as letters before it stepped forward."""
+    stops = StopStrings(tuple("a" * 255 + letter for letter in "bcdefgh"))
+    stops._shorter = steps_back = Counted(stops._shorter)
+    text = ("a" * 254 + "h") * 40
+    sampler = written(text, stop=stops, max_steps=2 * len(text))
+    assert sampler.text == text
+    assert steps_back.num_read <= len(text)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

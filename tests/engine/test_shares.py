@@ -131,7 +131,7 @@ def test_the_model_of_a_light_caller_is_next_whatever_others_are_queued() -> Non
     def iterate(queue: Any) -> tuple[list[Sequence], list[Any]]:
         order.append(queue)
         begun.set()
-        go_on.wait()
+        go_on.wait(60)
         queue.scheduler.clear()
         if len(order) == 14:
             done.set()
@@ -140,10 +140,10 @@ def test_the_model_of_a_light_caller_is_next_whatever_others_are_queued() -> Non
     thread = EngineThread("test", iterate, lambda *_: None)
     queues: list[Any] = [Waiting() for _ in range(14)]
     thread.put([(queue, [], False) for queue in queues[:13]])
-    begun.wait()
+    assert begun.wait(60)
     thread.put([(queues[13], [], True)])
     go_on.set()
-    done.wait()
+    assert done.wait(60)
     thread.close()
     thread.join(10.0)
     assert order == [queues[0], queues[13], *queues[1:13]]

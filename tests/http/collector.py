@@ -58,7 +58,7 @@ class Collector:
         self.answering.set()
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join()
+        self._thread.join(60)
 
 
 def attributes_of(span: Span) -> dict[str, str | int]:

@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,10 @@ from elman.app import Elman, create_app
 from elman.errors import Forbidden, RateLimited, Unauthorized
 from elman.http.callers import Callers, owner_of_key
 from elman.http.keys import KeyEntry, KeysFile, KeysRefused, Rates, hash_of, read_keys, written
-from elman.http.limits import Bucket, Meter
+from elman.http.limits import Bucket, Meter, SharedBuckets
 from elman.http.roles import ROLES, RouteTable, declared
 from elman.settings import Settings
-from tests.running import STORE
+from tests.running import STORE, environment
 
 HASH = hash_of("alice-key")
 ENTRY = {"name": "alice", "hashes": [HASH], "roles": ["infer"]}
@@ -203,7 +206,7 @@ def test_a_key_ends_when_it_expires_or_is_taken_away(tmp_path: Path) -> None:
 
 
 def test_a_bucket_gives_its_rate_and_can_be_overdrawn() -> None:
-    bucket = Bucket(10.0)
+    bucket = Bucket(10.0, [0.0], 0)
     for _ in range(10):
         assert bucket.wait(0.0) == 0.0
         bucket.take(1, 0.0)
@@ -220,7 +223,7 @@ def test_a_bucket_gives_its_rate_and_can_be_overdrawn() -> None:
 
 
 def test_a_slow_bucket_holds_one_token() -> None:
-    bucket = Bucket(0.5)
+    bucket = Bucket(0.5, [0.0], 0)
     bucket.take(1, 0.0)
     assert bucket.wait(0.5) == pytest.approx(1.5) and bucket.wait(2.0) == 0.0
 
@@ -318,3 +321,58 @@ def test_a_look_up_of_a_known_key_hashes_nothing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("elman.http.callers.digest_of", lambda key: pytest.fail("it is hashed again"))
     for _ in range(1000):
         callers.admit(showing("alice-key"), "infer")
+
+
+# Workers count together. On a busy machine one of them may be interrupted for long before it can leave.
+_WORKER = """
+import sys
+from pathlib import Path
+from elman.http import limits
+from elman.http.keys import Rates
+
+limits._PATIENCE = 60.0
+meter = limits.Meter(Rates(steps_per_second=1.0), "alice", limits.SharedBuckets(Path(sys.argv[1])))
+for _ in range(5_000):
+    meter.take_steps(1)
+"""
+
+
+def test_two_workers_hold_a_key_to_one_limit(tmp_path: Path) -> None:
+    first, second = (SharedBuckets(tmp_path / "workers" / "limits") for _ in range(2))
+    rates = Rates(requests_per_second=0.1, steps_per_second=0.1)
+    Meter(rates, "alice", first).take_request()
+    meter = Meter(rates, "alice", second)
+    with pytest.raises(RateLimited, match=r"0\.1 requests a second"):
+        meter.take_request()
+    Meter(rates, "alice", first).take_steps(1)
+    with pytest.raises(RateLimited, match=r"0\.1 steps a second"):
+        meter.check_steps()
+    Meter(rates, "bob", second).take_request()
+    Meter(Rates(requests_per_second=0.2), "alice", second).take_request()  # other limits begin anew
+
+
+def test_a_worker_that_is_stopped_while_it_counts_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    stopped, other = (SharedBuckets(tmp_path / "limits") for _ in range(2))
+    meter = Meter(Rates(requests_per_second=0.1), "alice", other)
+    with stopped:
+        meter.take_request()
+    with pytest.raises(RateLimited):
+        meter.take_request()
+
+
+def test_names_that_find_no_room_are_counted_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elman.http.limits._SLOTS", 2)
+    first, second = (SharedBuckets(tmp_path / "limits") for _ in range(2))
+    for name in ("alice", "bob", "carol"):
+        for number, shared in enumerate((first, second), 1):
+            shared.find(name)[0] += 1.0
+            assert shared.find(name)[0] == (number if name != "carol" else 0.0)
+
+
+@pytest.mark.slow
+def test_nothing_that_workers_count_at_once_is_lost(tmp_path: Path) -> None:
+    command, since = [sys.executable, "-c", _WORKER, str(tmp_path / "limits")], time.monotonic()
+    running = [subprocess.Popen(command, env=environment()) for _ in range(4)]
+    assert [one.wait(120) for one in running] == [0] * 4
+    paid_at = SharedBuckets(tmp_path / "limits").find(f"alice {Rates(steps_per_second=1.0)}")[1]
+    assert since < paid_at - 4 * 5_000 < time.monotonic()

@@ -8,13 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import httpx
 import pytest
 import typer
+from google.protobuf.json_format import ParseDict
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from websockets.sync.client import connect
 
 from elman import create_app
+from elman.api.grpc.messages import INFERENCE
 from elman.cli.exits import CANNOT_START
 from elman.cli.jobs.server import run_server
 from elman.http.spans import Sampled
@@ -154,7 +160,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> It
             patch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
             patch.setenv("OTEL_SERVICE_NAME", "vowels")
             patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
-            started = running_server(models, "--access-log", log_format="json", tracing=True)
+            started = running_server(models, "--access-log", "--grpc-port", "0", log_format="json", tracing=True)
             server = stack.enter_context(started)
         yield server
 
@@ -164,19 +170,27 @@ def sampled(trace: int) -> dict[str, str]:
 
 
 def spans_of(collector: Collector, trace: int, num: int) -> dict[str, dict[str, str | int]]:
-    """The attributes of the spans of a trace, by name. All are below the first one, which is below the caller's."""
+    """The attributes of the spans of a trace of one request, by name."""
+    (spans,) = trees_of(collector, trace, num)
+    return {one.name: attributes_of(one) for one in spans}
+
+
+def trees_of(collector: Collector, trace: int, num: int) -> list[list[Span]]:
+    """The spans of a trace: for each request its own, which is below the caller's, and then those below it."""
     wanted = trace.to_bytes(16)
     spans = [one for one in collector.wait_for(lambda all: sum(s.trace_id == wanted for s in all) >= num)]
     spans = [one for one in spans if one.trace_id == wanted]
     assert len(spans) == num
-    (root,) = [one for one in spans if one.parent_span_id.hex() == SPAN]
-    assert root.trace_state == "vendor=here"
-    assert abs(root.end_time_unix_nano - time.time_ns()) < 60e9
-    for one in spans:
-        assert one is root or one.parent_span_id == root.span_id
-        assert root.start_time_unix_nano <= one.start_time_unix_nano <= one.end_time_unix_nano
-        assert one.end_time_unix_nano <= root.end_time_unix_nano
-    return {one.name: attributes_of(one) for one in spans}
+    roots = sorted((one for one in spans if one.parent_span_id.hex() == SPAN), key=lambda one: one.start_time_unix_nano)
+    trees = [[root, *(one for one in spans if one.parent_span_id == root.span_id)] for root in roots]
+    assert sum(map(len, trees)) == num
+    for root, *below in trees:
+        assert root.trace_state == "vendor=here"
+        assert abs(root.end_time_unix_nano - time.time_ns()) < 60e9
+        for one in below:
+            assert root.start_time_unix_nano <= one.start_time_unix_nano <= one.end_time_unix_nano
+            assert one.end_time_unix_nano <= root.end_time_unix_nano
+    return trees
 
 
 @pytest.mark.slow
@@ -245,6 +259,73 @@ def test_errors_and_streams_have_spans_too_and_the_log_has_the_trace(
 
 
 @pytest.mark.slow
+def test_each_frame_of_a_websocket_has_spans_below_its_callers(server: RunningServer, collector: Collector) -> None:
+    url = f"ws://127.0.0.1:{server.port}/v1/models/vowels-gru/stream"
+    frames = [{"sequence": INPUTS}, {"sequence": [[1.0]]}, {"sequence": INPUTS[:1]}]
+    with connect(url, additional_headers=sampled(51)) as stream:
+        session = json.loads(stream.recv())["session"]
+        for frame in frames:
+            stream.send(json.dumps(frame))
+            stream.recv()
+    with connect(url) as stream:  # which is not sampled
+        stream.recv()
+        stream.send(json.dumps(frames[0]))
+        stream.recv()
+    trees = trees_of(collector, 51, 9)
+    assert [sorted(one.name for one in tree[1:]) for tree in trees] == [
+        ["queue", "run", "store commit"],
+        [],
+        ["queue", "run", "store commit"],
+    ]
+    assert {tree[0].name for tree in trees} == {"frame /v1/models/{name}/stream"}
+    first, second, _ = (attributes_of(tree[0]) for tree in trees)
+    assert first.pop("elman.request_id") == second.pop("elman.request_id")
+    protocol = {"http.route": "/v1/models/{name}/stream", "network.protocol.name": "websocket"}
+    assert first == {**protocol, "elman.model": "vowels-gru", "elman.model_version": 1}
+    assert second == {**protocol, "elman.code": "wrong_features"}
+    steps = [attributes_of(one)["elman.steps"] for tree in trees for one in tree if one.name == "run"]
+    assert steps == [3, 1] and session not in str(collector.spans)
+
+
+@pytest.mark.slow
+def test_calls_over_grpc_and_messages_of_its_streams_have_spans(server: RunningServer, collector: Collector) -> None:
+    def metadata(trace: int) -> tuple[tuple[str, str], ...]:
+        return tuple(sampled(trace).items())
+
+    tensor = {"name": "input", "datatype": "FP32", "shape": [1, 1, 12], "contents": {"fp32_contents": INPUTS[0]}}
+    request, unknown = (
+        ParseDict({"model_name": name, "inputs": [tensor]}, INFERENCE.message("ModelInferRequest")())
+        for name in ("vowels-gru", "nobody")
+    )
+    service = "/inference.GRPCInferenceService"
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        infer = channel.unary_unary(f"{service}/ModelInfer", _encoded)
+        infer(request, metadata=metadata(61))
+        infer(request)
+        with pytest.raises(grpc.RpcError):
+            infer(unknown, metadata=metadata(62))
+        stream = channel.stream_stream(f"{service}/ModelStreamInfer", _encoded)
+        assert len(list(stream(iter([request, request]), metadata=metadata(63)))) == 2
+    method = {"rpc.system": "grpc", "rpc.service": "inference.GRPCInferenceService", "rpc.method": "ModelInfer"}
+    spans = spans_of(collector, 61, 3)
+    root = spans.pop("inference.GRPCInferenceService/ModelInfer")
+    assert root.pop("elman.request_id")
+    assert root == {**method, "rpc.grpc.status_code": 0, "elman.model": "vowels-gru", "elman.model_version": 1}
+    assert spans == {"queue": {}, "run": {"elman.sequences": 1, "elman.steps": 1, "elman.batch_size": 1}}
+    (refused,) = spans_of(collector, 62, 1).values()
+    assert refused.pop("elman.request_id")
+    assert refused == {**method, "rpc.grpc.status_code": 5, "elman.code": "unknown_model"}
+    for root, *works in trees_of(collector, 63, 6):
+        assert root.name == "inference.GRPCInferenceService/ModelStreamInfer"
+        assert sorted(one.name for one in works) == ["queue", "run"]
+
+
+def _encoded(message: Any) -> bytes:
+    content: bytes = message.SerializeToString()
+    return content
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("away", ["down", "slow"])
 def test_closing_gives_up_on_a_collector_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, away: str) -> None:
     monkeypatch.setattr("elman.http.tracing._CLOSE_SECONDS", 0.2)
@@ -266,7 +347,7 @@ def test_closing_gives_up_on_a_collector_that_does_not_answer(monkeypatch: pytes
     # What still tries draws random numbers, which would disturb the property tests of this process.
     for thread in threading.enumerate():
         if thread.name == "elman-tracing":
-            thread.join()
+            thread.join(60)
 
 
 @pytest.mark.slow

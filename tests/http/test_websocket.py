@@ -230,3 +230,17 @@ def test_no_log_holds_the_id_of_a_session(small_store: Path) -> None:
         log = server.log.read_text()
         assert "/v1/sessions/.../steps" in log and again.headers["x-request-id"] in log
         assert id not in log
+
+
+def test_frames_that_wait_for_their_turn_are_answered_in_their_order(target: RunningServer) -> None:
+    """A connection from another address makes the server let callers take turns."""
+    with socket.create_connection(("127.0.0.1", target.port), 20, ("127.0.0.2", 0)) as other:
+        other.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert other.recv(12) == b"HTTP/1.1 200"
+        stream = Stream(target)
+        steps = [frame(TEXT, json.dumps({"sequence": [[0.1] * 12] * count}).encode()) for count in (1, 2, 3, 400)]
+        content = b"".join(steps)  # more than is parsed at once
+        for piece in (content[:10], content[10:100], content[100:]):
+            stream.socket.sendall(piece)
+        assert [json.loads(stream.read()[1])["step"] for _ in steps] == [1, 3, 6, 406]
+        stream.socket.close()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elman.engine.scheduler import Batch, Policy, Scheduler
+from elman.engine.scheduler import _SHARED_RUNS, _SHARED_SECONDS, Batch, Policy, Scheduler
 from elman.engine.sequence import Sequence
 from elman.errors import DeadlineExceeded
 
@@ -286,18 +286,26 @@ def test_a_chunk_ends_where_a_row_ends_and_is_short_where_none_can(remaining: li
         assert batch.chunk == 1 or seconds(policy, batch.chunk, rows) <= 4 * seconds(policy, 0, rows)
 
 
-def test_what_ends_together_runs_together() -> None:
+@pytest.mark.parametrize(
+    ("lengths", "chosen"),
+    [
+        ((30, 29, 31, 33, 5, 7, 60, 200), [30, 29, 31, 33]),  # what ends together runs together
+        # A longer one that came early, rather than the closest; but not a much shorter one, which would be padded.
+        ((30, 5, 90, 29, 7, 200, 31, 33), [30, 90, 29, 31]),
+        ((30, 30, 30, 30, 30, 30, 30, 30), [30, 30, 30, 30]),
+    ],
+)
+def test_a_batch_takes_what_came_early_and_is_close_in_length(lengths: tuple[int, ...], chosen: list[int]) -> None:
     scheduler = Scheduler(Policy(max_batch=4))
-    every = [sequence(steps) for steps in (30, 5, 60, 29, 7, 200, 31, 33)]
+    every = [sequence(steps) for steps in lengths]
     for one in every:
         scheduler.add(one)
     batch = scheduler.schedule(0.0)
     assert batch is not None
-    assert sorted(one.length for one in batch.sequences) == [29, 30, 31, 33]
-    scheduler.update(batch)
-    batch = scheduler.schedule(0.0)
-    assert batch is not None
-    assert batch.sequences[0] is next(one for one in every if one.remaining)
+    assert sorted(one.length for one in batch.sequences) == sorted(chosen)
+    assert batch.sequences[0] is every[0]
+    if len(set(lengths)) == 1:
+        assert batch.sequences == every[:4]
 
 
 def test_the_first_is_never_passed_over() -> None:
@@ -420,3 +428,53 @@ def test_two_callers_with_much_work_get_the_same_however_they_send_it(max_batch:
             used[one.party] += seconds(policy, batch.chunk, len(batch.sequences)) / len(batch.sequences)
         scheduler.update(batch)
     assert used[b"late"] == pytest.approx(used[b"early"], rel=0.1)
+
+
+def test_runs_are_short_once_callers_share_a_model_and_long_again_later() -> None:
+    """A caller that comes waits for the run under way."""
+    scheduler = Scheduler(Policy(max_batch=64))
+    cost = scheduler.policy.cost
+
+    def seconds_of_next() -> float:
+        batch = scheduler.schedule(0.0)
+        assert batch is not None
+        scheduler.update(batch)
+        return cost.run_seconds(len(batch.sequences), batch.chunk)
+
+    for _ in range(64):
+        scheduler.add(sequence(200, party=b"heavy"))
+    assert seconds_of_next() > 2 * _SHARED_SECONDS
+    scheduler.add(sequence(3, party=b"light"))
+    for _ in range(5):
+        assert seconds_of_next() <= 2 * _SHARED_SECONDS
+    for _ in range(_SHARED_RUNS):
+        scheduler.add(sequence(1, party=b"heavy"))
+        seconds_of_next()
+    for _ in range(64):
+        scheduler.add(sequence(200, party=b"heavy"))
+    assert seconds_of_next() > 2 * _SHARED_SECONDS
+
+
+@given(policies, st.lists(shared, max_size=30), st.integers(0, 300))
+def test_sequences_that_are_added_together_are_run_as_if_one_by_one(
+    policy: Policy, arriving: list[Arrival], number: int
+) -> None:
+    fields = "returns", "priority", "deadline", "rows", "party"
+    batches: list[list[tuple[list[int], list[int]]]] = []
+    for together in (False, True):
+        scheduler = Scheduler(policy)
+        every = [sequence(one.length, **{name: getattr(one, name) for name in fields}) for one in arriving]
+        many = [sequence(1 + place % 7, party=b"a", place=place) for place in range(number)]
+        places = {id(one): place for place, one in enumerate([*every, *many])}
+        for group in (every, many):
+            if together and group:
+                scheduler.add_many(group)
+            else:
+                for each in group:
+                    scheduler.add(each)
+        seen = []
+        while (batch := scheduler.schedule(0.0)) is not None:
+            seen.append(([places[id(one)] for one in batch.sequences], batch.counts))
+            scheduler.update(batch)
+        batches.append(seen)
+    assert batches[0] == batches[1]

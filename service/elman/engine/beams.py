@@ -61,7 +61,7 @@ class Hypothesis:
         token: the last token.
         total: the sum of the log-probabilities.
         length: number of tokens, with the end token.
-        tail: the end of the text, as far as a stop string could begin in it.
+        stop_state: how far a stop string has begun at the end of the text.
         noted: the last token's log-probability and the alternatives, if they are wanted.
         closed: True if the last token is the end token, or completes a stop string.
         state: where the model stands, once it has read the parent's tokens, or all of them. Whoever runs the model sets
@@ -72,7 +72,7 @@ class Hypothesis:
     token: int = -1
     total: float = 0.0
     length: int = 0
-    tail: str = ""
+    stop_state: int = 0
     noted: TokenLogprob | None = None
     closed: bool = False
     state: Any = None
@@ -101,6 +101,8 @@ class BeamSearch:
     found: list[tuple[float, Hypothesis]] = field(default_factory=list)
     length: int = 0
     _num_closed: int = 0
+    # Which tokens end a hypothesis, by state of the stop strings. Kept, as it takes a loop over the vocabulary.
+    _closing: dict[int, Array] = field(default_factory=dict)
 
     def step(self, outputs: Array) -> None:
         """Continue each open hypothesis. `outputs` are the scores of its next token, `(open, vocabulary)`."""
@@ -134,34 +136,52 @@ class BeamSearch:
         """The continuations that stay open and those that end themselves, in their order."""
         num_beams, size, count = self.beams.num_beams, sums.shape[1], self.beams.rule.logprobs
         tops = None if count is None else [most_probable(row, count) for row in logprobs]
-        tried = 2 * num_beams
-        while True:
-            kept: list[Hypothesis] = []
-            num_open = 0
-            order = best_indices(sums.ravel(), tried)
-            for rank, index in enumerate(order.tolist()):
-                row, token = divmod(index, size)
-                one = self._fork(self.open[row], token, float(logprobs[row, token]))
-                if tops is not None:
-                    one.noted = TokenLogprob(float(logprobs[row, token]), tops[row])
-                num_open += not one.closed
-                if not one.closed or rank < num_beams:
-                    kept.append(one)
-                if num_open == num_beams:
-                    return kept
-            if len(order) < tried:
+
+        def fork(index: int) -> Hypothesis:
+            row, token = divmod(index, size)
+            one = self._fork(self.open[row], token, float(logprobs[row, token]))
+            if tops is not None:
+                one.noted = TokenLogprob(float(logprobs[row, token]), tops[row])
+            return one
+
+        # Each hypothesis has one end token. Where stop strings are rare too, twice as many are enough.
+        best = best_indices(sums.ravel(), 2 * num_beams).tolist()
+        kept: list[Hypothesis] = []
+        num_open = 0
+        for rank, index in enumerate(best):
+            one = fork(index)
+            num_open += not one.closed
+            if not one.closed or rank < num_beams:
+                kept.append(one)
+            if num_open == num_beams:
                 return kept
-            tried *= 4  # many end by a stop string
+        if len(best) < 2 * num_beams:
+            return kept
+        # Many tokens complete a stop string: choose among those that do not.
+        states = [one.stop_state for one in self.open]
+        known = self._closing
+        self._closing = {state: known[state] if state in known else self._closed_by(state, size) for state in states}
+        closing = np.array([self._closing[state] for state in states])
+        stay_open = best_indices(np.where(closing, -np.inf, sums).ravel(), num_beams).tolist()
+        first = best[:num_beams]
+        return [*map(fork, first), *map(fork, (index for index in stay_open if index not in first))]
+
+    def _closed_by(self, stop_state: int, size: int) -> Array:
+        """Which of the tokens end a hypothesis in this state, bool `(size,)`."""
+        return np.array([self._read(stop_state, token)[1] for token in range(size)])
+
+    def _read(self, stop_state: int, token: int) -> tuple[int, bool]:
+        """The state of the stop strings after a token, and whether the token ends a hypothesis."""
+        rule = self.beams.rule
+        if token == rule.end or rule.stop is None or rule.vocabulary is None:
+            return stop_state, token == rule.end
+        stop_state, found = rule.stop.read(stop_state, rule.vocabulary[token])
+        return stop_state, found is not None
 
     def _fork(self, parent: Hypothesis, token: int, logprob: float) -> Hypothesis:
-        rule = self.beams.rule
-        tail, closed = parent.tail, token == rule.end
-        if rule.stop and rule.vocabulary is not None and not closed:
-            tail += rule.vocabulary[token]
-            closed = any(stop in tail for stop in rule.stop)
-            tail = tail[max(0, len(tail) + 1 - max(map(len, rule.stop))) :]
+        stop_state, closed = self._read(parent.stop_state, token)
         return Hypothesis(
-            parent, token, parent.total + logprob, parent.length + 1, tail, closed=closed, state=parent.state
+            parent, token, parent.total + logprob, parent.length + 1, stop_state, closed=closed, state=parent.state
         )
 
     def _close(self, closed: list[Hypothesis]) -> None:

@@ -7,8 +7,11 @@ by a thread of its own. The event loop watches these threads.
 """
 
 import asyncio
+import contextlib
 import math
 import time
+from collections import Counter
+from collections.abc import Callable
 
 from elman.engine.pending import AwaitedRequest, PendingRequest, log_defect
 from elman.engine.queue import ModelQueue
@@ -16,12 +19,16 @@ from elman.engine.saver import Commit, Saver, save
 from elman.engine.sequence import Sequence
 from elman.engine.shares import Shares
 from elman.engine.thread import Arrival, EngineThread, Listener
-from elman.errors import Draining, ElmanError, Overloaded, StoreUnavailable
+from elman.errors import Draining, ElmanError, OutcomeUnknown, Overloaded, StoreUnavailable
 
 # With this many requests arrived, they are handed to the engine without another turn of the event loop.
 _ENOUGH_ARRIVED = 64
 # Most requests that are run together on the event loop.
 _MAX_LIGHT_REQUESTS = 8
+# Sequences of one party that are enough for its next runs.
+_ENOUGH_OF_ONE = 16
+# With several parties, most requests that are answered in one iteration of the event loop.
+_MOST_DELIVERED = 8
 # Seconds between two looks at the threads.
 _WATCH_SECONDS = 0.2
 # Seconds that a closing engine waits for its threads. One that is stuck ends with the process.
@@ -38,6 +45,9 @@ class Engine:
         light_saves: True if `commit` never waits. It is then called by the thread that ran the sequences.
         save_timeout: seconds that a request waits for `commit` before it gets StoreUnavailable.
         run_timeout: seconds that a run may take beyond ten times its calibrated cost. A longer one is stopped.
+
+    Attributes:
+        on_delivery: called on the event loop after sequences were done, if there are several parties.
     """
 
     def __init__(
@@ -55,6 +65,7 @@ class Engine:
         self._light_saves = light_saves
         self._save_timeout = save_timeout
         self._run_timeout = run_timeout
+        self.on_delivery: Callable[[], None] = lambda: None
         self._saver: Saver | None = None
         self._threads: list[EngineThread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -79,6 +90,10 @@ class Engine:
     def pending_seconds(self) -> float:
         """The work that is submitted and not answered, in seconds by the calibrated costs."""
         return self._pending_seconds
+
+    def is_busy(self, party: bytes) -> bool:
+        """Whether a party has sequences for a few runs here, so that more of them need not come at once."""
+        return self._shares.held(party) >= _ENOUGH_OF_ONE
 
     @property
     def alive(self) -> bool:
@@ -128,7 +143,8 @@ class Engine:
         pending.num_pending = num_sequences = len(sequences)
         pending.seconds = seconds = queue.seconds(sequences)
         party = pending.party
-        self.check_room(party, num_sequences, seconds)
+        if not sequences[0].served:  # what goes on was admitted when it began
+            self.check_room(party, num_sequences, seconds)
         saver = self._saver
         if (
             saver is not None
@@ -150,14 +166,19 @@ class Engine:
             place += sequence.rows
         # The engine thread is woken on the next turn of the event loop. Requests that arrive in one turn then share a
         # batch, and the threads switch once per turn and not once per request.
+        if first and (thread := self._thread_of(queue)).running is not None:
+            # The thread takes them in after its run, so this does not wake it. Of several callers, one that has nothing
+            # else here does not wait until the event loop has done what others have for it.
+            thread.put([(queue, sequences, first)])
+            return
         if not self._arrived:
             self._loop.call_soon(self._dispatch)
         self._arrived.append((queue, sequences, first))
 
     def _dispatch(self) -> None:
-        if self._num_seen < len(self._arrived) < _ENOUGH_ARRIVED and self._loop is not None:
+        if self._num_seen < len(self._arrived) < _ENOUGH_ARRIVED and self._loop and not self._shares.several:
             # The last turn brought more requests, so wait for another one. The engine thread would only take the
-            # core away from the event loop.
+            # core away from the event loop. With several parties there may always be more of one.
             self._num_seen = len(self._arrived)
             self._loop.call_soon(self._dispatch)
             return
@@ -191,9 +212,15 @@ class Engine:
         for _, sequences, _ in arrived:
             queue.add(sequences)
         done, listeners = self._iterate(queue)
-        self._deliver(self._save(done), listeners)
+        done, saving = self._divide(done)
+        self._deliver(done, listeners)
+        if saving:
+            self._save(saving)
         if len(queue.scheduler):
-            self._threads[_CHUNKED.index(queue.scheduler.policy.chunked)].put([(queue, [], False)])
+            self._thread_of(queue).put([(queue, [], False)])
+
+    def _thread_of(self, queue: ModelQueue) -> EngineThread:
+        return self._threads[_CHUNKED.index(queue.scheduler.policy.chunked)]
 
     def check_room(self, party: bytes, num_sequences: int = 1, seconds: float = 0.0) -> None:
         """Raise Overloaded if there is no room for more sequences of a caller, and Draining once the engine stops.
@@ -249,10 +276,9 @@ class Engine:
         self._draining = True
         self._idle = asyncio.Event()
         if self._num_pending:
-            try:
-                await asyncio.wait_for(self._idle.wait(), timeout)
-            except TimeoutError:
-                pass
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._idle.wait()
 
     def close(self) -> None:
         """Stop the threads. The engine's end after their current iteration, the saver after all is written.
@@ -285,23 +311,28 @@ class Engine:
             log_defect(f"the engine failed on {queue.model.name}", done)
         return done, [sequence.listener for sequence in fed if sequence.listener is not None] if fed else []
 
-    def _save(self, done: list[Sequence]) -> list[Sequence]:
-        """Have sequences saved. Returns those that can be delivered now."""
+    def _divide(self, done: list[Sequence]) -> tuple[list[Sequence], list[Sequence]]:
+        """The sequences that can be delivered now, and those that the saver takes first."""
         saving = []
         for sequence in done:
             if sequence.save is not None and sequence.error is None:
                 saving.append(sequence)
         if not saving or self._commit is None:
-            return done
+            return done, []
         if self._saver is None:
             save(self._commit, saving)
-            return done
-        rest = [sequence for sequence in done if sequence.save is None or sequence.error is not None]
-        self._saver.put(saving)
-        return rest
+            return done, []
+        return [sequence for sequence in done if sequence.save is None or sequence.error is not None], saving
+
+    def _save(self, sequences: list[Sequence]) -> None:
+        assert self._saver is not None, "only a saver leaves some to be saved"
+        self._saver.put(sequences)
 
     def _hand_back(self, done: list[Sequence], listeners: list[Listener]) -> None:
-        self._pass_on(self._save(done), listeners)
+        done, saving = self._divide(done)
+        self._pass_on(done, listeners)
+        if saving:
+            self._save(saving)
 
     def _pass_on(self, done: list[Sequence], listeners: list[Listener]) -> None:
         """Deliver on the event loop."""
@@ -317,6 +348,8 @@ class Engine:
     def _deliver(self, done: list[Sequence], listeners: list[Listener]) -> None:
         for listener in listeners:
             listener()
+        if len(done) > _MOST_DELIVERED and self._shares.several:
+            done = self._first_delivered(done)
         self._num_pending -= len(done)
         for sequence in done:
             # Cut the reference cycle between request and sequence, which would keep their arrays alive.
@@ -325,10 +358,25 @@ class Engine:
             pending.num_pending -= 1
             if not pending.num_pending:
                 self._finish(pending, None)
+        if self._shares.several:
+            self.on_delivery()
         if not self._num_pending:
             self._pending_seconds = 0.0  # removes rounding errors
             if self._idle is not None:
                 self._idle.set()
+
+    def _first_delivered(self, done: list[Sequence]) -> list[Sequence]:
+        """The sequences of a few requests, first of parties that have few. The rest comes in the next iteration."""
+        assert self._loop is not None
+        num_of = Counter([sequence.party for sequence in done])
+        done.sort(key=lambda sequence: num_of[sequence.party])
+        requests = set()
+        for index, sequence in enumerate(done):
+            requests.add(sequence.request)
+            if len(requests) > _MOST_DELIVERED:
+                self._loop.call_soon(self._deliver, done[index:], [])
+                return done[:index]
+        return done
 
     def _finish(self, pending: PendingRequest, error: ElmanError | None) -> None:
         """Finish a request, unless it was finished before its sequences were done."""
@@ -350,8 +398,8 @@ class Engine:
         for sequence in self._saver.overdue(now) if self._saver is not None else ():
             pending = sequence.request
             if isinstance(pending, PendingRequest):
-                detail = "the session store has not taken the step yet; send it again to learn whether it does"
-                self._finish(pending, StoreUnavailable(detail, retry_after=1))
+                detail = "the session store has not taken the step, and may still; with the same at, it happens once"
+                self._finish(pending, OutcomeUnknown(detail))
 
 
 # The threads: of the queues that are run in chunks, and of those that are run whole.

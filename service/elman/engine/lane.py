@@ -44,6 +44,11 @@ class Lane:
         queue.append(sequence)
         self.num_queued += 1
 
+    def add_all(self, rank: Rank, sequences: list[Sequence]) -> None:
+        """As `add` of each. All have that rank."""
+        (self._queues.get(rank) or self._queue_of(rank)).extend(sequences)
+        self.num_queued += len(sequences)
+
     def put_back(self, sequence: Sequence) -> None:
         """Queue a sequence before those of its rank."""
         self._queue_of(sequence.rank).appendleft(sequence)

@@ -25,6 +25,8 @@ _FEED_SECONDS = 20e-6
 _LIGHT_SECONDS = 500e-6
 # A run may take this many times its calibrated cost before the time counts that the engine allows.
 _SLOWER = 10.0
+# So many sequences are queued together.
+_MANY = 64
 # Seconds for which a model is suspended after a run that took too long.
 _SUSPENDED_SECONDS = 60.0
 # Static inputs of more bytes take longer than those of the calibrated cost.
@@ -42,6 +44,11 @@ class Stats:
         num_begun: sequences whose first run has begun, or that ended before it.
         queue_seconds: by sequence that ran and is done, from its submission to its first run.
         compute_seconds: by such a sequence, from its first run to its end. Others may have had turns between its runs.
+        num_answers: answers of the Open Inference Protocol whose rows ran. The event loop counts and times them.
+        reading_seconds: of their requests, from the first byte to the submission.
+        waiting_seconds: from there to the first run of the first row.
+        computing_seconds: from there until all rows are done.
+        answering_seconds: to make these answers.
     """
 
     num_added: int = 0
@@ -53,6 +60,11 @@ class Stats:
     num_sequences: int = 0
     num_failed: int = 0
     run_seconds: float = 0.0
+    num_answers: int = 0
+    reading_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    computing_seconds: float = 0.0
+    answering_seconds: float = 0.0
     queue_seconds: Histogram = field(default_factory=Histogram)
     compute_seconds: Histogram = field(default_factory=Histogram)
 
@@ -82,6 +94,15 @@ class Stats:
             if sequence.error is not None and not sequence.cancelled:
                 self.num_failed += 1
         self.num_sequences += len(done)
+
+    def count_answer(self, arrived: float, first: Sequence, done_at: float, answered_at: float) -> None:
+        """Count an answer whose first row is given. Times are on the clock of `time.monotonic`."""
+        begun_at = first.begun_at or done_at
+        self.num_answers += 1
+        self.reading_seconds += first.queued_at - arrived
+        self.waiting_seconds += begun_at - first.queued_at
+        self.computing_seconds += done_at - begun_at
+        self.answering_seconds += answered_at - done_at
 
 
 class ModelQueue:
@@ -135,6 +156,9 @@ class ModelQueue:
     def add(self, sequences: list[Sequence]) -> None:
         """Queue sequences."""
         self._unfinished.update(sequences)
+        if len(sequences) > _MANY:
+            self.scheduler.add_many(sequences)
+            return
         for sequence in sequences:
             self.scheduler.add(sequence)
 

@@ -17,6 +17,7 @@ import numpy as np
 from elman.engine.feedback import Fed, Feedback
 from elman.engine.logprobs import TokenLogprob, as_logits, log_probabilities, most_probable
 from elman.engine.randomness import uniforms
+from elman.engine.stops import StopStrings
 from elman.errors import NotFiniteOutput
 from elman.repository.network import Array
 
@@ -32,7 +33,7 @@ class Rule:
         seed: below 2**64.
         max_steps: most tokens to draw.
         end: the token that ends a sequence; it is not part of the result.
-        stop: stop strings. The text is cut before the first one that appears.
+        stop: the stop strings, if there are any. The text is cut before the first one that appears.
         vocabulary: the text of each token, if the model has one.
         banned: tokens that are never drawn, such as the start token.
         logprobs: how many alternatives are noted with the log-probability of each token; None to note nothing.
@@ -45,7 +46,7 @@ class Rule:
     seed: int
     max_steps: int
     end: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: StopStrings | None = None
     vocabulary: tuple[str, ...] | None = None
     banned: tuple[int, ...] = ()
     logprobs: int | None = None
@@ -76,6 +77,7 @@ class Sampler:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     cumulative_logprob: float = 0.0
     reason: Reason | None = None
+    _stop_state: int = 0
 
     def feed(self, feedbacks: list[Feedback], outputs: Array) -> list[Fed]:
         """Like `Feedback.feed`; the next inputs of each row are one token, `(1,)` int64."""
@@ -98,30 +100,18 @@ class Sampler:
             self._append_text(rule.vocabulary[token])
         if self.reason is None and len(self.tokens) == rule.max_steps:
             self.reason = "length"
-        self.settled.append(self._settled_length())
+        held_back = 0 if self.reason is not None or rule.stop is None else rule.stop.depths[self._stop_state]
+        self.settled.append(len(self.text) - held_back)
         return np.array([token], np.int64) if self.reason is None else None
 
     def _append_text(self, piece: str) -> None:
-        # A new match must include a part of the new piece, so the search starts shortly before it.
-        start = max(0, len(self.text) + 1 - max(map(len, self.rule.stop), default=0))
+        before = len(self.text)
         self.text += piece
-        found = [at for stop in self.rule.stop if (at := self.text.find(stop, start)) >= 0]
-        if found:
-            self.text = self.text[: min(found)]
-            self.reason = "stop"
-
-    def _settled_length(self) -> int:
-        """Length of the text that no stop string can cut any more."""
-        if self.reason is not None or not self.rule.stop:
-            return len(self.text)
-        text, settled = self.text, len(self.text)
-        for stop in self.rule.stop:
-            # The first position from which the rest of the text is a prefix of the stop string.
-            at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
-            while 0 <= at < settled and not stop.startswith(text[at:]):
-                at = text.find(stop[0], at + 1)
-            settled = min(settled, at) if at >= 0 else settled
-        return settled
+        if self.rule.stop is not None:
+            self._stop_state, found = self.rule.stop.read(self._stop_state, piece)
+            if found is not None:
+                self.text = self.text[: before + found]
+                self.reason = "stop"
 
 
 def note(samplers: list[Sampler], scores: Array, tokens: list[int]) -> None:

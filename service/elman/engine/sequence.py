@@ -65,7 +65,7 @@ class Sequence:
         deadline: on the clock of `time.monotonic`; later than this the sequence is dropped.
         cursor: steps of `inputs` done.
         remaining: steps of `inputs` still to do.
-        served: steps done of earlier inputs.
+        served: steps done of earlier inputs, also by the sequences that it goes on from. Above 0 it is never refused.
         queued_at, begun_at: when it was queued and when its first run began, on the clock of `time.monotonic`;
             0 before that. The engine sets them.
         rank: its position in the scheduler's order.
@@ -131,6 +131,9 @@ class Sequence:
 
     def go_on(self, inputs: Array) -> None:
         """Continue with `inputs`, from the state after the last ones."""
+        if self.further:  # of rows that are read anew, all but the first come again
+            moves = 1 if self.anew else self.cursor
+            self.further = tuple(one[moves:] for one in self.further)
         self.served += self.cursor
         self.cursor = 0
         self.inputs = inputs

@@ -17,8 +17,11 @@ Arrival = tuple[ModelQueue, list[Sequence], bool]
 Listener = Callable[[], None]
 Iterate = Callable[[ModelQueue], tuple[list[Sequence], list[Listener]]]
 
-# Added to the niceness of the thread, so that the event loop has priority (Linux has a niceness per thread).
-_NICENESS = 10
+# Added to the niceness of the thread, so that the event loop has priority (Linux has a niceness per thread). It is
+# little: the thread holds the interpreter's lock at times, and whatever else needs the core then holds the loop too.
+# With 3 it has half the event loop's share of a core. With 10 it would have a tenth, as the codec's workers have, and
+# the event loop would wait for the lock while they run.
+_NICENESS = 3
 
 
 class EngineThread:

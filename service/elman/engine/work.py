@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 from elman.engine.pending import PendingRequest
 from elman.engine.queue import ModelQueue
 from elman.engine.sequence import Sequence
-from elman.errors import DeadlineExceeded, ElmanError, StoreUnavailable
+from elman.errors import DeadlineExceeded, ElmanError, OutcomeUnknown
 
 T = TypeVar("T")
 
@@ -112,8 +112,10 @@ class Run(PendingRequest, Work):
 
     def late(self) -> ElmanError:
         if any(one.save is not None and not one.remaining for one in self.sequences):
-            detail = "the step ran, and the deadline passed before the session store had taken it; send it again"
-            return StoreUnavailable(detail, retry_after=1)
+            return OutcomeUnknown(
+                "the step ran, and the deadline passed before the session store had taken it, which it may still; with "
+                "the same at, it happens once"
+            )
         return super().late()
 
     def place(self, index: int) -> str:
@@ -185,10 +187,14 @@ def wait(future: "asyncio.Future[T]", deadline: float = inf) -> Steps[T]:
     return future.result()
 
 
+def in_thread(call: Callable[..., T], *arguments: Any) -> "asyncio.Future[T]":
+    """The result of a call in a thread."""
+    return asyncio.get_running_loop().run_in_executor(None, call, *arguments)
+
+
 def aside(call: Callable[..., T], *arguments: Any) -> Steps[T]:
     """In a script: the result of a call in a thread. For calls that wait for a disk or take milliseconds."""
-    future = asyncio.get_running_loop().run_in_executor(None, call, *arguments)
-    return (yield from wait(future))
+    return (yield from wait(in_thread(call, *arguments)))
 
 
 def aside_if(many: bool, call: Callable[..., T], *arguments: Any) -> Steps[T]:

@@ -67,8 +67,8 @@ async def read_body(
         task.uncancel()
         raise stalled[0] from None
     finally:
-        content = body.close()
-    return content
+        body.release()
+    return body.join()
 
 
 class ASGIExchange(Exchange):

@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from elman.errors import Forbidden, Unauthorized
 from elman.http.keys import KeyEntry, KeysFile, Rates, digest_of
-from elman.http.limits import Meter
+from elman.http.limits import Meter, SharedBuckets
 from elman.http.roles import ROLES, Need
 
 CALLER = "elman.caller"
@@ -60,12 +60,20 @@ class Callers:
         keys: may infer and use sessions.
         admin_keys: may do everything.
         file: named keys. It is read by `watch` when it changes. A key that is in `keys` too is as the file says.
+        shared: counts what keys with limits do together with the other workers.
     """
 
-    def __init__(self, keys: Iterable[str], admin_keys: Iterable[str] = (), file: KeysFile | None = None) -> None:
+    def __init__(
+        self,
+        keys: Iterable[str],
+        admin_keys: Iterable[str] = (),
+        file: KeysFile | None = None,
+        shared: SharedBuckets | None = None,
+    ) -> None:
         plain = {**{key: ("infer", "sessions") for key in keys}, **{key: ROLES for key in admin_keys}}
         self._plain = [_plain_caller(key, roles) for key, roles in plain.items()]
         self.file = file
+        self._shared = shared
         self.open = not plain and file is None
         """True if no key is needed."""
         self.meters: dict[str, Meter] = {}
@@ -151,7 +159,9 @@ class Callers:
     def _meter(self, entry: KeyEntry) -> Meter:
         """The meter of a key. It goes on counting if the limits are as before."""
         meter = self.meters.get(entry.name)
-        return meter if meter is not None and meter.rates == entry.rates else Meter(entry.rates)
+        if meter is not None and meter.rates == entry.rates:
+            return meter
+        return Meter(entry.rates, entry.name, self._shared)
 
     def _named_callers(self, entry: KeyEntry) -> Iterable[Caller]:
         may, meter = frozenset[Need]({"key", *entry.roles}), self.meters.get(entry.name)

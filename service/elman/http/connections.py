@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from elman.errors import Overloaded
 from elman.http.bodies import Bodies
 from elman.http.endpoint import Driver, Route
+from elman.http.turns import Turns
 
 if TYPE_CHECKING:
     from elman.http.exchange import HTTPExchange
@@ -31,7 +32,11 @@ class Connection(Protocol):
 
 
 class Connections:
-    """Counts connections, and closes those whose deadline has passed in a sweep each second."""
+    """Counts connections, and closes those whose deadline has passed in a sweep each second.
+
+    Attributes:
+        turns: the turns that their requests take.
+    """
 
     def __init__(self, limit: int, address_limit: int) -> None:
         """
@@ -40,6 +45,7 @@ class Connections:
             address_limit: most from one address; 0 for half of `limit`.
         """
         self.all: set[Connection] = set()
+        self.turns = Turns()
         self._limit = limit
         self._address_limit = address_limit or max(1, limit // 2)
         self._admitted: dict[object, str] = {}

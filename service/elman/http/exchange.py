@@ -19,11 +19,14 @@ from elman.http.logs import of_request
 from elman.http.short import cache_short
 
 if TYPE_CHECKING:
+    from elman.http.bodies import Body
     from elman.http.protocol import HTTPProtocol
 
 Headers = list[tuple[bytes, bytes]]
 
 _ACCESS = logging.getLogger("uvicorn.access")
+# What a request that the application serves takes on the event loop.
+_ASGI_SECONDS = 0.5e-3
 _SESSION_IN_PATH = re.compile(r"(/v1/sessions/)[^/]+")
 
 
@@ -102,11 +105,18 @@ class Head:
 
 
 class HTTPExchange(Exchange):
-    """One request of a connection that the driver answers."""
+    """One request of a connection that the driver answers.
+
+    Attributes:
+        body: a large one is joined before the request begins.
+        seconds: of the event loop that its beginning causes, beside what `start` takes.
+    """
 
     __slots__ = ("body", "chunked", "complete", "head", "keep_alive", "protocol", "streaming")
 
-    def __init__(self, protocol: "HTTPProtocol", head: Head, body: bytes, arrived: float) -> None:
+    seconds = 0.0
+
+    def __init__(self, protocol: "HTTPProtocol", head: Head, body: "bytes | Body", arrived: float) -> None:
         super().__init__()
         self.request_id = protocol.http.driver.request_id(head.fields)
         self.protocol, self.party = protocol, protocol.party
@@ -124,7 +134,8 @@ class HTTPExchange(Exchange):
         if head.error is not None or route is None:
             self.fail(driver, head.error or RuntimeError("a request without a route is served as ASGI"))
             return
-        request = Request(route.parameters, head.fields, head.query, self.body, route.caller.owner, self.arrived)
+        body: Any = self.body  # joined by now
+        request = Request(route.parameters, head.fields, head.query, body, route.caller.owner, self.arrived)
         route.driver.start(route.endpoint, request, self)
 
     def reply(self, response: Response) -> None:
@@ -151,6 +162,11 @@ class HTTPExchange(Exchange):
     def disconnect(self) -> None:
         super().disconnect()
         self._count(GONE)
+
+    def give_up(self) -> None:
+        """The client is gone before the request, which is read, could begin."""
+        self.protocol.http.driver.counters.num_accepted += 1
+        self.disconnect()
 
     def _count(self, response: Response) -> None:
         route = self.head.route
@@ -232,7 +248,9 @@ class ASGIExchange(HTTPExchange):
 
     __slots__ = ("_gone", "_read", "_response_start", "_scope", "task")
 
-    def __init__(self, protocol: "HTTPProtocol", head: Head, body: bytes, arrived: float) -> None:
+    seconds = _ASGI_SECONDS
+
+    def __init__(self, protocol: "HTTPProtocol", head: Head, body: "bytes | Body", arrived: float) -> None:
         super().__init__(protocol, head, body, arrived)
         self.task: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
@@ -248,6 +266,9 @@ class ASGIExchange(HTTPExchange):
     def disconnect(self) -> None:
         super().disconnect()
         self._gone.set()
+
+    def give_up(self) -> None:
+        self.disconnect()
 
     def _key(self) -> dict[str, str]:
         name = caller_of(self._scope).name

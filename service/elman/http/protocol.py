@@ -14,6 +14,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import httptools
@@ -22,6 +23,7 @@ from uvicorn.server import ServerState
 
 from elman.errors import ElmanError, HeadTooLarge, InvalidHTTP, Overloaded
 from elman.http.bodies import Body
+from elman.http.callers import ANYONE
 from elman.http.connections import network_of, served_by
 from elman.http.endpoint import MAX_JOINED_BYTES, Pieces, Route
 from elman.http.exchange import ASGIExchange, Head, HTTPExchange, address_of
@@ -47,6 +49,8 @@ _NEVER = float("inf")
 # stops. Longer heads are not worth the memory.
 _MAX_HEADS = 16
 _MAX_REPEATED_BYTES = 4096
+# Reading a piece of a body takes so many seconds a byte.
+_READ_SECONDS = 0.5e-9
 # Most requests of a connection that may wait for the response to the one before.
 _MAX_WAITING = 64
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})\r\n", re.IGNORECASE)
@@ -96,6 +100,10 @@ class HTTPProtocol(asyncio.Protocol):
         self._find: Callable[[str, Mapping[bytes, bytes]], Route | None] = self.http.find
         self._bodies = self.http.bodies
         self._connections = self.http.connections
+        self._turns = self.http.connections.turns
+        # Whose turns its requests take, once that is known, and the current request while it waits for one.
+        self._taking: bytes | None = None
+        self._held: HTTPExchange | None = None
         self._idle_seconds = config.timeout_keep_alive
         self.parser: Any = httptools.HttpRequestParser(self)
         # Complete requests that wait for the response to the one before.
@@ -139,11 +147,17 @@ class HTTPProtocol(asyncio.Protocol):
         self._connections.discard(self)
         self._connections.release(self.transport)
         if self._body is not None:
-            self._body.close()
+            self._body.release()
             self._body = None
-        if self._current is not None:
+        self._take_turns_as(None)
+        if self._held is not None:
+            self._held.give_up()
+        elif self._current is not None:
             self._current.disconnect()
-            self._current = None
+        for exchange in (self._held, *self._waiting):
+            if exchange is not None and isinstance(exchange.body, Body):
+                exchange.body.release()
+        self._current = self._held = None
         self._waiting.clear()
         self.resume_writing()
         self.parser = None  # breaks a reference cycle
@@ -284,12 +298,11 @@ class HTTPProtocol(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._in_body = False
         pieces = self._pieces
-        content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        content: Any = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if pieces:
             self._pieces = []
         if self._body is not None:
-            self._body.add(content)
-            content, self._body = self._body.close(), None
+            content, self._body = self._body.ended_by(content), None
         head = self._last_head = self._head
         if self.parser.should_upgrade() and head.method != b"CONNECT":
             return
@@ -297,13 +310,23 @@ class HTTPProtocol(asyncio.Protocol):
         served = self._exchange if head.route is not None or head.error is not None else ASGIExchange
         # An idle connection keeps no head: the next request may come late or never.
         self._head, self.url = _NO_HEAD, b""
+        caller = None if head.route is None else head.route.caller
+        if caller is None:
+            party = self.http.party(head.fields, self.party)
+        else:
+            party = self.party if caller.owner == ANYONE else caller.owner
+        if party != self._taking:
+            self._take_turns_as(party)
         self._take(served(self, head, content, self.arrived))
 
     def _meter_body(self, size: int) -> None:
         """Apply the limits to a body that takes several reads. The last one had `size` bytes."""
         pieces, self._pieces = self._pieces, []
         if self._body is None:
-            self._body = Body(self._bodies, self.http.party(self._head.fields, self.party), self._refuse)
+            party = self.http.party(self._head.fields, self.party)
+            if party != self._taking:
+                self._take_turns_as(party)
+            self._body = Body(self._bodies, party, self._refuse)
             self._around_body = 0
         elif not pieces:
             # Fields after the last chunk, which the parser keeps, or what may stand beside the length of a chunk.
@@ -316,6 +339,15 @@ class HTTPProtocol(asyncio.Protocol):
             self._body.add(b"".join(pieces))
         except ElmanError as error:
             self._refuse(error)
+        else:
+            if self._turns.several:
+                self.transport.pause_reading()
+                self._turns.take(self._body.party, self._read_on, size * _READ_SECONDS)
+
+    def _read_on(self) -> None:
+        """Read the next piece of a body."""
+        if not self._waiting and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def _refuse(self, error: ElmanError) -> None:
         """Answer with an error without reading the rest of the request, then close. Earlier requests come first."""
@@ -324,7 +356,7 @@ class HTTPProtocol(asyncio.Protocol):
         self._refused, self._in_head, self._in_body = True, False, False
         self._pieces = []
         if self._body is not None:
-            self._body.close()
+            self._body.release()
             self._body = None
         head = Head(b"POST", "1.1", False, self.url, [])
         head.error = error
@@ -333,7 +365,10 @@ class HTTPProtocol(asyncio.Protocol):
     def _take(self, exchange: HTTPExchange) -> None:
         if self._current is None and self._drained is None:
             self._current = exchange
-            exchange.start()
+            if self._turns.several or exchange.body.__class__ is Body:
+                self._hold(exchange)
+            else:
+                exchange.start()
         else:
             if len(self._waiting) >= _MAX_WAITING and not self._refused:
                 raise Overloaded(f"more than {_MAX_WAITING} requests wait on this connection", retry_after=1)
@@ -346,7 +381,37 @@ class HTTPProtocol(asyncio.Protocol):
             self._current = self._waiting.popleft()
             if not self._waiting:
                 self.transport.resume_reading()
-            self._current.start()
+            self._hold(self._current)
+
+    def _hold(self, exchange: HTTPExchange) -> None:
+        """Begin on the current request once its body is joined, and it is its caller's turn."""
+        self._held = exchange
+        if isinstance(exchange.body, Body):
+            self._bodies.join(exchange.body, partial(self._joined, exchange))
+        elif self._turns.several:
+            self._turns.take(self._taking or self.party, partial(self._start, exchange), exchange.seconds)
+        else:
+            self._start(exchange)
+
+    def _joined(self, exchange: HTTPExchange, body: bytes | None) -> None:
+        exchange.body = body or b""
+        if body is None:
+            self.transport.close()
+        elif self._held is exchange:  # else the client is gone
+            self._hold(exchange)
+
+    def _start(self, exchange: HTTPExchange) -> None:
+        if self._held is exchange:
+            self._held = None
+            exchange.start()
+
+    def _take_turns_as(self, party: bytes | None) -> None:
+        """Count the connection as one of a party, or of none."""
+        if self._taking is not None:
+            self._turns.leave(self._taking)
+        if party is not None:
+            self._turns.join(party)
+        self._taking = party
 
     def finished(self, keep_alive: bool) -> None:
         """The response of the current request is complete."""
@@ -400,7 +465,7 @@ class HTTPProtocol(asyncio.Protocol):
         head, self._last_head = self._head, None
         if head is _NO_HEAD or self._head_again:  # a CONNECT, which is answered already; or several upgrades at once
             self._close_when_done()
-        elif not _is_websocket(head):
+        elif head.fields.get(b"upgrade", b"").lower() != b"websocket":
             # The parser has passed over the body. A new one reads the request as if it did not ask for the upgrade.
             self.parser, self._head_again = httptools.HttpRequestParser(self), True
             self.data_received(head.rewritten(b"upgrade") + rest)
@@ -413,7 +478,8 @@ class HTTPProtocol(asyncio.Protocol):
     def _open_websocket(self, head: Head) -> None:
         self.state.connections.discard(self)
         self._connections.discard(self)
-        protocol = WebSocketProtocol(self.config, self.state, self.app_state)
+        self._take_turns_as(None)
+        protocol = WebSocketProtocol(self.config, self.state, self.app_state, self.http.party(head.fields, self.party))
         protocol.connection_made(self.transport)
         protocol.data_received(head.rewritten())
         self.transport.set_protocol(protocol)
@@ -430,7 +496,3 @@ def _refusal(error: httptools.HttpParserError) -> ElmanError:
 
 def _as_asgi(path: str, headers: Mapping[bytes, bytes]) -> None:
     """The route of a request at the admin port: the application serves it, and says what is served there."""
-
-
-def _is_websocket(head: Head) -> bool:
-    return head.fields.get(b"upgrade", b"").lower() == b"websocket"

@@ -6,24 +6,33 @@ from typing import TypeVar
 K = TypeVar("K", bytes, str)
 T = TypeVar("T")
 
-_MAX_LENGTH = 256
+MAX_LENGTH = 256
+"""Texts of this length, or longer ones, are not kept."""
+
 _MAX_RESULTS = 1024
 
 
-class _Results(dict[K, T]):
-    """The results so far, by text. Looking one up is no call of a Python function."""
+class Results(dict[K, T]):
+    """The results so far, by text: of at most 1024 texts of fewer than 256 characters."""
+
+    def keep(self, text: K, result: T) -> T:
+        """Keep a result, and return it."""
+        if len(text) < MAX_LENGTH:
+            if len(self) >= _MAX_RESULTS:
+                self.clear()
+            self[text] = result
+        return result
+
+
+class _Computed(Results[K, T]):
+    """Results of a function. Looking one up is no call of a Python function."""
 
     def __init__(self, function: Callable[[K], T]) -> None:
         super().__init__()
         self._function: Callable[[K], T] = function
 
     def __missing__(self, text: K) -> T:
-        result = self._function(text)
-        if len(text) < _MAX_LENGTH:
-            if len(self) >= _MAX_RESULTS:
-                self.clear()
-            self[text] = result
-        return result
+        return self.keep(text, self._function(text))
 
 
 def cache_short(function: Callable[[K], T]) -> Callable[[K], T]:
@@ -31,4 +40,4 @@ def cache_short(function: Callable[[K], T]) -> Callable[[K], T]:
 
     So whatever clients send, the cache holds at most 1024 short texts. Errors are not kept.
     """
-    return _Results(function).__getitem__
+    return _Computed(function).__getitem__

@@ -1,10 +1,11 @@
 """What is recorded of a sampled request until it has ended: its place in a trace, and the times of its works."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from elman.engine.pending import PendingRequest
 from elman.engine.queue import Stats
@@ -37,6 +38,53 @@ class WorkTimes:
     num_rows: int = 0
 
 
+class Message(NamedTuple):
+    """How a message that is no HTTP request was answered: a call over gRPC, or a frame of a WebSocket.
+
+    Attributes:
+        name: of its span.
+        protocol: the attributes that its protocol gives the span.
+        status: that of the answer by HTTP; 0 if the client was gone.
+        code: of the error that it was answered with; empty if it was none.
+        model: name and version of the model that answered.
+        key: the name of the caller's key.
+    """
+
+    name: str
+    protocol: Mapping[str, str | int]
+    status: int
+    code: str
+    model: tuple[str, int] | None
+    key: str
+
+    def attributes(self) -> dict[str, str | int]:
+        """Those of its span."""
+        return {**self.protocol, **own_attributes(self.status, self.code, self.model, self.key)}
+
+    @property
+    def failed(self) -> bool:
+        """Whether it failed by the server, or its client was gone."""
+        return has_failed(self.status)
+
+
+def has_failed(status: int) -> bool:
+    """Whether a request with this status failed by the server, or its client was gone."""
+    return status >= 500 or not status
+
+
+def own_attributes(status: int, code: str, model: tuple[str, int] | None, key: str) -> dict[str, str | int]:
+    """What spans of every protocol say of a request."""
+    name, version = model or (None, None)
+    found: dict[str, str | int | None] = {
+        "error.type": code if has_failed(status) else None,
+        "elman.code": code or None,
+        "elman.key": key or None,
+        "elman.model": name,
+        "elman.model_version": version,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
 class Sampled(bytes):
     """The id of a request that is sampled. It goes wherever the id of a request goes.
 
@@ -44,11 +92,13 @@ class Sampled(bytes):
         trace: the trace id of 16 bytes, as a number.
         context: the `opentelemetry.context.Context` with the caller's span, if it has one.
         works: by the time when they were submitted.
+        ended: makes the spans of a message with this id, from when it arrived.
     """
 
     trace: int
     context: Any
     works: dict[float, WorkTimes]
+    ended: "Callable[[Sampled, Message, float], None]"
 
     def work_of(self, sequence: Sequence) -> WorkTimes | None:
         """The work that a sequence belongs to; None if the request has too many."""
@@ -56,6 +106,15 @@ class Sampled(bytes):
         if work is None and len(self.works) < _MAX_WORKS:
             work = self.works[sequence.queued_at] = WorkTimes(sequence.queued_at)
         return work
+
+
+def renewed(request_id: bytes) -> bytes:
+    """The id of one more message of a stream: that of the stream, with works of its own if it is sampled."""
+    if not isinstance(request_id, Sampled):
+        return request_id
+    another = copy(request_id)
+    another.works = {}
+    return another
 
 
 class SampledStats(Stats):

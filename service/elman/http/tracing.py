@@ -32,7 +32,7 @@ from elman.engine.work import Run, Work
 from elman.http.callers import caller_of
 from elman.http.endpoint import CODE, MODEL, REQUEST_ID, Counters, Driver, Response
 from elman.http.exchange import HTTPExchange, without_session
-from elman.http.spans import Sampled, WorkTimes
+from elman.http.spans import Message, Sampled, WorkTimes, has_failed, own_attributes
 
 # The `traceparent` of a caller whose own span is not sampled: version, trace, span, flags.
 # A broken one is none: it has the version ff, zeros, or in version 00 a further field.
@@ -81,18 +81,14 @@ class Served(NamedTuple):
             "url.path": without_session(self.path),
             "url.scheme": self.scheme,
             "network.protocol.version": self.version,
-            "error.type": self.code if self.failed else None,
-            "elman.code": self.code or None,
-            "elman.key": self.key or None,
-            "elman.model": self.model and self.model[0],
-            "elman.model_version": self.model and self.model[1],
         }
-        return {name: value for name, value in found.items() if value is not None}
+        given = {name: value for name, value in found.items() if value is not None}
+        return given | own_attributes(self.status, self.code, self.model, self.key)
 
     @property
     def failed(self) -> bool:
         """Whether the request failed by the server, or its client was gone."""
-        return self.status >= 500 or not self.status
+        return has_failed(self.status)
 
 
 class _TraceIds(RandomIdGenerator):
@@ -157,10 +153,10 @@ class Tracing:
         if provider.sampler.should_sample(context, trace, "", SpanKind.SERVER).decision is not _TAKE:
             return request_id
         sampled = Sampled(request_id)
-        sampled.trace, sampled.context, sampled.works = trace, context, {}
+        sampled.trace, sampled.context, sampled.works, sampled.ended = trace, context, {}, self.ended
         return sampled
 
-    def ended(self, request_id: bytes, served: Served, arrived: float) -> None:
+    def ended(self, request_id: bytes, served: Served | Message, arrived: float) -> None:
         """Make the spans of a request, if it is sampled: its own, and below it those of its works."""
         if self._provider is None or not isinstance(request_id, Sampled):
             return

@@ -7,6 +7,7 @@ in small slices, up to the end of a message, so that many tiny frames do not bec
 import asyncio
 import logging
 from collections import deque
+from functools import partial
 from typing import Any
 
 from uvicorn.config import Config
@@ -25,6 +26,8 @@ _MAX_FRAGMENTS = 1024
 # Most pings and pongs of a client in a second. A read of 256 kB may hold 40,000, which hold the event loop.
 _MAX_CONTROLS = 100
 _SLICE_BYTES = 4096
+# Seconds of the event loop that a frame takes once it is parsed, beside its run: it is decoded and its answer is sent.
+_FRAME_SECONDS = 150e-6
 
 # uvicorn logs the target of each handshake as information. It may hold the id of a session.
 _LOG = logging.getLogger("elman.websocket")
@@ -32,9 +35,9 @@ _LOG.setLevel(logging.WARNING)
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """One WebSocket."""
+    """One WebSocket. Its frames take the turns of `party`."""
 
-    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], party: bytes) -> None:
         super().__init__(config, server_state, app_state)
         served = served_by(self.app)
         self.logger = _LOG
@@ -42,7 +45,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.conn.logger, self.conn.debug = _LOG, False
         self._bodies = served.bodies
         self._admission = served.connections
+        self._taking = party
         self._unread = bytearray()
+        self._waiting = False  # for the turn to parse what was not
         # Sizes of the messages that the application has taken or will take, the one that it works on first.
         self._sizes: deque[int] = deque()
         self._working = False
@@ -51,10 +56,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._party = network_of(transport.get_extra_info("peername")).encode()
+        self._admission.turns.join(self._taking)
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._admission.release(self.transport)
+        self._admission.turns.leave(self._taking)
         super().connection_lost(exc)
         self._unread.clear()
         self._sizes.clear()
@@ -76,8 +83,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unread += data
-        self._feed()
-        self._count(arrived=True)
+        self._read_on(arrived=True)
 
     def pause_writing(self) -> None:
         """Read no more either: answers to pings would pile up if the client does not read them."""
@@ -98,7 +104,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._working = message["type"] == "websocket.receive"
         if self.read_paused and self.queue.empty() and not self.disconnected:
             self.read_paused = False
-            self._feed()
+            self._read_on()
             if not self.read_paused and self.writable.is_set() and not self.transport.is_closing():
                 self.transport.resume_reading()
         return message
@@ -143,6 +149,26 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._release()  # the next message has its own time limit
         self.read_paused = True
         self.transport.pause_reading()
+
+    def _read_on(self, arrived: bool = False) -> None:
+        """Parse the next message. Where there are several callers, when it is the turn of this one.
+
+        arrived: whether the client has just sent some of it.
+        """
+        turns = self._admission.turns
+        if not turns.several:
+            self._parse(arrived)
+        elif self._unread and not self._waiting:
+            self._waiting = True
+            turns.take(self._taking, partial(self._parse, arrived), _FRAME_SECONDS)
+        if self._waiting and len(self._unread) > _SLICE_BYTES:  # a little needs no room before its turn
+            self._count(arrived)
+
+    def _parse(self, arrived: bool) -> None:
+        self._waiting = False
+        self._feed()
+        if arrived:
+            self._count(arrived)
 
     def _feed(self) -> None:
         """Parse what has arrived, up to the end of a message."""
