@@ -85,7 +85,7 @@ def test_a_search_has_the_same_bits_among_other_requests(writer: RunningServer) 
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert len(together) == 8 and all(answer == alone for answer in together)
 
 

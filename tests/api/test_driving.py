@@ -35,7 +35,7 @@ def spec(**forecast: Any) -> ModelSpec:
         task="forecasting",
         input=InputSpec(mean=tuple(INPUT_MEAN), std=tuple(INPUT_STD)),
         decoder=DecoderSpec(kind="values", mean=MEAN, std=STD),
-        forecast=ForecastSpec(**{"target": (0, 2), "known": (1,)} | forecast),
+        forecast=ForecastSpec(**{"target": (0, 2), "known": (1,), "known_for": "same"} | forecast),
     )
 
 
@@ -217,6 +217,7 @@ def test_a_direct_model_foretells_all_steps_in_one_run(seers: RunningServer, mod
         ({"forecast": {"drive": "direct"}}, "a direct model has a horizon"),
         ({"forecast": {"future": "ahead"}}, "future is the input of a direct model"),
         ({"forecast": {"drive": "direct", "horizon": 3, "known": [0]}}, "by an input of its own"),
+        ({"forecast": {"known": [0]}}, "known needs known_for"),
         ({"forecast": {"horizon": 3}}, "a direct model has a horizon"),
         ({"forecast": {"window": 3}}, "a recursive model reads no window"),
     ],

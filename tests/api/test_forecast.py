@@ -33,13 +33,15 @@ def seers(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Network]
     root = tmp_path_factory.mktemp("seers")
     for cell in CELLS:
         put_forecaster(root, cell, networks[cell], ForecastSpec(residuals=RESIDUALS, minimum=0.0))
-    put_forecaster(root, "many", networks["many"], ForecastSpec(target=(2, 0), known=(3, 1), residuals=PAIRS))
+    put_forecaster(
+        root, "many", networks["many"], ForecastSpec(target=(2, 0), known=(3, 1), known_for="same", residuals=PAIRS)
+    )
     at_once = ForecastSpec(drive="direct", horizon=STEPS, target=(0,), residuals=((0.0,) * STEPS,))
     put_forecaster(root, "direct", networks["direct"], at_once)
     windows = ForecastSpec(drive="window", window=WINDOW, residuals=RESIDUALS)
     put_forecaster(root, "window", networks["window"], windows)
     put_forecaster(root, "bare", networks["bare"], ForecastSpec())
-    put_forecaster(root, "odd", networks["odd"], ForecastSpec(target=(0,), known=(2,)))
+    put_forecaster(root, "odd", networks["odd"], ForecastSpec(target=(0,), known=(2,), known_for="same"))
     (root / "vowels-gru").symlink_to(STORE / "vowels-gru")
     (root / "names-gru").symlink_to(STORE / "names-gru")
     with running_server(root) as one:
@@ -125,7 +127,9 @@ def test_a_session_is_forecast_by_the_version_that_it_began_with(
         server.client.post(f"/v1/sessions/{id}/steps", json={"sequence": data}).raise_for_status()
         body = {"session": id, "horizon": 6, "samples": 9, "seed": 2}
         before = forecast(server, "one", **body)
-        put_forecaster(tmp_path / "later", "one", networks["many"], ForecastSpec(target=(2, 0), known=(3, 1)))
+        put_forecaster(
+            tmp_path / "later", "one", networks["many"], ForecastSpec(target=(2, 0), known=(3, 1), known_for="same")
+        )
         shutil.move(tmp_path / "later" / "one" / "1", tmp_path / "one" / "2")
         server.client.post("/v2/repository/models/one/load").raise_for_status()
         assert server.client.get("/v1/models/one").json()["version"] == 2
@@ -213,8 +217,8 @@ def test_several_series_are_each_the_plain_loop_with_noise_of_its_own(
         ("gru", {"series_list": [[1.0], []]}, 422, "series_list[1]"),
         ("gru", {"series_list": [[1.0], [1.0, [2.0], [3.0, 4.0]]]}, 422, "series_list[1][2]"),
         ("gru", {"series_list": [[1.0], [1.0, 1e39]]}, 422, "series_list[1][1][0]"),
-        ("gru", {"series_list": [[1.0]], "series": [1.0]}, 422, "series"),
-        ("gru", {"series_list": [[1.0]], "state": "x"}, 422, "state"),
+        ("gru", {"series_list": [[1.0]], "series": [1.0]}, 422, "series_list"),
+        ("gru", {"series_list": [[1.0]], "state": "x"}, 422, "series_list"),
         ("gru", {"series_list": [[1.0]] * 3, "future": [[], [1.0], []]}, 422, "future[1]"),
         ("gru", {"series_list": [[1.0]] * 12_000, "samples": 800, "horizon": 1}, 413, "samples"),
         ("gru", {"series_list": [[1.0]] * 300, "samples": 60, "horizon": 200, "paths": True}, 413, "samples"),

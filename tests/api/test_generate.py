@@ -121,7 +121,7 @@ def test_a_seed_gives_the_same_tokens_among_any_others(writers: RunningServer) -
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert [together[index] for index in range(len(bodies))] == alone
     unseeded = [generate(writers, "lstm", prompt="a", max_steps=30) for _ in range(2)]
     assert unseeded[0]["seed"] != unseeded[1]["seed"]

@@ -1,9 +1,11 @@
 """The Open Inference Protocol over gRPC, by a real channel to a real server."""
 
 import asyncio
+import contextlib
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +22,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from elman.api.grpc.calls import Call, Calls, network_in
 from elman.api.grpc.messages import HEALTH, INFERENCE, REFLECTION
+from elman.codec.budget import Budget
+from elman.errors import Overloaded
 from elman.http.callers import Callers
 from elman.http.endpoint import Driver, Response
 from tests.conftest import StartServer
@@ -222,6 +226,8 @@ def _edited(**fields: Any) -> Any:
             message.inputs[0].shape.extend(value)
         elif name in ("name", "datatype"):
             setattr(message.inputs[0], name, value)
+        elif name == "raw_input_contents":
+            message.raw_input_contents[:] = value
         else:
             setattr(message, name, value)
     return message
@@ -253,7 +259,14 @@ def _in_shared_memory() -> Any:
         (_edited(model_version="9"), NOT_FOUND, "unknown_model", None),
         (_edited(shape=[1, 3, 11]), INVALID, "invalid_field", "inputs[0]"),
         (_edited(shape=[1, -3, -12]), INVALID, "invalid_field", "inputs[0].shape"),
-        (_edited(shape=[1, 2**62, 2**62]), INVALID, "invalid_field", "inputs[0]"),
+        (_edited(shape=[1, 2**62, 2**62]), INVALID, "invalid_field", "inputs[0].shape"),
+        (_edited(shape=[2**62] * 100_000), INVALID, "invalid_field", "inputs[0].shape"),
+        (_edited(shape=[0, 2**62], raw_input_contents=[b""]), INVALID, "invalid_field", "inputs[0].shape"),
+        (_edited(shape=[1] * 70), INVALID, "invalid_field", "inputs[0].shape"),
+        (b"\x2a\x00" * 500_000, INVALID, "too_large", None),
+        (b"\x2a\x90\x4e" + b"\x22\x00" * 5_000, INVALID, "too_large", None),
+        (b"\x7b" * 5_000, INVALID, "invalid_field", None),
+        (request(rows(100)).SerializeToString()[:-1], INVALID, "invalid_field", None),
         (_edited(name="other"), INVALID, "invalid_field", "inputs"),
         (_edited(datatype="FP33"), INVALID, "invalid_field", "inputs[0].datatype"),
         (request(), INVALID, "invalid_field", "inputs"),
@@ -343,7 +356,7 @@ def test_what_a_defect_says_stays_in_the_server(caplog: pytest.LogCaptureFixture
     async def ask() -> Any:
         counters: Any = SimpleNamespace(num_accepted=0, request_ended=lambda *what: ended.append(what[:3]))
         counters.request_failed = lambda error: None
-        calls = Calls(Driver(None, counters), Callers(()), has_admin_port=False)  # type: ignore[arg-type]
+        calls = Calls(Driver(None, counters), Callers(()), Budget(1000), has_admin_port=False)  # type: ignore[arg-type]
         server = grpc.aio.server()
         methods = {"Fail": calls.method("Fail", "key", fail)}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", methods),))
@@ -408,6 +421,63 @@ def test_a_message_has_at_most_the_bytes_of_a_body_also_once_it_is_unpacked(chan
 def test_an_answer_may_be_larger_than_a_message_by_default(channel: Channel) -> None:
     (array,) = arrays(channel.infer(request(rows(150_000)))).values()
     assert array.nbytes > 5 * 2**20
+
+
+def test_messages_that_are_held_share_the_memory_for_bodies() -> None:
+    budget, peer = Budget(1000), SimpleNamespace(party=lambda caller: b"one")
+    calls = Calls(Driver(None, None), Callers(()), budget, has_admin_port=False)  # type: ignore[arg-type]
+    held: Any = [Call(peer, bytes(size), None, None, 0.0, None) for size in (3000, 900, 200)]  # type: ignore[arg-type]
+    with calls.holding(held[0]), calls.holding(held[1]):
+        assert budget.num_held == 3900
+        with pytest.raises(Overloaded), calls.holding(held[2]):
+            raise AssertionError("one alone holds four of the largest bodies at most")
+        assert budget.num_held == 3900
+    assert budget.num_held == 0
+
+
+@pytest.mark.parametrize("wanted", ["gzip", "deflate"])
+def test_answers_are_compressed_if_a_client_asks_for_it_and_they_are_not_large(channel: Channel, wanted: str) -> None:
+    def received(metadata: Any, *lengths: int) -> int:
+        """Bytes that come from the server for a stream of some messages."""
+        with relayed(channel.port) as (port, counts):
+            near = Channel(SimpleNamespace(grpc_port=port), KEY)  # type: ignore[arg-type]
+            stream = near.method("ModelStreamInfer", kind="stream_stream")
+            zeros = [request(np.zeros((1, length, 12), np.float32)) for length in lengths]
+            answers = list(stream(iter(zeros), metadata=(*KEY, *metadata), timeout=60))
+            assert [arrays(one.infer_response)["output"].shape[1] for one in answers] == list(lengths)
+            near.channel.close()
+        return sum(counts)
+
+    asked = (("accept-encoding", wanted),)
+    assert received(asked, 2000) < 0.9 * received((), 2000)  # 72,000 bytes of numbers
+    assert received(asked, 8000) > 8000 * 9 * 4
+
+
+@contextlib.contextmanager
+def relayed(port: int) -> Iterator[tuple[int, list[int]]]:
+    """A port through which one client reaches another port, and the sizes of what comes back."""
+    counts: list[int] = []
+
+    def pump(source: socket.socket, target: socket.socket, sizes: list[int]) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sizes.append(len(data))
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        client, _ = listening.accept()
+        with client, socket.create_connection(("127.0.0.1", port)) as server:
+            there = threading.Thread(target=pump, args=(client, server, []), daemon=True)
+            there.start()
+            pump(server, client, counts)
+            there.join()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1], counts
+        thread.join(60)
 
 
 @pytest.mark.parametrize(
@@ -517,6 +587,8 @@ def test_metadata_configuration_and_statistics_are_those_of_http(server: Running
     channel.infer(request(rows(1)))
     (one,) = channel.ask("ModelStatistics", name=MODEL).model_stats
     assert one.name == MODEL and one.inference_count >= 1 and one.inference_stats.success.ns > 0
+    times = [getattr(one.inference_stats, f"compute_{part}").ns for part in ("input", "infer", "output")]
+    assert all(times)
     assert len(channel.ask("ModelStatistics").model_stats) == 3
     for method in ("ModelMetadata", "ModelConfig", "ModelStatistics"):
         refused(lambda m=method: channel.ask(m, name="nobody"), NOT_FOUND, "unknown_model")  # type: ignore[misc]

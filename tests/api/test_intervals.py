@@ -38,7 +38,9 @@ def seers(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Network]
     one, two = errors(ONE, coverage=held(0.75)), errors(TWO)
     put_forecaster(root, "one", networks["one"], ForecastSpec(errors=one, minimum=9.5))
     put_forecaster(root, "share", networks["one"], ForecastSpec(errors=errors(ONE / 10, offset=5.0)))
-    put_forecaster(root, "many", networks["many"], ForecastSpec(target=(2, 0), known=(3, 1), errors=two))
+    put_forecaster(
+        root, "many", networks["many"], ForecastSpec(target=(2, 0), known=(3, 1), known_for="same", errors=two)
+    )
     put_forecaster(root, "wrong", networks["one"], ForecastSpec(errors=two))
     window = ForecastSpec(drive="window", window=8, errors=one)
     networks["one"].put(

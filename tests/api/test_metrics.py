@@ -1,6 +1,7 @@
 """The figures of `/metrics`: they add up, and each moves with what it tells of."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -54,7 +55,7 @@ def outcomes(server: RunningServer) -> Counter[str]:
 
 def settled(server: RunningServer) -> Counter[str]:
     """The outcomes once no request is active but the one for them."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 90
     while (counted := outcomes(server))["elman_active_requests"] != 1:
         assert time.monotonic() < until, f"requests are still active: {counted}"
         time.sleep(0.05)
@@ -64,7 +65,7 @@ def settled(server: RunningServer) -> Counter[str]:
 def leave(server: RunningServer) -> int:
     """Send a long request and close the connection before it can be answered."""
     url = httpx.URL(server.url)
-    with socket.create_connection((url.host, url.port), timeout=10) as connection:
+    with socket.create_connection((url.host, url.port), timeout=90) as connection:
         head = f"POST {PREDICT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/octet-stream\r\n"
         connection.sendall(head.encode() + b"content-length: %d\r\n\r\n" % len(LONG) + LONG)
     return NOBODY
@@ -95,12 +96,19 @@ def seen_as(status: int) -> str:
 
 
 def moved_outcomes(server: RunningServer, before: Counter[str], num_sent: int) -> Counter[str]:
-    """What was counted since `before`, without the requests of `settled` itself. It must add up."""
-    counted = settled(server)
-    counted.subtract(before)
-    num_own = counted.pop("elman_accepted_requests_total") - num_sent
-    assert 0 < num_own < 400
-    assert counted.pop("elman_active_requests") == 0
+    """What was counted since `before`, without our own requests for it, once all that was sent is read and has ended.
+
+    A client that left may have sent what the server has still to read.
+    """
+    until = time.monotonic() + 90
+    for num_own in itertools.count(1):
+        counted = outcomes(server)
+        counted.subtract(before)
+        accepted, active = counted.pop("elman_accepted_requests_total"), counted.pop("elman_active_requests")
+        if (accepted, active) == (num_sent + num_own, 0):
+            break
+        assert time.monotonic() < until, f"{accepted} are accepted, {num_sent + num_own} were sent: {counted}"
+        time.sleep(0.05)
     counted["answered"] -= num_own
     assert sum(counted.values()) == num_sent
     return counted
@@ -111,9 +119,11 @@ def test_under_load_what_is_accepted_is_answered_refused_expired_or_cancelled(sm
     order = sorted(functions) * 12
     Random(0).shuffle(order)
     before = settled(small)
-    with httpx.Client(base_url=small.url, timeout=60) as client, ThreadPoolExecutor(12) as threads:
-        seen = Counter(map(seen_as, threads.map(lambda kind: functions[kind](client), order)))
-    counted = moved_outcomes(small, before, len(order))
+    with httpx.Client(base_url=small.url, timeout=300) as client, ThreadPoolExecutor(12) as threads:
+        # The queue has room for this one on any machine. On a slow one, the other late ones may all find it full.
+        seen = Counter([seen_as(functions["late"](client))])
+        seen.update(map(seen_as, threads.map(lambda kind: functions[kind](client), order)))
+    counted = moved_outcomes(small, before, len(order) + 1)
     assert counted["answered"] == seen["answered"] > 12
     assert counted["expired"] == seen["expired"] > 0
     # Who left may have been refused, as the queue was full, or else was cancelled.
@@ -123,11 +133,10 @@ def test_under_load_what_is_accepted_is_answered_refused_expired_or_cancelled(sm
 
 
 def test_a_client_that_leaves_while_there_is_room_is_cancelled(small: RunningServer) -> None:
-    before = settled(small)
     for _ in range(3):
+        before = settled(small)
         leave(small)
-        settled(small)
-    assert moved_outcomes(small, before, 3) == Counter({"cancelled": 3})
+        assert moved_outcomes(small, before, 1) == Counter({"cancelled": 1})
 
 
 def test_each_reason_is_counted_by_route(small: RunningServer) -> None:

@@ -9,6 +9,7 @@ from starlette.routing import WebSocketRoute
 
 from elman.app import create_app
 from elman.settings import Settings
+from tests.fuzz import contract
 from tests.running import STORE, RunningServer
 
 VERBS = {"get", "put", "post", "delete", "patch", "head", "options", "trace"}
@@ -243,3 +244,12 @@ def test_the_page_of_the_document_is_whole_by_itself(server: RunningServer, docu
     targets = set(re.findall(r'<details id="([^"]+)"', response.text))
     assert targets == set(document["components"]["schemas"])
     assert set(re.findall(r'href="#([^"]+)"', response.text)) <= targets
+
+
+@pytest.mark.slow
+def test_server_and_document_agree_on_what_is_taken_and_what_is_answered(server: RunningServer) -> None:
+    """With few requests, the same each time. `python -m tests.fuzz.contract` tries many."""
+    models = ("names-lstm-generator", "sunspots-gru", "vowels-gru")
+    code, output = contract.run(server.url, "fuzzing", 3, models)
+    assert code == 0, output
+    assert server.client.get("/livez").status_code == 200

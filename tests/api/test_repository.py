@@ -61,7 +61,7 @@ def hammered(serving: RunningServer) -> Iterator[Callable[[], int]]:
     def finish() -> int:
         ended.set()
         for client in clients:
-            client.join()
+            client.join(60)
         assert set(codes) == {200}
         return len(codes)
 

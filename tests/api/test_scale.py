@@ -70,9 +70,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     mask = InputSpec(missing=-1.0, missing_mask=1)
     options: dict[str, dict[str, Any]] = {
         "plain": given(spec=ModelSpec(forecast=ForecastSpec(residuals=RESIDUALS))),
-        "known": given(**covariate, spec=ModelSpec(forecast=ForecastSpec(target=(0,), known=(1,)))),
+        "known": given(**covariate, spec=ModelSpec(forecast=ForecastSpec(target=(0,), known=(1,), known_for="same"))),
         "window": given(
-            **covariate, spec=ModelSpec(forecast=ForecastSpec(drive="window", window=8, target=(0,), known=(1,)))
+            **covariate,
+            spec=ModelSpec(forecast=ForecastSpec(drive="window", window=8, target=(0,), known=(1,), known_for="same")),
         ),
         "direct": given(spec=ModelSpec(forecast=ForecastSpec(drive="direct", horizon=HORIZON))),
         "filled": {"task": "forecasting", "spec": ModelSpec(input=InputSpec(missing="forward_fill"))},

@@ -123,7 +123,7 @@ def test_many_streams_share_batches_and_keep_their_bits(server: RunningServer) -
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     for data, rows in zip(inputs, found, strict=True):
         assert same_bits(np.stack(rows), expected(MODEL, data))
     after = server.stats()

@@ -101,7 +101,7 @@ def test_a_session_of_a_replaced_model_is_found_while_others_are_replaced(root: 
             await server.load(NAME)
             assert (await client.post(f"/v1/sessions/{id}/steps", json={"sequence": [[0.5] * 12]})).status_code == 200
         ended.set()
-        thread.join()
+        thread.join(60)
         assert not errors
 
     served(root, test)

@@ -54,7 +54,7 @@ class Answer(BaseModel):
 def seers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     root = tmp_path_factory.mktemp("seers")
     put_forecaster(root, "gru", forecaster("gru", 1, 1), ForecastSpec(residuals=RESIDUALS, minimum=0.0))
-    many = ForecastSpec(target=(2, 0), known=(3, 1), residuals=PAIRS)
+    many = ForecastSpec(target=(2, 0), known=(3, 1), known_for="same", residuals=PAIRS)
     put_forecaster(root, "many", forecaster("lstm", 4, 2), many)
     (root / "names-gru").symlink_to(STORE / "names-gru")
     with running_server(root) as one:

@@ -291,12 +291,30 @@ def test_rows_of_a_request_are_sequences_that_move_on_together(server: RunningSe
         assert steps.tobytes() == loop.run(row, corrid=10).tobytes()
 
 
+def test_a_request_that_is_late_moves_nothing(server: RunningServer) -> None:
+    data = rows("sums", 1)[0]
+    first = part(server, data, 11, "s")
+    assert infer(server, "sums", data, sequence_id=11, timeout=1).status_code == 504
+    assert part(server, data, 11).tobytes() == (first + data).tobytes()
+
+
+def test_a_start_among_the_requests_of_its_sequence_begins_anew_wherever_it_comes(server: RunningServer) -> None:
+    (data,) = rows("cell", 1)
+    part(server, data, 12, "s", "cell")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda flags: part(server, data, 12, flags, "cell"), ["", "s", "", "s"]))
+    steps = triton.Loop(GRAPHS["cell"], FIRST["cell"]).run(np.repeat(data, 5, axis=0), ends=False)
+    begun, others = found[1::2], found[::2]
+    assert all(one.tobytes() == steps[:1].tobytes() for one in begun)
+    assert all(one.tobytes() in [step.tobytes() for step in steps[1:, None]] for one in others)
+
+
 def test_more_sequences_than_a_run_has_rows_go_on_side_by_side(server: RunningServer) -> None:
-    data = rows("sums", *[5] * 20)
+    data = rows("sums", *[1, 2, 5, 8] * 5)
 
     def send(id: int, steps: Any) -> Any:
-        flags = ["s", "", "", "", "e"]
-        return np.concatenate([part(server, steps[at : at + 1], id, flags[at]) for at in range(5)])
+        flags = ["s" * (at == 0) + "e" * (at == len(steps) - 1) for at in range(len(steps))]
+        return np.concatenate([part(server, steps[at : at + 1], id, flags[at]) for at in range(len(steps))])
 
     with ThreadPoolExecutor(20) as pool:
         found = list(pool.map(send, range(100, 120), data))

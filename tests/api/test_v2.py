@@ -268,7 +268,13 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "beyond float32": ({"inputs": [{**GOOD, "data": [1e39] + [0.0] * 23}]}, "not_finite", "inputs[0][0][0][0]"),
     "text among numbers": ({"inputs": [{**GOOD, "data": [0.0, "1"] * 12}]}, "invalid_field", "inputs[0].data[1]"),
     "a negative extent": ({"inputs": [{**GOOD, "shape": [-1, 2, 12]}]}, "invalid_field", "inputs[0].shape"),
-    "a huge shape": ({"inputs": [{**GOOD, "shape": [2**40, 2**40, 12]}]}, "invalid_field", "inputs[0].data"),
+    "a huge shape": ({"inputs": [{**GOOD, "shape": [2**40, 2**40, 12]}]}, "invalid_field", "inputs[0].shape"),
+    "very many outputs": ({"inputs": [GOOD], "outputs": [{"name": "final"}] * 1001}, "invalid_field", "outputs"),
+    "nothing along a huge axis": (
+        {"inputs": [{**GOOD, "shape": [0, 2**62], "data": []}]},
+        "invalid_field",
+        "inputs[0].shape",
+    ),
     "neither data nor bytes": (
         {"inputs": [{"name": "input", "shape": [1, 2, 12], "datatype": "FP32"}]},
         "invalid_field",
@@ -442,8 +448,12 @@ def test_the_sequence_of_requests_of_perf_analyzer(server: RunningServer) -> Non
     }  # fmt: skip
     for now, then in spent.values():  # it subtracts them as unsigned numbers
         assert now["count"] >= then["count"] >= 0 and now["ns"] >= then["ns"] >= 0
+    # It gives up where these differ.
+    parts = ("queue", "compute_input", "compute_infer", "compute_output")
+    assert [spent[part][0]["count"] - spent[part][1]["count"] for part in parts] == [5] * 4
     assert spent["success"][0]["count"] >= spent["success"][1]["count"] + 5
-    assert spent["compute_infer"][0]["ns"] > spent["compute_infer"][1]["ns"]
+    for part in ("input", "infer", "output"):
+        assert spent[f"compute_{part}"][0]["ns"] > spent[f"compute_{part}"][1]["ns"]
     assert after["inference_count"] >= before["inference_count"] + 5 * batch
     assert after["execution_count"] > before["execution_count"]
 

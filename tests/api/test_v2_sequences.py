@@ -82,6 +82,18 @@ def refused(response: httpx.Response, status: int, code: str) -> str:
     return str(found["error"])
 
 
+def test_the_durations_of_steps_have_one_count(server: RunningServer) -> None:
+    def durations() -> dict[str, dict[str, int]]:
+        found = server.client.get(f"/v2/models/{MODEL}/stats").json()["model_stats"][0]["inference_stats"]
+        return {name: found[name] for name in ("queue", "compute_input", "compute_infer", "compute_output")}
+
+    before, data = durations(), rows(4)
+    for step in range(4):
+        output(ask(server, data[:, step : step + 1], sequence_id=77, sequence_start=step == 0, sequence_end=step == 3))
+    for name, one in durations().items():
+        assert one["count"] - before[name]["count"] == 4 and one["ns"] > before[name]["ns"]
+
+
 @pytest.mark.parametrize("id", [5, "five", 2**64 - 1, "ß"])
 def test_the_parts_of_a_sequence_give_the_bits_of_the_whole(server: RunningServer, id: int | str) -> None:
     data = rows(20)
@@ -330,7 +342,7 @@ def test_sequences_outlive_the_server_on_any_worker_and_rest_only_so_long(
     store = LMDBStore(tmp_path / "store")
     record = store.read(Part("rested", False, False, None).session_id(owner_of_key("a"), MODEL))
     assert record is not None and record.step == 4
-    assert store.replace(replace(record, expires_at=record.created_at), record.revision)
+    assert store.replace(replace(record, expires_at=record.created_at), record.mark)
     store.close()
 
     second = start_server(small_store, "--workers", "2", **settings)

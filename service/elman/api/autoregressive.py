@@ -95,7 +95,7 @@ def read_prompt(
     NotFiniteOutput.
     """
     if prompt is not None and len(prompt):
-        (snapshot,) = yield from advance(served, [prompt], [snapshot], deadline, where)
+        (snapshot,) = yield from advance(served, [Inputs(prompt)], [snapshot], deadline, where)
     return snapshot, last_output(snapshot.output, where)
 
 
@@ -109,12 +109,19 @@ def last_output(output: Array | None, where: str) -> Array:
 
 
 def advance(
-    served: ServedModel, inputs: list[Array], starts: list[Snapshot], deadline: float, where: str | list[str]
+    served: ServedModel, inputs: list[Inputs], starts: list[Snapshot], deadline: float, where: str | list[str]
 ) -> Steps[list[Snapshot]]:
     """Run each sequence from its snapshot, and return the snapshot after it. `where` is as for `run`."""
     sequences = [
-        Sequence(data, state=start.state, keep_state=True, deadline=deadline, statics=start.statics)
-        for data, start in zip(inputs, starts, strict=True)
+        Sequence(
+            one.data,
+            state=start.state,
+            keep_state=True,
+            deadline=deadline,
+            further=one.further,
+            statics=start.statics,
+        )
+        for one, start in zip(inputs, starts, strict=True)
     ]
     yield from run(served.queue, sequences, where)
     return [

@@ -80,7 +80,7 @@ def _finished(searched: BeamSearch) -> list[Finished]:
 def _read(served: ServedModel, searched: BeamSearch, deadline: float) -> Steps[Array]:
     """Read the last token of each open hypothesis. Returns their outputs, `(open, vocabulary)`."""
     going, beams = searched.open, searched.beams
-    # The whole rest of the search counts as pending from its first step on, so that it is refused before it begins.
+    # All of the search counts as pending from its first step on: it is refused before it begins, or not at all.
     rest = beams.rule.max_steps - searched.length - 1
     more = ceil(rest * beams.num_beams / max(1, len(going)))
     dtype = served.format.numpy_dtype
@@ -92,7 +92,7 @@ def _read(served: ServedModel, searched: BeamSearch, deadline: float) -> Steps[A
             keep_state=True,
             deadline=deadline,
             more=more,
-            served=searched.length,
+            served=searched.length - 1,
         )
         for one in going
     ]

@@ -16,7 +16,7 @@ from elman.codec.rows import prepared, scaled
 from elman.codec.series import Series
 from elman.engine.forecasting import PATHS, ForecastPlan, PathBlock, path_blocks, paths_of_errors
 from elman.engine.heads import Head
-from elman.engine.sequence import Sequence
+from elman.engine.sequence import Inputs, Sequence
 from elman.engine.work import Steps, Work, aside_if, run, script
 from elman.errors import CannotForecast, InvalidField, NotFiniteOutput, TooLong, WrongLength
 from elman.http.endpoint import Request, Response
@@ -100,7 +100,9 @@ class _Context:
     Attributes:
         place: the `where` of its errors.
         rows: those that the first run reads, `(length, features)`; empty to go on from the snapshot alone.
+        further: the other sequence inputs of those rows.
         future: the features known ahead for each row that is fed back, `(steps, known)`; None if the model has none.
+        ahead: the other sequence inputs of the first rows that are fed back, and of those after them.
         scale: mean and std of each feature, float64 `(2, features)`.
         snapshot: where the series stands: before its rows, and then after them if the model carries a state.
         window: the rows, if each run reads the last ones anew.
@@ -109,7 +111,9 @@ class _Context:
 
     place: str
     rows: Array
+    further: tuple[Array, ...]
     future: Array | None
+    ahead: tuple[Array, ...]
     scale: Array
     snapshot: Snapshot
     window: Array | None
@@ -128,6 +132,7 @@ def _prepare(
 def _context(served: ServedModel, driving: Driving, start: Snapshot, series: Series) -> _Context:
     """What a series is forecast from. Raises WrongLength if it has fewer rows than a run reads, and as `prepared`."""
     rows, future, statics, memory = series.rows, series.future, series.statics, start.memory
+    further, ahead = series.further, series.ahead
     if served.format.remembers and len(rows):
         rows, memory = prepared(rows, served.format, memory, series.place, driving.window)
     scale = served.format.scale if memory is None else memory[:2]
@@ -137,12 +142,18 @@ def _context(served: ServedModel, driving: Driving, start: Snapshot, series: Ser
             statics, future = _with_future(served, driving, statics, future), None
         elif driving.known_for == "next" and len(rows):
             rows, future = _shifted(rows, future, driving.known), future[1:]
+    if driving.known_for == "next" and len(rows) and ahead:
+        further = tuple(np.concatenate([old[1:], new[:1]]) for old, new in zip(further, ahead, strict=True))
+        ahead = tuple(new[1:] for new in ahead)
     if driving.window is not None:
         rows = _last_rows(rows, driving.window, series.place)
+        further = tuple(one[-driving.window :] for one in further)
     window = rows if driving.drive == "window" else None
+    if window is not None:
+        ahead = tuple(np.concatenate([old[1:], new]) for old, new in zip(further, ahead, strict=True))
     # A session or a state has its static inputs already.
     snapshot = replace(start, statics=statics or start.statics, memory=memory)
-    return _Context(series.place, rows, future, scale, snapshot, window, driving.carries_state)
+    return _Context(series.place, rows, further, future, ahead, scale, snapshot, window, driving.carries_state)
 
 
 def _with_future(served: ServedModel, driving: Driving, statics: tuple[Array, ...], future: Array) -> tuple[Array, ...]:
@@ -191,13 +202,16 @@ def _read(
 ) -> Steps[list[Array | None]]:
     """Run the rows of each series. Returns the last output of each, `(output_size,)`; None if there is none yet."""
     unread = [one for one in contexts if len(one.rows)]
-    rows, places = [one.rows for one in unread], [one.place for one in unread]
+    places = [one.place for one in unread]
     if driving.carries_state:
+        rows = [Inputs(one.rows, one.further) for one in unread]
         after = yield from advance(served, rows, [one.snapshot for one in unread], deadline, places)
         for context, snapshot in zip(unread, after, strict=True):
             context.snapshot = snapshot
         return [one.snapshot.output for one in contexts]
-    sequences = [Sequence(one.rows, statics=one.snapshot.statics, deadline=deadline) for one in contexts]
+    sequences = [
+        Sequence(one.rows, further=one.further, statics=one.snapshot.statics, deadline=deadline) for one in contexts
+    ]
     yield from run(served.queue, sequences, places)
     return [outputs_of(one)[-1] for one in sequences]
 
@@ -235,8 +249,17 @@ def _continued(context: _Context, block: PathBlock, inputs: Array, deadline: flo
     # Rows that are read anew belong to no state.
     state = context.snapshot.state if context.carries else None
     more = (block.plan.horizon - 2) * len(inputs)
-    wanted: dict[str, Any] = {"state": state, "anew": state is None, "statics": context.snapshot.statics}
-    return Sequence(inputs, feedback=block, rows=len(block.numbers), more=more, deadline=deadline, **wanted)
+    return Sequence(
+        inputs,
+        feedback=block,
+        rows=len(block.numbers),
+        state=state,
+        anew=state is None,
+        more=more,
+        deadline=deadline,
+        further=context.ahead,
+        statics=context.snapshot.statics,
+    )
 
 
 def forecast_plan(served: ServedModel, driving: Driving, horizon: int, seed: int, context: _Context) -> ForecastPlan:
@@ -306,8 +329,8 @@ def _figures(request: ForecastRequest[Any, Any], values: Array) -> dict[str, Any
     if request.samples:
         sampled = values[1:]
         found["mean"] = _rows(sampled.mean(axis=0))
-        levels = np.quantile(sampled, request.quantiles, axis=0)
-        found["quantiles"] = {f"{level:g}": _rows(rows) for level, rows in zip(request.quantiles, levels, strict=True)}
+        levels = np.quantile(sampled, request.levels, axis=0)
+        found["quantiles"] = {str(level): _rows(rows) for level, rows in zip(request.levels, levels, strict=True)}
         if request.paths:
             found["paths"] = [_rows(path) for path in sampled]
     return found
@@ -326,7 +349,7 @@ def _check(served: ServedModel) -> None:
 
 def _num_figures(request: ForecastRequest[Any, Any]) -> int:
     """How many numbers the answer has for each value: the point, and with samples the mean, quantiles and paths."""
-    return 1 + (1 + len(request.quantiles) + request.samples * request.paths if request.samples else 0)
+    return 1 + (1 + len(request.levels) + request.samples * request.paths if request.samples else 0)
 
 
 def _held_bytes(served: ServedModel, driving: Driving, horizon: int) -> int:

@@ -22,7 +22,8 @@ from elman.engine.feedback import Fed
 from elman.engine.logprobs import TokenLogprob
 from elman.engine.queue import ModelQueue
 from elman.engine.sampling import Rule, Sampler
-from elman.engine.sequence import Sequence
+from elman.engine.sequence import Inputs, Sequence
+from elman.engine.stops import StopStrings
 from elman.engine.work import Run, Steps, Work, aside_if, run, script
 from elman.errors import CannotGenerate, ElmanError
 from elman.http.endpoint import Request, Response, Send, encode_problem
@@ -243,7 +244,8 @@ class Generate:
         """The snapshot of each sequence after all of its tokens. Those that the model has not read are run."""
         snapshots, dtype = [one.snapshot for one in finished], served.format.numpy_dtype
         rows = [row for row, one in enumerate(finished) if one.unread]
-        unread, starts = [np.array(finished[row].unread, dtype) for row in rows], [snapshots[row] for row in rows]
+        unread = [Inputs(np.array(finished[row].unread, dtype)) for row in rows]
+        starts = [snapshots[row] for row in rows]
         read = yield from advance(served, unread, starts, deadline, "prompt")
         for row, after in zip(rows, read, strict=True):
             snapshots[row] = after
@@ -305,6 +307,7 @@ def rule_of(served: ServedModel, request: GenerateRequest[Any]) -> Rule:
     """The sampling rule of a request. Start and condition tokens are never drawn."""
     spec, decoder = served.model.spec.generation or GenerationSpec(), served.model.spec.decoder
     ids = served.format.token_ids or {}
+    stop = [request.stop] if isinstance(request.stop, str) else request.stop
     start_tokens = [*spec.conditions.values(), *([spec.start] if spec.start is not None else [])]
     return Rule(
         temperature=request.temperature,
@@ -313,7 +316,7 @@ def rule_of(served: ServedModel, request: GenerateRequest[Any]) -> Rule:
         seed=secrets.randbits(32) if request.seed is None else request.seed,
         max_steps=request.max_steps,
         end=None if spec.end is None else ids[spec.end],
-        stop=tuple(map(served.format.normalised, [request.stop] if isinstance(request.stop, str) else request.stop)),
+        stop=StopStrings(tuple(map(served.format.normalised, stop))) if stop else None,
         vocabulary=served.format.vocabulary,
         banned=tuple(sorted({ids[token] for token in start_tokens} - {ids.get(spec.end or "", -1)})),
         logprobs=request.logprobs,

@@ -39,6 +39,11 @@ _STATS: tuple[tuple[str, str, Callable[[Stats], float]], ...] = (
     ("elman_sequences", "Sequences done, failed ones included", lambda stats: stats.num_sequences),
     ("elman_failed_sequences", "Sequences that ended in an error", lambda stats: stats.num_failed),
     ("elman_run_seconds", "Time spent in runs", lambda stats: stats.run_seconds),
+    ("elman_infer_answers", "Answers of /v2 infer", lambda stats: stats.num_answers),
+    ("elman_infer_reading_seconds", "Time until their rows were submitted", lambda stats: stats.reading_seconds),
+    ("elman_infer_waiting_seconds", "From there to their first run", lambda stats: stats.waiting_seconds),
+    ("elman_infer_computing_seconds", "From there until their rows were done", lambda stats: stats.computing_seconds),
+    ("elman_infer_answering_seconds", "Time spent making them", lambda stats: stats.answering_seconds),
 )
 
 _TIMES: tuple[tuple[str, str, Callable[[Stats], Histogram]], ...] = (

@@ -3,9 +3,10 @@
 Bodies and query options come from `elman.codec.requests`, with their bounds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -22,10 +23,12 @@ from elman.api.schemas import (
     Problem,
     StepsAnswer,
     TimeSeriesAnswer,
+    TokenEvent,
 )
 from elman.codec.infer_json import InferBody
 from elman.codec.requests import (
     AnySequence,
+    AnySeries,
     AnyStatics,
     ForecastRequest,
     GenerateRequest,
@@ -36,8 +39,10 @@ from elman.codec.requests import (
     StepsQuery,
     StepsRequest,
     StreamQuery,
+    Together,
+    TwoSteps,
 )
-from elman.codec.timeseries import TimeSeriesRequest
+from elman.codec.timeseries import SERIES_ROWS, TimeSeriesRequest
 from elman.http.roles import OPEN_TO_ALL, RouteTable
 from elman.settings import Settings
 
@@ -51,6 +56,24 @@ _PROBLEM = "application/problem+json"
 _BINARY = {"type": "string", "format": "binary", "contentMediaType": _OCTETS}
 _STRING = {"type": "string"}
 _VERSION = {"type": "integer", "minimum": 1}
+# What the data of each kind of server-sent event is. An event without a name is a message.
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "required": ["data"],
+    "oneOf": [
+        {
+            "properties": {
+                "event": {"enum": [name]},
+                "data": {
+                    "type": "string",
+                    "contentMediaType": _JSON,
+                    "contentSchema": {"$ref": _REF.format(model=model.__name__)},
+                },
+            }
+        }
+        for name, model in (("message", TokenEvent), ("done", GenerateAnswer), ("error", Problem))
+    ],
+}
 
 _EXAMPLES: dict[str, dict[str, Any]] = {
     "PredictRequest": {"sequence": [[0.1, 0.2], [0.3, 0.4]], "return": "final"},
@@ -82,7 +105,7 @@ _SESSION_ERRORS = {
     "404": "`unknown_session`, `unknown_model`",
     "409": "`step_conflict` with the session's step in `expected`, `model_changed`",
     "422": "As for predict, and `step_reused`",
-    "503": "`overloaded` or `draining`, with Retry-After; `store_unavailable`",
+    "503": "`overloaded`, `draining` or `model_loading`, with Retry-After; `store_unavailable`, `outcome_unknown`",
 }
 
 _SEQUENCE_ERRORS = {
@@ -141,7 +164,7 @@ class _Operation:
         if self.octets:
             formats[_OCTETS] = answers[_OCTETS] = {"schema": _BINARY}
         if self.events:
-            answers[_EVENTS] = {"schema": _STRING}
+            answers[_EVENTS] = {"schema": _EVENT}
         errors = {**_ERRORS, **dict(self.errors)}
         return {
             "tags": [self.tag],
@@ -194,7 +217,7 @@ _OPERATIONS = (
         "forecast",
         "autoregressive",
         _FORECAST,
-        ForecastRequest[AnySequence, AnyStatics],
+        ForecastRequest[AnySeries, AnyStatics],
         ForecastAnswer,
         errors=(("409", "`cannot_forecast`"), ("404", "`unknown_model`, `unknown_session`")),
     ),
@@ -212,7 +235,7 @@ _OPERATIONS = (
         "influence",
         "autoregressive",
         _INFLUENCE,
-        InfluenceRequest[AnySequence, AnyStatics],
+        InfluenceRequest[TwoSteps, AnyStatics],
         InfluenceAnswer,
     ),
     _Operation(
@@ -263,7 +286,7 @@ def _complete(schema: dict[str, Any], table: RouteTable, settings: Settings) -> 
     components = schema.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     _, answers = models_json_schema(
-        [(one, "serialization") for one in (*(one.answer for one in _OPERATIONS), Problem)],  # type: ignore[misc]
+        [(one, "serialization") for one in (*(one.answer for one in _OPERATIONS), TokenEvent, Problem)],  # type: ignore[misc]
         by_alias=True,
         ref_template=_REF,
     )
@@ -303,7 +326,8 @@ def _name(kind: Any) -> str:
 def _bodies() -> dict[str, dict[str, Any]]:
     """The JSON schema of each body."""
     bodies: dict[str, dict[str, Any]] = {}
-    for body in (*(one.body for one in _OPERATIONS), NewSession[AnyStatics]):
+    kinds = [*(one.body for one in _OPERATIONS), NewSession[AnyStatics]]
+    for body in kinds:
         _, parts = msgspec.json.schema_components([body], ref_template=_NAMED)
         name = _name(body)
         # msgspec adds the types of a generic class to its name.
@@ -312,8 +336,57 @@ def _bodies() -> dict[str, dict[str, Any]]:
         bodies |= parts
         if name in _EXAMPLES:
             bodies[name]["example"] = _EXAMPLES[name]
-    bodies["PredictRequest"]["oneOf"] = [{"required": ["sequence"]}, {"required": ["sequences"]}]
+    for body in (getattr(kind, "__origin__", kind) for kind in kinds):
+        rules = [*_together(body, bodies[body.__name__]), *_beams(body)]
+        if rules:
+            bodies[body.__name__]["allOf"] = rules
+    by_type = [
+        {"properties": {"type": {"enum": [name]}, "series": {"items": row}}} for name, row in SERIES_ROWS.items()
+    ]
+    bodies["TimeSeriesInput"]["anyOf"] = by_type
+    bodies["TimeSeriesOptions"]["anyOf"] = [
+        {"properties": {"quantiles": {"enum": [None, []]}}},
+        {"properties": {"samples": {"not": {"enum": [0]}}}},
+    ]
+    bodies["ForecastRequest"]["anyOf"] = [
+        {"properties": {"quantiles": {"enum": [None, []]}}},
+        {"properties": {"samples": {"minimum": 1}}, "required": ["samples"]},
+    ]
+    # Binary tensors are not described by the JSON alone.
+    bodies["InputBody"]["required"].append("data")
     return bodies
+
+
+def _together(kind: Any, schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Which fields a request gives together."""
+    choices: Together = getattr(kind, "together", ())
+    if not choices:
+        return
+    null = {"type": "null"}
+    nullable = {name: null in schema["properties"][name].get("anyOf", ()) for name in chain(*choices)}
+    absent = {name: null if may_be else False for name, may_be in nullable.items()}
+    given = {name: {"not": null} if may_be else True for name, may_be in nullable.items()}
+    yield {
+        "anyOf": [
+            {"required": list(names), "properties": absent | {name: given[name] for name in names}} for names in choices
+        ]
+    }
+
+
+def _beams(kind: Any) -> Iterator[dict[str, Any]]:
+    """The fields that have a meaning with beams only, or without them only."""
+    if kind is not GenerateRequest:
+        return
+    defaults: GenerateRequest[Any] = GenerateRequest()
+    drawing, searching = (
+        {name: {"enum": [getattr(defaults, name)]} for name in names} for names in (kind.drawing, kind.searching)
+    )
+    yield {
+        "anyOf": [
+            {"properties": {"num_beams": {"maximum": 1}, **searching}},
+            {"required": ["num_beams"], "properties": {"num_beams": {"minimum": 2}, **drawing}},
+        ]
+    }
 
 
 def _query(kind: type[msgspec.Struct] | None) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
     @needs("health")
     async def livez(response: Response) -> Health:
         """200 if the process works. If it does not, restart it."""
-        why = server.engine.stuck() if server.engine.alive else "the engine's threads are not running"
+        why = server.failure
         if why is None:
             return Health(status="live")
         response.status_code = 503

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Generator, Iterable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import attrgetter
 from typing import Any
 
@@ -18,16 +18,25 @@ from elman.api.segment import (
     with_memory,
 )
 from elman.api.server import ServedModel, Server
-from elman.codec.answer import OutputOptions, OutputRows, encode_answer, encode_octets, outputs_of, rows_from
+from elman.codec.answer import (
+    OutputOptions,
+    OutputRows,
+    bundled,
+    encode_answer,
+    encode_bundled,
+    encode_octets,
+    outputs_of,
+    rows_from,
+)
 from elman.codec.frames import check_cut
 from elman.codec.json import MANY_SEQUENCES, Bundle, ManySequences, place_of, predict_bundled
 from elman.codec.limits import check_listed, check_statics
 from elman.codec.octets import check_no_query, decode_octets, parse_query
-from elman.codec.pool import MANY, SHORT, is_heavy
+from elman.codec.pool import LARGE, MANY, SHORT, is_heavy
 from elman.codec.requests import PredictQuery, PredictRequest, Return
 from elman.codec.text import Unknown
 from elman.engine.sequence import Inputs, Sequence
-from elman.engine.work import Run, Wait, Work, aside, aside_if, script
+from elman.engine.work import Run, Steps, Wait, Work, aside, aside_if, in_thread, script
 from elman.errors import InvalidField, NotAcceptable, TooLong, UnsupportedMediaType, WrongLength
 from elman.http.endpoint import JSON, OCTETS, Request, Response
 from elman.http.roles import Need
@@ -40,6 +49,8 @@ STATE_HEADER = b"elman-state"
 MAX_NUMBERS = 100_000_000
 # Most numbers in one JSON answer.
 MAX_JSON_NUMBERS = 20_000_000
+# Making ready and answering more sequences takes milliseconds and is done in a thread.
+_MANY_ANSWERS = 100
 # Opening or sealing more state tokens takes milliseconds and is done in a thread.
 _MANY_TOKENS = 100
 
@@ -104,8 +115,10 @@ class Predict:
                 state=None if token is None else token.decode("latin-1"),
                 **(msgspec.structs.asdict(parse_query(request.query, PredictQuery)) if request.query else {}),
             )
-            inputs = [decode_octets(request.body, decoder.format, decoder.limits, held=token is not None)]
-            return self._run(request, served, octets, options, inputs)
+            read = partial(decode_octets, request.body, decoder.format, decoder.limits, held=token is not None)
+            if len(request.body) > LARGE:
+                return Wait(in_thread(read), lambda inputs: self._run(request, served, octets, options, [inputs]))
+            return self._run(request, served, octets, options, [read()])
         check_no_query(request.query)
         if len(request.body) <= SHORT or not is_heavy(request.body):
             try:
@@ -134,23 +147,34 @@ class Predict:
         if options.carries_state:
             steps = self._run_with_state(request, served, octets, options, list(inputs))
             return script(steps)  # type: ignore[no-any-return]
-        if len(inputs) > MANY_SEQUENCES:
+        if len(inputs) > _MANY_ANSWERS:
             return script(self._run_many(request, served, options, inputs))  # type: ignore[no-any-return]
         return self._prediction(request, served, octets, options, list(inputs))
 
     def _run_many(
-        self, request: Request, served: ServedModel, options: PredictRequest[Any, Any], inputs: Iterable[Inputs]
+        self, request: Request, served: ServedModel, options: PredictRequest[Any, Any], inputs: list[Inputs] | Bundle
     ) -> Generator[Work, None, Response]:
-        """Run many sequences. What takes a while for each of them is done in a thread."""
+        """Run many sequences. What takes a while for each of them is done in a thread or in the codec pool."""
+        self.server.engine.check_room(request.party, len(inputs))  # before thousands are made ready
         prediction = yield from aside(lambda: self._prediction(request, served, False, options, list(inputs)))
         yield prediction
-        content = yield from aside(self._encoded, prediction)
+        if prediction.num_numbers > MANY and len(prediction.sequences) <= MANY_SEQUENCES:
+            prediction.check()
+            return (yield from self._response(prediction, None))
+        rows, bundle = yield from aside(self._bundled, prediction)
+        if bundle is None:
+            content = yield from aside(encode_answer, served.outputs, options, rows)
+        else:
+            content = yield from self.server.pool.offload(True, encode_bundled, served.outputs, options, *bundle)
         return Response(content, model=served.key)
 
-    def _encoded(self, prediction: Prediction) -> bytes:
+    def _bundled(self, prediction: Prediction) -> tuple[list[OutputRows], Any]:
+        """What the sequences gave, in a bundle if it can be."""
         prediction.check()
         rows = self._rows(prediction)
-        return encode_answer(prediction.served.outputs, prediction.options, rows)
+        prediction.sequences = []  # to free thousands of them takes milliseconds too
+        bundle = bundled(rows)
+        return ([], bundle) if bundle else (rows, None)
 
     def _prediction(
         self,
@@ -205,6 +229,10 @@ class Predict:
         if octets:
             headers = [(b"elman-" + name.encode(), str(value).encode()) for name, value in extras[0].items()]
             return octets_response(served, outputs_of(sequences[0]), options.returns, headers)
+        return (yield from self._response(prediction, extras))
+
+    def _response(self, prediction: Prediction, extras: list[dict[str, Any]] | None) -> Steps[Response]:
+        """In a script: the response that `encoded` gives."""
         outcome = self.encoded(prediction, extras)
         if isinstance(outcome, Wait):
             yield outcome

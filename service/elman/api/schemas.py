@@ -1,4 +1,4 @@
-"""Answers, for the OpenAPI document, and the bodies of the routes that FastAPI serves."""
+"""Answers, for the OpenAPI document."""
 
 from typing import Any, Literal
 
@@ -11,7 +11,11 @@ def _absent(value: object) -> bool:
     return value is None
 
 
-class InputCard(BaseModel):
+class _Schema(BaseModel):
+    model_config = ConfigDict(defer_build=True)  # most are for the document alone, which few ask for
+
+
+class InputCard(_Schema):
     """The steps of an input sequence."""
 
     kind: Literal["features", "tokens", "frames"]
@@ -43,14 +47,14 @@ class InputCard(BaseModel):
     )
 
 
-class OutputCard(BaseModel):
+class OutputCard(_Schema):
     """The output of one step."""
 
     size: int
     labels: list[str] | None = Field(None, exclude_if=_absent)
 
 
-class InputTensorCard(BaseModel):
+class InputTensorCard(_Schema):
     """An input of the graph."""
 
     name: str
@@ -60,7 +64,7 @@ class InputTensorCard(BaseModel):
     found: str = Field(description="How the role was found")
 
 
-class OutputTensorCard(BaseModel):
+class OutputTensorCard(_Schema):
     """An output of the graph."""
 
     name: str
@@ -70,13 +74,13 @@ class OutputTensorCard(BaseModel):
     found: str = Field(description="How the role was found")
 
 
-class StateTensorCard(BaseModel):
+class StateTensorCard(_Schema):
     name: str
     shape: list[int] = Field(description="Shape of one sequence's state, without the batch axis")
     dtype: str
 
 
-class StateCard(BaseModel):
+class StateCard(_Schema):
     """The running state of one sequence."""
 
     bytes: int
@@ -84,7 +88,7 @@ class StateCard(BaseModel):
     initial: Literal["zeros", "learned"]
 
 
-class BatchingCard(BaseModel):
+class BatchingCard(_Schema):
     """How the model may be batched, as proved when it was loaded."""
 
     exact: bool = Field(description="Whether it gives the same bits alone or batched, whole or in chunks")
@@ -92,7 +96,7 @@ class BatchingCard(BaseModel):
     reason: str | None = Field(description="Why sequences are not run in chunks, or not batched freely")
 
 
-class GenerationCard(BaseModel):
+class GenerationCard(_Schema):
     """How a model generates."""
 
     start: str | None
@@ -100,14 +104,14 @@ class GenerationCard(BaseModel):
     conditions: list[str]
 
 
-class CoverageCard(BaseModel):
+class CoverageCard(_Schema):
     """How much of the truth the middle interval held, on data that neither training nor calibration had seen."""
 
     level: float = Field(description="The share that it is meant to hold")
     shares: list[list[float]] = Field(description="The share that it held: for each step one number for each value")
 
 
-class ForecastCard(BaseModel):
+class ForecastCard(_Schema):
     """How a model forecasts."""
 
     drive: Literal["recursive", "window", "direct"] = Field(
@@ -129,7 +133,7 @@ class ForecastCard(BaseModel):
     coverage: CoverageCard | None = Field(description="The coverage that was measured; null if none is known")
 
 
-class ModelCard(BaseModel):
+class ModelCard(_Schema):
     """All that a client needs to know about a model."""
 
     name: str
@@ -156,7 +160,7 @@ class ModelCard(BaseModel):
     digest: str
 
 
-class RefusedModel(BaseModel):
+class RefusedModel(_Schema):
     """A file in the repository that is not served."""
 
     name: str
@@ -167,12 +171,12 @@ class RefusedModel(BaseModel):
     model_json: dict[str, Any] | None = Field(None, exclude_if=_absent, description="A model.json to start from")
 
 
-class ModelList(BaseModel):
+class ModelList(_Schema):
     models: list[ModelCard]
     refused: list[RefusedModel]
 
 
-class Ranked(BaseModel):
+class Ranked(_Schema):
     label: str | None = None
     token: str | None = None
     probability: float
@@ -184,7 +188,7 @@ class Decoded(Ranked):
     top: list[Ranked]
 
 
-class UnknownCharacter(BaseModel):
+class UnknownCharacter(_Schema):
     """A character of a text that is not in the vocabulary and was read as its unknown token."""
 
     character: str
@@ -196,7 +200,7 @@ UNKNOWN = Field(None, description="Characters read as the unknown token, the fir
 Heads = dict[str, list[float] | list[list[float]]]
 
 
-class Result(BaseModel):
+class Result(_Schema):
     """The answer for one sequence: `output` for `final`, `outputs` with one row per step for `steps`."""
 
     length: int
@@ -210,7 +214,7 @@ class Result(BaseModel):
     hidden: dict[str, list[list[float]]] | None = Field(None, description="Each state tensor, one row per step")
 
 
-class StepsAnswer(BaseModel):
+class StepsAnswer(_Schema):
     """The outputs of a steps request, and the step that the session is at."""
 
     id: str
@@ -224,13 +228,13 @@ class StepsAnswer(BaseModel):
     replayed: bool = Field(description="True if the step was done by an earlier request: its answer is given again")
 
 
-class PredictAnswer(BaseModel):
+class PredictAnswer(_Schema):
     model: str
     version: int
     results: list[Result] = Field(description="In the order of the request")
 
 
-class OutputTensor(BaseModel):
+class OutputTensor(_Schema):
     """One output: its elements in `data`, or `binary_data_size` bytes of them after the JSON."""
 
     name: str
@@ -240,7 +244,7 @@ class OutputTensor(BaseModel):
     parameters: dict[str, int] | None = None
 
 
-class InferAnswer(BaseModel):
+class InferAnswer(_Schema):
     """The requested outputs, in order."""
 
     model_name: str
@@ -249,7 +253,7 @@ class InferAnswer(BaseModel):
     outputs: list[OutputTensor]
 
 
-class OpenServer(BaseModel):
+class OpenServer(_Schema):
     """The server, in the Open Inference Protocol."""
 
     name: str
@@ -257,12 +261,12 @@ class OpenServer(BaseModel):
     extensions: list[str]
 
 
-class Live(BaseModel):
+class Live(_Schema):
     live: bool
     error: str | None = None
 
 
-class Ready(BaseModel):
+class Ready(_Schema):
     ready: bool
     error: str | None = None
 
@@ -271,7 +275,7 @@ class ModelReady(Ready):
     name: str
 
 
-class TensorMetadata(BaseModel):
+class TensorMetadata(_Schema):
     """A tensor. -1 is an extent that may differ from request to request."""
 
     name: str
@@ -279,7 +283,7 @@ class TensorMetadata(BaseModel):
     shape: list[int]
 
 
-class ModelMetadata(BaseModel):
+class ModelMetadata(_Schema):
     """A model, in the Open Inference Protocol."""
 
     name: str
@@ -289,13 +293,13 @@ class ModelMetadata(BaseModel):
     outputs: list[TensorMetadata] = Field(description="The outputs of a request that names none, the primary one first")
 
 
-class ModelStatistics(BaseModel):
+class ModelStatistics(_Schema):
     """Counts and durations of models in nanoseconds, in the Open Inference Protocol."""
 
     model_stats: list[dict[str, Any]]
 
 
-class Problem(BaseModel):
+class Problem(_Schema):
     """An error: what is wrong, and where (RFC 9457)."""
 
     type: str
@@ -308,18 +312,12 @@ class Problem(BaseModel):
     expected: Any = None
 
 
-class Health(BaseModel):
+class Health(_Schema):
     status: str
     detail: str | None = None
 
 
-class ForkBody(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    ttl: float | None = Field(default=None, description="As for a new session; without it that of the forked session")
-
-
-class SessionCard(BaseModel):
+class SessionCard(_Schema):
     """A session, and the step that it is at."""
 
     id: str
@@ -331,23 +329,17 @@ class SessionCard(BaseModel):
     ttl: float
 
 
-class SessionList(BaseModel):
+class SessionList(_Schema):
     sessions: list[SessionCard]
     next: str | None = Field(description="The `after` of the next page; null on the last page")
 
 
-class StateAnswer(BaseModel):
+class StateAnswer(_Schema):
     state: str = Field(description="A state token")
     step: int
 
 
-class StateBody(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    state: str = Field(description="A state token")
-
-
-class ModelStats(BaseModel):
+class ModelStats(_Schema):
     """The engine's counters for one model since it was loaded."""
 
     model: str
@@ -362,7 +354,7 @@ class ModelStats(BaseModel):
     max_batch: int
 
 
-class EngineStats(BaseModel):
+class EngineStats(_Schema):
     """What the engine does now."""
 
     process: int = Field(description="The id of the worker process that answers; the counters are its own")
@@ -373,7 +365,7 @@ class EngineStats(BaseModel):
     models: list[ModelStats]
 
 
-class Example(BaseModel):
+class Example(_Schema):
     """A sequence that the model was not trained on."""
 
     model_config = ConfigDict(extra="allow")
@@ -383,24 +375,24 @@ class Example(BaseModel):
     expected: str | None = None
 
 
-class Examples(BaseModel):
+class Examples(_Schema):
     examples: list[Example]
 
 
-class RankedToken(BaseModel):
+class RankedToken(_Schema):
     token: int
     text: str | None = Field(None, description="Absent if the model has no vocabulary")
     logprob: float
 
 
-class TokenLogprobs(BaseModel):
+class TokenLogprobs(_Schema):
     """The log-probability of a token, and the most probable tokens of its step."""
 
     logprob: float
     top: list[RankedToken]
 
 
-class Generated(BaseModel):
+class Generated(_Schema):
     """One sample, or one text of a beam search."""
 
     text: str | None = Field(description="The text before the stop string; null if the model has no vocabulary")
@@ -415,7 +407,17 @@ class Generated(BaseModel):
     state: str | None = None
 
 
-class GenerateAnswer(BaseModel):
+class TokenEvent(_Schema):
+    """A token of a sample, in a stream of events."""
+
+    sample: int
+    token: int | None = Field(description="null in the event with the rest of a sample's text")
+    text: str = Field(description="The text since the last event; empty if the model has no vocabulary")
+    logprob: float | None = Field(None, description="If logprobs was set, and so are `top`")
+    top: list[RankedToken] | None = None
+
+
+class GenerateAnswer(_Schema):
     model: str
     version: int
     seed: int | None = Field(description="null for a beam search, which draws nothing")
@@ -426,7 +428,7 @@ class GenerateAnswer(BaseModel):
 Values = list[float] | list[list[float]]
 
 
-class ForecastResult(BaseModel):
+class ForecastResult(_Schema):
     """A forecast in the data's own units: a number per step, or a row per step if the model has several outputs."""
 
     point: Values | None = Field(default=None, description="Always there for a single series")
@@ -445,7 +447,7 @@ class ForecastAnswer(ForecastResult):
     results: list[ForecastResult] | None = Field(default=None, description="Only for `series_list`")
 
 
-class TimeSeriesForecast(BaseModel):
+class TimeSeriesForecast(_Schema):
     """The forecast of one series."""
 
     type: str = Field(
@@ -458,7 +460,7 @@ class TimeSeriesForecast(BaseModel):
     quantiles: dict[str, Values] | None = None
 
 
-class TimeSeriesOutput(BaseModel):
+class TimeSeriesOutput(_Schema):
     """The output of one series."""
 
     type: str
@@ -468,7 +470,7 @@ class TimeSeriesOutput(BaseModel):
     error: None
 
 
-class TimeSeriesAnswer(BaseModel):
+class TimeSeriesAnswer(_Schema):
     """The forecasts of all series, in their order."""
 
     id: str
@@ -479,7 +481,7 @@ class TimeSeriesAnswer(BaseModel):
     outputs: list[TimeSeriesOutput]
 
 
-class InfluenceAnswer(BaseModel):
+class InfluenceAnswer(_Schema):
     """How far o_n moves when a step is left out: the Euclidean distance of the outputs, or the distance of `target`.
 
     Outputs are compared as probabilities if the model has labels or tokens, and as values in the data's units if not.

@@ -1,16 +1,16 @@
 """What the routes share: repository, engine, sessions, and a queue and a decoder per model."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from elman.api.v2.ports import Ports
 from elman.codec.answer import OutputFormat
@@ -23,7 +23,9 @@ from elman.codec.pool import CodecPool
 from elman.engine.engine import Engine
 from elman.engine.queue import ModelQueue, Stats
 from elman.engine.scheduler import Policy
-from elman.errors import ModelChanged, ModelRefused, StoreUnavailable, UnknownModel
+from elman.errors import ModelChanged, ModelLoading, ModelRefused, NotByRequest, StoreUnavailable, UnknownModel
+from elman.http.short import Results
+from elman.repository.load_cache import LoadCache
 from elman.repository.model import Model
 from elman.repository.repository import Refusal, Repository
 from elman.sessions.sessions import Sessions
@@ -32,13 +34,20 @@ from elman.sessions.store import Record, Store, Usage
 from elman.sessions.stores.lmdb import LMDBStore
 from elman.sessions.stores.memory import MemoryStore
 from elman.sessions.timing import StoreTimes, TimedStore
-from elman.sessions.tokens import StateTokens, load_or_make_key
+from elman.sessions.tokens import StateTokens, own_key
 from elman.settings import Settings
+
+if TYPE_CHECKING:
+    from elman.api.v2.repeated import Pattern
+    from elman.sessions.stores.redis import RedisStore
 
 _LOG = logging.getLogger("elman")
 
 # Most replaced models that are kept for the sessions that started with them.
 _MAX_RETIRED = 4
+# For how long a look at the folder says that the model of a session is not there, and for how many of them at most.
+_MISSED_SECONDS = 60.0
+_MAX_MISSED = 1000
 # Largest examples.json that is read, in bytes.
 _MAX_EXAMPLES_BYTES = 2**20
 
@@ -76,6 +85,11 @@ class ServedModel:
     def ports(self) -> Ports:
         """Its tensors in the Open Inference Protocol."""
         return Ports(self.model, self.format)
+
+    @cached_property
+    def patterns(self) -> Results[bytes, "Pattern | None"]:
+        """What requests with binary tensors have in common, by their JSON. None for those that are read one by one."""
+        return Results()
 
     @cached_property
     def digest(self) -> bytes:
@@ -120,14 +134,17 @@ class Server:
         self.settings = settings
         self._new_stats = new_stats
         self.limits = Limits(settings.max_steps, settings.max_queue)
-        self.repository = Repository(settings.repository, settings.load_timeout, settings.load_memory or None)
+        self.repository = Repository(
+            settings.repository, settings.load_timeout, settings.load_memory or None, _load_cache(settings)
+        )
         self.store_times = StoreTimes()
         self.sessions = Sessions(
-            lambda: TimedStore(_open_store(settings), self.store_times),
+            lambda: TimedStore(self._open_store(), self.store_times),
             Usage(settings.max_sessions, settings.max_session_bytes),
             settings.session_ttl,
             settings.hot_session_bytes,
-            shared=settings.workers > 1,
+            shared=settings.workers > 1 or settings.is_remote,
+            remote=settings.is_remote,
             timeout=settings.store_timeout,
         )
         self.engine = Engine(
@@ -141,6 +158,7 @@ class Server:
         )
         self.pool = CodecPool(largest=settings.max_body)
         self.ready = False
+        self._shared_key: str | None = None
         self._served: Served = {}
         # Neither is changed in place: a thread makes new ones, and the event loop puts them here.
         self._retired: Retired = {}
@@ -148,11 +166,16 @@ class Server:
         self._changing = asyncio.Lock()
         self._polling: asyncio.Task[None] | None = None
         self._stop_at: float | None = None
+        # When the last look at the folder began that is finished, and when models of sessions were missed first.
+        self._looked_at = 0.0
+        self._missed: dict[tuple[str, int, bytes], float] = {}
 
     async def start(self) -> None:
         """Load the repository, start the engine, and begin to poll for changed models. May follow `stop`."""
         self._stop_at = None
         self._changing = asyncio.Lock()
+        self._loop = asyncio.get_running_loop()
+        self._look_now = asyncio.Event()
         self.pool.open()
         self.repository.open()
         await self._change(self.repository.load)
@@ -165,21 +188,37 @@ class Server:
             self._polling = asyncio.create_task(self._poll())
 
     async def load(self, name: str) -> None:
-        """Load a model, or load it again, while serving. Raises UnknownModel and ModelRefused."""
+        """Load a model, or load it again, while serving. Raises UnknownModel, ModelRefused and NotByRequest."""
+        self._check_alone()
         await self._change(lambda: self.repository.load_name(name))
         for model, refused in self._unopened:
             if model.name == name:
                 raise refused
 
     async def unload(self, name: str) -> None:
-        """Stop serving a model. Its queued sequences are finished. Raises UnknownModel."""
+        """Stop serving a model. Its queued sequences are finished. Raises UnknownModel and NotByRequest."""
+        self._check_alone()
         await self._change(lambda: self.repository.unload_name(name))
+
+    def _check_alone(self) -> None:
+        """Raise NotByRequest if other processes serve the same sessions: a request reaches one of them only."""
+        others = "workers" if self.settings.workers > 1 else "servers" if self.settings.is_remote else None
+        if others is not None:
+            raise NotByRequest(
+                f"only one of several {others} would load or unload it; change the folder of the models instead, at "
+                "which each looks every ELMAN_POLL seconds"
+            )
 
     async def _poll(self) -> None:
         while True:
-            await asyncio.sleep(self.settings.poll)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.poll):
+                    await self._look_now.wait()
+            self._look_now.clear()
+            began = time.monotonic()
             try:
                 await self._change(self.repository.load)
+                self._looked_at = began
             except OSError as error:
                 # The folder may be gone for a moment, for example while a volume is mounted. Loaded models stay.
                 _LOG.warning("the model repository cannot be read: %s", error.strerror)
@@ -260,6 +299,11 @@ class Server:
         await asyncio.to_thread(self.sessions.close)
 
     @property
+    def failure(self) -> str | None:
+        """Why the process must be replaced: its engine does not work. None if it does."""
+        return self.engine.stuck() if self.engine.alive else "the engine's threads are not running"
+
+    @property
     def warning(self) -> str | None:
         """What an operator should know although the server is ready: that every model file is refused."""
         refused = len(self.refusals)
@@ -286,7 +330,7 @@ class Server:
         return self.served(parameters["name"], parameters.get("version"))
 
     def served_to(self, record: Record) -> ServedModel:
-        """The model that a session started with. Raises UnknownModel and ModelChanged."""
+        """The model that a session started with. Raises UnknownModel, ModelChanged and ModelLoading."""
         key = (record.model, record.version, record.digest)
         served = self._served.get(record.model, {}).get(record.version)
         if served is not None and served.digest == record.digest:
@@ -294,12 +338,33 @@ class Server:
         retired = self._retired.get(key)
         if retired is not None:
             return retired
+        if self._may_come(key):
+            raise ModelLoading(
+                f"the session started with version {record.version} of {record.model!r}, which the folder may have",
+                retry_after=1,
+            )
         if served is None:
             raise UnknownModel(f"the session's model, {record.model!r} version {record.version}, is no longer served")
         raise ModelChanged(
             f"version {record.version} of {record.model!r} is not the file that the session started with",
             expected=f"sha256:{record.digest.hex()}",
         )
+
+    def _may_come(self, key: tuple[str, int, bytes]) -> bool:
+        """Whether the folder may have the model of a session, which another server has seen before this one.
+
+        If so, it is looked at, once: what is not there then is not waited for.
+        """
+        if not self.settings.poll:
+            return False
+        now = time.monotonic()
+        missed = self._missed.get(key)
+        if missed is None or now - missed > _MISSED_SECONDS:
+            if len(self._missed) >= _MAX_MISSED:
+                self._missed.clear()
+            missed = self._missed[key] = now
+            self._loop.call_soon_threadsafe(self._look_now.set)
+        return self._looked_at < missed
 
     def examples(self, served: ServedModel) -> list[Any]:
         """The held-out sequences in a model's examples.json; none if there is no such file or it is not valid."""
@@ -312,8 +377,25 @@ class Server:
 
     @cached_property
     def tokens(self) -> StateTokens:
-        """Seals and opens state tokens."""
-        return StateTokens(self.settings.state_keys or (own_key(self.settings),))
+        """Seals and opens state tokens. Raises StoreUnavailable if their key is in a store that does not work."""
+        if self.settings.state_keys:
+            return StateTokens(self.settings.state_keys)
+        if not self.settings.is_remote:
+            return StateTokens((own_key(None if self.settings.store == "memory" else self.settings.store_dir),))
+        if self._shared_key is None:
+            raise StoreUnavailable("the session store, which has the key of state tokens, does not work", retry_after=1)
+        return StateTokens((self._shared_key,))
+
+    def _open_store(self) -> Store:
+        """Raises StoreUnavailable."""
+        settings = self.settings
+        if settings.is_remote:
+            store = open_remote(settings)
+            self._shared_key = store.state_key
+            return store
+        if settings.store == "memory":
+            return MemoryStore()
+        return LMDBStore(settings.store_dir, settings.store_bytes, settings.store_sync)
 
     def versions(self, name: str) -> list[int]:
         """The versions of a model that are served, ascending."""
@@ -343,19 +425,18 @@ def _examples(path: Path, changed: int, size: int) -> list[Any]:
     ]
 
 
-def _open_store(settings: Settings) -> Store:
-    """Raises StoreUnavailable."""
-    if settings.store == "memory":
-        return MemoryStore()
-    return LMDBStore(settings.store_dir, settings.store_bytes, settings.store_sync)
+def _load_cache(settings: Settings) -> LoadCache | None:
+    """What keeps the results of loads: in the store's folder, unless another one is set."""
+    folder = settings.load_cache_dir
+    if folder is None and settings.store != "memory":
+        folder = settings.store_dir / "loads"
+    return None if folder is None or not settings.load_cache_bytes else LoadCache(folder, settings.load_cache_bytes)
 
 
-def own_key(settings: Settings) -> str:
-    """The server's own key for state tokens. With the LMDB store it is kept in the store's folder."""
-    if settings.store == "memory":
-        return secrets.token_urlsafe(32)
+def open_remote(settings: Settings) -> "RedisStore":
+    """The store at a URL. Raises StoreUnavailable, and RefusedStore if it must not be used as it is."""
     try:
-        return load_or_make_key(settings.store_dir)
-    except (OSError, StoreUnavailable):
-        _LOG.warning("the key cannot be kept in the store's folder: state tokens are valid until the server stops")
-        return secrets.token_urlsafe(32)
+        from elman.sessions.stores.redis import RedisStore
+    except ImportError:
+        raise StoreUnavailable("a session store at a URL needs redis: pip install 'elman[redis]'") from None
+    return RedisStore(settings.store, settings.store_replicas)

@@ -4,10 +4,11 @@ from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from elman.api.openapi import json_body
 from elman.api.predict import sends_octets
-from elman.api.schemas import ForkBody, SessionCard, SessionList, StateAnswer, StateBody
+from elman.api.schemas import SessionCard, SessionList, StateAnswer
 from elman.api.segment import check_sessions, open_token, seal_token
 from elman.api.server import ServedModel, Server
 from elman.codec.pool import is_heavy
@@ -17,6 +18,18 @@ from elman.http.callers import owner_of
 from elman.http.endpoint import Driver
 from elman.http.roles import needs
 from elman.sessions.store import Record
+
+
+class ForkBody(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    ttl: float | None = Field(default=None, description="As for a new session; without it that of the forked session")
+
+
+class StateBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    state: str = Field(description="A state token")
 
 
 def sessions_router(server: Server, driver: Driver) -> APIRouter:

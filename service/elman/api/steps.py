@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,10 +20,10 @@ from elman.api.server import ServedModel, Server
 from elman.codec.answer import OutputFormat, OutputRows, encode_json, joined_rows, rows_of
 from elman.codec.limits import check_statics
 from elman.codec.octets import check_no_query, decode_octets, parse_query
-from elman.codec.pool import MANY, is_heavy
+from elman.codec.pool import LARGE, MANY, is_heavy
 from elman.codec.requests import StepsQuery, StepsRequest
 from elman.engine.sequence import Inputs
-from elman.engine.work import Run, Steps, Work, script
+from elman.engine.work import Run, Steps, Work, aside_if, script
 from elman.errors import TooLong
 from elman.http.endpoint import Request, Response
 from elman.http.roles import Need
@@ -144,7 +145,8 @@ class SessionSteps:
         decoder = served.decoder
         if sends_octets(request.headers.get(b"content-type", b"")):
             options = StepsRequest(sequence=None, **msgspec.structs.asdict(parse_query(request.query, StepsQuery)))
-            return options, decode_octets(request.body, decoder.format, decoder.limits, held=True)
+            read = partial(decode_octets, request.body, decoder.format, decoder.limits, held=True)
+            return options, (yield from aside_if(len(request.body) > LARGE, read))
         check_no_query(request.query)
         return (yield from self.stepper.decoded(served, request.body, {}))
 

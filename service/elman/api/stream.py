@@ -29,6 +29,7 @@ from elman.http.asgi import party_of
 from elman.http.callers import Caller, Callers, caller_of
 from elman.http.endpoint import GONE, REQUEST_ID, Driver, encode_problem
 from elman.http.roles import needs
+from elman.http.spans import Message, Sampled, renewed
 from elman.repository.network import Array
 from elman.sessions.store import Record
 
@@ -40,6 +41,8 @@ _TRY_AGAIN_LATER = 1013
 
 # How frames are counted as requests.
 _ROUTE = "/v1/models/{name}/stream"
+# What the span of a frame says of it.
+_SPAN = {"http.route": _ROUTE, "network.protocol.name": "websocket"}
 
 
 class SlowClient(Exception):
@@ -155,15 +158,19 @@ class Streams:
     async def _counted(self, stream: _Stream, text: str | None, content: bytes | None) -> None:
         """Answer a frame, and count it as a request. Raises what the answer raises."""
         arrived, status, code, model = time.monotonic(), 0, GONE.code, None
+        request_id = renewed(stream.socket.scope[REQUEST_ID])
         self.metrics.num_accepted += 1
         try:
-            await self._answer(stream, text, content)
+            await self._answer(stream, text, content, request_id)
             status, code, model = 200, "", stream.served.key
         except ElmanError as error:
             status, code = error.status, error.code
             raise
         finally:
             self.metrics.request_ended(_ROUTE, status, code, model, time.monotonic() - arrived)
+            if isinstance(request_id, Sampled):
+                message = Message(f"frame {_ROUTE}", _SPAN, status, code, model, stream.caller.name)
+                request_id.ended(request_id, message, arrived)
 
     async def _receive(self, socket: WebSocket) -> Any:
         """The next message. The wait is cancelled as soon as the server stops."""
@@ -199,11 +206,11 @@ class Streams:
             )
         return _Stream(socket, caller, driver, server.served_to(record), record, query)
 
-    async def _answer(self, stream: _Stream, text: str | None, content: bytes | None) -> None:
+    async def _answer(self, stream: _Stream, text: str | None, content: bytes | None, request_id: bytes) -> None:
         """Run one frame and send its answer. Raises ElmanError and SlowClient."""
         if not self.callers.holds(stream.caller):
             raise Unauthorized("the API key of this stream is no longer valid")
-        party, request_id = stream.party, stream.socket.scope[REQUEST_ID]
+        party = stream.party
         stream.driver.engine.check_room(party)
         steps = self._step(stream, text, content, time.monotonic())
         answer = await stream.driver.complete(steps, party, request_id)
@@ -228,7 +235,8 @@ class Streams:
     async def _send(self, sending: Awaitable[None]) -> None:
         """Await a send. Raises SlowClient if the client does not read in time."""
         try:
-            await asyncio.wait_for(sending, self.server.settings.stream_timeout)
+            async with asyncio.timeout(self.server.settings.stream_timeout):
+                await sending
         except TimeoutError:
             raise SlowClient from None
 
@@ -278,4 +286,5 @@ async def _close(socket: WebSocket, code: int, reason: str) -> None:
     """Close with a reason, cut to what a close frame can hold (123 bytes). The client may be gone already."""
     short = reason.encode()[:120].decode(errors="ignore")
     with contextlib.suppress(Exception):
-        await asyncio.wait_for(socket.close(code, short), 1.0)
+        async with asyncio.timeout(1.0):
+            await socket.close(code, short)

@@ -55,7 +55,7 @@ def timeseries_router(server: Server) -> APIRouter:
 
 
 def _takes(model: Model) -> bool:
-    """Whether a model forecasts, and needs no static inputs: the protocol has none."""
-    if why_no_forecast(model) is not None:
+    """Whether a model forecasts, and needs neither static nor further sequence inputs: the protocol has none."""
+    if why_no_forecast(model) is not None or model.network.further:
         return False
     return len(model.network.statics) == (driving_of(model).future is not None)

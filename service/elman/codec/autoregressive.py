@@ -1,6 +1,7 @@
 """Decodes the requests of one model for generate, forecast and influence."""
 
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -62,7 +63,7 @@ class AutoregressiveDecoder:
         request starts from a session or a state token. Raises RequestError with the `where` of the first error.
         """
         request: GenerateRequest[Any] = decode_body(self._generate, content)
-        _check_origin(request)
+        _check_together(request)
         _check_beams(request, self._output_size)
         _check_tokens(request)
         statics = self._statics(request)
@@ -104,10 +105,10 @@ class AutoregressiveDecoder:
     def forecast(self, content: bytes) -> tuple[ForecastRequest[Any, Any], list[Series], int]:
         """A forecast request, its series, and its horizon. Raises RequestError with the `where` of the first error."""
         request: ForecastRequest[Any, Any] = decode_body(self._forecast, content)
-        _check_origin(request)
-        if request.series is None and not request.many and request.session is None and request.state is None:
-            raise InvalidField("there is no series to forecast", where="series", expected="a series, session or state")
-        _check_quantiles(request.quantiles)
+        _check_together(request)
+        if request.quantiles and not request.samples:
+            raise InvalidField("quantiles are those of sampled paths", where="samples", expected="1 or more")
+        _check_quantiles(request.levels)
         horizon = self._series.horizon if request.horizon is None else request.horizon
         series = self._series.decode(request, horizon)
         request.series, request.series_list = None, [None] if request.many else None
@@ -147,34 +148,34 @@ class AutoregressiveDecoder:
 
 
 def _check_quantiles(levels: list[float]) -> None:
-    """Raise InvalidField if a quantile is listed twice, or if two look alike in the answer, which names them."""
-    seen: set[str] = set()
-    for index, level in enumerate(levels):
-        if f"{level:g}" in seen:
-            raise InvalidField(
-                f"the quantile {level:g} is listed twice", where=f"quantiles[{index}]", expected="each quantile once"
-            )
-        seen.add(f"{level:g}")
+    """Raise InvalidField if a quantile is listed twice."""
+    if len(set(levels)) < len(levels):
+        index = next(index for index, level in enumerate(levels) if level in levels[:index])
+        raise InvalidField(
+            f"the quantile {levels[index]} is listed twice", where=f"quantiles[{index}]", expected="each quantile once"
+        )
 
 
-def _check_origin(request: GenerateRequest[Any] | ForecastRequest[Any, Any]) -> None:
-    if request.session is not None and request.state is not None:
-        raise InvalidField("session and state cannot both be given", where="state", expected="one of them")
-    if isinstance(request, GenerateRequest) or not request.many:
-        return
-    for name in ("series", "session", "state"):
-        if getattr(request, name) is not None:
-            raise InvalidField(f"{name} cannot be given with series_list", where=name, expected="one of them")
+def _check_together(request: GenerateRequest[Any] | ForecastRequest[Any, Any]) -> None:
+    """Raise InvalidField if of the fields that say where to start too few or too many are given."""
+    names = dict.fromkeys(chain(*request.together))
+    given = tuple(name for name in names if getattr(request, name) is not None)
+    if given not in request.together:
+        detail = f"{' and '.join(given)} cannot be given together" if given else f"there is no {' or '.join(names)}"
+        raise InvalidField(
+            detail, where=given[-1] if given else next(iter(names)),
+            expected=[" and ".join(one) for one in request.together if one],
+        )  # fmt: skip
 
 
 def _check_beams(request: GenerateRequest[Any], vocabulary_size: int) -> None:
     """Raise InvalidField for an option that has no meaning with beam search, or without it."""
     if request.num_beams == 1:
-        for name in ("num_return_sequences", "length_penalty", "early_stopping"):
+        for name in request.searching:
             if getattr(request, name) != getattr(_DEFAULTS, name):
                 raise InvalidField(f"{name} is of beam search", where="num_beams", expected="2 to 64")
         return
-    for name in ("temperature", "top_k", "top_p", "seed", "samples", "stream"):
+    for name in request.drawing:
         if getattr(request, name) != getattr(_DEFAULTS, name):
             raise InvalidField(f"beam search draws and streams nothing, so it takes no {name}", where=name)
     if request.num_return_sequences > request.num_beams:

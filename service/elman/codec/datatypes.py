@@ -6,6 +6,7 @@ BYTES tensor is a length, little-endian uint32, and as many bytes.
 
 import struct
 import sys
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -27,6 +28,12 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
 FLOATS = frozenset({"FP16", "FP32", "FP64"})
 DATATYPES = (*NUMPY_DTYPES, BF16, BYTES)
 
+MAX_AXES = 8
+"""Most axes of a tensor."""
+
+MAX_ELEMENTS = 2**48
+"""Most elements of a tensor, where an axis without extent counts as one."""
+
 _NAMES = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
 # Copying so few bytes costs less than a view of them.
 _FEW_BYTES = 4096
@@ -42,6 +49,18 @@ def check_datatype(datatype: str, where: str) -> None:
     """Raise InvalidField if there is no such datatype."""
     if datatype not in DATATYPES:
         raise InvalidField(f"there is no datatype {datatype[:20]!r}", where=where, expected=list(DATATYPES))
+
+
+def check_shape(shape: Sequence[int], where: str) -> None:
+    """Raise InvalidField if no tensor has such a shape."""
+    size, too_many = 1, len(shape) > MAX_AXES
+    for extent in shape[:MAX_AXES]:
+        size *= max(extent, 1)
+        too_many = too_many or extent < 0
+    if too_many or size > MAX_ELEMENTS:
+        raise InvalidField(
+            "the shape is not that of a tensor", where=where, expected=f"at most {MAX_AXES} extents of 0 or more"
+        )
 
 
 def from_raw(content: bytes | memoryview, datatype: str, shape: tuple[int, ...], where: str) -> Array:

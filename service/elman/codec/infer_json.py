@@ -5,26 +5,38 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain
 from math import prod
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from elman.codec.datatypes import BF16, BYTES, FLOATS, NUMPY_DTYPES, check_datatype, from_raw
+from elman.codec.datatypes import (
+    BF16,
+    BYTES,
+    DATATYPES,
+    FLOATS,
+    MAX_AXES,
+    MAX_ELEMENTS,
+    NUMPY_DTYPES,
+    check_datatype,
+    check_shape,
+    from_raw,
+)
 from elman.codec.faults import decode_body, invalid_field
 from elman.codec.numbers import NotPlain, read_list
 from elman.errors import InvalidField, InvalidJSON
 from elman.repository.network import Array
 
-# Most axes of a tensor.
-_MAX_AXES = 8
+# Most inputs, and most outputs.
+_MOST_TENSORS = 1000
 _OPEN = ord("[")
 
 Parameter = bool | int | float | str
 Parameters = dict[str, Parameter]
 
-
+# What is checked beside decoding, with errors of its own, is in the document only.
+_Extent = Annotated[int, Meta(extra_json_schema={"minimum": 0, "maximum": MAX_ELEMENTS})]
 _Data = Annotated[
     msgspec.Raw,
     Meta(
@@ -38,8 +50,8 @@ class InputBody(Struct, forbid_unknown_fields=True):
     """A tensor of a request: its numbers in `data`, or `binary_data_size` bytes of them after the JSON."""
 
     name: str
-    shape: tuple[int, ...]
-    datatype: str
+    shape: Annotated[tuple[_Extent, ...], Meta(extra_json_schema={"maxItems": MAX_AXES})]
+    datatype: Annotated[str, Meta(extra_json_schema={"enum": [one for one in DATATYPES if one != BF16]})]
     parameters: Parameters | None = None
     data: _Data | UnsetType = UNSET
 
@@ -54,8 +66,8 @@ class OutputBody(Struct, forbid_unknown_fields=True):
 class InferBody(Struct, forbid_unknown_fields=True):
     """A request to infer."""
 
-    inputs: list[InputBody]
-    outputs: list[OutputBody] | None = None
+    inputs: Annotated[list[InputBody], Meta(max_length=_MOST_TENSORS, extra_json_schema={"minItems": 1})]
+    outputs: Annotated[list[OutputBody], Meta(max_length=_MOST_TENSORS)] | None = None
     id: str | None = None
     parameters: Parameters | None = None
     model_name: str | None = None
@@ -74,7 +86,7 @@ def read_head(content: bytes) -> InferBody:
     for index, one in enumerate(body.inputs):
         where = f"inputs[{index}]"
         check_datatype(one.datatype, f"{where}.datatype")
-        _check_shape(one.shape, f"{where}.shape")
+        check_shape(one.shape, f"{where}.shape")
         _refuse_shared(one.parameters, where)
     return body
 
@@ -117,17 +129,43 @@ def read_arrays(body: InferBody, binary: memoryview) -> list[Array]:
     return arrays
 
 
+class Place(NamedTuple):
+    """Where the numbers of a binary tensor lie. `start` is in bytes after the JSON."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    start: int
+
+
+class Places:
+    """Where all tensors of a request lie, if each is binary and needs no more than a view of its bytes.
+
+    Attributes:
+        size: bytes of all of them.
+    """
+
+    __slots__ = ("_all", "size")
+
+    def __init__(self, body: InferBody) -> None:
+        self.size, self._all = 0, list[Place]()
+        for one in body.inputs:
+            dtype, declared = NUMPY_DTYPES.get(one.datatype), (one.parameters or {}).get("binary_data_size")
+            size = 0 if dtype is None else prod(one.shape) * dtype.itemsize
+            if not size or dtype is None or dtype.kind == "b" or size != declared or one.data is not UNSET:
+                self.size = -1  # that of no binary tensors
+                return
+            self._all.append(Place(one.shape, dtype, self.size))
+            self.size += size
+
+    def arrays(self, binary: bytes | memoryview) -> list[Array]:
+        """The arrays, as `read_arrays` gives them, of `size` bytes. These are not copied."""
+        return [np.ndarray(shape, dtype, binary, start) for shape, dtype, start in self._all]
+
+
 def _refuse_shared(parameters: Parameters | None, where: str) -> None:
     if parameters and "shared_memory_region" in parameters:
         raise InvalidField(
             "shared memory is not offered", where=f"{where}.parameters.shared_memory_region", expected="data"
-        )
-
-
-def _check_shape(shape: tuple[int, ...], where: str) -> None:
-    if len(shape) > _MAX_AXES or any(extent < 0 or extent > 2**40 for extent in shape):
-        raise InvalidField(
-            "the shape is not that of a tensor", where=where, expected=f"at most {_MAX_AXES} extents of 0 or more"
         )
 
 

@@ -32,7 +32,10 @@ def place_of(index: int, many: bool) -> str:
 
 
 MANY_SEQUENCES = 500
-"""With more sequences, a request is decoded in the codec pool and answered in a thread."""
+"""With more sequences, a request is decoded in the codec pool, and its answer is encoded there."""
+
+# The inputs of more sequences come from the codec pool in a bundle.
+_FEW_INPUTS = 16
 
 # What inputs have beside their data, if it is nothing.
 _DATA_ALONE = Inputs(np.zeros(0))[1:]
@@ -305,7 +308,7 @@ class Bundle:
 def predict_bundled(decoder: JSONDecoder, content: bytes) -> tuple[PredictRequest[Any, Any], list[Inputs] | Bundle]:
     """As `predict`, in the codec pool. Many inputs come in a bundle, if they can."""
     request, inputs = decoder.predict(content)
-    if len(inputs) <= MANY_SEQUENCES or any([one[1:] != _DATA_ALONE for one in inputs]):
+    if len(inputs) <= _FEW_INPUTS or any([one[1:] != _DATA_ALONE for one in inputs]):
         return request, inputs
     return request, Bundle(np.concatenate([one.data for one in inputs]), [len(one.data) for one in inputs])
 

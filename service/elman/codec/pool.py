@@ -6,6 +6,7 @@ its call fails and the worker is replaced. The call is never repeated in the ser
 """
 
 import asyncio
+import contextlib
 import gc
 import os
 import pickle
@@ -43,6 +44,9 @@ _MANY_PIECES = 10_000
 # Time limit of a call, with writing and reading: several times what the largest body takes.
 _SECONDS = 60.0
 _MAX_WORKERS = 4
+# Added to the niceness of a worker. It gets a tenth of a core that the event loop and the engine need, and all of one
+# that they do not. A worker holds no lock that they could wait for.
+_NICENESS = 10
 # How long callers are remembered.
 _REMEMBERED_SECONDS = 60.0
 # Larger buffers are sent as they are: a copy of many megabytes would hold the interpreter's lock.
@@ -172,9 +176,9 @@ class CodecPool:
             if job.future.cancelled():
                 self._budget.remove(party, job.size)
                 continue
+            call = asyncio.get_running_loop().run_in_executor(self._threads, self._call, job.function, job.arguments)
             num_free -= 1
             self._running[party] += 1
-            call = asyncio.get_running_loop().run_in_executor(self._threads, self._call, job.function, job.arguments)
             call.add_done_callback(partial(self._ended, job))
 
     def _next_party(self) -> bytes | None:
@@ -258,4 +262,6 @@ def _answer(call: bytes) -> list[memoryview]:
 if __name__ == "__main__":
     # Decoding makes no cycles, and looking for some among millions of lists would take most of the time.
     gc.disable()
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(_NICENESS)
     answer_calls(int(sys.argv[1]), _answer)

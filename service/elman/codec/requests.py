@@ -8,7 +8,7 @@ The types of a sequence and of the static inputs depend on the model. For a mode
 `age` the request is `PredictRequest[list[list[float]], Statics]`, where `Statics` is a class with the field `age`.
 """
 
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
@@ -26,9 +26,13 @@ Session = Annotated[str, Meta(description="The id of a session to start from. Th
 StateToken = Annotated[str, Meta(description="A state token to start from")]
 StepCount = Annotated[int, Meta(ge=0, le=2**63 - 1, description="The step that the session is expected to be at")]
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
-Future = list[list[list[float] | float] | float]
-"""Rows ahead, each a list or a number; or a list of those, with one for each series."""
+Named = dict[str, Any]
+Future = list[list[list[float] | float] | Named | float] | Named
+"""Rows ahead, each a list or a number, or an object of those by input; or a list with one for each series."""
 Heads = Annotated[list[Text], Meta(max_length=256, description="Names of further outputs to return, as in the card")]
+Together = tuple[tuple[str, ...], ...]
+"""Of some fields, which may be given together. Null counts as not given."""
+
 STATIC = "The static inputs, an object by name; not with a state or session, which holds its own"
 
 
@@ -51,6 +55,8 @@ class PredictQuery(Options, kw_only=True, forbid_unknown_fields=True):
 
 class PredictRequest(PredictQuery, Generic[S, T], kw_only=True, forbid_unknown_fields=True):
     """Either `sequence`, for one, or `sequences`, for many of any lengths."""
+
+    together: ClassVar[Together] = (("sequence",), ("sequences",))
 
     sequence: S | UnsetType = UNSET
     sequences: Annotated[list[S], Meta(min_length=1)] | UnsetType = UNSET
@@ -111,6 +117,12 @@ class StreamQuery(Options, kw_only=True, forbid_unknown_fields=True):
 class GenerateRequest(Struct, Generic[T], kw_only=True, forbid_unknown_fields=True):
     """A prompt, or a session or state, to generate from."""
 
+    together: ClassVar[Together] = ((), ("session",), ("state",))
+    drawing: ClassVar[tuple[str, ...]] = ("temperature", "top_k", "top_p", "seed", "samples", "stream")
+    """Fields that keep their defaults with beams."""
+    searching: ClassVar[tuple[str, ...]] = ("num_return_sequences", "length_penalty", "early_stopping")
+    """Fields that keep their defaults without beams."""
+
     prompt: Annotated[str | list[int] | None, Meta(description="A text, or token ids")] = None
     condition: Annotated[str | None, Meta(description="One of the card's generation.conditions")] = None
     session: Session | None = None
@@ -130,7 +142,9 @@ class GenerateRequest(Struct, Generic[T], kw_only=True, forbid_unknown_fields=Tr
     num_beams: Annotated[
         int, Meta(ge=1, le=64, description="Search the most probable texts with this many beams; 1: draw samples")
     ] = 1
-    num_return_sequences: Annotated[int, Meta(ge=1, le=64, description="Most texts of a beam search")] = 1
+    num_return_sequences: Annotated[
+        int, Meta(ge=1, le=64, description="Most texts of a beam search, at most num_beams")
+    ] = 1
     length_penalty: Annotated[
         float, Meta(ge=-10, le=10, description="Of beams: a score is the sum of log-probabilities / length ** this")
     ] = 1.0
@@ -152,6 +166,15 @@ class GenerateRequest(Struct, Generic[T], kw_only=True, forbid_unknown_fields=Tr
 class ForecastRequest(Struct, Generic[S, T], kw_only=True, forbid_unknown_fields=True):
     """Either `series`, for one, or `series_list`, for many of any lengths; or a session or state to forecast from."""
 
+    together: ClassVar[Together] = (
+        ("series",),
+        ("series", "session"),
+        ("series", "state"),
+        ("series_list",),
+        ("session",),
+        ("state",),
+    )
+
     series: S | None = None
     series_list: Annotated[list[S], Meta(min_length=1)] | None = None
     session: Session | None = None
@@ -171,19 +194,35 @@ class ForecastRequest(Struct, Generic[S, T], kw_only=True, forbid_unknown_fields
         | None
     ) = None
     samples: Annotated[int, Meta(ge=0, le=5000, description="Number of paths to sample, for mean and quantiles")] = 0
-    quantiles: Annotated[
-        list[Annotated[float, Meta(gt=0, lt=1)]], Meta(max_length=100, description="Quantiles of the sampled paths")
-    ] = field(default_factory=lambda: [0.1, 0.5, 0.9])
+    quantiles: (
+        Annotated[
+            list[Annotated[float, Meta(gt=0, lt=1)]],
+            Meta(
+                max_length=100,
+                description="Quantiles of the sampled paths; without it 0.1, 0.5 and 0.9. They need `samples`",
+                extra_json_schema={"uniqueItems": True},
+            ),
+        ]
+        | None
+    ) = None
     seed: Seed | None = None
     future: (
         Annotated[
             Future,
-            Meta(description="The features known ahead, one row per step; with `series_list` a list of those for each"),
+            Meta(
+                description="The features known ahead, one row per step; an object by name if the model has several "
+                "sequence inputs; with `series_list` a list with one for each"
+            ),
         ]
         | None
     ) = None
     paths: Annotated[bool, Meta(description="Return the sampled paths too")] = False
     timeout: Timeout | None = None
+
+    @property
+    def levels(self) -> list[float]:
+        """The quantiles to take over the paths."""
+        return [0.1, 0.5, 0.9] if self.quantiles is None else self.quantiles
 
     @property
     def many(self) -> bool:
@@ -215,22 +254,36 @@ class Origin(Struct):
     state: Raw = Raw(b"null")
 
 
-AnySequence = Annotated[
-    Any,
-    Meta(
+_LARGEST = 3.4028234663852886e38
+
+
+def _lists(least: int) -> list[dict[str, Any]]:
+    """Sequences of rows and of numbers, as JSON schema has them. `least` is the number of steps."""
+    number = {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST}
+    row = {"type": "array", "items": number, "minItems": 1}
+    return [{"type": "array", "items": items, "minItems": least} for items in (row, number)]
+
+
+def _sequence(least: int) -> Meta:
+    """A sequence of any model, of at least so many steps."""
+    others: list[dict[str, Any]] = [{"type": "string", "minLength": 1}, {"type": "object"}]
+    return Meta(
         description="Features [[f, ...], ...], token ids or a signal [t, ...], a text, or an object of those by the "
         "names of the sequence inputs, if there are several",
-        extra_json_schema={
-            "anyOf": [
-                {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
-                {"type": "array", "items": {"type": "number"}},
-                {"type": "string"},
-                {"type": "object"},
-            ]
-        },
-    ),
-]
+        extra_json_schema={"anyOf": [*_lists(least), *others]},
+    )
+
+
+AnySequence = Annotated[Any, _sequence(1)]
 """A sequence of any model, for the OpenAPI document."""
+
+TwoSteps = Annotated[Any, _sequence(2)]
+"""A sequence of at least two steps."""
+
+AnySeries = Annotated[
+    Any, Meta(description="Numbers, or rows of one for each feature", extra_json_schema={"anyOf": _lists(1)})
+]
+"""A series of any model."""
 
 AnyStatics = dict[str, Any]
 """The static inputs of any model, for the OpenAPI document."""

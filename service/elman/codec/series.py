@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from elman.codec.arrays import features_array
+from elman.codec.faults import invalid_field
 from elman.codec.json import JSONDecoder
 from elman.codec.requests import ForecastRequest
+from elman.codec.tensors import json_type, tensor_array
 from elman.errors import InvalidField, TooLong, WrongFeatures
 from elman.repository.feeding import Driving
-from elman.repository.network import Array
+from elman.repository.network import Array, InputTensor
 from elman.repository.spec import ErrorsSpec
 
 MAX_SERIES = 2**16
@@ -28,6 +31,8 @@ class Series(NamedTuple):
         rows: `(length, features)`, as `elman.codec.rows.as_read` gives them; empty if there is only a state or session.
         statics: the static inputs, in the order of `Network.statics`; empty if a state or session holds them.
         future: the features known ahead in the data's units, float64 `(rows, known)`; None if the model has none.
+        further: the other sequence inputs, in the order of `Network.further`, as long as `rows`.
+        ahead: their values for the steps that are fed back, `(rows, ...)` each.
     """
 
     place: str
@@ -35,6 +40,8 @@ class Series(NamedTuple):
     statics: tuple[Array, ...]
     future: Array | None
     future_place: str = "future"
+    further: tuple[Array, ...] = ()
+    ahead: tuple[Array, ...] = ()
 
 
 class SeriesDecoder:
@@ -61,6 +68,8 @@ class SeriesDecoder:
         self._row = f"rows of {driving.num_known}"
         if names and driving.known:
             self._row += ": " + ", ".join(names[index] for index in driving.known)
+        # A direct model reads nothing after its series.
+        self._ahead = () if driving.drive == "direct" else decoder.format.further
 
     def decode(self, request: ForecastRequest[Any, Any], horizon: int) -> list[Series]:
         """The series of a request for `horizon` steps. Raises RequestError."""
@@ -76,15 +85,52 @@ class SeriesDecoder:
         found = []
         for index, (item, static, ahead) in enumerate(zip(items, statics, futures, strict=True)):
             place, at = (f"series_list[{index}]", f"future[{index}]") if many else ("series", "future")
-            future = self._future(ahead, self._num_ahead(horizon, item is not None), at)
-            found.append(Series(place, self._rows(item, place), static, future, at))
+            needed = self._num_ahead(horizon, item is not None)
+            rows, further = self._rows(item, place)
+            if self._ahead:
+                ahead, values, at = self._by_name(ahead, needed, at)
+            else:
+                values = ()
+            future = self._future(ahead, needed, at)
+            found.append(Series(place, rows, static, future, at, further, values))
         return found
 
-    def _rows(self, item: Any, place: str) -> Array:
+    def _rows(self, item: Any, place: str) -> tuple[Array, tuple[Array, ...]]:
+        """The rows of a series and its further sequence inputs; without steps if there is none. Raises RequestError."""
         format = self.decoder.format
         if item is None:
-            return np.zeros((0, format.features or 1), format.numpy_dtype)
-        return features_array(item, format, place, self.decoder.limits)
+            return np.zeros((0, format.features or 1), format.numpy_dtype), tuple(map(_no_steps, format.further))
+        if not format.further:
+            return features_array(item, format, place, self.decoder.limits), ()
+        read = self.decoder.inputs(item, place)
+        return read.data, read.further
+
+    def _by_name(self, given: Any, needed: int, where: str) -> tuple[Any, tuple[Array, ...], str]:
+        """The parts of an object by name: rows of features known ahead, the further inputs, and the place of the rows.
+
+        Raises RequestError.
+        """
+        format, names = self.decoder.format, [one.name for one in self._ahead]
+        wanted = [*([format.data] if self._num_known else []), *names]
+        if not needed and given is None:
+            given = {name: [] for name in wanted}
+        if not isinstance(given, dict) or set(given) != set(wanted):
+            raise InvalidField(
+                "future gives the values of the steps ahead by the name of the input",
+                where=where,
+                expected=f"an object of {', '.join(wanted)}, each with {needed} rows",
+            )
+        values = []
+        for one in self._ahead:
+            place = f"{where}.{one.name}"
+            rows = _typed(given[one.name], json_type(one), place)
+            if len(rows) < needed:
+                raise InvalidField(f"there are {len(rows)} rows ahead", where=place, expected=f"{needed} rows")
+            read = tensor_array(rows[:needed], one, place, self.decoder.limits) if needed else _no_steps(one)
+            values.append(read)
+        place = f"{where}.{format.data}"
+        known = _typed(given[format.data], list[list[float] | float], place) if self._num_known else None
+        return known, tuple(values), place
 
     def _num_ahead(self, horizon: int, has_rows: bool) -> int:
         """Rows of the future that are read: one for each input row that lacks the known features."""
@@ -97,11 +143,12 @@ class SeriesDecoder:
         """The future of each series, not checked yet. Raises InvalidField."""
         if future is None or not many:
             return [future] * num_series
-        if len(future) != num_series or not all(isinstance(one, list) for one in future):
+        kind = dict if self._ahead else list
+        if len(future) != num_series or not all(isinstance(one, kind) for one in future):
             raise InvalidField(
                 f"future has {len(future)} entries for {num_series} series",
                 where="future",
-                expected="a list with the rows of each series",
+                expected=f"a list with {'an object' if self._ahead else 'the rows'} of each series",
             )
         return list(future)
 
@@ -113,6 +160,8 @@ class SeriesDecoder:
                 raise InvalidField("the model has no features known ahead", where=where, expected="no future")
             return None
         wanted = f"{needed} {self._row}"
+        if not isinstance(rows, list | None):
+            raise InvalidField("future is an object", where=where, expected=wanted)
         lists = [row if isinstance(row, list) else [row] for row in rows or []]
         if len(lists) < needed:
             raise InvalidField(f"future has {len(lists)} rows", where=where, expected=wanted)
@@ -120,6 +169,20 @@ class SeriesDecoder:
             place = f"{where}[{index}]"
             if len(row) != width:
                 raise WrongFeatures(f"the row has {len(row)} values", where=place, expected=wanted)
-            if any(isinstance(value, list) for value in row):
-                raise InvalidField("a row has lists in it", where=place, expected=wanted)
+            if not all(isinstance(value, float) for value in row):
+                raise InvalidField("a row is not of numbers", where=place, expected=wanted)
         return np.array(lists, np.float64).reshape(-1, width)
+
+
+def _no_steps(tensor: InputTensor) -> Array:
+    """A sequence input without steps."""
+    return np.zeros((0, *(extent or 1 for extent in tensor.shape)), tensor.dtype)
+
+
+def _typed(value: Any, kind: Any, where: str) -> Any:
+    """Decoded JSON as a value of a type. Raises InvalidField."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        text, _, at = str(error).partition(" - at `$")
+        raise invalid_field(f"{text} - at `$.{where}{at or '`'}") from None

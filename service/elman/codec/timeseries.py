@@ -23,6 +23,12 @@ from elman.errors import ElmanError, InvalidField
 _SAMPLES = 1000
 _UNIVARIATE, _MULTIVARIATE = "univariate_time_series", "multivariate_time_series"
 
+SERIES_ROWS: dict[str, dict[str, Any]] = {
+    _UNIVARIATE: {"type": ["number", "null"]},
+    _MULTIVARIATE: {"type": "array", "minItems": 1},
+}
+"""What a series of each type is made of, as JSON schema has it."""
+
 SeriesType = Literal["univariate_time_series", "multivariate_time_series"]
 Frequency = Literal[
     "second", "S", "minute", "T", "hour", "H", "day", "D", "week", "W", "month", "M", "quarter", "Q", "year", "Y"
@@ -39,12 +45,23 @@ class TimeSeriesInput(Struct, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(max_length=256, description="Comes back with the forecast")]
     series: Annotated[
         list[float | list[float | None] | None],
-        Meta(description="Numbers if it is univariate, rows if it is multivariate, in the data's own units"),
+        Meta(
+            description="Numbers if it is univariate, rows if it is multivariate, in the data's own units",
+            extra_json_schema={"minItems": 1},
+        ),
     ]
     frequency: Frequency
-    start_timestamp: Annotated[str, Meta(max_length=64, description="When the series starts, in ISO 8601")] | None = (
-        None
-    )
+    start_timestamp: (
+        Annotated[
+            str,
+            Meta(
+                max_length=64,
+                description="When the series starts, in ISO 8601",
+                extra_json_schema={"anyOf": [{"format": "date-time"}, {"format": "date"}]},
+            ),
+        ]
+        | None
+    ) = None
     future: (
         Annotated[list[list[float] | float], Meta(description="The features known ahead, one row per step")] | UnsetType
     ) = UNSET
@@ -57,7 +74,7 @@ class TimeSeriesOptions(Struct, kw_only=True, forbid_unknown_fields=True):
     quantiles: (
         Annotated[
             list[Annotated[float, Meta(gt=0, lt=1)]],
-            Meta(max_length=100, description="Quantiles of the sampled paths"),
+            Meta(max_length=100, description="Quantiles of the sampled paths", extra_json_schema={"uniqueItems": True}),
         ]
         | None
     ) = None
@@ -126,7 +143,7 @@ def as_time_series(request: TimeSeriesRequest, starts: list[str], content: bytes
             "start_timestamp": start,
         }
         if request.options.quantiles:
-            forecast["quantiles"] = {str(at): result["quantiles"][f"{at:g}"] for at in request.options.quantiles}
+            forecast["quantiles"] = {str(at): result["quantiles"][str(at)] for at in request.options.quantiles}
         outputs.append({"type": "time_series_forecast", **_done(), "content": [forecast]})
     return encode_json({**_done(), "created_at": int(time.time()), "model": request.model, "outputs": outputs})
 

@@ -1,7 +1,8 @@
 """What all methods share: who calls, request ids, deadlines, counters and errors."""
 
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,16 +11,22 @@ from urllib.parse import unquote
 import grpc
 
 from elman.api.grpc.statuses import status_of, text_of, trailing
+from elman.codec.budget import Budget
 from elman.errors import ElmanError, Internal, UnknownRoute
 from elman.http.callers import ANYONE, Caller, Callers
 from elman.http.connections import network_of
 from elman.http.endpoint import GONE, Driver, Response
 from elman.http.roles import OPEN_TO_ALL, Need, served_at
+from elman.http.spans import Message, Sampled, renewed
 
 Context = Any
 """A `grpc.aio.ServicerContext`, which has no types."""
 
 _REQUEST_ID = "x-request-id"
+# What a client may ask for by the metadata `accept-encoding`, as in HTTP. All clients can read both.
+_COMPRESSIONS = {b"gzip": grpc.Compression.Gzip, b"deflate": grpc.Compression.Deflate}
+# The library compresses on the event loop, some milliseconds for so many bytes.
+_MOST_COMPRESSED = 128 * 1024
 
 
 @lru_cache(4096)
@@ -40,10 +47,18 @@ class Peer:
         }
         self.request_id = driver.request_id(self.headers)
         context.set_trailing_metadata(((_REQUEST_ID, self.request_id.decode()),))
+        self._compression = _COMPRESSIONS.get(self.headers.get(b"accept-encoding", b"").strip().lower())
+        if self._compression is not None:
+            context.set_compression(self._compression)
 
-    def party(self, caller: Caller) -> bytes:
-        """Whose share of the server the call takes: the owner of its key, or without keys its address."""
-        return network_in(self.context.peer()) if caller.owner == ANYONE else caller.owner
+    def party(self, caller: Caller | None) -> bytes:
+        """Whose share of the server the call takes: the owner of its key, or without one its address."""
+        return network_in(self.context.peer()) if caller is None or caller.owner == ANYONE else caller.owner
+
+    def prepare(self, answer: bytes) -> None:
+        """Called before each answer is sent: a large one is not compressed, which would hold the event loop."""
+        if self._compression is not None and len(answer) > _MOST_COMPRESSED:
+            self.context.disable_next_message_compression()
 
     async def abort(self, error: ElmanError) -> None:
         """End the call with an error. Raises what ends it."""
@@ -58,6 +73,7 @@ class Call:
     Attributes:
         content: the message, not decoded.
         caller: whose key was shown; None until that is known, and if no key is needed.
+        request_id: that of the call, or of the stream.
         arrived: when the message arrived, on the clock of `time.monotonic`.
         remaining: seconds from then to the deadline of the call; None without one.
     """
@@ -65,13 +81,14 @@ class Call:
     peer: Peer
     content: bytes
     caller: Caller | None
+    request_id: bytes
     arrived: float
     remaining: float | None
 
     @classmethod
     def of(cls, peer: Peer, content: bytes, caller: Caller | None = None) -> "Call":
         """A message that has just arrived."""
-        return cls(peer, content, caller, time.monotonic(), peer.context.time_remaining())
+        return cls(peer, content, caller, renewed(peer.request_id), time.monotonic(), peer.context.time_remaining())
 
 
 def known(error: Exception) -> ElmanError:
@@ -86,8 +103,9 @@ Serve = Callable[[Call], Awaitable[Response]]
 class Calls:
     """Serves the calls of one server."""
 
-    def __init__(self, driver: Driver, callers: Callers, has_admin_port: bool) -> None:
+    def __init__(self, driver: Driver, callers: Callers, budget: Budget, has_admin_port: bool) -> None:
         self.driver = driver
+        self.budget = budget
         self.callers = callers
         self._has_admin_port = has_admin_port
 
@@ -112,10 +130,13 @@ class Calls:
                 call.caller = self.admit(peer, need)
                 if call.caller is not None and call.caller.meter is not None and need != "infer":
                     call.caller.meter.take_request()
-                return await serve(call)
+                with self.holding(call):
+                    return await serve(call)
 
             try:
-                return bytes((await self.counted(route, Call.of(peer, content), admitted)).content)
+                answered = bytes((await self.counted(route, Call.of(peer, content), admitted)).content)
+                peer.prepare(answered)
+                return answered
             except ElmanError as error:
                 failure = error
             await peer.abort(failure)
@@ -123,19 +144,40 @@ class Calls:
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
+    @contextlib.contextmanager
+    def holding(self, call: Call) -> Iterator[None]:
+        """Count a message among the bodies that are held. Raises Overloaded if there is no room for it."""
+        party, size = call.peer.party(call.caller), len(call.content)
+        try:
+            self.budget.add(party, size)
+            yield
+        finally:
+            self.budget.remove(party, size)
+
     async def counted(self, route: str, call: Call, serve: Serve) -> Response:
         """Serve a message and count it. Raises ElmanError: a defect is logged, and stays behind Internal."""
         counters = self.driver.counters
         counters.num_accepted += 1
-        status, code, model = 0, GONE.code, None
+        status, code, model, told = 0, GONE.code, None, grpc.StatusCode.CANCELLED
         try:
             response = await serve(call)
-            status, code, model = 200, "", response.model
+            status, code, model, told = 200, "", response.model, grpc.StatusCode.OK
             return response
         except Exception as error:
-            self.driver.problem(error, call.peer.request_id)
+            self.driver.problem(error, call.request_id)
             failure = known(error)
-            status, code = failure.status, failure.code
+            status, code, told = failure.status, failure.code, status_of(failure)
             raise failure from None
         finally:
             counters.request_ended(route, status, code, model, time.monotonic() - call.arrived)
+            if isinstance(call.request_id, Sampled):
+                key = "" if call.caller is None else call.caller.name
+                message = Message(route, _attributes(route, told), status, code, model, key)
+                call.request_id.ended(call.request_id, message, call.arrived)
+
+
+def _attributes(route: str, status: grpc.StatusCode) -> dict[str, str | int]:
+    """What the span of a call says of it, by the names of OpenTelemetry's conventions."""
+    service, _, method = route.partition("/")
+    number = int(status.value[0])
+    return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, "rpc.grpc.status_code": number}

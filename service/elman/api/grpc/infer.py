@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from elman.api.grpc.calls import Call, Calls, Context, Peer, known
+from elman.api.grpc.fields import check_fields
 from elman.api.grpc.messages import INFERENCE
 from elman.api.grpc.statuses import text_of
 from elman.api.grpc.tensors import parsed, read_request, write_response
@@ -56,14 +57,14 @@ class Inferring:
 
     async def once(self, call: Call) -> Response:
         """Answer a message of `ModelInfer`. Raises what the work raises."""
-        return await self._run(call, parsed(_REQUEST, call.content), lambda response: response)
+        return await self._run(call, _message(call.content), lambda response: response)
 
     async def _run(self, call: Call, message: Any, wrapped: Any) -> Response:
         caller = call.caller
         assert caller is not None, "inferring needs a key"
         driver, party = self.calls.driver.within(caller.meter), call.peer.party(caller)
         driver.engine.check_room(party)
-        return await driver.complete(self._steps(call, caller.owner, message, wrapped), party, call.peer.request_id)
+        return await driver.complete(self._steps(call, caller.owner, message, wrapped), party, call.request_id)
 
     def _steps(self, call: Call, owner: bytes, message: Any, wrapped: Any) -> Steps[Response]:
         size = len(call.content)
@@ -111,6 +112,7 @@ class Inferring:
                 if answer.error is not None and strict:
                     return answer.error
                 async with asyncio.timeout(self.server.settings.stream_timeout):
+                    peer.prepare(answer.content)
                     await peer.context.write(answer.content)
                 for _ in range(answer.places):
                     room.release()
@@ -146,11 +148,12 @@ class Inferring:
         answer = _STREAMED()
 
         async def serve(call: Call) -> Response:
-            message = parsed(_REQUEST, call.content)
+            message = _message(call.content)
             answer.infer_response.id = message.id
             if call.caller is None or not self.calls.callers.holds(call.caller):
                 raise Unauthorized("the API key has been revoked, or may do less than it could")
-            return await self._run(call, message, _streamed)
+            with self.calls.holding(call):
+                return await self._run(call, message, _streamed)
 
         try:
             response = await self.calls.counted(f"{ROUTE}/ModelStreamInfer", call, serve)
@@ -158,6 +161,12 @@ class Inferring:
         except ElmanError as error:
             answer.error_message = text_of(error)
             return _Answer(answer.SerializeToString(), error, places)
+
+
+def _message(content: bytes) -> Any:
+    """A request from its bytes. Raises InvalidField and TooLarge."""
+    check_fields(content)
+    return parsed(_REQUEST, content)
 
 
 def _streamed(message: Any) -> Any:

@@ -21,6 +21,7 @@ from elman.api.grpc.standard import Health, Reflection
 from elman.api.metrics import Metrics
 from elman.api.server import Server
 from elman.api.v2.infer import Infer
+from elman.http.bodies import Bodies
 from elman.http.callers import Callers
 from elman.http.endpoint import Driver
 from elman.settings import Settings
@@ -34,9 +35,11 @@ _MOST_CALLS = 128
 class GRPCServer:
     """Serves the Open Inference Protocol over gRPC, on the event loop on which it is started."""
 
-    def __init__(self, server: Server, metrics: Metrics, driver: Driver, callers: Callers, infer: Infer) -> None:
+    def __init__(
+        self, server: Server, metrics: Metrics, driver: Driver, callers: Callers, infer: Infer, bodies: Bodies
+    ) -> None:
         self.server = server
-        self.calls = Calls(driver, callers, server.settings.admin_port is not None)
+        self.calls = Calls(driver, callers, bodies.budget, server.settings.admin_port is not None)
         self.metrics = metrics
         self.infer = infer
         self._stopping: asyncio.Task[None] | None = None

@@ -64,7 +64,7 @@ class InferenceService:
     def _answers(self) -> dict[str, Callable[[Any], Any]]:
         """What answers each method, from its message. Some are coroutine functions."""
         return {
-            "ServerLive": lambda _: {"live": self.server.engine.alive and self.server.engine.stuck() is None},
+            "ServerLive": lambda _: {"live": self.server.failure is None},
             "ServerReady": lambda _: {"ready": self.server.ready},
             "ServerMetadata": lambda _: server_metadata(),
             "ModelReady": lambda asked: {"ready": self._is_ready(asked)},

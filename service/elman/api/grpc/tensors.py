@@ -1,12 +1,13 @@
 """Messages to a request to infer, and its response to messages."""
 
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from elman.api.grpc.messages import INFERENCE
 from elman.api.v2.messages import InferRequest, InferResponse, RequestedOutput, Tensor
-from elman.codec.datatypes import BYTES, NUMPY_DTYPES, check_datatype, from_raw, raw
+from elman.codec.datatypes import BYTES, NUMPY_DTYPES, check_datatype, check_shape, from_raw, raw
 from elman.codec.faults import echoed
 from elman.errors import InvalidField, TooLong
 from elman.repository.network import Array
@@ -100,9 +101,8 @@ def _tensor(one: Any, content: bytes | None, where: str) -> Tensor:
             "shared memory is not offered", where=f"{where}.parameters", expected="contents or raw_input_contents"
         )
     check_datatype(one.datatype, f"{where}.datatype")
+    check_shape(one.shape, f"{where}.shape")
     shape = tuple(one.shape)
-    if any(extent < 0 for extent in shape):
-        raise InvalidField("an extent is negative", where=f"{where}.shape", expected="0 or more, each")
     if content is None:
         return Tensor(one.name, one.datatype, _listed(one, shape, where), where)
     if one.HasField("contents") and one.contents.ByteSize():
@@ -121,9 +121,7 @@ def _listed(one: Any, shape: tuple[int, ...], where: str) -> Array:
         )
     elements = getattr(one.contents, name)
     count = len(elements)
-    size = 1
-    for extent in shape:
-        size *= extent
+    size = prod(shape)
     if count != size:
         raise InvalidField(
             f"a tensor {list(shape)} has {size} elements, and {name} has {count}",

@@ -9,28 +9,31 @@ from typing import Any
 import numpy as np
 
 from elman.api.predict import MAX_JSON_NUMBERS, MAX_NUMBERS
-from elman.api.server import Server
+from elman.api.server import ServedModel, Server
 from elman.api.v2.infer import Encode, Infer
 from elman.api.v2.messages import InferRequest, InferResponse, RequestedOutput, Tensor
+from elman.api.v2.reading import is_plain
+from elman.api.v2.repeated import Pattern, Repeated, blank_rows
 from elman.codec.answer import encode_json
 from elman.codec.compression import ENCODINGS, packed, unpacked
 from elman.codec.datatypes import raw
 from elman.codec.faults import echoed
 from elman.codec.finite import all_finite
-from elman.codec.infer_json import InferBody, OutputBody, decode_infer, read_arrays, read_head
-from elman.codec.pool import MANY, is_heavy
+from elman.codec.infer_json import InferBody, OutputBody, Places, decode_infer, read_arrays, read_head
+from elman.codec.pool import LARGE, MANY, is_heavy
 from elman.engine.work import Work, aside_if, script, wait
-from elman.errors import InvalidField, NotFiniteOutput
+from elman.errors import ElmanError, InvalidField, NotFiniteOutput
 from elman.http.bodies import Bodies
 from elman.http.endpoint import JSON, OCTETS, Pieces, Request, Response
 from elman.http.roles import Need
-from elman.http.short import cache_short
+from elman.http.short import MAX_LENGTH, cache_short
 from elman.repository.network import Array
 
 HEADER_LENGTH = b"inference-header-content-length"
 # Packing more bytes takes milliseconds and is done in a thread; so is unpacking, which may make a thousand times more.
 _MANY_BYTES = 64 * 1024
 _FEW_BYTES = 1024
+_NEW: Any = object()
 
 
 class InferHTTP:
@@ -47,12 +50,58 @@ class InferHTTP:
 
     def parse(self, request: Request) -> Work | Response:
         """The sequences to run. Raises RequestError with the `where` of the first error."""
+        if HEADER_LENGTH in request.headers and (repeated := self._repeated(request)) is not None:
+            return repeated
         encoding = request.headers.get(b"content-encoding", b"identity").strip().lower()
         if encoding in ENCODINGS or is_heavy(request.body):
             return script(self._slowly(request, encoding))  # type: ignore[no-any-return]
         content, binary = _split(request, request.body)
         head = _read_head(content)
-        return self.infer.begin(*self._call(request, head, read_arrays(head.body, binary)))
+        return self.infer.begin(*self._call(request, head, head.arrays(binary)))
+
+    def _repeated(self, request: Request) -> Repeated | None:
+        """The sequences of a request whose JSON came before. None if it is to be read. Raises RequestError."""
+        headers, body = request.headers, request.body
+        declared = headers[HEADER_LENGTH]
+        size = int(declared) if declared.isdigit() and len(declared) < 4 else 0
+        if (
+            not 0 < size < MAX_LENGTH
+            or len(body) > LARGE
+            or b"content-encoding" in headers
+            or headers.get(b"accept-encoding") in ENCODINGS
+        ):
+            return None
+        content, served = body[:size], self.server.served_in(request.parameters)
+        pattern = served.patterns.get(content, _NEW)
+        if pattern is _NEW:
+            pattern = served.patterns.keep(content, self._pattern(request, served, content))
+        if pattern is None or pattern.size != len(body) - size:
+            return None
+        if len(body) <= _MANY_BYTES:  # a copy is aligned, as in `_split`
+            body, size = body[size:], 0
+        return Repeated(served, pattern, body, size, request.arrived)
+
+    def _pattern(self, request: Request, served: ServedModel, content: bytes) -> Pattern | None:
+        """What requests with this JSON have in common. None if each of them is to be read."""
+        try:
+            head = _read_head(content)
+            if head.body.id is not None or head.parameters.keys() - {"binary_data_output"}:
+                return None
+            if not head.all_binary or not 0 < head.places.size <= LARGE:
+                return None
+            inferred, _ = self._call(request, head, head.arrays(bytes(head.places.size)))
+            call = self.infer.read(inferred, served)
+        except ElmanError:
+            return None
+        rows = blank_rows(call) if is_plain(served, inferred.inputs) else None
+        if rows is None:
+            return None
+        ports, array = [port for port, _ in call.wanted.ports], inferred.inputs[0].array
+        parts = encode_infer(self.infer.answer(call, rows, []), None, [True] * len(ports))
+        return Pattern(
+            array.shape, array.dtype, array.nbytes, call.wanted.returns, tuple([one.kind == "steps" for one in ports]),
+            parts[0], ((HEADER_LENGTH, b"%d" % len(parts[0])),), sum(map(len, parts)),
+        )  # fmt: skip
 
     def _slowly(self, request: Request, encoding: bytes) -> Generator[Work, None, Any]:
         """Read a body that is compressed or large. What was unpacked counts as a body until its answer is made."""
@@ -74,11 +123,11 @@ class InferHTTP:
         """Infer. The codec pool decodes large JSON."""
         content, binary = _split(request, body)
         if is_heavy(content):
-            read, arrays = yield from self.server.pool.offload(True, decode_infer, content, binary.tobytes())
+            read, arrays = yield from self.server.pool.offload(True, decode_infer, content, bytes(binary))
             head = _Head(read)
         else:
             head = _read_head(content)
-            arrays = read_arrays(head.body, binary)
+            arrays = head.arrays(binary)
         return (yield from self.infer.steps(*self._call(request, head, arrays)))
 
     def _call(self, request: Request, head: "_Head", arrays: list[Array]) -> tuple[InferRequest, Encode]:
@@ -89,8 +138,8 @@ class InferHTTP:
                 f"the path names the model {echoed(name)!r}, the body another", where="model_name", expected=name
             )
         inputs = [
-            Tensor(one.name, one.datatype, array, f"inputs[{index}]")
-            for index, (one, array) in enumerate(zip(body.inputs, arrays, strict=True))
+            Tensor(one.name, one.datatype, array, where)
+            for one, where, array in zip(body.inputs, head.where, arrays, strict=True)
         ]
         version = request.parameters.get("version")
         call = InferRequest(
@@ -131,20 +180,28 @@ class _Head:
     """The JSON of a request, and what follows from it alone.
 
     Attributes:
+        where: the place of each input in the request.
         binary: for each output whether it is sent as bytes; empty if no outputs are named.
         all_binary: whether all are.
     """
 
-    __slots__ = ("all_binary", "binary", "body", "outputs", "parameters")
+    __slots__ = ("all_binary", "binary", "body", "outputs", "parameters", "places", "where")
 
     def __init__(self, body: InferBody) -> None:
         """Raises InvalidField."""
         outputs = body.outputs or []
-        self.body = body
+        self.body, self.places = body, Places(body)
+        self.where = [f"inputs[{index}]" for index in range(len(body.inputs))]
         self.parameters = body.parameters or {}
         self.outputs = tuple([RequestedOutput(one.name, _classes(one, index)) for index, one in enumerate(outputs)])
         self.binary = [one.parameters is not None and one.parameters.get("binary_data") is True for one in outputs]
         self.all_binary = all(self.binary) if outputs else self.parameters.get("binary_data_output") is True
+
+    def arrays(self, binary: bytes | memoryview) -> list[Array]:
+        """The array of each input, from what follows the JSON. Raises RequestError."""
+        if len(binary) == self.places.size:
+            return self.places.arrays(binary)
+        return read_arrays(self.body, memoryview(binary))
 
 
 @cache_short
@@ -153,11 +210,11 @@ def _read_head(content: bytes) -> _Head:
     return _Head(read_head(content))
 
 
-def _split(request: Request, body: bytes) -> tuple[bytes, memoryview]:
+def _split(request: Request, body: bytes) -> tuple[bytes, bytes | memoryview]:
     """The JSON and the binary tensors of a body. Raises InvalidField."""
     declared = request.headers.get(HEADER_LENGTH)
     if declared is None:
-        return body, memoryview(b"")
+        return body, b""
     if not declared.isdigit() or len(declared) > 18 or not 0 < int(declared) <= len(body):
         raise InvalidField(
             "the header does not say how long the JSON is",
@@ -165,7 +222,8 @@ def _split(request: Request, body: bytes) -> tuple[bytes, memoryview]:
             expected=f"1 to {len(body)}",
         )
     size = int(declared)
-    return body[:size], memoryview(body)[size:]
+    # A copy is aligned in memory. To read a few numbers that are not takes longer than to copy them.
+    return body[:size], body[size:] if len(body) <= _MANY_BYTES else memoryview(body)[size:]
 
 
 def _classes(one: OutputBody, index: int) -> int:

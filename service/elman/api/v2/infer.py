@@ -1,5 +1,6 @@
 """Runs a request to infer: tensors to sequences of the engine, and their outputs to tensors."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
@@ -17,6 +18,7 @@ from elman.codec.classes import classified
 from elman.codec.datatypes import BYTES
 from elman.codec.limits import MAX_LISTED
 from elman.codec.pool import LARGE
+from elman.engine.queue import ModelQueue
 from elman.engine.sequence import Inputs, Sequence
 from elman.engine.work import Run, Steps, Work, aside, aside_if, script
 from elman.errors import InvalidField, TooLong
@@ -71,25 +73,55 @@ class Call:
     def num_classes(self) -> int:
         """The classes that the response lists, all outputs together."""
         wanted = self.wanted
+        if not wanted.lists_classes:
+            return 0
         return len(self.inputs) * (wanted.classes_per_step * self.given.time + wanted.classes_per_row)
 
 
-class Inference(Run):
-    """The rows of one request."""
+class TimedRun(Run):
+    """The rows of one request, whose reading and answering is timed.
+
+    Args:
+        arrived: when the first byte of the request arrived, on the clock of `time.monotonic`.
+        where: the place of the rows.
+    """
+
+    __slots__ = ("arrived",)
+
+    def __init__(
+        self, queue: ModelQueue, sequences: list[Sequence], arrived: float, where: str, deadline: float = inf
+    ) -> None:
+        super().__init__(queue, sequences, deadline, where)
+        self.arrived = arrived
+
+    def place(self, index: int) -> str:
+        return f"{self.where}[{index}]"
+
+    def respond(self) -> Any:
+        self.check()
+        done_at = time.monotonic()
+        answer = self.answer()
+        self.queue.stats.count_answer(self.arrived, self.sequences[0], done_at, time.monotonic())
+        return answer
+
+    def answer(self) -> Any:
+        """The response, or the next work. Raises ElmanError."""
+        raise NotImplementedError
+
+
+class Inference(TimedRun):
+    """The rows of a request that was read."""
 
     __slots__ = ("call", "encode", "infer")
 
     def __init__(self, infer: "Infer", call: Call, encode: Encode) -> None:
-        super().__init__(call.served.queue, call.sequences(), call.deadline)
+        given = call.given
+        super().__init__(call.served.queue, call.sequences(), call.request.arrived, given.where, call.deadline)
         self.infer = infer
         self.call = call
         self.encode = encode
 
-    def place(self, index: int) -> str:
-        return f"{self.call.given.where}[{index}]"
-
-    def respond(self) -> Any:
-        self.check()
+    def answer(self) -> Any:
         call = self.call
         network, heads = call.served.model.network, call.wanted.heads
         rows = [rows_from(one, network, heads) for one in self.sequences]
@@ -177,8 +209,9 @@ def _output(call: Call, port: Port, rows: list[OutputRows]) -> Array:
         return np.array([len(one.outputs) for one in rows], np.int64)
     blocks = [one.outputs if port.head is None else (one.heads or {})[port.name] for one in rows]
     if port.kind == "final" or call.given.single_steps:
-        joined = blocks[0][-1:] if len(blocks) == 1 else np.concatenate([block[-1:] for block in blocks])
-        return joined.reshape(len(joined), *port.row)
+        joined = blocks[0] if len(blocks) == 1 else np.concatenate([block[-1:] for block in blocks])
+        joined = joined if len(joined) == len(blocks) else joined[-1:]
+        return joined if joined.shape[1:] == port.row else joined.reshape(len(joined), *port.row)
     time = max(len(block) for block in blocks) if port.own_clock else call.given.time
     array = blocks[0][None] if len(blocks) == 1 and len(blocks[0]) == time else _padded(blocks, time)
     array = array.reshape(len(blocks), time, *port.row)

@@ -84,16 +84,16 @@ def sums_of(families: Iterable[Metric]) -> Stats:
 def statistics(served: ServedModel, sums: Stats) -> dict[str, Any]:
     """The statistics of one model, since it was loaded.
 
-    Durations are of requests. The queue and the computing are measured for each sequence, and a request counts with the
-    mean of all. `compute_infer` has all computing; the time of reading tensors and making answers is not measured.
+    The queue, reading, computing and answering are those of requests to `infer`, and have one count: perf_analyzer
+    refuses others. None ever falls, since clients subtract them.
     """
     name, version = served.model.name, str(served.model.version)
     found = sums.get((name, version), {})
     requests = int(found.get("elman_request_seconds_count", 0))
+    answers = int(found.get("elman_infer_answers_total", 0))
 
-    def mean(metric: str) -> dict[str, int]:
-        count = found.get(f"{metric}_count", 0)
-        return _duration(requests, requests * found[f"{metric}_sum"] / count if count else 0.0)
+    def spent(what: str) -> dict[str, int]:
+        return _duration(answers, found.get(f"elman_infer_{what}_seconds_total", 0.0))
 
     failed = int(found.get("elman_failed_sequences_total", 0))
     return {
@@ -104,10 +104,10 @@ def statistics(served: ServedModel, sums: Stats) -> dict[str, Any]:
         "inference_stats": {
             "success": _duration(requests, found.get("elman_request_seconds_sum", 0.0)),
             "fail": _duration(failed, 0.0),
-            "queue": mean("elman_queue_seconds"),
-            "compute_input": _duration(requests, 0.0),
-            "compute_infer": mean("elman_compute_seconds"),
-            "compute_output": _duration(requests, 0.0),
+            "queue": spent("waiting"),
+            "compute_input": spent("reading"),
+            "compute_infer": spent("computing"),
+            "compute_output": spent("answering"),
             "cache_hit": _duration(0, 0.0),
             "cache_miss": _duration(0, 0.0),
         },

@@ -62,6 +62,7 @@ class Wanted:
         state: whether a state is among them.
         per_step, per_row: numbers of a response for each step, and for each row beside them.
         classes_per_step, classes_per_row: the same of classes that it lists.
+        lists_classes: whether it lists any.
     """
 
     def __init__(self, ports: Sequence[tuple[Port, int]]) -> None:
@@ -73,6 +74,7 @@ class Wanted:
         )
         self.ports = ports
         self.returns: Literal["final", "steps"] = "steps" if kinds & {"steps", "lengths"} else "final"
+        self.lists_classes = any([count for _, count in ports])
         self.heads = [port.name for port, _ in ports if port.head is not None]
         self.state = "state" in kinds
 

@@ -46,20 +46,24 @@ def read_tensors(served: ServedModel, tensors: list[Tensor], in_sequence: bool =
         in_sequence: whether they are parts of sequences, which are left as they are given.
         begins: whether they are the first parts. Later ones may leave out the static inputs.
     """
-    if len(tensors) == 1 and served.ports.plain and not in_sequence:
+    if not in_sequence and is_plain(served, tensors):
         (tensor,) = tensors
-        shape = tensor.array.shape
-        if tensor.name == served.ports.data.name and tensor.array.dtype.kind == "f" and _is_plain(served, shape):
-            data = finite(tensor.array, served.format.numpy_dtype, tensor.where)
-            return Given(list(map(Inputs, data)), shape[1], False, None, tensor.where)
+        data = finite(tensor.array, served.format.numpy_dtype, tensor.where)
+        return Given(list(map(Inputs, data)), data.shape[1], False, None, tensor.where)
     return _Reader(served, tensors).read(in_sequence, begins)
 
 
-def _is_plain(served: ServedModel, shape: tuple[int, ...]) -> bool:
-    """Whether a shape is that of rows of steps, within the limits. Any other is dealt with by the reader."""
-    limits = served.decoder.limits
+def is_plain(served: ServedModel, tensors: list[Tensor]) -> bool:
+    """Whether tensors are rows of steps and nothing else, within the limits. Any others are left to the reader."""
+    ports, limits = served.ports, served.decoder.limits
+    if len(tensors) != 1 or not ports.plain:
+        return False
+    array, name = tensors[0].array, tensors[0].name
+    shape = array.shape
     return (
         len(shape) == 3
+        and name == ports.data.name
+        and array.dtype.kind == "f"
         and shape[2] == served.format.features
         and 0 < shape[0] <= limits.max_sequences
         and 0 < shape[1] <= limits.max_steps

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from elman.api.server import ServedModel, Server
 from elman.codec.faults import echoed
@@ -26,6 +26,12 @@ class RepositoryCall(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     parameters: dict[str, Any] | None = None
+
+
+class LoadCall(RepositoryCall):
+    """Parameters of a load, of which there are none."""
+
+    parameters: dict[str, Any] | None = Field(default=None, json_schema_extra={"maxProperties": 0})
 
 
 class IndexEntry(BaseModel):
@@ -92,7 +98,7 @@ def repository_router(server: Server) -> APIRouter:
 
     @router.post("/models/{name}/load", response_class=Response)
     @needs("admin")
-    async def load(name: str, call: RepositoryCall | None = None) -> Response:
+    async def load(name: str, call: LoadCall | None = None) -> Response:
         """Load a model from the repository, or load it again. If that fails, the model served before stays."""
         await load_model(server, name, () if call is None else call.parameters or ())
         return Response(status_code=200)

@@ -45,7 +45,7 @@ def open_router(server: Server, metrics: Metrics) -> APIRouter:
     @needs("health")
     async def show_live(response: Response) -> Live:
         """200 if the process works."""
-        why = server.engine.stuck() if server.engine.alive else "the engine's threads are not running"
+        why = server.failure
         response.status_code = 200 if why is None else 503
         return Live(live=why is None, error=why)
 

@@ -37,7 +37,7 @@ from elman.errors import (
 )
 from elman.sessions.sessions import StepIntent, StepWrite
 from elman.sessions.snapshot import Snapshot
-from elman.sessions.store import Record
+from elman.sessions.store import Record, new_mark
 
 if TYPE_CHECKING:
     from elman.api.v2.infer import Call, Infer
@@ -185,7 +185,7 @@ class Sequences:
         snapshot = b"".join(pack(replace(first, statics=one.statics)) for one in call.inputs)
         now, ttl = time.time(), self._ttl(served)
         name, version = served.key
-        return Record(id, request.owner, name, version, served.digest, now, now + ttl, ttl, 0, 0, snapshot)
+        return Record(id, request.owner, name, version, served.digest, now, now + ttl, ttl, new_mark(), 0, snapshot)
 
     def _ttl(self, served: ServedModel) -> float:
         """Seconds that a sequence may rest between two requests."""
@@ -232,12 +232,15 @@ class _SequenceSteps:
             work = Run(served.queue, sequences, call.deadline, where)
             yield work
             work.check()
+            done_at = time.monotonic()
         if write is not None and not alone:
             ends = [one.end(part[0] if moves else None) for one, part in zip(segments, parts, strict=True)]
             write.snapshot = b"".join(map(served.snapshots.pack, ends))
             yield from self.server.sessions.save(write)
         rows = [self._rows(part) for part in parts]
         states = [part[-1].final_state or b"" for part in parts] if call.wanted.state else []
+        if sequences:
+            served.queue.stats.count_answer(call.request.arrived, sequences[0], done_at, time.monotonic())
         return rows, states
 
     def _rows(self, sequences: list[Sequence]) -> OutputRows:
