@@ -29,7 +29,7 @@ VOWELS = np.zeros((7, 12), np.float32)
 def predict(client: Client) -> str | None:
     model = client.model("vowels-gru", 1)
     card: Card = model.card()
-    one: Result = model.predict(VOWELS, returns="steps", decode=True, top=2, return_state=True, hidden=True, timeout=5)
+    one: Result = model.predict(VOWELS, returns="steps", decode=True, top=2, return_state=True, hidden=True, timeout=30)
     many: list[Result] = model.predict([VOWELS[:3], VOWELS], state=one.state, progress=lambda done, total: None)
     names: list[Result] = client.model("names-gru").predict(["Lindqvist", "Rossi"])
     influence: Influence = model.influence(VOWELS, target=card.labels[0] if card.labels else None)

@@ -25,14 +25,14 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
             task="forecasting",
             input=InputSpec(names=names),
             decoder=DecoderSpec(kind="values", mean=(MEAN,), std=(STD,)),
-            forecast=ForecastSpec(target=(0,), known=(2, 1)),
+            forecast=ForecastSpec(target=(0,), known=(2, 1), known_for="same"),
         )
         forecaster("gru", 3, 1).put(root, name, spec)
     filled = ModelSpec(
         task="forecasting",
         input=InputSpec(names=NAMES, missing="forward_fill"),
         decoder=DecoderSpec(kind="values", mean=(MEAN,), std=(STD,)),
-        forecast=ForecastSpec(target=(0,), known=(2, 1)),
+        forecast=ForecastSpec(target=(0,), known=(2, 1), known_for="same"),
     )
     forecaster("gru", 3, 1).put(root, "filled", filled)
     with running_server(root) as server, Client(server.url) as client:
@@ -99,5 +99,5 @@ def test_a_missing_value_is_nan_none_or_masked(client: Client) -> None:
 
 def test_a_quantile_is_listed_once(client: Client) -> None:
     with pytest.raises(RequestError, match=r"0.5 is listed twice") as caught:
-        client.model("bare").forecast(rows(20), 2, quantiles=[0.1, 0.5, 0.5], future=[[1.0, 1.0]])
+        client.model("bare").forecast(rows(20), 2, quantiles=[0.1, 0.5, 0.5], samples=2, future=[[1.0, 1.0]])
     assert caught.value.where == "quantiles[2]"

@@ -32,7 +32,7 @@ def looping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]
     put_generator(root, "endless", generator("gru"), endless=True)
     put_forecaster(root, "seer", forecaster("lstm", 1, 1), ForecastSpec(residuals=RESIDUALS, minimum=0.0))
     pairs = ((0.5, -0.5), (-0.5, 0.5))
-    spec = ForecastSpec(target=(2, 0), known=(3, 1), residuals=pairs)
+    spec = ForecastSpec(target=(2, 0), known=(3, 1), known_for="same", residuals=pairs)
     put_forecaster(root, "seers", forecaster("gru", 4, 2), spec)
     scaled = ModelSpec(task="forecasting", input=InputSpec(scale="series"), decoder=DecoderSpec(kind="values"))
     forecaster("gru", 1, 1).put(root, "scaled", scaled)

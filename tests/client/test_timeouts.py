@@ -159,7 +159,7 @@ def test_a_server_that_starts_late_is_waited_for() -> None:
         retries = Retries(attempts=100, first=0.05, longest=0.1)
         with Client(f"http://127.0.0.1:{late.getsockname()[1]}", timeout=10.0, retries=retries) as elman:
             assert elman.live()
-        starting.join()
+        starting.join(60)
 
 
 @pytest.mark.parametrize("fault", [Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.CUT_WITHIN, Fault.ABANDON])

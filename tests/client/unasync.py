@@ -12,7 +12,7 @@ from tests.running import ROOT
 
 ASYNC = ROOT / "service" / "elman" / "client" / "aio"
 SYNC = ASYNC.parent / "sync"
-MODULES = ["client.py", "model.py", "session.py", "streams.py"]
+MODULES = ["client.py", "forecaster.py", "model.py", "session.py", "streams.py"]
 
 NOTE = "# Generated from aio/{name} by `python -m tests.client.unasync`. Change that file, not this one.\n"
 

@@ -3,10 +3,9 @@
 It imports nothing of the server. It needs httpx, numpy and tenacity, and for streams websockets.
 """
 
-from elman.client.aio.client import AsyncClient
-from elman.client.aio.model import AsyncModel
-from elman.client.aio.session import AsyncSession
-from elman.client.aio.streams import AsyncStream, AsyncTokens
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from elman.client.config import Batching, Retries, Timeout
 from elman.client.errors import (
     BadAnswer,
@@ -21,6 +20,7 @@ from elman.client.errors import (
     NotAllowed,
     NotConnected,
     NotFound,
+    PoolTimeout,
     Quota,
     RateLimited,
     Refused,
@@ -56,6 +56,12 @@ from elman.client.sync.model import Model
 from elman.client.sync.session import Session
 from elman.client.sync.streams import Stream, Tokens
 
+if TYPE_CHECKING:
+    from elman.client.aio.client import AsyncClient
+    from elman.client.aio.model import AsyncModel
+    from elman.client.aio.session import AsyncSession
+    from elman.client.aio.streams import AsyncStream, AsyncTokens
+
 __all__ = [
     "AsyncClient",
     "AsyncModel",
@@ -84,6 +90,7 @@ __all__ = [
     "NotAllowed",
     "NotConnected",
     "NotFound",
+    "PoolTimeout",
     "Quota",
     "Ranked",
     "RankedToken",
@@ -110,3 +117,22 @@ __all__ = [
     "UnknownModel",
     "UnknownSession",
 ]
+
+# Imported when it is first used, since a blocking client does without asyncio.
+_ASYNC = {
+    "AsyncClient": "client",
+    "AsyncModel": "model",
+    "AsyncSession": "session",
+    "AsyncStream": "streams",
+    "AsyncTokens": "streams",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ASYNC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"elman.client.aio.{_ASYNC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

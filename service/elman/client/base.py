@@ -1,5 +1,6 @@
 """What both senders share: the settings of a client, and requests made of calls."""
 
+import os
 import ssl
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from elman.client.calls import Call, CallFactory
 from elman.client.config import Batching, Retries, Timeout
 from elman.client.deadline import Deadline
 from elman.client.errors import TimedOut
+from elman.proxies import proxy_for
 
 T = TypeVar("T")
 
@@ -26,24 +28,35 @@ class SenderBase:
 
     def __init__(
         self,
-        url: str,
+        url: str | None,
         api_key: str | None,
         timeout: Timeout | float,
         retries: Retries,
         batching: Batching,
         verify: ssl.SSLContext | None,
+        transport: httpx.BaseTransport | httpx.AsyncBaseTransport | None,
     ) -> None:
+        url = os.environ.get("ELMAN_URL") or "http://localhost:8000" if url is None else url
+        api_key = os.environ.get("ELMAN_API_KEY") or None if api_key is None else api_key
         base = httpx.URL(url)
         if base.scheme not in ("http", "https") or not base.host:
             raise ValueError(f"{url!r} is not the address of a server, such as http://localhost:8000")
         self.url = str(base).rstrip("/")
         self.tls = _tls(self.url, verify)
+        self.proxy = proxy_for(self.url)
+        self.api_key = api_key
+        self._verify, self._transport = verify, transport
         self.timeout = Timeout().override(timeout)
         self.retries = retries
         self.batching = batching
         self.headers = {"user-agent": f"elman/{__version__}"}
         if api_key is not None:
             self.headers["authorization"] = f"Bearer {api_key}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._verify is not None or self._transport is not None:
+            raise TypeError("a client with its own TLS context or transport cannot be pickled")
+        return type(self), (self.url, self.api_key, self.timeout, self.retries, self.batching, None, None)
 
     def deadline(self, timeout: Timeout | float | None) -> Deadline:
         """The deadline of a call that begins now."""
@@ -85,5 +98,6 @@ class SenderBase:
             "close_timeout": 1.0,
             "max_size": None,
             "compression": None,
+            "proxy": self.proxy,
             "ssl": self.tls if self.url.startswith("https") else None,
         }

@@ -149,14 +149,21 @@ class _Body(httpx.SyncByteStream):
         self._response.close()
 
 
+def _proxy(proxy: httpx.Proxy) -> httpcore.Proxy:
+    url = proxy.url
+    address = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+    return httpcore.Proxy(address, auth=proxy.raw_auth)
+
+
 class DeadlineTransport(httpx.BaseTransport):
     """The transport of blocking requests for httpx: a pool of connections that respect deadlines."""
 
-    def __init__(self, verify: ssl.SSLContext, max_connections: int = 100) -> None:
+    def __init__(self, verify: ssl.SSLContext, proxy: str | None = None, max_connections: int = 100) -> None:
         self._pool = httpcore.ConnectionPool(
             ssl_context=verify,
+            proxy=None if proxy is None else _proxy(httpx.Proxy(proxy)),
             max_connections=max_connections,
-            max_keepalive_connections=20,
+            max_keepalive_connections=max_connections,
             keepalive_expiry=KEEPALIVE,
             network_backend=_Backend(),
         )

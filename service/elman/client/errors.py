@@ -5,6 +5,7 @@ ElmanError
 │   ├── NotConnected        the server was not reached, so it did nothing
 │   ├── Disconnected        the connection broke before the response was complete
 │   ├── TimedOut            the call took longer than its timeout (a TimeoutError too)
+│   │   └── PoolTimeout     other calls of the client had all its connections for so long; it was not sent
 │   └── BadAnswer           the response is not one of Elman's
 └── Refused                 the server answered with an error
     ├── RequestError        400 406 408 413 415 422  the request is wrong
@@ -105,6 +106,12 @@ class TimedOut(NoAnswer, TimeoutError):
     codes: ClassVar[tuple[str, ...]] = ("timed_out",)
 
 
+class PoolTimeout(TimedOut):
+    """Other calls of the client had all its connections until the timeout of this call. It was not sent."""
+
+    codes: ClassVar[tuple[str, ...]] = ("pool_timeout",)
+
+
 class BadAnswer(NoAnswer):
     """The response is not one of Elman's: perhaps another server or a proxy answered."""
 
@@ -195,9 +202,9 @@ class ModelChanged(Conflict):
 
 
 class Unable(Conflict):
-    """The model cannot do this; `detail` has the reason."""
+    """The model, or one of several servers, cannot do this; `detail` has the reason."""
 
-    codes: ClassVar[tuple[str, ...]] = ("not_streamable", "cannot_generate", "cannot_forecast")
+    codes: ClassVar[tuple[str, ...]] = ("not_streamable", "cannot_generate", "cannot_forecast", "not_by_request")
 
 
 class Busy(Refused):
@@ -219,9 +226,19 @@ class RateLimited(Busy):
 
 
 class Unavailable(Busy):
-    """The server is overloaded or stopping, has suspended the model, or lacks its session store. It did nothing."""
+    """The server is overloaded or stopping, has suspended the model, or lacks its session store.
 
-    codes: ClassVar[tuple[str, ...]] = ("overloaded", "draining", "model_suspended", "store_unavailable")
+    It did nothing, unless the code is `outcome_unknown`.
+    """
+
+    codes: ClassVar[tuple[str, ...]] = (
+        "overloaded",
+        "draining",
+        "model_suspended",
+        "model_loading",
+        "store_unavailable",
+        "outcome_unknown",
+    )
 
 
 class DeadlineExceeded(Refused, TimeoutError):

@@ -6,6 +6,7 @@ more of them.
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from importlib import import_module
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -214,6 +215,11 @@ class Result(_FromJson):
         return [Ranked(str(_label(item)), item["probability"]) for item in last["top"]]
 
     @property
+    def probabilities(self) -> dict[str, float]:
+        """The probability of each label or token in `top`, 0 to 1, best first."""
+        return {one.label: one.probability for one in self.top}
+
+    @property
     def values(self) -> Values | None:
         """The outputs in the data's own units: float64 of the same shape; None if they have no units."""
         if not self._items or isinstance(self._last, Mapping):
@@ -400,6 +406,24 @@ class Forecast(_FromJson):
     paths: Values | None = None
 
     _readers: ClassVar[Readers] = {"point": _float64, "mean": _float64, "quantiles": _quantiles, "paths": _float64}
+
+    def to_frame(self) -> Any:
+        """A data frame of pandas with a row for each step, from 1 on: `point`, `mean`, and the quantiles as `q0.9`.
+
+        With several outputs each column has the number of its output at its end, such as `point_0`.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        pandas = import_module("pandas")
+        figures = {"point": self.point, **({} if self.mean is None else {"mean": self.mean})}
+        figures |= {f"q{share:g}": values for share, values in self.quantiles.items()}
+        columns = {
+            name if values.ndim == 1 else f"{name}_{index}": column
+            for name, values in figures.items()
+            for index, column in enumerate(values.reshape(len(values), -1).T)
+        }
+        return pandas.DataFrame(columns, index=pandas.RangeIndex(1, self.horizon + 1, name="step"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

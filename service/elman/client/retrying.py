@@ -17,6 +17,7 @@ from elman.client.errors import (
     ElmanError,
     NoAnswer,
     NotConnected,
+    PoolTimeout,
     StepConflict,
     TimedOut,
     Unavailable,
@@ -71,18 +72,35 @@ def translated(deadline: Deadline, target: str) -> Iterator[None]:
         yield
     except ElmanError:  # some of them are TimeoutErrors too
         raise
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-        raise _no_answer(NotConnected, f"{target} could not be reached", error) from error
+    except httpx.PoolTimeout:
+        raise pool_timeout(deadline) from None
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise _no_answer(NotConnected, f"{target} could not be reached", error) from None
     except (httpx.TimeoutException, TimeoutError) as error:
         raise _no_answer(
             TimedOut, f"{target} did not respond in time, {deadline.total:g} s for the whole call", error
-        ) from error
+        ) from None
     except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
         raise _no_answer(
             Disconnected, f"the connection to {target} broke before the response was complete", error
-        ) from error
+        ) from None
     except httpx.RequestError as error:
-        raise _no_answer(NoAnswer, f"{target} did not respond", error) from error
+        raise _no_answer(NoAnswer, f"{target} did not respond", error) from None
+
+
+def turn_timeout(deadline: Deadline) -> TimedOut:
+    """The error of a call that waited for those before it."""
+    return TimedOut(
+        f"the calls before this one took longer than {deadline.total:g} s, the timeout of the call; it was not sent"
+    )
+
+
+def pool_timeout(deadline: Deadline) -> PoolTimeout:
+    """The error of a call for which no connection became free."""
+    return PoolTimeout(
+        f"other calls of this client had all its connections for {deadline.total:g} s, the timeout of the call; it "
+        "was not sent"
+    )
 
 
 def _no_answer(kind: type[NoAnswer], detail: str, error: Exception) -> NoAnswer:

@@ -20,9 +20,10 @@ from elman.client.errors import (
     Unavailable,
     error_of,
 )
+from elman.client.inputs import Read
 from elman.client.results import Generation, SessionInfo, StepResult, Token
 from elman.client.retrying import translated
-from elman.client.wire import SequenceLike, StaticLike, encode_json, parse_retry_after, to_json_statics, to_json_value
+from elman.client.wire import StaticLike, encode_json, parse_retry_after, to_json_statics, to_json_value
 
 
 class GenerationEvents:
@@ -114,7 +115,7 @@ class StreamProtocol:
         at = None if self.session is None else self.session.step_count
         return Call("WS", f"{self.model.path}/stream", lambda response: None, at=at, timeout=timeout)
 
-    def request(self, x: SequenceLike) -> str:
+    def request(self, x: Read) -> str:
         """The message for the next steps."""
         body = {"sequence": to_json_value(x, "sequence"), "at": self.known.step_count, **self.options.body()}
         return encode_json(body).decode()

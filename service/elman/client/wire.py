@@ -12,20 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from elman.client.errors import BadAnswer, ElmanError, RequestError, error_of
+from elman.client.inputs import Read, read_values
 from elman.client.results import Floats
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
 EVENTS = "text/event-stream"
-
-SequenceLike = NDArray[Any] | str | Mapping[str, NDArray[Any] | str]
-"""One sequence: an array `(time, features)`, `(time,)` of token ids or of a signal, or text.
-
-For a model with several sequence inputs it is a mapping from the name of each to its values.
-"""
-
-SequenceList = list[NDArray[Any]] | list[str] | list[SequenceLike] | tuple[SequenceLike, ...]
-"""Many sequences, of any lengths."""
 
 StaticLike = Mapping[str, ArrayLike]
 """The static inputs of a sequence by name: a number, or an array of the shape on the model's card."""
@@ -34,34 +26,12 @@ Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
 """The beginning of a text to generate: text, or token ids `(time,)`."""
 
 
-def is_one(x: object) -> TypeGuard[SequenceLike]:
-    """True for one sequence, False for a list of them. Raises TypeError for anything else."""
-    if isinstance(x, str | Mapping):
-        return True
-    if isinstance(x, np.ndarray):
-        _check_axes(x)
-        return True
-    if not isinstance(x, Sequence):
-        raise TypeError(f"expected one sequence (an array or a string) or a list of them, got {type(x).__name__}")
-    if any(isinstance(item, int | float | np.number) for item in x):
-        raise TypeError("a list must hold sequences; pass one sequence of numbers as np.array(...)")
-    return False
-
-
-def _check_axes(x: NDArray[Any]) -> None:
-    if x.ndim not in (1, 2):
-        raise TypeError(
-            f"a sequence must have the shape (time, features) or (time,), got {x.shape}; pass a batch as list(x)"
-        )
-    if x.dtype.kind not in "fiu":
-        raise TypeError(f"a sequence must hold floats or integers, got dtype {x.dtype}")
-
-
 class AcceptedShapes:
     """The shapes of a step that a model has accepted.
 
     Bytes do not carry their shape: four steps of three features would be read as one step of twelve. So the first array
     of each shape is sent as JSON, where the server checks it. Once that succeeded, arrays like it are sent as bytes.
+    Integers `(time,)` are always sent as JSON: only there are token ids and a signal told apart.
     """
 
     def __init__(self) -> None:
@@ -69,24 +39,26 @@ class AcceptedShapes:
 
     def add(self, x: object) -> None:
         """Remember that the server accepted a sequence that was sent as JSON."""
-        if isinstance(x, np.ndarray):
+        if _may_be_bytes(x):
             self._shapes.add(x.shape[1:])
 
     def has(self, x: object) -> TypeGuard[NDArray[Any]]:
         """Whether a sequence may be sent as bytes."""
-        # Integers (time,) may be token ids or a signal; only JSON tells them apart.
-        return isinstance(x, np.ndarray) and x.shape[1:] in self._shapes and (x.dtype.kind == "f" or x.ndim == 2)
+        return _may_be_bytes(x) and x.shape[1:] in self._shapes
 
     def to_bytes(self, x: object) -> bytes | None:
         """A sequence as little-endian float32, row-major; None if it has to be sent as JSON."""
         if not self.has(x) or isinstance(x, np.ma.MaskedArray):
             return None
-        _check_axes(x)
         with np.errstate(over="ignore"):  # the server refuses infinity and names its place
             return np.ascontiguousarray(x, "<f4").tobytes()
 
 
-def to_json_value(x: object, where: str, dtype: type[np.floating[Any]] = np.float32) -> Any:
+def _may_be_bytes(x: object) -> TypeGuard[NDArray[Any]]:
+    return isinstance(x, np.ndarray) and (x.dtype.kind == "f" or (x.ndim == 2 and x.dtype.kind in "iu"))
+
+
+def to_json_value(x: Read, where: str, dtype: type[np.floating[Any]] = np.float32) -> Any:
     """A sequence as JSON holds it: lists of numbers, or text. A missing value, NaN or masked, is None.
 
     dtype: fractions are rounded to this. Raises RequestError if a number is infinite in it.
@@ -95,24 +67,23 @@ def to_json_value(x: object, where: str, dtype: type[np.floating[Any]] = np.floa
         return x
     if isinstance(x, Mapping):
         return {
-            name: value if isinstance(value, str) else _numbers(np.asanyarray(value), f"{where}.{name}", dtype)
+            name: value if isinstance(value, str) else numbers(value, f"{where}.{name}", dtype)
             for name, value in x.items()
         }
-    array = np.asanyarray(x)
-    _check_axes(array)
-    return _numbers(array, where, dtype)
+    return numbers(x, where, dtype)
 
 
 def to_json_statics(static: StaticLike | Sequence[StaticLike], where: str = "static") -> Any:
     """Static inputs as JSON holds them. Raises RequestError if a number is infinite."""
     if isinstance(static, Mapping):
-        return {name: _numbers(np.asanyarray(value), f"{where}.{name}") for name, value in static.items()}
+        return {
+            name: numbers(read_values(value, f"{where}.{name}"), f"{where}.{name}") for name, value in static.items()
+        }
     return [to_json_statics(one, f"{where}[{index}]") for index, one in enumerate(static)]
 
 
-def _numbers(array: NDArray[Any], where: str, dtype: type[np.floating[Any]] = np.float32) -> Any:
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{where} must hold numbers, got dtype {array.dtype}")
+def numbers(array: NDArray[Any], where: str, dtype: type[np.floating[Any]] = np.float32) -> Any:
+    """An array as lists of numbers. Raises RequestError if one is infinite in `dtype`."""
     if array.dtype.kind != "f":
         return array.tolist()  # a masked value becomes None
     with np.errstate(over="ignore"):
@@ -131,11 +102,11 @@ def _first_place(wrong: NDArray[np.bool_]) -> str:
     return "".join(f"[{index}]" for index in np.argwhere(wrong)[0])
 
 
-def count_numbers(x: object) -> int:
+def count_numbers(x: Read) -> int:
     """How many numbers or characters a sequence has."""
     if isinstance(x, Mapping):
         return sum(map(count_numbers, x.values()))
-    return x.size if isinstance(x, np.ndarray) else len(x) if isinstance(x, str) else np.asarray(x).size
+    return len(x) if isinstance(x, str) else x.size
 
 
 def encode_json(body: Mapping[str, Any]) -> bytes:
@@ -161,7 +132,7 @@ def is_binary(response: httpx.Response) -> bool:
     return str(response.headers.get("content-type", "")).startswith(BINARY)
 
 
-def steps_are_known(x: SequenceLike, returns: str) -> bool:
+def steps_are_known(x: Read, returns: str) -> bool:
     """Whether a binary response tells the number of steps. Only the server counts the windows of a signal `(time,)`."""
     return returns == "steps" or (isinstance(x, np.ndarray) and x.ndim == 2)
 

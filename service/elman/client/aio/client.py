@@ -19,7 +19,7 @@ from elman.client.wire import AcceptedShapes
 class AsyncClient:
     """A client of one Elman server. It keeps connections open, and can be shared by the tasks of one event loop.
 
-    Use it in an `async with` block, or call `close` at the end.
+    Use it in an `async with` block, or call `close` at the end. It can be pickled, and used after a fork.
 
     Every method that sends a request raises `NoAnswer` (`NotConnected`, `Disconnected`, `TimedOut`, `BadAnswer`) if no
     response could be read, and `Refused` if the server answered with an error. Both are `ElmanError`. The methods list
@@ -32,8 +32,9 @@ class AsyncClient:
     'Swedish'
 
     Args:
-        url: address of the server, with its path prefix if it has one.
-        api_key: sent as a bearer token, for a server that asks for keys.
+        url: address of the server, with its path prefix if it has one; None for that in the environment variable
+            ELMAN_URL, or else http://localhost:8000.
+        api_key: sent as a bearer token, for a server that asks for keys; None for that in ELMAN_API_KEY, if any.
         timeout: how long each call may take: seconds in all, or a `Timeout`.
         retries: when failed calls are sent again; `Retries(attempts=1)` for never.
         batching: how long lists of sequences are cut into requests.
@@ -46,7 +47,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        url: str,
+        url: str | None = None,
         *,
         api_key: str | None = None,
         timeout: Timeout | float = Timeout(),  # noqa: B008  (frozen)

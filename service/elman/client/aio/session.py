@@ -1,24 +1,27 @@
 """A session of the asynchronous client."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from elman.client.aio.opening import Opening
-from elman.client.aio.sender import AsyncSender
-from elman.client.calls import Call, Returns, SessionCalls, StepOptions
+from elman.client.aio.sender import AsyncSender, AsyncTurns
+from elman.client.calls import Call, ModelCalls, Returns, SessionCalls, StepOptions
 from elman.client.config import Timeout
 from elman.client.errors import ElmanError
+from elman.client.inputs import Read, SequenceLike, needs_card, read_one
 from elman.client.results import SessionInfo, StepResult
-from elman.client.wire import SequenceLike
+
+T = TypeVar("T")
 
 
 class AsyncSession:
     """The running state of one sequence, which the server keeps between steps.
 
     `AsyncModel.session` makes one, `AsyncClient.session` finds one again. In an `async with` block it is deleted at the
-    end, unless it was opened with `keep=True`. Use it from one place at a time: its steps have an order.
+    end, unless it was opened with `keep=True`. Its calls run one at a time, in the order in which they were made.
 
     >>> import numpy as np
     >>> async with client.model("vowels-gru").session(ttl=600) as session:
@@ -31,6 +34,13 @@ class AsyncSession:
         self._sender = sender
         self._calls = calls
         self._keep = keep
+        self._turns = AsyncTurns()
+
+    async def _in_turn(self, make: Callable[[], Call[T]]) -> T:
+        """Send a call once those before it are done: only then is the step known that it begins at."""
+        deadline = self._sender.deadline(None)
+        async with self._turns.turn(deadline):
+            return await self._sender.send(make(), deadline)
 
     @property
     def id(self) -> str:
@@ -74,7 +84,7 @@ class AsyncSession:
 
     async def step(
         self,
-        x: SequenceLike,
+        x: SequenceLike | list[Any],
         *,
         returns: Returns = "final",
         decode: bool = True,
@@ -88,7 +98,8 @@ class AsyncSession:
 
         Args:
             x: the next steps: float `(time, features)`, integer `(time,)` of token ids, `(time,)` of a signal, or text.
-                If the model has several sequence inputs, a mapping from the name of each to its values.
+                An array may be of another library than NumPy, a data frame, or a list. If the model has several
+                sequence inputs, a mapping from the name of each to its values.
             returns: `final` for the output after the last step, `steps` for the output after each step.
             decode: whether to decode outputs into labels, values or tokens.
             top: how many labels to list, 1 to 1000.
@@ -103,18 +114,21 @@ class AsyncSession:
             UnknownSession: it was deleted, or it has expired.
         """
         options = StepOptions(returns=returns, decode=decode, top=top, heads=heads, timeout=timeout)
-        return await self._sender.send(self._calls.step(x, options))
+        deadline = self._sender.deadline(timeout)
+        async with self._turns.turn(deadline):
+            steps = await read_steps(self._sender, ModelCalls(self.model, self.version), x)
+            return await self._sender.send(self._calls.step(steps, options), deadline)
 
     async def refresh(self) -> SessionInfo:
         """Ask the server for the session, and continue from its step. Raises UnknownSession."""
-        return await self._sender.send(self._calls.refresh())
+        return await self._in_turn(self._calls.refresh)
 
     async def state(self) -> str:
         """The state as a token, which any server with the same model and the same secret accepts.
 
         Raises UnknownSession.
         """
-        return await self._sender.send(self._calls.state())
+        return await self._in_turn(self._calls.state)
 
     async def restore(self, token: str) -> SessionInfo:
         """Put the session into the state of a token: its own earlier state, or that of another session.
@@ -123,7 +137,7 @@ class AsyncSession:
             BadStateToken: the token is broken, has expired, or is of another model.
             UnknownSession: it was deleted, or it has expired.
         """
-        return await self._sender.send(self._calls.restore(token))
+        return await self._in_turn(partial(self._calls.restore, token))
 
     def fork(self, *, ttl: float | None = None, keep: bool = False) -> Opening["AsyncSession"]:
         """A new session that begins with the state of this one.
@@ -136,11 +150,19 @@ class AsyncSession:
             UnknownSession: this session was deleted, or it has expired.
             Quota: there are as many sessions as this API key may have.
         """
-        return Opening(open_session(self._sender, self._calls.fork(ttl), keep))
+        return Opening(self._forked(ttl, keep))
+
+    async def _forked(self, ttl: float | None, keep: bool) -> "AsyncSession":
+        return AsyncSession(self._sender, await self._in_turn(partial(self._calls.fork, ttl)), keep)
 
     async def delete(self) -> None:
         """Delete the session. It is no error if it is gone already."""
         await self._sender.send(self._calls.delete())
+
+
+async def read_steps(sender: AsyncSender, model: ModelCalls, x: object) -> Read:
+    """The steps of one sequence, as arrays of NumPy or text. Asks for the model's card if they need it."""
+    return read_one(x, (await sender.send(model.card())).input if needs_card(x) else None)
 
 
 async def open_session(sender: AsyncSender, call: Call[SessionCalls], keep: bool) -> AsyncSession:

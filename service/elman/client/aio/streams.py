@@ -4,26 +4,38 @@ import contextlib
 from collections.abc import AsyncGenerator
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from elman.client.aio.sender import AsyncSender
-from elman.client.aio.session import AsyncSession
+from elman.client.aio.sender import AsyncSender, AsyncTurns
+from elman.client.aio.session import AsyncSession, read_steps
 from elman.client.aio.websocket import AsyncWebSocket
 from elman.client.calls import Call
 from elman.client.config import Timeout
 from elman.client.deadline import Deadline
 from elman.client.errors import ElmanError
+from elman.client.inputs import Read, SequenceLike
 from elman.client.results import Generation, StepResult, Token
 from elman.client.streams import GenerationEvents, StreamProtocol
-from elman.client.wire import SequenceLike
+
+
+# No method: a generator that refers to its owner is collected late, together with all that it reads from.
+async def _read_tokens(sender: AsyncSender, call: Call[None], events: GenerationEvents) -> AsyncGenerator[Token, None]:
+    async with contextlib.aclosing(sender.lines(call)) as lines:
+        async for line in lines:
+            token = events.read(line)
+            if token is not None:
+                yield token
+    events.end()
 
 
 class AsyncTokens:
     """The tokens of a generation, as they are generated. They can be iterated once.
 
-    After the last token, `generation` has the complete result. To stop earlier, leave an `async with` block or call
-    `close`; the server then stops too. The iteration raises what `AsyncModel.generate` raises, and `Disconnected` if
-    the connection breaks, since a generation is never started twice.
+    After the last token, `generation` has the complete result. To stop earlier, leave the loop, or an `async with`
+    block, or call `close`; the server then stops too.
+
+    The iteration raises what `AsyncModel.generate` raises, and `Disconnected` if the connection breaks, since a
+    generation is never started twice.
 
     >>> async with client.model("names-lstm-generator").generate("Mc", seed=7, stream=True) as tokens:
     ...     text = "".join([token.text async for token in tokens])
@@ -32,23 +44,13 @@ class AsyncTokens:
     """
 
     def __init__(self, sender: AsyncSender, call: Call[None]) -> None:
-        self._sender = sender
-        self._call = call
         self._events = GenerationEvents()
-        self._tokens = self._read()
+        self._tokens = _read_tokens(sender, call, self._events)
 
     @property
     def generation(self) -> Generation | None:
         """The complete result; None until the last token has come."""
         return self._events.generation
-
-    async def _read(self) -> AsyncGenerator[Token, None]:
-        async with contextlib.aclosing(self._sender.lines(self._call)) as lines:
-            async for line in lines:
-                token = self._events.read(line)
-                if token is not None:
-                    yield token
-        self._events.end()
 
     def __aiter__(self) -> Self:
         return self
@@ -88,6 +90,7 @@ class AsyncStream:
         self._protocol = protocol
         self._websocket = AsyncWebSocket(sender, protocol)
         self._keep = keep
+        self._turns = AsyncTurns()
 
     async def __aenter__(self) -> Self:
         await self._sender.retry(self._protocol.call(None), self._websocket.connect)
@@ -111,20 +114,25 @@ class AsyncStream:
         """Steps done, as far as this client knows. Raises RuntimeError before the stream was entered."""
         return self._protocol.known.step_count
 
-    async def send(self, x: SequenceLike, *, timeout: Timeout | float | None = None) -> StepResult:
-        """Run the next steps, exactly once. After `NoAnswer` call it again with the same steps.
+    async def send(self, x: SequenceLike | list[Any], *, timeout: Timeout | float | None = None) -> StepResult:
+        """Run the next steps, exactly once. Several calls run in the order in which they were made.
+
+        After `NoAnswer` call it again with the same steps.
 
         Args:
-            x: the next steps: float `(time, features)`, integer `(time,)` of token ids, `(time,)` of a signal, or text.
+            x: the next steps, as `AsyncSession.step` takes them.
             timeout: seconds for the whole call, or a `Timeout`; None for the client's own.
 
         Raises:
             RequestError, StepConflict, StepReused, ModelChanged, UnknownSession: as `AsyncSession.step` does.
         """
-        call = self._protocol.call(timeout)
-        return await self._sender.retry(call, partial(self._exchange, x, call))
+        deadline = self._sender.deadline(timeout)
+        async with self._turns.turn(deadline):
+            steps = await read_steps(self._sender, self._protocol.model, x)
+            call = self._protocol.call(timeout)
+            return await self._sender.retry(call, partial(self._exchange, steps, call), deadline)
 
-    async def _exchange(self, x: SequenceLike, call: Call[None], deadline: Deadline) -> StepResult:
+    async def _exchange(self, x: Read, call: Call[None], deadline: Deadline) -> StepResult:
         await self._websocket.connect(deadline)
         message = await self._websocket.exchange(self._protocol.request(x), call, deadline)
         return self._protocol.read_result(message)

@@ -14,6 +14,7 @@ from elman.client.calls.call import Call, CallFactory, json_call
 from elman.client.calls.options import ForecastOptions, GenerateOptions, InfluenceOptions, PredictOptions
 from elman.client.calls.session import SessionCalls, read_session
 from elman.client.config import Batching, Timeout
+from elman.client.inputs import Read, read_values
 from elman.client.results import Card, Example, Forecast, Generation, Influence, Result
 from elman.client.wire import (
     BINARY,
@@ -21,12 +22,12 @@ from elman.client.wire import (
     JSON,
     AcceptedShapes,
     Prompt,
-    SequenceLike,
     StaticLike,
     binary_fields,
     count_numbers,
     encode_json,
     is_binary,
+    numbers,
     read_json,
     steps_are_known,
     to_json_statics,
@@ -57,7 +58,7 @@ class ModelCalls:
             lambda response: [Example.from_json(one) for one in read_json(response)["examples"]],
         )
 
-    def predict_one(self, x: SequenceLike, state: str | None, options: PredictOptions) -> Call[Result]:
+    def predict_one(self, x: Read, state: str | None, options: PredictOptions) -> Call[Result]:
         path, timeout = f"{self.path}/predict", options.timeout
         only_json = options.hidden or options.static is not None or options.heads or len(state or "") > _MAX_HEADER
         content = None if only_json else self._shapes.to_bytes(x)
@@ -78,14 +79,14 @@ class ModelCalls:
             timeout=timeout,
         )
 
-    def _read_first(self, x: SequenceLike, response: httpx.Response) -> Result:
+    def _read_first(self, x: Read, response: httpx.Response) -> Result:
         result = _read_result(response, len(x))
         self._shapes.add(x)
         return result
 
     def predict_many(
         self,
-        sequences: Sequence[SequenceLike],
+        sequences: Sequence[Read],
         state: str | Sequence[str] | None,
         options: PredictOptions,
         batching: Batching,
@@ -109,7 +110,7 @@ class ModelCalls:
 
     def _predict_part(
         self,
-        sequences: Sequence[SequenceLike],
+        sequences: Sequence[Read],
         begin: int,
         end: int,
         states: str | list[str] | None,
@@ -162,7 +163,7 @@ class ModelCalls:
             timeout=options.timeout,
         )
 
-    def forecast(self, series: ArrayLike, options: ForecastOptions) -> Call[Forecast]:
+    def forecast(self, series: ArrayLike | Mapping[str, ArrayLike], options: ForecastOptions) -> Call[Forecast]:
         body = {"series": _numbers(series, "series"), **_forecast_body(options)}
         if options.future is not None:
             body["future"] = _numbers(options.future, "future")
@@ -189,7 +190,7 @@ class ModelCalls:
 
         return json_call("POST", f"{self.path}/forecast", parse, body, timeout=options.timeout)
 
-    def influence(self, x: SequenceLike, options: InfluenceOptions) -> Call[Influence]:
+    def influence(self, x: Read, options: InfluenceOptions) -> Call[Influence]:
         return json_call(
             "POST",
             f"{self.path}/influence",
@@ -199,7 +200,7 @@ class ModelCalls:
         )
 
 
-def cut(sequences: Sequence[SequenceLike], batching: Batching) -> list[tuple[int, int]]:
+def cut(sequences: Sequence[Read], batching: Batching) -> list[tuple[int, int]]:
     """Where to cut a list into requests: `(begin, end)` of each."""
     parts, begin, held = [], 0, 0
     for i, x in enumerate(sequences):
@@ -223,9 +224,13 @@ def _each(values: Sequence[ArrayLike], where: str) -> list[Any]:
     return [_numbers(one, f"{where}[{index}]") for index, one in enumerate(values)]
 
 
-def _numbers(values: ArrayLike | Sequence[ArrayLike], where: str) -> Any:
+def _numbers(values: object, where: str) -> Any:
+    if isinstance(values, Mapping):
+        arrays = ((name, f"{where}[{name!r}]", read_values(one, f"{where}[{name!r}]")) for name, one in values.items())
+        return {name: numbers(array, place, np.float64) for name, place, array in arrays}
     # Scaling is done in float64: a series far from zero that varies little would lose its digits in float32.
-    return to_json_value(np.asanyarray(values, np.float64), where, np.float64)
+    array = read_values(values, where)
+    return numbers(array.astype(np.float64, copy=False), where, np.float64)
 
 
 def _generate_body(prompt: Prompt | None, options: GenerateOptions) -> dict[str, Any]:

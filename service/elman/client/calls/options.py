@@ -1,6 +1,6 @@
 """The options of requests. Each default is the server's own, so only options that differ from it are sent."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -79,7 +79,7 @@ class ForecastOptions(Options):
     samples: int = 0
     quantiles: Sequence[float] | None = None
     seed: int | None = None
-    future: ArrayLike | Sequence[ArrayLike] | None = None
+    future: ArrayLike | Mapping[str, ArrayLike] | Sequence[ArrayLike | Mapping[str, ArrayLike]] | None = None
     paths: bool = False
     session: str | None = None
     state: str | None = None

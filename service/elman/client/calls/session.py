@@ -8,12 +8,12 @@ import httpx
 
 from elman.client.calls.call import Call, json_call
 from elman.client.calls.options import StepOptions
+from elman.client.inputs import Read
 from elman.client.results import SessionInfo, StepResult
 from elman.client.wire import (
     BINARY,
     JSON,
     AcceptedShapes,
-    SequenceLike,
     binary_fields,
     is_binary,
     read_error,
@@ -33,7 +33,7 @@ class SessionCalls:
         self.path = f"/v1/sessions/{quote(info.id, safe='')}"
         self._shapes = AcceptedShapes()
 
-    def step(self, x: SequenceLike, options: StepOptions) -> Call[StepResult]:
+    def step(self, x: Read, options: StepOptions) -> Call[StepResult]:
         at, path, timeout = self.step_count, f"{self.path}/steps", options.timeout
         fields = {"at": at, **options.body()}
 
@@ -49,7 +49,7 @@ class SessionCalls:
         query = to_query(fields)
         return Call("POST", path, parse, query=query, content=content, headers=headers, at=at, timeout=timeout)
 
-    def _stepped(self, response: httpx.Response, x: SequenceLike) -> StepResult:
+    def _stepped(self, response: httpx.Response, x: Read) -> StepResult:
         if not is_binary(response):
             result = self.stepped(read_json(response))
             self._shapes.add(x)

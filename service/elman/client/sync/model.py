@@ -4,38 +4,30 @@
 from collections.abc import Sequence
 from typing import Any, Literal, cast, overload
 
-from numpy.typing import ArrayLike, NDArray
-
 from elman.client.calls import (
-    ForecastOptions,
     GenerateOptions,
     InfluenceOptions,
-    ModelCalls,
     PredictOptions,
     Returns,
     StepOptions,
 )
 from elman.client.calls.call import id_of
 from elman.client.config import Timeout
-from elman.client.frames import by_name, is_frame, is_many
+from elman.client.inputs import SequenceLike, SequenceList, needs_card, read_input
 from elman.client.progress import Progress, report_progress
-from elman.client.results import Card, Example, Forecast, Generation, Influence, Result
+from elman.client.results import Example, Generation, Influence, Result
 from elman.client.streams import StreamProtocol
-from elman.client.sync.sender import Sender
-from elman.client.sync.session import Session, open_session
+from elman.client.sync.forecaster import Forecaster
+from elman.client.sync.session import Session, open_session, read_steps
 from elman.client.sync.streams import Stream, Tokens
-from elman.client.wire import Prompt, SequenceLike, SequenceList, StaticLike, is_one
+from elman.client.wire import Prompt, StaticLike
 
 
-class Model:
+class Model(Forecaster):
     """One model of a server, which `Client.model` gives.
 
     All its methods raise `UnknownModel` if the server has no such model or version.
     """
-
-    def __init__(self, sender: Sender, calls: ModelCalls) -> None:
-        self._sender = sender
-        self._calls = calls
 
     @property
     def name(self) -> str:
@@ -44,15 +36,6 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.name!r} of {self._sender.url})"
-
-    def card(self) -> Card:
-        """What the server says of the model.
-
-        >>> card = client.model("vowels-gru").card()
-        >>> card.cell, card.input["size"], card.labels[0]
-        ('gru', 12, 'speaker 1')
-        """
-        return self._sender.send(self._calls.card())
 
     def examples(self) -> list[Example]:
         """Held-out data to try the model with; empty if it has none."""
@@ -77,7 +60,7 @@ class Model:
     @overload
     def predict(
         self,
-        x: SequenceList,
+        x: SequenceList[Any],
         *,
         returns: Returns = "final",
         decode: bool = True,
@@ -91,9 +74,26 @@ class Model:
         progress: Progress = False,
     ) -> list[Result]: ...
 
+    @overload
     def predict(
         self,
-        x: SequenceLike | SequenceList,
+        x: object,
+        *,
+        returns: Returns = "final",
+        decode: bool = True,
+        top: int = 3,
+        heads: Sequence[str] | None = None,
+        static: StaticLike | Sequence[StaticLike] | None = None,
+        state: str | Sequence[str] | None = None,
+        return_state: bool = False,
+        hidden: bool = False,
+        timeout: Timeout | float | None = None,
+        progress: Progress = False,
+    ) -> Result | list[Result]: ...
+
+    def predict(
+        self,
+        x: object,
         *,
         returns: Returns = "final",
         decode: bool = True,
@@ -118,9 +118,10 @@ class Model:
 
         Args:
             x: one sequence: float `(time, features)`, integer `(time,)` of token ids, `(time,)` of a signal, or text if
-                the model has a vocabulary. Floats are sent as float32. If the model has several sequence inputs, it is
-                a mapping from the name of each to its values. Or a list of sequences of any lengths, which is cut into
-                requests as the client's `Batching` says.
+                the model has a vocabulary. Floats are sent as float32. An array may be of another library than NumPy, a
+                data frame, whose columns are matched by name with the model's features, or a list. If the model has
+                several sequence inputs, it is a mapping from the name of each to its values. Or many sequences of any
+                lengths, in a list or from a generator, which are cut into requests as the client's `Batching` says.
             returns: `final` for the output after the last step, `steps` for the output after each step.
             decode: whether to decode outputs into labels, values or tokens. Without it the outputs of a single array
                 are sent as bytes too.
@@ -136,7 +137,8 @@ class Model:
 
         Raises:
             TypeError: `x` is neither a sequence nor a list of them.
-            ValueError: `state` or `static` is a list of another length than `x`.
+            ValueError: `state` or `static` is a list of another length than `x`, or the columns of a data frame do not
+                fit the model.
             RequestError: a sequence is wrong. `where` names the place, such as `sequences[3][17][2]`.
             BadStateToken: a state token is broken, has expired, or is of another model.
             Unavailable: the server is overloaded or stopping.
@@ -153,12 +155,13 @@ class Model:
             hidden=hidden,
             timeout=timeout,
         )
-        if is_one(x):
-            return self._sender.send(self._calls.predict_one(x, cast(str | None, state), options))
-        sequences = cast(Sequence[SequenceLike], x)
-        factories = self._calls.predict_many(sequences, state, options, self._sender.batching)
-        with report_progress(progress, len(sequences)) as report:
-            return self._sender.send_all(factories, self._sender.deadline(timeout), report)
+        deadline = self._sender.deadline(timeout)
+        given = read_input(x, (self.card()).input if needs_card(x) else None)
+        if not isinstance(given, list):
+            return self._sender.send(self._calls.predict_one(given, cast(str | None, state), options), deadline)
+        factories = self._calls.predict_many(given, state, options, self._sender.batching)
+        with report_progress(progress, len(given)) as report:
+            return self._sender.send_all(factories, deadline, report)
 
     def session(
         self,
@@ -351,116 +354,9 @@ class Model:
             return Tokens(self._sender, self._calls.generate_stream(prompt, options))
         return self._sender.send(self._calls.generate(prompt, options))
 
-    @overload
-    def forecast(
-        self,
-        series: list[NDArray[Any]],
-        horizon: int | None = None,
-        *,
-        samples: int = 0,
-        quantiles: Sequence[float] | None = None,
-        seed: int | None = None,
-        future: Sequence[ArrayLike] | None = None,
-        paths: bool = False,
-        static: StaticLike | Sequence[StaticLike] | None = None,
-        timeout: Timeout | float | None = None,
-    ) -> list[Forecast]: ...
-
-    @overload
-    def forecast(
-        self,
-        series: ArrayLike,
-        horizon: int | None = None,
-        *,
-        samples: int = 0,
-        quantiles: Sequence[float] | None = None,
-        seed: int | None = None,
-        future: ArrayLike | None = None,
-        paths: bool = False,
-        session: Session | str | None = None,
-        state: str | None = None,
-        static: StaticLike | None = None,
-        timeout: Timeout | float | None = None,
-    ) -> Forecast: ...
-
-    def forecast(
-        self,
-        series: ArrayLike | list[NDArray[Any]],
-        horizon: int | None = None,
-        *,
-        samples: int = 0,
-        quantiles: Sequence[float] | None = None,
-        seed: int | None = None,
-        future: ArrayLike | Sequence[ArrayLike] | None = None,
-        paths: bool = False,
-        session: Session | str | None = None,
-        state: str | None = None,
-        static: StaticLike | Sequence[StaticLike] | None = None,
-        timeout: Timeout | float | None = None,
-    ) -> Forecast | list[Forecast]:
-        """Forecast the coming steps of a series, or of each series of a list, in the units of the data.
-
-        >>> import numpy as np
-        >>> history = [5.0, 11.0, 16.0, 23.0, 36.0, 58.0, 29.0, 20.0, 10.0, 8.0]
-        >>> forecast = client.model("sunspots-rnn").forecast(history, horizon=11)
-        >>> forecast.point.shape
-        (11,)
-        >>> forecasts = client.model("sunspots-rnn").forecast([np.array(history), np.array(history[2:])], 11)
-        >>> len(forecasts)
-        2
-
-        Args:
-            series: `(time,)` or `(time, features)`, in the units of the data. The columns of a data frame of pandas or
-                polars are matched by name with the model's features. Or a list of arrays or data frames, one for each
-                series, of any lengths. They are sent in one request.
-            horizon: number of steps to forecast; None for 24, or for all steps of a model that gives them at once.
-            samples: number of paths to sample for `mean` and `quantiles`; 0 for the point forecast alone. No two
-                series share random numbers.
-            quantiles: shares between 0 and 1; None for 0.1, 0.5 and 0.9.
-            seed: for the random numbers; None for one that the server draws. It is in the result.
-            future: `(horizon, known)`: the features of the coming steps that are known ahead; or a data frame. For a
-                list of series a list with one for each.
-            paths: whether to return the sampled paths.
-            session: a session, or its id, to continue from. The session itself does not move.
-            state: continue from this state token.
-            static: the static inputs by name, if the model has any and neither session nor state is given. For a list
-                of series one for all, or one each.
-            timeout: seconds for the whole call, or a `Timeout`; None for the client's own. The server is told too.
-
-        Raises:
-            Unable: the model cannot forecast (`cannot_forecast`); `detail` has the reason.
-            RequestError: an option is out of range, or the series is wrong; `where` names it, such as
-                `series_list[3][17]`.
-            ValueError: a data frame lacks a column, the model does not name its features, or there are too few or too
-                many futures.
-            DeadlineExceeded, TimedOut: it took longer than `timeout`. Both are TimeoutErrors.
-        """
-        rows, ahead, many = cast(Any, series), cast(Any, future), is_many(series)
-        if any(map(is_frame, [*rows, *(() if ahead is None else ahead)] if many else [rows, ahead])):
-            card = self.card()
-            names = card.input.get("names")
-            known = (card.raw.get("forecast") or {}).get("known") or []
-            rows = by_name(rows, names, "series", many)
-            ahead = None if ahead is None else by_name(ahead, names and [names[i] for i in known], "future", many)
-        options = ForecastOptions(
-            horizon=horizon,
-            samples=samples,
-            quantiles=quantiles,
-            seed=seed,
-            future=ahead,
-            paths=paths,
-            session=id_of(session),
-            state=state,
-            static=static,
-            timeout=timeout,
-        )
-        if many:
-            return self._sender.send(self._calls.forecast_many(rows, options))
-        return self._sender.send(self._calls.forecast(rows, options))
-
     def influence(
         self,
-        x: SequenceLike,
+        x: SequenceLike | list[Any],
         *,
         target: str | int | None = None,
         state: str | None = None,
@@ -486,4 +382,4 @@ class Model:
             DeadlineExceeded, TimedOut: it took longer than `timeout`. Both are TimeoutErrors.
         """
         options = InfluenceOptions(target=target, state=state, static=static, decode=decode, top=top, timeout=timeout)
-        return self._sender.send(self._calls.influence(x, options))
+        return self._sender.send(self._calls.influence(read_steps(self._sender, self._calls, x), options))

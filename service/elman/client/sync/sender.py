@@ -1,11 +1,14 @@
 """Sends calls for the blocking client: retries, time limits, and requests side by side."""
 
 import contextlib
+import os
 import ssl
-from collections.abc import Callable, Generator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import httpx
 from tenacity import Retrying
@@ -15,18 +18,35 @@ from elman.client.calls import Call, CallFactory
 from elman.client.config import Batching, Retries, Timeout
 from elman.client.deadline import Deadline, DeadlineTransport
 from elman.client.errors import TimedOut
-from elman.client.retrying import policy, translated
+from elman.client.retrying import policy, translated, turn_timeout
 from elman.client.wire import read_error
 
 T = TypeVar("T")
 
 
+class Turns:
+    """Lets calls run one at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def turn(self, deadline: Deadline) -> Iterator[None]:
+        """Wait for the calls before this one. Raises TimedOut."""
+        if not self._lock.acquire(timeout=deadline.remaining):
+            raise turn_timeout(deadline)
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+
 class Sender(SenderBase):
-    """Sends calls over a pool of connections. Safe to share between threads."""
+    """Sends calls over a pool of connections. Safe to share between threads, and to use in a forked process."""
 
     def __init__(
         self,
-        url: str,
+        url: str | None,
         api_key: str | None,
         timeout: Timeout | float,
         retries: Retries,
@@ -34,10 +54,15 @@ class Sender(SenderBase):
         verify: ssl.SSLContext | None,
         transport: httpx.BaseTransport | None,
     ) -> None:
-        super().__init__(url, api_key, timeout, retries, batching, verify)
-        self._http = httpx.Client(
-            headers=self.headers, transport=transport or DeadlineTransport(self.tls), trust_env=False
-        )
+        super().__init__(url, api_key, timeout, retries, batching, verify, transport)
+        self._own_transport = transport
+        self.open()
+        _SENDERS.add(self)
+
+    def open(self) -> None:
+        """Begin with no connections. Those of before are let go of as they are."""
+        transport = self._own_transport or DeadlineTransport(self.tls, self.proxy)
+        self._http = httpx.Client(headers=self.headers, transport=transport, trust_env=False)
 
     def close(self) -> None:
         self._http.close()
@@ -97,3 +122,16 @@ class Sender(SenderBase):
                 response.read()
                 raise read_error(response)
             return response
+
+
+_SENDERS: WeakSet[Sender] = WeakSet()
+
+
+def _reopen() -> None:
+    for one in _SENDERS:
+        one.open()
+
+
+# Two processes that read from one connection would get each other's answers.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reopen)

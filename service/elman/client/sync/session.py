@@ -2,23 +2,26 @@
 """A session of the blocking client."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
-from elman.client.calls import Call, Returns, SessionCalls, StepOptions
+from elman.client.calls import Call, ModelCalls, Returns, SessionCalls, StepOptions
 from elman.client.config import Timeout
 from elman.client.errors import ElmanError
+from elman.client.inputs import Read, SequenceLike, needs_card, read_one
 from elman.client.results import SessionInfo, StepResult
-from elman.client.sync.sender import Sender
-from elman.client.wire import SequenceLike
+from elman.client.sync.sender import Sender, Turns
+
+T = TypeVar("T")
 
 
 class Session:
     """The running state of one sequence, which the server keeps between steps.
 
     `Model.session` makes one, `Client.session` finds one again. In a `with` block it is deleted at the
-    end, unless it was opened with `keep=True`. Use it from one place at a time: its steps have an order.
+    end, unless it was opened with `keep=True`. Its calls run one at a time, in the order in which they were made.
 
     >>> import numpy as np
     >>> with client.model("vowels-gru").session(ttl=600) as session:
@@ -31,6 +34,13 @@ class Session:
         self._sender = sender
         self._calls = calls
         self._keep = keep
+        self._turns = Turns()
+
+    def _in_turn(self, make: Callable[[], Call[T]]) -> T:
+        """Send a call once those before it are done: only then is the step known that it begins at."""
+        deadline = self._sender.deadline(None)
+        with self._turns.turn(deadline):
+            return self._sender.send(make(), deadline)
 
     @property
     def id(self) -> str:
@@ -74,7 +84,7 @@ class Session:
 
     def step(
         self,
-        x: SequenceLike,
+        x: SequenceLike | list[Any],
         *,
         returns: Returns = "final",
         decode: bool = True,
@@ -88,7 +98,8 @@ class Session:
 
         Args:
             x: the next steps: float `(time, features)`, integer `(time,)` of token ids, `(time,)` of a signal, or text.
-                If the model has several sequence inputs, a mapping from the name of each to its values.
+                An array may be of another library than NumPy, a data frame, or a list. If the model has several
+                sequence inputs, a mapping from the name of each to its values.
             returns: `final` for the output after the last step, `steps` for the output after each step.
             decode: whether to decode outputs into labels, values or tokens.
             top: how many labels to list, 1 to 1000.
@@ -103,18 +114,21 @@ class Session:
             UnknownSession: it was deleted, or it has expired.
         """
         options = StepOptions(returns=returns, decode=decode, top=top, heads=heads, timeout=timeout)
-        return self._sender.send(self._calls.step(x, options))
+        deadline = self._sender.deadline(timeout)
+        with self._turns.turn(deadline):
+            steps = read_steps(self._sender, ModelCalls(self.model, self.version), x)
+            return self._sender.send(self._calls.step(steps, options), deadline)
 
     def refresh(self) -> SessionInfo:
         """Ask the server for the session, and continue from its step. Raises UnknownSession."""
-        return self._sender.send(self._calls.refresh())
+        return self._in_turn(self._calls.refresh)
 
     def state(self) -> str:
         """The state as a token, which any server with the same model and the same secret accepts.
 
         Raises UnknownSession.
         """
-        return self._sender.send(self._calls.state())
+        return self._in_turn(self._calls.state)
 
     def restore(self, token: str) -> SessionInfo:
         """Put the session into the state of a token: its own earlier state, or that of another session.
@@ -123,7 +137,7 @@ class Session:
             BadStateToken: the token is broken, has expired, or is of another model.
             UnknownSession: it was deleted, or it has expired.
         """
-        return self._sender.send(self._calls.restore(token))
+        return self._in_turn(partial(self._calls.restore, token))
 
     def fork(self, *, ttl: float | None = None, keep: bool = False) -> "Session":
         """A new session that begins with the state of this one.
@@ -136,11 +150,19 @@ class Session:
             UnknownSession: this session was deleted, or it has expired.
             Quota: there are as many sessions as this API key may have.
         """
-        return open_session(self._sender, self._calls.fork(ttl), keep)
+        return self._forked(ttl, keep)
+
+    def _forked(self, ttl: float | None, keep: bool) -> "Session":
+        return Session(self._sender, self._in_turn(partial(self._calls.fork, ttl)), keep)
 
     def delete(self) -> None:
         """Delete the session. It is no error if it is gone already."""
         self._sender.send(self._calls.delete())
+
+
+def read_steps(sender: Sender, model: ModelCalls, x: object) -> Read:
+    """The steps of one sequence, as arrays of NumPy or text. Asks for the model's card if they need it."""
+    return read_one(x, (sender.send(model.card())).input if needs_card(x) else None)
 
 
 def open_session(sender: Sender, call: Call[SessionCalls], keep: bool) -> Session:

@@ -5,26 +5,38 @@ import contextlib
 from collections.abc import Generator
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from elman.client.calls import Call
 from elman.client.config import Timeout
 from elman.client.deadline import Deadline
 from elman.client.errors import ElmanError
+from elman.client.inputs import Read, SequenceLike
 from elman.client.results import Generation, StepResult, Token
 from elman.client.streams import GenerationEvents, StreamProtocol
-from elman.client.sync.sender import Sender
-from elman.client.sync.session import Session
+from elman.client.sync.sender import Sender, Turns
+from elman.client.sync.session import Session, read_steps
 from elman.client.sync.websocket import WebSocket
-from elman.client.wire import SequenceLike
+
+
+# No method: a generator that refers to its owner is collected late, together with all that it reads from.
+def _read_tokens(sender: Sender, call: Call[None], events: GenerationEvents) -> Generator[Token, None, None]:
+    with contextlib.closing(sender.lines(call)) as lines:
+        for line in lines:
+            token = events.read(line)
+            if token is not None:
+                yield token
+    events.end()
 
 
 class Tokens:
     """The tokens of a generation, as they are generated. They can be iterated once.
 
-    After the last token, `generation` has the complete result. To stop earlier, leave a `with` block or call
-    `close`; the server then stops too. The iteration raises what `Model.generate` raises, and `Disconnected` if
-    the connection breaks, since a generation is never started twice.
+    After the last token, `generation` has the complete result. To stop earlier, leave the loop, or a `with`
+    block, or call `close`; the server then stops too.
+
+    The iteration raises what `Model.generate` raises, and `Disconnected` if the connection breaks, since a
+    generation is never started twice.
 
     >>> with client.model("names-lstm-generator").generate("Mc", seed=7, stream=True) as tokens:
     ...     text = "".join([token.text for token in tokens])
@@ -33,23 +45,13 @@ class Tokens:
     """
 
     def __init__(self, sender: Sender, call: Call[None]) -> None:
-        self._sender = sender
-        self._call = call
         self._events = GenerationEvents()
-        self._tokens = self._read()
+        self._tokens = _read_tokens(sender, call, self._events)
 
     @property
     def generation(self) -> Generation | None:
         """The complete result; None until the last token has come."""
         return self._events.generation
-
-    def _read(self) -> Generator[Token, None, None]:
-        with contextlib.closing(self._sender.lines(self._call)) as lines:
-            for line in lines:
-                token = self._events.read(line)
-                if token is not None:
-                    yield token
-        self._events.end()
 
     def __iter__(self) -> Self:
         return self
@@ -89,6 +91,7 @@ class Stream:
         self._protocol = protocol
         self._websocket = WebSocket(sender, protocol)
         self._keep = keep
+        self._turns = Turns()
 
     def __enter__(self) -> Self:
         self._sender.retry(self._protocol.call(None), self._websocket.connect)
@@ -112,20 +115,25 @@ class Stream:
         """Steps done, as far as this client knows. Raises RuntimeError before the stream was entered."""
         return self._protocol.known.step_count
 
-    def send(self, x: SequenceLike, *, timeout: Timeout | float | None = None) -> StepResult:
-        """Run the next steps, exactly once. After `NoAnswer` call it again with the same steps.
+    def send(self, x: SequenceLike | list[Any], *, timeout: Timeout | float | None = None) -> StepResult:
+        """Run the next steps, exactly once. Several calls run in the order in which they were made.
+
+        After `NoAnswer` call it again with the same steps.
 
         Args:
-            x: the next steps: float `(time, features)`, integer `(time,)` of token ids, `(time,)` of a signal, or text.
+            x: the next steps, as `Session.step` takes them.
             timeout: seconds for the whole call, or a `Timeout`; None for the client's own.
 
         Raises:
             RequestError, StepConflict, StepReused, ModelChanged, UnknownSession: as `Session.step` does.
         """
-        call = self._protocol.call(timeout)
-        return self._sender.retry(call, partial(self._exchange, x, call))
+        deadline = self._sender.deadline(timeout)
+        with self._turns.turn(deadline):
+            steps = read_steps(self._sender, self._protocol.model, x)
+            call = self._protocol.call(timeout)
+            return self._sender.retry(call, partial(self._exchange, steps, call), deadline)
 
-    def _exchange(self, x: SequenceLike, call: Call[None], deadline: Deadline) -> StepResult:
+    def _exchange(self, x: Read, call: Call[None], deadline: Deadline) -> StepResult:
         self._websocket.connect(deadline)
         message = self._websocket.exchange(self._protocol.request(x), call, deadline)
         return self._protocol.read_result(message)

@@ -1,0 +1,188 @@
+"""What callers have, as sequences: arrays of any library, data frames, lists of numbers, text.
+
+No library but NumPy is imported: the others are known by the methods with which they give their numbers.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elman.client.errors import RequestError
+
+
+class SupportsArray(Protocol):
+    """Whatever NumPy can make an array of: tensors, series, data frames, arrays of Arrow."""
+
+    def __array__(self, *args: Any, **kwargs: Any) -> NDArray[Any]: ...
+
+
+SequenceLike = NDArray[Any] | str | SupportsArray | Mapping[str, NDArray[Any] | SupportsArray | str | list[Any]]
+"""One sequence: an array `(time, features)`, `(time,)` of token ids or of a signal, or text.
+
+An array may be one of NumPy, a tensor, a series, or one of Arrow; or a data frame of pandas or polars or a table of
+Arrow, whose columns are matched by name with the model's features. For a model with several sequence inputs it is a
+mapping from the name of each to its values.
+"""
+
+_S = TypeVar("_S", bound=SequenceLike)
+SequenceList = list[_S] | tuple[_S, ...] | Iterator[_S]
+"""Many sequences, of any lengths."""
+
+Read = NDArray[Any] | str | Mapping[str, NDArray[Any] | str]
+"""A sequence that was read: an array of NumPy, text, or a mapping of those."""
+
+_METHODS = ("__array__", "to_numpy", "__arrow_array__", "__arrow_c_array__", "__dlpack__")
+
+
+def needs_card(x: object) -> bool:
+    """Whether only the model's card tells what it means: names of columns, or how many axes a nested list has."""
+    return is_table(x) or (isinstance(x, list | tuple) and (any(map(is_table, x)) or _num_axes(x) == 2))
+
+
+def read_input(x: object, card: Mapping[str, Any] | None = None, where: str = "x") -> Read | list[Read]:
+    """One sequence, or a list of them.
+
+    Args:
+        x: what the caller gave.
+        card: the `input` of the model's card, if `needs_card`.
+        where: its name in errors.
+
+    Raises:
+        TypeError: it is none of that.
+        ValueError: the columns of a data frame do not fit the model.
+        RequestError: the steps have different numbers of features.
+    """
+    if isinstance(x, str | Mapping | np.ndarray) or is_table(x) or _holds_values(x):
+        return read_one(x, card, where)
+    if not isinstance(x, Iterable):
+        raise TypeError(f"{where} must be a sequence or a list of them; got {type(x).__name__}")
+    items = x if isinstance(x, list | tuple) else list(x)
+    if _num_axes(items) == 1 or (_num_axes(items) == 2 and (card or {}).get("kind") == "features"):
+        return read_one(items, card, where)
+    return [read_one(one, card, f"{where}[{index}]") for index, one in enumerate(items)]
+
+
+def read_one(x: object, card: Mapping[str, Any] | None = None, where: str = "x") -> Read:
+    """One sequence. Raises as `read_input` does."""
+    if isinstance(x, str):
+        return x
+    if isinstance(x, Mapping):
+        return {
+            name: one if isinstance(one, str) else read_values(one, f"{where}[{name!r}]") for name, one in x.items()
+        }
+    if is_table(x):
+        x = by_name(x, (card or {}).get("names"), where)
+    array = read_values(x, where)
+    if array.ndim not in (1, 2):
+        raise TypeError(
+            f"{where} must have the shape (time, features) or (time,), got {array.shape}; pass a batch as list(x)"
+        )
+    return array
+
+
+def is_table(x: object) -> bool:
+    """Whether it has columns with names."""
+    return (hasattr(x, "columns") and hasattr(x, "to_numpy")) or hasattr(x, "column_names")
+
+
+def is_many(x: object) -> bool:
+    """Whether it is a list of series, each an array, a data frame or a mapping, and not one series as nested lists."""
+    return isinstance(x, list | tuple) and any(
+        is_table(one) or _holds_values(one) or isinstance(one, Mapping) for one in x
+    )
+
+
+def by_name(x: Any, names: Sequence[str] | None, where: str, many: bool = False) -> Any:
+    """The columns of a data frame in the order of `names`; anything else as an array.
+
+    many: True if `x` is a list of those, for a list of arrays.
+
+    Raises ValueError if a name is not a column, or if the columns have no names to be matched with.
+    """
+    if many:
+        return [by_name(one, names, f"{where}[{index}]") for index, one in enumerate(x)]
+    if not is_table(x):
+        return read_values(x, where)
+    columns = [str(name) for name in (x.column_names if hasattr(x, "column_names") else x.columns)]
+    if names is None:
+        if len(columns) == 1:
+            return _columns(x, [0], where)
+        raise ValueError(
+            f"{where} is a data frame with the columns {columns}, and the model does not name its features; pass "
+            f"{where}.to_numpy() with the columns in the order of the model's features"
+        )
+    missing = [name for name in names if name not in columns]
+    if missing or len(set(columns)) < len(columns):
+        reason = f"has no column {missing[0]!r}" if missing else "names a column twice"
+        raise ValueError(f"{where} {reason}; it has {columns}, the model reads {list(names)}")
+    return _columns(x, [columns.index(name) for name in names], where)
+
+
+def _columns(table: Any, order: list[int], where: str) -> NDArray[Any]:
+    """The columns with these numbers. Only they are read: others may be text."""
+    if hasattr(table, "column_names"):
+        parts = [table.column(number) for number in order]
+    elif hasattr(table, "iloc"):
+        parts = [table.iloc[:, number] for number in order]
+    else:
+        parts = [table[table.columns[number]] for number in order]
+    return np.stack([read_values(part, where) for part in parts], axis=1)
+
+
+def read_values(x: Any, where: str) -> NDArray[Any]:
+    """An array of floats, integers or booleans. Raises TypeError, and RequestError for lists of different lengths."""
+    if hasattr(x, "detach"):  # a tensor of torch: on a device, with gradients, perhaps of a type that NumPy lacks
+        x = x.detach().cpu()
+        x = x.float() if str(x.dtype) == "torch.bfloat16" else x
+    try:
+        array = _converted(x)
+        if array.dtype.kind == "O" and not any(isinstance(one, str) for one in array.flat):
+            array = array.astype(np.float64)  # None is a missing value: NaN
+    except (TypeError, ValueError) as error:
+        if "inhomogeneous" in str(error):
+            raise RequestError(
+                "the steps do not all have the same number of features", code="ragged_features", where=where
+            ) from None
+        raise TypeError(f"{where} holds no numbers: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{where} holds no numbers, but values of the type {array.dtype}; pass texts as a list")
+    return array
+
+
+def _converted(x: Any) -> NDArray[Any]:
+    if isinstance(x, np.ndarray) or hasattr(x, "__array__") or isinstance(x, list | tuple | int | float):
+        return np.asanyarray(x)
+    if hasattr(x, "to_numpy"):
+        return np.asanyarray(x.to_numpy())
+    if hasattr(x, "__arrow_array__") or hasattr(x, "__arrow_c_array__"):
+        import pyarrow  # whoever has such an array nearly always has it
+
+        return np.asanyarray(pyarrow.array(x).to_numpy(zero_copy_only=False))
+    if hasattr(x, "__dlpack__"):
+        return np.from_dlpack(x)
+    raise TypeError(f"{type(x).__name__} is neither an array nor a list")
+
+
+def _holds_values(x: object) -> bool:
+    """Whether it is an array of some library, and no single number of it."""
+    if isinstance(x, str | Mapping | list | tuple | np.generic):
+        return False
+    return any(hasattr(x, name) for name in _METHODS) and getattr(x, "ndim", 1) != 0
+
+
+def _num_axes(x: object) -> int:
+    """The axes of a list of numbers: 1 for a flat one, 2 for a list of flat ones; 0 for anything else."""
+    if not isinstance(x, list | tuple) or not x:
+        return 0
+    if all(one is None or _is_number(one) for one in x):
+        return 1
+    if not all(isinstance(one, list | tuple) for one in x):
+        return 0
+    below = _num_axes(next(filter(None, x), None))
+    return 1 + below if below else 0
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, int | float | np.number) or (getattr(x, "ndim", None) == 0 and hasattr(x, "__float__"))

@@ -1,0 +1,188 @@
+"""Many calls at once: they are sent in their order, a session runs them one by one, and nothing is mixed up."""
+
+import asyncio
+import gc
+import pickle
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from elman.client import AsyncClient, Client, PoolTimeout, TimedOut, Timeout
+from elman.client.aio import sender
+from tests.running import ROOT, RunningServer
+
+pytestmark = pytest.mark.slow
+
+ROWS = np.random.default_rng(0).standard_normal((40, 12)).astype(np.float32)
+
+
+class Held(httpx.AsyncBaseTransport):
+    """A transport that answers nothing until it is let go, and notes what was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.open = asyncio.Event()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request.url.path)
+        await self.open.wait()
+        return httpx.Response(200, json={"examples": []})
+
+
+def test_calls_wait_in_their_order_and_until_their_own_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "_MAX_CALLS", 2)
+
+    async def run() -> None:
+        held = Held()
+        async with AsyncClient("http://localhost", transport=held) as client:
+            calls = [asyncio.create_task(client.model(f"m{number}").examples()) for number in range(20)]
+            while len(held.asked) < 2:
+                await asyncio.sleep(0)
+            hurried = client.model("hurried").predict("x", timeout=0.05)
+            with pytest.raises(PoolTimeout, match="not sent") as raised:
+                await hurried
+            assert isinstance(raised.value, TimeoutError) and len(held.asked) == 2
+            held.open.set()
+            await asyncio.gather(*calls)
+        assert held.asked == [f"/v1/models/m{number}/examples" for number in range(20)]
+
+    asyncio.run(run())
+
+
+def test_hundreds_of_calls_at_once_are_all_answered(server: RunningServer) -> None:
+    async def run() -> list[Any]:
+        async with AsyncClient(server.url) as client:
+            model = client.model("vowels-gru")
+            return await asyncio.gather(*[model.predict(ROWS[: 1 + number % 40]) for number in range(300)])
+
+    assert [one.length for one in asyncio.run(run())] == [1 + number % 40 for number in range(300)]
+
+
+def test_the_steps_of_a_session_run_in_the_order_of_their_calls(server: RunningServer) -> None:
+    async def run() -> None:
+        async with AsyncClient(server.url) as client:
+            model = client.model("vowels-gru")
+            whole = await model.predict(ROWS, returns="steps")
+            async with model.session() as session:
+                calls = [session.step(row[None]) for row in ROWS[:20]]
+                results = await asyncio.gather(*calls, session.refresh())
+                assert results[-1].step == session.step_count == 20
+                assert all((one.output == right).all() for one, right in zip(results, whole.outputs[:20], strict=False))
+            async with model.stream() as stream:
+                results = await asyncio.gather(*[stream.send(row[None]) for row in ROWS])
+                assert all((one.output == right).all() for one, right in zip(results, whole.outputs, strict=True))
+
+    asyncio.run(run())
+
+
+def test_threads_may_share_a_session(server: RunningServer) -> None:
+    with Client(server.url) as client, client.model("vowels-gru").session() as session:
+        with ThreadPoolExecutor(8) as pool:
+            results = list(pool.map(lambda row: session.step(row[None]), ROWS))
+        assert sorted(one.step for one in results) == list(range(1, 41))
+
+
+def test_a_call_waits_for_those_before_it_until_its_timeout(server: RunningServer) -> None:
+    with Client(server.url) as client, client.model("vowels-gru").session() as session:
+        with session._turns.turn(session._sender.deadline(None)):
+            with pytest.raises(TimedOut, match="not sent"):
+                session.step(ROWS[:1], timeout=0.05)
+            with pytest.raises(TimedOut, match="not sent"):
+                session.step(ROWS[:1], timeout=Timeout(0.05))
+        assert session.step(ROWS[:1]).step == 1
+
+
+def test_streams_of_tokens_that_are_left_end_without_a_word(server: RunningServer) -> None:
+    complaints: list[Any] = []
+
+    async def run() -> str:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        async with AsyncClient(server.url) as client:
+            model = client.model("names-lstm-generator")
+            for _ in range(110):
+                async for _ in model.generate("Mc", max_steps=100, stream=True):
+                    break
+            for _ in range(200):  # what is left is closed by tasks of the loop
+                await asyncio.sleep(0)
+            return (await model.generate("Mc", seed=1, timeout=30)).text
+
+    assert asyncio.run(run())
+    assert complaints == []
+    server.wait_for("elman_pending_sequences", 0.0)
+
+
+def test_a_client_works_in_one_event_loop_after_another(server: RunningServer) -> None:
+    client = AsyncClient(server.url)
+
+    async def run(close: bool) -> str | None:
+        label = (await client.model("vowels-gru").predict(ROWS)).label
+        if close:
+            await client.close()
+        return label
+
+    first = asyncio.run(run(False))
+    assert first and asyncio.run(run(True)) == first
+    with warnings.catch_warnings():  # nothing can close the connections of the first loop, since it has ended
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+def test_clients_and_models_are_pickled_with_their_settings(server: RunningServer) -> None:
+    with Client(server.url, timeout=7.0) as client:
+        model = pickle.loads(pickle.dumps(client.model("vowels-gru")))
+        assert model.predict(ROWS).label == client.model("vowels-gru").predict(ROWS).label
+        model._sender.close()
+        again = pickle.loads(pickle.dumps(client))
+        assert (again.url, again._sender.timeout) == (client.url, Timeout(7.0))
+        again.close()
+    remade = pickle.loads(pickle.dumps(AsyncClient(server.url, api_key="k")))
+    assert remade._sender.headers["authorization"] == "Bearer k"
+    with pytest.raises(TypeError, match="transport cannot be pickled"):
+        pickle.dumps(Client(server.url, transport=httpx.HTTPTransport()))
+
+
+FORKED = """
+import os, sys
+import numpy as np
+from elman import Client
+
+client = Client(sys.argv[1])
+model = client.model("vowels-gru")
+data = np.random.default_rng(0).standard_normal((4, 30, 3, 12)).astype(np.float32)
+right = [[model.predict(rows, decode=False).output for rows in part] for part in data]
+children = []
+for part, expected in zip(data, right):
+    child = os.fork()
+    if not child:
+        same = all((model.predict(rows, decode=False).output == one).all() for rows, one in zip(part, expected))
+        os._exit(0 if same else 3)
+    children.append(child)
+print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+"""
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="there are no forks here")
+def test_forked_processes_do_not_get_the_answers_of_each_other(server: RunningServer) -> None:
+    command = [sys.executable, "-c", FORKED, server.url]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ran.stdout.strip() == "[0, 0, 0, 0]", ran.stderr
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_the_address_and_the_key_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, kind: Callable[..., Client | AsyncClient]
+) -> None:
+    for name in ("ELMAN_URL", "ELMAN_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert kind().url == "http://localhost:8000" and "authorization" not in kind()._sender.headers
+    monkeypatch.setenv("ELMAN_URL", "http://elsewhere:1/below/")
+    monkeypatch.setenv("ELMAN_API_KEY", "secret")
+    assert kind().url == "http://elsewhere:1/below" and kind()._sender.headers["authorization"] == "Bearer secret"
+    assert kind("http://here:2", api_key="own")._sender.headers["authorization"] == "Bearer own"

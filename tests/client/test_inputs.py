@@ -1,0 +1,146 @@
+"""Arrays of other libraries, data frames, lists and generators are what the array of NumPy is, or are refused."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas
+import pyarrow
+import pytest
+import torch
+
+from elman.client import Client, RequestError
+from tests.running import RunningServer
+
+# torch and pandas are installed for all tests, not for the quick ones.
+pytestmark = pytest.mark.torch
+
+ROWS = np.random.default_rng(0).standard_normal((7, 12)).astype(np.float32)
+NAMES = [f"cepstrum {number}" for number in range(1, 13)]
+REVERSED = pandas.DataFrame(ROWS, columns=NAMES)[NAMES[::-1]].assign(note="x")
+
+
+class Own:
+    """Has the method that NumPy asks for."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return ROWS
+
+
+class Lent:
+    """Lends its memory by DLPack alone."""
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return torch.from_numpy(ROWS.copy()).__dlpack__()
+
+    def __dlpack_device__(self) -> Any:
+        return torch.from_numpy(ROWS).__dlpack_device__()
+
+
+ONE: dict[str, Any] = {
+    "a tensor": torch.from_numpy(ROWS),
+    "a tensor with gradients": torch.from_numpy(ROWS).requires_grad_(),
+    "an object with __array__": Own(),
+    "an object with __dlpack__": Lent(),
+    "a nested list": ROWS.tolist(),
+    "a nested tuple": tuple(map(tuple, ROWS.tolist())),
+    "a data frame with other columns": REVERSED,
+    "a table of Arrow": pyarrow.Table.from_pandas(REVERSED),
+    "columns that are nullable": REVERSED[NAMES].astype("Float32"),
+    "columns first in memory": np.asfortranarray(ROWS),
+    "doubles": ROWS.astype(np.float64),
+}
+
+
+@pytest.fixture(scope="module")
+def right(server: RunningServer) -> np.ndarray:
+    with Client(server.url) as client:
+        return client.model("vowels-gru").predict(ROWS).output
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_one_sequence_of_any_kind_is_that_of_its_numbers(elman: Client, right: np.ndarray, name: str) -> None:
+    model = elman.model("vowels-gru")
+    for _ in range(2):  # as JSON, and then as bytes
+        assert model.predict(ONE[name], decode=False).output.tolist() == right.tolist()
+        (found,) = model.predict([ONE[name]], decode=False)
+        assert found.output.tolist() == right.tolist()
+    with model.session() as session:
+        assert session.step(ONE[name]).output.tolist() == right.tolist()
+    with model.stream() as stream:
+        assert stream.send(ONE[name]).output.tolist() == right.tolist()
+
+
+MANY: dict[str, Callable[[], Any]] = {
+    "a generator": lambda: (ROWS[:length] for length in (3, 7)),
+    "an iterator": lambda: iter([ROWS[:3], torch.from_numpy(ROWS)]),
+    "a list of nested lists": lambda: [ROWS[:3].tolist(), ROWS.tolist()],
+    "a list of several kinds": lambda: [REVERSED[:3], ROWS.tolist()],
+    "a batch as a list": lambda: [ROWS[:3], ROWS],
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_many_sequences_of_any_kind(elman: Client, right: np.ndarray, name: str) -> None:
+    first, second = elman.model("vowels-gru").predict(MANY[name]())
+    assert (first.length, second.length) == (3, 7)
+    np.testing.assert_allclose(second.output, right, atol=1e-6)
+
+
+def test_a_flat_list_of_token_ids_is_one_sequence_and_a_list_of_those_many(elman: Client) -> None:
+    model = elman.model("names-gru")
+    right = model.predict(np.array([3, 4, 5])).label
+    assert model.predict([3, 4, 5]).label == right == model.predict(torch.tensor([3, 4, 5])).label
+    assert model.predict(pandas.Series([3, 4, 5])).label == right
+    assert [one.label for one in model.predict([[3, 4, 5], [6]])] == [right, model.predict(np.array([6])).label]
+    assert [one.label for one in model.predict(text for text in ("Rossi", "Lindqvist"))] == ["Italian", "Swedish"]
+    # Once integers were accepted, floats were sent as bytes, and their bits were taken for integers.
+    with pytest.raises(RequestError, match="expected integer"):
+        model.predict(np.array([3.0, 4.0, 5.0]))
+
+
+REFUSED: list[tuple[Any, type[Exception], str]] = [
+    (np.stack([ROWS, ROWS]), TypeError, r"pass a batch as list\(x\)"),
+    (torch.zeros(2, 7, 12), TypeError, r"pass a batch as list\(x\)"),
+    (pandas.Series(["a", "b"]), TypeError, "x holds no numbers, .*; pass texts as a list"),
+    (np.array(["a", "b"]), TypeError, "pass texts as a list"),
+    (REVERSED.rename(columns={"cepstrum 3": "third"}), ValueError, "x has no column 'cepstrum 3'"),
+    ([ROWS, REVERSED[NAMES[:5]]], ValueError, r"x\[1\] has no column 'cepstrum 6'"),
+    ([ROWS, [[1.0, 2.0], [3.0]]], RequestError, "same number of features"),
+    (7, TypeError, "x must be a sequence or a list of them; got int"),
+    ([ROWS, object()], TypeError, r"x\[1\] holds no numbers: object is neither an array nor a list"),
+    (np.ma.masked_array(ROWS, mask=ROWS > 1), RequestError, "a value is missing"),
+    ([[None] * 12], RequestError, "a value is missing"),
+]
+
+
+@pytest.mark.parametrize(("x", "kind", "words"), REFUSED)
+def test_what_is_no_sequence_is_refused_with_its_place(
+    elman: Client, x: Any, kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        elman.model("vowels-gru").predict(x)
+
+
+def test_quantiles_need_samples(elman: Client) -> None:
+    with pytest.raises(RequestError, match="quantiles are those of sampled paths") as raised:
+        elman.model("sunspots-gru").forecast(np.arange(30.0), 2, quantiles=[0.3])
+    assert raised.value.where == "samples"
+    found = elman.model("sunspots-gru").forecast([torch.arange(30.0), torch.arange(20.0)], 2)
+    assert [one.horizon for one in found] == [2, 2]
+
+
+def test_a_forecast_is_a_data_frame_and_a_result_has_its_probabilities(elman: Client) -> None:
+    forecast = elman.model("sunspots-gru").forecast(np.arange(30.0), 3, samples=5, quantiles=[0.1, 0.9], seed=1)
+    frame = forecast.to_frame()
+    assert frame.columns.tolist() == ["point", "mean", "q0.1", "q0.9"] and frame.index.tolist() == [1, 2, 3]
+    assert (
+        frame["q0.9"].tolist() == forecast.quantiles[0.9].tolist()
+        and frame["point"].tolist() == forecast.point.tolist()
+    )
+    ahead = [[0.0, 4.0, 1.0]]
+    several = elman.model("electricity-gru").forecast(np.full((9, 5), 4.0), 2, future=ahead * 2).to_frame()
+    assert several.columns.tolist() == ["point_0", "point_1"]
+    result = elman.model("names-gru").predict("Lindqvist", top=2)
+    assert next(iter(result.probabilities.items())) == (result.label, result.probability)
+    assert len(result.probabilities) == 2
