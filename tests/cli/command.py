@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import pty
+import select
 import subprocess
 import sys
 import tempfile
@@ -89,3 +91,28 @@ def _streams(given: str) -> Iterator[list[str]]:
         for file in files[1:]:
             file.seek(0)
             said.append(file.read().decode())
+
+
+def elman_on_terminal(*arguments: object, cwd: Path, columns: int = 80, **settings: object) -> tuple[int, str]:
+    """Run the command on a terminal of its own. Returns its exit code, and what the terminal shows of both streams."""
+    ours, theirs = pty.openpty()
+    environment = {**elman_environment(**settings), "COLUMNS": str(columns), "TERM": "xterm"}
+    shown = bytearray()
+    with subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], env=environment, cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        try:
+            while select.select([ours], [], [], 60)[0] and (piece := _read(ours)):
+                shown += piece
+            return process.wait(60), shown.decode().replace("\r\n", "\n")
+        finally:
+            process.kill()
+            os.close(ours)
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:  # whoever wrote has ended
+        return b""

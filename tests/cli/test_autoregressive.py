@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.command import elman
@@ -42,6 +44,29 @@ def test_a_forecast_is_the_servers_own(tmp_path: Path, server: RunningServer) ->
     assert len(rows) == 12 and list(rows[0]) == ["id", "step", "point", "mean", "q0.1", "q0.9", "error"]
     assert [float(row["q0.9"]) for row in rows[:6]] == whole["quantiles"]["0.9"]
     assert [int(row["step"]) for row in rows[:6]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_many_series_share_a_request_and_one_that_is_wrong_harms_no_other(
+    tmp_path: Path, server: RunningServer
+) -> None:
+    series = [HISTORY[at:] for at in range(12)]
+    lines = [json.dumps({"id": f"s{at}", "sequence": one}) for at, one in enumerate(series)]
+    lines[5] = json.dumps({"id": "s5", "sequence": []})
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    asked = ("forecast", "sunspots-gru", "in.jsonl", "-n", "3", "--on-error", "skip", "--url", server.url)
+    for output in ("out.csv", "out.parquet", "out.arrow"):
+        done = elman(*asked, "-o", output, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    assert [row["id"] for row in rows if row["error"]] == ["s5"]
+    for at in (0, 4, 6, 11):
+        whole = server.client.post("/v1/models/sunspots-gru/forecast", json={"series": series[at], "horizon": 3}).json()
+        assert [float(row["point"]) for row in rows if row["id"] == f"s{at}"] == whole["point"]
+    tables = pq.read_table(tmp_path / "out.parquet"), pa.ipc.open_file(tmp_path / "out.arrow").read_all()
+    for table in tables:
+        assert str(table.schema.field("step").type) == "int32" and str(table.schema.field("point").type) == "double"
+        found = [{k: "" if v is None else str(v) for k, v in row.items()} for row in table.to_pylist()]
+        assert found == rows
 
 
 def test_people_are_shown_a_table(tmp_path: Path, server: RunningServer) -> None:
@@ -92,8 +117,9 @@ def test_what_is_known_ahead_comes_from_a_file_of_its_own(tmp_path: Path, server
 def test_what_cannot_forecast_says_why(tmp_path: Path, server: RunningServer) -> None:
     for arguments, code, words in (
         (("vowels-gru", "in.jsonl"), 1, "cannot forecast"),
-        (("sunspots-gru", "in.jsonl", "--quantiles", "2"), 2, "between 0 and 1"),
-        (("sunspots-gru", "in.jsonl", "-o", "out.parquet"), 2, ".jsonl or .csv"),
+        (("sunspots-gru", "in.jsonl", "--samples", "5", "--quantiles", "2"), 2, "between 0 and 1"),
+        (("sunspots-gru", "in.jsonl", "--quantiles", "0.2"), 2, "add --samples"),
+        (("sunspots-gru", "in.jsonl", "-o", "out.xlsx"), 2, ".csv, .parquet or .arrow"),
         (("sunspots-gru", "in.jsonl", "--future", "x.csv"), 2, "leave out --future"),
     ):
         row = [[0.0] * 12] if arguments[0] == "vowels-gru" else [0.0, 1.0]

@@ -15,7 +15,10 @@ from elman.cli import app
 from tests.cli.command import elman, elman_process
 from tests.running import ROOT, STORE, environment
 
-COMMANDS = ("serve", "demo", "models", "check", "predict", "forecast", "generate", "bench", "export", "keys")
+COMMANDS = (
+    "serve", "demo", "models", "show", "check", "predict", "forecast", "generate", "sessions", "ps", "bench", "export",
+    "keys",
+)  # fmt: skip
 
 
 def test_help_lists_every_command(tmp_path: Path) -> None:
@@ -127,5 +130,5 @@ def test_models_lists_a_repository(tmp_path: Path) -> None:
     assert {one["name"] for one in listed["models"]} == {"vowels-rnn", "names-lstm"}
     assert [one["name"] for one in listed["refused"]] == ["mine"]
     assert elman("models", "nowhere", cwd=tmp_path).returncode == 2
-    bare = elman("models", cwd=tmp_path)
-    assert bare.returncode == 2 and "elman models my-models" in bare.stderr
+    bare = elman("models", cwd=tmp_path, url="http://127.0.0.1:9")
+    assert bare.returncode == 3 and "elman models my-models" in bare.stderr

@@ -46,6 +46,15 @@ class Load(nn.Module):
         return self.head(y[torch.arange(x.shape[0]), lengths - 1])
 
 
+class Letters(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.letters, self.rnn, self.head = nn.Embedding(4, 5), nn.GRU(5, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(self.letters(x))[0])
+
+
 class Moody(nn.Module):
     def forward(self, x):
         raise RuntimeError("it is in no mood")
@@ -89,6 +98,17 @@ def test_further_arguments_are_given_by_name(folder: Path) -> None:
     checked = json.loads(elman("check", "load.onnx", "--json", cwd=folder).stdout)
     roles = {one["name"]: one["role"] for one in checked["inputs"]}
     assert roles == {"input": "sequence", "lengths": "lengths", "profile": "static", "station": "static"}
+
+
+@pytest.mark.parametrize(("form", "ids"), [("NFC", [3]), ("none", [2, 1])])
+def test_the_form_of_texts_is_said(folder: Path, form: str, ids: list[int]) -> None:
+    """`e` and an accent are the last token in NFC, and two tokens as they stand."""
+    asked = ("export", "net.py:Letters", "letters.onnx", "--example-shape", "1,8", "--tokens", 4)
+    done = elman(*asked, "--vocabulary", "a\u0301e\u00e9", "--normalisation", form, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    text, read = (elman("predict", "letters.onnx", cwd=folder, given=given) for given in ('"e\u0301"\n', f"{ids}\n"))
+    assert text.returncode == read.returncode == 0, text.stderr + read.stderr
+    assert json.loads(text.stdout)["output"] == json.loads(read.stdout)["output"]
 
 
 def test_the_import_path_is_given_back_last(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Every kind of file gives the same sequences, and an output cut anywhere is gone on with to the same bytes."""
 
 import csv
+import gzip
 import json
 from io import BufferedReader, BytesIO
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from elman.cli.jobs.checkpoint import checkpoint_of, open_checkpoint
 from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.formats import open_sink, open_source
 from elman.cli.jobs.files.items import PLAIN_TABLE, InputItem, ModelIO, Outcome, TableOptions
@@ -158,6 +160,17 @@ def test_what_is_wrong_with_a_line_is_told_by_its_number() -> None:
     assert faults(TextSource(BytesIO(b"good\n\xe4\n"), None)) == {"line 2": "it is not UTF-8 at byte 1"}
 
 
+def test_lines_are_read_without_the_mark_at_their_start_and_from_utf_16() -> None:
+    line, texts = b'{"id": 1, "sequence": "\xc3\xa9"}\n', ["Lindqvist", "Zoë", ""]
+    (marked,) = JSONSource(BytesIO(b"\xef\xbb\xbf" + line), None, TEXT)
+    assert (marked.id, marked.content, marked.error) == (1, b'"\xc3\xa9"', None)
+    for encoding in ("utf-8-sig", "utf-16"):
+        stream = BytesIO("\r\n".join(texts).encode(encoding))
+        assert [orjson.loads(one.content) for one in TextSource(stream, None)] == texts[:2]
+    with pytest.raises(UnusableFile, match="it is not utf-16"):
+        list(TextSource(BytesIO("Zoë".encode("utf-16")[:-1]), None))
+
+
 def test_what_is_wrong_with_an_array_is_told(tmp_path: Path) -> None:
     bad = SEQUENCES[0].copy()
     bad[3, 1] = np.inf
@@ -174,6 +187,11 @@ def test_what_is_wrong_with_an_array_is_told(tmp_path: Path) -> None:
     assert [item.error for item in items] == [None, "it is null", None, None]
 
 
+LENGTHS: dict[str, Any] = {
+    "negative.npz": [-2, 5],
+    "fractions.npz": [1.5, 1.5],
+    "table.npz": [[1, 2]],
+}
 BROKEN = {
     "empty.csv": b"",
     "columns.csv": b"id,a,b\nx,1,2\n",
@@ -181,6 +199,10 @@ BROKEN = {
     "cut.npy": None,
     "pickled.npy": None,
     "not.npz": b"PK but no more",
+    **dict.fromkeys([*LENGTHS, "damaged.npz"]),
+    "cut.jsonl.gz": gzip.compress(b"[[1, 2, 3]]\n" * 1000, mtime=0)[:-20],
+    "damaged.jsonl.gz": gzip.compress(RNG.bytes(9000), mtime=0)[:5000] + bytes(50),
+    "cut.csv.gz": gzip.compress(b"id,a,b,c\n" + b"x,1,2,3\n" * 1000, mtime=0)[:-20],
     "not.parquet": b"PAR1",
     "mixed.parquet": None,
     "unknown.xyz": b"",
@@ -198,6 +220,13 @@ def test_a_file_that_cannot_be_used_is_refused_by_name(tmp_path: Path, name: str
         path.write_bytes(path.read_bytes()[:-1])
     elif name == "pickled.npy":
         np.save(path, np.array([one.tolist() for one in SEQUENCES], object), allow_pickle=True)
+    elif name in LENGTHS:
+        np.savez(path, rows=np.zeros((3, 3), np.float32), lengths=LENGTHS[name])
+    elif name == "damaged.npz":
+        np.savez_compressed(path, rows=RNG.standard_normal((9000, 3)), lengths=[9000])
+        content = bytearray(path.read_bytes())
+        content[5000:6000] = bytes(1000)
+        path.write_bytes(content)
     elif name == "mixed.parquet":
         pq.write_table(pa.table({"a": [1], "b": [2], "c": ["x"]}), path)
     with pytest.raises(UnusableFile, match=name):
@@ -208,6 +237,19 @@ def test_a_file_that_cannot_be_used_is_refused_by_name(tmp_path: Path, name: str
 
 
 # Sinks
+
+
+def test_a_checkpoint_that_is_damaged_is_no_reason_to_fail_without_a_word(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    checkpoint_of(output).write_text("")  # the disk was full
+    with pytest.raises(UnusableFile, match="is unfinished"):
+        open_checkpoint(output, {"model": "a"}, False, False)
+    with pytest.raises(UnusableFile, match="no longer says"):
+        open_checkpoint(output, {"model": "a"}, True, False)
+    assert not open_checkpoint(output, {"model": "a"}, False, True)
+    assert open_checkpoint(output, {"model": "a"}, True, False)
+    assert [one.name for one in tmp_path.iterdir()] == ["out.jsonl.resume"]
+
 
 RESULT = {"length": 2, "output": [0.5, -1.25], "decoded": {"label": "a\nb", "probability": 0.75}}
 STEPS = {

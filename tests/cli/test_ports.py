@@ -116,12 +116,21 @@ def test_each_port_serves_its_own_routes(kind: str, request: pytest.FixtureReque
     assert answers("GET", "/livez", "nobody") == answers("GET", "/readyz", "nobody") == ("200", "200")
     assert answers("GET", "/metrics", "nobody") == ("unknown_route", "200")
     assert answers("GET", "/docs", "nobody") == ("200", "unknown_route")
-    assert answers("POST", LOAD, "root") == ("unknown_route", "unknown_model")
+    # Several workers take models from the folder alone.
+    loaded = "unknown_model" if kind == "one" else "not_by_request"
+    assert answers("POST", LOAD, "root") == ("unknown_route", loaded)
     assert answers("POST", LOAD, "plain") == ("unknown_route", "forbidden")
     assert answers("POST", LOAD, "nobody") == ("unknown_route", "unauthorized")
     assert "not served at this port" in public.post(LOAD, headers=bearer("root")).json()["detail"]
     # A head that is as before, on one connection.
     assert [admin.post(PREDICT, json=STEP, headers=bearer("plain")).status_code for _ in range(3)] == [404] * 3
+
+
+def test_one_of_several_workers_says_what_all_serve(several: TwoPorts) -> None:
+    said = several.server.log.read_text()
+    assert said.count(f"Elman running on {several.server.url} ") == said.count("Serving 1 model: vowels-gru") == 1
+    assert re.search(r"Keys: 1 of ELMAN_API_KEYS, those in \S+keys.json\n", said)
+    assert "plain" not in said and re.search(r"Sessions: in \S+, with LMDB", said)
 
 
 def test_the_client_predicts_and_streams_over_tls(one: TwoPorts) -> None:

@@ -1,5 +1,7 @@
 """`elman predict` on real files, with a real server and without one."""
 
+import asyncio
+import gc
 import http.server
 import json
 import os
@@ -17,6 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from elman.cli.jobs.targets import connect
 from models.tasks import names, vowels
 from tests.cli.command import COMMAND, elman, elman_environment
 from tests.running import STORE, RunningServer
@@ -40,6 +43,20 @@ def spoken() -> list[Any]:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_model_in_this_process_is_served_for_as_long_as_it_is_asked() -> None:
+    """What collects garbage ends a lifespan that nobody holds, and with it the workers that encode large answers."""
+
+    async def answered() -> int:
+        async with connect(f"{NAMES}/1", "") as target:
+            gc.collect()
+            await asyncio.sleep(0)
+            body = {"sequences": ["Elman" * 400] * 64, "return": "steps"}
+            answer = await target.client.post(f"{target.version_path}/predict", json=body)
+            return len(answer.raise_for_status().json()["results"])
+
+    assert asyncio.run(asyncio.wait_for(answered(), 60)) == 64
 
 
 def test_a_server_and_this_process_give_the_same_bytes(tmp_path: Path, server: RunningServer, texts: list[str]) -> None:
@@ -209,6 +226,41 @@ def test_what_cannot_be_is_told_in_a_line(
     assert (tmp_path / "there.jsonl").read_text() == "precious\n"
 
 
+@pytest.mark.parametrize("url", ["localhost:8000", "127.0.0.1", "ftp://localhost", "http://"])
+def test_an_address_that_is_none_is_told(tmp_path: Path, url: str) -> None:
+    done = elman("predict", "names-gru", "--url", url, cwd=tmp_path, given="x\n")
+    assert done.returncode == 2 and f"{url!r} is not the address of a server" in done.stderr
+    assert ("write http://" in done.stderr) is ("://" not in url)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_pipe_with_a_mark_at_its_start_is_read(tmp_path: Path, server: RunningServer, encoding: str) -> None:
+    (tmp_path / "pipe").write_text('{"sequence": "Rossi"}', encoding=encoding)
+    with (tmp_path / "pipe").open() as pipe:
+        done = subprocess.run(
+            [*COMMAND, "predict", "names-gru", "-", "--url", server.url],
+            stdin=pipe,
+            env=elman_environment(),
+            capture_output=True,
+            timeout=60,
+        )
+    assert json.loads(done.stdout)["decoded"]["label"] == "Italian", done.stderr
+
+
+@pytest.mark.parametrize("output", [(), ("-o", "full.jsonl", "--overwrite")])
+def test_a_full_disk_is_told_of_the_output(tmp_path: Path, server: RunningServer, output: tuple[str, ...]) -> None:
+    (tmp_path / "in.txt").write_text("Rossi\n")
+    (tmp_path / "full.jsonl").symlink_to("/dev/full")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*COMMAND, "predict", "names-gru", "in.txt", *output, "--url", server.url],
+            env=elman_environment(), stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=60,
+        )  # fmt: skip
+    place = "full.jsonl" if output else "standard output"
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"elman: {place} cannot be written: No space left on device")
+
+
 def test_no_server_is_told_and_exits_with_3(tmp_path: Path) -> None:
     done = elman("predict", "names-gru", cwd=tmp_path, given="x\n", url="http://127.0.0.1:9")
     assert done.returncode == 3 and "elman serve" in done.stderr
@@ -264,11 +316,11 @@ class Flaky(http.server.BaseHTTPRequestHandler):
 def flaky(behind: str, faults: list[str]) -> Iterator[str]:
     handler = type("Handler", (Flaky,), {"behind": behind, "faults": faults})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as one:
-        thread = threading.Thread(target=one.serve_forever)
+        thread = threading.Thread(target=one.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{one.server_port}"
         one.shutdown()
-        thread.join()
+        thread.join(60)
 
 
 def test_a_busy_or_broken_connection_is_tried_again(tmp_path: Path, server: RunningServer) -> None:

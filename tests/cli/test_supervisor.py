@@ -21,7 +21,7 @@ class Told(Supervisor):
 
     def _start(self) -> Worker:
         process: Any = SimpleNamespace(exitcode=None, pid=None, join=lambda seconds=None: None, close=lambda: None)
-        worker = Worker(process, SimpleNamespace(close=lambda: None), 0.0)  # type: ignore[arg-type]
+        worker = Worker(process, SimpleNamespace(close=lambda: None), 0.0, 0)  # type: ignore[arg-type]
         worker.end = lambda number=15: self.ended.append(worker)  # type: ignore[method-assign, misc, assignment]
         return worker
 

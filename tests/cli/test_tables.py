@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
+from elman.cli.jobs import ray_job
 from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.formats import open_source
 from elman.cli.jobs.files.items import ModelIO, TableOptions
@@ -79,6 +81,16 @@ def test_a_column_of_ids_that_is_misspelt_or_not_named_is_refused(tmp_path: Path
         rows_of(tmp_path / "in.parquet", table=TableOptions(column="y"))
 
 
+def test_a_row_without_an_id_is_refused(tmp_path: Path) -> None:
+    """It would be missing in the sequence that it belongs to."""
+    path = write(tmp_path, "id,value\nA,1\n,2\nA,3\n")
+    with pytest.raises(UnusableFile, match="row 3: its cell in 'id' is empty"):
+        rows_of(path)
+    pq.write_table(pa.table({"id": ["A", None, "A"], "value": A}), tmp_path / "in.parquet")
+    with pytest.raises(UnusableFile, match="row 1: its cell in 'id' is empty"):
+        rows_of(tmp_path / "in.parquet")
+
+
 @pytest.mark.parametrize(
     "time", [lambda i: f"{1700 + i}-01-01", lambda i: i - 5, lambda i: f"2024-01-01T{i:02}:30:00+02:00"]
 )
@@ -122,6 +134,22 @@ def test_a_blank_row_is_a_missing_value(tmp_path: Path) -> None:
     assert rows_of(write(tmp_path, "value\n1\n2\n3\n\n\n")) == {None: A}
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (gzip.compress(PANEL.encode(), mtime=0), "it is not text in UTF-8"),
+        (PANEL.encode("utf-16-le"), "UTF-16 with its mark at the start"),
+        (PANEL.encode("utf-32"), "it is not text in UTF-8"),
+        (b"\n" + PANEL.encode(), "the first row is blank"),
+    ],
+)
+def test_what_is_no_table_of_text_is_said(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "in.csv"
+    path.write_bytes(content)
+    with pytest.raises(UnusableFile, match=told):
+        rows_of(path)
+
+
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnusableFile, match="the file has a header and no rows"):
         rows_of(write(tmp_path, "id,value\n"))
@@ -144,9 +172,11 @@ def test_encodings_and_packed_files_are_read(tmp_path: Path) -> None:
     cut.write_bytes(cut.read_bytes()[:-1])
     with pytest.raises(UnusableFile, match="it is not utf-16"):
         rows_of(cut)
+    (tmp_path / "old.csv").write_bytes(PANEL.replace("\n", "\r").encode())
+    assert rows_of(tmp_path / "old.csv") == {"A": A, "B": B}
     zstd = pa.compress(PANEL.encode(), "zstd", asbytes=True)
     for suffix, packed in (
-        (".gz", gzip.compress(PANEL.encode())),
+        (".gz", gzip.compress(PANEL.encode(), mtime=0)),
         (".bz2", bz2.compress(PANEL.encode())),
         (".zst", zstd),
     ):
@@ -200,6 +230,7 @@ def test_a_decimal_comma_is_read_where_it_is_plain(tmp_path: Path, text: str) ->
     table = TableOptions("", "value" if "n" == text[0] else None)
     if text.startswith("value"):  # a comma in a row tells two cells
         assert "2 cells, the header has 1" in rows_of(write(tmp_path, text), table=table)[None]
+        assert rows_of(tmp_path / "in.csv", table=replace(table, decimal=",")) == {None: [1.5, 2.0, -3.25]}
     else:
         assert rows_of(write(tmp_path, text), table=table) == {None: [1.5, 2.0, -3.25]}
 
@@ -226,9 +257,10 @@ def test_a_fault_is_told_by_its_row_in_a_file_of_many_blocks(tmp_path: Path, mon
     assert found["s7"] == [float(i) for i in range(70, 80)] and len(found) == 20
 
 
-def test_rows_with_the_newest_first_are_not_taken_as_they_stand(tmp_path: Path) -> None:
-    path = write(tmp_path, "id,day,value\nA,2024-01-03,3\nA,2024-01-02,2\nA,2024-01-01,1\n")
-    with pytest.raises(UnusableFile, match="'day' have the newest first: --time-column 'day' sorts the rows"):
+@pytest.mark.parametrize("days", [(3, 2, 1), (1, 3, 2)])
+def test_rows_that_are_not_in_order_are_not_taken_as_they_stand(tmp_path: Path, days: tuple[int, ...]) -> None:
+    path = write(tmp_path, "id,day,value\n" + "".join(f"A,2024-01-0{day},{day}\n" for day in days))
+    with pytest.raises(UnusableFile, match="'day' are not in order: --time-column 'day' sorts the rows"):
         rows_of(path, table=TableOptions(column="value"))
     assert rows_of(path, table=TableOptions(column="value", time_column="day")) == {"A": A}
 
@@ -405,3 +437,16 @@ def test_a_future_is_matched_by_id_and_time(tmp_path: Path, server: RunningServe
     early = forecast(half_hours(0, 100, 2))
     assert "all its rows are at or before 2024-01-03T01:30:00, where the series ends" in early.stderr
     assert (late.returncode, early.returncode) == (1, 1)
+
+
+def test_some_row_groups_of_a_file_are_read_and_told_by_the_numbers_of_their_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, rows = tmp_path / "in.parquet", [[[float(index)]] for index in range(10)]
+    pq.write_table(pa.table({"sequence": rows}), path, row_group_size=3)
+    items = list(open_source(str(path), ONE, table=TableOptions(row_groups=(1, 3))))
+    assert [orjson.loads(item.content) for item in items] == rows[3:9]
+    assert [item.place for item in items] == [item.place for item in open_source(str(path), ONE)][3:9]
+    monkeypatch.setattr(ray_job, "_PART_ROWS", 6)
+    parts = list(ray_job.parts_of_input(path, ONE, TableOptions()))
+    assert [(part.row_groups, part.start, part.end) for part in parts] == [((0, 2), 0, 6), ((2, 4), 6, 10)]

@@ -7,14 +7,16 @@ from typing import Literal, ParamSpec, TypeVar
 
 from elman.cli.exits import CANNOT_START, refuse
 
-Extra = Literal["server", "grpc", "train", "tables"]
+Extra = Literal["server", "grpc", "redis", "train", "tables", "ray"]
 
 # The import names of what an extra in pyproject.toml installs, as far as the command line uses them.
 _MODULES: dict[Extra, tuple[str, ...]] = {
     "server": ("fastapi", "lmdb", "msgspec", "onnx", "onnxruntime", "orjson", "pydantic_settings", "rich", "uvicorn"),
     "grpc": ("grpc",),
+    "redis": ("redis", "hiredis"),
     "train": ("torch", "onnxscript", "onnx", "onnxruntime", "pydantic_settings"),
     "tables": ("pyarrow", "python_calamine"),
+    "ray": ("ray", "pyarrow", "pandas"),
 }
 
 P = ParamSpec("P")

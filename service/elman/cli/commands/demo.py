@@ -27,7 +27,8 @@ def demo(host: Host = "127.0.0.1", port: Port = 8000, allow_anyone: AllowAnyone 
     names-gru tells the language of a surname, names-lstm-generator writes surnames, vowels-gru tells who speaks,
     and sunspots-gru forecasts sunspots.
     """
-    from elman.cli.jobs.server import run_server, settings_from
+    from elman.cli.jobs.given_settings import settings_from
+    from elman.cli.jobs.server import run_server
 
     given = {"models": _MODELS, "workers": 1, "store": "memory", "poll": 0.0, "allow_anyone": allow_anyone}
     settings = settings_from(given)

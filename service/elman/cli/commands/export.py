@@ -15,6 +15,12 @@ class Reads(StrEnum):
     data, scaled, series = "data", "scaled", "series"
 
 
+class Normalisation(StrEnum):
+    """The form of the texts that a vocabulary was made of."""
+
+    NFC, none = "NFC", "none"
+
+
 def export(
     source: Annotated[
         str,
@@ -60,6 +66,12 @@ def export(
         str | None, typer.Option(help="A token for each id: @FILE, one per line; or a text of characters.")
     ] = None,
     unknown: Annotated[str | None, typer.Option(help="The token that stands for all others.")] = None,
+    normalisation: Annotated[
+        Normalisation | None,
+        typer.Option(
+            help="The Unicode form that texts are brought into. [default: NFC if it changes no token]",
+        ),
+    ] = None,
     feature_names: Annotated[str | None, typer.Option(help="Names of the input's features: a,b,c; or @FILE.")] = None,
     mean: Annotated[str | None, typer.Option(help="Output values are output * std + mean. Numbers: 1,2.")] = None,
     std: Annotated[str | None, typer.Option(help="As --mean.")] = None,
@@ -103,6 +115,7 @@ def export(
         labels=labels,
         vocabulary=vocabulary,
         unknown=unknown,
+        normalisation=None if normalisation is None else normalisation.value,
         feature_names=feature_names,
         reads=None if reads is None else reads.value,
         input_mean=input_mean,

@@ -31,6 +31,9 @@ from elman.cli.commands.options import (
     static_values,
 )
 
+# Most series in one request. Fewer are sent where the server allows no more.
+_SERIES = 64
+
 
 def forecast(
     model: Model,
@@ -48,7 +51,10 @@ def forecast(
     samples: Annotated[
         int, typer.Option(min=0, max=5000, help="Number of sampled paths, for the mean and the quantiles.")
     ] = 0,
-    quantiles: Annotated[str, typer.Option(help="Levels between 0 and 1, separated by commas.")] = "0.1,0.5,0.9",
+    quantiles: Annotated[
+        str | None,
+        typer.Option(help="With --samples: levels between 0 and 1, separated by commas.", show_default="0.1,0.5,0.9"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same paths.")] = None,
     future: Annotated[
         str | None,
@@ -58,7 +64,9 @@ def forecast(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="A .jsonl or .csv file. [default: a table on standard output]"),
+        typer.Option(
+            "--output", "-o", help="A .jsonl, .csv, .parquet or .arrow file. [default: a table on standard output]"
+        ),
     ] = None,
     overwrite: Overwrite = False,
     on_error: OnErrorOption = OnError.stop,
@@ -104,7 +112,11 @@ def forecast(
     from elman.cli.jobs.files.items import TableOptions
     from elman.cli.jobs.forecast import forecast_file
 
-    options: dict[str, Any] = {"samples": samples, "quantiles": _levels(quantiles)}
+    if quantiles is not None and not samples:
+        raise typer.BadParameter("quantiles are those of sampled paths: add --samples", param_hint="--quantiles")
+    options: dict[str, Any] = {"samples": samples}
+    if samples:
+        options["quantiles"] = _levels("0.1,0.5,0.9" if quantiles is None else quantiles)
     if horizon is not None:
         options["horizon"] = horizon
     if seed is not None:
@@ -121,7 +133,7 @@ def forecast(
         request=options,
         static=static_values(static),
         columns=column_names(columns),
-        batch=1,
+        batch=_SERIES,
         concurrency=concurrency,
         on_error=on_error.value,
         overwrite=overwrite,

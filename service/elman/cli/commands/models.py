@@ -1,47 +1,40 @@
 """`elman models`."""
 
-import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from elman.cli.commands.options import AsJSON
-from elman.cli.exits import FAILED, refuse
+from elman.cli.commands.options import DEFAULT_URL, AsJSON, Key, Timeout, Url
+from elman.cli.exits import refuse
 
 
 def models(
-    root: Annotated[
-        Path | None,
-        typer.Argument(metavar="FOLDER", envvar="ELMAN_MODELS", help="The model repository.", show_default=False),
+    context: typer.Context,
+    folder: Annotated[
+        str | None,
+        typer.Argument(envvar="ELMAN_MODELS", help="A folder of models; without one a server is asked."),
     ] = None,
+    url: Url = DEFAULT_URL,
+    api_key: Key = None,
+    timeout: Timeout = 60.0,
     as_json: AsJSON = False,
 ) -> None:
-    """List the models of a repository, and the files that are refused, with the reason.
+    """List the models of a folder or of a server, and the files that are refused, with the reason.
 
     \b
-    elman models my-models
+    elman models my-models                          those of a folder, without a server
+    elman models --url http://localhost:8000        those that a server serves
 
-    Exit codes: 0 every model can be served; 1 a file is refused.
+    Exit codes: 0 every model can be served; 1 a file is refused; 3 no server answers.
     """
-    from elman.cli.jobs.model_report import describe, print_models, refusal_report
-    from elman.repository.repository import Repository
-    from elman.settings import Settings
+    from elman.cli.jobs.listing import list_folder, list_served
 
-    if root is None:
-        raise refuse("give the folder of the models, such as elman models my-models")
-    settings = Settings()
-    repository = Repository(root, settings.load_timeout, settings.load_memory or None)
-    try:
-        repository.load()
-    except FileNotFoundError as error:
-        raise refuse(str(error)) from None
-    if as_json:
-        refused = [
-            {"name": one.name, "version": one.version, **refusal_report(one.reason)} for one in repository.refusals
-        ]
-        typer.echo(json.dumps({"models": [describe(model) for model in repository], "refused": refused}))
+    given = {name for name in ("folder", "url") if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
+    if folder is not None and "://" in folder:
+        raise refuse(f"{folder!r} is the address of a server: elman models --url {folder}")
+    if given == {"folder", "url"}:
+        raise refuse("give a folder or --url, not both")
+    if folder is None or given == {"url"}:
+        list_served(url, api_key, timeout, as_json)
     else:
-        print_models(list(repository), repository.refusals)
-    if repository.refusals:
-        raise typer.Exit(FAILED)
+        list_folder(folder, as_json)

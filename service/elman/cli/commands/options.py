@@ -10,9 +10,19 @@ import typer
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
+
+def complete_names(context: typer.Context, incomplete: str) -> list[str]:
+    """The models of the server that begin so, and the paths, for the completion of shells."""
+    from elman.cli.jobs.completing import names, paths
+
+    params = context.params
+    return [*names(params.get("url") or DEFAULT_URL, params.get("api_key"), incomplete), *paths(incomplete)]
+
+
 Model = Annotated[
     str,
     typer.Argument(
+        autocompletion=complete_names,
         help="A model of a server: NAME or NAME@VERSION. Or a path with a slash, to a model.onnx or its folder: "
         "it is then run here, without a server.",
         show_default=False,
@@ -118,7 +128,7 @@ def static_values(options: list[str] | None) -> dict[str, Any]:
     values = {}
     for name, text in _named(options, "--static", "speaker=3"):
         try:
-            content = Path(text[1:]).read_text("utf-8") if text.startswith("@") else text
+            content = Path(text[1:]).read_text("utf-8-sig") if text.startswith("@") else text
             # An integer that no dtype holds is sent as a float, and the server says that it does not fit.
             values[name] = json.loads(content, parse_int=lambda digits: (int if len(digits) < 20 else float)(digits))
         except OSError as error:

@@ -44,12 +44,18 @@ class Return(StrEnum):
     final, steps = "final", "steps"
 
 
+class Engine(StrEnum):
+    """What runs the model, where it is not this process or a server."""
+
+    ray = "ray"
+
+
 def predict(
     model: Model,
     file: File = "-",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File for the results. [default: JSON lines to standard output]"),
+        typer.Option("--output", "-o", help="File for the results. [default: standard output]"),
     ] = None,
     returns: Annotated[Return, typer.Option("--return", help="final: only o_n. steps: o_1..o_n.")] = Return.final,
     decode: Annotated[bool, typer.Option(help="Add labels, values or tokens to the outputs.")] = True,
@@ -89,6 +95,13 @@ def predict(
     columns: Columns = None,
     batch: Annotated[int, typer.Option(min=1, max=10_000, help="Most sequences in one request.")] = 256,
     concurrency: Concurrency = 4,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(
+            help="ray: FILE is a Parquet file or a folder of them, which Ray Data works through on all its machines; "
+            "--output is a folder."
+        ),
+    ] = None,
     url: Url = DEFAULT_URL,
     api_key: Key = None,
     timeout: Timeout = 300.0,
@@ -98,10 +111,11 @@ def predict(
     """Predict every sequence of a file, in order and in bounded memory.
 
     \b
-    elman predict names-gru names.txt                 a model of a server, results as JSON lines
+    elman predict names-gru names.txt                 a model of a server
     elman predict names-gru names.csv -o out.csv      one text per row, in a column called name
     elman predict ./my-model series.csv -o out.parquet     a model file, without a server
     elman predict vowels-gru steps.parquet --return steps -o all.npz
+    elman predict ./my-model /mnt/series -o /mnt/results --engine ray     on many machines
     echo Schmidt | elman predict names-gru -          from a pipe, each line answered at once
     elman predict names-gru big.jsonl -o out.jsonl --resume
     elman predict ./my-model steps.csv --static speaker=3 --head value
@@ -135,6 +149,7 @@ def predict(
     .npy           o_n of each sequence
     .npz           o_1..o_n of each sequence, and lengths
     With --on-error skip, a sequence without a result has its error there.
+    Without --output, results are for people on a terminal, and .jsonl elsewhere.
 
     Ctrl-C leaves whole results in the output and exits with 130. The same command with --resume continues there.
     The finished file has the same bytes as without an interruption. A Parquet output keeps its parts in a folder
@@ -169,4 +184,9 @@ def predict(
         as_json=as_json,
         quiet=quiet,
     )
-    FileJob(job).run()
+    if engine is not None:
+        from elman.cli.jobs.ray_job import RayJob
+
+        RayJob(job).run()
+    else:
+        FileJob(job).run()

@@ -1,12 +1,15 @@
 """`elman serve`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from elman.cli.commands.options import AllowAnyone, Host, Port
 from elman.cli.exits import refuse
+from elman.cores import given_cores, workers_for
+
+LogLevel = Literal["trace", "debug", "info", "warning", "error", "critical"]
 
 
 def serve(
@@ -43,10 +46,15 @@ def serve(
     max_batch: Annotated[int | None, typer.Option(help="Most sequences in one run of a model.")] = None,
     max_queue: Annotated[int | None, typer.Option(help="Most unfinished sequences; beyond it 503.")] = None,
     max_body: Annotated[int | None, typer.Option(help="Largest request body, in bytes.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Number of server processes.")] = None,
-    store: Annotated[str | None, typer.Option(help="Store of the sessions: lmdb or memory.")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(help="Number of server processes, or auto: one for each core. [default: 1; see docs/scale.md]"),
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Store of the sessions: lmdb, memory, or the URL of a Redis.")
+    ] = None,
     store_dir: Annotated[Path | None, typer.Option(help="Folder of the session store.")] = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[LogLevel, typer.Option(case_sensitive=False, help="The least that is logged.")] = "info",
     access_log: Annotated[bool, typer.Option(help="Log every request.")] = False,
 ) -> None:
     """Serve models over HTTP.
@@ -65,8 +73,9 @@ def serve(
             "give what to serve: a folder of models, as in elman serve my-models, or a model file; "
             "elman demo serves models that come with Elman"
         )
+    from elman.cli.jobs.given_settings import settings_from
     from elman.cli.jobs.model_files import repository_for
-    from elman.cli.jobs.server import run_server, settings_from
+    from elman.cli.jobs.server import run_server
 
     with repository_for(models, name) as root:
         settings = settings_from(
@@ -87,4 +96,6 @@ def serve(
                 "ssl_ca_certs": ssl_ca_certs,
             }
         )
+        if "workers" not in settings.model_fields_set and settings.store != "memory":
+            settings = settings.model_copy(update={"workers": workers_for(given_cores() or 1)})
         run_server(settings, host, port, log_level, access_log, admin_host=admin_host)

@@ -20,12 +20,13 @@ import numpy as np
 import orjson
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from elman.api.server import policy_of
 from elman.cli.exits import CANNOT_START, FAILED, refuse
+from elman.cli.jobs.given_settings import settings_from
 from elman.cli.jobs.load_generator import closed_loop, whole_request
 from elman.cli.jobs.model_files import load_file, put_in_repository
+from elman.cli.jobs.printing import print_table
 from elman.engine.queue import ModelQueue
 from elman.engine.sequence import Sequence
 from elman.errors import ModelRefused
@@ -61,7 +62,7 @@ def run_benchmark(
     file: Path, seconds: float, connections: list[int], mean_length: int, seed: int, as_json: bool
 ) -> None:
     """Measure a model and print the table. Exits as `elman bench` does."""
-    settings = Settings()
+    settings = settings_from({})
     try:
         _, model = load_file(file)
     except ModelRefused as refused:
@@ -251,13 +252,9 @@ def report(model: Model, lines: list[Measurement], sequences: list[Array], secon
 def print_lines(model: Model, lines: list[Measurement], sequences: list[Array]) -> None:
     """Print the measurements, for people."""
     mean = float(np.mean([len(one) for one in sequences]))
-    table = Table("", "sequences/s", "steps/s", "share", "p50 ms", "p99 ms", "", box=None, pad_edge=False)
-    for column in table.columns[1:6]:
-        column.justify = "right"
-    for column in table.columns:
-        column.no_wrap = True
-    for line in lines:
-        table.add_row(
+    header = ("", "sequences/s", "steps/s", "share", "p50 ms", "p99 ms", "note")
+    rows = [
+        (
             line.what,
             "" if line.sequences is None else f"{line.sequences:,.0f}",
             f"{line.steps:,.0f}",
@@ -266,7 +263,9 @@ def print_lines(model: Model, lines: list[Measurement], sequences: list[Array]) 
             "" if line.p99 is None else f"{1e3 * line.p99:.2f}",
             f"{line.failed} failed" if line.failed else "",
         )
+        for line in lines
+    ]
     console = Console(highlight=False)
     console.print(f"[bold]{model.name}[/] version {model.version}, mean length {mean:.1f} steps")
-    console.print(table)
+    print_table(header, rows, right=header[1:6])
     console.print(f"kernel and engine: per second of one core; the best batch of the kernel is {lines[0].note}")

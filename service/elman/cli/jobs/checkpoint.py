@@ -22,15 +22,35 @@ def open_checkpoint(output: Path, made_with: dict[str, Any], resume: bool, overw
         UnusableFile: the output exists, or was started with something else.
     """
     checkpoint = checkpoint_of(output)
-    started = json.loads(checkpoint.read_text()) if checkpoint.exists() else None
+    started = _started(checkpoint)
     if not resume and not overwrite and (output.exists() or started is not None):
         what = "is unfinished" if started is not None else "exists"
         raise UnusableFile(f"{output} {what}; --resume continues it, --overwrite replaces it")
     if resume and started is not None and started != made_with:
-        was, now = next((started.get(key), made_with[key]) for key in made_with if started.get(key) != made_with[key])
+        unknown = "options that its damaged .resume file no longer says"
+        was, now = next(
+            (started.get(key, unknown), made_with[key]) for key in made_with if started.get(key) != made_with[key]
+        )
         raise UnusableFile(f"{output} was started with {was}, not with {now}; --overwrite replaces it")
-    checkpoint.write_text(json.dumps(made_with))
+    # Written whole, also where the disk is full.
+    written = checkpoint.with_name(checkpoint.name + ".half")
+    try:
+        written.write_text(json.dumps(made_with))
+        written.replace(checkpoint)
+    finally:
+        written.unlink(missing_ok=True)
     return resume
+
+
+def _started(checkpoint: Path) -> dict[str, Any] | None:
+    """What an output was started with; nothing is known if the file is damaged. None if there is no file."""
+    try:
+        started = json.loads(checkpoint.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return started if isinstance(started, dict) else {}
 
 
 def remove_checkpoint(output: Path) -> None:

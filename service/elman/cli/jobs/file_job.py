@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import typer
 
-from elman.cli.exits import CANNOT_START, FAILED, refuse
+from elman.cli.exits import CANNOT_START, FAILED, refuse, system_fault, warn
 from elman.cli.jobs.checkpoint import checkpoint_of, open_checkpoint, remove_checkpoint
-from elman.cli.jobs.files.errors import UnusableFile
+from elman.cli.jobs.files.errors import UnusableFile, UnwritableOutput, writing
 from elman.cli.jobs.files.formats import STDIN, FileFormat, format_of, name_of, open_sink, open_source
 from elman.cli.jobs.files.inputs import NamedInput
 from elman.cli.jobs.files.items import PLAIN_TABLE, ModelIO, Sink, Source, TableOptions, parts_of
@@ -64,6 +64,16 @@ class JobOptions:
         if self.output_format is not None:
             return self.output_format
         return "jsonl" if self.output is None else format_of(str(self.output))
+
+    @property
+    def on_terminal(self) -> bool:
+        """True if the results are written to a terminal."""
+        return self.output is None and sys.stdout.isatty()
+
+    @property
+    def for_people(self) -> bool:
+        """True if they are for people to read there."""
+        return self.on_terminal and self.output_format is None and not self.as_json
 
 
 def model_io_of(card: dict[str, Any], options: JobOptions) -> ModelIO:
@@ -137,7 +147,7 @@ class FileJob:
         self._widen = widen
         self._sink: Sink | None = None
         self._new_output = False
-        self._counts = Counts()
+        self.counts = Counts()
 
     def run(self) -> None:
         """Do the job. Exits as the command does."""
@@ -146,47 +156,49 @@ class FileJob:
             raise refuse("--resume continues a file: name it with --output")
         if options.resume and options.overwrite:
             raise refuse("--resume and --overwrite exclude each other")
-        if self._is_complete():
+        if self.is_complete():
             typer.echo(f"elman: {options.output} is complete: there is nothing to resume", err=True)
             return
         try:
-            run_interruptible(self._run())
+            run_interruptible(self.work())
             if options.output is not None:
                 remove_checkpoint(options.output)
         except UnusableFile as error:
-            raise refuse(f"{error}{self._hint()}") from None
+            raise refuse(f"{error}{self.hint()}") from None
         except ItemFailed as failed:
-            advice = f"{self._hint()}; --on-error skip continues after errors"
+            advice = f"{self.hint()}; --on-error skip continues after errors"
             raise refuse(f"{name_of(options.file)}, {failed}{advice}", FAILED) from None
         except Unreachable as error:
-            raise refuse(f"{options.url}: {error}{self._hint()}", CANNOT_START) from None
+            raise refuse(f"{options.url}: {error}{self.hint()}", CANNOT_START) from None
         except Interrupted as interrupted:
-            typer.secho(f"elman: interrupted{self._hint()}", fg="yellow", err=True)
+            warn(f"interrupted{self.hint()}")
             raise typer.Exit(interrupted.code) from None
         except BrokenPipeError:
             # The reader, such as head, has enough. Python must not fail on what is still buffered.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             raise typer.Exit(FAILED) from None
+        except UnwritableOutput as error:
+            place = options.output or "standard output"
+            raise refuse(f"{place} cannot be written: {error}{self.hint()}", FAILED) from None
         except OSError as error:
-            place = options.output or options.file
-            raise refuse(f"{place}: {error.strerror or error}{self._hint()}", FAILED) from None
+            raise refuse(f"{system_fault(error, name_of(options.file))}{self.hint()}", FAILED) from None
         finally:
-            self._remove_empty_output()
-        if self._counts.written and self._counts.failed == self._counts.written:
+            self.remove_empty_output()
+        if self.counts.written and self.counts.failed == self.counts.written:
             raise typer.Exit(FAILED)
 
-    def _is_complete(self) -> bool:
+    def is_complete(self) -> bool:
         """True if the output to resume is complete. Parquet and NPZ files only exist once they are."""
         output = self.options.output
         if output is None or not self.options.resume or output.suffix not in (".parquet", ".npz"):
             return False
         return output.exists() and not checkpoint_of(output).exists()
 
-    async def _run(self) -> None:
+    async def work(self) -> None:
         options = self.options
         async with connect(options.model, options.url, options.api_key, options.timeout) as target:
             model_io = model_io_of(target.card, options)
-            table = replace(options.table, keep=options.format in ("csv", "parquet"))
+            table = replace(options.table, keep=options.format in ("csv", "parquet", "arrow"))
             source = open_source(options.file, model_io, options.input_format, table)
             try:
                 source = self._widen(target, source)
@@ -195,8 +207,8 @@ class FileJob:
                 source.close()
                 raise
             if options.file == STDIN and sys.stdin.isatty() and not options.quiet:
-                typer.secho("elman: reading from the terminal; Ctrl-D ends the input", err=True)
-            with ProgressBar(source, options.quiet) as bar:
+                typer.echo("elman: reading from the terminal; Ctrl-D ends the input", err=True)
+            with ProgressBar(source, options.quiet or options.on_terminal) as bar:
                 pipeline = Pipeline(
                     self._runner(target),
                     source,
@@ -211,41 +223,47 @@ class FileJob:
                 except UnusableFile as error:
                     raise UnusableFile(f"{name_of(options.file)}: {error}") from None
                 finally:
-                    self._counts = pipeline.counts
-            self._print_summary(target)
+                    self.counts = pipeline.counts
+            self.print_summary(target.card)
 
     def _open_sink(self, target: Target, model_io: ModelIO, source: Source) -> Sink:
         options, resumed = self.options, self.start_output(target)
-        return open_sink(options.output, model_io, options.steps, options.format, resumed, source.kept)
+        return open_sink(
+            options.output, model_io, options.steps, options.format, resumed, source.kept, options.for_people
+        )
 
     def start_output(self, target: Target) -> bool:
         """Write the checkpoint of the output, if there is a file. True if it is resumed. Raises UnusableFile."""
         options = self.options
         if options.output is None:
             return False
-        card = target.card
+        with writing():
+            resumed = open_checkpoint(options.output, self.made_with(target.card), options.resume, options.overwrite)
+        self._new_output = not resumed
+        return resumed
+
+    def made_with(self, card: dict[str, Any]) -> dict[str, str]:
+        """What decides the bytes of the output: for each aspect a phrase that an error can quote."""
+        options = self.options
         named = {key: value for key, value in (("static", options.static), ("columns", options.columns)) if value}
-        made_with = {
+        return {
             "model": f"{card['name']} version {card['version']}",
             "digest": f"a model file of the digest {card['digest']}",
             "format": f"the format {options.format}",
             "return": f"--return {'steps' if options.steps else 'final'}",
             "options": f"the options {json.dumps(options.request | named, sort_keys=True)}",
         }
-        resumed = open_checkpoint(options.output, made_with, options.resume, options.overwrite)
-        self._new_output = not resumed
-        return resumed
 
-    def _print_summary(self, target: Target) -> None:
+    def print_summary(self, card: dict[str, Any]) -> None:
         """Print the summary. It goes to standard error if the results went to standard output."""
-        options, counts = self.options, self._counts
+        options, counts = self.options, self.counts
         if counts.unknown and not options.quiet:
             note = "characters outside the vocabulary were read as the unknown token"
             typer.echo(f"elman: in {counts.unknown:,} of the sequences {note}", err=True)
         if options.as_json:
             summary = {
-                "model": target.card["name"],
-                "version": target.card["version"],
+                "model": card["name"],
+                "version": card["version"],
                 "sequences": counts.written,
                 "before": counts.before,
                 "failed": counts.failed,
@@ -256,7 +274,7 @@ class FileJob:
         elif not options.quiet and (options.output is not None or counts.failed):
             typer.echo(summary_line(counts, str(options.output or "standard output")), err=True)
 
-    def _remove_empty_output(self) -> None:
+    def remove_empty_output(self) -> None:
         """Remove an output that this run created, if nothing was written to it."""
         output = self.options.output
         if output is None or not self._new_output or (self._sink is not None and self._sink.done):
@@ -266,7 +284,7 @@ class FileJob:
             output.unlink(missing_ok=True)
             shutil.rmtree(parts_of(output), ignore_errors=True)
 
-    def _hint(self) -> str:
+    def hint(self) -> str:
         """How to resume, if something was written."""
         output = self.options.output
         if output is None or self._sink is None or not self._sink.done:

@@ -1,24 +1,23 @@
-"""Forecasts of the series in a file: one request for each, printed as tables or written as CSV or JSON lines."""
+"""Forecasts of the series in a file, printed as tables or written as JSON lines, CSV, Parquet or Arrow."""
 
-import csv
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from io import StringIO
 from typing import Any, BinaryIO
 
 import orjson
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from elman.cli.jobs.file_job import FileJob, JobOptions
+from elman.cli.jobs.file_job import FileJob, JobOptions, model_io_of
 from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.formats import open_source
-from elman.cli.jobs.files.items import Identity, InputItem, ModelIO, Outcome, Sink, Source, WrappedSource, beside
+from elman.cli.jobs.files.items import Identity, InputItem, ModelIO, Outcome, Sink, Source, WrappedSource
 from elman.cli.jobs.files.json import JSONSink
-from elman.cli.jobs.retries import post
-from elman.cli.jobs.targets import Target, problem_of
+from elman.cli.jobs.forecast_files import ArrowForecastSink, CSVForecastSink, ForecastTable, header, rows_of
+from elman.cli.jobs.predictor import Predictor
+from elman.cli.jobs.printing import print_table
+from elman.cli.jobs.targets import Target
 
 
 def forecast_file(options: JobOptions, future: str | None) -> None:
@@ -42,32 +41,38 @@ def forecast_file(options: JobOptions, future: str | None) -> None:
     job.run()
 
 
-class Forecaster:
-    """Asks a target for forecasts. `options` are fields of the forecast request."""
+class Forecaster(Predictor):
+    """Asks a target for forecasts, of several series in a request. `options` are fields of the forecast request."""
 
-    def __init__(self, target: Target, options: dict[str, Any]) -> None:
-        self.target = target
-        self.options = options
+    route = "forecast"
 
     async def run(self, start: int, items: list[InputItem]) -> list[Outcome]:
         """The outcomes of the items, in order. `start` is the number of the first item. Raises Unreachable."""
-        return [await self._one(start + index, item) for index, item in enumerate(items)]
+        outcomes = [Outcome(start + i, item, error=item.error) for i, item in enumerate(items)]
+        alike: dict[Any, list[Outcome]] = {}
+        for outcome in outcomes:
+            if outcome.error is None:
+                # Of the series of a request all have a future, or none. A seed draws the same paths for each series,
+                # whatever stands beside it, since it is then a request of its own.
+                key = outcome.index if self.options["samples"] else tuple(outcome.item.extra)
+                alike.setdefault(key, []).append(outcome)
+        for together in alike.values():
+            await self._fill(together)
+        return outcomes
 
-    async def _one(self, index: int, item: InputItem) -> Outcome:
-        outcome = Outcome(index, item, error=item.error)
-        if outcome.error is not None:
-            return outcome
-        options = orjson.dumps({**self.options, **item.extra})
-        body = b'{"series":' + item.content + b"," + options[1:]
-        response = await post(self.target, f"{self.target.version_path}/forecast", body)
-        if response.status_code == 200:
-            forecast = response.json()
-            if item.clock is not None:
-                forecast["times"] = [item.clock.after(step).cell for step in range(1, len(forecast["point"]) + 1)]
-            outcome.content = orjson.dumps({key: forecast[key] for key in forecast if key not in ("model", "version")})
-        else:
-            outcome.error = problem_of(response)
-        return outcome
+    def _body(self, outcomes: list[Outcome]) -> bytes:
+        series = b",".join([outcome.item.content for outcome in outcomes])
+        extra = {name: [one.item.extra[name] for one in outcomes] for name in outcomes[0].item.extra}
+        return b'{"series_list":[' + series + b"]," + orjson.dumps({**self.options, **extra})[1:]
+
+    def _results(self, content: bytes) -> list[dict[str, Any]]:
+        whole = orjson.loads(content)
+        return [{"horizon": whole["horizon"], "seed": whole["seed"], **one} for one in whole["results"]]
+
+    def _take(self, outcome: Outcome, result: dict[str, Any]) -> None:
+        if (clock := outcome.item.clock) is not None:
+            result["times"] = [clock.after(step).cell for step in range(1, result["horizon"] + 1)]
+        outcome.content = orjson.dumps(result)
 
 
 class _WithFuture(WrappedSource):
@@ -110,22 +115,25 @@ class _WithFuture(WrappedSource):
                     item.error = f"its future, {found.place}: {error}"
             yield item
 
-    def _following(self, item: InputItem, future: InputItem) -> list[Any]:
+    def _following(self, item: InputItem, future: InputItem) -> Any:
         """The rows of a future that follow a series. Raises ValueError if their times do not go on where it ends."""
-        rows: list[Any] = orjson.loads(future.content)
+        rows = orjson.loads(future.content)
         if not future.times:
             return rows
+        num_rows = len(future.times)
         clock = item.clock
         if clock is None:
             raise ValueError("it has times, but those of the series have no even step to go on with")
-        start = next((i for i, time in enumerate(future.times) if time.value > clock.last.value), len(rows))
+        start = next((i for i, time in enumerate(future.times) if time.value > clock.last.value), num_rows)
         end = None if self._horizon is None else start + self._horizon
         for step, time in enumerate(future.times[start:end], 1):
             due = clock.after(step)
             if not math.isclose(time.value, due.value, rel_tol=1e-9):
                 raise ValueError(f"it has a row for {time.cell}, where the series goes on with {due.cell}")
-        if start == len(rows):
+        if start == num_rows:
             raise ValueError(f"all its rows are at or before {clock.last.cell}, where the series ends")
+        if isinstance(rows, dict):  # of a model with several sequence inputs
+            return {name: one[start:end] for name, one in rows.items()}
         return rows[start:end]
 
 
@@ -135,14 +143,18 @@ def _of_id(id: Identity | None) -> str:
 
 def _future_source(options: JobOptions, target: Target, path: str) -> Source:
     card = target.card
-    known = (card.get("forecast") or {}).get("known") or []
-    if not known:
+    forecast, whole = card.get("forecast") or {}, model_io_of(card, options)
+    known = forecast.get("known") or []
+    further = () if forecast.get("drive") == "direct" else whole.further
+    if not known and not further:
         raise UnusableFile(f"{card['name']} uses no features that are known ahead: leave out --future")
     names = card["input"].get("names")
     model_io = ModelIO(
         kind="features",
         size=len(known),
         names=tuple(names[i] for i in known) if names else None,
+        data=whole.data,
+        further=further,
     )
     # A future has the columns of its features alone, or an id and a time beside them.
     return open_source(path, model_io, None, replace(options.table, column=None, gaps=None))
@@ -162,77 +174,15 @@ def _open_sink(options: JobOptions, target: Target, job: FileJob, source: Source
     time = options.table.time_column
     if options.output is None:
         return JSONSink(stdout) if options.as_json else TableSink(target_names(target.card), time)
-    if options.format not in ("jsonl", "csv"):
-        raise UnusableFile(f"forecasts are written as .jsonl or .csv, not as {options.format}")
+    if options.format not in ("jsonl", "csv", "parquet", "arrow"):
+        raise UnusableFile(f"forecasts are written as .jsonl, .csv, .parquet or .arrow, not as {options.format}")
+    kept = {name: kind for name, kind in source.kept.items() if name != time}
+    table = ForecastTable(header(target_names(target.card), options.request), time, kept)
     job.start_output(target)
+    if options.format in ("parquet", "arrow"):
+        return ArrowForecastSink(options.output, table, options.format)
     stream = options.output.open("wb")
-    if options.format == "jsonl":
-        return JSONSink(stream)
-    kept = [name for name in source.kept if name != time]
-    return CSVForecastSink(stream, header(target_names(target.card), options.request), time, kept)
-
-
-def header(names: list[str], options: dict[str, Any]) -> list[str]:
-    """The columns of a forecast: point, mean and quantiles, each for every value."""
-    figures = ["point"]
-    if options["samples"]:
-        figures += ["mean", *(f"q{level:g}" for level in options["quantiles"])]
-    return [f"{figure}_{name}" if name and len(names) > 1 else figure for figure in figures for name in names]
-
-
-def rows_of(forecast: dict[str, Any]) -> list[list[float]]:
-    """One row for each step, in the order of `header`."""
-    figures = [forecast["point"]]
-    if "mean" in forecast:
-        figures += [forecast["mean"], *forecast["quantiles"].values()]
-    return [
-        [value for cell in step for value in (cell if isinstance(cell, list) else [cell])]
-        for step in zip(*figures, strict=True)
-    ]
-
-
-class CSVForecastSink:
-    """Writes one row for each step of each forecast.
-
-    Args:
-        figures: the columns of the forecast itself.
-        time: the column of the times, if there is one.
-        kept: the columns of the series that each row has too, where they are the same in all rows of a series.
-    """
-
-    def __init__(self, stream: BinaryIO, figures: list[str], time: str | None, kept: list[str]) -> None:
-        self.done = 0
-        self._stream = stream
-        self._time, self._kept = time, kept
-        own = ["id", "step", *figures, "error"]
-        self._header = ["id", *beside(dict.fromkeys([*([time] if time else []), *kept]), own), *own[1:]]
-        self._write([self._header])
-
-    def write(self, outcomes: list[Outcome]) -> None:
-        for outcome in outcomes:
-            if outcome.error is not None:
-                self._write([[outcome.id, *[""] * (len(self._header) - 2), outcome.error]])
-            else:
-                self._write(self._rows(outcome))
-        self.done += len(outcomes)
-
-    def _rows(self, outcome: Outcome) -> list[list[Any]]:
-        forecast = orjson.loads(outcome.content)
-        rows = rows_of(forecast)
-        same = outcome.item.same_cells()
-        more = [same[name] for name in self._kept]
-        times = forecast.get("times") or [""] * len(rows)
-        first = [[time] if self._time else [] for time in times]
-        return [[outcome.id, *first[i], *more, i + 1, *row, ""] for i, row in enumerate(rows)]
-
-    def _write(self, rows: list[list[Any]]) -> None:
-        text = StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        self._stream.write(text.getvalue().encode())
-        self._stream.flush()
-
-    def close(self, complete: bool) -> None:
-        self._stream.close()
+    return JSONSink(stream) if options.format == "jsonl" else CSVForecastSink(stream, table)
 
 
 class TableSink:
@@ -253,21 +203,19 @@ class TableSink:
             forecast = orjson.loads(outcome.content)
             for index, name in enumerate(self._names):
                 self._console.print(escape(f"{title}, {name}" if name else title), soft_wrap=True)
-                self._console.print(self._table(forecast, index))
+                self._print_table(forecast, index)
         self.done += len(outcomes)
 
-    def _table(self, forecast: dict[str, Any], index: int) -> Table:
-        """The forecast of one value: a row for each step, a column for the point and each statistic."""
+    def _print_table(self, forecast: dict[str, Any], index: int) -> None:
+        """Print the forecast of one value: a row for each step, a column for the point and each statistic."""
         levels = [float(level) for level in forecast.get("quantiles", {})]
-        figures = header([""], {"samples": len(levels), "quantiles": levels})
-        table = Table(box=None)
-        times = forecast.get("times")
-        for name in ((times and self._time) or "step", *figures):
-            table.add_column(name, justify="right")
-        rows = rows_of(forecast)
-        for step, row in zip(times or range(1, len(rows) + 1), rows, strict=True):
-            table.add_row(str(step), *map(_shown, row[index :: len(self._names)]))
-        return table
+        times, rows = forecast.get("times"), rows_of(forecast)
+        names = [(times and self._time) or "step", *header([""], {"samples": len(levels), "quantiles": levels})]
+        cells = [
+            [str(step), *map(_shown, row[index :: len(self._names)])]
+            for step, row in zip(times or range(1, len(rows) + 1), rows, strict=True)
+        ]
+        print_table(names, cells, right=names)
 
     def close(self, complete: bool) -> None:
         pass

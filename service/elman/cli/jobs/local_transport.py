@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from elman.app import create_app
+from elman.cli.jobs.given_settings import settings_from
 from elman.settings import Settings
 
 # The limits of a server protect its other callers. Here there are none.
@@ -19,20 +20,21 @@ _LARGEST_BODY = 1 << 40
 
 def settings_for(models: Path) -> Settings:
     """Settings for an application with a single caller. They replace those of the environment."""
-    return Settings(
-        models=models,
-        poll=0,
-        workers=1,
-        api_keys=(),
-        admin_api_keys=(),
-        api_keys_file=None,
-        admin_port=None,
-        store="memory",
-        max_queue_seconds=_NO_LIMIT_SECONDS,
-        max_body=_LARGEST_BODY,
-        body_timeout=_NO_LIMIT_SECONDS,
-        drain_timeout=0.1,
+    settings = settings_from(
+        {
+            "models": models,
+            "poll": 0,
+            "workers": 1,
+            "api_keys": (),
+            "admin_api_keys": (),
+            "store": "memory",
+            "max_queue_seconds": _NO_LIMIT_SECONDS,
+            "max_body": _LARGEST_BODY,
+            "body_timeout": _NO_LIMIT_SECONDS,
+            "drain_timeout": 0.1,
+        }
     )
+    return settings.model_copy(update={"api_keys_file": None, "admin_port": None})
 
 
 class LocalTransport(httpx.AsyncBaseTransport):
@@ -43,6 +45,7 @@ class LocalTransport(httpx.AsyncBaseTransport):
         self._lifespan: Any = None
 
     async def __aenter__(self) -> "LocalTransport":
+        assert self._lifespan is None, "it is open already: a second lifespan would end the first"
         self._lifespan = self.app.router.lifespan_context(self.app)
         await self._lifespan.__aenter__()
         return self

@@ -21,24 +21,38 @@ def model_file(path: Path) -> Path:
     """The model.onnx of a path: the file itself, in the folder of a version, or in that of the highest version."""
     if path.is_file():
         return path
-    for candidate in (path / "model.onnx", *(folder / "model.onnx" for folder in _versions(path))):
+    folder = path.resolve()
+    named = [folder / _file_name(folder.parent)] * bool(_VERSION.fullmatch(folder.name))
+    for candidate in (path / "model.onnx", *named, *(version / _file_name(path) for version in _versions(path))):
         if candidate.is_file():
             return candidate
     raise refuse(f"there is no model.onnx at {path}")
 
 
 def _versions(folder: Path) -> list[Path]:
-    """The folders of versions with a model.onnx, the highest version first."""
-    found = [file.parent for file in folder.glob("*/model.onnx") if file.parent.name.isdigit()]
+    """The folders of versions with a model file, the highest version first."""
+    if not folder.is_dir():
+        return []
+    name = _file_name(folder)
+    found = [one for one in folder.iterdir() if one.name.isdigit() and (one / name).is_file()]
     return sorted(found, key=lambda version: -int(version.name))
+
+
+def _file_name(folder: Path) -> str:
+    """The name of the files of a model, which its config.pbtxt may say: often model.onnx."""
+    if not (folder / "config.pbtxt").is_file():
+        return "model.onnx"
+    from elman.repository.triton import file_name
+
+    return file_name(folder)
 
 
 def load_file(path: Path) -> "tuple[Path, Model]":
     """Load the model of a path in a child process, as a server does; its file and the model. Raises ModelRefused."""
+    from elman.cli.jobs.given_settings import settings_from
     from elman.repository.loading import load_isolated
-    from elman.settings import Settings
 
-    settings = Settings()
+    settings = settings_from({})
     file = model_file(path).resolve()
     name, version = names_of(file)
     return file, load_isolated(file, name, int(version), settings.load_timeout, settings.load_memory or None)
@@ -53,11 +67,11 @@ def files_below(path: Path) -> list[Path]:
 
 def load_each(files: Iterable[Path]) -> "Iterator[tuple[Path, Model | ModelRefused]]":
     """Load some files as a server does, one after the other: each with its model, or why it is refused."""
+    from elman.cli.jobs.given_settings import settings_from
     from elman.errors import ModelRefused
     from elman.repository.loading import Loader
-    from elman.settings import Settings
 
-    settings = Settings()
+    settings = settings_from({})
     with Loader(settings.load_timeout, settings.load_memory or None) as loader:
         for file in files:
             name, version = names_of(file.resolve())
@@ -71,10 +85,10 @@ def names_of(file: Path) -> tuple[str, str]:
     """Name and version of a model file, from the folders that it is in or from its own name.
 
     `tagger/2/model.onnx` is version 2 of `tagger`; `tagger/model.onnx` and `tagger.onnx` are version 1. The name is
-    `model` if the folder or file has none that a server takes.
+    `model` if the folder or file has none that a server takes. A config.pbtxt may give the file another name.
     """
     folder = file.parent
-    if file.name != "model.onnx":
+    if file.name not in ("model.onnx", _file_name(folder.parent) if _VERSION.fullmatch(folder.name) else ""):
         return _model_name(file.stem), "1"
     if _VERSION.fullmatch(folder.name):
         return _model_name(folder.parent.name), folder.name

@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
 
+from elman.cli.jobs.printing import exactness, print_facts, print_table, printable, shape_of
 from elman.cli.jobs.request_example import request_example
 from elman.errors import ModelRefused
 from elman.repository.feeding import driving_of, why_no_forecast, why_no_generation
@@ -76,12 +76,9 @@ def print_model(file: Path, model: Model) -> None:
     """Print a model that can be served."""
     console = Console(highlight=False)
     console.print(f"[green]served[/]  {escape(str(file))}")
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in _facts(model):
-        table.add_row(f"[bold]{name}[/]", escape(value))
-    console.print(table)
+    print_facts(_facts(model))
     console.print()
-    console.print(_ports(model))
+    _print_ports(model)
     for note in () if model.triton is None else model.triton.notes:
         console.print(f"[yellow]note[/]  {escape(note)}", soft_wrap=True)
     example = json.dumps(request_example(model), ensure_ascii=False)
@@ -93,14 +90,14 @@ def print_model(file: Path, model: Model) -> None:
     console.print(escape(json.dumps(_shorten(model.spec.dump()), indent=2, ensure_ascii=False)), soft_wrap=True)
 
 
-def _ports(model: Model) -> Table:
+def _print_ports(model: Model) -> None:
     """Every input and output with its role, its shape in a step or a sequence, and how the role was found."""
-    table = Table("", "name", "role", "shape", "type", "found", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for side, ports in (("input", model.network.inputs), ("output", model.network.answers)):
-        for one in ports:
-            shape = "x".join("any" if extent is None else str(extent) for extent in one.shape) or "1"
-            table.add_row(side, escape(one.name), one.role, shape, one.dtype.name, escape(one.found))
-    return table
+    rows = [
+        (side, one.name, one.role, shape_of(one.shape), one.dtype.name, one.found)
+        for side, ports in (("input", model.network.inputs), ("output", model.network.answers))
+        for one in ports
+    ]
+    print_table(("", "name", "role", "shape", "type", "found"), rows)
 
 
 def print_refusal(file: Path, refused: ModelRefused) -> None:
@@ -139,26 +136,36 @@ def _without_names(reason: str) -> str:
     return re.sub(r"'[^']*'|\[[^]]*\]|[0-9][0-9.]*", "...", reason.split(": ")[0])
 
 
+MODEL_COLUMNS = ("model", "task", "network", "input", "out", "sessions", "exact")
+"""The columns of a list of models."""
+
+
 def print_models(models: Iterable[Model], refusals: Iterable[Refusal]) -> None:
-    """Print the models of a repository."""
-    console = Console(highlight=False)
-    # Wide enough that no word is cut in a terminal of 80 columns.
-    widths = {"task": 14, "network": 5, "input": 8, "out": 3, "state": 5, "exact": 5}
-    columns = [Column(name, min_width=width) for name, width in widths.items()]
-    table = Table(Column("model", no_wrap=True), *columns, box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    """Print the models of a folder, and the files that are refused."""
     listed = list(models)
     several = {model.name for model in listed if model.version != 1}
-    for model in listed:
-        proof = model.proof
-        name = f"{model.name}@{model.version}" if model.name in several else model.name
-        table.add_row(
-            escape(name), model.spec.task or "raw", _size(model), _input(model), str(model.network.output_size),
-            "yes" if model.sessions else "no", "yes" if proof.exact else f"within {proof.tolerance:.1g}",
-        )  # fmt: skip
-    console.print(table)
-    for refusal in refusals:
-        version = "" if refusal.version is None else f" version {refusal.version}"
-        console.print(f"[red]refused[/] {escape(refusal.name)}{version}: {escape(str(refusal.reason))}", soft_wrap=True)
+    rows = [
+        (
+            f"{model.name}@{model.version}" if model.name in several else model.name,
+            model.spec.task or "raw",
+            _size(model),
+            _input(model),
+            str(model.network.output_size),
+            "yes" if model.sessions else "no",
+            exactness(model.proof.exact, model.proof.tolerance),
+        )
+        for model in listed
+    ]
+    print_table(MODEL_COLUMNS, rows, right=("out",))
+    for one in refusals:
+        print_refused(one.name, one.version, str(one.reason))
+
+
+def print_refused(name: str, version: int | None, reason: str) -> None:
+    """Print in a line why a file of a list is refused."""
+    numbered = "" if version is None else f" version {version}"
+    text = printable(f"{name}{numbered}: {reason}")
+    Console(highlight=False).print(f"[red]refused[/] {escape(text)}", soft_wrap=True)
 
 
 def _facts(model: Model) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
+from elman.cli.jobs.files.errors import writing
 from elman.cli.jobs.files.items import InputItem, Outcome, Sink, Source
 from elman.cli.jobs.prefetch import Prefetcher
 from elman.cli.jobs.progress import Counts
@@ -63,6 +64,7 @@ class Pipeline:
         Raises:
             ItemFailed: an item got no result, and `on_error` is stop.
             UnusableFile: the source or the sink cannot continue.
+            UnwritableOutput: the disk of the sink is full, or fails.
             Unreachable: the server went away.
         """
         done = self.sink.done
@@ -74,7 +76,8 @@ class Pipeline:
             complete = True
         finally:
             prefetcher.close()
-            self.sink.close(complete)
+            with writing():
+                self.sink.close(complete)
 
     async def _move(self, prefetcher: Prefetcher, start: int) -> None:
         """Write the outcomes in the order of the items, while `_send` keeps requests in flight."""
@@ -131,7 +134,8 @@ class Pipeline:
     def _put(self, outcomes: list[Outcome]) -> None:
         if not outcomes:
             return
-        self.sink.write(outcomes)
+        with writing():
+            self.sink.write(outcomes)
         self.counts.written += len(outcomes)
         self.counts.failed += sum(outcome.error is not None for outcome in outcomes)
         self.counts.unknown += sum(_UNKNOWN in outcome.content for outcome in outcomes)

@@ -1,8 +1,9 @@
-"""Sends sequences to the predict route, several in a request, and finds the sequence that an error is about."""
+"""Sends sequences to a route, several in a request, and finds the sequence that an error is about."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import msgspec
@@ -18,11 +19,15 @@ class _Results(msgspec.Struct):
 
 
 _RESULTS = msgspec.json.Decoder(_Results)
+# The `where` of one sequence or series of a request, of its static inputs or its future.
+_OF_ONE = re.compile(r"^(sequence|series|static|future)(?:s|_list)?\[(\d+)\]")
 
 
 @dataclass
 class Predictor:
     """Asks a target for predictions. `options` are fields of the predict request."""
+
+    route: ClassVar[str] = "predict"
 
     target: Target
     options: dict[str, Any]
@@ -36,10 +41,10 @@ class Predictor:
     async def _fill(self, outcomes: list[Outcome]) -> None:
         """Ask for the results. If a request is refused for one sequence, the others are sent again without it."""
         while outcomes:
-            response = await post(self.target, f"{self.target.version_path}/predict", self._body(outcomes))
+            response = await post(self.target, f"{self.target.version_path}/{self.route}", self._body(outcomes))
             if response.status_code == 200:
-                for outcome, raw in zip(outcomes, _RESULTS.decode(response.content).results, strict=True):
-                    outcome.content = bytes(raw)
+                for outcome, result in zip(outcomes, self._results(response.content), strict=True):
+                    self._take(outcome, result)
                 return
             at = _at_fault(response, len(outcomes))
             if at is None:
@@ -48,8 +53,15 @@ class Predictor:
                 await self._fill(outcomes[:half])
                 await self._fill(outcomes[half:])
                 return
-            outcomes[at].error = re.sub(r"^(sequence|static)s?\[\d+\]", r"\1", problem_of(response))
+            outcomes[at].error = re.sub(_OF_ONE, r"\1", problem_of(response))
             outcomes = outcomes[:at] + outcomes[at + 1 :]
+
+    def _results(self, content: bytes) -> Sequence[Any]:
+        """The results of an answer, in order."""
+        return _RESULTS.decode(content).results
+
+    def _take(self, outcome: Outcome, result: Any) -> None:
+        outcome.content = bytes(result)
 
     def _body(self, outcomes: list[Outcome]) -> bytes:
         sequences = b",".join([outcome.item.content for outcome in outcomes])
@@ -64,7 +76,7 @@ def _at_fault(response: httpx.Response, count: int) -> int | None:
         where = response.json().get("where") or ""
     except (ValueError, AttributeError):
         where = ""
-    found = re.match(r"(?:sequences|static)\[(\d+)\]", where)
-    if found and int(found.group(1)) < count:
-        return int(found.group(1))
+    found = _OF_ONE.match(where)
+    if found and int(found.group(2)) < count:
+        return int(found.group(2))
     return 0 if count == 1 else None

@@ -1,6 +1,7 @@
 """The model that a command asks: one of a server, by name, or a model file, run in this process."""
 
 import contextlib
+import difflib
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -9,8 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import typer
+
 from elman.cli.exits import CANNOT_START, FAILED, refuse
 from elman.cli.jobs.model_files import model_file, put_in_repository
+from elman.proxies import proxy_for
 
 # Seconds until a thread gives up the interpreter to another. The engine's thread has short work between long runs.
 _SWITCH = 1e-3
@@ -19,6 +23,20 @@ _SWITCH = 1e-3
 def is_path(model: str) -> bool:
     """True if MODEL is the path of a model file, and not a name that a server knows."""
     return "/" in model or model.endswith(".onnx") or model in (".", "..")
+
+
+def check_url(url: str) -> None:
+    """Exit if `url` is not the address of a server."""
+    import httpx
+
+    try:
+        parsed = httpx.URL(url)
+        if parsed.scheme in ("http", "https") and parsed.host:
+            return
+        why = "" if "://" in url else f"; write http://{url}"
+    except httpx.InvalidURL as error:
+        why = f": {error}"
+    raise refuse(f"{url!r} is not the address of a server, such as http://localhost:8000{why}")
 
 
 @dataclass
@@ -54,24 +72,83 @@ async def connect(model: str, url: str, api_key: str | None = None, timeout: flo
         return
     name, _, version = model.partition("@")
     path = f"/v1/models/{quote(name, safe='')}" + (f"/versions/{quote(version, safe='')}" if version else "")
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    try:
-        client = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout)
-    except (httpx.InvalidURL, ValueError) as error:
-        raise refuse(f"{url!r} is not an address: {error}") from None
-    async with client:
+    async with httpx.AsyncClient(**client_options(url, api_key, timeout)) as client:
         try:
             response = await client.get(path)
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise refuse(
-                f"no server answers at {url} ({str(error) or type(error).__name__}); start one with elman serve, "
-                "name another with --url, or give the path of a model.onnx",
-                CANNOT_START,
-            ) from None
+        except httpx.TransportError as error:
+            raise unanswered(url, error, ", or give the path of a model.onnx") from None
         if response.status_code != 200:
-            hint = f"; for the file write ./{name}" if Path(name).exists() else ""
-            raise refuse(problem_of(response) + hint, FAILED)
+            raise refuse(_no_such_model(response, name), FAILED)
         yield Target(client, path, card_of(response, url), local=False)
+
+
+def client_options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
+    """The options of an httpx client of a server. Exits if `url` is no address."""
+    import httpx
+
+    check_url(url)
+    return {
+        "base_url": url,
+        "headers": {"authorization": f"Bearer {api_key}"} if api_key else {},
+        "timeout": timeout,
+        "verify": httpx.create_ssl_context(),
+        "proxy": proxy_for(url),
+        # Of the environment it would read proxies alone, and use them for this machine too.
+        "trust_env": False,
+    }
+
+
+def unanswered(url: str, error: Exception, instead: str = "") -> typer.Exit:
+    """Say that no server answers, and what to do. Returns the exception to raise."""
+    return refuse(
+        f"no server answers at {url} ({str(error) or type(error).__name__}); start one with elman serve, "
+        f"name another with --url{instead}",
+        CANNOT_START,
+    )
+
+
+def ask(
+    url: str,
+    path: str,
+    field: str,
+    api_key: str | None,
+    timeout: float,
+    instead: str = "",
+    **query: str | int | None,
+) -> Any:
+    """What a server answers to a GET, from JSON. Exits as the command does.
+
+    Args:
+        field: a field that the answer of an Elman server has.
+        instead: what else the user may do if no server answers.
+    """
+    import httpx
+
+    with httpx.Client(**client_options(url, api_key, timeout)) as client:
+        try:
+            response = client.get(path, params={name: value for name, value in query.items() if value is not None})
+        except httpx.TransportError as error:
+            raise unanswered(url, error, instead) from None
+    if response.status_code != 200:
+        raise refuse(problem_of(response), FAILED)
+    try:
+        answer = response.json()
+        _ = answer[field]
+        return answer
+    except (ValueError, KeyError, TypeError):
+        raise refuse(f"the server at {url} is not an Elman server", CANNOT_START) from None
+
+
+def _no_such_model(response: Any, name: str) -> str:
+    """Why a server has no model of a name, and which may be meant."""
+    if Path(name).exists():
+        return f"{problem_of(response)}; for the file write ./{name}"
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        problem = response.json()
+        nearest = difflib.get_close_matches(name, problem["expected"], 1)
+        if nearest and nearest[0] != name:
+            return f"{problem['detail']}; did you mean {nearest[0]}?"
+    return problem_of(response)
 
 
 def card_of(response: Any, url: str) -> dict[str, Any]:
@@ -112,10 +189,8 @@ async def _served_here(file: Path) -> AsyncIterator[Target]:
         sys.setswitchinterval(_SWITCH)
         try:
             transport = LocalTransport(settings_for(Path(folder)))
-            async with (
-                transport,
-                httpx.AsyncClient(transport=transport, base_url="http://elman", timeout=None) as client,
-            ):
+            # The client opens the transport, and closes it.
+            async with httpx.AsyncClient(transport=transport, base_url="http://elman", timeout=None) as client:
                 path = f"/v1/models/{name}"
                 response = await client.get(path)
                 if response.status_code != 200:

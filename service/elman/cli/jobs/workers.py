@@ -1,6 +1,5 @@
 """Several server processes on one address. Each has its own engine, and all share the sessions of one store."""
 
-import asyncio
 import contextlib
 import logging
 import multiprocessing
@@ -8,29 +7,34 @@ import os
 import shutil
 import signal
 import socket
-import threading
 import time
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import typer
 
-from elman.api.server import Server, own_key
 from elman.api.workers import meeting_folder
-from elman.app import create_app
-from elman.cli.exits import CANNOT_START, refuse
-from elman.cli.jobs.server import FORCE_SECONDS, GracefulServer, run_to_the_end
+from elman.cli.exits import CANNOT_START
+from elman.cli.garbage import collect_rarely
+from elman.cli.jobs.listening import hold_port
+from elman.cli.jobs.server import FORCE_SECONDS
+from elman.http.accepting import NOT_ACCEPTING, Counts
 from elman.http.keys import KeysFile
-from elman.http.process import collect_less, drop_silent_peers, keep_memory, within_descriptors
+from elman.http.process import drop_silent_peers
+from elman.sessions.tokens import own_key
 from elman.settings import Settings
 
-# A worker sends a beat this often. One that sends none for so long is replaced: a long run blocks no beat.
-_BEAT_SECONDS, _SILENCE_SECONDS = 1.0, 60.0
+BEAT_SECONDS = 1.0
+"""A worker sends a beat this often."""
+
+# A worker that sends none for so long is replaced: a long run blocks no beat.
+_SILENCE_SECONDS = 60.0
 # A worker that ended before it was ready is replaced only after this time.
 _START_AGAIN_SECONDS = 1.0
+# Workers that may be ending beside those that run and those that come in their place.
+_SPARE_PLACES = 64
 
 _SPAWN = multiprocessing.get_context("spawn")
 _LOG = logging.getLogger("uvicorn.error")
@@ -48,9 +52,9 @@ def run_workers(
         sockets: bound already.
         options: of `uvicorn.Config`.
     """
-    if not settings.state_keys:
+    if not settings.state_keys and not settings.is_remote:
         # All workers must seal state tokens with the same key.
-        settings = settings.model_copy(update={"state_keys": (own_key(settings),)})
+        settings = settings.model_copy(update={"state_keys": (own_key(settings.store_dir),)})
     for one in sockets:
         drop_silent_peers(one, settings.stream_timeout)
     try:
@@ -64,26 +68,6 @@ def run_workers(
         shutil.rmtree(meeting_folder(settings.store_dir, os.getpid()), ignore_errors=True)
 
 
-def hold_port(host: str, port: int) -> socket.socket:
-    """Take a port on which each worker will listen by itself (SO_REUSEPORT). Exits with 3 if it is taken.
-
-    The socket that is returned does not listen, so that it gets no connection. It keeps others off the port: a server
-    that was started twice would share the connections with the first one.
-    """
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    try:
-        with socket.socket(family, kind) as alone:
-            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            alone.bind(address)
-            address = alone.getsockname()
-        held = socket.socket(family, kind)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind(address)
-    except OSError as error:
-        raise refuse(f"gRPC cannot listen on {host}, port {port}: {error.strerror}", CANNOT_START) from None
-    return held
-
-
 @dataclass(eq=False)
 class Worker:
     """A process that serves.
@@ -91,6 +75,7 @@ class Worker:
     Attributes:
         beats: what it sends while it goes on.
         heard: when it last did, on the clock of `time.monotonic`; at first, when it was started.
+        place: of its number of connections among those of all.
         ready: True once it takes connections.
         replaces: the worker that ends once this one is ready.
     """
@@ -98,6 +83,7 @@ class Worker:
     process: BaseProcess
     beats: Connection
     heard: float
+    place: int
     ready: bool = False
     replaces: "Worker | None" = None
 
@@ -145,6 +131,8 @@ class Supervisor:
         self._leaving: list[Worker] = []
         # Workers that are still to be replaced by a restart of all.
         self._outdated: list[Worker] = []
+        # How many connections each worker has. Those that are being replaced have places too.
+        self._counts: Counts = _SPAWN.RawArray("i", [NOT_ACCEPTING] * (2 * settings.workers + _SPARE_PLACES))
         self._start_again_at = 0.0
         self._stopping = self._restarting = False
         self._woken, self._wake = socket.socketpair()
@@ -155,7 +143,7 @@ class Supervisor:
         self._fill()
         _LOG.info("Started %d workers under process [%d]", len(self._workers), os.getpid())
         while not self._stopping:
-            self._wait(_BEAT_SECONDS)
+            self._wait(BEAT_SECONDS)
             self._remove_dead()
             self._hand_over()
             self._fill()
@@ -177,11 +165,14 @@ class Supervisor:
 
     def _start(self) -> Worker:
         beats, sender = _SPAWN.Pipe(duplex=False)
-        arguments = (self._settings, self._keys, self._sockets, self._options, sender)
-        process = _SPAWN.Process(target=serve_as_worker, args=arguments)
+        taken = {one.place for one in self._workers + self._leaving}
+        place = next(one for one in range(len(self._counts)) if one not in taken)
+        report = not taken  # the first one says what all of them serve
+        arguments = (self._settings, self._keys, self._sockets, self._options, sender, self._counts, place, report)
+        process = _SPAWN.Process(target=_serve, args=arguments)
         process.start()
         sender.close()
-        return Worker(process, beats, time.monotonic())
+        return Worker(process, beats, time.monotonic(), place)
 
     def _wait(self, seconds: float) -> None:
         """Wait for a signal, a beat or a death."""
@@ -195,7 +186,7 @@ class Supervisor:
             worker.listen()
         for worker in [one for one in self._leaving if one.dead]:
             self._leaving.remove(worker)
-            worker.close()
+            self._close(worker)
         if self._keys is not None:
             self._keys.refresh()
 
@@ -213,7 +204,12 @@ class Supervisor:
                 if successor.replaces is worker:
                     successor.replaces = None
             self._outdated = [one for one in self._outdated if one is not worker]
-            worker.close()
+            self._close(worker)
+
+    def _close(self, worker: Worker) -> None:
+        """Forget a dead worker."""
+        self._counts[worker.place] = NOT_ACCEPTING
+        worker.close()
 
     def _did_not_start(self, worker: Worker) -> None:
         """Try again a little later. Exits with 3 if there is no reason to hope: none could start."""
@@ -248,7 +244,8 @@ class Supervisor:
         """Start as many workers as are missing, beside those that come in the place of another."""
         if time.monotonic() >= self._start_again_at:
             places = sum(one.replaces is None for one in self._workers)
-            self._workers += [self._start() for _ in range(self._settings.workers - places)]
+            for _ in range(self._settings.workers - places):
+                self._workers.append(self._start())
 
     def _end_all(self) -> None:
         """Tell all workers to end, and end those that do not by force."""
@@ -261,47 +258,10 @@ class Supervisor:
             worker.end(signal.SIGKILL)
 
 
-def serve_as_worker(
-    settings: Settings,
-    keys: KeysFile | None,
-    sockets: list[socket.socket],
-    options: dict[str, Any],
-    beats: Connection,
-) -> None:
+def _serve(*arguments: Any) -> None:
     """What the process of a worker runs."""
-    collect_less()
-    keep_memory()
-    settings = within_descriptors(settings)
-    threading.Thread(target=_end_with_parent, name="elman-parent", daemon=True).start()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # for the supervisor, but sent to all by a terminal that closes
-    run_to_the_end(WorkerServer(create_app(settings, keys), settings, options, beats), sockets)
+    collect_rarely()
+    # Imported here, since the supervisor does without what serves.
+    from elman.cli.jobs.worker import serve_as_worker
 
-
-class WorkerServer(GracefulServer):
-    """A server that tells its supervisor that it goes on."""
-
-    def __init__(self, application: Any, settings: Settings, options: dict[str, Any], beats: Connection) -> None:
-        super().__init__(application, settings, options)
-        self._beats = beats
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await self.listen(sockets)
-        if self.started:
-            self._beat(asyncio.get_running_loop(), self._application.state.server)
-
-    def _beat(self, loop: asyncio.AbstractEventLoop, server: Server) -> None:
-        # If the engine is stuck there is no beat, so that the worker is replaced.
-        if server.engine.stuck() is None:
-            try:
-                self._beats.send_bytes(b".")
-            except OSError:
-                return  # the supervisor is gone
-        loop.call_later(_BEAT_SECONDS, partial(self._beat, loop, server))
-
-
-def _end_with_parent() -> None:
-    """End as on SIGTERM when the supervisor is gone, however it ended."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "started by the supervisor"
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
+    serve_as_worker(*arguments)

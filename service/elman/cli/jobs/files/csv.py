@@ -27,7 +27,7 @@ class CSVSink:
         self.done = done
         self._header = columns(model_io, steps, kept)
         if not stream.seekable() or not stream.tell():
-            self._write([self._header])
+            write_rows(self.stream, [self._header])
 
     def write(self, outcomes: list[Outcome]) -> None:
         rows: list[list[Any]] = []
@@ -36,7 +36,7 @@ class CSVSink:
                 rows.append([outcome.id, *[""] * (len(self._header) - 2), outcome.error])
             else:
                 rows += self._rows(outcome, orjson.loads(outcome.content))
-        self._write(rows)
+        write_rows(self.stream, rows)
         self.done += len(outcomes)
 
     def _rows(self, outcome: Outcome, result: dict[str, Any]) -> Iterator[list[Any]]:
@@ -60,14 +60,16 @@ class CSVSink:
         for step, (row, item, more, *of_heads) in enumerate(zip(outputs, decoded, kept, *blocks, strict=True)):
             yield [identity, length, step, *more, *_cells(self.model_io, item), *row, *chain(*of_heads), ""]
 
-    def _write(self, rows: list[list[Any]]) -> None:
-        text = StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        self.stream.write(text.getvalue().encode())
-        self.stream.flush()
-
     def close(self, complete: bool) -> None:
         self.stream.close()
+
+
+def write_rows(stream: BinaryIO, rows: list[list[Any]]) -> None:
+    """Write rows of cells as CSV, and flush."""
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    stream.write(text.getvalue().encode())
+    stream.flush()
 
 
 def columns(model_io: ModelIO, steps: bool, kept: Collection[str] = ()) -> list[str]:

@@ -3,6 +3,7 @@
 import gzip
 import os
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
@@ -10,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, Literal
 
 from elman.cli.extras import need
-from elman.cli.jobs.files.errors import UnusableFile
+from elman.cli.jobs.files.errors import UTF16_MARKS, UnusableFile, reading
 from elman.cli.jobs.files.items import PLAIN_TABLE, InputItem, ModelIO, Sink, Source, TableOptions, WrappedSource
 
 FileFormat = Literal["jsonl", "csv", "txt", "npy", "npz", "parquet", "arrow", "excel"]
@@ -52,7 +53,8 @@ def open_source(
 ) -> Source:
     """Open the sequences in a file, or on standard input for `-`. Raises UnusableFile."""
     try:
-        source = _open_source(path, model_io, format, table)
+        with reading():
+            source = _open_source(path, model_io, format, table)
         return _WithStatics(source, model_io) if model_io.given else source
     except UnusableFile as error:
         raise UnusableFile(f"{name_of(path)}: {error}") from None
@@ -150,7 +152,7 @@ def _open_binary(path: str, model_io: ModelIO, format: FileFormat, table: TableO
         from elman.cli.jobs.files.tables import ArrowTable, ExcelTable
 
         file = Path(path)
-        found = ExcelTable(file, model_io, table) if format == "excel" else ArrowTable(file, format)
+        found = ExcelTable(file, model_io, table) if format == "excel" else ArrowTable(file, format, table.row_groups)
         return TableSource(found, model_io, table)
     from elman.cli.jobs.files.numpy import NPYSource, NPZSource
 
@@ -160,8 +162,9 @@ def _open_binary(path: str, model_io: ModelIO, format: FileFormat, table: TableO
 
 def _sniff(stream: BinaryIO, model_io: ModelIO) -> FileFormat:
     """The format of a pipe, by its first character: JSON lines; otherwise text for models that read it, or CSV."""
-    peeked = stream.peek(_PEEKED).lstrip() if hasattr(stream, "peek") else b""
-    if peeked[:1] in (b"{", b"[", b'"') and not (model_io.rank == 2 and b"," in peeked and peeked[:1] == b'"'):
+    peeked = stream.peek(_PEEKED) if hasattr(stream, "peek") else b""
+    text = peeked.decode("utf-16" if peeked.startswith(UTF16_MARKS) else "utf-8-sig", "ignore").lstrip()
+    if text[:1] in ("{", "[", '"') and not (model_io.rank == 2 and "," in text and text[:1] == '"'):
         return "jsonl"
     return "txt" if model_io.text else "csv"
 
@@ -173,15 +176,17 @@ def open_sink(
     format: FileFormat,
     resume: bool,
     kept: Mapping[str, Any] = MappingProxyType({}),
+    for_people: bool = False,
 ) -> Sink:
     """Open a file for results, or standard output for None. Raises UnusableFile.
 
     Args:
         resume: whether the results are added to those in the file.
         kept: the columns of the input that a table of results has too, and their Arrow types.
+        for_people: whether standard output is a terminal, for which no format was chosen.
     """
     try:
-        return _open_sink(path, model_io, steps, format, resume, kept)
+        return _open_sink(path, model_io, steps, format, resume, kept, for_people)
     except UnusableFile as error:
         raise UnusableFile(f"{path}: {error}") from None
     except OSError as error:
@@ -189,7 +194,13 @@ def open_sink(
 
 
 def _open_sink(
-    path: Path | None, model_io: ModelIO, steps: bool, format: FileFormat, resume: bool, kept: Mapping[str, Any]
+    path: Path | None,
+    model_io: ModelIO,
+    steps: bool,
+    format: FileFormat,
+    resume: bool,
+    kept: Mapping[str, Any],
+    for_people: bool,
 ) -> Sink:
     if format in ("txt", "arrow", "excel"):
         raise UnusableFile(f"results cannot be written as {format}; use .jsonl, .csv, .parquet, .npy or .npz")
@@ -199,6 +210,10 @@ def _open_sink(
         raise UnusableFile(".npz holds the outputs of every step: add --return steps, or use .npy for final outputs")
     if format in ("npy", "npz") and model_io.heads:
         raise UnusableFile(f".{format} holds one output; for --head use .jsonl, .csv or .parquet")
+    if path is None and for_people:
+        from elman.cli.jobs.files.terminal import TerminalSink
+
+        return TerminalSink(sys.stdout, model_io, steps)
     if path is None:
         return _open_stdout(model_io, steps, format, kept)
     if format == "csv":

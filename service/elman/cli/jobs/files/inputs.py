@@ -188,6 +188,9 @@ def whole_numbers(values: Any) -> Any:
 
 def sequence_json(model_io: "ModelIO", data: Any, further: Sequence[Any]) -> bytes:
     """A sequence in JSON: its data alone, or an object by name where the model has further inputs."""
-    names = (one.name for one in model_io.further)
-    value = {model_io.data: data, **dict(zip(names, further, strict=True))} if model_io.further else data
+    value = data
+    if model_io.further:
+        value = dict(zip((one.name for one in model_io.further), further, strict=True))
+        if model_io.size != 0:
+            value = {model_io.data: data, **value}
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -20,7 +20,7 @@ class ModelIO:
 
     Attributes:
         kind: what one sequence is: rows of `size` numbers (`features`), one row of samples (`frames`), or token ids
-            (`tokens`).
+            (`tokens`). With a `size` of 0 there are further inputs alone, as in the future of some forecasts.
         names: the names of the features, if the model has them.
         text: True if tokens may be written as text.
         outputs: how many numbers one output row has.
@@ -68,6 +68,7 @@ class TableOptions:
         decimal: the sign before the decimals in CSV; None where that must be plain to see.
         sheet: the sheet of an Excel file, if it has several.
         keep: whether a result is written with the columns that the model does not use.
+        row_groups: those of a Parquet file that are read, the first one and the one after the last; None for all.
     """
 
     id_column: str | None = None
@@ -79,6 +80,7 @@ class TableOptions:
     decimal: Literal[".", ","] | None = None
     sheet: str | None = None
     keep: bool = False
+    row_groups: tuple[int, int] | None = None
 
     def find_id(self, names: Sequence[str]) -> str | None:
         """The column of ids among the columns of a table, if there is one. Raises UnusableFile."""
@@ -106,6 +108,17 @@ def scattered_rows(row: int, id: object) -> UnusableFile:
         f"row {row}: the id {str(id)[:40]!r} has rows further up. The rows of a sequence must follow each other: sort "
         "the file by id, or add --gather, which reads it whole"
     )
+
+
+def check_ids(column: str | None, ids: Sequence[Any], start: int, faults: Collection[int]) -> None:
+    """Raise UnusableFile for a row without an id among rows that have some, unless the row is faulty anyway.
+
+    Args:
+        start: the number of the first row.
+    """
+    for number, id in enumerate(ids, start):
+        if column is not None and (id is None or id != id or id == "") and number not in faults:
+            raise UnusableFile(f"row {number}: its cell in {column!r} is empty, so that it belongs to no sequence")
 
 
 def check_all_used(names: Sequence[str], used: Collection[str], id_column: str | None) -> None:

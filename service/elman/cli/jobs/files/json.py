@@ -1,13 +1,16 @@
 """JSON lines and plain text. A line of JSON is `{"sequence": ..., "id": ...}` or a bare sequence."""
 
+import codecs
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 import orjson
 
+from elman.cli.jobs.files.errors import UTF16_MARKS, UnusableFile, reading
 from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome
 
 
@@ -40,16 +43,34 @@ class LineSource:
         self.stream.close()
 
     def __iter__(self) -> Iterator[InputItem]:
-        with self.stream:
-            for number, line in enumerate(self.stream, 1):
+        with self.stream, reading():
+            for number, line in enumerate(self._lines(), 1):
                 self._position += len(line)
                 item = self.read(line, f"line {number}")
                 if item is not None:
                     yield item
 
+    def _lines(self) -> Iterator[bytes]:
+        """The lines in UTF-8, without the mark that some programs write at the start."""
+        first = next(self.stream, b"")
+        lines = itertools.chain([first.removeprefix(codecs.BOM_UTF8)], self.stream)
+        return _from_utf16(lines) if first.startswith(UTF16_MARKS) else lines
+
     def read(self, line: bytes, place: str) -> InputItem | None:
         """The item of a line, or None if the line is empty. `line` includes its line break."""
         raise NotImplementedError
+
+
+def _from_utf16(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a text in UTF-16, in UTF-8. Raises UnusableFile."""
+    decoder, rest = codecs.getincrementaldecoder("utf-16")(), ""
+    try:
+        for piece in pieces:
+            *whole, rest = (rest + decoder.decode(piece)).split("\n")
+            yield from (line.encode() for line in whole)
+        yield (rest + decoder.decode(b"", final=True)).encode()
+    except UnicodeError as error:
+        raise UnusableFile(f"it is not utf-16: {error}") from None
 
 
 class JSONSource(LineSource):

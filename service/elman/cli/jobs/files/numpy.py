@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from numpy.lib import format as npy
 
-from elman.cli.jobs.files.errors import UnusableFile
+from elman.cli.jobs.files.errors import DAMAGED, UnusableFile, reading
 from elman.cli.jobs.files.inputs import sequence_json
 from elman.cli.jobs.files.items import InputItem, ModelIO, Outcome, parts_of
 
@@ -98,6 +98,8 @@ class NPZSource:
             raise UnusableFile("the archive is empty")
         self._names = names
         self._lengths = self._read("lengths") if "lengths" in names else None
+        if self._lengths is not None:
+            _check_lengths(self._lengths)
         self.total: int | None = len(names) if self._lengths is None else len(self._lengths)
         if self._lengths is not None and len(names) != 2:
             raise UnusableFile(
@@ -114,7 +116,7 @@ class NPZSource:
         try:
             with self._archive.open(name + ".npy") as stream:
                 return npy.read_array(stream, allow_pickle=False)
-        except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        except (ValueError, *DAMAGED, KeyError, RuntimeError) as error:  # the last if encrypted
             raise UnusableFile(
                 _PICKLED if "allow_pickle" in str(error) else f"{name} cannot be read: {error}"
             ) from None
@@ -124,7 +126,7 @@ class NPZSource:
 
     def __iter__(self) -> Iterator[InputItem]:
         items = self._members() if self._lengths is None else self._cut(self._lengths)
-        with self._archive:
+        with self._archive, reading():
             for index, item in enumerate(items):
                 self._position = index + 1
                 yield item
@@ -155,6 +157,12 @@ class NPZSource:
                     raise UnusableFile(f"{name} is cut short at item {index}")
                 data = np.frombuffer(content, dtype).reshape(length, *shape[1:])
                 yield item_of(data, f"item {index}", self.model_io)
+
+
+def _check_lengths(lengths: Any) -> None:
+    """Raise UnusableFile if an array does not say how many steps each sequence has."""
+    if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any():
+        raise UnusableFile("lengths must be a list of whole numbers of 0 or more")
 
 
 def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

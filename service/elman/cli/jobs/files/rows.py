@@ -16,9 +16,18 @@ import pyarrow.compute as pc
 
 from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.inputs import data_columns, named_columns, sequence_json, static_field, whole_numbers
-from elman.cli.jobs.files.items import Identity, InputItem, ModelIO, TableOptions, check_all_used, scattered_rows
+from elman.cli.jobs.files.items import (
+    Identity,
+    InputItem,
+    ModelIO,
+    TableOptions,
+    check_all_used,
+    check_ids,
+    scattered_rows,
+)
+from elman.cli.jobs.files.lists import arrays, is_list
 from elman.cli.jobs.files.numpy import item_of
-from elman.cli.jobs.files.tables import Piece, Table, texts_of
+from elman.cli.jobs.files.tables import Piece, Table, is_text, texts_of
 from elman.cli.jobs.files.times import Time, clock_of, first_gap, in_time, time_of
 
 # Names of a column that holds whole sequences. The first one that the table has is used.
@@ -35,6 +44,9 @@ class TableSource:
     Args:
         options: what the user says of the table.
 
+    Attributes:
+        whole: whether each row is a whole sequence.
+
     Raises:
         UnusableFile: the columns are not what the model needs.
     """
@@ -46,10 +58,11 @@ class TableSource:
         self._table = table
         self._names: list[str] = table.schema.names
         self._id, self._time = options.find_id(self._names), options.find_time(self._names)
-        lists = {one.name for one in table.schema if _is_list(one.type)}
+        lists = {one.name for one in table.schema if is_list(one.type)}
         self._named = named_columns(model_io, self._names, lists)
         chosen = options.column or (model_io.columns[0] if len(model_io.columns) == 1 else None)
         self._whole = self._whole_column(chosen)
+        self.whole = self._whole is not None
         lone = [names[0] for names in self._named.further if self._whole and names[0] not in lists]
         if lone:
             raise UnusableFile(f"{self._whole!r} holds whole sequences, so {lone[0]!r} must be a column of lists")
@@ -117,33 +130,33 @@ class TableSource:
         )
 
     def _holds_sequences(self, name: str) -> bool:
-        return _is_list(self._type(name)) or (_is_text(self._type(name)) and self.model_io.text)
+        return is_list(self._type(name)) or (is_text(self._type(name)) and self.model_io.text)
 
     def _data_columns(self, chosen: str | None) -> list[str]:
         named = [chosen] if chosen else data_columns(self.model_io, self._names)
         taken = {self._id, self._time, *self._named.all}
-        found = named or [name for name in self._names if name not in taken]
         size = self.model_io.size if self.model_io.kind == "features" else 1
+        found = named or [name for name in self._names if size and name not in taken]
         if size is not None and len(found) != size:
             raise UnusableFile(_wrong_columns(self.model_io, found))
         return found
 
     def _check_order(self, others: list[str]) -> None:
-        """Raise UnusableFile if a column that nothing uses has dates that fall from row to row."""
+        """Raise UnusableFile if a column that nothing uses has dates that are not in order, and no times are named."""
         head = self._table.head
         ids = self._ids(head.batch) if head else []
         first = [index for index, id in enumerate(ids) if id == ids[0]]
         for name in others:
-            if head is None or name == self._time or len(first) < 2:
+            if head is None or self._time or len(first) < 2:
                 continue
             cells = texts_of(self._column(head.batch, name))
             try:
                 times = [time_of(cells[index]) for index in first]
             except ValueError:
                 continue
-            if times[0].when and all(after.value < before.value for before, after in pairwise(times)):
+            if times[0].when and any(after.value < before.value for before, after in pairwise(times)):
                 raise UnusableFile(
-                    f"the dates in the column {name!r} have the newest first: --time-column {name!r} sorts the rows"
+                    f"the dates in the column {name!r} are not in order: --time-column {name!r} sorts the rows"
                 )
 
     def _find_decimal(self) -> str:
@@ -174,6 +187,7 @@ class TableSource:
             index = number - piece.start
             if index and not ids[index]:
                 ids[index] = ids[index - 1]
+        check_ids(self._id, ids, piece.start, piece.faults)
         return _Rows(
             ids,
             np.arange(piece.start, piece.start + len(batch)),
@@ -194,7 +208,7 @@ class TableSource:
     def _input(self, piece: Piece, names: list[str], faults: dict[int, str]) -> Any:
         """Columns of numbers as `(rows, columns)`. What is none is NaN, and a fault of its row."""
         columns = [self._numbers(self._column(piece.batch, name), name, piece.start, faults) for name in names]
-        values = np.stack(columns, axis=1)
+        values = np.stack(columns, axis=1) if columns else np.zeros((len(piece.batch), 0))
         if values.dtype.kind == "f":
             wrong = np.isinf(values) if self.model_io.missing else ~np.isfinite(values)
             for index, column in np.argwhere(wrong).tolist():
@@ -327,7 +341,7 @@ class TableSource:
     def _cells(self, piece: Piece, name: str) -> Iterator[InputItem]:
         batch, ids = piece.batch, self._ids(piece.batch)
         column = self._column(batch, name).combine_chunks()
-        items = _arrays(column) if _is_list(column.type) else iter(texts_of(column))
+        items = arrays(column) if is_list(column.type) else iter(texts_of(column))
         further = _across([texts_of(self._column(batch, names[0])) for names in self._named.further], len(batch))
         statics = _across([texts_of(self._column(batch, one)) for one in self._named.statics_columns], len(batch))
         kept = self._kept(batch)
@@ -445,51 +459,5 @@ def _across(columns: list[list[Any]], rows: int) -> list[tuple[Any, ...]]:
     return list(zip(*columns, strict=True)) if columns else [()] * rows
 
 
-def _is_list(kind: Any) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def _is_text(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
 def _identity(value: Any) -> Identity | None:
     return value if value is None or isinstance(value, str | int) else str(value)
-
-
-def _arrays(column: Any) -> Iterator[Any]:
-    """The cells of a list column: an array `(time,)` or `(time, features)`, None, or a list if rows differ."""
-    inner = column.values if not pa.types.is_fixed_size_list(column.type) else None
-    if inner is None or column.null_count:
-        yield from (None if cell is None else _array(cell) for cell in column.to_pylist())
-        return
-    offsets = column.offsets.to_numpy()
-    if not _is_list(inner.type):
-        flat = inner.to_numpy(zero_copy_only=False)
-        yield from (flat[begin:end] for begin, end in itertools.pairwise(offsets))
-        return
-    width = _width(inner)
-    if width is None:
-        yield from map(_array, column.to_pylist())
-        return
-    rows = inner.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-    yield from (rows[begin:end] for begin, end in itertools.pairwise(offsets))
-
-
-def _width(rows: Any) -> int | None:
-    """The common length of the lists in a column, or None if they differ."""
-    if rows.null_count:
-        return None
-    if pa.types.is_fixed_size_list(rows.type):
-        return int(rows.type.list_size)
-    widths = np.diff(rows.offsets.to_numpy())
-    return int(widths[0]) if len(widths) and (widths == widths[0]).all() and widths[0] else None
-
-
-def _array(cell: list[Any]) -> Any:
-    """A cell as an array. If its rows differ it stays a list, and the server reports the step."""
-    try:
-        data = np.array(cell, None if any(isinstance(row, list) for row in cell) else np.float64)
-    except (ValueError, TypeError):
-        return cell
-    return data if data.dtype.kind in "fiu" else cell

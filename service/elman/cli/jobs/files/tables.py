@@ -18,13 +18,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from elman.cli.jobs.files.errors import UnusableFile
+from elman.cli.jobs.files.errors import UTF16_MARKS, UnusableFile, reading
 from elman.cli.jobs.files.items import ModelIO, TableOptions
 
 # Most bytes and rows that are read of a file at once. A row of CSV is no longer than that.
 _BLOCK = 1 << 20
 _MOST_ROWS = 8192
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass
@@ -161,10 +160,17 @@ class CSVTable(TextTable):
     def __init__(self, stream: BinaryIO, total: int | None, model_io: ModelIO, options: TableOptions) -> None:
         self._stream = stream
         head = stream.peek(1 << 16) if hasattr(stream, "peek") else b""  # a pipe gives what it has
-        self._encoding = "utf-16" if head[:2] in _UTF16 else "utf8"
+        self._encoding = "utf-16" if head[:2] in UTF16_MARKS else "utf8"
         text = head.decode(self._encoding, "ignore")
-        self._delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        self._width = len(next(csv.reader(StringIO(text), delimiter=self._delimiter), []))
+        if "\0" in text:
+            raise UnusableFile("it is not text in UTF-8, nor in UTF-16 with its mark at the start")
+        # Where the first row has none of them, a comma is of a second cell, unless it is said to be a decimal one.
+        delimiters = ";,\t" if options.decimal == "," else ",;\t"
+        self._delimiter = max(delimiters, key=text.partition("\n")[0].count)
+        try:
+            self._width = len(next(csv.reader(StringIO(text, newline=""), delimiter=self._delimiter), []))
+        except csv.Error as error:
+            raise UnusableFile(f"its first row is not CSV: {error}") from None
         self._unlike: dict[int, list[str]] = {}
         super().__init__(self._blocks(), self._unlike, model_io, options)
         self.total = total
@@ -195,9 +201,10 @@ class CSVTable(TextTable):
                     check_utf8=False, column_types={f"f{index}": pa.string() for index in range(self._width)}
                 ),
             )
-            for batch in reader:
+            for batch in _read(reader):
                 if batch.num_columns > self._width:
-                    raise UnusableFile("the first row is too long")
+                    blank = "blank: it must name the columns"
+                    raise UnusableFile(f"the first row is {'too long' if self._width else blank}")
                 yield pa.Table.from_batches([batch])
         except UnicodeDecodeError as error:
             raise UnusableFile(f"it is not {self._encoding}: {error}") from None
@@ -227,19 +234,23 @@ class ExcelTable(TextTable):
 
 
 class ArrowTable:
-    """A Parquet file, or an Arrow file or stream, in pieces."""
+    """A Parquet file, or an Arrow file or stream, in pieces.
+
+    Args:
+        row_groups: those of a Parquet file that are read, the first one and the one after the last; None for all.
+    """
 
     text = False
 
-    def __init__(self, path: Path, format: str) -> None:
+    def __init__(self, path: Path, format: str, row_groups: tuple[int, int] | None = None) -> None:
         try:
-            self._file = _Parquet(path) if format == "parquet" else _IPC(path)
+            self._file = _Parquet(path, row_groups) if format == "parquet" else _IPC(path)
             self.schema = pa.schema([field.with_type(_decoded(field.type)) for field in self._file.schema])
             first = next(self._file.batches(None), None)
         except (pa.ArrowException, OSError) as error:
             name = "a Parquet" if format == "parquet" else "an Arrow"
             raise UnusableFile(f"it is not {name} file: {error}") from None
-        self.head = None if first is None else Piece(self._plain(first), 0)
+        self.head = None if first is None else Piece(self._plain(first), self._file.start)
         self.total: int | None = self._file.total
         self.position = 0
 
@@ -247,12 +258,12 @@ class ArrowTable:
         self._file.close()
 
     def pieces(self, columns: list[str]) -> Iterator[Piece]:
-        start = 0
+        start = self._file.start
         try:
             for batch in self._file.batches(columns):
                 yield Piece(self._plain(batch), start)
                 start += len(batch)
-                self.position = start
+                self.position = start - self._file.start
         except pa.ArrowException as error:
             raise UnusableFile(f"it is damaged: {error}") from None
         finally:
@@ -264,15 +275,19 @@ class ArrowTable:
 
 
 class _Parquet:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, row_groups: tuple[int, int] | None) -> None:
         self._file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-        self.schema, self.total, self.close = self._file.schema_arrow, self._file.metadata.num_rows, self._file.close
+        self.schema, self.close, metadata = self._file.schema_arrow, self._file.close, self._file.metadata
+        first, end = row_groups or (0, metadata.num_row_groups)
+        self._groups = list(range(first, end))
+        self.start, self.total = (
+            sum(metadata.row_group(i).num_rows for i in one) for one in (range(first), self._groups)
+        )
 
     def batches(self, columns: list[str] | None) -> Iterator[Any]:
-        metadata = self._file.metadata
-        size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-        rows = max(1, min(_MOST_ROWS, _BLOCK * max(1, metadata.num_rows) // max(1, size)))
-        yield from self._file.iter_batches(batch_size=rows, columns=columns)
+        size = sum(self._file.metadata.row_group(i).total_byte_size for i in self._groups)
+        rows = max(1, min(_MOST_ROWS, _BLOCK * max(1, self.total) // max(1, size)))
+        yield from self._file.iter_batches(batch_size=rows, row_groups=self._groups, columns=columns)
 
 
 class _IPC:
@@ -280,7 +295,7 @@ class _IPC:
 
     def __init__(self, path: Path) -> None:
         self._map = pa.memory_map(str(path))
-        self.total, self.close = None, self._map.close
+        self.start, self.total, self.close = 0, None, self._map.close
         self.schema = self._open().schema
 
     def _open(self) -> Any:
@@ -298,6 +313,12 @@ class _IPC:
             yield from (batch.slice(at, _MOST_ROWS) for at in range(0, len(batch), _MOST_ROWS))
 
 
+def _read(batches: Any) -> Iterator[Any]:
+    """Batches of a text that may have to be unpacked. Raises UnusableFile if it is damaged."""
+    with reading():
+        yield from batches
+
+
 def texts_of(column: Any) -> list[Any]:
     """The cells of a column as Python has them. A byte that is not UTF-8 becomes a surrogate."""
     try:
@@ -305,6 +326,11 @@ def texts_of(column: Any) -> list[Any]:
     except UnicodeDecodeError:
         cells = [cell.decode(errors="surrogateescape") for cell in column.cast(pa.binary()).to_pylist()]
     return cells
+
+
+def is_text(kind: Any) -> bool:
+    """Whether an Arrow type is one of text."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _is_data(first: list[str], model_io: ModelIO, options: TableOptions) -> bool:
