@@ -67,5 +67,5 @@ def prefix_proxy(upstream: str, prefix: str, pause: float = 0.0) -> Iterator[str
     finally:
         server.shutdown()
         server.server_close()
-        thread.join()
+        thread.join(60)
         client.close()

@@ -71,7 +71,7 @@ def test_tokens_appear_one_by_one_until_it_is_stopped(
     open_screen: OpenScreen, server: RunningServer, generator: dict[str, Any]
 ) -> None:
     """A slow way to the server: what has come is on the screen before the rest is there."""
-    with prefix_proxy(server.url, "/slow", pause=0.12) as url:
+    with prefix_proxy(server.url, "/slow", pause=1.0) as url:
         screen = open_screen(url)
         page = screen.open("generate", generator["name"])
         panel = page.get_by_role("tabpanel")

@@ -112,10 +112,12 @@ def test_everything_is_reached_and_done_by_keyboard_alone(screen: Screen, server
     assert [tab.get_attribute("tabindex") or "0" for tab in tabs.all()].count("0") == 1
     page.get_by_role("tab", name="Explore").focus()
     for key, expected in (
+        ("ArrowLeft", "models"),
         ("ArrowLeft", "engine"),
-        ("ArrowRight", "explore"),
+        ("ArrowRight", "models"),
         ("End", "engine"),
-        ("Home", "explore"),
+        ("Home", "models"),
+        ("ArrowRight", "explore"),
         ("ArrowRight", "session"),
     ):
         press(key)
@@ -149,7 +151,7 @@ def test_everything_is_reached_and_done_by_keyboard_alone(screen: Screen, server
 
     # Steps, modes and tables of Explore.
     page.get_by_role("tab", name="Session").focus()
-    press("Home")
+    press("ArrowLeft")
     slider = page.get_by_label("Step", exact=True)
     slider.focus()
     press("Home")

@@ -15,7 +15,7 @@ export class Problem extends Error {
 }
 
 /** The server's root, without the slash at its end: what the shown commands start from. */
-export const root = new URL(".", document.baseURI).href.replace(/\/$/, "");
+export const root = new URL("..", import.meta.url).href.replace(/\/$/, "");
 
 export const key = {
   get: () => sessionStorage.getItem(KEY) || "",
@@ -71,7 +71,7 @@ async function send(method, path, body, signal) {
   if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
   let response;
   try {
-    response = await fetch(path, {
+    response = await fetch(`${root}/${path}`, {
       method,
       headers,
       signal,

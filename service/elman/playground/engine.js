@@ -5,6 +5,7 @@ import { chart } from "./charts.js";
 import { curl, python, snippets } from "./code.js";
 import { el, grouped, plural, say, short, table } from "./dom.js";
 import { colour } from "./drawing.js";
+import { refusal } from "./models.js";
 
 const EVERY = 1000;
 /** Readings that are kept: two minutes. */
@@ -181,16 +182,7 @@ export function engine(page) {
     refusals.hidden = !files.length;
     refusals.replaceChildren(
       el("h2", {}, "Refused"),
-      ...files.map((one) =>
-        el(
-          "p",
-          {},
-          el("strong", {}, one.name),
-          one.version ? ` ${one.version}` : "",
-          `: ${one.reason}. `,
-          el("span", { class: "muted" }, one.remedy ?? ""),
-        ),
-      ),
+      ...files.map(refusal),
     );
   }
 
@@ -208,6 +200,7 @@ export function engine(page) {
       });
       look();
     },
+    changed: showRefused,
     hide() {
       visible = false;
       look();

@@ -1,15 +1,16 @@
 // Explore: one sequence, its outputs, its hidden state and its influence, and the three cells beside each other.
 
-import { modelPath, post, versionOf } from "./api.js";
+import { modelPath, post, Problem, versionOf } from "./api.js";
 import { chart } from "./charts.js";
 import { curl, keywords, literal, printed, python, sequenceCode, snippets } from "./code.js";
 import { debounced, el, nameAndUnit, newId, percent, plural, select, say, short, table } from "./dom.js";
-import { lengthWords, sequenceInput } from "./input.js";
+import { asText, lengthWords, sequenceInput } from "./input.js";
 import { dataOf, furtherInputs, headChoice, isPlain, staticInputs } from "./named.js";
 import { drawHidden, drawInfluence, drawInput, drawOutputs, shares } from "./pictures.js";
 import { inWords, outputNames, ranking, show, stepNames, topOf, valueRows } from "./reading.js";
+import { column, siblings } from "./siblings.js";
+import { answerState } from "./state.js";
 
-const CELLS = ["rnn", "lstm", "gru"];
 /** Numbers of state that are asked for at most: a longer sequence is shown without. */
 const MOST_STATE = 400_000;
 /** Steps whose influence is asked for at most: it takes as many runs. */
@@ -25,7 +26,11 @@ export function explore(page) {
   let timer = 0;
 
   const input = sequenceInput(({ now }) => (now ? start() : later()));
-  const later = debounced(() => start(), 250);
+  const soon = debounced(() => start(), 250);
+  const later = () => {
+    state.ask();
+    soon();
+  };
   const further = furtherInputs(later);
   const statics = staticInputs(later);
   const heads = headChoice(() => start());
@@ -79,6 +84,10 @@ export function explore(page) {
       figures.hidden.element,
     ),
   );
+  const answer = el("section", { class: "card", "aria-label": "Answer" }, barsTitle, headline, expected, bars);
+  const around = el("div", {}, compared);
+  const state = answerState(results, answer, around);
+  const place = el("div", {});
   const element = el(
     "div",
     {},
@@ -93,15 +102,16 @@ export function explore(page) {
           { class: "card", "aria-label": "Sequence" },
           el("h2", {}, "Sequence"),
           input.element,
+          place,
           further.element,
           statics.element,
           heads.element,
         ),
-        el("section", { class: "card", "aria-label": "Answer" }, barsTitle, headline, expected, bars),
+        answer,
       ),
-      results,
+      el("div", { class: "results-column" }, state.line, results),
     ),
-    compared,
+    around,
     code.element,
   );
 
@@ -185,23 +195,29 @@ export function explore(page) {
     run = new AbortController();
     const { signal } = run;
     const mine = card;
+    state.ask();
     try {
       const sequence = input.value();
       const body = bodyFor(mine, sequence, further.with(sequence), statics.value(), heads.value());
       showCode(mine, body);
-      const answer = await post(modelPath(mine, "predict"), body, signal);
+      const [result] = (await post(modelPath(mine, "predict"), body, signal)).results;
       page.clear();
-      showCode(mine, body, answer.results[0]);
-      present(mine, sequence, body, answer.results[0]);
+      showCode(mine, body, result);
+      present(mine, sequence, body, result);
+      input.invalid(false);
       await Promise.all([influence(shown, signal), compare(mine, sequence, signal)]);
     } catch (error) {
-      if (error.name !== "AbortError") page.problem(error);
+      if (error.name === "AbortError") return;
+      state.fail();
+      input.invalid(!error.where || error.where.startsWith("sequence") || error.where.startsWith("line"));
+      page.problem(error);
     }
   }
 
   function present(mine, sequence, body, result) {
     const length = result.length;
-    if (!length) return page.problem(new Error("the sequence is too short for one frame: the model gave no output"));
+    if (!length) throw new Problem({ detail: "the sequence is too short for one frame: the model gave no output" }, 0);
+    state.ready();
     const labels = ranking(result);
     shown = { card: mine, sequence, body, result, labels, length, names: stepNames(sequence) };
     slider.max = length;
@@ -237,6 +253,7 @@ export function explore(page) {
         ? `The held-out answer is ${known}: ${labels.best.name === known ? "right" : "this model is wrong"}.`
         : "";
     go(length);
+    page.sequenceChanged();
     say(`${mine.name}: ${inWords(result.decoded?.at(-1), result.outputs?.at(-1))} after ${lengthWords(sequence)}`);
   }
 
@@ -370,8 +387,11 @@ export function explore(page) {
     offers: () => true,
     empty: "No model is served.",
     async show(next) {
-      if (shown?.card === next) return;
+      const given = page.given();
+      if (shown?.card === next && given === null) return;
       card = next;
+      state.reset();
+      state.ask();
       const examples = await page.examples(next);
       if (card !== next) return;
       target.replaceChildren(
@@ -380,9 +400,14 @@ export function explore(page) {
       );
       figures.influence.element.hidden = figures.hidden.element.hidden = compared.hidden = true;
       input.set(card, examples);
+      if (given !== null) input.fill(given);
       for (const one of [further, statics, heads]) one.set(card);
       await start();
     },
+    place,
+    /** The sequence as text, where it is all that the model is given. */
+    sequence: () => (shown && isPlain(shown.card) ? asText(shown.sequence) : null),
+    again: () => start(),
     hide: stop,
   };
 }
@@ -436,48 +461,4 @@ function bar(name, p, first) {
     el("span", { class: "track" }, fill),
     el("span", { class: "number" }, percent(p)),
   );
-}
-
-/** The models whose name is this one's with the cell replaced, RNN first; this one is among them. */
-function siblings(card, models) {
-  const found = CELLS.find((cell) => new RegExp(`(^|[-_])${cell}($|[-_])`).test(card.name));
-  if (!found) return [card];
-  const named = (cell) => card.name.replace(new RegExp(`(^|[-_])${found}($|[-_])`), `$1${cell}$2`);
-  return CELLS.map((cell) => (cell === found ? card : models.find((one) => one.name === named(cell)))).filter(Boolean);
-}
-
-/** One model of several: small pictures on the same axes. */
-function column(card) {
-  const outputs = chart({ title: "Outputs", height: 150, level: "h4" });
-  const reach = chart({ title: "Influence", height: 130, level: "h4" });
-  const state = chart({ title: "Hidden state", height: 170, level: "h4" });
-  const answer = el("p", { class: "answer small" });
-  return {
-    element: el(
-      "section",
-      { class: "card column", "aria-label": card.name, "data-model": card.name },
-      el("header", {}, el("h3", {}, card.cell.toUpperCase()), el("span", { class: "muted mono" }, card.name)),
-      answer,
-      outputs.element,
-      reach.element,
-      state.element,
-    ),
-    draw(sequence, { result, reach: influence }, most) {
-      const labels = ranking(result);
-      answer.replaceChildren(
-        ...(labels
-          ? [el("strong", {}, show(labels.best.name)), " ", el("span", { class: "number" }, percent(labels.best.p))]
-          : [el("strong", { class: "number" }, inWords(valueRows(result).at(-1)))]),
-      );
-      drawOutputs(outputs, card, sequence, result, true);
-      reach.element.hidden = !influence;
-      if (influence) {
-        reach.note(`${influence.span} of ${plural(influence.length, "step")} hold 90 %`);
-        drawInfluence(reach, sequence, influence, most);
-      }
-      const name = result.hidden && Object.keys(result.hidden)[0];
-      state.element.hidden = !name;
-      if (name) drawHidden(state, sequence, result.hidden[name], name, true);
-    },
-  };
 }

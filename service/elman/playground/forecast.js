@@ -5,8 +5,9 @@ import { chart } from "./charts.js";
 import { curl, keywords, literal, python, snippets } from "./code.js";
 import { el, field, nameAndUnit, number, plural, say, select, short } from "./dom.js";
 import { colour } from "./drawing.js";
-import { asText, parseNumbers, stepWords } from "./input.js";
+import { asText, MADE_UP, madeUp, parseNumbers, stepWords } from "./input.js";
 import { staticInputs } from "./named.js";
+import { answerState } from "./state.js";
 
 export function forecast(page) {
   let card = null;
@@ -27,6 +28,7 @@ export function forecast(page) {
   const outputs = select([]);
   const outputsField = field("Shown", outputs);
   const go = el("button", { class: "primary" }, "Forecast");
+  const place = el("div", {});
   const form = el(
     "form",
     { class: "card", "aria-label": "What to forecast" },
@@ -43,12 +45,21 @@ export function forecast(page) {
     ),
     field("Quantiles", quantiles),
     el("details", { class: "more" }, el("summary", {}, "The numbers themselves"), historyField, futureField),
+    place,
     el("div", { class: "actions" }, go),
   );
   const headline = el("p", { class: "answer" });
   const detail = el("p", { class: "muted lead" });
   const figure = chart({ title: "Forecast", height: 420, level: "h2" });
   const code = snippets();
+  const results = el(
+    "section",
+    { class: "card results", "aria-label": "Forecast" },
+    headline,
+    detail,
+    figure.element,
+  );
+  const state = answerState(results);
   const element = el(
     "div",
     {},
@@ -56,7 +67,7 @@ export function forecast(page) {
       "div",
       { class: "split" },
       el("div", { class: "side" }, form),
-      el("section", { class: "card results", "aria-label": "Forecast" }, headline, detail, figure.element),
+      el("div", { class: "results-column" }, state.line, results),
     ),
     code.element,
   );
@@ -72,11 +83,17 @@ export function forecast(page) {
   outputs.addEventListener("change", () => start());
 
   function fill() {
-    const one = examples[Number(example.value)];
-    if (!one) return;
+    const one = examples[Number(example.value)] ?? { sequence: madeUp(card), future: madeUpFuture() };
     history.value = asText(one.sequence);
     future.value = one.future ? asText(one.future) : "";
     if (one.truth) horizon.value = one.truth.length;
+  }
+
+  /** The features that are known ahead, for a model that has no examples. */
+  function madeUpFuture() {
+    const known = card.forecast.known ?? [];
+    const rows = madeUp(card, MADE_UP + Number(horizon.value)).slice(MADE_UP);
+    return known.length ? rows.map((row) => known.map((i) => row[i])) : null;
   }
 
   function request() {
@@ -106,14 +123,18 @@ export function forecast(page) {
   async function start() {
     run?.abort();
     const mine = (run = new AbortController());
+    state.ask();
     try {
       const body = request();
       showCode(body);
       const answer = await post(modelPath(card, "forecast"), body, mine.signal);
       page.clear();
+      state.ready();
       present(body, answer);
     } catch (error) {
-      if (error.name !== "AbortError") page.problem(error);
+      if (error.name === "AbortError") return;
+      state.fail();
+      page.problem(error);
     }
   }
 
@@ -246,8 +267,9 @@ export function forecast(page) {
     offers: (one) => Boolean(one.forecast),
     empty: 'No model here forecasts. One does whose output is its own next input: export it with task="forecasting".',
     async show(next) {
-      if (card?.name === next.name && card.version === next.version) return;
+      if (card === next) return;
       card = next;
+      state.reset();
       const offered = await page.examples(next);
       if (card !== next) return;
       examples = offered;
@@ -275,8 +297,10 @@ export function forecast(page) {
       samples.disabled = card.forecast.sampled === false;
       if (samples.disabled) samples.value = 0;
       fill();
-      if (examples.length) await start();
+      await start();
     },
+    place,
+    again: () => start(),
     hide: () => run?.abort(),
   };
 }

@@ -21,6 +21,7 @@ export function generate(page) {
   const samples = number(6, { min: 1, max: 64, step: 1 });
   const steps = number(40, { min: 1, step: 1 });
   const go = el("button", { class: "primary" }, "Generate");
+  const place = el("div", {});
   const stop = el("button", { type: "button", disabled: true }, "Stop");
   const form = el(
     "form",
@@ -39,6 +40,7 @@ export function generate(page) {
       field("Seed", seed),
       field("Longest", steps, "steps"),
     ),
+    place,
     el("div", { class: "actions" }, go, stop),
   );
   const status = el("p", { class: "muted lead" }, "Tokens appear as the server makes them.");
@@ -89,6 +91,8 @@ export function generate(page) {
 
   async function start() {
     run?.abort();
+    outputs.replaceChildren();
+    status.textContent = "";
     const mine = (run = new AbortController());
     const body = { ...request(), stream: true };
     const began = performance.now();
@@ -115,7 +119,7 @@ export function generate(page) {
       if (error.name !== "AbortError") page.problem(error);
       if (mine === run)
         status.textContent =
-          error.name === "AbortError" ? `Stopped after ${plural(count, "token")}.` : "It failed; see above.";
+          error.name === "AbortError" ? `Stopped after ${plural(count, "token")}.` : "It failed: the message says why.";
     }
     if (mine === run) {
       run = null;
@@ -181,7 +185,7 @@ export function generate(page) {
     offers: (one) => Boolean(one.generation),
     empty: 'No model here generates. One does whose outputs are the next token: export it with task="generation".',
     async show(next) {
-      if (card?.name === next.name && card.version === next.version) return;
+      if (card === next) return;
       run?.abort();
       card = next;
       const conditions = card.generation.conditions ?? [];
@@ -193,11 +197,13 @@ export function generate(page) {
       if (conditions.length) condition.value = conditions[0];
       prompt.value = "";
       statics.set(card);
-      outputs.replaceChildren(
-        ...Array.from({ length: 6 }, () => el("li", { class: "sample ghost", "aria-hidden": "true" })),
-      );
-      showCode();
+      // A model without a token to start from refuses an empty prompt.
+      if (card.generation.start !== null || conditions.length) return page.attempt(start);
+      outputs.replaceChildren();
+      status.textContent = "This model has no token to start from: type a prompt.";
+      return page.attempt(showCode);
     },
+    place,
     hide: () => run?.abort(),
   };
 }

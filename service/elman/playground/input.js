@@ -2,6 +2,7 @@
 
 import { Problem } from "./api.js";
 import { el, field, newId, number, plural, select } from "./dom.js";
+import { textOf } from "./files.js";
 
 /** Features above which nobody draws. */
 const DRAWABLE = 6;
@@ -66,12 +67,34 @@ export function stepWords(card) {
   return size === 1 ? "one number a step" : `a line a step, ${size} numbers a line`;
 }
 
+/** Steps of a sequence that is made up. */
+export const MADE_UP = 40;
+
+/** A sequence for a model that has no examples: waves, or the first tokens in their order. */
+export function madeUp(card, steps = MADE_UP) {
+  const { kind, size } = card.input;
+  if (kind === "tokens") {
+    const count = card.input.vocabulary_size ?? 1;
+    return card.input.text ? "an example" : Array.from({ length: Math.min(steps, 12) }, (_, i) => (i + 1) % count);
+  }
+  const wave = (t, i) => Number(Math.sin((2 * Math.PI * t) / (8 + 5 * (i % 7)) + i).toFixed(3));
+  if (kind === "frames") return Array.from({ length: size + 24 * card.input.stride }, (_, t) => wave(t, 0));
+  return Array.from({ length: steps }, (_, t) => Array.from({ length: size }, (_, i) => wave(t, i)));
+}
+
 /** A control for one sequence. `changed({now})` is called when it is another; `value()` gives it or raises Problem. */
 export function sequenceInput(changed) {
   let card = null;
   let examples = [];
   let mode = null;
   let pad = null;
+  /** What is wrong with the file that was chosen last. */
+  let fault = null;
+  const edited = (how) => {
+    fault = null;
+    changed(how);
+  };
+  const file = el("input", { type: "file", on: { change: () => read(file.files[0]) } });
   const modes = el("div", { class: "segments", role: "radiogroup", "aria-label": "Where the sequence comes from" });
   const body = el("div", { class: "input-body" });
   const text = el("input", {
@@ -79,31 +102,77 @@ export function sequenceInput(changed) {
     autocomplete: "off",
     autocapitalize: "words",
     spellcheck: "false",
-    on: { input: () => changed({ now: false }) },
+    on: { input: () => edited({ now: false }) },
   });
   const paste = el("textarea", {
     rows: 8,
     spellcheck: "false",
     class: "mono",
-    on: { input: () => changed({ now: false }) },
+    on: { input: () => edited({ now: false }) },
   });
-  const example = el("select", { on: { change: () => changed({ now: true }) } });
+  const example = el("select", { on: { change: () => edited({ now: true }) } });
 
   function show(next) {
     mode = next;
     for (const radio of modes.querySelectorAll("input")) radio.checked = radio.value === mode;
-    if (mode === "type") body.replaceChildren(field("Text", text, stepWords(card)));
-    if (mode === "paste") body.replaceChildren(field("Numbers", paste, `${stepWords(card)}; CSV or JSON`));
+    const made = examples.length ? "" : "; made up, since the model has no examples";
+    if (mode === "type") body.replaceChildren(field("Text", text, stepWords(card) + made));
+    if (mode === "paste") body.replaceChildren(field("Numbers", paste, `${stepWords(card)}; CSV or JSON${made}`));
     if (mode === "example") body.replaceChildren(field("Held-out example", example, "never seen in training"));
     if (mode === "draw") {
-      pad ??= drawingPad(card, examples, () => changed({ now: true }));
+      pad ??= drawingPad(card, examples, () => edited({ now: true }));
       body.replaceChildren(pad.element);
       pad.fit();
     }
   }
 
+  async function read(chosen) {
+    if (!chosen) return;
+    const mine = card;
+    try {
+      const words = await textOf(chosen);
+      if (card !== mine) return;
+      fill(words);
+      edited({ now: true });
+    } catch (error) {
+      fault = error;
+      changed({ now: true });
+    }
+    file.value = "";
+  }
+
+  /** Take a text, as one would type or paste it. */
+  function fill(words) {
+    const typed = card.input.kind === "tokens" && card.input.text;
+    (typed ? text : paste).value = words;
+    show(typed ? "type" : "paste");
+  }
+
+  const element = el(
+    "div",
+    {
+      class: "sequence-input",
+      on: {
+        dragover: (event) => event.preventDefault(),
+        drop: (event) => {
+          event.preventDefault();
+          read(event.dataTransfer.files[0]);
+        },
+      },
+    },
+    modes,
+    body,
+    el(
+      "details",
+      { class: "more" },
+      el("summary", {}, "From a file"),
+      field("File", file, "CSV, JSON or NPY; or drop it here"),
+    ),
+  );
+
   return {
-    element: el("div", { class: "sequence-input" }, modes, body),
+    element,
+    fill,
     set(nextCard, nextExamples) {
       card = nextCard;
       examples = nextExamples;
@@ -128,7 +197,7 @@ export function sequenceInput(changed) {
                 change: () => {
                   carryOver(value);
                   show(value);
-                  changed({ now: true });
+                  edited({ now: true });
                 },
               },
             }),
@@ -146,11 +215,13 @@ export function sequenceInput(changed) {
         ),
       );
       const texts = examples.map((one) => one.sequence).filter((sequence) => typeof sequence === "string");
-      text.value = texts[Math.floor((3 * texts.length) / 4)] ?? "";
-      paste.value = examples[0] && typeof examples[0].sequence !== "string" ? asText(examples[0].sequence) : "";
+      const first = examples[0]?.sequence ?? madeUp(card);
+      text.value = texts[Math.floor((3 * texts.length) / 4)] ?? (typeof first === "string" ? first : "");
+      paste.value = typeof first === "string" ? "" : asText(first);
       show(offered.some(([value]) => value === "type") ? "type" : examples.length ? "example" : offered[0][0]);
     },
     value() {
+      if (fault) throw fault;
       if (mode === "type") {
         if (!text.value) throw bad("type something");
         return text.value;
@@ -158,6 +229,10 @@ export function sequenceInput(changed) {
       if (mode === "paste") return parseNumbers(paste.value, card);
       if (mode === "draw") return pad.value();
       return examples[Number(example.value)].sequence;
+    },
+    /** Mark the control as wrong, or as right. */
+    invalid(wrong) {
+      for (const control of [text, paste, example]) control.setAttribute("aria-invalid", String(wrong));
     },
     /** The example that is chosen, where it is one. */
     example: () => {

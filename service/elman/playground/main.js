@@ -1,20 +1,32 @@
 // The page: tabs, the model that is chosen, its card, and the errors of the API.
 
 import { get, key, modelPath, Problem, versionOf } from "./api.js";
-import { el, field, grouped, plural, select } from "./dom.js";
+import { el, field, grouped, newId, plural, say, select } from "./dom.js";
 import { engine } from "./engine.js";
 import { explore } from "./explore.js";
 import { forecast } from "./forecast.js";
 import { generate } from "./generate.js";
 import { stepWords } from "./input.js";
+import { byTask, models as home, refusal } from "./models.js";
 import { ports } from "./named.js";
 import { session } from "./session.js";
 
-const VIEWS = { explore, session, generate, forecast, engine };
+const VIEWS = { models: home, explore, session, generate, forecast, engine };
 /** What a newcomer sees first, where it is served. */
 const FIRST = ["names-gru", "names-lstm", "names-rnn"];
+/** Milliseconds between two looks at what is served. */
+const LOOK = 3000;
+/** Models that a list shows at once. Of more, one types the name. */
+const MOST_LISTED = 40;
+/** Characters of an address that are sure to survive being sent. */
+const MOST_ADDRESS = 8000;
+/** Problems of the page or the server as a whole, and not of what a view asks. */
+const ABOUT_ALL = new Set(["unreachable", "unauthorized", "forbidden", "unknown_model", "other_view"]);
 
 const problemBox = document.getElementById("problem");
+const problemHome = el("div", {});
+problemBox.replaceWith(problemHome);
+problemHome.append(problemBox);
 const modelBox = document.getElementById("model");
 const tabs = [...document.querySelectorAll('[role="tab"]')];
 
@@ -24,12 +36,28 @@ let view = "explore";
 /** The model that each view was last used with, and the one that was chosen last at all. */
 const used = new Map();
 let last = null;
+/** The card that is shown. */
+let shown = null;
+/** The list of models as the server last gave it. */
+let asked = "";
+/** The sequence of the address, until a view takes it. */
+let given = null;
 const examples = new Map();
 
 const page = {
   models: () => models,
   refused: () => refused,
   chosen: () => last,
+  /** The sequence that the address asks for, once; or null. */
+  given() {
+    const text = given;
+    given = null;
+    return text;
+  },
+  /** The view shows another sequence: an address that has one follows. */
+  sequenceChanged() {
+    if (location.hash.includes("?")) history.replaceState(null, "", address());
+  },
   async examples(card) {
     const where = modelPath(card, "examples");
     if (card.examples === 0) return [];
@@ -50,6 +78,8 @@ const page = {
     if (problemBox.dataset.said === said) return;
     problemBox.dataset.said = said;
     problemBox.dataset.code = asked ? error.code : "page";
+    // Beside what was asked, unless it is about the page or the server as a whole.
+    (asked && !ABOUT_ALL.has(error.code) ? (views[view].place ?? problemHome) : problemHome).append(problemBox);
     problemBox.replaceChildren(
       el(
         "div",
@@ -107,7 +137,7 @@ const page = {
 const views = {};
 for (const [name, create] of Object.entries(VIEWS)) {
   views[name] = create(page);
-  views[name].nothing = el("p", { class: "card empty nothing", hidden: true }, views[name].empty);
+  views[name].nothing = el("section", { class: "card empty nothing", hidden: true, "aria-label": "Nothing to show" });
   document.getElementById(name).append(views[name].nothing, views[name].element);
 }
 
@@ -116,18 +146,22 @@ const viewOf = (tab) => tab.getAttribute("aria-controls");
 
 // Tabs: one is in the tab order; the arrows, Home and End go from one to the next.
 tabs.forEach((tab, i) => {
-  tab.addEventListener("click", () => open(viewOf(tab)));
+  tab.addEventListener("click", () => go(viewOf(tab)));
   tab.addEventListener("keydown", (event) => {
     const to = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: tabs.length - 1 }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     const next = tabs[(to + tabs.length) % tabs.length];
     next.focus();
-    open(viewOf(next));
+    go(viewOf(next));
   });
 });
+
+/** Open a view as somebody asked for it: Back leads to what was there before. */
+const go = (next, wanted) => open(next, wanted, { push: true });
+
 /** Show a view, with a model that it can show. */
-async function open(next, wanted) {
+async function open(next, wanted, { push = false } = {}) {
   if (next !== view) views[view].hide();
   view = next;
   page.clear();
@@ -143,8 +177,10 @@ async function open(next, wanted) {
   const first = FIRST.map((one) => offered.find((other) => other.name === one)).find(Boolean);
   const card =
     wanted ?? used.get(view) ?? (offered.includes(last) ? last : null) ?? akin(last, offered) ?? first ?? offered[0];
-  element.hidden = !card;
-  nothing.hidden = Boolean(card);
+  const has = Boolean(card) || Boolean(views[view].always);
+  element.hidden = !has;
+  nothing.hidden = has;
+  if (!has) showNothing(nothing, views[view].empty);
   modelBox.hidden = !card || !model;
   if (card && model) {
     used.set(view, card);
@@ -152,14 +188,47 @@ async function open(next, wanted) {
     showModel(card, offered);
   }
   document.title = `${document.getElementById(`tab-${view}`).textContent} · Elman`;
-  const hash = `#${[view, ...(card && model ? [card.name, versionOf(card)] : [])].filter(Boolean).join("/")}`;
-  if (location.hash !== hash) history.replaceState(null, "", hash);
-  if (!card) return;
+  const hash = place(card && model ? card : null);
+  if (location.hash.split("?")[0] !== hash) history[push ? "pushState" : "replaceState"](null, "", hash);
+  if (!has) return;
   try {
     await views[view].show(card);
   } catch (error) {
     page.problem(error);
   }
+}
+
+/** The address of this view, and of a model in it. */
+const place = (card) => `#${[view, ...(card ? [card.name, versionOf(card)] : [])].filter(Boolean).join("/")}`;
+
+/** The address of what is shown, with its sequence where the view has one that an address can hold. */
+function address() {
+  const text = views[view].sequence?.();
+  const whole = place(shown) + (text ? `?${new URLSearchParams({ input: text })}` : "");
+  return whole.length > MOST_ADDRESS ? place(shown) : whole;
+}
+
+/** Put what is shown into the address, and copy that where the browser allows it. */
+async function share({ target }) {
+  const hash = address();
+  if (location.hash !== hash) history.pushState(null, "", hash);
+  const what = hash.includes("?") ? "with the sequence" : "to the model";
+  try {
+    await navigator.clipboard.writeText(location.href);
+    target.textContent = `Link ${what} copied`;
+  } catch {
+    // Without HTTPS, or without leave, a page cannot copy.
+    target.textContent = `Link ${what} is in the address bar`;
+  }
+  say(target.textContent);
+}
+
+/** Why a view has nothing to show, and the files that are not served. */
+function showNothing(place, words) {
+  place.replaceChildren(
+    el("p", {}, words),
+    ...(refused.length ? [el("h2", {}, "Refused"), ...refused.map(refusal)] : []),
+  );
 }
 
 /** A model of the same family, of the same cell where there is one: names-lstm-generator for names-lstm. */
@@ -170,23 +239,11 @@ function akin(card, offered) {
 
 /** The model that is chosen, those that may be, and its card. */
 function showModel(card, offered) {
-  const groups = grouping(offered);
-  const choose = () =>
-    open(
-      view,
-      offered.find((one) => one.name === choice.value),
-    );
-  const choice = el(
-    "select",
-    { on: { change: choose } },
-    ...[...groups].map(([task, ones]) =>
-      el(
-        "optgroup",
-        { label: task },
-        ...ones.map((one) => el("option", { value: one.name, selected: one.name === card.name }, one.name)),
-      ),
-    ),
-  );
+  const choose = () => {
+    const found = offered.find((one) => one.name === choice.value);
+    if (found && found !== card) go(view, found);
+  };
+  const choice = offered.length > MOST_LISTED ? typed(card, offered, choose) : listed(card, offered, choose);
   const version =
     card.versions.length > 1
       ? field(
@@ -197,23 +254,46 @@ function showModel(card, offered) {
           ),
         )
       : null;
+  const sharing = el("button", { type: "button", class: "quiet share", on: { click: share } }, "Share");
+  shown = card;
   const hadFocus = modelBox.contains(document.activeElement);
-  modelBox.replaceChildren(el("div", { class: "choice" }, field("Model", choice), version), facts(card), ports(card));
+  modelBox.replaceChildren(
+    el("div", { class: "choice" }, field("Model", choice), choice.names ?? null, version, sharing),
+    facts(card),
+    ports(card),
+  );
   if (version) version.querySelector("select").value = card.version;
   if (hadFocus) choice.focus();
 }
 
-/** Models by task. */
-function grouping(offered) {
-  const groups = new Map();
-  for (const one of offered) groups.set(one.task, [...(groups.get(one.task) ?? []), one]);
-  return groups;
+/** A list of the models, by task. */
+function listed(card, offered, choose) {
+  return el(
+    "select",
+    { on: { change: choose } },
+    ...[...byTask(offered)].map(([task, ones]) =>
+      el(
+        "optgroup",
+        { label: task },
+        ...ones.map((one) => el("option", { value: one.name, selected: one.name === card.name }, one.name)),
+      ),
+    ),
+  );
+}
+
+/** A box to type a model's name, which the browser completes. */
+function typed(card, offered, choose) {
+  const id = newId("names");
+  const box = el("input", { type: "text", list: id, autocomplete: "off", spellcheck: "false", on: { change: choose } });
+  box.value = card.name;
+  box.names = el("datalist", { id }, ...offered.map((one) => el("option", { value: one.name })));
+  return box;
 }
 
 /** Show another version of the model. */
 async function openVersion(card, version) {
   try {
-    await open(view, await get(`v1/models/${encodeURIComponent(card.name)}/versions/${version}`));
+    await go(view, await get(`v1/models/${encodeURIComponent(card.name)}/versions/${version}`));
   } catch (error) {
     page.problem(error);
   }
@@ -265,21 +345,88 @@ document.getElementById("key-form").addEventListener("submit", (event) => {
   load();
 });
 
+/** Ask which models there are. True if they are others than before. Cards that are as they were stay the same. */
+async function ask() {
+  const answer = await get("v1/models");
+  const now = JSON.stringify(answer);
+  if (now === asked) return false;
+  asked = now;
+  const before = new Map(models.map((one) => [JSON.stringify(one), one]));
+  models = answer.models.map((one) => before.get(JSON.stringify(one)) ?? one);
+  refused = answer.refused;
+  return true;
+}
+
 /** Ask which models there are, and open what the address says. */
 async function load() {
   try {
-    ({ models, refused } = await get("v1/models"));
+    await ask();
     page.clear();
   } catch (error) {
     page.problem(error);
     return;
+  } finally {
+    document.getElementById("loading").hidden = true;
   }
-  const [wantedView, wantedModel, version] = location.hash.slice(1).split("/").map(decodeURIComponent);
+  const [path, query] = location.hash.slice(1).split("?");
+  const [wantedView, wantedModel, version] = path.split("/").map(decodeURIComponent);
   const known = wantedView in VIEWS ? wantedView : "explore";
-  const card = models.find((one) => one.name === wantedModel && views[known].offers(one));
+  const card = models.find((one) => one.name === wantedModel);
+  if (wantedModel && !(card && views[known].offers(card))) return missing(known, wantedModel, card);
+  if (views[known].sequence) given = new URLSearchParams(query).get("input");
   await open(known, card);
   if (card && version && Number(version) !== card.version) await openVersion(card, Number(version));
 }
 
+/** Say that the address names a model that is not there, or that this view is not for. */
+async function missing(next, name, card) {
+  const file = refused.find((one) => one.name === name);
+  const { hash } = location;
+  await open(card ? "explore" : "models", card);
+  history.replaceState(null, "", hash);
+  page.problem(
+    new Problem(
+      card
+        ? { code: "other_view", title: "Not for this model", detail: `${name} has no view “${next}”; it is shown here.` }
+        : {
+            code: "unknown_model",
+            title: "No such model",
+            detail: file ? `${name} is refused: ${file.reason}. ${file.remedy ?? ""}` : `There is no model “${name}” here.`,
+          },
+    ),
+  );
+}
+
+/** Look whether models came or went, and whether the server is there again, while somebody looks at the page. */
+async function look() {
+  try {
+    if (document.hidden || !asked) return;
+    const changed = await ask();
+    if (problemBox.dataset.code === "unreachable") {
+      page.clear();
+      views[view].again?.();
+    }
+    if (!changed) return;
+    for (const [name, card] of used) used.set(name, served(card));
+    last = served(last);
+    views[view].changed?.();
+    if (views[view].model === false) return;
+    const card = used.get(view);
+    if (!card || card !== shown) await open(view, card);
+    else showModel(card, models.filter(views[view].offers));
+  } catch (error) {
+    if (error.code !== "unreachable") page.problem(error);
+  } finally {
+    setTimeout(look, LOOK);
+  }
+}
+
+/** The card of a model as it is served now; undefined if it is not. */
+function served(card) {
+  const found = card && models.find((one) => one.name === card.name);
+  return found && card.version !== found.version && found.versions.includes(card.version) ? card : found;
+}
+
 window.addEventListener("hashchange", load);
 load();
+setTimeout(look, LOOK);

@@ -4,7 +4,7 @@ import { call, get, modelPath, post, versionOf } from "./api.js";
 import { chart } from "./charts.js";
 import { curl, keywords, literal, printed, python, sequenceCode, snippets } from "./code.js";
 import { el, field, number, plural, say, select, table } from "./dom.js";
-import { asText, parseNumbers, stepWords } from "./input.js";
+import { asText, madeUp, parseNumbers, stepWords } from "./input.js";
 import { dataOf, furtherInputs, staticInputs } from "./named.js";
 import { drawOutputs } from "./pictures.js";
 import { inWords, topOf } from "./reading.js";
@@ -50,12 +50,14 @@ export function session(page) {
   const fork = el("button", { type: "button" }, "Fork");
   const keep = el("button", { type: "button" }, "Keep state");
   const remove = el("button", { type: "button", class: "danger" }, "Delete");
+  const place = el("div", {});
   const form = el(
     "form",
     { class: "send" },
     takeFields,
     pieceHolder,
     further.element,
+    place,
     el("div", { class: "actions" }, sendButton, retry, fork, keep, remove),
   );
   const replayed = el("p", { class: "callout", hidden: true });
@@ -431,9 +433,9 @@ export function session(page) {
   return {
     element,
     offers: (one) => one.streaming,
-    empty: "No model here carries its state from request to request: each reads its sequence from both ends.",
+    empty: "No model here carries its state from request to request: each needs its whole sequence at once.",
     async show(next) {
-      const other = card?.name !== next.name || card.version !== next.version;
+      const other = card !== next;
       card = next;
       const offered = await page.examples(next);
       if (card !== next) return;
@@ -454,12 +456,17 @@ export function session(page) {
         );
         size.value = card.input.kind === "frames" ? card.input.stride : 5;
         piece.value =
-          text && typeof examples[0]?.sequence === "string" ? [...examples[0].sequence].slice(0, 3).join("") : "";
-        numbers.value = "";
+          text ? [...(examples[0]?.sequence ?? madeUp(card))].slice(0, 3).join("") : "";
+        const made = madeUp(card, Number(size.value));
+        numbers.value = text || examples.length ? "" : asText(card.input.kind === "features" ? made : made.slice(0, size.value));
         takePiece();
       }
       showCode();
       await attempt(refresh)();
+    },
+    /** Beside the piece, where one can be sent. */
+    get place() {
+      return current ? place : null;
     },
     hide() {},
   };

@@ -1,0 +1,52 @@
+// Siblings: models that differ in their cell alone, beside each other.
+
+import { chart } from "./charts.js";
+import { el, percent, plural } from "./dom.js";
+import { drawHidden, drawInfluence, drawOutputs } from "./pictures.js";
+import { inWords, ranking, show, valueRows } from "./reading.js";
+
+const CELLS = ["rnn", "lstm", "gru"];
+
+/** The models whose name is this one's with the cell replaced, RNN first; this one is among them. */
+export function siblings(card, models) {
+  const found = CELLS.find((cell) => new RegExp(`(^|[-_])${cell}($|[-_])`).test(card.name));
+  if (!found) return [card];
+  const named = (cell) => card.name.replace(new RegExp(`(^|[-_])${found}($|[-_])`), `$1${cell}$2`);
+  return CELLS.map((cell) => (cell === found ? card : models.find((one) => one.name === named(cell)))).filter(Boolean);
+}
+
+/** One model of several: small pictures on the same axes. */
+export function column(card) {
+  const outputs = chart({ title: "Outputs", height: 150, level: "h4" });
+  const reach = chart({ title: "Influence", height: 130, level: "h4" });
+  const state = chart({ title: "Hidden state", height: 170, level: "h4" });
+  const answer = el("p", { class: "answer small" });
+  return {
+    element: el(
+      "section",
+      { class: "card column", "aria-label": card.name, "data-model": card.name },
+      el("header", {}, el("h3", {}, card.cell.toUpperCase()), el("span", { class: "muted mono" }, card.name)),
+      answer,
+      outputs.element,
+      reach.element,
+      state.element,
+    ),
+    draw(sequence, { result, reach: influence }, most) {
+      const labels = ranking(result);
+      answer.replaceChildren(
+        ...(labels
+          ? [el("strong", {}, show(labels.best.name)), " ", el("span", { class: "number" }, percent(labels.best.p))]
+          : [el("strong", { class: "number" }, inWords(valueRows(result).at(-1)))]),
+      );
+      drawOutputs(outputs, card, sequence, result, true);
+      reach.element.hidden = !influence;
+      if (influence) {
+        reach.note(`${influence.span} of ${plural(influence.length, "step")} hold 90 %`);
+        drawInfluence(reach, sequence, influence, most);
+      }
+      const name = result.hidden && Object.keys(result.hidden)[0];
+      state.element.hidden = !name;
+      if (name) drawHidden(state, sequence, result.hidden[name], name, true);
+    },
+  };
+}
