@@ -9,7 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import autoregressive, fairness, pages, paths, protocols, quantised, report, sessions, soak
+from benchmarks import (
+    autoregressive,
+    fairness,
+    on_ray,
+    pages,
+    paths,
+    protocols,
+    quantised,
+    report,
+    scale,
+    scale_pages,
+    sessions,
+    soak,
+    workers,
+)
 from benchmarks.contenders import PEERS
 from benchmarks.measure import QUICK, Settings, run
 from benchmarks.models import SHAPES
@@ -36,6 +50,10 @@ def _in_readme(mark: str) -> Callable[[str], None]:
     return lambda page: report.put(HERE / "README.md", mark, page)
 
 
+def _in_scale(mark: str) -> Callable[[str], None]:
+    return lambda page: report.put(HERE.parent / "docs" / "scale.md", mark, page)
+
+
 def _int8_page(page: str) -> None:
     (HERE.parent / "models" / "int8.md").write_text(page)
 
@@ -52,6 +70,9 @@ STUDIES = {
     "paths": Study(paths.Settings(), paths.QUICK, paths.run, pages.paths, _in_readme("paths")),
     "protocols": Study(protocols.Settings(), protocols.QUICK, protocols.run, pages.protocols, _in_readme("protocols")),
     "fairness": Study(fairness.Settings(), fairness.QUICK, fairness.run, pages.fairness, _in_readme("fairness")),
+    "workers": Study(workers.Settings(), workers.QUICK, workers.run, scale_pages.workers, _in_scale("workers")),
+    "ray": Study(on_ray.Settings(), on_ray.QUICK, on_ray.run, scale_pages.ray, _in_scale("ray")),
+    "scale": Study(scale.Settings(), scale.QUICK, scale.run, scale_pages.scale, _in_scale("scale")),
     "soak": Study(soak.Settings(), soak.QUICK, soak.run, soak_page, _in_readme("soak")),
     "int8": Study(quantised.Settings(), quantised.QUICK, quantised.run, pages.int8, _int8_page),
 }

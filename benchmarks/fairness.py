@@ -1,14 +1,19 @@
 """A light caller beside a heavy one of every shape: its latencies against those on the idle server, in one run.
 
 The server, the heavy caller and the light one are processes of their own. The heavy caller has one key and the light
-one another. Beside them, `/livez` is asked.
+one another. Beside them, `/livez` is asked. The server has one core, both callers the other one. There the light caller
+has priority, so that it does not measure how the heavy one keeps it from its core.
+
+As a control, the same callers meet a server that does nothing: what the light one measures there is not Elman's.
 """
 
 import asyncio
+import contextlib
 import http.client
 import json
 import multiprocessing
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -23,18 +28,22 @@ import numpy as np
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from benchmarks import paths
 from benchmarks.environments import BENCH, ROOT
 from benchmarks.load import quantile, request
 from benchmarks.measure import machine, say
-from benchmarks.processes import cores
+from benchmarks.processes import Process, cores, free_port
 from benchmarks.serving import fetch, serving
 
 STORE = ROOT / "models" / "store"
-_MODEL, _TOKENS, _SERIES = "vowels-gru", "names-gru", "sunspots-gru"
+_MODEL, _TOKENS, _SERIES, _WRITER = "vowels-gru", "names-gru", "sunspots-gru", "names-gru-generator"
+_PATHS, _HORIZON = 5000, 100
 _LIGHT, _HEAVY = "light", "heavy"
 _JSON, _OCTETS = "application/json", "application/octet-stream"
 # Seconds between two requests of the light caller, and between two questions for the health.
 _PAUSE, _LIVEZ_PAUSE = 0.02, 0.05
+# Added to the niceness of the heavy caller.
+_NICENESS = 10
 # Seconds after which a heavy caller has begun to be heavy.
 _RAMP = 2.0
 _SLOW_PIECE, _SLOW_PAUSE = 1 << 20, 0.2
@@ -87,18 +96,18 @@ def _large() -> list[bytes]:
 
 def _written(samples: int, steps: int) -> list[bytes]:
     body = {"samples": samples, "max_steps": steps, "condition": "Irish", "seed": 1}
-    return _ask("/v1/models/names-gru-generator/generate", json.dumps(body).encode())
+    return _ask(f"/v1/models/{_WRITER}/generate", json.dumps(body).encode())
 
 
 def _forecast() -> list[bytes]:
-    body = {"series": [[value] for value in range(1, 61)], "samples": 5000, "horizon": 100}
+    body = {"series": [[value] for value in range(1, 61)], "samples": _PATHS, "horizon": _HORIZON}
     return _ask(f"/v1/models/{_SERIES}/forecast", json.dumps(body).encode())
 
 
 SHAPES = {
     "300 connections of small requests": Shape(300, lambda: _predict(_MODEL, {"sequence": _rows(10)})),
     "500 sequences of 200 steps": Shape(4, lambda: _predict(_MODEL, {"sequences": [_rows(200)] * 500})),
-    "20,000 sequences of one step": Shape(2, lambda: _predict(_TOKENS, {"sequences": ["a"] * 18_000})),
+    "18,000 sequences of one step": Shape(2, lambda: _predict(_TOKENS, {"sequences": ["a"] * 18_000})),
     "sequences of 100,000 steps": Shape(
         3, lambda: _predict(_MODEL, np.full((100_000, 12), 0.5, "<f4").tobytes(), _OCTETS)
     ),
@@ -109,7 +118,8 @@ SHAPES = {
     "generate, 100 samples": Shape(4, lambda: _written(100, 200)),
 }
 # These keep their own connections.
-STEPPING = ("steps of 64 sessions", "64 streams")
+STREAMING = ("64 streams",)
+STEPPING = ("steps of 64 sessions", *STREAMING)
 
 
 def run(settings: Settings, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -117,18 +127,57 @@ def run(settings: Settings, save: Callable[[dict[str, Any]], None]) -> dict[str,
     started = time.monotonic()
     results: dict[str, Any] = {"machine": machine(), "settings": asdict(settings), "fairness": {}}
     names = [name for name in (*SHAPES, *STEPPING) if not settings.shapes or name in settings.shapes]
-    with tempfile.TemporaryDirectory(prefix="fairness-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fairness-") as place, contextlib.ExitStack() as stack:
+        folder, logs = Path(place), BENCH / "logs"
         keys = {"api_keys": f"{_LIGHT},{_HEAVY}"}
-        with serving(STORE, Path(folder), BENCH / "logs" / "fairness.log", **keys) as process:
-            for _ in range(settings.rounds):
-                for name in names:
-                    idle = beside(process.port, None, settings.seconds / 2)
-                    loaded = beside(process.port, name, settings.seconds)
-                    results["fairness"].setdefault(name, []).append({"idle": idle, "loaded": loaded})
-                    results["machine"]["minutes"] = (time.monotonic() - started) / 60
-                    say(f"  {name}: p99 {1e3 * idle['p99']:.1f} ms idle, {1e3 * loaded['p99']:.1f} ms beside it")
-                    save(results)
+        process = stack.enter_context(serving(_repository(folder), folder / "store", logs / "fairness.log", **keys))
+        nothing = stack.enter_context(_nothing(logs / "nothing.log"))
+        stack.enter_context(_on_the_callers_core())
+        for _ in range(settings.rounds):
+            for name in names:
+                one = {
+                    "idle": beside(process.port, None, settings.seconds / 2),
+                    "loaded": beside(process.port, name, settings.seconds),
+                    "control": None if name in STREAMING else beside(nothing.port, name, settings.seconds / 2),
+                }
+                results["fairness"].setdefault(name, []).append(one)
+                results["machine"]["minutes"] = (time.monotonic() - started) / 60
+                say(
+                    f"  {name}: p99 "
+                    + ", ".join(f"{state} {1e3 * at['p99']:.1f} ms" for state, at in one.items() if at)
+                )
+                save(results)
     return results
+
+
+def _repository(folder: Path) -> Path:
+    """The models that are asked for. The forecaster samples each path by a run of its own."""
+    repository = folder / "models"
+    paths.Loop(_SERIES, repository, paths.Settings(samples=_PATHS, horizon=_HORIZON))
+    for name in (_MODEL, _TOKENS, _WRITER):
+        (repository / name).symlink_to(STORE / name)
+    return repository
+
+
+@contextlib.contextmanager
+def _nothing(log: Path) -> Iterator[Process]:
+    """The server that does nothing, on the core of the server."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.nothing", str(port)]
+    with Process(command, port, cores()[0], log, {"PYTHONPATH": str(ROOT)}) as process:
+        process.wait_until_ready()
+        yield process
+
+
+@contextlib.contextmanager
+def _on_the_callers_core() -> Iterator[None]:
+    """Run on the core of the callers, and so do processes that are started meanwhile."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cores()[1]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def beside(port: int, shape: str | None, seconds: float) -> dict[str, Any]:
@@ -168,14 +217,14 @@ class Heavy:
 
 
 def _be_heavy(port: int, shape: str, pipe: Any) -> None:
-    os.sched_setaffinity(0, {cores()[1]})
+    os.nice(_NICENESS)
     asyncio.run(_load(port, shape, pipe))
 
 
 async def _load(port: int, name: str, pipe: Any) -> None:
     answered: Counter[str] = Counter()
     if name in STEPPING:
-        step = _stream if name == "64 streams" else _session
+        step = _stream if name in STREAMING else _session
         sessions = [await asyncio.to_thread(_new_session, port) for _ in range(64)]
         tasks = [asyncio.create_task(step(port, one, answered)) for one in sessions]
     else:

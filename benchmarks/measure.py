@@ -30,7 +30,7 @@ from benchmarks.models import SHAPES, Shape, write_model
 from benchmarks.policies import POLICIES, Flight
 from benchmarks.processes import Process, StartFailure, cores, resident_bytes
 from benchmarks.workload import Format, Workload, draw, reference
-from elman.repository.model import load_model
+from elman.repository.model_file import load_model
 
 _NUM_REQUESTS = 400
 _NUM_CHECKED = 64

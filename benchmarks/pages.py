@@ -14,6 +14,7 @@ from benchmarks.sessions import Name, rate
 TITLES: dict[Name, str] = {
     "lmdb": "sessions, LMDB",
     "cold": "sessions, LMDB, none at hand",
+    "redis": "sessions, Redis",
     "memory": "sessions, memory",
     "tokens": "state tokens, no store",
     "predict": "predict, no state (the ceiling)",
@@ -264,8 +265,27 @@ def fairness(results: dict[str, Any]) -> str:
         kept = sum(one <= limit for one, limit in zip(loaded, most, strict=True))
         livez = [1e3 * one["loaded"]["livez_p99"] for one in rounds]
         failed = sum(one["loaded"]["failed"] for one in rounds)
-        rows.append([name, _spread(idle), _spread(loaded), f"{kept} of {len(rounds)}", _spread(livez), str(failed)])
-    head = ["heavy caller", "p99 idle, ms", "p99 beside it, ms", "at most 2x + 10 ms", "`/livez` p99, ms", "failed"]
+        control = [1e3 * one["control"]["p99"] for one in rounds if one["control"]]
+        rows.append(
+            [
+                name,
+                _spread(idle),
+                _spread(loaded),
+                f"{kept} of {len(rounds)}",
+                _spread(livez),
+                _spread(control) if control else "",
+                str(failed),
+            ]
+        )
+    head = [
+        "heavy caller",
+        "p99 idle, ms",
+        "p99 beside it, ms",
+        "at most 2x + 10 ms",
+        "`/livez` p99, ms",
+        "control p99, ms",
+        "failed",
+    ]
     title = "A caller that sends ten steps every 20 ms, alone and beside a heavy one, in turns:"
     return f"{about(results)}\n\n{title}\n\n{table(head, rows)}"
 

@@ -30,7 +30,7 @@ from elman.codec.requests import PredictRequest
 from elman.engine.queue import ModelQueue
 from elman.engine.sequence import Inputs, Sequence
 from elman.http.endpoint import Exchange, Request, Response
-from elman.repository.model import load_model
+from elman.repository.model_file import load_model
 from elman.settings import Settings
 
 PARTS = ("HTTP", "decoding", "scheduling", "gather and scatter", "kernel", "encoding", "routing and hand-over")

@@ -35,10 +35,10 @@ def serving(repository: Path, folder: Path, log: Path, **settings: object) -> It
         yield process
 
 
-def wait_until_ready(process: Process) -> float:
+def wait_until_ready(process: Process, timeout: float = _START_TIMEOUT) -> float:
     """Wait for `/readyz`. Returns the seconds waited. Raises StartFailure."""
     started = time.perf_counter()
-    while time.perf_counter() < started + _START_TIMEOUT:
+    while time.perf_counter() < started + timeout:
         with contextlib.suppress(OSError, http.client.HTTPException):
             if fetch(process.port, "GET", "/readyz")[0] == 200:
                 return time.perf_counter() - started

@@ -26,7 +26,7 @@ from elman.codec.requests import StepsRequest
 from elman.engine.sequence import Inputs
 from elman.http.callers import ANYONE, Callers
 from elman.http.endpoint import Driver
-from elman.sessions.store import Advance, Record, Usage, new_id
+from elman.sessions.store import Advance, Record, Usage, new_id, new_mark
 from elman.sessions.stores.lmdb import LMDBStore
 from elman.settings import Settings
 
@@ -110,10 +110,12 @@ def _disk(store: LMDBStore, folder: Path, size: int) -> dict[str, Any]:
     found: dict[str, Any] = {"size": size, "raw": 2 * size, "sessions": count, "create": seconds / count}
     found["created"] = (file_bytes(folder) - empty) / count
     snapshot, shuffled = secrets.token_bytes(size), random.Random(0)
-    for name, group, revision in (("advance", 1, 0), ("advance_together", GROUP, 1), ("", GROUP, 2)):
+    marks = {one.id: one.mark for one in records}
+    for step, (name, group) in enumerate((("advance", 1), ("advance_together", GROUP), ("", GROUP))):
         shuffled.shuffle(records)
         until = time.time() + 3600.0
-        moves = [Advance(one.id, revision, revision + 1, snapshot, bytes(16), until) for one in records]
+        moves = [Advance(one.id, marks[one.id], new_mark(), step + 1, snapshot, bytes(16), until) for one in records]
+        marks = {one.id: one.next_mark for one in moves}
         groups = [moves[at : at + group] for at in range(0, count, group)]
         seconds = _timed(store.advance, groups)
         if name:
@@ -126,7 +128,7 @@ def _disk(store: LMDBStore, folder: Path, size: int) -> dict[str, Any]:
 def _record(size: int) -> Record:
     now = time.time()
     snapshot = secrets.token_bytes(size)
-    return Record(new_id(), ANYONE, "model", 1, bytes(32), now, now + 3600.0, 3600.0, 0, 0, snapshot)
+    return Record(new_id(), ANYONE, "model", 1, bytes(32), now, now + 3600.0, 3600.0, new_mark(), 0, snapshot)
 
 
 def _timed(call: Callable[[Any], object], arguments: Sequence[Any]) -> float:

@@ -1,6 +1,7 @@
 """The cost of keeping state: steps with sessions and tokens, bytes per session, and a hundred thousand sessions."""
 
 import contextlib
+import shutil
 import statistics
 import tempfile
 import time
@@ -13,30 +14,33 @@ import numpy as np
 
 from benchmarks.environments import BENCH
 from benchmarks.live import create, standing, texts, walk
-from benchmarks.load import Plan, Report, request
+from benchmarks.load import Plan, Report
 from benchmarks.measure import WrongAnswer, generate, machine, raise_file_limit, say
 from benchmarks.models import SHAPES, Shape, write_model
-from benchmarks.processes import Process, cores
+from benchmarks.processes import Process, cores, free_port
 from benchmarks.serving import fetch, fetch_json, serving
 from benchmarks.session_footprint import disk, held, many
 from benchmarks.session_load import WalkPlan
 from benchmarks.workload import CONTENT_TYPES, Format, Workload, reference, with_lengths
 
-Name = Literal["lmdb", "cold", "memory", "tokens", "predict"]
+Name = Literal["lmdb", "cold", "redis", "memory", "tokens", "predict"]
 
 _SERVERS: dict[str, dict[str, object]] = {
     "lmdb": {"store": "lmdb"},
     "cold": {"store": "lmdb", "hot_session_bytes": 0},
+    "redis": {},
     "memory": {"store": "memory"},
     "plain": {"store": "memory"},
 }
 _SERVED_BY: dict[Name, str] = {
     "lmdb": "lmdb",
     "cold": "cold",
+    "redis": "redis",
     "memory": "memory",
     "tokens": "plain",
     "predict": "plain",
 }
+_REDIS = "redis-server"
 _NUM_BODIES = 200
 _NUM_CHECKED = 5
 _CHECKED_LENGTH = 20
@@ -108,10 +112,16 @@ class Steps:
         self.checked = with_lengths(shape, [_CHECKED_LENGTH] * _NUM_CHECKED, seed=5)
         self._processes: dict[str, Process] = {}
         self._token = ""
+        self._redis: Process | None = None
 
     def run(self) -> list[dict[str, Any]]:
         with contextlib.ExitStack() as stack:
             for name, server in _SERVERS.items():
+                if name == "redis":
+                    if shutil.which(_REDIS) is None:
+                        say(f"  {_REDIS} is not installed: sessions in Redis are left out")
+                        continue
+                    server = {"store": self._start_redis(stack)}
                 log = self.logs / f"sessions-{name}.log"
                 store = self.folder / name
                 process = stack.enter_context(serving(self.model.parents[2], store, log, **server))
@@ -122,13 +132,22 @@ class Steps:
                 process.pause()
             return [one for cells in self._loads() for one in self._rounds(cells)]
 
+    def _start_redis(self, stack: contextlib.ExitStack) -> str:
+        """Start a Redis of default settings but for its disk, beside the load generator. Returns its URL."""
+        port = free_port()
+        command = [_REDIS, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder)]
+        self._redis = stack.enter_context(Process(command, port, cores()[1], self.logs / "sessions-redis-server.log"))
+        self._redis.wait_until_ready()
+        return f"redis://127.0.0.1:{port}?socket_timeout=5&socket_connect_timeout=5"
+
     def _loads(self) -> Iterator[list[Cell]]:
         """Groups of cells that are compared with each other."""
         for live in self.settings.live:
             last = live == self.settings.live[-1]
-            yield [Cell(way, "octet", live) for way in _SERVED_BY if way != "cold" or last]
+            ways = [way for way, server in _SERVED_BY.items() if server in self._processes]
+            yield [Cell(way, "octet", live) for way in ways if way != "cold" or last]
             if live == self.settings.json_live:
-                yield [Cell(way, "json", live) for way in _SERVED_BY if way != "cold"]
+                yield [Cell(way, "json", live) for way in ways if way != "cold"]
 
     def _rounds(self, cells: list[Cell]) -> list[dict[str, Any]]:
         found: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in cells}
@@ -150,14 +169,13 @@ class Steps:
         load: dict[str, Any] = {
             "connections": min(cell.live, settings.connections),
             "seconds": settings.seconds,
-            "pids": process.pids(),
+            # What Redis takes is a cost of a step too.
+            "pids": process.pids() + (self._redis.pids() if cell.way == "redis" and self._redis else []),
             "core": cores()[1],
             "seed": turn,
         }
         if cell.way == "predict":
-            kind = CONTENT_TYPES[cell.form]
-            whole = [request(self._predict, body, kind, kind) for body in self.bodies.bodies(cell.form)]
-            return generate(Plan(process.port, whole, self.bodies.lengths, **load))
+            return generate(Plan(process.port, self.bodies.requests(cell.form), self.bodies.lengths, **load))
         plan = WalkPlan(process.port, texts(self.bodies, cell.form), self.bodies.lengths, **load)
         plan = replace(plan, form=cell.form, order=turn)
         if cell.way == "tokens":

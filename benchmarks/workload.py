@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import orjson
 
+from benchmarks.load import request
 from benchmarks.models import Shape
 
 Array = np.ndarray[Any, Any]
@@ -67,6 +68,11 @@ class Workload:
         if form == "octet":
             return [sequence.tobytes() for sequence in self.sequences]
         return [orjson.dumps({"sequence": sequence}, option=orjson.OPT_SERIALIZE_NUMPY) for sequence in self.sequences]
+
+    def requests(self, form: Format) -> list[bytes]:
+        """A predict request for each sequence. Its answer has the same form."""
+        path, kind = f"/v1/models/{self.shape.name}/predict", CONTENT_TYPES[form]
+        return [request(path, body, kind, kind) for body in self.bodies(form)]
 
 
 def draw(shape: Shape, distribution: str, count: int, seed: int = 0) -> Workload:

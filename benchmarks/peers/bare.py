@@ -27,34 +27,40 @@ if __name__ == "__main__":
     served = app
     if "BENCH_PROTOCOL" in os.environ:
         from elman.http.bodies import Bodies
-        from elman.http.endpoint import Response, Route
-        from elman.http.protocol import Connections
+        from elman.http.callers import ANYONE, Caller
+        from elman.http.connections import Connections
+        from elman.http.endpoint import Driver, Response, Route
+        from elman.http.exchange import HTTPExchange
         from elman.http.protocol import HTTPProtocol as http
 
         class Constant:
-            """Answers every POST with the same bytes."""
+            """Answers every POST with the same bytes, as an endpoint of Elman, with its engine and counters."""
 
             bodies = Bodies(2**26, 30.0)
-            connections = Connections()
-
-            @property
-            def driver(self):
-                return self
-
+            connections = Connections(10_000, 0)
+            exchange = HTTPExchange
             num_accepted = 0
 
-            @property
-            def counters(self):
-                return self
+            def __init__(self):
+                self.driver = Driver(self, self)
+
+            def check_room(self, owner):
+                pass
 
             def request_ended(self, route, status, code, model, seconds):
                 pass
 
-            def find(self, path, headers):
-                return Route(self, {}, b"", path)
+            def party(self, headers, address):
+                return address
 
-            def start(self, endpoint, request, exchange):
-                exchange.reply(Response(_ANSWER))
+            def is_admin(self, address):
+                return False
+
+            def find(self, path, headers):
+                return Route(self, {}, path, Caller(ANYONE, frozenset()), self.driver)
+
+            def parse(self, request):
+                return Response(_ANSWER)
 
             async def __call__(self, scope, receive, send):
                 await app(scope, receive, send)

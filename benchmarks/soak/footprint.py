@@ -3,8 +3,10 @@
 import contextlib
 import http.client
 import multiprocessing
+import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from benchmarks.serving import fetch
 
 _SPAWN = multiprocessing.get_context("spawn")
 _BEAT = 0.1
+_KEPT = 2.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,15 @@ def footprint(pids: Iterable[int]) -> Footprint:
     return Footprint(anonymous_bytes(pids), 1024 * total("VmRSS"), descriptors, total("Threads"))
 
 
+def open_files(pids: Iterable[int]) -> Counter[str]:
+    """What the descriptors of processes stand for, such as `socket`, `pipe` or a path."""
+    found: Counter[str] = Counter()
+    for descriptor in (one for pid in pids for one in Path(f"/proc/{pid}/fd").iterdir()):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found[re.sub(r":\[\d+\]$", "", os.readlink(descriptor))] += 1
+    return found
+
+
 GAUGES = ("elman_pending_sequences", "elman_active_requests", "elman_streams", "elman_sessions", "elman_tasks")
 """What a server that nobody visits must have as few of as before."""
 
@@ -58,6 +70,7 @@ def health(port: int) -> Iterator[dict[str, Any]]:
     process = _SPAWN.Process(target=_watch, args=(port, theirs), daemon=True)
     process.start()
     theirs.close()
+    ours.recv()  # it is connected
     try:
         yield found
     finally:
@@ -73,8 +86,13 @@ def _watch(port: int, told: Any) -> None:
     seconds: list[float] = []
     num_lost = num_bad = 0
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.connect()
+    told.send(None)
+    answered = time.perf_counter()
     while not told.poll(_BEAT):
         started = time.perf_counter()
+        if started - answered > _KEPT:  # this process stood still, and the server may be about to close the connection
+            connection.close()
         try:
             connection.request("GET", "/livez")
             response = connection.getresponse()
@@ -84,5 +102,6 @@ def _watch(port: int, told: Any) -> None:
             connection.close()
             continue
         num_bad += response.status != 200
-        seconds.append(time.perf_counter() - started)
+        answered = time.perf_counter()
+        seconds.append(answered - started)
     told.send((seconds, num_lost, num_bad))

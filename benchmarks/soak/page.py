@@ -21,7 +21,9 @@ def _about(results: dict[str, Any]) -> str:
         f"`{results['command']}`. The load average was {load['lowest']:.1f} to {load['highest']:.1f} meanwhile, "
         f"{load['median']:.1f} in the median: other work ran beside it.\n\n"
         f"**{checked.total():,} checks of answers, {num_wrong} that failed.** Lost are requests without an "
-        "answer, as the server that is killed must leave some."
+        "answer, as the server that is killed must leave some. At the steady server a request counts as lost only if "
+        "the visitor was so late with it that the idle connection may have been closed. Any other without an answer is "
+        f"a failure. The visitors stood still for {results['lag']:.1f} seconds at most."
     )
 
 

@@ -3,15 +3,17 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.frames import CloseCode
 
 from benchmarks.soak.truth import MAX_TOKENS, SEER, VALUES, WRITER, Array, Case, Truth
 
@@ -27,6 +29,17 @@ COPIED = "vowels-gru"
 # Of the forecast, in units of the data, whose standard deviation is about 34: the server computes in float64.
 _TOLERANCE = 0.05
 _TIMEOUT = 60.0
+PATIENCE = 300.0
+"""Seconds that a server which is started anew may take, and so for which a request is sent again and again."""
+
+KEPT = 2.0
+"""Seconds after which an idle connection is not used again."""
+
+# The server closes an idle connection after five seconds. On a busy machine we may stand still for as long, after we
+# have looked whether the connection is open. So a request may be lost if the one before is older than this.
+_IDLE = 4.5
+# How a server that is stopping closes a stream.
+_GOING = (CloseCode.GOING_AWAY, CloseCode.SERVICE_RESTART, CloseCode.TRY_AGAIN_LATER)
 
 
 class Wrong(Exception):
@@ -34,12 +47,12 @@ class Wrong(Exception):
 
 
 class Lost(Exception):
-    """There is no answer: the server was killed or is stopping, or the connection is closed."""
+    """There is no answer: the server was killed or is stopping, or the request was sent too late."""
 
 
 @dataclass
 class Books:
-    """What came of the visits: right answers and lost requests by kind, and all wrong answers."""
+    """What came of the visits: right answers and lost requests by kind, and all that was wrong."""
 
     right: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
@@ -64,7 +77,11 @@ class Target:
 
 @dataclass
 class Visit:
-    """One visit to a server, on one connection."""
+    """One visit to a server, on one connection.
+
+    Attributes:
+        written: when the last request was sent, on the clock of `time.monotonic`.
+    """
 
     target: Target
     client: httpx.AsyncClient
@@ -72,6 +89,7 @@ class Visit:
     rng: np.random.Generator
     books: Books
     kind: str
+    written: float = field(default_factory=time.monotonic)
 
     def check(self, right: bool, what: object = "") -> None:
         """Count a right answer. Raises Wrong."""
@@ -82,26 +100,57 @@ class Visit:
     def one_of(self, choices: Any) -> Any:
         return choices[int(self.rng.integers(len(choices)))]
 
+    def no_answer(self, what: str, error: Exception, *, late: bool = False) -> Exception:
+        """What to raise where an answer is missing.
+
+        late: whether it was sent so late that the server may have closed the idle connection before.
+        """
+        return (Lost if self.target.killed or late else Wrong)(f"{what} has no answer: {error!r}")
+
+    def check_open(self, status: object) -> None:
+        """Raise Lost if the status is that of a server that is stopping."""
+        if status == 503 and self.target.killed:
+            raise Lost
+
     async def ask(self, method: str, path: str, status: int | None = 200, **options: Any) -> httpx.Response:
         """Send a request. Raises Lost, and Wrong if it is answered with another status."""
+        before = self.written
+
+        async def trace(event: str, _: object) -> None:
+            # It fails if the connection is closed already.
+            if event in ("http11.send_request_headers.complete", "http11.send_request_headers.failed"):
+                self.written = time.monotonic()
+
         try:
-            response = await self.client.request(method, path, **options)
+            response = await self.client.request(method, path, extensions={"trace": trace}, **options)
         except httpx.TransportError as error:
-            raise Lost from error
-        if response.status_code == 503 and self.target.killed:
-            raise Lost
+            raise self.no_answer(f"{method} {path}", error, late=self.written - before > _IDLE) from error
+        self.check_open(response.status_code)
         if status is not None and response.status_code != status:
             raise Wrong(f"{method} {path} is answered with {response.status_code}: {response.text[:400]}")
         return response
 
     async def surely(self, method: str, path: str, status: int = 200, **options: Any) -> httpx.Response:
-        """Send a request until it is answered."""
-        while True:
-            try:
+        """Send a request until it is answered. Raises Wrong."""
+        async for _ in self.turns():
+            with self.counted():
                 return await self.ask(method, path, status, **options)
-            except Lost:
-                self.books.lost[self.kind] += 1
-                await asyncio.sleep(0.2)
+        raise Wrong(f"{method} {path} is not answered for {PATIENCE:g} seconds")
+
+    async def turns(self) -> AsyncIterator[None]:
+        """Turns of trying something, with a pause between two of them, until it takes too long."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            yield
+            await asyncio.sleep(0.2)
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count what is lost, and go on."""
+        try:
+            yield
+        except Lost:
+            self.books.lost[self.kind] += 1
 
 
 def float32(numbers: object) -> Array:
@@ -202,42 +251,88 @@ async def _step(visit: Visit, path: str, case: Case, at: int, until: int) -> int
     return until
 
 
+@dataclass
+class Progress:
+    """How far a stream has come.
+
+    Attributes:
+        session: its id; empty until the server has told it.
+        at: how many steps are answered.
+        sent: up to which step frames were sent. The last one may have no answer yet.
+    """
+
+    session: str = ""
+    at: int = 0
+    sent: int = 0
+
+
 async def stream(visit: Visit) -> None:
-    """Step a session by the frames of a WebSocket, which is cut in the middle and opened again."""
+    """Step a session by the frames of a WebSocket, which is cut in the middle and opened again.
+
+    Where the server is killed, the stream goes on at the frame that has no answer.
+    """
     name = visit.one_of(STREAMED)
     case: Case = visit.one_of(visit.truth.values[name])
-    cut, session = int(visit.rng.integers(1, len(case.sequence) + 1)), ""
-    base = f"ws://127.0.0.1:{visit.target.port}/v1/models/{name}/stream?return=steps&decode=false"
-    for at, until in ((0, cut), (cut, len(case.sequence))):
-        if at == until:
-            continue
-        try:
-            async with connect(base + session, compression=None, open_timeout=_TIMEOUT) as socket:
-                hello = json.loads(await socket.recv())
-                if visit.target.killed and hello.get("status") == 503:
-                    raise Lost
-                visit.check(hello.get("step") == at, hello)
-                await _frames(visit, socket, case, at, until)
-                session = f"&session={hello['session']}"
-                if visit.rng.integers(2):
-                    socket.transport.abort()
-        except (OSError, WebSocketException) as error:
-            raise (Lost if visit.target.killed else Wrong)(f"the stream is cut: {error!r}") from error
-    await visit.ask("DELETE", f"/v1/sessions/{session.partition('=')[2]}", 204)
+    length, progress = len(case.sequence), Progress()
+    cut = int(visit.rng.integers(1, length + 1))
+    async for _ in visit.turns():
+        if progress.at == length:
+            break
+        with visit.counted():
+            await _connect(visit, name, case, progress, cut if progress.at < cut else length)
+    visit.check(progress.at == length, f"a stream is not answered for {PATIENCE:g} seconds")
+    with contextlib.suppress(Lost):
+        await visit.ask("DELETE", f"/v1/sessions/{progress.session}", 204)
 
 
-async def _frames(visit: Visit, socket: ClientConnection, case: Case, at: int, until: int) -> None:
-    size = case.outputs.shape[1]
-    while at < until:
-        end = min(until, at + int(visit.rng.integers(1, 12)))
-        if visit.rng.integers(2):
-            await socket.send(case.sequence[at:end].tobytes())
-            rows = np.frombuffer(await socket.recv(), "<f4").reshape(-1, size)  # type: ignore[call-overload]
-        else:
-            await socket.send(json.dumps({"sequence": case.sequence[at:end].tolist(), "at": at}))
-            rows = float32(json.loads(await socket.recv())["outputs"])
-        visit.check(same_bits(rows, case.outputs[at:end]), (at, end))
-        at = end
+async def _connect(visit: Visit, name: str, case: Case, progress: Progress, until: int) -> None:
+    """Open a stream, go on with it up to a step, and close it, or cut it. Raises Lost and Wrong."""
+    path = f"/v1/models/{name}/stream?return=steps&decode=false"
+    url = f"ws://127.0.0.1:{visit.target.port}{path}" + (progress.session and f"&session={progress.session}")
+    try:
+        # Without pings: an answer that never comes is found by a time limit.
+        async with connect(url, compression=None, open_timeout=_TIMEOUT, ping_interval=None, proxy=None) as socket:
+            hello = json.loads(await _receive(socket))
+            visit.check_open(hello.get("status"))
+            visit.check(hello.get("step") in (progress.at, progress.sent), (progress, hello))
+            progress.session = hello["session"]
+            while progress.at < until:
+                await _frame(visit, socket, case, progress, until)
+            if visit.rng.integers(2):
+                socket.transport.abort()
+    except (OSError, WebSocketException) as error:
+        if not _may_end(error):
+            raise Wrong(f"a stream ends: {error!r}") from error
+        raise visit.no_answer("a stream", error) from error
+
+
+async def _receive(socket: ClientConnection) -> str | bytes:
+    return await asyncio.wait_for(socket.recv(), _TIMEOUT)
+
+
+def _may_end(error: Exception) -> bool:
+    """Whether a server that is killed or stopping may end a stream in this way."""
+    if isinstance(error, InvalidStatus):
+        return error.response.status_code == 503
+    return not isinstance(error, ConnectionClosed) or error.rcvd is None or error.rcvd.code in _GOING
+
+
+async def _frame(visit: Visit, socket: ClientConnection, case: Case, progress: Progress, until: int) -> None:
+    """Send a frame and check its answer. One that was sent before says which step it begins at, and is done once."""
+    at, again = progress.at, progress.sent > progress.at
+    end = progress.sent if again else min(until, at + int(visit.rng.integers(1, 12)))
+    octets = not again and bool(visit.rng.integers(2))
+    piece, progress.sent = case.sequence[at:end], end
+    await socket.send(piece.tobytes() if octets else json.dumps({"sequence": piece.tolist(), "at": at}))
+    answer = await _receive(socket)
+    if isinstance(answer, bytes):
+        rows = np.frombuffer(answer, "<f4").reshape(-1, case.outputs.shape[1])
+    else:
+        told = json.loads(answer)
+        visit.check_open(told.get("status"))
+        rows = float32(told["outputs"])
+    visit.check(same_bits(rows, case.outputs[at:end]) and octets == isinstance(answer, bytes), (at, end, answer))
+    progress.at = end
 
 
 async def generate(visit: Visit) -> None:

@@ -179,6 +179,6 @@ def test_octets_within_a_protocol_of_tensors_go_after_their_description() -> Non
 
 
 def test_the_command_explains_itself() -> None:
-    done = subprocess.run([sys.executable, "-m", "benchmarks", "--help"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "benchmarks", "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert "--quick" in done.stdout

@@ -12,12 +12,13 @@ import pytest
 
 from benchmarks import autoregressive, protocols, report, session_footprint
 from benchmarks.autoregressive import put, steps_of, without
+from benchmarks.contenders import BARE
 from benchmarks.live import create, standing, walk
 from benchmarks.load import Plan, request
-from benchmarks.measure import WrongAnswer
+from benchmarks.measure import WrongAnswer, ask, running
 from benchmarks.models import SHAPES, write_model
 from benchmarks.pages import aim
-from benchmarks.processes import Process, anonymous_bytes, free_port
+from benchmarks.processes import Process, anonymous_bytes, cores, free_port
 from benchmarks.quantised import SUFFIX, Kernel, put_both
 from benchmarks.serving import fetch_json, serving
 from benchmarks.session_load import Walk, WalkPlan
@@ -57,6 +58,12 @@ def bodies(form: Format) -> list[bytes]:
     if form == "octet":
         return BODIES.bodies("octet")
     return [json.dumps(sequence.tolist()).encode() for sequence in BODIES.sequences]
+
+
+def test_the_floor_under_elmans_protocol_answers(tmp_path: Path) -> None:
+    with running(BARE, SMALL, write_model(SMALL, tmp_path), {"protocol": 1}, cores()[0], tmp_path) as process:
+        bodies_sent = BARE.requests(BODIES, "json")
+        assert [ask(process.port, one)[0] for one in bodies_sent] == [200] * len(bodies_sent)
 
 
 def test_every_form_of_a_request_is_answered_rightly_and_counted(server: Process, folder: Path, rpc_port: int) -> None:
