@@ -6,6 +6,7 @@
 #   make test-torch TORCH=2.8.0  the exporter's tests with one release of torch, in .venv-torch
 #   make test-exporters [FRAMEWORKS="keras sb3"]  the files of other frameworks' exporters, each in an environment of its own
 #   make test-clients        clients of Triton and KServe against a running server, in an environment of their own
+#   make test-ray            Ray Serve and Ray Data, in an environment of their own
 #   make lint                ruff, its formatter and mypy
 #   make client              generate the blocking client from the asynchronous one
 #   make bench [BENCH=--quick]  measure against the ceilings and other servers
@@ -43,8 +44,11 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strat
 # What shows that versions go together: decoding, the engine, the protocol, answers over HTTP.
 BOUNDS := tests/test_imports.py tests/http tests/codec tests/engine tests/sessions tests/api/test_predict.py
 
+# Some containers set it. Each of a hundred servers would then compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := serve
-.PHONY: serve test test-all test-clients test-exporters test-torch test-bounds lint client bench image lock clean
+.PHONY: serve test test-all test-clients test-exporters test-ray test-torch test-bounds lint client bench image lock clean
 
 # The recipes hand over to the program (exec), so that Ctrl-C and SIGTERM reach it.
 serve: .venv/.server
@@ -53,8 +57,8 @@ serve: .venv/.server
 test: .venv/.test
 	@exec $(PYTEST) -m quick $(TESTS)
 
-# These tests wait a good deal: for servers, containers and a browser. So one process more than there are cores.
-test-all: WORKERS = $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
+# These tests wait a good deal: for servers, containers and a browser. So two processes more than there are cores.
+test-all: WORKERS = $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 2)')
 test-all: .venv/.test-all
 	@exec $(PYTEST) $(TESTS)
 
@@ -70,6 +74,10 @@ test-exporters: .venv/.test $(FRAMEWORKS:%=.exporters/%/.made)
 
 test-clients: .venv/.test .clients/.made
 	@exec $(BIN)/python -m pytest -m clients tests/clients $(TESTS)
+
+# Its workers inherit the environment, so that they find the program of this clone.
+test-ray: .ray/.made
+	@exec .ray/bin/python -m pytest -m ray tests/ray $(TESTS)
 
 # Each in an environment of its own, without the lock.
 test-bounds: .venv/.uv
@@ -101,8 +109,8 @@ image:
 # requirements-image.txt has those of the server again, with hashes: an editable installation takes none, not even by
 # way of a constraint, so that the two cannot be one file.
 lock: .venv/.uv
-	echo 'torch; python_version < "3"' | $(LOCK) --all-extras --group tools --group fuzz --upgrade --override - -o constraints.txt
-	$(LOCK) --extra server --extra grpc --constraint constraints.txt --generate-hashes --upgrade -o requirements-image.txt
+	echo 'torch; python_version < "3"' | $(LOCK) --all-extras --group tools --upgrade --override - -o constraints.txt
+	$(LOCK) --extra server --extra grpc --extra redis --constraint constraints.txt --generate-hashes --upgrade -o requirements-image.txt
 
 clean:
 	rm -rf .venv .venv-torch .bench .bounds .clients .exporters dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache tests/output
@@ -153,6 +161,12 @@ clean:
 	@echo "Installing clients of other projects"
 	@$(UV) venv --quiet --clear --python $(BIN)/python .clients
 	@$(UV) pip install --quiet --python .clients --requirement $<
+	@touch $@
+
+.ray/.made: pyproject.toml constraints.txt | .venv/.uv
+	@echo "Installing Ray"
+	@$(UV) venv --quiet --clear --python $(BIN)/python .ray
+	@$(UV) pip install --quiet --python .ray --constraint constraints.txt --editable '.[test,ray]'
 	@touch $@
 
 .venv/.uv: | .venv/.made

@@ -14,9 +14,9 @@ from tests.running import STORE, RunningServer, running_server
 
 StartServer = Callable[..., RunningServer]
 
-OTHER_TIERS = {"slow", "torch", "browser", "docker", "exporters", "clients"}
+OTHER_TIERS = {"slow", "torch", "browser", "docker", "exporters", "clients", "ray"}
 # Folders whose tests run by themselves, by a mark of the same name, after make has installed what they need.
-_APART = {"exporters", "clients"}
+_APART = {"exporters", "clients", "ray"}
 # What belongs to another tier as a whole: folders, and files that say so.
 _WHOLE_FOLDERS = {"browser", "containers"}
 _WHOLE_FILE = re.compile(r"^pytestmark = pytest\.mark\.torch$", re.MULTILINE)
@@ -24,13 +24,16 @@ _WHOLE_FILE = re.compile(r"^pytestmark = pytest\.mark\.torch$", re.MULTILINE)
 # Files that take a minute or more. They come first, so that none of them is left for one process at the end.
 _LONGEST = [
     "containers/test_containers.py",
-    "repository/test_matrix.py",
-    "exporter/test_export.py",
     "readme/test_readme.py",
+    "exporter/test_export.py",
     "cli/test_install.py",
-    "properties/test_sessions.py",
     "faults/test_workers.py",
+    "repository/test_matrix.py",
+    "repository/test_fuzz.py",
+    "properties/test_sessions.py",
     "faults/test_kill.py",
+    "browser/test_named_inputs.py",
+    "browser/test_explore.py",
     "browser/test_page.py",
 ]
 
@@ -55,7 +58,8 @@ def is_quick(config: pytest.Config) -> bool:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Keep the quick tier from importing what belongs to another, which needs packages that it does not install.
 
-    The tests of other projects' exporters and clients run by themselves, by `make test-exporters` and `test-clients`.
+    The tests of other projects' exporters and clients, and of Ray, run by themselves: `make test-exporters`,
+    `test-clients` and `test-ray`.
     """
     if collection_path.name in _APART and collection_path.is_dir() and config.option.markexpr != collection_path.name:
         return True

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from elman.repository.model import Model, load_model
+from elman.repository.model import Model
+from elman.repository.model_file import load_model
 from tests.running import STORE
 
 Array = np.ndarray[Any, Any]

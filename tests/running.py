@@ -21,8 +21,10 @@ ROOT = Path(__file__).parent.parent
 # The package lies in service; the recipes of the shipped models, in the root.
 PYTHONPATH = f"{ROOT / 'service'}:{ROOT}"
 STORE = ROOT / "models" / "store"
-# What is slow to make and the same each time: exports of torch, wheels from a package index.
+# What is slow to make and the same each time: exports of torch, wheels from a package index, proofs of models.
 CACHE = Path(os.environ.get("ELMAN_TEST_CACHE", ROOT / ".cache"))
+# What one server proved of a model holds for the next, as long as neither the model nor the code changes.
+LOADS = CACHE / "loads"
 
 _START_TIMEOUT = 180.0
 _STOP_TIMEOUT = 40.0
@@ -89,6 +91,8 @@ def environment(**settings: object) -> dict[str, str]:
     """The environment for a command of the server: nothing of ours but `settings`, as ELMAN_..."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ELMAN_")}
     ours = {f"ELMAN_{name.upper()}": str(value) for name, value in settings.items()}
+    # However many cores the container has that runs the tests.
+    ours = {"ELMAN_WORKERS": "1", **ours}
     return {**inherited, **ours, "PYTHONPATH": PYTHONPATH, "PYTHONUNBUFFERED": "1"}
 
 
@@ -98,8 +102,11 @@ def running_server(
 ) -> Iterator[RunningServer]:
     """Serve `models` on a free port, and see to it that SIGTERM ends the process with 0, unless `any_exit` will do.
 
-    `tls` is what clients of a server need that has a certificate.
+    `tls` is what clients of a server need that has a certificate. What is proved of a model is kept for the next server
+    in `LOADS`; a server with a store of its own keeps it there.
     """
+    if not {"store_dir", "load_cache_dir"} & settings.keys():
+        settings["load_cache_dir"] = LOADS
     command = [sys.executable, "-m", "elman", "serve", str(models), "--port", "0", *flags]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
@@ -116,7 +123,7 @@ def running_server(
         try:
             url = _wait_for_url(process, log)
             with httpx.Client(base_url=url, timeout=60.0, verify=tls or True) as client:
-                _wait_until_ready(client)
+                _wait_until_ready(process, client, log)
                 yield RunningServer(process, url, client, log)
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -125,14 +132,18 @@ def running_server(
         finally:
             if process.poll() is None:
                 process.kill()
-                process.wait()
+                process.wait(_STOP_TIMEOUT)
+
+
+# Looked up before any fork: the lock of the linker may be held by a thread that the child does not have.
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+_SET_PARENT_DEATH_SIGNAL = 1
 
 
 def _die_with_parent() -> None:
     """Where the tests themselves are killed, no fixture stops the server: let the kernel do it."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    if _PRCTL is not None:
+        _PRCTL(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:
@@ -146,9 +157,10 @@ def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:
     raise AssertionError(f"the server did not start in time:\n{log.read_text()[-3000:]}")
 
 
-def _wait_until_ready(client: httpx.Client) -> None:
+def _wait_until_ready(process: subprocess.Popen[bytes], client: httpx.Client, log: Path) -> None:
     until = time.monotonic() + _START_TIMEOUT
     while not _is_ready(client):
+        assert process.poll() is None, f"the server did not start:\n{log.read_text()[-3000:]}"
         assert time.monotonic() < until, "the server did not become ready"
         time.sleep(0.05)
 

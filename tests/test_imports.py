@@ -17,7 +17,8 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "child": set(),
-    "settings": {"errors"},
+    "cores": set(),
+    "settings": {"errors", "cores"},
     "repository": {"errors", "child"},
     "engine": {"repository", "errors"},
     "codec": {"engine", "repository", "errors", "child"},
@@ -25,7 +26,8 @@ ROOMS: dict[str, set[str]] = {
     "http": {"codec", "engine", "errors", "settings"},
     "api": {"http", "codec", "sessions", "engine", "repository", "errors", "settings"},
     "exporter": {"repository", "errors"},
-    "client": set(),
+    "proxies": set(),
+    "client": {"proxies"},
     "playground": set(),
 }
 TRAINING = {"torch", "torchvision", "onnxscript", "matplotlib", "models", "tqdm"}
@@ -80,7 +82,7 @@ def test_only_the_runtime_imports_onnxruntime() -> None:
 
 
 def test_nothing_below_the_composition_imports_it() -> None:
-    above = {"app", "cli", "__main__", "__init__"}
+    above = {"app", "cli", "ray", "__main__", "__init__"}
     for path in MODULES:
         if room(path) not in above:
             assert not imported_rooms(path) & above, path
@@ -101,7 +103,7 @@ def loaded_after(statement: str) -> set[str]:
 def test_serving_loads_no_torch() -> None:
     statement = (
         "from elman.app import create_app\nfrom elman.settings import Settings\n"
-        "from elman.repository.model import load_model\nfrom pathlib import Path\n"
+        "from elman.repository.model_file import load_model\nfrom pathlib import Path\n"
         f"create_app(Settings(models={str(ROOT / 'models' / 'store')!r}))\n"
         f"load_model(Path({str(ROOT / 'models' / 'store' / 'vowels-rnn' / '1' / 'model.onnx')!r}), 'm', 1)"
     )
@@ -123,3 +125,15 @@ def test_the_client_loads_nothing_of_the_server() -> None:
     loaded = loaded_after("from elman import AsyncClient, Client")
     assert {"httpx", "numpy", "tenacity"} <= loaded
     assert not loaded & {"fastapi", "starlette", "uvicorn", "onnx", "onnxruntime", "pydantic", "msgspec", *TRAINING}
+
+
+def test_a_blocking_client_starts_without_asyncio() -> None:
+    assert "asyncio" not in loaded_after("from elman import Client")
+
+
+def test_a_server_starts_without_what_few_requests_need() -> None:
+    assert not loaded_after("import elman.cli.jobs.graceful, elman.app") & {"cryptography", "onnx", "grpc", "redis"}
+
+
+def test_a_supervisor_starts_without_what_its_workers_serve_with() -> None:
+    assert not loaded_after("import elman.cli.jobs.workers") & {"fastapi", "numpy", "onnxruntime", "websockets"}

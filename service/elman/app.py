@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import chain
@@ -36,6 +37,7 @@ from elman.api.v2.http import InferHTTP
 from elman.api.v2.infer import Infer
 from elman.api.v2.repository import repository_router
 from elman.api.v2.routes import not_offered, open_router
+from elman.api.workers import meeting_folder
 from elman.codec.faults import echoed, unknown_field
 from elman.engine.queue import Stats
 from elman.errors import (
@@ -78,6 +80,8 @@ from elman.http.endpoint import (
 )
 from elman.http.exchange import HTTPExchange
 from elman.http.keys import KeysFile
+from elman.http.limits import SharedBuckets
+from elman.http.process import switch_soon
 from elman.http.roles import OPEN_TO_ALL, RouteTable, served_at
 from elman.http.short import cache_short
 from elman.http.sites import Sites
@@ -87,6 +91,8 @@ from elman.settings import Settings, check_names
 if TYPE_CHECKING:
     from elman.api.grpc.server import GRPCServer
     from elman.http.tracing import Tracing
+
+_LOG = logging.getLogger("elman")
 
 # The default content type of `curl -d`. No route takes a form, so such a body is read as JSON.
 _AS_FORM = (b"content-type", b"application/x-www-form-urlencoded")
@@ -263,7 +269,7 @@ def create_app(settings: Settings | None = None, keys: KeysFile | None = None) -
         settings = Settings()
     if keys is None and settings.api_keys_file is not None:
         keys = KeysFile(settings.api_keys_file)
-    callers = Callers(settings.api_keys, settings.admin_api_keys, keys)
+    callers = Callers(settings.api_keys, settings.admin_api_keys, keys, shared_buckets(settings))
     tracing = new_tracing() if settings.tracing else None
     server = Server(settings, Stats if tracing is None else SampledStats)
     metrics = Metrics(server, callers)
@@ -316,6 +322,8 @@ def create_app(settings: Settings | None = None, keys: KeysFile | None = None) -
     app.state.server = server
     app.state.stopping = lambda: None
     app.callers, app.driver, app.bodies, app.connections = callers, driver, bodies, connections
+    connections.turns.is_busy, server.engine.on_delivery = server.engine.is_busy, connections.turns.resume
+    connections.turns.on_several = switch_soon
     app.admin_port = settings.admin_port
     callers.on_change = connections.forget_heads
     server.sessions.max_sessions_of = lambda owner: callers.max_sessions.get(owner)
@@ -327,7 +335,7 @@ def create_app(settings: Settings | None = None, keys: KeysFile | None = None) -
     streams = Streams(server, driver, callers, metrics, stepper)
     metrics.num_streams = lambda: len(streams)
     forecast, infer = Forecast(server), Infer(server)
-    rpc = None if settings.grpc_port is None else new_grpc(server, metrics, driver, callers, infer)
+    rpc = None if settings.grpc_port is None else new_grpc(server, metrics, driver, callers, infer, bodies)
     endpoints: dict[str, Endpoint] = {
         "predict": Predict(server),
         "generate": Generate(server, metrics),
@@ -368,6 +376,17 @@ def create_app(settings: Settings | None = None, keys: KeysFile | None = None) -
     _handle_errors(app, metrics)
     app.openapi = document(app, app.table, settings)  # type: ignore[method-assign]
     return app
+
+
+def shared_buckets(settings: Settings) -> SharedBuckets | None:
+    """Where the workers count together what keys with limits do; None for a single one, and if there can be no file."""
+    if settings.workers == 1 or settings.api_keys_file is None:
+        return None
+    try:
+        return SharedBuckets(meeting_folder(settings.store_dir, os.getppid()) / "limits")
+    except OSError as error:
+        _LOG.warning("each worker counts the limits of keys for itself: %s", error.strerror or error)
+        return None
 
 
 def new_tracing() -> "Tracing":

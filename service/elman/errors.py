@@ -31,11 +31,14 @@ ElmanError
 ├── CannotGenerate             409  the model cannot generate tokens
 ├── CannotForecast             409  the model cannot take its own output as input
 ├── StepConflict               409  the session is at another step
+├── NotByRequest               409  one of several servers would load or unload the model
 ├── ModelChanged               409  the session's model file is not the one that is served now
 ├── Quota                      429  the caller has too many sessions: Retry-After
 ├── RateLimited                429  the caller's key may not do so much in a second: Retry-After
 ├── StoreUnavailable           503  the session store does not work; requests without sessions do
+│   └── OutcomeUnknown         503  its answer was lost: what was asked of it may have happened
 ├── Overloaded                 503  the queue is full: Retry-After
+├── ModelLoading               503  the model with which a session started may be in the folder: Retry-After
 ├── Draining                   503  the server is stopping
 ├── DeadlineExceeded           504
 ├── ModelFailed                500  the model itself failed on this input
@@ -297,6 +300,12 @@ class StepConflict(ElmanError):
     title = "Session is at another step"
 
 
+class NotByRequest(ElmanError):
+    status = 409
+    code = "not_by_request"
+    title = "Models are changed in their folder"
+
+
 class ModelChanged(ElmanError):
     status = 409
     code = "model_changed"
@@ -321,6 +330,11 @@ class StoreUnavailable(ElmanError):
     title = "Session store does not work"
 
 
+class OutcomeUnknown(StoreUnavailable):
+    code = "outcome_unknown"
+    title = "Whether it happened is not known"
+
+
 class Overloaded(ElmanError):
     status = 503
     code = "overloaded"
@@ -331,6 +345,12 @@ class ModelSuspended(ElmanError):
     status = 503
     code = "model_suspended"
     title = "Model is suspended"
+
+
+class ModelLoading(ElmanError):
+    status = 503
+    code = "model_loading"
+    title = "Model is being loaded"
 
 
 class Draining(ElmanError):

@@ -9,18 +9,29 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from elman.cores import given_cores, usable_cores, workers_for
+
 _PREFIX = "ELMAN_"
 # Variables of the command line that are no settings.
 _OPTIONS = frozenset({"HOST", "PORT", "ADMIN_HOST", "URL", "API_KEY"})
 # What Kubernetes sets in every pod beside a service whose name begins with "elman".
 _SERVICE_LINK = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_STORE_SCHEMES = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
 _ORIGIN = re.compile(r"\*|null|https?://[^/?#@\s]+")
 
 
 class Settings(BaseSettings):
     """Frozen settings of one server. Sizes are in bytes and times in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="ELMAN_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="ELMAN_", frozen=True, extra="forbid", hide_input_in_errors=True)
 
     models: Path | None = None
     """The model repository: `<name>/<version>/model.onnx`. A server must be given one."""
@@ -43,6 +54,11 @@ class Settings(BaseSettings):
     """How long loading one model may take. It is done in a child process."""
     load_memory: Annotated[int, Field(ge=0)] = 8 * 2**30
     """Address space of that child process; 0 for no limit."""
+    load_cache_dir: Path | None = None
+    """The folder that keeps what was proved and measured of each model, for the next start. Without it: `loads` in the
+    store's folder, or none with `store=memory`."""
+    load_cache_bytes: Annotated[int, Field(ge=0)] = 2**30
+    """Largest size of that folder; 0 keeps nothing, and loads every model anew."""
     poll: Annotated[float, Field(ge=0)] = 5.0
     """Seconds between two checks of the repository for new, changed and removed models; 0 for never."""
     body_timeout: Annotated[float, Field(gt=0)] = 30.0
@@ -54,7 +70,9 @@ class Settings(BaseSettings):
     is suspended for a minute. `/livez` is 503 once a run has taken twice that time."""
 
     workers: Annotated[int, Field(ge=1, le=256)] = 1
-    """Processes that serve one address. Each loads its own copy of the models; all share one session store."""
+    """Processes that serve one address. Each loads its own copy of the models; all share one session store. `auto` is
+    one for each core that the server may use. `elman serve` takes that for the default where a container has a limit
+    of processor time. Where it has a limit of memory, both are at most one for each 512 MiB."""
     api_keys: Annotated[tuple[str, ...], NoDecode] = ()
     """API keys, separated by commas, which callers send as `Authorization: Bearer KEY`. They have the roles `infer` and
     `sessions`. Without any keys, everybody may do everything, and all share the same sessions."""
@@ -93,10 +111,14 @@ class Settings(BaseSettings):
     """Port of gRPC; 0 for any that is free. Without it there is no gRPC. Needs the extra `grpc`."""
     grpc_host: str = "127.0.0.1"
     """Address that gRPC listens on. `elman serve` sets it to that of HTTP."""
-    store: Literal["lmdb", "memory"] = "lmdb"
-    """Where sessions are kept: `lmdb`, a file that outlives the server, or `memory`."""
+    store: Annotated[str, Field(repr=False)] = "lmdb"
+    """Where sessions are kept: `lmdb`, a file that outlives the server, `memory`, or the URL of a Redis or Valkey that
+    many servers share: `redis://`, `rediss://` with TLS, `redis+sentinel://HOST,HOST/SERVICE`, `redis+cluster://`. A
+    URL needs the extra `redis`."""
+    store_replicas: Annotated[int, Field(ge=0)] = 0
+    """Replicas of Redis that must have a write before it is acknowledged (`WAIT`)."""
     store_dir: Path = Path(".elman")
-    """The folder of the store's file."""
+    """The folder of the store's file, and of what several workers share."""
     store_bytes: Annotated[int, Field(ge=2**20)] = 64 * 2**30
     """Largest size of the store's file. The file uses only the space that its data needs."""
     store_sync: bool = False
@@ -121,7 +143,7 @@ class Settings(BaseSettings):
     and which are sampled. Needs the extra `otel`."""
     state_keys: Annotated[tuple[str, ...], NoDecode] = ()
     """Secrets for state tokens, separated by commas. The first one seals tokens, all of them open tokens. Without any,
-    a random one is kept in the store's folder."""
+    a random one is kept in the store's folder, or in Redis for all servers."""
     token_ttl: Annotated[float, Field(gt=0)] = 7 * 86400.0
     """How long a state token is valid."""
     max_streams: Annotated[int, Field(ge=0)] = 10_000
@@ -137,6 +159,27 @@ class Settings(BaseSettings):
             raise ValueError("an entry of the list is empty; leave the setting out to have none")
         return parts
 
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _count_cores(cls, value: Any) -> Any:
+        return workers_for(given_cores() or usable_cores()) if value == "auto" else value
+
+    @field_validator("store")
+    @classmethod
+    def _check_store(cls, store: str) -> str:
+        scheme, is_url, rest = store.partition("://")
+        kinds = f"lmdb, memory, or a URL that begins with one of {', '.join(f'{one}://' for one in _STORE_SCHEMES)}"
+        if not is_url and store not in ("lmdb", "memory"):
+            raise ValueError(f"a store is {kinds}")
+        if is_url and scheme not in _STORE_SCHEMES:
+            raise ValueError(f"no store is reached by {scheme}://; a store is {kinds}")
+        hosts, _, path = rest.partition("?")[0].partition("/")
+        if scheme.endswith("+sentinel") and not path.strip("/"):
+            raise ValueError("the URL of a Sentinel ends with the name of its service: redis+sentinel://HOST/SERVICE")
+        if is_url and not (path if scheme == "unix" else hosts.rpartition("@")[2]):
+            raise ValueError("the URL of the store names no host")
+        return store
+
     @field_validator("cors_origins")
     @classmethod
     def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
@@ -144,6 +187,11 @@ class Settings(BaseSettings):
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is not an origin, such as https://app.example.com, without a path")
         return origins
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the sessions are kept in Redis, which servers on other machines may share."""
+        return "://" in self.store
 
     @property
     def has_keys(self) -> bool:

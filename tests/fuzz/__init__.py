@@ -1,4 +1,4 @@
-"""Fuzzing, by command. Needs `pip install --group fuzz`.
+"""Fuzzing. Needs the extra `test-all`. The tests run each of these for some seconds; by command they take long.
 
     python -m tests.fuzz codec --seconds 3600     what is decoded, with atheris
     python -m tests.fuzz http --seconds 3600      heads and framing, with atheris

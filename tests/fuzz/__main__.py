@@ -16,6 +16,7 @@ def main() -> None:
     parser.add_argument("target", choices=("codec", "http"))
     parser.add_argument("files", nargs="*", type=Path, help="inputs to run once, instead of fuzzing")
     parser.add_argument("--seconds", type=int, default=3600)
+    parser.add_argument("--runs", type=int, default=-1, help="most inputs, those to begin with included")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--findings", type=Path, default=Path("findings"), help="where a bad input is left")
     args = parser.parse_args()
@@ -53,7 +54,8 @@ def fuzz(target: Callable[[bytes], None], args: argparse.Namespace, corpus: Path
     """Fuzz until the time is over. The process ends with another code than 0 if something was found."""
     args.findings.mkdir(parents=True, exist_ok=True)
     options = [
-        f"-max_total_time={args.seconds}", f"-seed={args.seed}", f"-max_len={_MAX_BYTES}", "-timeout=30",
+        f"-max_total_time={args.seconds}", f"-runs={args.runs}", f"-seed={args.seed}", f"-max_len={_MAX_BYTES}",
+        "-timeout=30",
         "-rss_limit_mb=3000", "-malloc_limit_mb=512", f"-artifact_prefix={args.findings}/", "-print_final_stats=1",
     ]  # fmt: skip
     atheris.Setup([sys.argv[0], *options, str(corpus)], target)

@@ -157,16 +157,22 @@ class Connection:
 
     def talk(self, data: bytes, size: int) -> tuple[list[Answer], bool]:
         """The answers to what is sent in pieces of `size` bytes, and whether the server then closes."""
-        return self._loop.run_until_complete(self._talk(data, size or max(1, len(data))))
+        size = size or max(1, len(data))
+        pieces = [data[at : at + size] for at in range(0, len(data), size)]
+        return self.hear(pieces, size % 2)
 
-    async def _talk(self, data: bytes, size: int) -> tuple[list[Answer], bool]:
+    def hear(self, pieces: list[bytes], turns: int) -> tuple[list[Answer], bool]:
+        """As `talk`, with so many turns of the event loop after each piece."""
+        return self._loop.run_until_complete(self._hear(pieces, turns))
+
+    async def _hear(self, pieces: list[bytes], turns: int) -> tuple[list[Answer], bool]:
         self.app.methods.clear()
         wire, state = Wire(), ServerState()
         protocol = HTTPProtocol(self._config, state, {})
         protocol.connection_made(wire)
-        for at in range(0, len(data), size):
-            protocol.data_received(data[at : at + size])
-            if size % 2:
+        for piece in pieces:
+            protocol.data_received(piece)
+            for _ in range(turns):
                 await asyncio.sleep(0)
             if wire.closed:
                 break

@@ -18,8 +18,8 @@ def seeds(target: str) -> list[bytes]:
 
 
 def _heads() -> Iterator[bytes]:
-    """Every shape, whole and in pieces of one and of seven bytes."""
-    for shape, size in itertools.product(SHAPES, (0, 1, 7)):
+    """Every shape: whole, or in pieces of one or of seven bytes."""
+    for shape, size in zip(SHAPES, itertools.cycle((0, 1, 7)), strict=False):
         yield bytes([size]) + shape.data
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from tests.readme.blocks import CLIENTS, DOCS, FRAMEWORKS, PAGES, README, ROOT, Block, read_blocks
 from tests.readme.tables import with_tables
-from tests.running import STORE
+from tests.running import LOADS, STORE
 
 SERVE = "make serve\n"
 # What starts the server, or a container, is run by a fixture, or by tests/containers.
@@ -72,7 +72,7 @@ def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     port, folder = free_port(), tmp_path_factory.mktemp("readme")
     log = folder / "log"
     # Sessions that a server left in the clone before are none of this one's.
-    variables = {"PORT": str(port), "ELMAN_STORE_DIR": str(folder / "store")}
+    variables = {"PORT": str(port), "ELMAN_STORE_DIR": str(folder / "store"), "ELMAN_LOAD_CACHE_DIR": str(LOADS)}
     process = start(["bash", "-euo", "pipefail", "-c", SERVE], ROOT, log, **variables)
     try:
         until = time.monotonic() + 300
