@@ -29,6 +29,7 @@ TESTS = [
 ]
 
 
+@pytest.mark.torch  # what comes with it: the page makes a data frame of pandas
 def test_the_page_runs_from_top_to_bottom(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
     blocks = read_blocks(PAGE)
