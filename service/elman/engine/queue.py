@@ -205,18 +205,22 @@ class ModelQueue:
     def _next_inputs(self, group: list[Sequence]) -> list[Array | None]:
         """The next inputs of sequences with one class of feedback; None for those that are done or failed."""
         # A block is the only one of its group.
-        outputs = np.stack([sequence.last_output for sequence in group if sequence.last_output is not None])
-        valid = ~(np.isnan(outputs) | np.isposinf(outputs)).any(axis=tuple(range(1, outputs.ndim)))
+        last = [sequence.last_output for sequence in group if sequence.last_output is not None]
+        outputs = np.concatenate(last).reshape(len(group), *last[0].shape)
         next_inputs: list[Array | None] = [None] * len(group)
-        for row in np.flatnonzero(~valid).tolist():
-            step = group[row].served + group[row].cursor
-            group[row].error = NotFiniteOutput(f"the output after step {step} is not finite")
-        rows = np.flatnonzero(valid).tolist()
+        rows = list(range(len(group)))
+        if not outputs.max() < math.inf:  # also where it is NaN
+            valid = ~(np.isnan(outputs) | np.isposinf(outputs)).any(axis=tuple(range(1, outputs.ndim)))
+            for row in np.flatnonzero(~valid).tolist():
+                step = group[row].served + group[row].cursor
+                group[row].error = NotFiniteOutput(f"the output after step {step} is not finite")
+            rows = np.flatnonzero(valid).tolist()
+            outputs = outputs[rows]
         feedbacks = [feedback for row in rows if (feedback := group[row].feedback) is not None]
         if not rows:
             return next_inputs
         try:
-            for row, inputs in zip(rows, feedbacks[0].feed(feedbacks, outputs[rows]), strict=True):
+            for row, inputs in zip(rows, feedbacks[0].feed(feedbacks, outputs), strict=True):
                 if isinstance(inputs, ElmanError):
                     group[row].error = inputs
                 else:

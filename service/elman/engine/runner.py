@@ -1,6 +1,7 @@
 """Runs batches: gathers inputs and states, runs the network, scatters states and outputs."""
 
 from collections.abc import Callable, Iterable, Iterator
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,17 @@ from elman.repository.model import Model
 from elman.repository.network import Array, Network
 from elman.repository.runtime import RunStopped, RuntimeFailure
 
+# The slots that hold the initial state.
 _FIRST_SLOTS = 64
+_FIRST = list(range(_FIRST_SLOTS))
 
 
 class Runner:
     """One model's network and the states of its running sequences.
 
-    There is one array per state tensor, with a slot for each running sequence. Slot 0 holds the initial state, which
-    new sequences read. A sequence gets its own slot when a run leaves it unfinished, so most short sequences need none.
+    There is one array per state tensor, with a slot for each running sequence. The first slots hold the initial state,
+    which new sequences read. A sequence gets its own slot when a run leaves it unfinished, so most short sequences need
+    none. If the slots of a batch are neighbours, its states are read and updated in place.
     """
 
     def __init__(self, model: Model) -> None:
@@ -31,15 +35,16 @@ class Runner:
         self.packing = Packing(model.network)
         self._takes_more = bool(model.network.others)
         self._axes = [state.batch_axis for state in model.network.states]
-        self._states = self._executor.initial_states(1)
-        self._num_slots = 1
+        self._states = self._executor.initial_states(_FIRST_SLOTS)
+        self._num_slots = _FIRST_SLOTS
         self._free: list[int] = []
+        self._zeros = np.zeros((0,) if model.network.features is None else (0, model.network.features))
         self._grow(_FIRST_SLOTS)
 
     @property
     def num_slots(self) -> int:
         """Slots held by running sequences."""
-        return self._num_slots - 1 - len(self._free)
+        return self._num_slots - _FIRST_SLOTS - len(self._free)
 
     @property
     def nbytes(self) -> int:
@@ -68,7 +73,7 @@ class Runner:
         for sequence in sequences:
             sequence.block = None
             if sequence.slot != INITIAL_SLOT:
-                self._free.append(sequence.slot)
+                heappush(self._free, sequence.slot)
                 sequence.slot = INITIAL_SLOT
 
     def _admit(self, sequences: list[Sequence]) -> None:
@@ -82,17 +87,21 @@ class Runner:
             sequence.slot = self._take_slot()
             sequence.state = None
             slots.append(sequence.slot)
+        places = _Places(slots)
         for axis, states, value in zip(self._axes, self._states, values, strict=True):
-            states[_at(axis, slots)] = value
+            places.write(states, axis, value)
 
     def _advance(self, sequences: list[Sequence], counts: list[int]) -> None:
         if sequences[0].rows > 1:
             self._advance_block(sequences[0], counts[0])
             return
         slots = [sequence.slot for sequence in sequences]
-        before = [states.take(slots, axis=axis) for axis, states in zip(self._axes, self._states, strict=True)]
+        if not any(slots) and len(slots) <= _FIRST_SLOTS:  # all are new
+            slots = _FIRST[: len(slots)]
+        places = _Places(slots)
+        before = [places.read(states, axis) for axis, states in zip(self._axes, self._states, strict=True)]
         plan = _Plan(sequences, counts)
-        heads = any(sequence.heads for sequence in sequences)
+        heads = bool(self.network.heads) and any([sequence.heads for sequence in sequences])
         outputs, after = self._executor.run(
             self._gather(sequences, counts),
             np.array(counts, np.int32),
@@ -153,14 +162,20 @@ class Runner:
 
     def _gather(self, sequences: list[Sequence], counts: list[int]) -> Array:
         """The next steps of each row, padded with zeros: (batch, chunk, features) or (batch, chunk)."""
-        data = np.zeros((len(sequences), max(counts), *sequences[0].inputs.shape[1:]), self.network.input_dtype)
+        chunk = max(counts)
+        if chunk > len(self._zeros):
+            self._zeros = np.zeros((2 * chunk, *self._zeros.shape[1:]), self.network.input_dtype)
+        parts = []
+        for sequence, steps in zip(sequences, counts, strict=True):
+            cursor = sequence.cursor
+            parts.append(sequence.inputs[cursor : cursor + steps])
+            if steps < chunk:
+                parts.append(self._zeros[: chunk - steps])
         try:
-            for row, sequence, steps in zip(data, sequences, counts, strict=True):
-                cursor = sequence.cursor
-                row[:steps] = sequence.inputs[cursor : cursor + steps]
+            data = np.concatenate(parts, dtype=self.network.input_dtype, casting="unsafe")
         except ValueError as error:  # inputs of different shapes: the rows are then run one by one
             raise RuntimeFailure(str(error), None) from None
-        return data
+        return data.reshape(len(sequences), chunk, *data.shape[1:])
 
     def _scatter(self, plan: "_Plan", after: list[Array]) -> None:
         """Store the states of unfinished rows in slots, and hand out final states and traces."""
@@ -172,8 +187,9 @@ class Runner:
                 if sequence.slot == INITIAL_SLOT:
                     sequence.slot = self._take_slot()
                 slots.append(sequence.slot)
+            places, rows = _Places(slots), _Places(plan.unfinished)
             for axis, states, value in zip(self._axes, self._states, after, strict=True):
-                states[_at(axis, slots)] = value.take(plan.unfinished, axis=axis)
+                places.write(states, axis, rows.read(value, axis))
         if plan.final:
             for row, state in zip(plan.final, self.packing.pack(after, plan.final), strict=True):
                 sequences[row].final_state = state
@@ -195,14 +211,14 @@ class Runner:
     def _take_slot(self) -> int:
         if not self._free:
             self._grow(self._num_slots)
-        return self._free.pop()
+        return heappop(self._free)  # the lowest, so that those of a batch are often neighbours
 
     def _grow(self, more: int) -> None:
         self._states = [
             np.concatenate([states, np.repeat(state.initial, more, axis=state.batch_axis)], axis=state.batch_axis)
             for state, states in zip(self.network.states, self._states, strict=True)
         ]
-        self._free += range(self._num_slots + more - 1, self._num_slots - 1, -1)
+        self._free += range(self._num_slots, self._num_slots + more)
         self._num_slots += more
 
 
@@ -213,29 +229,33 @@ class _Plan:
     """
 
     def __init__(self, sequences: list[Sequence], counts: list[int]) -> None:
-        self.sequences = sequences
-        self.unfinished: list[int] = []
-        self.final: list[int] = []
-        self.traced: list[int] = []
-        self._receivers: list[tuple[Sequence, int]] = []
-        self._rows: list[int] = []
-        self._steps: list[int] = []
+        unfinished: list[int] = []
+        final: list[int] = []
+        traced: list[int] = []
+        receivers: list[tuple[Sequence, int]] = []
+        rows: list[int] = []
+        selected: list[int] = []
         for row, (sequence, steps) in enumerate(zip(sequences, counts, strict=True)):
             ends = steps == sequence.remaining
-            if not ends or (sequence.feedback is not None and not sequence.anew):
-                self.unfinished.append(row)
+            fed = sequence.feedback is not None
+            if not ends or (fed and not sequence.anew):
+                unfinished.append(row)
             if ends and sequence.keep_state:
-                self.final.append(row)
+                final.append(row)
             if sequence.keep_trace:
-                self.traced.append(row)
-            if sequence.returns == "steps" and sequence.feedback is None:
-                self._receivers.append((sequence, steps))
-                self._rows += [row] * steps
-                self._steps += range(steps)
+                traced.append(row)
+            if sequence.returns == "steps" and not fed:
+                receivers.append((sequence, steps))
+                rows += [row] * steps
+                selected += range(steps)
             elif ends:
-                self._receivers.append((sequence, 1))
-                self._rows.append(row)
-                self._steps.append(steps - 1)
+                receivers.append((sequence, 1))
+                rows.append(row)
+                selected.append(steps - 1)
+
+        self.sequences = sequences
+        self.unfinished, self.final, self.traced = unfinished, final, traced
+        self._receivers, self._rows, self._steps = receivers, rows, selected
 
     def pairs(self) -> Array:
         """The (row, step) pairs to decode, int64 `(selected, 2)`."""
@@ -278,6 +298,23 @@ class _Plan:
             at += steps
 
 
-def _at(axis: int, slots: int | list[int]) -> Any:
-    """The index of slots on the batch axis of a state array."""
-    return (*(slice(None),) * axis, slots)
+class _Places:
+    """Some places on the batch axis of state arrays. If each is the one after the last, they are a view of it."""
+
+    __slots__ = ("_indices",)
+
+    def __init__(self, places: list[int]) -> None:
+        first, end = places[0], places[0] + len(places)
+        neighbours = places[-1] == end - 1 and places == list(range(first, end))
+        self._indices: Any = slice(first, end) if neighbours else np.array(places)
+
+    def read(self, array: Array, axis: int) -> Array:
+        """What is there."""
+        if self._indices.__class__ is slice:
+            return array[(slice(None),) * axis + (self._indices,)]
+        found: Array = array.take(self._indices, axis)
+        return found
+
+    def write(self, array: Array, axis: int, values: Array) -> None:
+        """Put values there."""
+        array[(slice(None),) * axis + (self._indices,)] = values

@@ -5,6 +5,7 @@ short sequence waits for a long one to finish. (After Orca, OSDI 2022, and E-BAT
 steps of a batch. The levels are those of a multi-level feedback queue.)
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
@@ -46,7 +47,6 @@ _QUIET_RUNS = 200
 _SHARED_SECONDS = 1e-3
 _SHARED_RUNS = 2000
 
-_TRACED = attrgetter("keep_trace")
 _USED = attrgetter("used")
 
 
@@ -73,17 +73,19 @@ class Policy:
     cost: Calibration = field(default_factory=Calibration)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Batch:
-    """One run: `sequences[i]` advances by `counts[i]` steps, at least one."""
+    """One run: `sequences[i]` advances by `counts[i]` steps, at least one.
+
+    `chunk` is the number of steps of the run, padding included.
+    """
 
     sequences: list[Sequence]
     counts: list[int]
+    chunk: int = field(init=False)
 
-    @property
-    def chunk(self) -> int:
-        """Steps of the run, padding included."""
-        return max(self.counts)
+    def __post_init__(self) -> None:
+        self.chunk = max(self.counts)
 
 
 class Scheduler:
@@ -115,8 +117,6 @@ class Scheduler:
         # What the last lane in turn had used before its run, and what callers without a lane had used, if more.
         self._used = 0.0
         self._left: dict[bytes, float] = {}
-        # The sequences that were popped for the current batch, in order. Not all of them are in the batch.
-        self._taken: list[Sequence] = []
         self._runs_since_short = 0
         self._runs_since_shared = _SHARED_RUNS
         self._next_sweep = 0.0
@@ -188,25 +188,27 @@ class Scheduler:
         room = (1 if alone else policy.max_batch) - len(others)
         candidates = self._pop_candidates(now, room, blocks=low is None)
         first = self._choose(candidates, room)
-        self._taken = candidates + others
         if not first:
             first, others = others, []
         if not first:
             return None
-        chunk = self._chunk(first)
+        limits = self._max_steps(first)
+        chunk = self._chunk(first, limits)
         left = len(order) > 1 or order[0].num_queued
         if left and policy.chunked and len(first) == len(candidates) and first[0].rows == 1:
-            more = self._pop_others(now, first, chunk, room - len(first))
-            self._taken += more
-            others += more
-        return Batch(first + others, self._counts(first, others, chunk))
+            others += self._pop_others(now, first, chunk, room - len(first))
+        if not others:
+            return Batch(first, self._counts(first, limits, chunk))
+        # The steps cost at least as much as the run costs before its first step.
+        chunk = max(chunk, self._chunk_costing(1, len(first) + len(others)))
+        return Batch(first + others, self._counts(first, limits + self._max_steps(others), chunk))
 
     def update(self, batch: Batch | None) -> list[Sequence]:
         """Take back a batch that ran: unfinished sequences are queued again, the others are returned.
 
         Sequences that were dropped since the last call are returned too, with their error set.
         """
-        done = self._dropped.copy()
+        done, moved = self._dropped.copy(), False
         self._dropped.clear()
         for sequence, steps in zip(batch.sequences, batch.counts, strict=True) if batch else ():
             if sequence.error is None:
@@ -215,9 +217,11 @@ class Scheduler:
                 if sequence.remaining:
                     if (sequence.served + sequence.cursor) * sequence.rows >= _LEVEL_STEPS << sequence.rank[1]:
                         sequence.rank = _rank_of(sequence)
+                        moved = True
                     continue
             done.append(sequence)
-        self._put_back()
+        for lane in self._order:
+            lane.put_back(moved)
         if batch is not None and len(self._lanes) > 1:
             self._charge(batch)
         return done
@@ -237,13 +241,6 @@ class Scheduler:
             if not lane.num_queued and len(self._lanes) > 1:
                 del self._lanes[party]
                 self._left[party] = lane.used
-
-    def _put_back(self) -> None:
-        """Queue the taken sequences that are not done, in their order, at the front of their rank."""
-        for sequence in reversed(self._taken):
-            if sequence.error is None and sequence.remaining:
-                self._lanes[sequence.party].put_back(sequence)
-        self._taken = []
 
     def _pop(self, now: float, limit: int, blocks: bool = False) -> list[Sequence]:
         """The first sequences in order, up to `limit`, all of one priority and level. Lanes give equal shares.
@@ -291,13 +288,16 @@ class Scheduler:
             return [candidate for candidate in candidates if self._similar(candidates[0], candidate)]
         if len(candidates) <= room:
             return candidates
-        length, later = candidates[0].remaining, _LATER / len(candidates)
-        steps = [candidate.remaining for candidate in candidates]
+        length = candidates[0].remaining
+        # A loss of the whole, or of half of it for what is longer, in places.
+        whole = len(candidates) / _LATER
+        each, half = whole / length, whole * _LONGER
+        longest = half * length
         losses = [
-            later * place + (1 - one / length if one < length else _LONGER * (1 - length / one))
-            for place, one in enumerate(steps)
+            place + (whole - each * one if one < length else half - longest / one)
+            for place, one in enumerate([candidate.remaining for candidate in candidates])
         ]
-        return [candidates[index] for index in sorted(range(len(steps)), key=losses.__getitem__)[:room]]
+        return [candidates[index] for index in sorted(range(len(losses)), key=losses.__getitem__)[:room]]
 
     def _pop_others(self, now: float, first: list[Sequence], chunk: int, room: int) -> list[Sequence]:
         """Lower-ranked sequences, as many as do not prolong the run of `first` too much."""
@@ -335,37 +335,34 @@ class Scheduler:
         """The number of steps by which one run may advance each sequence."""
         policy = self.policy
         limits = [sequence.remaining for sequence in sequences]
-        if policy.chunked and (policy.steps_singly or any(map(_TRACED, sequences))):
+        if policy.chunked and (policy.steps_singly or any([sequence.keep_trace for sequence in sequences])):
             # The state of a step, or its output if the graph gives only the last one, takes a run per step.
             singly = [s.keep_trace or (policy.steps_singly and s.returns == "steps") for s in sequences]
             limits = [1 if single else steps for single, steps in zip(singly, limits, strict=True)]
         return limits
 
-    def _counts(self, first: list[Sequence], others: list[Sequence], chunk: int) -> list[int]:
-        """Steps of each row, in a run that advances `first` by up to `chunk` steps."""
-        policy, limits = self.policy, self._max_steps(first + others)
+    def _counts(self, first: list[Sequence], limits: list[int], chunk: int) -> list[int]:
+        """Steps of each row of a run that begins with `first`. `limits` are the most steps of each."""
+        policy = self.policy
         if not policy.chunked:
             return limits
         if policy.grouping == "equal":
             return [min(self._shared_chunk(first), *limits)] * len(limits)
-        if others:
-            # The steps cost at least as much as the run costs before its first step.
-            chunk = max(chunk, self._chunk_costing(1, len(limits)))
         return [steps if steps < chunk else chunk for steps in limits]
 
-    def _chunk(self, first: list[Sequence]) -> int:
-        """The most steps of a run of `first`.
+    def _chunk(self, first: list[Sequence], limits: list[int]) -> int:
+        """The most steps of a run of `first`. `limits` are the most steps of each.
 
         Sequences that end in this run wait for its end, so it is no longer than they need. A run of long sequences is
         limited to a few times its fixed cost, because new sequences wait until it ends.
         """
-        ends, limit = sorted(self._max_steps(first)), self.policy.max_chunk
-        last_end = max([steps for steps in ends if steps <= limit], default=0)
+        ends, limit = sorted(limits), self.policy.max_chunk
+        num_ending = bisect_right(ends, limit)
         if (first[0].served + first[0].cursor) * first[0].rows >= _LEVEL_STEPS or ends[0] > _SHORT_CHUNKS * limit:
             quiet = self._runs_since_short > _QUIET_RUNS
             limit = self._chunk_costing(_FIXED_COSTS_QUIET if quiet else _FIXED_COSTS_BUSY, len(ends))
-        elif last_end:
-            limit = max(last_end, self._chunk_costing(1, len(ends)))
+        elif num_ending:
+            limit = max(ends[num_ending - 1], self._chunk_costing(1, len(ends)))
         if self._runs_since_shared < _SHARED_RUNS:
             limit = min(limit, self._shared_chunk(first))
         return self._best_chunk(ends, limit)
