@@ -74,6 +74,8 @@ def test_one_sequence_of_any_kind_is_that_of_its_numbers(elman: Client, right: n
 MANY: dict[str, Callable[[], Any]] = {
     "a generator": lambda: (ROWS[:length] for length in (3, 7)),
     "an iterator": lambda: iter([ROWS[:3], torch.from_numpy(ROWS)]),
+    "data frames from a generator": lambda: (REVERSED[:length] for length in (3, 7)),
+    "nested lists from a generator": lambda: (ROWS[:length].tolist() for length in (3, 7)),
     "a list of nested lists": lambda: [ROWS[:3].tolist(), ROWS.tolist()],
     "a list of several kinds": lambda: [REVERSED[:3], ROWS.tolist()],
     "a batch as a list": lambda: [ROWS[:3], ROWS],
@@ -85,6 +87,22 @@ def test_many_sequences_of_any_kind(elman: Client, right: np.ndarray, name: str)
     first, second = elman.model("vowels-gru").predict(MANY[name]())
     assert (first.length, second.length) == (3, 7)
     np.testing.assert_allclose(second.output, right, atol=1e-6)
+
+
+def test_a_generator_is_what_the_list_of_it_is_in_every_method(elman: Client) -> None:
+    model = elman.model("vowels-gru")
+    right = model.influence([REVERSED[:3], REVERSED])
+    found = model.influence(frame for frame in (REVERSED[:3], REVERSED))
+    assert [one.influence.tolist() for one in found] == [one.influence.tolist() for one in right]
+    with model.session() as session:
+        rows = session.step(row for row in ROWS.tolist())
+    assert (rows.step, rows.label) == (7, model.predict(ROWS).label)
+    sunspots, years = elman.model("sunspots-gru"), pandas.DataFrame({"sunspots": np.arange(30.0)})
+    points = [sunspots.forecast(years[:length], 2).point.tolist() for length in (20, 30)]
+    forecasts = sunspots.forecast((years[:length] for length in (20, 30)), 2)
+    np.testing.assert_allclose([one.point for one in forecasts], points, rtol=1e-5)
+    with pytest.raises(ValueError, match="1 futures for 2 series"):
+        sunspots.forecast((years[:length] for length in (20, 30)), 2, future=(one for one in [np.ones((1, 3))]))
 
 
 def test_a_flat_list_of_token_ids_is_one_sequence_and_a_list_of_those_many(elman: Client) -> None:

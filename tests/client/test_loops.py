@@ -190,6 +190,31 @@ def test_influence_gives_what_the_route_gives(looping: RunningServer, elman: Cli
     assert found.decoded["label"].startswith("speaker")
 
 
+def test_the_influence_in_each_sequence_of_a_list_is_that_in_it_alone(elman: Client) -> None:
+    model = elman.model("vowels-gru")
+    data = [np.random.default_rng(length).standard_normal((length, 12)).astype(np.float32) for length in (4, 15, 9)]
+    state = model.predict(data[0], return_state=True).state
+    done: list[tuple[int, int]] = []
+    for states in (None, state, [state, None, state]):
+        given = states if isinstance(states, list) else [states] * 3
+        alone = [model.influence(x, target=2, state=one) for x, one in zip(data, given, strict=True)]
+        found = model.influence(data, target=2, state=states, progress=lambda *counts: done.append(counts))
+        assert [one.influence.tolist() for one in found] == [one.influence.tolist() for one in alone]
+        assert [one.output.tolist() for one in found] == [one.output.tolist() for one in alone]
+    assert sorted(done) == sorted([(1, 3), (2, 3), (3, 3)] * 3)
+    assert model.influence([]) == []
+    with pytest.raises(RequestError) as wrong:
+        model.influence([data[0], data[1][:, :3]])
+    assert wrong.value.where == "sequences[1][0]"
+    with pytest.raises(RequestError) as infinite:
+        model.influence([data[0], np.full((2, 12), np.inf)])
+    assert infinite.value.where == "sequences[1][0][0]"
+    with pytest.raises(ValueError, match="1 states for 3 sequences"):
+        model.influence(data, state=[state])
+    with pytest.raises(ValueError, match="2 objects of static inputs for 3 sequences"):
+        model.influence(data, static=[{}, {}])
+
+
 def test_the_asynchronous_client_generates_and_forecasts_the_same(looping: RunningServer, elman: Client) -> None:
     series, x = np.arange(20.0), np.ones((5, 12), np.float32)
     whole = elman.model("writer").generate("el", seed=3)
@@ -210,6 +235,10 @@ def test_the_asynchronous_client_generates_and_forecasts_the_same(looping: Runni
                     pass
             assert (await other.model("seer").forecast(series)).point.tolist() == point.tolist()
             assert (await other.model("vowels-gru").influence(x)).influence.tolist() == influence.tolist()
+            found = await other.model("vowels-gru").influence([x[:3], x])
+            assert [one.length for one in found] == [3, 5] and found[1].influence.tolist() == influence.tolist()
+            forecasts = await other.model("seer").forecast(part for part in (series[:9], series))
+            assert forecasts[1].point.tolist() == point.tolist()
             with pytest.raises(Unable):
                 await other.model("vowels-gru").generate("a")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from elman.client.errors import RequestError
 
@@ -16,6 +16,12 @@ class SupportsArray(Protocol):
     """Whatever NumPy can make an array of: tensors, series, data frames, arrays of Arrow."""
 
     def __array__(self, *args: Any, **kwargs: Any) -> NDArray[Any]: ...
+
+
+class SupportsRows(SupportsArray, Protocol):
+    """The same, with a length: an array and no single number."""
+
+    def __len__(self) -> int: ...
 
 
 SequenceLike = NDArray[Any] | str | SupportsArray | Mapping[str, NDArray[Any] | SupportsArray | str | list[Any]]
@@ -30,6 +36,13 @@ _S = TypeVar("_S", bound=SequenceLike)
 SequenceList = list[_S] | tuple[_S, ...] | Iterator[_S]
 """Many sequences, of any lengths."""
 
+SeriesLike = ArrayLike | Mapping[str, ArrayLike]
+"""One series in the units of its data; or, for a model with several sequence inputs, the values of each by its name."""
+
+_R = TypeVar("_R", bound=SupportsRows | Mapping[str, Any])
+SeriesList = list[_R] | tuple[_R, ...] | Iterator[_R]
+"""Many series, of any lengths. A list of numbers, or of lists of them, is one series."""
+
 Read = NDArray[Any] | str | Mapping[str, NDArray[Any] | str]
 """A sequence that was read: an array of NumPy, text, or a mapping of those."""
 
@@ -41,11 +54,18 @@ def needs_card(x: object) -> bool:
     return is_table(x) or (isinstance(x, list | tuple) and (any(map(is_table, x)) or _num_axes(x) == 2))
 
 
+def listed(x: Any) -> Any:
+    """A generator or another iterable as a list, since it can be read once; anything else as it is."""
+    if isinstance(x, str | Mapping | list | tuple) or is_table(x) or _holds_values(x):
+        return x
+    return list(x) if isinstance(x, Iterable) else x
+
+
 def read_input(x: object, card: Mapping[str, Any] | None = None, where: str = "x") -> Read | list[Read]:
     """One sequence, or a list of them.
 
     Args:
-        x: what the caller gave.
+        x: what the caller gave, after `listed`.
         card: the `input` of the model's card, if `needs_card`.
         where: its name in errors.
 
@@ -56,12 +76,11 @@ def read_input(x: object, card: Mapping[str, Any] | None = None, where: str = "x
     """
     if isinstance(x, str | Mapping | np.ndarray) or is_table(x) or _holds_values(x):
         return read_one(x, card, where)
-    if not isinstance(x, Iterable):
+    if not isinstance(x, list | tuple):
         raise TypeError(f"{where} must be a sequence or a list of them; got {type(x).__name__}")
-    items = x if isinstance(x, list | tuple) else list(x)
-    if _num_axes(items) == 1 or (_num_axes(items) == 2 and (card or {}).get("kind") == "features"):
-        return read_one(items, card, where)
-    return [read_one(one, card, f"{where}[{index}]") for index, one in enumerate(items)]
+    if _num_axes(x) == 1 or (_num_axes(x) == 2 and (card or {}).get("kind") == "features"):
+        return read_one(x, card, where)
+    return [read_one(one, card, f"{where}[{index}]") for index, one in enumerate(x)]
 
 
 def read_one(x: object, card: Mapping[str, Any] | None = None, where: str = "x") -> Read:

@@ -1,21 +1,16 @@
 """What a model of the asynchronous client foretells."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast, overload
-
-from numpy.typing import ArrayLike, NDArray
+from collections.abc import Sequence
+from typing import Any, overload
 
 from elman.client.aio.sender import AsyncSender
 from elman.client.aio.session import AsyncSession
 from elman.client.calls import ForecastOptions, ModelCalls
 from elman.client.calls.call import id_of
 from elman.client.config import Timeout
-from elman.client.inputs import by_name, is_many, is_table
+from elman.client.inputs import SeriesLike, SeriesList, by_name, is_many, is_table, listed
 from elman.client.results import Card, Forecast
 from elman.client.wire import StaticLike
-
-SeriesLike = ArrayLike | Mapping[str, ArrayLike]
-"""A series, or the values of each sequence input by name."""
 
 
 class AsyncForecaster:
@@ -37,7 +32,7 @@ class AsyncForecaster:
     @overload
     async def forecast(
         self,
-        series: list[NDArray[Any]] | list[Mapping[str, ArrayLike]],
+        series: SeriesList[Any],
         horizon: int | None = None,
         *,
         samples: int = 0,
@@ -68,7 +63,7 @@ class AsyncForecaster:
 
     async def forecast(
         self,
-        series: SeriesLike | list[NDArray[Any]] | list[Mapping[str, ArrayLike]],
+        series: SeriesLike | SeriesList[Any],
         horizon: int | None = None,
         *,
         samples: int = 0,
@@ -94,9 +89,9 @@ class AsyncForecaster:
 
         Args:
             series: `(time,)` or `(time, features)`, in the units of the data. The columns of a data frame of pandas or
-                polars are matched by name with the model's features. Or a list of arrays or data frames, one for each
-                series, of any lengths. They are sent in one request. For a model with several sequence inputs a series
-                is a mapping from the name of each to its values.
+                polars are matched by name with the model's features. Or many series of any lengths: arrays or data
+                frames in a list or from a generator. They are sent in one request. For a model with several sequence
+                inputs a series is a mapping from the name of each to its values.
             horizon: number of steps to forecast; None for 24, or for all steps of a model that gives them at once.
             samples: number of paths to sample for `mean` and `quantiles`; 0 for the point forecast alone. No two
                 series share random numbers.
@@ -120,9 +115,10 @@ class AsyncForecaster:
                 many futures.
             DeadlineExceeded, TimedOut: it took longer than `timeout`. Both are TimeoutErrors.
         """
-        rows, ahead, many = cast(Any, series), cast(Any, future), is_many(series)
+        rows, ahead, deadline = listed(series), listed(future), self._sender.deadline(timeout)
+        many = is_many(rows)
         if any(map(is_table, [*rows, *(() if ahead is None else ahead)] if many else [rows, ahead])):
-            card = await self.card()
+            card = await self._sender.send(self._calls.card(), deadline)
             names = card.input.get("names")
             known = (card.raw.get("forecast") or {}).get("known") or []
             rows = by_name(rows, names, "series", many)
@@ -140,5 +136,5 @@ class AsyncForecaster:
             timeout=timeout,
         )
         if many:
-            return await self._sender.send(self._calls.forecast_many(rows, options))
-        return await self._sender.send(self._calls.forecast(rows, options))
+            return await self._sender.send(self._calls.forecast_many(rows, options), deadline)
+        return await self._sender.send(self._calls.forecast(rows, options), deadline)

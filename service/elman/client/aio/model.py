@@ -5,7 +5,7 @@ from typing import Any, Literal, cast, overload
 
 from elman.client.aio.forecaster import AsyncForecaster
 from elman.client.aio.opening import Opening
-from elman.client.aio.session import AsyncSession, open_session, read_steps
+from elman.client.aio.session import AsyncSession, open_session, read_sequences
 from elman.client.aio.streams import AsyncStream, AsyncTokens
 from elman.client.calls import (
     GenerateOptions,
@@ -16,7 +16,7 @@ from elman.client.calls import (
 )
 from elman.client.calls.call import id_of
 from elman.client.config import Timeout
-from elman.client.inputs import SequenceLike, SequenceList, needs_card, read_input
+from elman.client.inputs import SequenceLike, SequenceList
 from elman.client.progress import Progress, report_progress
 from elman.client.results import Example, Generation, Influence, Result
 from elman.client.streams import StreamProtocol
@@ -156,7 +156,7 @@ class AsyncModel(AsyncForecaster):
             timeout=timeout,
         )
         deadline = self._sender.deadline(timeout)
-        given = read_input(x, (await self.card()).input if needs_card(x) else None)
+        given = await read_sequences(self._sender, self._calls, x, deadline)
         if not isinstance(given, list):
             return await self._sender.send(self._calls.predict_one(given, cast(str | None, state), options), deadline)
         factories = self._calls.predict_many(given, state, options, self._sender.batching)
@@ -354,9 +354,10 @@ class AsyncModel(AsyncForecaster):
             return AsyncTokens(self._sender, self._calls.generate_stream(prompt, options))
         return self._sender.send(self._calls.generate(prompt, options))
 
+    @overload
     async def influence(
         self,
-        x: SequenceLike | list[Any],
+        x: SequenceLike,
         *,
         target: str | int | None = None,
         state: str | None = None,
@@ -364,22 +365,80 @@ class AsyncModel(AsyncForecaster):
         decode: bool = True,
         top: int = 3,
         timeout: Timeout | float | None = None,
-    ) -> Influence:
+    ) -> Influence: ...
+
+    @overload
+    async def influence(
+        self,
+        x: SequenceList[Any],
+        *,
+        target: str | int | None = None,
+        state: str | Sequence[str] | None = None,
+        static: StaticLike | Sequence[StaticLike] | None = None,
+        decode: bool = True,
+        top: int = 3,
+        timeout: Timeout | float | None = None,
+        progress: Progress = False,
+    ) -> list[Influence]: ...
+
+    @overload
+    async def influence(
+        self,
+        x: object,
+        *,
+        target: str | int | None = None,
+        state: str | Sequence[str] | None = None,
+        static: StaticLike | Sequence[StaticLike] | None = None,
+        decode: bool = True,
+        top: int = 3,
+        timeout: Timeout | float | None = None,
+        progress: Progress = False,
+    ) -> Influence | list[Influence]: ...
+
+    async def influence(
+        self,
+        x: object,
+        *,
+        target: str | int | None = None,
+        state: str | Sequence[str] | None = None,
+        static: StaticLike | Sequence[StaticLike] | None = None,
+        decode: bool = True,
+        top: int = 3,
+        timeout: Timeout | float | None = None,
+        progress: Progress = False,
+    ) -> Influence | list[Influence]:
         """How much each step of a sequence moves its last output. Each step is left out in turn.
 
+        >>> influences = await client.model("names-gru").influence(["Lindqvist", "Rossi"], target="Italian")
+        >>> [len(one.influence) for one in influences]
+        [9, 5]
+
         Args:
-            x: one sequence, as `predict` takes it.
+            x: one sequence, or many in a list or from a generator, as `predict` takes them. Each is a request of its
+                own; the client's `Batching` says how many are sent at the same time.
             target: the label, or the index of the output, to look at; None for the whole output.
-            state: a state token to continue from.
-            static: the static inputs by name, if the model has any and no state is given.
+            state: a state token to continue from; for a list one for all, or one each.
+            static: the static inputs by name, if the model has any and no state is given; for a list one for all, or
+                one each.
             decode: whether to decode the last output into labels, values or tokens.
             top: how many labels to list, 1 to 1000.
             timeout: seconds for the whole call, or a `Timeout`; None for the client's own. The server is told too.
+            progress: for a list: True for a progress bar, or a function that is called with (done, total).
 
         Raises:
-            RequestError: the sequence is wrong or too long, or there is no such target; `where` names it.
+            TypeError: `x` is neither a sequence nor a list of them.
+            ValueError: `state` or `static` is a list of another length than `x`, or the columns of a data frame do not
+                fit the model.
+            RequestError: a sequence is wrong or too long, or there is no such target; `where` names it, such as
+                `sequences[3][17][2]`.
             Unable: the model cannot run step by step (`not_streamable`).
             DeadlineExceeded, TimedOut: it took longer than `timeout`. Both are TimeoutErrors.
         """
         options = InfluenceOptions(target=target, state=state, static=static, decode=decode, top=top, timeout=timeout)
-        return await self._sender.send(self._calls.influence(await read_steps(self._sender, self._calls, x), options))
+        deadline = self._sender.deadline(timeout)
+        given = await read_sequences(self._sender, self._calls, x, deadline)
+        if not isinstance(given, list):
+            return await self._sender.send(self._calls.influence(given, options), deadline)
+        factories = self._calls.influence_many(given, options)
+        with report_progress(progress, len(given)) as report:
+            return await self._sender.send_all(factories, deadline, report)

@@ -10,8 +10,9 @@ from elman.client.aio.opening import Opening
 from elman.client.aio.sender import AsyncSender, AsyncTurns
 from elman.client.calls import Call, ModelCalls, Returns, SessionCalls, StepOptions
 from elman.client.config import Timeout
+from elman.client.deadline import Deadline
 from elman.client.errors import ElmanError
-from elman.client.inputs import Read, SequenceLike, needs_card, read_one
+from elman.client.inputs import Read, SequenceLike, listed, needs_card, read_input, read_one
 from elman.client.results import SessionInfo, StepResult
 
 T = TypeVar("T")
@@ -116,7 +117,7 @@ class AsyncSession:
         options = StepOptions(returns=returns, decode=decode, top=top, heads=heads, timeout=timeout)
         deadline = self._sender.deadline(timeout)
         async with self._turns.turn(deadline):
-            steps = await read_steps(self._sender, ModelCalls(self.model, self.version), x)
+            steps = await read_steps(self._sender, ModelCalls(self.model, self.version), x, deadline)
             return await self._sender.send(self._calls.step(steps, options), deadline)
 
     async def refresh(self) -> SessionInfo:
@@ -160,9 +161,16 @@ class AsyncSession:
         await self._sender.send(self._calls.delete())
 
 
-async def read_steps(sender: AsyncSender, model: ModelCalls, x: object) -> Read:
+async def read_steps(sender: AsyncSender, model: ModelCalls, x: object, deadline: Deadline) -> Read:
     """The steps of one sequence, as arrays of NumPy or text. Asks for the model's card if they need it."""
-    return read_one(x, (await sender.send(model.card())).input if needs_card(x) else None)
+    x = listed(x)
+    return read_one(x, (await sender.send(model.card(), deadline)).input if needs_card(x) else None)
+
+
+async def read_sequences(sender: AsyncSender, model: ModelCalls, x: object, deadline: Deadline) -> Read | list[Read]:
+    """One sequence or a list of them, as arrays of NumPy or text. Asks for the model's card if they need it."""
+    x = listed(x)
+    return read_input(x, (await sender.send(model.card(), deadline)).input if needs_card(x) else None)
 
 
 async def open_session(sender: AsyncSender, call: Call[SessionCalls], keep: bool) -> AsyncSession:

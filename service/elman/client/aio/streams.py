@@ -128,7 +128,7 @@ class AsyncStream:
         """
         deadline = self._sender.deadline(timeout)
         async with self._turns.turn(deadline):
-            steps = await read_steps(self._sender, self._protocol.model, x)
+            steps = await read_steps(self._sender, self._protocol.model, x, deadline)
             call = self._protocol.call(timeout)
             return await self._sender.retry(call, partial(self._exchange, steps, call), deadline)
 

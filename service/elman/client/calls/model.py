@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeGuard, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
@@ -34,6 +34,8 @@ from elman.client.wire import (
     to_json_value,
     to_query,
 )
+
+T = TypeVar("T")
 
 # A longer state token is not sent in a header, since proxies and servers limit their length.
 _MAX_HEADER = 4096
@@ -95,16 +97,11 @@ class ModelCalls:
 
         Raises ValueError if there are too few or too many states or static inputs.
         """
-        if state is not None and not isinstance(state, str) and len(state) != len(sequences):
-            raise ValueError(f"there are {len(state)} states for {len(sequences)} sequences")
-        statics = None if options.static is None or isinstance(options.static, Mapping) else options.static
-        if statics is not None and len(statics) != len(sequences):
-            raise ValueError(f"there are {len(statics)} objects of static inputs for {len(sequences)} sequences")
+        _check_numbers(state, options.static, len(sequences))
 
         def make(begin: int, end: int) -> Call[list[Result]]:
-            states = state if state is None or isinstance(state, str) else list(state[begin:end])
-            own = options if statics is None else replace(options, static=statics[begin:end])
-            return self._predict_part(sequences, begin, end, states, own)
+            own = replace(options, static=_part(options.static, begin, end))
+            return self._predict_part(sequences, begin, end, _part(state, begin, end), own)
 
         return [partial(make, begin, end) for begin, end in cut(sequences, batching)]
 
@@ -119,10 +116,7 @@ class ModelCalls:
         first = sequences[begin]
         if end - begin == 1 and options.static is None and self._shapes.has(first):
             one = self.predict_one(first, states[0] if isinstance(states, list) else states, options)
-            alone: Call[list[Result]] = replace(
-                cast(Any, one), parse=lambda response: [one.parse(response)], offset=begin
-            )
-            return alone
+            return replace(_alone(one), offset=begin)
 
         def parse(response: httpx.Response) -> list[Result]:
             results = [Result.from_json(one) for one in read_json(response)["results"]]
@@ -190,14 +184,32 @@ class ModelCalls:
 
         return json_call("POST", f"{self.path}/forecast", parse, body, timeout=options.timeout)
 
-    def influence(self, x: Read, options: InfluenceOptions) -> Call[Influence]:
+    def influence(self, x: Read, options: InfluenceOptions, offset: int | None = None) -> Call[Influence]:
+        where = "sequence" if offset is None else f"sequences[{offset}]"
         return json_call(
             "POST",
             f"{self.path}/influence",
             lambda response: Influence.from_json(read_json(response)),
-            {"sequence": to_json_value(x, "sequence"), **options.body()},
+            {"sequence": to_json_value(x, where), **options.body()},
             timeout=options.timeout,
+            offset=offset,
         )
+
+    def influence_many(
+        self, sequences: Sequence[Read], options: InfluenceOptions
+    ) -> list[CallFactory[list[Influence]]]:
+        """A request for each sequence, in order.
+
+        Raises ValueError if there are too few or too many states or static inputs.
+        """
+        _check_numbers(options.state, options.static, len(sequences))
+
+        def make(index: int) -> Call[list[Influence]]:
+            state, static = (_own(given, index) for given in (options.state, options.static))
+            one = self.influence(sequences[index], replace(options, state=state, static=static), index)
+            return _alone(one)
+
+        return [partial(make, index) for index in range(len(sequences))]
 
 
 def cut(sequences: Sequence[Read], batching: Batching) -> list[tuple[int, int]]:
@@ -210,6 +222,32 @@ def cut(sequences: Sequence[Read], batching: Batching) -> list[tuple[int, int]]:
             begin, held = i, 0
         held += size
     return [*parts, (begin, len(sequences))] if len(sequences) else []
+
+
+def _is_each(given: object) -> TypeGuard[Sequence[Any]]:
+    """Whether states or static inputs are one for each sequence, and not one for all."""
+    return given is not None and not isinstance(given, str | Mapping)
+
+
+def _check_numbers(states: object, statics: object, number: int) -> None:
+    """Raise ValueError if there are other than `number` states or static inputs, where there is one each."""
+    for given, name in ((states, "states"), (statics, "objects of static inputs")):
+        if _is_each(given) and len(given) != number:
+            raise ValueError(f"there are {len(given)} {name} for {number} sequences")
+
+
+def _part(given: Any, begin: int, end: int) -> Any:
+    return list(given[begin:end]) if _is_each(given) else given
+
+
+def _own(given: Any, index: int) -> Any:
+    return given[index] if _is_each(given) else given
+
+
+def _alone(call: Call[T]) -> Call[list[T]]:
+    """A call for one sequence as one for a list of it."""
+    changed: Call[list[T]] = replace(cast(Any, call), parse=lambda response: [call.parse(response)])
+    return changed
 
 
 def _forecast_body(options: ForecastOptions) -> dict[str, Any]:

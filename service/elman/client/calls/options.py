@@ -89,7 +89,7 @@ class ForecastOptions(Options):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InfluenceOptions(Options):
     target: str | int | None = None
-    state: str | None = None
-    static: StaticLike | None = None
+    state: str | Sequence[str] | None = None
+    static: StaticLike | Sequence[StaticLike] | None = None
     decode: bool = True
     top: int = 3

@@ -9,8 +9,9 @@ from typing import Any, Self, TypeVar
 
 from elman.client.calls import Call, ModelCalls, Returns, SessionCalls, StepOptions
 from elman.client.config import Timeout
+from elman.client.deadline import Deadline
 from elman.client.errors import ElmanError
-from elman.client.inputs import Read, SequenceLike, needs_card, read_one
+from elman.client.inputs import Read, SequenceLike, listed, needs_card, read_input, read_one
 from elman.client.results import SessionInfo, StepResult
 from elman.client.sync.sender import Sender, Turns
 
@@ -116,7 +117,7 @@ class Session:
         options = StepOptions(returns=returns, decode=decode, top=top, heads=heads, timeout=timeout)
         deadline = self._sender.deadline(timeout)
         with self._turns.turn(deadline):
-            steps = read_steps(self._sender, ModelCalls(self.model, self.version), x)
+            steps = read_steps(self._sender, ModelCalls(self.model, self.version), x, deadline)
             return self._sender.send(self._calls.step(steps, options), deadline)
 
     def refresh(self) -> SessionInfo:
@@ -160,9 +161,16 @@ class Session:
         self._sender.send(self._calls.delete())
 
 
-def read_steps(sender: Sender, model: ModelCalls, x: object) -> Read:
+def read_steps(sender: Sender, model: ModelCalls, x: object, deadline: Deadline) -> Read:
     """The steps of one sequence, as arrays of NumPy or text. Asks for the model's card if they need it."""
-    return read_one(x, (sender.send(model.card())).input if needs_card(x) else None)
+    x = listed(x)
+    return read_one(x, (sender.send(model.card(), deadline)).input if needs_card(x) else None)
+
+
+def read_sequences(sender: Sender, model: ModelCalls, x: object, deadline: Deadline) -> Read | list[Read]:
+    """One sequence or a list of them, as arrays of NumPy or text. Asks for the model's card if they need it."""
+    x = listed(x)
+    return read_input(x, (sender.send(model.card(), deadline)).input if needs_card(x) else None)
 
 
 def open_session(sender: Sender, call: Call[SessionCalls], keep: bool) -> Session:

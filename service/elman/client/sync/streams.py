@@ -129,7 +129,7 @@ class Stream:
         """
         deadline = self._sender.deadline(timeout)
         with self._turns.turn(deadline):
-            steps = read_steps(self._sender, self._protocol.model, x)
+            steps = read_steps(self._sender, self._protocol.model, x, deadline)
             call = self._protocol.call(timeout)
             return self._sender.retry(call, partial(self._exchange, steps, call), deadline)
 
