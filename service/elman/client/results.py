@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from elman.client import notebooks
+
 Floats = NDArray[np.float32]
 Values = NDArray[np.float64]
 
@@ -226,6 +228,9 @@ class Result(_FromJson):
             return None
         return np.array(self.decoded, np.float64)
 
+    def _repr_html_(self) -> str:
+        return notebooks.of_result(self)
+
     @property
     def _items(self) -> list[Any]:
         if self.decoded is None:
@@ -382,6 +387,9 @@ class Generation(_FromJson):
         """The text of each sample."""
         return [one.text for one in self.results]
 
+    def _repr_html_(self) -> str:
+        return notebooks.of_generation(self)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forecast(_FromJson):
@@ -416,14 +424,20 @@ class Forecast(_FromJson):
             ModuleNotFoundError: pandas is not installed.
         """
         pandas = import_module("pandas")
+        return pandas.DataFrame(self._columns, index=pandas.RangeIndex(1, self.horizon + 1, name="step"))
+
+    @property
+    def _columns(self) -> dict[str, Values]:
         figures = {"point": self.point, **({} if self.mean is None else {"mean": self.mean})}
         figures |= {f"q{share:g}": values for share, values in self.quantiles.items()}
-        columns = {
+        return {
             name if values.ndim == 1 else f"{name}_{index}": column
             for name, values in figures.items()
             for index, column in enumerate(values.reshape(len(values), -1).T)
         }
-        return pandas.DataFrame(columns, index=pandas.RangeIndex(1, self.horizon + 1, name="step"))
+
+    def _repr_html_(self) -> str:
+        return notebooks.of_forecast(self, self._columns)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -449,6 +463,9 @@ class Influence(_FromJson):
     decoded: Any = None
 
     _readers: ClassVar[Readers] = {"influence": _float64, "output": _float32}
+
+    def _repr_html_(self) -> str:
+        return notebooks.of_influence(self)
 
 
 @dataclass(frozen=True, slots=True)
