@@ -49,6 +49,7 @@ from elman.errors import (
     TooLarge,
     Unauthorized,
     UnknownRoute,
+    message_of,
 )
 from elman.http.asgi import (
     ASGIEndpoint,
@@ -458,7 +459,7 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
         where = echoed(".".join(str(part) for part in first["loc"][1:])) or None
         if first["type"] == "extra_forbidden":
             return answer(request, unknown_field(str(first["loc"][-1]), None, _body_fields(request)))
-        return answer(request, InvalidField(str(first["msg"]), where=where))
+        return answer(request, InvalidField(message_of(first), where=where))
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: HTTPRequest, error: HTTPException) -> Response:

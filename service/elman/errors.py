@@ -405,3 +405,8 @@ class ModelRefused(Exception):
             parts.append(f"at {self.node}")
         text = ", ".join(parts)
         return f"{text}. {self.remedy}" if self.remedy else text
+
+
+def message_of(listed: Mapping[str, Any]) -> str:
+    """The message of one of the errors that pydantic lists; of an exception that a validator raised, its own words."""
+    return str(listed["msg"]).removeprefix("Value error, ")

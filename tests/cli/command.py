@@ -93,8 +93,13 @@ def _streams(given: str) -> Iterator[list[str]]:
             said.append(file.read().decode())
 
 
-def elman_on_terminal(*arguments: object, cwd: Path, columns: int = 80, **settings: object) -> tuple[int, str]:
-    """Run the command on a terminal of its own. Returns its exit code, and what the terminal shows of both streams."""
+def elman_on_terminal(
+    *arguments: object, cwd: Path, columns: int = 80, given: str = "", **settings: object
+) -> tuple[int, str]:
+    """Run the command on a terminal of its own. Returns its exit code, and what the terminal shows of both streams.
+
+    given: what is typed.
+    """
     ours, theirs = pty.openpty()
     environment = {**elman_environment(**settings), "COLUMNS": str(columns), "TERM": "xterm"}
     shown = bytearray()
@@ -102,6 +107,7 @@ def elman_on_terminal(*arguments: object, cwd: Path, columns: int = 80, **settin
         [*COMMAND, *map(str, arguments)], env=environment, cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs
     ) as process:
         os.close(theirs)
+        os.write(ours, given.encode())
         try:
             while select.select([ours], [], [], 60)[0] and (piece := _read(ours)):
                 shown += piece

@@ -1,18 +1,22 @@
 """What a server serves, holds and does, as commands tell it: to programs, to people, and to shells."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.cli.command import COMMAND, elman, elman_environment, elman_on_terminal
-from tests.running import STORE, RunningServer, environment
+from tests.running import STORE, RunningServer, environment, running_server
 
 pytestmark = pytest.mark.slow
 
@@ -102,6 +106,38 @@ def test_sessions_are_listed(tmp_path: Path, server: RunningServer) -> None:
     server.client.delete(f"/v1/sessions/{made['id']}").raise_for_status()
 
 
+def made_sessions(server: RunningServer, *models: str) -> list[str]:
+    return [server.client.post(f"/v1/models/{model}/sessions", json={}).json()["id"] for model in models]
+
+
+def test_sessions_are_deleted_by_their_ids(tmp_path: Path, server: RunningServer) -> None:
+    first, second, third = made_sessions(server, "names-gru", "names-gru", "names-gru")
+    done = elman("sessions", "--delete", first, "--delete", second, cwd=tmp_path, url=server.url)
+    assert (done.returncode, done.stdout) == (0, "2 sessions deleted\n")
+    again = elman("sessions", "--delete", first, "--delete", third, "--json", cwd=tmp_path, url=server.url)
+    assert again.returncode == 1 and json.loads(again.stdout) == {"deleted": [third]}
+    assert again.stderr.startswith(f"elman: {first} is not deleted: ") and len(again.stderr.splitlines()) == 1
+    assert not {first, second, third} & {one["id"] for one in server.client.get("/v1/sessions").json()["sessions"]}
+    both = elman("sessions", "--delete", first, "--all", cwd=tmp_path, url=server.url)
+    assert both.returncode == 2 and "without --all" in both.stderr
+
+
+def test_all_sessions_of_a_model_are_deleted_and_a_terminal_is_asked_first(tmp_path: Path, small_store: Path) -> None:
+    with running_server(small_store, store="memory") as server:
+        made = made_sessions(server, "vowels-gru", "vowels-gru", "names-gru")
+        all_of = ("sessions", "--all", "--model", "vowels-gru")
+        code, shown = elman_on_terminal(*all_of, cwd=tmp_path, url=server.url, given="n\n")
+        assert code == 1 and f"Delete 2 sessions at {server.url}? [y/N]" in shown
+        assert len(server.client.get("/v1/sessions").json()["sessions"]) == 3
+        code, shown = elman_on_terminal(*all_of, cwd=tmp_path, url=server.url, given="y\n")
+        assert code == 0 and shown.endswith("2 sessions deleted\n")
+        left = server.client.get("/v1/sessions").json()["sessions"]
+        assert [one["id"] for one in left] == made[2:]
+        done = elman("sessions", "--all", cwd=tmp_path, url=server.url)
+        assert (done.returncode, done.stdout) == (0, "1 session deleted\n")
+        assert elman("sessions", "--all", cwd=tmp_path, url=server.url).stdout == "0 sessions deleted\n"
+
+
 def test_what_a_server_is_doing_is_told(tmp_path: Path, server: RunningServer) -> None:
     server.predict("names-gru", sequence="Lindqvist").raise_for_status()
     shown = elman("ps", cwd=tmp_path, url=server.url).stdout
@@ -111,6 +147,31 @@ def test_what_a_server_is_doing_is_told(tmp_path: Path, server: RunningServer) -
     (row,) = [one for one in stats["models"] if one["model"] == "names-gru"]
     found = re.search(r"^names-gru@1 +\d+ +([\d,]+) ", shown, re.MULTILINE)
     assert found is not None and 1 <= int(found[1].replace(",", "")) <= row["sequences"]
+
+
+def test_the_figures_of_several_workers_are_summed_and_each_is_listed(tmp_path: Path, small_store: Path) -> None:
+    with running_server(small_store, workers=2) as server:
+        for worker in ("0", "1"):
+            server.wait_for("elman_worker_up", 1, worker)
+        for _ in range(20):  # over connections of their own, so that both workers have some
+            httpx.post(f"{server.url}/v1/models/vowels-gru/predict", json={"sequence": [[0.0] * 12]}).raise_for_status()
+        stats = json.loads(elman("ps", "--json", cwd=tmp_path, url=server.url).stdout)
+        assert list(stats["workers"]) == ["0", "1"]
+        processes = [one["process"] for one in stats["workers"].values()]
+        assert len(set(processes)) == 2 and stats["process"] in processes
+        shown = elman("ps", cwd=tmp_path, url=server.url).stdout
+        assert re.search(rf"^process +{processes[0]}, {processes[1]}$", shown, re.MULTILINE)
+        assert re.search(rf"^1 +{processes[1]} +0 +0 +0$", shown, re.MULTILINE)
+        assert re.search(r"^vowels-gru@1 +0 +20 +20 ", shown, re.MULTILINE)
+        os.kill(processes[0], signal.SIGSTOP)
+        try:
+            until = time.monotonic() + 60
+            while "gives no answer" not in (shown := elman("ps", "--timeout", 5, cwd=tmp_path, url=server.url).stdout):
+                assert time.monotonic() < until, shown
+        finally:
+            os.kill(processes[0], signal.SIGCONT)
+        assert re.search(r"^0 +gives no answer", shown, re.MULTILINE)
+        assert "workers" not in server.client.get("/v1/engine").json()
 
 
 def test_shells_complete_models_of_the_server_and_paths(tmp_path: Path, server: RunningServer) -> None:

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from elman import __version__
 from elman.api.server import ServedModel, Server
-from elman.api.workers import Workers, meeting_folder
+from elman.api.workers import Workers, meeting_folder, merged, plain
 from elman.engine.histogram import BOUNDS, Histogram
 from elman.engine.queue import Stats
 from elman.errors import DeadlineExceeded, ElmanError
@@ -75,7 +75,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         settings = server.settings
         folder = meeting_folder(settings.store_dir, os.getppid())
-        self.workers = Workers(self.registry.collect, folder, settings.workers)
+        self.workers = Workers(folder, settings.workers)
+        self.workers.offer("metrics", lambda: plain(self.registry.collect()))
         self.num_streams: Callable[[], int] = lambda: 0
         self.num_accepted = 0
         self.ended: defaultdict[tuple[str, int, str, tuple[str, int] | None], Histogram] = defaultdict(Histogram)
@@ -109,9 +110,15 @@ class Metrics:
         histogram = self._first_token if first else self._token_gap
         histogram.labels(*map(str, model)).observe(seconds)
 
+    async def families(self) -> list[Metric]:
+        """The metrics of all workers; of several, each with the number of its worker as a label."""
+        if self.workers.alone:
+            return list(self.registry.collect())
+        return merged(await self.workers.ask("metrics"))
+
     async def text(self) -> bytes:
         """The metrics of all workers, in the text exposition format."""
-        return generate_latest(_Collected(await self.workers.collect()))
+        return generate_latest(_Collected(await self.families()))
 
     async def watch_loop(self) -> None:
         """Measure how late the event loop is, until cancelled."""

@@ -2,20 +2,27 @@
 
 import asyncio
 import os
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from elman.api.engine_stats import EngineStats, worker_stats
 from elman.api.metrics import Metrics
-from elman.api.schemas import EngineStats, Health, ModelStats
-from elman.api.server import ServedModel, Server
+from elman.api.schemas import Health
+from elman.api.server import Server
 from elman.api.stream import Streams
 from elman.http.roles import needs
 
 
 def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
-    """`/livez`, `/readyz` and `/metrics`."""
+    """`/livez`, `/readyz`, `/metrics` and `/v1/engine`."""
     router = APIRouter(tags=["operations"])
+
+    def own_stats() -> dict[str, Any]:
+        return worker_stats(server, os.getpid(), len(streams)).model_dump()
+
+    metrics.workers.offer("engine", own_stats)
 
     @router.head("/livez", include_in_schema=False)
     @router.get("/livez", responses={503: {"model": Health}}, response_model_exclude_none=True)
@@ -47,31 +54,14 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
 
     @router.get("/v1/engine")
     @needs("key")
-    async def show_engine() -> EngineStats:
+    async def show_engine(
+        workers: Annotated[bool, Query(description="Whether to list what each worker does")] = False,
+    ) -> EngineStats:
         """What the engine does now, and its counters for each model since it was loaded."""
         return EngineStats(
-            process=os.getpid(),
-            queued=server.engine.num_pending,
-            pending_seconds=server.engine.pending_seconds,
+            **own_stats(),
             sessions=await asyncio.to_thread(len, server.sessions),
-            streams=len(streams),
-            models=[_stats(one) for one in server],
+            workers=await metrics.workers.ask("engine") if workers else None,
         )
 
     return router
-
-
-def _stats(served: ServedModel) -> ModelStats:
-    stats = served.queue.stats
-    return ModelStats(
-        model=served.model.name,
-        version=served.model.version,
-        runs=stats.num_runs,
-        rows=stats.num_rows,
-        steps=stats.num_steps,
-        padded_steps=stats.num_padded_steps,
-        sequences=stats.num_sequences,
-        queued=len(served.queue.scheduler),
-        run_seconds=stats.run_seconds,
-        max_batch=served.queue.scheduler.policy.max_batch,
-    )

@@ -339,32 +339,6 @@ class StateAnswer(_Schema):
     step: int
 
 
-class ModelStats(_Schema):
-    """The engine's counters for one model since it was loaded."""
-
-    model: str
-    version: int
-    runs: int
-    rows: int = Field(description="Rows of all runs; divided by runs, the mean batch")
-    steps: int = Field(description="Useful steps")
-    padded_steps: int
-    sequences: int
-    queued: int
-    run_seconds: float
-    max_batch: int
-
-
-class EngineStats(_Schema):
-    """What the engine does now."""
-
-    process: int = Field(description="The id of the worker process that answers; the counters are its own")
-    queued: int = Field(description="Sequences not answered yet")
-    pending_seconds: float = Field(description="Work not answered yet, in seconds by the calibrated costs")
-    sessions: int = Field(description="Sessions in the store, those of other processes included")
-    streams: int = Field(description="WebSocket streams open")
-    models: list[ModelStats]
-
-
 class Example(_Schema):
     """A sequence that the model was not trained on."""
 

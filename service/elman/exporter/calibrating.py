@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import ArrayLike
 from pydantic import ValidationError
 
-from elman.errors import ModelRefused
+from elman.errors import ModelRefused, message_of
 from elman.exporter.errors import ExportRefused
 from elman.exporter.writing import write
 from elman.repository.spec import METADATA_KEY, ErrorsSpec, ForecastSpec, ModelSpec, embedded_spec, parse_spec
@@ -76,7 +76,7 @@ def calibrate(
         errors = errors_of(points, values, offset, level, most_rows)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise ExportRefused(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ExportRefused(f"{'.'.join(map(str, first['loc']))}: {message_of(first)}") from None
     if tested is not None:
         shares = coverage(errors, *_pair(*tested, "tested[0]", "tested[1]"), forecast.minimum)
         errors = errors.model_copy(update={"coverage": tuple(tuple(step) for step in shares.tolist())})

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from pydantic import ValidationError
 
-from elman.errors import ModelRefused
+from elman.errors import ModelRefused, message_of
 from elman.repository.calibration import calibrate
 from elman.repository.config_reader import ConfigReader
 from elman.repository.digest import model_digest
@@ -216,7 +216,7 @@ def _resolve(given: ModelSpec, network: Network) -> ModelSpec:
         resolved = InputSpec.model_validate(declared.model_dump(exclude_none=True) | found)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise ModelRefused(f"the spec's input does not fit the graph: {first['msg']}", node="input") from None
+        raise ModelRefused(f"the spec's input does not fit the graph: {message_of(first)}", node="input") from None
     decoder = given.decoder or DecoderSpec()
     task = given.task or ("classification" if decoder.kind == "labels" else "raw")
     _check_decoder(decoder, resolved, network, given.forecast or ForecastSpec())

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from elman.errors import ModelRefused
+from elman.errors import ModelRefused, message_of
 
 METADATA_KEY = "elman"
 QUANTISED_KEY = "elman.quantised"
@@ -427,7 +427,7 @@ def first_error(error: ValidationError) -> str:
     """The first thing that is wrong, after the field that has it: `mean.0: Input should be a finite number`."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field = ".".join(str(part) for part in first["loc"])
-    return f"{field + ': ' if field else ''}{first['msg']}"
+    return f"{field + ': ' if field else ''}{message_of(first)}"
 
 
 def embedded_spec(metadata: Mapping[str, str]) -> ModelSpec | None:

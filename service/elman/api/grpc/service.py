@@ -88,7 +88,7 @@ class InferenceService:
 
     async def _statistics(self, asked: Any) -> Answer:
         served = [self._served(asked)] if asked.name else list(self.server)
-        sums = sums_of(await self.metrics.workers.collect())
+        sums = sums_of(await self.metrics.families())
         return {"model_stats": [statistics(one, sums) for one in served]}
 
     async def _load(self, asked: Any) -> Answer:

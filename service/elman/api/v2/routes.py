@@ -60,7 +60,7 @@ def open_router(server: Server, metrics: Metrics) -> APIRouter:
     @needs("key")
     async def show_all_statistics() -> ModelStatistics:
         """The statistics of every model, of all workers."""
-        sums = sums_of(await metrics.workers.collect())
+        sums = sums_of(await metrics.families())
         return ModelStatistics(model_stats=[statistics(one, sums) for one in server])
 
     @router.get(f"{_VERSION}/stats", operation_id="show_version_statistics")
@@ -69,7 +69,7 @@ def open_router(server: Server, metrics: Metrics) -> APIRouter:
     async def show_statistics(name: str, version: str | None = None) -> ModelStatistics:
         """The statistics of one model, of all workers."""
         served = server.served(name, version)
-        return ModelStatistics(model_stats=[statistics(served, sums_of(await metrics.workers.collect()))])
+        return ModelStatistics(model_stats=[statistics(served, sums_of(await metrics.families()))])
 
     @router.get(f"{_VERSION}/config", operation_id="show_version_configuration")
     @router.get(f"{_MODEL}/config")

@@ -10,7 +10,7 @@ def ps(url: Url = DEFAULT_URL, api_key: Key = None, timeout: Timeout = 60.0, as_
     elman ps
     elman ps --url http://localhost:8000 --json
 
-    Of several workers one answers, and the figures are its own; those of all are at /metrics.
+    Of several workers the figures are summed, and what each does is listed.
     """
     from elman.cli.jobs.listing import list_running
 

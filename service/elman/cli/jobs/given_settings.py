@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from elman.cli.exits import refuse
+from elman.errors import message_of
 from elman.settings import Settings, check_names
 
 
@@ -21,6 +22,6 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         # A key, a password, or a URL that may hold one.
         secret = name.endswith(("_keys", "_password")) or "://" in str(first["input"])
         got = "" if secret else f", got {first['input']!r}"
-        raise refuse(f"{name}: {first['msg']}{got}") from None
+        raise refuse(f"{name}: {message_of(first)}{got}") from None
     except ValueError as error:
         raise refuse(str(error)) from None

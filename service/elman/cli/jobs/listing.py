@@ -2,18 +2,22 @@
 
 import asyncio
 import json
+import sys
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import typer
 
-from elman.cli.exits import FAILED, refuse
-from elman.cli.jobs.printing import exactness, print_facts, print_table, shape_of
-from elman.cli.jobs.targets import ask, connect
+from elman.cli.exits import FAILED, refuse, warn
+from elman.cli.jobs.printing import exactness, print_facts, print_table, printable, shape_of
+from elman.cli.jobs.targets import ask, client_of, connect, problem_of
 
 # Sessions in one answer of the server.
 _PAGE = 1000
+_COUNTS = ("queued", "sequences", "steps", "runs", "rows", "run_seconds")
 
 
 def list_folder(folder: str, as_json: bool) -> None:
@@ -118,8 +122,7 @@ def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def list_sessions(url: str, api_key: str | None, timeout: float, model: str | None, as_json: bool) -> None:
-    """List the sessions of a key. Exits as `elman sessions` does."""
+def _sessions(url: str, api_key: str | None, timeout: float, model: str | None) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     after: str | None = None
     while True:
@@ -127,7 +130,12 @@ def list_sessions(url: str, api_key: str | None, timeout: float, model: str | No
         found += page["sessions"]
         after = page["next"]
         if after is None:
-            break
+            return found
+
+
+def list_sessions(url: str, api_key: str | None, timeout: float, model: str | None, as_json: bool) -> None:
+    """List the sessions of a key. Exits as `elman sessions` does."""
+    found = _sessions(url, api_key, timeout, model)
     if as_json:
         typer.echo(json.dumps({"sessions": found}))
         return
@@ -144,33 +152,98 @@ def list_sessions(url: str, api_key: str | None, timeout: float, model: str | No
     print_table(("session", "model", "step", "created", "expires"), rows, right=("step",))
 
 
+def delete_all_sessions(url: str, api_key: str | None, timeout: float, model: str | None, as_json: bool) -> None:
+    """Delete the sessions of a key, or those of one model. On a terminal the user is asked first."""
+    ids = [one["id"] for one in _sessions(url, api_key, timeout, model)]
+    if ids and sys.stdin.isatty():
+        typer.confirm(f"Delete {_counted(ids)} at {url}?", abort=True, err=True)
+    _delete(url, api_key, timeout, ids, as_json, may_be_gone=True)
+
+
+def delete_sessions(url: str, api_key: str | None, timeout: float, ids: list[str], as_json: bool) -> None:
+    """Delete sessions of a key. Exits with 1 if there is none of an id; the others are deleted."""
+    _delete(url, api_key, timeout, ids, as_json, may_be_gone=False)
+
+
+def _delete(url: str, api_key: str | None, timeout: float, ids: list[str], as_json: bool, *, may_be_gone: bool) -> None:
+    deleted, failed = [], False
+    with client_of(url, api_key, timeout) as client:
+        for id in ids:
+            response = client.delete(f"/v1/sessions/{quote(id, safe='')}")
+            if response.status_code == 204:
+                deleted.append(id)
+            elif not (may_be_gone and response.status_code == 404):
+                warn(f"{printable(id)} is not deleted: {problem_of(response)}", "red")
+                failed = True
+    typer.echo(json.dumps({"deleted": deleted}) if as_json else f"{_counted(deleted)} deleted")
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _counted(ids: list[str]) -> str:
+    return f"{len(ids)} session{'s' * (len(ids) != 1)}"
+
+
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
 
 
 def list_running(url: str, api_key: str | None, timeout: float, as_json: bool) -> None:
-    """Print what a server is doing. Exits as `elman ps` does."""
-    stats = ask(url, "/v1/engine", "pending_seconds", api_key, timeout)
+    """Print what a server is doing, in all its workers. Exits as `elman ps` does."""
+    stats = ask(url, "/v1/engine", "pending_seconds", api_key, timeout, workers="true")
     if as_json:
         typer.echo(json.dumps(stats))
         return
-    print_facts(
-        [
-            ("process", str(stats["process"])),
-            ("unfinished", f"{stats['queued']} sequences, {stats['pending_seconds']:.3g} s of work"),
-            ("sessions", str(stats["sessions"])),
-            ("streams", str(stats["streams"])),
-        ]
+    workers = stats.get("workers") or {"0": stats}
+    running = [one for one in workers.values() if one is not None]
+    num_queued, seconds, num_streams = (
+        sum(one[name] for one in running) for name in ("queued", "pending_seconds", "streams")
     )
+    facts = [
+        ("process", ", ".join(str(one["process"]) for one in running)),
+        ("unfinished", f"{num_queued} sequences, {seconds:.3g} s of work"),
+        ("sessions", str(stats["sessions"])),
+        ("streams", str(num_streams)),
+    ]
+    print_facts(facts)
+    if len(workers) > 1:
+        typer.echo()
+        _print_workers(workers)
     typer.echo()
     header = ("model", "queued", "sequences", "steps", "runs", "rows a run", "seconds")
     rows = [
         (
-            f"{one['model']}@{one['version']}",
-            *(f"{one[name]:,}" for name in ("queued", "sequences", "steps", "runs")),
-            f"{one['rows'] / one['runs']:.1f}" if one["runs"] else "",
-            f"{one['run_seconds']:.2f}",
+            f"{model}@{version}",
+            *(f"{counts[name]:,}" for name in ("queued", "sequences", "steps", "runs")),
+            f"{counts['rows'] / counts['runs']:.1f}" if counts["runs"] else "",
+            f"{counts['run_seconds']:.2f}",
         )
-        for one in stats["models"]
+        for (model, version), counts in _sums(running).items()
     ]
     print_table(header, rows, right=header[1:])
+
+
+def _print_workers(workers: dict[str, Any]) -> None:
+    header = ("worker", "process", "unfinished", "seconds of work", "streams")
+    rows = [
+        (
+            number,
+            *(str(one[name]) for name in ("process", "queued")),
+            f"{one['pending_seconds']:.3g}",
+            str(one["streams"]),
+        )
+        if one is not None
+        else (number, "gives no answer", "", "", "")
+        for number, one in workers.items()
+    ]
+    print_table(header, rows, right=header[2:])
+
+
+def _sums(workers: list[dict[str, Any]]) -> dict[tuple[str, int], Counter[str]]:
+    """The counters of each model, summed over the workers."""
+    sums: dict[tuple[str, int], Counter[str]] = {}
+    for one in workers:
+        for model in one["models"]:
+            counts = {name: model[name] for name in _COUNTS}
+            sums.setdefault((model["model"], model["version"]), Counter()).update(counts)
+    return sums

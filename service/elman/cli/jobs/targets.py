@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,18 @@ def unanswered(url: str, error: Exception, instead: str = "") -> typer.Exit:
     )
 
 
+@contextlib.contextmanager
+def client_of(url: str, api_key: str | None, timeout: float, instead: str = "") -> Iterator[Any]:
+    """An `httpx.Client` of a server. Exits if no server answers; `instead` is what else the user may do then."""
+    import httpx
+
+    with httpx.Client(**client_options(url, api_key, timeout)) as client:
+        try:
+            yield client
+        except httpx.TransportError as error:
+            raise unanswered(url, error, instead) from None
+
+
 def ask(
     url: str,
     path: str,
@@ -122,13 +134,8 @@ def ask(
         field: a field that the answer of an Elman server has.
         instead: what else the user may do if no server answers.
     """
-    import httpx
-
-    with httpx.Client(**client_options(url, api_key, timeout)) as client:
-        try:
-            response = client.get(path, params={name: value for name, value in query.items() if value is not None})
-        except httpx.TransportError as error:
-            raise unanswered(url, error, instead) from None
+    with client_of(url, api_key, timeout, instead) as client:
+        response = client.get(path, params={name: value for name, value in query.items() if value is not None})
     if response.status_code != 200:
         raise refuse(problem_of(response), FAILED)
     try:
