@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks import (
     autoregressive,
+    client,
     fairness,
     on_ray,
     pages,
@@ -67,6 +68,7 @@ STUDIES = {
         pages.autoregressive,
         _in_readme("autoregressive"),
     ),
+    "client": Study(client.Settings(), client.QUICK, client.run, pages.clients, _in_readme("client")),
     "paths": Study(paths.Settings(), paths.QUICK, paths.run, pages.paths, _in_readme("paths")),
     "protocols": Study(protocols.Settings(), protocols.QUICK, protocols.run, pages.protocols, _in_readme("protocols")),
     "fairness": Study(fairness.Settings(), fairness.QUICK, fairness.run, pages.fairness, _in_readme("fairness")),

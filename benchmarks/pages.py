@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.autoregressive import STEPS, steps_of
+from benchmarks.client import AS_BYTES
 from benchmarks.protocols import MODEL, OCTETS
 from benchmarks.quantised import BATCHES, CONNECTIONS
 from benchmarks.report import number, table
@@ -252,6 +253,26 @@ def paths(results: dict[str, Any]) -> str:
     title = (
         f"{settings['samples']:,} sampled paths of {settings['horizon']} steps, by one request and by a loop of one "
         "batch in ONNX Runtime on the same core, in turns:"
+    )
+    return f"{about(results)}\n\n{title}\n\n{table(head, rows)}"
+
+
+def clients(results: dict[str, Any]) -> str:
+    """The awaitable client beside aiohttp, as Markdown."""
+    settings, cells = results["settings"], results["clients"]
+    rows = []
+    for name, rounds in cells.items():
+        base = cells[AS_BYTES]
+        figures = [_spread([1e6 * one[key] for one in rounds]) for key in ("seconds", "cpu")]
+        ratios = [
+            _spread([one[key] / other[key] for one, other in zip(rounds, base, strict=True)])
+            for key in ("seconds", "cpu")
+        ]
+        rows.append([name, *figures, *ratios])
+    head = ["client", "µs a call", "CPU µs a call", f"time over {AS_BYTES}", "CPU time over it"]
+    title = (
+        f"{settings['calls']} predictions of {settings['steps']} steps of {results['model']}, awaited at once, again "
+        "and again; the clients run in turns in one process:"
     )
     return f"{about(results)}\n\n{title}\n\n{table(head, rows)}"
 

@@ -170,7 +170,7 @@ def test_a_part_of_a_page_is_put_between_its_marks(tmp_path: Path) -> None:
         report.put(page, "three", "new")
 
 
-@pytest.mark.parametrize("mark", ["results", "sessions", "autoregressive", "paths", "fairness", "protocols"])
+@pytest.mark.parametrize("mark", ["results", "sessions", "autoregressive", "client", "paths", "fairness", "protocols"])
 def test_the_readme_has_a_place_for_each_study(mark: str, tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text(Path(report.__file__).with_name("README.md").read_text())
