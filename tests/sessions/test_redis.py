@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import redis
 
 from elman.errors import OutcomeUnknown, StoreUnavailable
 from elman.sessions.store import Record, new_mark
@@ -18,7 +19,7 @@ from elman.sessions.stores.redis.link import Breaker
 from elman.sessions.stores.redis.store import RefusedStore
 from tests.certificates import Authority
 from tests.redis_links import Connection, Link, Lossy
-from tests.redis_servers import RedisServer, free_port, running_redis
+from tests.redis_servers import RedisServer, free_port, redis_cluster, running_redis
 from tests.sessions.records import OWNER, PLENTY, Advance, advance_of, advanced, new_record
 
 pytestmark = pytest.mark.slow
@@ -303,3 +304,34 @@ def test_a_step_that_a_replica_has_outlives_the_primary(tmp_path: Path) -> None:
         assert eventually(lambda: store.read(record.id)) == advanced(record, one)
         # The script is not on the new primary yet.
         assert eventually(lambda: done(store, advance_of(advanced(record, one))))
+
+
+def test_sessions_go_on_while_a_cluster_moves_them_to_another_node() -> None:
+    with redis_cluster() as url, opened(url) as store:
+        nodes = [redis.Redis("127.0.0.1", int(one.rpartition(":")[2])) for one in url.split(",")]
+        ids = [str(node.execute_command("CLUSTER MYID"), "ascii") for node in nodes]
+        for _ in range(6):
+            record = created(store)
+            key = b"elman:{%b}" % record.id.encode()
+            source = next(index for index, node in enumerate(nodes) if key in node.keys("elman:*"))
+            target = (source + 1) % len(nodes)
+            here, there = nodes[source], nodes[target]
+            slot = here.execute_command("CLUSTER KEYSLOT", key)
+            there.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
+            here.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
+            record = stepped(store, record)
+            place = there.connection_pool.connection_kwargs
+            here.execute_command("MIGRATE", place["host"], place["port"], key, 0, 30_000)
+            assert key not in here.keys("elman:*")
+            record = stepped(store, record)
+            for node in (there, here):
+                node.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[target])
+            record = stepped(store, record)
+            assert store.usage(OWNER).num_sessions == 1 and store.delete(record.id)
+
+
+def stepped(store: RedisStore, record: Record) -> Record:
+    """A session one step on, as the store has it."""
+    one = advance_of(record)
+    assert store.advance([one]) == [True] and store.read(record.id) == advanced(record, one)
+    return advanced(record, one)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from redis.cluster import RedisCluster
+from redis.cluster import RedisCluster, get_node_name
 from redis.connection import ConnectionPool
 from redis.exceptions import (
     AskError,
@@ -171,6 +171,9 @@ class Cluster:
     def run(self, commands: Sequence[Command], written: bool = True) -> list[Reply]:
         """As `Server.run`."""
         replies = self._run(commands, written)
+        for index, one in enumerate(replies):
+            if isinstance(one, Asked):
+                replies[index] = self._ask(one, commands[index], written)
         moved = [index for index, one in enumerate(replies) if isinstance(one, Moved)]
         failed = any(isinstance(one, StoreUnavailable) for one in replies)
         # Another node may have taken the place of one that is not there.
@@ -190,15 +193,27 @@ class Cluster:
             except (RedisError, RedisClusterException):
                 replies[index] = StoreUnavailable("no node of the session store's cluster has this session")
                 continue
-            if node.name not in self._servers:
-                pool = self._client.get_redis_connection(node).connection_pool
-                self._servers[node.name] = Server(pool, self._replicas)
             groups.setdefault(node.name, []).append(index)
         for name, indices in groups.items():
-            answers = self._servers[name].run([commands[index] for index in indices], written)
+            answers = self._server(name).run([commands[index] for index in indices], written)
             for index, answer in zip(indices, answers, strict=True):
                 replies[index] = answer
         return replies
+
+    def _ask(self, asked: "Asked", command: Command, written: bool) -> Reply:
+        """The reply of the node to which a key is moving. It takes such a command only after the word ASKING."""
+        if self._client.get_node(node_name=asked.node) is None:
+            self._look()
+        if self._client.get_node(node_name=asked.node) is None:
+            return asked
+        return self._server(asked.node).run([Command(command.key, ("ASKING",)), command], written)[1]
+
+    def _server(self, name: str) -> Server:
+        """The node of that name, which the client knows."""
+        if name not in self._servers:
+            pool = self._client.get_redis_connection(self._client.get_node(node_name=name)).connection_pool
+            self._servers[name] = Server(pool, self._replicas)
+        return self._servers[name]
 
     def close(self) -> None:
         for server in self._servers.values():
@@ -216,6 +231,18 @@ class Cluster:
 
 class Moved(StoreUnavailable):
     """The key of a command is on another node."""
+
+
+class Asked(StoreUnavailable):
+    """The key of a command is moving, and is on another node already, or will be made there.
+
+    Attributes:
+        node: its name.
+    """
+
+    def __init__(self, error: AskError) -> None:
+        super().__init__("the session is moving to another node of the store's cluster", retry_after=1)
+        self.node = get_node_name(error.host, error.port)
 
 
 def _exchange(connection: Any, commands: list[tuple[Any, ...]]) -> list[Reply]:
@@ -254,7 +281,6 @@ _REFUSALS: dict[type[RedisError] | str, str] = {
     OutOfMemoryError: "the session store is full: Redis has reached its maxmemory",
     NoPermissionError: "the session store's user may not do this",
     ClusterDownError: "the session store's cluster is down",
-    AskError: "the session is moving to another node of the store's cluster",
     TryAgainError: "the session is moving to another node of the store's cluster",
     "NOREPLICAS": "the session store takes no writes: too few of its replicas are there",
     "MISCONF": "the session store takes no writes: it cannot write to its disk",
@@ -263,6 +289,8 @@ _REFUSALS: dict[type[RedisError] | str, str] = {
 
 def _refusal(error: RedisError) -> StoreUnavailable:
     """What the server has refused. Of its text only the code is told, which is its first word."""
+    if isinstance(error, AskError):
+        return Asked(error)
     if isinstance(error, MovedError):
         return Moved("the session has moved to another node of the store's cluster", retry_after=1)
     code = str(error).partition(" ")[0]
@@ -280,7 +308,7 @@ def _reason_of(error: Exception) -> str:
 
 def _doubted(reply: Reply) -> Reply:
     """The reply to a command that may have been done before, when its first reply was lost."""
-    is_refused = isinstance(reply, StoreUnavailable) and not isinstance(reply, Moved)
+    is_refused = isinstance(reply, StoreUnavailable) and not isinstance(reply, (Moved, Asked))
     return OutcomeUnknown(reply.detail) if is_refused else reply
 
 
