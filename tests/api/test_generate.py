@@ -107,6 +107,27 @@ def test_the_tokens_are_those_of_the_plain_loop(
     assert single["results"] == answer["results"][:1], "a sample must not depend on its company"
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_many_samples_advance_together_and_have_the_tokens_of_each_alone(
+    writers: RunningServer, networks: dict[str, Network], cell: str
+) -> None:
+    body = {"prompt": "elm", "seed": 11, "samples": 150, "max_steps": 40}
+    key = (cell, "1")
+    before = writers.stats()
+    answer = generate(writers, cell, **body)
+    after = writers.stats()
+    counted = {name: after[name, key] - before[name, key] for name in ("elman_sequences_total", "elman_runs_total")}
+    assert len({result["steps"] for result in answer["results"]}) > 10, "they end at different steps"
+    for path, result in enumerate(answer["results"]):
+        assert result["tokens"] == generate_alone(networks[cell], ids("elm"), 11, path, 40)
+    num_blocks = counted["elman_sequences_total"] - 1  # without the prompt
+    assert num_blocks <= 150 / 12
+    assert counted["elman_runs_total"] <= 1 + num_blocks * 39
+    assert events(writers, cell, **body)[-1] == ("done", answer)
+    states = generate(writers, cell, **body, return_state=True)["results"]
+    assert [result | {"state": None} for result in states] == [one | {"state": None} for one in answer["results"]]
+
+
 @pytest.mark.slow
 def test_a_seed_gives_the_same_tokens_among_any_others(writers: RunningServer) -> None:
     bodies = [{"prompt": "ab"[: i % 3], "seed": i, "samples": 1 + i % 4, "max_steps": 30} for i in range(24)]

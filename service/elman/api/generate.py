@@ -18,10 +18,10 @@ from elman.codec.autoregressive import AutoregressiveDecoder
 from elman.codec.limits import check_statics
 from elman.codec.requests import GenerateRequest
 from elman.codec.text import listed_unknown
-from elman.engine.feedback import Fed
+from elman.engine.feedback import Fed, Fewer
 from elman.engine.logprobs import TokenLogprob
 from elman.engine.queue import ModelQueue
-from elman.engine.sampling import Rule, Sampler
+from elman.engine.sampling import Rule, Sampler, Samples
 from elman.engine.sequence import Inputs, Sequence
 from elman.engine.stops import StopStrings
 from elman.engine.work import Run, Steps, Work, aside_if, run, script
@@ -35,6 +35,8 @@ from elman.sessions.snapshot import Snapshot
 
 # With more scores, drawing the first tokens takes milliseconds and is done in a thread.
 _THREAD_SCORES = 200_000
+# So many samples cost less in runs of their own than as sequences that share runs with others.
+_FEWEST_IN_BLOCK = 8
 # With more samples, sealing and encoding the answer take milliseconds and leave the event loop.
 _MANY_SAMPLES = 100
 # With more tokens and log-probabilities, encoding the answer takes milliseconds.
@@ -48,7 +50,8 @@ _STREAM_HEADERS = [
 
 @dataclass(slots=True)
 class _Sample:
-    """One sample: its sampler, and its sequence; None if the first token ended it.
+    """One sample: its sampler, and the sequence that gives its state. That is None if the first token ended it, or if
+    no state is wanted.
 
     `num_sent` counts the tokens, `num_read` the characters that are in events already.
     """
@@ -157,10 +160,10 @@ class Generate:
             finished = yield from search(served, options, rule, snapshot, output, deadline)
             content = yield from self._answer(start, step, finished, deadline)
             return Response(content, model=served.key)
-        samples = yield from self._samples(served, options, rule, snapshot, output, deadline)
+        samples, sequences = yield from self._samples(served, options, rule, snapshot, output, deadline)
         if options.stream:
-            return (yield from self._stream(start, snapshot, step, samples, deadline, request.arrived))
-        yield from run(served.queue, [one.sequence for one in samples if one.sequence is not None], "prompt")
+            return (yield from self._stream(start, snapshot, step, samples, sequences, deadline, request.arrived))
+        yield from run(served.queue, sequences, "prompt")
         content = yield from self._answer(start, step, [one.finished(snapshot) for one in samples], deadline)
         return Response(content, model=served.key)
 
@@ -172,21 +175,35 @@ class Generate:
         snapshot: Snapshot,
         output: Array,
         deadline: float,
-    ) -> Steps[list[_Sample]]:
-        """The samples, each with its first token, which is drawn from the last output of the prompt."""
+    ) -> Steps[tuple[list[_Sample], list[Sequence]]]:
+        """The samples, each with its first token, which is drawn from the last output of the prompt; and what to run.
+
+        Many of them advance in blocks, unless their states are wanted.
+        """
         samplers = [Sampler(rule, path) for path in range(options.samples)]
         scores = np.broadcast_to(output, (len(samplers), len(output)))
         feed = samplers[0].feed
         inputs = yield from aside_if(scores.size > _THREAD_SCORES, feed, list(samplers), scores)
-        more = options.max_steps - 2  # the first token is drawn already, and the last one is never an input
-        wanted: dict[str, Any] = {"keep_state": options.return_state, "deadline": deadline, "more": more}
-        wanted["statics"] = snapshot.statics
-        return [
-            _Sample(
-                sampler, None if first is None else Sequence(first, state=snapshot.state, feedback=sampler, **wanted)
+        begun = {row: first for row, one in enumerate(inputs) if (first := _begun(one)) is not None}
+        keep_state = options.return_state
+        size = 1 if keep_state or len(begun) < _FEWEST_IN_BLOCK else served.queue.scheduler.policy.max_block
+        samples, sequences = [_Sample(one, None) for one in samplers], []
+        for rows in np.array_split(list(begun), -(-len(begun) // size)) if begun else ():
+            first = np.array([begun[row] for row in rows.tolist()]).T  # (1, rows)
+            sequence = Sequence(
+                first if len(rows) > 1 else first[:, 0],
+                state=snapshot.state,
+                keep_state=keep_state,
+                feedback=Samples([samplers[row] for row in rows.tolist()]),
+                more=options.max_steps - 2,  # the first token is drawn already, and the last one is never an input
+                rows=len(rows),
+                deadline=deadline,
+                statics=snapshot.statics,
             )
-            for sampler, first in zip(samplers, map(_begun, inputs), strict=True)
-        ]
+            sequences.append(sequence)
+            if keep_state:
+                samples[rows[0]].sequence = sequence
+        return samples, sequences
 
     def _stream(
         self,
@@ -194,12 +211,12 @@ class Generate:
         snapshot: Snapshot,
         step: int,
         samples: list[_Sample],
+        sequences: list[Sequence],
         deadline: float,
         arrived: float,
     ) -> Steps[Response]:
         """Send tokens as they are drawn. An error after the response has begun is sent as an event."""
-        running = [one.sequence for one in samples if one.sequence is not None]
-        work, before, first = _StreamedRun(start.served.queue, running), arrived, True
+        work, before, first = _StreamedRun(start.served.queue, sequences), arrived, True
         try:
             yield Send(b"", _STREAM_HEADERS)
             while not work.done:
@@ -259,10 +276,11 @@ class Generate:
 
 
 def _begun(first: Fed) -> Array | None:
-    """The first inputs of a sample. Raises why it cannot begin."""
+    """The first inputs of a sample; None if its first token ended it. Raises why it cannot begin."""
     if isinstance(first, ElmanError):
         first.where = "prompt"
         raise first
+    assert not isinstance(first, Fewer), "a sample is no block"
     return first
 
 

@@ -1,11 +1,24 @@
 """Feedback of an autoregressive sequence: makes its next input from its last output."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from elman.errors import ElmanError
 from elman.repository.network import Array
 
-Fed = Array | ElmanError | None
+
+class Fewer(NamedTuple):
+    """The next inputs of a block of which some rows are done.
+
+    Attributes:
+        inputs: of the rows that go on. If that is one, they are those of a sequence of one row.
+        rows: which rows go on.
+    """
+
+    inputs: Array
+    rows: list[int]
+
+
+Fed = Array | Fewer | ElmanError | None
 """The next inputs of a sequence; None if it is done; or why it cannot go on."""
 
 
@@ -22,5 +35,5 @@ class Feedback(Protocol):
 
         Returns:
             for each the steps to read next, `(steps, features)` or `(steps,)` as the network takes them, or as `Fed`
-            says. Those of a block are `(steps, rows, features)`.
+            says. Those of a block are `(steps, rows, features)` or `(steps, rows)`.
         """

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from elman.engine.feedback import Feedback
+from elman.engine.feedback import Feedback, Fewer
 from elman.engine.histogram import BOUNDS, Histogram
 from elman.engine.pending import log_defect
 from elman.engine.runner import Runner
@@ -195,6 +195,9 @@ class ModelQueue:
                 if inputs is None:
                     done.append(sequence)
                     continue
+                if isinstance(inputs, Fewer):
+                    inputs, rows = inputs
+                    self.runner.keep(sequence, rows)
                 if sequence.anew:
                     self.runner.release([sequence])
                 sequence.go_on(inputs)
@@ -202,12 +205,12 @@ class ModelQueue:
                 fed.append(sequence)
         return done, fed
 
-    def _next_inputs(self, group: list[Sequence]) -> list[Array | None]:
+    def _next_inputs(self, group: list[Sequence]) -> list[Array | Fewer | None]:
         """The next inputs of sequences with one class of feedback; None for those that are done or failed."""
         # A block is the only one of its group.
         last = [sequence.last_output for sequence in group if sequence.last_output is not None]
         outputs = np.concatenate(last).reshape(len(group), *last[0].shape)
-        next_inputs: list[Array | None] = [None] * len(group)
+        next_inputs: list[Array | Fewer | None] = [None] * len(group)
         rows = list(range(len(group)))
         if not outputs.max() < math.inf:  # also where it is NaN
             valid = ~(np.isnan(outputs) | np.isposinf(outputs)).any(axis=tuple(range(1, outputs.ndim)))

@@ -76,6 +76,19 @@ class Runner:
                 heappush(self._free, sequence.slot)
                 sequence.slot = INITIAL_SLOT
 
+    def keep(self, block: Sequence, rows: list[int]) -> None:
+        """Keep only some rows of a block that has run. One alone goes on as a sequence of one row."""
+        assert block.block is not None, "it has run"
+        kept = _Places(rows)
+        states = [kept.read(value, axis) for axis, value in zip(self._axes, block.block, strict=True)]
+        block.rows = len(rows)
+        block.block = states if len(rows) > 1 else None
+        if len(rows) == 1:
+            block.slot = self._take_slot()
+            place = _Places([block.slot])
+            for axis, array, state in zip(self._axes, self._states, states, strict=True):
+                place.write(array, axis, state)
+
     def _admit(self, sequences: list[Sequence]) -> None:
         """Put the states that new sequences start from into slots."""
         arriving = [s for s in sequences if s.state is not None and s.slot == INITIAL_SLOT and s.rows == 1]
@@ -122,7 +135,8 @@ class Runner:
         states = sequence.block or self._first_states(sequence)
         pairs = [np.arange(rows), np.full(rows, steps - 1)] if ends else [np.zeros(0, np.int64)] * 2
         outputs, sequence.block = self._executor.run(
-            np.ascontiguousarray(sequence.inputs[begin : begin + steps].swapaxes(0, 1)),  # (rows, steps, features)
+            # (rows, steps, features) or (rows, steps)
+            np.ascontiguousarray(sequence.inputs[begin : begin + steps].swapaxes(0, 1), self.network.input_dtype),
             np.full(rows, steps, np.int32),
             states,
             np.stack(pairs, axis=1),

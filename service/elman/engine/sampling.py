@@ -10,15 +10,16 @@ For one row of scores:
 """
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 import numpy as np
 
-from elman.engine.feedback import Fed, Feedback
+from elman.engine.feedback import Fed, Feedback, Fewer
 from elman.engine.logprobs import TokenLogprob, as_logits, log_probabilities, most_probable
 from elman.engine.randomness import uniforms
 from elman.engine.stops import StopStrings
-from elman.errors import NotFiniteOutput
+from elman.errors import ElmanError, NotFiniteOutput
 from elman.repository.network import Array
 
 Reason = Literal["stop", "end", "length"]
@@ -112,6 +113,37 @@ class Sampler:
             if found is not None:
                 self.text = self.text[: before + found]
                 self.reason = "stop"
+
+
+@dataclass(eq=False, slots=True)
+class Samples:
+    """Samples of one prompt that advance together: the feedback of a block.
+
+    Attributes:
+        samplers: those that are not done, in the order of their rows.
+    """
+
+    samplers: list[Sampler]
+
+    def feed(self, feedbacks: list[Feedback], outputs: Array) -> list[Fed]:
+        """Like `Feedback.feed`."""
+        blocks = [block for block in feedbacks if isinstance(block, Samples)]
+        samplers = [sampler for block in blocks for sampler in block.samplers]
+        fed = iter(samplers[0].feed(list(samplers), outputs.reshape(len(samplers), -1)))
+        return [block.take(list(islice(fed, len(block.samplers)))) for block in blocks]
+
+    def take(self, fed: list[Fed]) -> Fed:
+        """What the samples give, from what each of them gives. One that fails fails all."""
+        for one in fed:
+            if isinstance(one, ElmanError):
+                return one
+        rows = [row for row, one in enumerate(fed) if one is not None]
+        self.samplers = [self.samplers[row] for row in rows]
+        if not rows:
+            return None
+        inputs = np.array([sampler.tokens[-1:] for sampler in self.samplers], np.int64).T  # (1, rows)
+        inputs = inputs if len(rows) > 1 else inputs[0]
+        return inputs if len(rows) == len(fed) else Fewer(inputs, rows)
 
 
 def note(samplers: list[Sampler], scores: Array, tokens: list[int]) -> None:

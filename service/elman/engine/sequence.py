@@ -42,7 +42,7 @@ class Sequence:
 
     Attributes:
         inputs: `(length, features)`, or `(length,)` token ids. With a feedback, the inputs that it gave last.
-            Those of a block are `(length, rows, features)`.
+            Those of a block are `(length, rows, features)` or `(length, rows)`.
         further: the other sequence inputs, in the order of `Network.further`; each has the length of `inputs`.
         statics: the static inputs, in the order of `Network.statics`.
         heads: True to get the outputs of the heads too.
@@ -54,7 +54,7 @@ class Sequence:
             the feedback and are not kept.
         more: most steps that the feedback adds; for admission.
         rows: more than 1 for a block: that many sequences of one feedback, which advance together in runs of their own.
-            All have the same `state` and `statics`.
+            All begin with the same `state` and have the same `statics`. There may be fewer as they end.
         anew: True if the inputs that the feedback gives are read from the initial state, not from the state so far.
         listener: called on the event loop each time that the sequence was fed.
         save: what `commit` writes to a store before the answer is sent. The engine does not look into it.
