@@ -175,7 +175,7 @@ def test_a_link_that_is_shared_shows_the_same_sequence_and_follows_it(
     box.fill(sequence)
     expect(region).to_contain_text(f"After all {steps} steps")
     page.get_by_role("button", name="Share").click()
-    expect(page.get_by_role("button", name="Link with the sequence")).to_be_visible()
+    expect(page.get_by_role("button", name="Link with the input")).to_be_visible()
     shared = page.url
     there = open_screen(plain.url + "/").page
     there.goto(shared)

@@ -1,7 +1,7 @@
 // Charts: pictures with a heading, each with a description and a table of its numbers.
 
 import { el, newId, table } from "./dom.js";
-import { drawing } from "./drawing.js";
+import { stacked } from "./drawing.js";
 
 const watched = new Set();
 
@@ -9,6 +9,8 @@ const watched = new Set();
  * A figure. `draw(build, words)` draws the picture that `build()` gives (drawing.js says what that is), and draws it
  * anew when the scheme or the width changes; `words` is {label, head, rows}: what the picture shows, in words, and its
  * numbers (rows may be a function, called when somebody asks for them). `mark(step)` draws a line at a step.
+ *
+ * `build()` may give a list of pictures instead, which stand below each other on one x axis, one axis of y each.
  */
 export function chart({ title, height = 240, aside = null, note = "", level = "h3" }) {
   const titleId = newId("chart");
@@ -45,7 +47,11 @@ export function chart({ title, height = 240, aside = null, note = "", level = "h
   function render() {
     if (!state.build || !plot.clientWidth) return;
     state.width = plot.clientWidth;
-    state.drawn = drawing(state.build(), state.width, height);
+    const pictures = [state.build()].flat();
+    const { t, b } = pictures[0].margin;
+    const inner = pictures.length > 1 ? Math.max(30, Math.min(72, 320 / pictures.length)) : height - t - b;
+    state.drawn = stacked(pictures, state.width, inner);
+    plot.style.height = `${state.drawn.height}px`;
     plot.replaceChildren(...state.drawn.nodes);
     place();
     point();
@@ -55,10 +61,10 @@ export function chart({ title, height = 240, aside = null, note = "", level = "h
   function place() {
     line.hidden = state.at === null || !state.drawn;
     if (line.hidden) return;
-    const { margin, across } = state.drawn;
+    const { margin, across, height: whole } = state.drawn;
     line.style.left = `${across(state.at)}px`;
     line.style.top = `${margin.t}px`;
-    line.style.height = `${height - margin.t - margin.b}px`;
+    line.style.height = `${whole - margin.t - margin.b}px`;
   }
 
   function point() {

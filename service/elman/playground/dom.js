@@ -81,6 +81,9 @@ export function table(head, rows, caption) {
   );
 }
 
+/** Whether two values of JSON are the same. */
+export const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+
 /** Wait until `wait` milliseconds have passed without another call. */
 export function debounced(call, wait) {
   let timer = 0;

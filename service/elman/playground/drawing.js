@@ -67,15 +67,16 @@ const draw = {
   line(mark, across, up) {
     const points = pointsOf(mark, across, up);
     const stroke = { stroke: mark.color, "stroke-width": mark.width, "stroke-dasharray": mark.dash };
-    if (points.length === 1) {
-      const [[cx, cy]] = points;
-      return cy === null ? [] : [svg("circle", { cx, cy, r: 3.5, fill: mark.color })];
-    }
+    const there = (i) => (points[i]?.[1] ?? null) !== null;
+    // A point between two gaps is on no line.
+    const alone = points.filter((_, i) => there(i) && !there(i - 1) && !there(i + 1));
+    const r = points.length === 1 ? 3.5 : Math.max(mark.width, 1.5);
     const line = path(points, mark.stairs);
     const area = mark.fill && `${line}V${up(0).toFixed(1)}H${points[0][0].toFixed(1)}Z`;
     return [
       ...(area ? [svg("path", { d: area, fill: mark.fill })] : []),
       svg("path", { d: line, fill: "none", "stroke-linejoin": "round", ...stroke }),
+      ...alone.map(([cx, cy]) => svg("circle", { cx, cy, r, fill: mark.color })),
     ];
   },
   /** {x, low, high, color, opacity}: all that is between two lines. */
@@ -87,7 +88,8 @@ const draw = {
   /** {x, y, color}: a bar from zero at each x, which are 1 apart. */
   bars(mark, across, up) {
     const wide = 0.75 * (across(1) - across(0));
-    const bars = pointsOf(mark, across, up).map(
+    const there = pointsOf(mark, across, up).filter(([, top]) => top !== null);
+    const bars = there.map(
       ([left, top]) => `M${(left - wide / 2).toFixed(1)} ${up(0)}V${top.toFixed(1)}h${wide.toFixed(1)}V${up(0)}`,
     );
     return [svg("path", { d: bars.join(""), fill: mark.color })];
@@ -145,9 +147,12 @@ function legend(limit, left, height) {
   );
 }
 
-/** Names at the ends of their lines, `{y, text, color}`, moved apart where they would meet. */
+/** The last of some numbers that is not missing. */
+export const lastOf = (values) => values.findLast((value) => value !== null) ?? null;
+
+/** Names at the ends of their lines, `{y, text, color}`, moved apart where they would meet; none beside no line. */
 function endNames(names, left, height, up) {
-  const sorted = names.map((name) => ({ ...name, top: up(name.y) })).sort((a, b) => a.top - b.top);
+  const sorted = names.filter(({ y }) => y !== null).map((name) => ({ ...name, top: up(name.y) })).sort((a, b) => a.top - b.top);
   let last = -Infinity;
   for (const name of sorted) last = name.top = Math.max(name.top, last + LINE, LINE / 2);
   let floor = height - LINE / 2;
@@ -205,7 +210,7 @@ function nearest(mark, place, across, up) {
  * Returns {nodes, across, margin, at}: what to show; where a value of x is, in pixels from the left; and `at(left,
  * top)`, {left, top, words} of the point that is nearest to a place, or null.
  */
-export function drawing({ margin, x, y = {}, marks, names = [], key = [], legend: limits = false }, width, height) {
+function drawing({ margin, x, y = {}, marks, names = [], key = [], legend: limits = false }, width, height) {
   const [w, h] = [Math.max(width - margin.l - margin.r, 1), Math.max(height - margin.t - margin.b, 1)];
   const [first, last] = extent(marks.flatMap((mark) => mark.x ?? []));
   const axes = {
@@ -249,6 +254,40 @@ export function drawing({ margin, x, y = {}, marks, names = [], key = [], legend
     margin,
     at,
     across: (value) => margin.l + across(value),
+  };
+}
+
+/**
+ * Draw pictures below each other on the x axis of the last, `width` pixels wide, with `inner` pixels for each y axis.
+ *
+ * Returns {nodes, across, margin, height, at}, as `drawing` does, of all of them.
+ */
+export function stacked(pictures, width, inner) {
+  let height = 0;
+  const panels = pictures.map((picture, i) => {
+    const last = i === pictures.length - 1;
+    const margin = { ...picture.margin, b: last ? picture.margin.b : 6 };
+    const x = last ? picture.x : { ...picture.x, title: "", marks: [] };
+    const own = margin.t + inner + margin.b;
+    const drawn = drawing({ ...picture, margin, x }, width, own);
+    const node = document.createElement("div");
+    node.className = "panel";
+    node.style.height = `${own}px`;
+    node.append(...drawn.nodes);
+    const panel = { ...drawn, node, top: height, bottom: height + own };
+    height += own;
+    return panel;
+  });
+  return {
+    nodes: panels.map((panel) => panel.node),
+    across: panels[0].across,
+    margin: { ...pictures[0].margin, b: pictures.at(-1).margin.b },
+    height,
+    at(left, top) {
+      const panel = panels.find((one) => top < one.bottom);
+      const found = panel?.at(left, top - panel.top);
+      return found ? { ...found, top: found.top + panel.top } : null;
+    },
   };
 }
 

@@ -1,23 +1,17 @@
 // Explore: one sequence, its outputs, its hidden state and its influence, and the three cells beside each other.
 
-import { modelPath, post, Problem, versionOf } from "./api.js";
+import { remembered } from "./address.js";
+import { modelPath, Problem, versionOf } from "./api.js";
 import { chart } from "./charts.js";
 import { curl, keywords, literal, printed, python, sequenceCode, snippets } from "./code.js";
-import { debounced, el, nameAndUnit, newId, percent, plural, select, say, short, table } from "./dom.js";
-import { asText, lengthWords, sequenceInput } from "./input.js";
-import { dataOf, furtherInputs, headChoice, isPlain, staticInputs } from "./named.js";
-import { drawHidden, drawInfluence, drawInput, drawOutputs, shares } from "./pictures.js";
-import { inWords, outputNames, ranking, show, stepNames, topOf, valueRows } from "./reading.js";
-import { column, siblings } from "./siblings.js";
+import { comparison } from "./compare.js";
+import { debounced, el, nameAndUnit, newId, percent, plural, same, select, say, short, table } from "./dom.js";
+import { lengthWords, sequenceInput } from "./input.js";
+import { dataOf, furtherInputs, headChoice, headsOf, staticInputs } from "./named.js";
+import { drawHidden, drawInfluence, drawInput, drawOutputs } from "./pictures.js";
+import { inWords, outputNames, ranking, show, stepNames, valueRows } from "./reading.js";
+import { bodyFor, influenceOf, predict, reaches } from "./request.js";
 import { answerState } from "./state.js";
-
-/** Numbers of state that are asked for at most: a longer sequence is shown without. */
-const MOST_STATE = 400_000;
-/** Steps whose influence is asked for at most: it takes as many runs. */
-const MOST_INFLUENCE = 400;
-
-/** Whether it can be asked how far each step reaches: the last of a single one leaves nothing. */
-const reaches = (card, length) => card.streaming && length > 1 && length <= MOST_INFLUENCE;
 
 export function explore(page) {
   let card = null;
@@ -25,7 +19,10 @@ export function explore(page) {
   let shown = null;
   let timer = 0;
 
-  const input = sequenceInput(({ now }) => (now ? start() : later()));
+  const input = sequenceInput(({ now }) => {
+    statics.take(input.example()?.static);
+    now ? start() : later();
+  });
   const soon = debounced(() => start(), 250);
   const later = () => {
     state.ask();
@@ -34,6 +31,7 @@ export function explore(page) {
   const further = furtherInputs(later);
   const statics = staticInputs(later);
   const heads = headChoice(() => start());
+  const compared = comparison(page, () => start());
   const headFigures = el("div", { class: "head-figures" });
 
   const headline = el("p", { class: "answer" });
@@ -59,8 +57,11 @@ export function explore(page) {
     influence: chart({ title: "Influence", height: 190, aside: targetField }),
     hidden: chart({ title: "Hidden state", height: 300, aside: tensorField }),
   };
-  const compared = el("section", { class: "compare", hidden: true, "aria-label": "RNN, LSTM and GRU side by side" });
   const code = snippets();
+  const options = remembered();
+  /** All that can be entered here, for the address. */
+  const parts = [input, further, statics, heads, options];
+  const address = () => Object.assign({}, ...parts.map((part) => part.address()));
 
   const results = el(
     "div",
@@ -85,7 +86,7 @@ export function explore(page) {
     ),
   );
   const answer = el("section", { class: "card", "aria-label": "Answer" }, barsTitle, headline, expected, bars);
-  const around = el("div", {}, compared);
+  const around = el("div", {}, compared.element);
   const state = answerState(results, answer, around);
   const place = el("div", {});
   const element = el(
@@ -106,6 +107,7 @@ export function explore(page) {
           further.element,
           statics.element,
           heads.element,
+          compared.field,
         ),
         answer,
       ),
@@ -122,9 +124,13 @@ export function explore(page) {
   play.addEventListener("click", () => (timer ? stop() : begin()));
   target.addEventListener("change", () => {
     influence(shown);
+    page.follow();
     if (shown) showCode(shown.card, shown.body, shown.result);
   });
-  tensor.addEventListener("change", () => hidden(shown));
+  tensor.addEventListener("change", () => {
+    hidden(shown);
+    page.follow();
+  });
 
   function begin() {
     if (!shown) return;
@@ -186,6 +192,7 @@ export function explore(page) {
     }
     figures.outputs.mark(step);
     figures.hidden.mark(step);
+    compared.mark(step);
     if (!figures.input.element.hidden && card.input.kind !== "frames") figures.input.mark(step);
   }
 
@@ -198,14 +205,15 @@ export function explore(page) {
     state.ask();
     try {
       const sequence = input.value();
-      const body = bodyFor(mine, sequence, further.with(sequence), statics.value(), heads.value());
+      const whole = further.with(sequence, input.example()?.further);
+      const body = bodyFor(mine, sequence, whole, statics.value(), heads.value());
       showCode(mine, body);
-      const [result] = (await post(modelPath(mine, "predict"), body, signal)).results;
+      const result = await predict(mine, body, signal);
       page.clear();
       showCode(mine, body, result);
       present(mine, sequence, body, result);
       input.invalid(false);
-      await Promise.all([influence(shown, signal), compare(mine, sequence, signal)]);
+      await Promise.all([influence(shown, signal), compared.draw(shown, signal)]);
     } catch (error) {
       if (error.name === "AbortError") return;
       state.fail();
@@ -220,6 +228,8 @@ export function explore(page) {
     state.ready();
     const labels = ranking(result);
     shown = { card: mine, sequence, body, result, labels, length, names: stepNames(sequence) };
+    input.unknown(result.unknown);
+    const unknown = new Set(result.unknown?.map(({ character }) => character));
     slider.max = length;
     strip.hidden = !shown.names || length > 60;
     strip.replaceChildren(
@@ -229,6 +239,7 @@ export function explore(page) {
             el(
               "span",
               {
+                class: unknown.has([...sequence][i]) ? "unknown" : null,
                 on: {
                   click: () => {
                     stop();
@@ -243,6 +254,7 @@ export function explore(page) {
     figures.input.element.hidden = typeof sequence === "string" || mine.input.kind === "tokens";
     if (!figures.input.element.hidden) drawInput(figures.input, mine, sequence);
     figures.outputs.title(outputTitle(mine, labels));
+    figures.outputs.note(headsOf(mine).length ? `The primary output, “${mine.outputs[0].name}”.` : "");
     drawOutputs(figures.outputs, mine, sequence, result);
     drawHeads(mine, sequence, result.heads ?? {});
     hidden(shown);
@@ -253,7 +265,7 @@ export function explore(page) {
         ? `The held-out answer is ${known}: ${labels.best.name === known ? "right" : "this model is wrong"}.`
         : "";
     go(length);
-    page.sequenceChanged();
+    page.follow();
     say(`${mine.name}: ${inWords(result.decoded?.at(-1), result.outputs?.at(-1))} after ${lengthWords(sequence)}`);
   }
 
@@ -279,11 +291,6 @@ export function explore(page) {
     const states = one?.result.hidden;
     figures.hidden.element.hidden = !states;
     if (!states) return;
-    const names = Object.keys(states);
-    if ([...tensor.options].map((option) => option.value).join() !== names.join()) {
-      tensor.replaceChildren(...names.map((name) => el("option", { value: name }, name)));
-    }
-    tensorField.hidden = names.length < 2;
     const rows = states[tensor.value];
     figures.hidden.note(
       `${plural(rows[0].length, "unit")}: all that the network remembers of the past, a column a step.`,
@@ -300,7 +307,7 @@ export function explore(page) {
     const wanted = target.value || undefined;
     try {
       const { sequence, static: given } = one.body;
-      const answer = await post(modelPath(one.card, "influence"), { sequence, static: given, target: wanted }, signal);
+      const answer = await influenceOf(one.card, one.length, { sequence, static: given, target: wanted }, signal);
       figures.influence.element.hidden = false;
       figures.influence.note(spanWords(answer, wanted));
       drawInfluence(figures.influence, one.sequence, answer);
@@ -309,47 +316,6 @@ export function explore(page) {
       figures.influence.element.hidden = true;
       page.problem(error);
     }
-  }
-
-  /** The same sequence through the model's siblings: the same name with the cell replaced. */
-  async function compare(mine, sequence, signal) {
-    const family = isPlain(mine) ? siblings(mine, page.models()).filter(isPlain) : [mine];
-    compared.hidden = family.length < 2;
-    if (compared.hidden) return;
-    const answers = await Promise.all(
-      family.map(async (one) => {
-        const [predicted, reach] = await Promise.all([
-          post(modelPath(one, "predict"), bodyFor(one, sequence), signal),
-          !reaches(one, shown.length) ? null : post(modelPath(one, "influence"), { sequence }, signal),
-        ]);
-        return { card: one, result: predicted.results[0], reach };
-      }),
-    );
-    if (compared.dataset.family !== family.map((one) => one.name).join()) layOut(family);
-    const most = Math.max(...answers.flatMap(({ reach }) => (reach ? shares(reach.influence) : [])), 0);
-    answers.forEach((answer, i) => columns[i].draw(sequence, answer, most));
-    const spans = answers
-      .filter((answer) => answer.reach)
-      .map(({ card: one, reach }) => `${one.cell.toUpperCase()} ${reach.span}`);
-    reachWords.textContent = spans.length
-      ? `90 % of the influence on the answer lies in the last steps, of ${shown.length}: ${spans.join(", ")}.`
-      : "";
-  }
-
-  let columns = [];
-  const reachWords = el("p", { class: "muted lead" });
-  function layOut(family) {
-    compared.dataset.family = family.map((one) => one.name).join();
-    columns = family.map((one) => column(one));
-    compared.replaceChildren(
-      el(
-        "div",
-        { class: "section-head" },
-        el("h2", {}, `${family.map((one) => one.cell.toUpperCase()).join(", ")} side by side`),
-        reachWords,
-      ),
-      el("div", { class: "columns" }, ...columns.map((one) => one.element)),
-    );
   }
 
   function showCode(mine, body, result = null) {
@@ -386,9 +352,9 @@ export function explore(page) {
     element,
     offers: () => true,
     empty: "No model is served.",
-    async show(next) {
-      const given = page.given();
-      if (shown?.card === next && given === null) return;
+    async show(next, entered) {
+      if (shown?.card === next && (!entered || same(entered, address()))) return true;
+      run?.abort();
       card = next;
       state.reset();
       state.ask();
@@ -398,29 +364,24 @@ export function explore(page) {
         el("option", { value: "" }, "the whole output"),
         ...(card.output.labels ?? []).map((label) => el("option", { value: label }, label)),
       );
-      figures.influence.element.hidden = figures.hidden.element.hidden = compared.hidden = true;
+      const states = card.state.tensors.map(({ name }) => name);
+      tensor.replaceChildren(...states.map((name) => el("option", { value: name }, name)));
+      tensorField.hidden = states.length < 2;
+      figures.influence.element.hidden = figures.hidden.element.hidden = compared.element.hidden = true;
       input.set(card, examples);
-      if (given !== null) input.fill(given);
-      for (const one of [further, statics, heads]) one.set(card);
+      for (const one of [further, statics, heads, compared]) one.set(card);
+      options.begin({ target, state: tensor, with: compared.choice });
+      input.fill(entered ?? {});
+      statics.take(input.example()?.static);
+      for (const part of parts.slice(1)) part.fill(entered ?? {});
       await start();
     },
     place,
-    /** The sequence as text, where it is all that the model is given. */
-    sequence: () => (shown && isPlain(shown.card) ? asText(shown.sequence) : null),
+    address,
+    /** Read a file that was dropped onto the page. */
+    read: input.read,
     again: () => start(),
     hide: stop,
-  };
-}
-
-function bodyFor(card, data, sequence = data, given = undefined, heads = undefined) {
-  const numbers = (data.length * card.state.bytes) / 4;
-  return {
-    sequence,
-    static: given,
-    heads,
-    return: "steps",
-    top: topOf(card),
-    hidden: card.streaming && card.state.tensors.length > 0 && numbers <= MOST_STATE ? true : undefined,
   };
 }
 

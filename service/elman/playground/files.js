@@ -4,6 +4,7 @@ import { Problem } from "./api.js";
 
 /** Bytes of a file that a box for text can still show. */
 const MOST_BYTES = 2_000_000;
+const READ = "CSV, JSON and NPY are.";
 const READERS = {
   "<f4": [4, "getFloat32"],
   "<f8": [8, "getFloat64"],
@@ -21,13 +22,16 @@ const bad = (file, detail) =>
 
 /** The text of a file, a line a step where it is an array. Raises Problem. */
 export async function textOf(file) {
+  const start = String.fromCharCode(...new Uint8Array(await file.slice(0, 6).arrayBuffer()));
+  if (start.startsWith("PAR1"))
+    throw bad(file, `Parquet is not read here. ${READ} The command line reads it: elman predict MODEL ${file.name}`);
   if (file.size > MOST_BYTES) throw bad(file, `${file.size} bytes are more than the ${MOST_BYTES} that are read here`);
   const bytes = new Uint8Array(await file.arrayBuffer());
-  if (bytes[0] === 0x93 && new TextDecoder().decode(bytes.subarray(1, 6)) === "NUMPY") return ofArray(file, bytes);
+  if (bytes[0] === 0x93 && start.endsWith("NUMPY")) return ofArray(file, bytes);
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes).replace(/\r?\n$/, "");
   } catch {
-    throw bad(file, "neither text in UTF-8 nor a .npy file");
+    throw bad(file, `neither text in UTF-8 nor a .npy file. ${READ}`);
   }
 }
 

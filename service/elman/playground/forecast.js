@@ -1,13 +1,18 @@
 // Forecast: a history, and the fan of what may come after it.
 
+import { remembered } from "./address.js";
 import { modelPath, post, Problem, versionOf } from "./api.js";
 import { chart } from "./charts.js";
 import { curl, keywords, literal, python, snippets } from "./code.js";
-import { el, field, nameAndUnit, number, plural, say, select, short } from "./dom.js";
-import { colour } from "./drawing.js";
+import { el, field, nameAndUnit, number, plural, same, say, select, short } from "./dom.js";
+import { at, bandsOf, drawFan } from "./fan.js";
+import { textOf } from "./files.js";
 import { asText, MADE_UP, madeUp, parseNumbers, stepWords } from "./input.js";
-import { staticInputs } from "./named.js";
+import { dataOf, furtherInputs, furtherOf, staticInputs } from "./named.js";
 import { answerState } from "./state.js";
+
+/** What the options begin with. */
+const BEGIN = { samples: 100, quantiles: "0.05, 0.25, 0.5, 0.75, 0.95", seed: 1 };
 
 export function forecast(page) {
   let card = null;
@@ -21,10 +26,12 @@ export function forecast(page) {
   const future = el("textarea", { rows: 4, spellcheck: "false", class: "mono" });
   const futureField = field("Known ahead", future);
   const horizon = number(24, { min: 1, step: 1 });
-  const samples = number(100, { min: 0, step: 1 });
-  const quantiles = el("input", { type: "text", value: "0.05, 0.25, 0.5, 0.75, 0.95", autocomplete: "off" });
-  const seed = number(1, { min: 0, step: 1, placeholder: "any" });
+  const samples = number(BEGIN.samples, { min: 0, step: 1 });
+  const quantiles = el("input", { type: "text", value: BEGIN.quantiles, autocomplete: "off" });
+  const seed = number(BEGIN.seed, { min: 0, step: 1, placeholder: "any" });
   const statics = staticInputs(() => {});
+  const further = furtherInputs(() => {});
+  const furtherAhead = furtherInputs(() => {}, { prefix: "ahead", words: ", known ahead" });
   const outputs = select([]);
   const outputsField = field("Shown", outputs);
   const go = el("button", { class: "primary" }, "Forecast");
@@ -44,7 +51,15 @@ export function forecast(page) {
       outputsField,
     ),
     field("Quantiles", quantiles),
-    el("details", { class: "more" }, el("summary", {}, "The numbers themselves"), historyField, futureField),
+    el(
+      "details",
+      { class: "more" },
+      el("summary", {}, "The numbers themselves"),
+      historyField,
+      further.element,
+      futureField,
+      furtherAhead.element,
+    ),
     place,
     el("div", { class: "actions" }, go),
   );
@@ -52,6 +67,10 @@ export function forecast(page) {
   const detail = el("p", { class: "muted lead" });
   const figure = chart({ title: "Forecast", height: 420, level: "h2" });
   const code = snippets();
+  const options = remembered();
+  /** What is known ahead, before anybody has changed it. */
+  let begun = "";
+  const parts = [options, statics, further, furtherAhead];
   const results = el(
     "section",
     { class: "card results", "aria-label": "Forecast" },
@@ -80,32 +99,68 @@ export function forecast(page) {
     fill();
     start();
   });
+  horizon.addEventListener("input", () => {
+    if (future.value === begun) fillAhead();
+  });
   outputs.addEventListener("change", () => start());
 
+  /** The example that is chosen; what is made up where there is none. */
+  const chosen = () => examples[Number(example.value)] ?? { sequence: madeUp(card) };
+
   function fill() {
-    const one = examples[Number(example.value)] ?? { sequence: madeUp(card), future: madeUpFuture() };
+    const one = chosen();
     history.value = asText(one.sequence);
-    future.value = one.future ? asText(one.future) : "";
     if (one.truth) horizon.value = one.truth.length;
+    fillAhead();
+    statics.take(one.static);
+    options.begin({ input: history, horizon, samples, quantiles, seed, shown: outputs });
   }
 
+  function fillAhead() {
+    const one = chosen();
+    const rows = one.future ? dataAhead(one.future) : madeUpAhead();
+    future.value = begun = rows ? asText(rows) : "";
+  }
+
+  /** What is entered, but for what it begins with. */
+  const address = () =>
+    Object.assign(
+      Number(example.value) ? { example: example.value } : {},
+      future.value === begun ? {} : { future: future.value },
+      ...parts.map((part) => part.address()),
+    );
+
+  /** Of what is known ahead, the features of the series. */
+  const dataAhead = (given) => (Array.isArray(given) ? given : given[card.inputs[0].name]);
+
   /** The features that are known ahead, for a model that has no examples. */
-  function madeUpFuture() {
+  function madeUpAhead() {
     const known = card.forecast.known ?? [];
     const rows = madeUp(card, MADE_UP + Number(horizon.value)).slice(MADE_UP);
     return known.length ? rows.map((row) => known.map((i) => row[i])) : null;
   }
 
+  /** Whether other sequences are read for the steps ahead: a direct model runs once, on the series alone. */
+  const readsAhead = () => furtherOf(card).length > 0 && card.forecast.drive !== "direct";
+
+  /** What is known ahead, as a request carries it: rows, or an object by name; undefined where it is nothing. */
+  function known(ahead, given) {
+    const { known: features, drive } = card.forecast;
+    const kind = { input: { kind: "features", size: features?.length } };
+    const all = future.value.trim() && features?.length ? parseNumbers(future.value, kind) : undefined;
+    const rows = drive === "direct" ? all : all?.slice(0, ahead);
+    if (!readsAhead()) return rows;
+    const others = furtherAhead.values(ahead, Array.isArray(given) ? {} : given);
+    return { ...(rows ? { [card.inputs[0].name]: rows } : {}), ...others };
+  }
+
   function request() {
-    const ahead = Math.round(Number(horizon.value));
+    const ahead = Math.round(Number(horizon.value)) || 0;
     const count = ahead > (card.forecast.max_sampled ?? Infinity) ? 0 : Math.round(Number(samples.value));
-    const rows =
-      future.value.trim() && card.forecast.known?.length
-        ? parseNumbers(future.value, { input: { kind: "features", size: card.forecast.known.length } })
-        : undefined;
-    const series = parseNumbers(history.value, card);
+    const one = chosen();
+    const own = history.value === asText(one.sequence);
     return {
-      series,
+      series: further.with(parseNumbers(history.value, card), own ? one.further : undefined),
       static: statics.value(),
       horizon: ahead,
       samples: count,
@@ -116,7 +171,7 @@ export function forecast(page) {
             .map(quantile)
         : undefined,
       seed: seed.value === "" ? undefined : Number(seed.value),
-      future: rows?.slice(0, ahead),
+      future: known(ahead, one.future),
     };
   }
 
@@ -131,6 +186,7 @@ export function forecast(page) {
       page.clear();
       state.ready();
       present(body, answer);
+      page.follow({ again: true });
     } catch (error) {
       if (error.name === "AbortError") return;
       state.fail();
@@ -147,15 +203,13 @@ export function forecast(page) {
         ? one.truth.slice(0, answer.horizon).map((row) => at(row, which))
         : null;
     const point = answer.point.map((row) => at(row, which));
-    const bands = Object.entries(answer.quantiles ?? {})
-      .map(([q, rows]) => [Number(q), rows.map((row) => at(row, which))])
-      .sort((a, b) => a[0] - b[0]);
+    const bands = bandsOf(answer, which);
     const target = card.forecast.target?.[which] ?? which;
-    const past = body.series.map((row) => at(row, target));
+    const past = dataOf(card, body.series).map((row) => at(row, target));
     const name = card.input.names?.[target] ?? "value";
-    const error = truth
-      ? point.slice(0, truth.length).reduce((sum, value, i) => sum + Math.abs(value - truth[i]), 0) / truth.length
-      : null;
+    const misses = (truth ?? []).map((value, i) => (value === null ? null : Math.abs(point[i] - value)));
+    const there = misses.filter((value) => value !== null);
+    const error = there.length ? there.reduce((sum, value) => sum + value, 0) / there.length : null;
     const [what, unit] = nameAndUnit(name);
     headline.replaceChildren(
       el("strong", { class: "number" }, short(point.at(-1)), unit && ` ${unit}`),
@@ -170,83 +224,8 @@ export function forecast(page) {
     ]
       .filter(Boolean)
       .join(" ");
-    draw(past, point, bands, truth, name, answer);
+    drawFan(figure, card, { past, answer, which, truth, name });
     say(`Forecast of ${plural(answer.horizon, "step")}: the last is ${short(point.at(-1))}`);
-  }
-
-  function draw(past, point, bands, truth, name, answer) {
-    const shown = past.slice(-Math.max(3 * point.length, 36));
-    const before = shown.map((_, i) => i - shown.length + 1);
-    const ahead = point.map((_, i) => i + 1);
-    const now = shown.at(-1);
-    const pairs = pairsOf(bands);
-    const shares = pairs.map(([low, high]) => `${Math.round(100 * (high[0] - low[0]))} %`);
-    const line = (name, x, y, color, width, dash) => ({
-      kind: "line",
-      x,
-      y,
-      color: colour(color),
-      width,
-      dash,
-      words: (i) => `${short(y[i])} ${name}, step ${x[i]}`,
-    });
-    const picture = {
-      margin: { l: 56, r: 16, t: 30, b: 40 },
-      x: { title: "steps from now" },
-      y: { title: name },
-      marks: [
-        ...pairs.map(([[, low], [, high]], i) => ({
-          kind: "band",
-          x: [0, ...ahead],
-          low: [now, ...low],
-          high: [now, ...high],
-          color: colour("accent"),
-          opacity: 0.13 + 0.09 * i,
-        })),
-        line("history", before, shown, "ink", 1.6),
-        ...(truth ? [line("truth", [0, ...ahead.slice(0, truth.length)], [now, ...truth], "ink", 1.4, "3 3")] : []),
-        line("forecast", [0, ...ahead], [now, ...point], "accent", 2.6),
-      ],
-      // The names of the lines, each in its own colour.
-      key: [
-        { text: "history", color: colour("ink") },
-        ...(truth ? [{ text: "┄ truth", color: colour("ink") }] : []),
-        { text: "forecast", color: colour("accent") },
-      ],
-    };
-    const head = [
-      "step",
-      "forecast",
-      ...(answer.mean ? ["mean"] : []),
-      ...bands.map(([q]) => `quantile ${q}`),
-      ...(truth ? ["truth"] : []),
-    ];
-    const which = Number(outputs.value) || 0;
-    const { max_sampled: most, coverage } = card.forecast;
-    figure.note(
-      [
-        shares.length
-          ? `The ${shares.length === 1 ? "band holds" : "bands hold"} ${shares.join(" and ")} of the sampled paths.`
-          : "",
-        shares.length && coverage ? held(coverage, which) : "",
-        point.length > (most ?? Infinity) ? `There is no band: the model's errors are known for ${plural(most, "step")}.` : "",
-      ]
-        .filter(Boolean)
-        .join(" "),
-    );
-    figure.mark(0);
-    figure.draw(() => picture, {
-      label: `Forecast of ${name}: ${plural(point.length, "step")} ahead, from ${short(point[0])} to ${short(point.at(-1))}${truth ? ", with what truly came" : ""}.`,
-      head,
-      rows: () =>
-        point.map((value, i) => [
-          String(i + 1),
-          value,
-          ...(answer.mean ? [at(answer.mean[i], which)] : []),
-          ...bands.map(([, rows]) => rows[i]),
-          ...(truth ? [truth[i] ?? null] : []),
-        ]),
-    });
   }
 
   function showCode(body) {
@@ -266,15 +245,18 @@ export function forecast(page) {
     element,
     offers: (one) => Boolean(one.forecast),
     empty: 'No model here forecasts. One does whose output is its own next input: export it with task="forecasting".',
-    async show(next) {
-      if (card === next) return;
+    async show(next, entered) {
+      if (card === next && (!entered || same(entered, address()))) return true;
+      run?.abort();
       card = next;
       state.reset();
       const offered = await page.examples(next);
       if (card !== next) return;
       examples = offered;
       exampleField.hidden = !examples.length;
-      statics.set(card);
+      for (const one of [further, furtherAhead]) one.set(card);
+      statics.set(card, card.forecast.future);
+      furtherAhead.element.hidden = !readsAhead();
       example.replaceChildren(...examples.map((one, i) => el("option", { value: i }, one.title)));
       const names = (card.forecast.target ?? [0]).map((i) => card.input.names?.[i] ?? `output ${i + 1}`);
       outputs.replaceChildren(...names.map((name, i) => el("option", { value: i }, name)));
@@ -294,25 +276,28 @@ export function forecast(page) {
             `a line a step: ${(card.forecast.known ?? []).map((i) => card.input.names?.[i] ?? `feature ${i + 1}`).join(", ")}`,
           ),
         );
-      samples.disabled = card.forecast.sampled === false;
-      if (samples.disabled) samples.value = 0;
+      samples.disabled = quantiles.disabled = !card.forecast.sampled;
+      samples.value = card.forecast.sampled ? BEGIN.samples : 0;
+      quantiles.value = BEGIN.quantiles;
+      seed.value = BEGIN.seed;
+      if (examples[Number(entered?.example)]) example.value = entered.example;
       fill();
+      if (entered?.future !== undefined) future.value = entered.future;
+      for (const part of parts) part.fill(entered ?? {});
       await start();
     },
     place,
+    address,
+    /** Read a file that was dropped onto the page. */
+    read: (file) =>
+      page.attempt(async () => {
+        history.value = await textOf(file);
+        await start();
+      }),
     again: () => start(),
     hide: () => run?.abort(),
   };
 }
-
-/** What the middle interval held of held-out data. */
-function held({ level, shares }, which) {
-  const percents = shares.map((row) => Math.round(100 * at(row, which)));
-  return `Of held-out data, intervals of ${Math.round(100 * level)} % held ${Math.min(...percents)} to ${Math.max(...percents)} %.`;
-}
-
-/** An output of several, or the only one. */
-const at = (row, which) => (Array.isArray(row) ? row[Math.min(which, row.length - 1)] : row);
 
 function quantile(text) {
   const value = Number(text);
@@ -327,6 +312,3 @@ function quantile(text) {
     0,
   );
 }
-
-/** The pairs of quantiles around the middle, the widest first. */
-const pairsOf = (bands) => Array.from({ length: Math.floor(bands.length / 2) }, (_, i) => [bands[i], bands.at(-1 - i)]);

@@ -1,10 +1,27 @@
 // Generate: a network that is fed its own tokens, as they come.
 
-import { events, modelPath, versionOf } from "./api.js";
+import { remembered } from "./address.js";
+import { events, modelPath, post, versionOf } from "./api.js";
 import { curl, keywords, literal, python, snippets } from "./code.js";
-import { el, field, newId, number, plural, say, select } from "./dom.js";
+import { el, field, newId, number, plural, same, say, select } from "./dom.js";
 import { staticInputs } from "./named.js";
 import { show } from "./reading.js";
+import { sample, tokenNames } from "./samples.js";
+
+/** What the options begin with, by their names in a request. */
+const BEGIN = {
+  prompt: "",
+  max_steps: 40,
+  logprobs: "",
+  temperature: 0.8,
+  top_k: 0,
+  top_p: 1,
+  seed: "",
+  samples: 6,
+  num_beams: 1,
+  num_return_sequences: 3,
+  length_penalty: 1,
+};
 
 export function generate(page) {
   let card = null;
@@ -14,22 +31,38 @@ export function generate(page) {
   const condition = select([]);
   const conditionField = field("Condition", condition);
   const statics = staticInputs(() => {});
-  const temperature = dial("Temperature", 0, 2, 0.05, 0.8);
-  const topP = dial("Top-p", 0.05, 1, 0.05, 1);
+  const temperature = dial("Temperature", 0, 2, 0.05);
+  const topP = dial("Top-p", 0.05, 1, 0.05);
   const topK = number(0, { min: 0, step: 1 });
   const seed = number("", { step: 1, min: 0, placeholder: "any" });
   const samples = number(6, { min: 1, max: 64, step: 1 });
   const steps = number(40, { min: 1, step: 1 });
+  const beams = number(1, { min: 1, max: 64, step: 1 });
+  const texts = number(3, { min: 1, max: 64, step: 1 });
+  const penalty = number(1, { min: -10, max: 10, step: "any" });
+  const logprobs = number("", { min: 0, max: 20, step: 1, placeholder: "none" });
+  /** Those that an address has. */
+  const controls = {
+    prompt,
+    condition,
+    max_steps: steps,
+    logprobs,
+    temperature: temperature.control,
+    top_k: topK,
+    top_p: topP.control,
+    seed,
+    samples,
+    num_beams: beams,
+    num_return_sequences: texts,
+    length_penalty: penalty,
+  };
   const go = el("button", { class: "primary" }, "Generate");
   const place = el("div", {});
   const stop = el("button", { type: "button", disabled: true }, "Stop");
-  const form = el(
-    "form",
-    { class: "card", "aria-label": "What to generate" },
-    el("h2", {}, "What to generate"),
-    conditionField,
-    field("Prompt", prompt, "what it begins with; may be empty"),
-    statics.element,
+  /** What says how samples are drawn; a beam search draws none. */
+  const drawn = el(
+    "div",
+    { class: "part" },
     temperature.element,
     topP.element,
     el(
@@ -38,8 +71,33 @@ export function generate(page) {
       field("Top-k", topK, "0: all"),
       field("Samples", samples),
       field("Seed", seed),
-      field("Longest", steps, "steps"),
     ),
+  );
+  const searched = el(
+    "div",
+    { class: "fields two", hidden: true },
+    field("Results", texts, "the best"),
+    field("Length penalty", penalty),
+  );
+  const options = remembered();
+  const parts = [options, statics];
+  const address = () => Object.assign({}, ...parts.map((part) => part.address()));
+  const form = el(
+    "form",
+    { class: "card", "aria-label": "What to generate" },
+    el("h2", {}, "What to generate"),
+    conditionField,
+    field("Prompt", prompt, "what it begins with; may be empty"),
+    statics.element,
+    drawn,
+    el(
+      "div",
+      { class: "fields two" },
+      field("Longest", steps, "steps"),
+      field("Log-probabilities", logprobs, "of so many tokens"),
+      field("Beams", beams, "1: draw"),
+    ),
+    searched,
     place,
     el("div", { class: "actions" }, go, stop),
   );
@@ -63,7 +121,15 @@ export function generate(page) {
     page.attempt(start);
   });
   form.addEventListener("input", () => page.attempt(showCode));
+  for (const event of ["input", "filled"]) beams.addEventListener(event, showOptions);
   stop.addEventListener("click", () => run?.abort());
+
+  const searches = () => Number(beams.value) > 1;
+
+  function showOptions() {
+    drawn.hidden = searches();
+    searched.hidden = !searches();
+  }
 
   const optional = (control) => (control.value === "" ? undefined : Number(control.value));
 
@@ -81,39 +147,62 @@ export function generate(page) {
       condition: condition.value || undefined,
       static: statics.value(),
       max_steps: Number(steps.value),
-      temperature: temperature.value(),
-      top_k: Number(topK.value),
-      top_p: topP.value(),
-      seed: optional(seed),
-      samples: Number(samples.value),
+      logprobs: optional(logprobs),
+      ...(searches() ? search() : draw()),
     };
   }
+
+  const draw = () => ({
+    temperature: Number(temperature.control.value),
+    top_k: Number(topK.value),
+    top_p: Number(topP.control.value),
+    seed: optional(seed),
+    samples: Number(samples.value),
+  });
+
+  const search = () => ({
+    num_beams: Number(beams.value),
+    num_return_sequences: Math.min(Number(texts.value), Number(beams.value)),
+    length_penalty: Number(penalty.value),
+  });
 
   async function start() {
     run?.abort();
     outputs.replaceChildren();
     status.textContent = "";
     const mine = (run = new AbortController());
-    const body = { ...request(), stream: true };
+    const body = request();
     const began = performance.now();
     let count = 0;
     let done = null;
-    const lines = Array.from({ length: body.samples }, (_, i) => sample(i, body.prompt));
-    outputs.replaceChildren(...lines.map((line) => line.element));
+    let lines = [];
+    /** Show lines for so many samples or texts. */
+    const lay = (number) => {
+      lines = Array.from({ length: number }, (_, i) => sample(i, body.prompt));
+      outputs.replaceChildren(...lines.map((line) => line.element));
+    };
     outputs.setAttribute("aria-busy", "true");
     stop.disabled = false;
-    status.textContent = "Generating…";
+    status.textContent = searches() ? "Searching…" : "Generating…";
     page.clear();
     showCode();
+    page.follow({ again: true });
     try {
-      await events(modelPath(card, "generate"), body, mine.signal, (name, data) => {
-        if (name === "error") throw page.problemOf(data);
-        if (name === "done") done = data;
-        else if (data) {
-          count += 1;
-          lines[data.sample].add(data);
-        }
-      });
+      if (searches()) {
+        done = await post(modelPath(card, "generate"), body, mine.signal);
+        count = done.results.reduce((sum, result) => sum + result.steps, 0);
+        lay(done.results.length);
+      } else {
+        lay(body.samples);
+        await events(modelPath(card, "generate"), { ...body, stream: true }, mine.signal, (name, data) => {
+          if (name === "error") throw page.problemOf(data);
+          if (name === "done") done = data;
+          else if (data) {
+            count += 1;
+            lines[data.sample].add(data);
+          }
+        });
+      }
       finish();
     } catch (error) {
       if (error.name !== "AbortError") page.problem(error);
@@ -129,48 +218,42 @@ export function generate(page) {
 
     function finish() {
       const seconds = (performance.now() - began) / 1000;
-      done?.results.forEach((result, i) => lines[i].finish(result));
+      const names = tokenNames(done?.results ?? []);
+      done?.results.forEach((result, i) => lines[i].finish(result, names));
       const unknown = done?.unknown?.map((one) => one.character).join(" ");
       const words =
         `${plural(count, "token")} in ${seconds.toFixed(seconds < 1 ? 2 : 1)} s.` +
         (unknown ? ` Not in the vocabulary, read as unknown: ${unknown}` : "");
-      status.replaceChildren(
-        words,
-        done ? " " : "",
-        done
-          ? el(
-              "span",
-              {},
-              "Seed ",
-              el("span", { class: "mono seed" }, String(done.seed)),
-              " ",
-              el(
-                "button",
-                {
-                  type: "button",
-                  class: "quiet",
-                  on: {
-                    click: () => {
-                      seed.value = done.seed;
-                      showCode();
-                      seed.focus();
-                    },
-                  },
-                },
-                "Keep this seed",
-              ),
-            )
-          : "",
-      );
+      const seeded = done && done.seed !== null;
+      status.replaceChildren(words, ...(seeded ? [" ", seedWords(done.seed)] : []));
       say(`${words} ${done ? done.results.map((result) => result.text).join(", ") : ""}`);
     }
+  }
+
+  /** The seed that was drawn, and a button to keep it. */
+  function seedWords(value) {
+    const keep = () => {
+      seed.value = value;
+      showCode();
+      seed.focus();
+    };
+    return el(
+      "span",
+      {},
+      "Seed ",
+      el("span", { class: "mono seed" }, String(value)),
+      " ",
+      el("button", { type: "button", class: "quiet", on: { click: keep } }, "Keep this seed"),
+    );
   }
 
   function showCode() {
     const body = request();
     const { prompt: start, ...options } = body;
     code.show({
-      curl: curl("POST", modelPath(card, "generate"), { ...body, stream: true }, " -N"),
+      curl: searches()
+        ? curl("POST", modelPath(card, "generate"), body)
+        : curl("POST", modelPath(card, "generate"), { ...body, stream: true }, " -N"),
       python: python([
         `model = elman.model(${literal(card.name)}${keywords({ version: versionOf(card) })})`,
         `answer = model.generate(${literal(start)}${keywords(options)})`,
@@ -184,8 +267,8 @@ export function generate(page) {
     element,
     offers: (one) => Boolean(one.generation),
     empty: 'No model here generates. One does whose outputs are the next token: export it with task="generation".',
-    async show(next) {
-      if (card === next) return;
+    async show(next, entered) {
+      if (card === next && (!entered || same(entered, address()))) return true;
       run?.abort();
       card = next;
       const conditions = card.generation.conditions ?? [];
@@ -195,42 +278,28 @@ export function generate(page) {
         ...conditions.map((one) => el("option", { value: one }, show(one))),
       );
       if (conditions.length) condition.value = conditions[0];
-      prompt.value = "";
       statics.set(card);
+      options.begin(controls, BEGIN);
+      for (const part of parts) part.fill(entered ?? {});
+      showOptions();
       // A model without a token to start from refuses an empty prompt.
-      if (card.generation.start !== null || conditions.length) return page.attempt(start);
+      if (prompt.value || card.generation.start !== null || conditions.length) return page.attempt(start);
       outputs.replaceChildren();
       status.textContent = "This model has no token to start from: type a prompt.";
       return page.attempt(showCode);
     },
     place,
+    address,
     hide: () => run?.abort(),
   };
 }
 
 /** A slider with its value beside its name. */
-function dial(words, min, max, step, value) {
+function dial(words, min, max, step) {
   const id = newId("dial");
   const control = el("input", { type: "range", min, max, step, id });
-  control.value = value;
-  const reading = el("output", { for: id, class: "number" }, String(value));
-  control.addEventListener("input", () => (reading.textContent = control.value));
-  return {
-    element: el("div", { class: "field dial" }, el("label", { for: id }, words), reading, control),
-    value: () => Number(control.value),
-  };
-}
-
-/** One sample's line: the prompt, then each token as it comes, then how it ended. */
-function sample(index, prompt) {
-  const text = el("span", { class: "made" });
-  const ending = el("span", { class: "muted ending" }, "…");
-  const given = el("span", { class: "given" }, typeof prompt === "string" ? prompt : prompt.join(" "));
-  return {
-    element: el("li", { class: "sample", "data-sample": index }, el("span", { class: "text" }, given, text), ending),
-    add: ({ text: piece, token }) => text.append(el("span", { class: "token" }, piece ?? `${token} `)),
-    finish({ steps, reason }) {
-      ending.textContent = `${plural(steps, "step")}, ${{ end: "ended itself", stop: "met a stop", length: "cut at the longest" }[reason] ?? reason}`;
-    },
-  };
+  const reading = el("output", { for: id, class: "number" });
+  for (const event of ["input", "filled"])
+    control.addEventListener(event, () => (reading.textContent = control.value));
+  return { element: el("div", { class: "field dial" }, el("label", { for: id }, words), reading, control), control };
 }

@@ -1,6 +1,7 @@
 // The page: tabs, the model that is chosen, its card, and the errors of the API.
 
-import { get, key, modelPath, Problem, versionOf } from "./api.js";
+import { parsed, written } from "./address.js";
+import { get, key, modelPath, Problem } from "./api.js";
 import { el, field, grouped, newId, plural, say, select } from "./dom.js";
 import { engine } from "./engine.js";
 import { explore } from "./explore.js";
@@ -8,7 +9,7 @@ import { forecast } from "./forecast.js";
 import { generate } from "./generate.js";
 import { stepWords } from "./input.js";
 import { byTask, models as home, refusal } from "./models.js";
-import { ports } from "./named.js";
+import { parted, ports } from "./named.js";
 import { session } from "./session.js";
 
 const VIEWS = { models: home, explore, session, generate, forecast, engine };
@@ -18,8 +19,7 @@ const FIRST = ["names-gru", "names-lstm", "names-rnn"];
 const LOOK = 3000;
 /** Models that a list shows at once. Of more, one types the name. */
 const MOST_LISTED = 40;
-/** Characters of an address that are sure to survive being sent. */
-const MOST_ADDRESS = 8000;
+const NO_FILES = "Files of a sequence are read in the views Explore and Forecast.";
 /** Problems of the page or the server as a whole, and not of what a view asks. */
 const ABOUT_ALL = new Set(["unreachable", "unauthorized", "forbidden", "unknown_model", "other_view"]);
 
@@ -40,30 +40,28 @@ let last = null;
 let shown = null;
 /** The list of models as the server last gave it. */
 let asked = "";
-/** The sequence of the address, until a view takes it. */
-let given = null;
+/** How many views were opened: what is waited for may come when another is shown. */
+let opened = 0;
 const examples = new Map();
 
 const page = {
   models: () => models,
   refused: () => refused,
   chosen: () => last,
-  /** The sequence that the address asks for, once; or null. */
-  given() {
-    const text = given;
-    given = null;
-    return text;
-  },
-  /** The view shows another sequence: an address that has one follows. */
-  sequenceChanged() {
-    if (location.hash.includes("?")) history.replaceState(null, "", address());
+  /** The card of a model, of its default version unless one is named. Raises Problem. */
+  async card(name, version = 0) {
+    const found = models.find((one) => one.name === name && (!version || one.version === version));
+    return found ?? get(`v1/models/${encodeURIComponent(name)}${version ? `/versions/${version}` : ""}`);
   },
   async examples(card) {
     const where = modelPath(card, "examples");
     if (card.examples === 0) return [];
     if (!examples.has(where)) {
       try {
-        examples.set(where, (await get(where)).examples);
+        examples.set(
+          where,
+          (await get(where)).examples.map((one) => parted(card, one)),
+        );
       } catch (error) {
         if (error.status === 401) throw error;
         return [];
@@ -136,7 +134,7 @@ const page = {
 
 const views = {};
 for (const [name, create] of Object.entries(VIEWS)) {
-  views[name] = create(page);
+  views[name] = create({ ...page, follow: (how) => name === view && follow(how) });
   views[name].nothing = el("section", { class: "card empty nothing", hidden: true, "aria-label": "Nothing to show" });
   document.getElementById(name).append(views[name].nothing, views[name].element);
 }
@@ -158,10 +156,11 @@ tabs.forEach((tab, i) => {
 });
 
 /** Open a view as somebody asked for it: Back leads to what was there before. */
-const go = (next, wanted) => open(next, wanted, { push: true });
+const go = (next, wanted, entered) => open(next, wanted, { push: true, entered });
 
-/** Show a view, with a model that it can show. */
-async function open(next, wanted, { push = false } = {}) {
+/** Show a view, with a model that it can show, and with what is entered there; by itself, with what was before. */
+async function open(next, wanted, { push = false, entered } = {}) {
+  const mine = (opened += 1);
   if (next !== view) views[view].hide();
   view = next;
   page.clear();
@@ -188,31 +187,40 @@ async function open(next, wanted, { push = false } = {}) {
     showModel(card, offered);
   }
   document.title = `${document.getElementById(`tab-${view}`).textContent} · Elman`;
-  const hash = place(card && model ? card : null);
-  if (location.hash.split("?")[0] !== hash) history[push ? "pushState" : "replaceState"](null, "", hash);
+  const hash = written(view, card && model ? card : null, entered);
+  if (location.hash.split("?")[0] !== hash.split("?")[0]) history[push ? "pushState" : "replaceState"](null, "", hash);
   if (!has) return;
   try {
-    await views[view].show(card);
+    // A view that is as it was left has an address with what is entered there.
+    const same = await views[view].show(card, entered);
+    if (same && mine === opened) history.replaceState(null, "", address());
   } catch (error) {
     page.problem(error);
   }
 }
 
-/** The address of this view, and of a model in it. */
-const place = (card) => `#${[view, ...(card ? [card.name, versionOf(card)] : [])].filter(Boolean).join("/")}`;
+/** The address of what is shown, with what is entered where an address can hold that. */
+const address = () => written(view, views[view].model === false ? null : shown, views[view].address?.());
 
-/** The address of what is shown, with its sequence where the view has one that an address can hold. */
-function address() {
-  const text = views[view].sequence?.();
-  const whole = place(shown) + (text ? `?${new URLSearchParams({ input: text })}` : "");
-  return whole.length > MOST_ADDRESS ? place(shown) : whole;
+/**
+ * The view shows the answer to what is entered: the address follows.
+ *
+ * Back leads to the model as it opens; with `again`, also to what was entered before.
+ */
+function follow({ again = false } = {}) {
+  const hash = address();
+  if (location.hash === hash) return;
+  const replaces = location.hash.includes("?") && !again;
+  history[replaces ? "replaceState" : "pushState"](null, "", hash);
 }
 
 /** Put what is shown into the address, and copy that where the browser allows it. */
 async function share({ target }) {
   const hash = address();
   if (location.hash !== hash) history.pushState(null, "", hash);
-  const what = hash.includes("?") ? "with the sequence" : "to the model";
+  const entered = Object.keys(views[view].address?.() ?? {}).length > 0;
+  const alone = entered ? "to the model alone (the input is too long)" : "to the model";
+  const what = hash.includes("?") ? "with the input" : alone;
   try {
     await navigator.clipboard.writeText(location.href);
     target.textContent = `Link ${what} copied`;
@@ -290,14 +298,9 @@ function typed(card, offered, choose) {
   return box;
 }
 
-/** Show another version of the model. */
-async function openVersion(card, version) {
-  try {
-    await go(view, await get(`v1/models/${encodeURIComponent(card.name)}/versions/${version}`));
-  } catch (error) {
-    page.problem(error);
-  }
-}
+/** Show another version of the model, with what is entered. */
+const openVersion = (card, version) =>
+  page.attempt(async () => go(view, await page.card(card.name, version), views[view].address?.()));
 
 /** The card, in the words of someone who has not met the model before. */
 function facts(card) {
@@ -368,14 +371,14 @@ async function load() {
   } finally {
     document.getElementById("loading").hidden = true;
   }
-  const [path, query] = location.hash.slice(1).split("?");
-  const [wantedView, wantedModel, version] = path.split("/").map(decodeURIComponent);
-  const known = wantedView in VIEWS ? wantedView : "explore";
-  const card = models.find((one) => one.name === wantedModel);
-  if (wantedModel && !(card && views[known].offers(card))) return missing(known, wantedModel, card);
-  if (views[known].sequence) given = new URLSearchParams(query).get("input");
-  await open(known, card);
-  if (card && version && Number(version) !== card.version) await openVersion(card, Number(version));
+  const { view: wanted, model, version, entered } = parsed(location.hash);
+  const known = wanted in VIEWS ? wanted : "explore";
+  const card = models.find((one) => one.name === model);
+  if (model && !(card && views[known].offers(card))) return missing(known, model, card);
+  let fault = null;
+  const named = card && version ? await page.card(model, version).catch((error) => (fault = error) && card) : card;
+  await open(known, named, { entered });
+  if (fault) page.problem(fault);
 }
 
 /** Say that the address names a model that is not there, or that this view is not for. */
@@ -412,7 +415,7 @@ async function look() {
     views[view].changed?.();
     if (views[view].model === false) return;
     const card = used.get(view);
-    if (!card || card !== shown) await open(view, card);
+    if (!card || card !== shown) await open(view, card, { entered: parsed(location.hash).entered });
     else showModel(card, models.filter(views[view].offers));
   } catch (error) {
     if (error.code !== "unreachable") page.problem(error);
@@ -427,6 +430,18 @@ function served(card) {
   return found && card.version !== found.version && found.versions.includes(card.version) ? card : found;
 }
 
+// A file that is dropped would make the browser leave the page. The view that can read it does.
+const isFile = (event) => event.dataTransfer?.types.includes("Files");
+window.addEventListener("dragover", (event) => {
+  if (isFile(event)) event.preventDefault();
+});
+window.addEventListener("drop", (event) => {
+  if (!isFile(event)) return;
+  event.preventDefault();
+  const [file] = event.dataTransfer.files;
+  if (views[view].read) views[view].read(file);
+  else page.problem(new Problem({ code: "no_files", title: "No file is read here", detail: NO_FILES }, 0));
+});
 window.addEventListener("hashchange", load);
 load();
 setTimeout(look, LOOK);

@@ -1,10 +1,13 @@
 // Models: all that the server serves and refuses, to be searched.
 
+import { remembered } from "./address.js";
 import { versionOf } from "./api.js";
 import { el, field, plural } from "./dom.js";
 
 export function models(page) {
-  const search = el("input", { type: "search", autocomplete: "off", spellcheck: "false", on: { input: paint } });
+  const search = el("input", { type: "search", autocomplete: "off", spellcheck: "false", on: { input: searched } });
+  const memory = remembered();
+  memory.begin({ search });
   const count = el("p", { class: "muted lead", role: "status" });
   const groups = el("div", { class: "model-groups" });
   const refused = el("section", { class: "card", "aria-label": "Refused" });
@@ -16,6 +19,11 @@ export function models(page) {
     groups,
     refused,
   );
+
+  function searched() {
+    paint();
+    page.follow();
+  }
 
   function paint() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -38,9 +46,12 @@ export function models(page) {
     offers: () => true,
     always: true,
     empty: "",
-    async show() {
+    async show(card, entered) {
+      if (entered) memory.fill({ search: "", ...entered });
       paint();
+      return true;
     },
+    address: memory.address,
     /** What is served or refused has changed. */
     changed: paint,
     hide() {},

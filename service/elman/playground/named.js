@@ -1,8 +1,9 @@
 // The inputs of a model beside its data, and its further outputs, by name.
 
+import { remembered } from "./address.js";
 import { Problem } from "./api.js";
 import { el, field, number, select, table } from "./dom.js";
-import { parseNumbers } from "./input.js";
+import { asText, parseNumbers } from "./input.js";
 
 /** The values that a static input of any size starts with. */
 const OPEN = 2;
@@ -10,11 +11,11 @@ const OPEN = 2;
 const isInput = (role) => (one) => one.role === role;
 
 /** The sequence inputs beside the data. */
-const furtherOf = (card) => card.inputs.slice(1).filter(isInput("sequence"));
+export const furtherOf = (card) => card.inputs.slice(1).filter(isInput("sequence"));
 const staticsOf = (card) => card.inputs.filter(isInput("static"));
 
 /** The outputs beside the primary one that a request may ask for. */
-const headsOf = (card) => card.outputs.slice(1).filter(({ role }) => role === "steps" || role === "final");
+export const headsOf = (card) => card.outputs.slice(1).filter(({ role }) => role === "steps" || role === "final");
 
 /** Whether a model takes its data alone. */
 export const isPlain = (card) => !furtherOf(card).length && !staticsOf(card).length;
@@ -24,6 +25,20 @@ const whole = (card, data, further) => (further ? { [card.inputs[0].name]: data,
 
 /** The data of a sequence as a request carries it. */
 export const dataOf = (card, sequence) => (furtherOf(card).length ? sequence[card.inputs[0].name] : sequence);
+
+/** An example with its data as `sequence`, and its further sequence inputs as `further`, by name. */
+export function parted(card, one) {
+  const { [card.inputs[0].name]: data, ...further } = furtherOf(card).length ? one.sequence : {};
+  return data === undefined ? one : { ...one, sequence: data, further };
+}
+
+/** What a model takes, in a form to compare: two models with the same take the same sequences. */
+export function kindOf(card) {
+  const { kind, size, stride, left_pad: pad, text, vocabulary_size: ids, missing_mask: mask } = card.input;
+  const data = [kind, size, stride, pad, text, text ? null : ids, mask, card.window];
+  const further = [...furtherOf(card), ...staticsOf(card)].map(({ name, shape, dtype, role }) => [name, shape, dtype, role]);
+  return JSON.stringify([data, further.length ? [card.inputs[0].name, ...further] : []]);
+}
 
 /** Every input and output of a model with its role, to be opened. */
 export function ports(card) {
@@ -49,13 +64,25 @@ const sizeWords = ({ shape }) => shape.map((extent) => extent ?? "any").join(" Ã
 /** Fields for the static inputs. `changed()` is called when one is another. */
 export function staticInputs(changed) {
   const element = el("div", { class: "named" });
+  const memory = remembered();
   let controls = [];
   return {
     element,
-    set(card) {
-      controls = staticsOf(card).map((one) => [one, staticControl(one, changed)]);
+    /** Show those of a model; `without` is one that is given otherwise. */
+    set(card, without = null) {
+      controls = staticsOf(card)
+        .filter((one) => one.name !== without)
+        .map((one) => [one, staticControl(one, changed)]);
+      memory.begin(Object.fromEntries(controls.map(([one, control]) => [`static.${one.name}`, control])));
       element.hidden = !controls.length;
       element.replaceChildren(...controls.map(([one, control]) => field(one.name, control, staticWords(one))));
+    },
+    address: memory.address,
+    fill: memory.fill,
+    /** Enter the values that an example comes with. */
+    take(given = {}) {
+      for (const [one, control] of controls)
+        if (one.name in given) control.value = isNumber(one) ? [given[one.name]].flat()[0] : JSON.stringify(given[one.name]);
     },
     /** An object by name, or undefined where the model has none. Raises Problem. */
     value: () =>
@@ -102,31 +129,46 @@ function staticValue(one, control) {
 
 const bad = (detail, where) => new Problem({ code: "no_value", title: "No value", detail, where }, 0);
 
-/** A box for each further sequence input. A box that nobody has changed is as long as the data. */
-export function furtherInputs(changed) {
+/**
+ * A box for each further sequence input. One that nobody has changed is as long as the data.
+ *
+ * `prefix` is that of their names in an address, and `words` stand behind their names on the screen.
+ */
+export function furtherInputs(changed, { prefix = "input", words = "" } = {}) {
   const element = el("div", { class: "named" });
+  const name = ([one]) => `${prefix}.${one.name}`;
   let card = null;
   let boxes = [];
+  const mark = (box) => (box.dataset.changed = box.value.trim() ? "yes" : "");
   return {
     element,
     set(next) {
       card = next;
-      boxes = furtherOf(card).map((one) => {
-        const on = { input: () => changed() };
-        const box = el("textarea", { rows: 4, spellcheck: "false", class: "mono", on });
-        box.addEventListener("input", () => (box.dataset.changed = box.value.trim() ? "yes" : ""));
-        return [one, box];
-      });
+      boxes = furtherOf(card).map((one) => [one, el("textarea", { rows: 4, spellcheck: "false", class: "mono" })]);
+      for (const [, box] of boxes)
+        box.addEventListener("input", () => {
+          mark(box);
+          changed();
+        });
       element.hidden = !boxes.length;
       element.replaceChildren(
-        ...boxes.map(([one, box]) => field(one.name, box, `${perStep(one)}; CSV or JSON; empty for ones`)),
+        ...boxes.map(([one, box]) => field(one.name + words, box, `${perStep(one)}; CSV or JSON; empty for ones`)),
       );
     },
+    address: () =>
+      Object.fromEntries(boxes.filter(([, box]) => box.dataset.changed).map((one) => [name(one), one[1].value])),
+    fill(entered) {
+      for (const one of boxes.filter((one) => name(one) in entered)) {
+        one[1].value = entered[name(one)];
+        mark(one[1]);
+      }
+    },
+    /** Their values by name, for this many steps; `given` has some of them. Raises Problem. */
+    values: (length, given = {}) =>
+      Object.fromEntries(boxes.map(([one, box]) => [one.name, stepsOf(one, box, length, given[one.name])])),
     /** The sequence that has this data. Raises Problem. */
-    with(data) {
-      if (!boxes.length) return data;
-      const length = [...data].length;
-      return whole(card, data, Object.fromEntries(boxes.map(([one, box]) => [one.name, stepsOf(one, box, length)])));
+    with(data, given) {
+      return boxes.length ? whole(card, data, this.values([...data].length, given)) : data;
     },
   };
 }
@@ -135,30 +177,35 @@ const widthOf = ({ shape }) => shape.reduce((product, extent) => product * (exte
 
 const perStep = (one) => (widthOf(one) === 1 ? "one number a step" : `a line a step, ${widthOf(one)} numbers a line`);
 
-function stepsOf(one, box, length) {
-  if (!box.dataset.changed) {
-    const row = widthOf(one) === 1 ? "1" : Array(widthOf(one)).fill("1").join(", ");
-    box.value = Array(length).fill(row).join("\n");
-  }
-  const kind = widthOf(one) === 1 ? "tokens" : "features";
-  const rows = parseNumbers(box.value, { input: { kind, size: widthOf(one) } });
+function stepsOf(one, box, length, given) {
+  const width = widthOf(one);
+  if (!length) return [];
+  if (!box.dataset.changed)
+    box.value = asText(given?.slice(0, length) ?? Array(length).fill(width === 1 ? 1 : Array(width).fill(1)));
+  const rows = parseNumbers(box.value, { input: { kind: width === 1 ? "tokens" : "features", size: width } });
   return one.dtype === "bool" ? rows.map((row) => [row].flat().map(Boolean)) : rows;
 }
 
-/** A check box for each further output. `changed()` is called when one is another. */
+/** A check box for each further output; all are checked. `changed()` is called when one is another. */
 export function headChoice(changed) {
   const element = el("fieldset", { class: "heads" });
+  const memory = remembered();
   let boxes = [];
   return {
     element,
     set(card) {
-      boxes = headsOf(card).map((one) => el("input", { type: "checkbox", value: one.name, on: { change: changed } }));
+      boxes = headsOf(card).map((one) =>
+        el("input", { type: "checkbox", value: one.name, checked: true, on: { change: changed } }),
+      );
+      memory.begin(Object.fromEntries(boxes.map((box) => [`head.${box.value}`, box])));
       element.hidden = !boxes.length;
       element.replaceChildren(
         el("legend", {}, "Further outputs"),
         ...boxes.map((box) => el("label", { class: "check" }, box, box.value)),
       );
     },
+    address: memory.address,
+    fill: memory.fill,
     /** The names that are checked; undefined where none is. */
     value() {
       const names = boxes.filter((box) => box.checked).map((box) => box.value);

@@ -2,13 +2,17 @@
 
 import { MOST_NAMED, stepAxis } from "./charts.js";
 import { nameAndUnit, percent, plural, short } from "./dom.js";
-import { colour, extent } from "./drawing.js";
+import { colour, extent, lastOf } from "./drawing.js";
 import { outputNames, ranking, show, stepNames, valueRows } from "./reading.js";
 
 /** Room to the right of a chart for the names of its lines; all charts of a column share it, so that steps align. */
 const BESIDE = 104;
 /** Points of a line, above which some are left out. */
 const MOST_POINTS = 3000;
+/** Channels that are drawn; a table has all of them. */
+const MOST_CHANNELS = 12;
+/** How the truth is drawn under what was foreseen. */
+const CAME = { color: "ink", width: 1.1, dash: "2 3" };
 /** Probability from which a line has its name beside it. */
 const NAMED_FROM = 0.15;
 /** The lines after the leader's, the likeliest first, tell each other apart by their dashes. */
@@ -83,51 +87,62 @@ const stepWords = (step, named) => (named ? `${step} ${named[step - 1]}` : Strin
 
 function drawValues(figure, card, sequence, result, small) {
   const rows = valueRows(result);
-  const width = Math.min(rows[0]?.length ?? 0, 8);
+  const width = Math.min(rows[0]?.length ?? 0, MOST_CHANNELS);
   const names = outputNames(card, width).slice(0, width);
   const came = whatCame(card, sequence, width);
-  const x = steps(rows.length);
-  const column = (i) => rows.map((row) => row[i]);
-  const told = (name, values) => (i) => `${short(values[i])} ${name}, step ${i + 1}`;
-  const build = () => {
-    const outputs = names.map((name, i) => ({
-      kind: "line",
-      x,
-      y: column(i),
-      color: lineColour(i),
-      width: i ? 1.5 : 2.4,
-      words: told(name, column(i)),
-    }));
-    const truth = came.map((values) => ({
-      kind: "line",
-      x: steps(values.length),
-      y: values,
-      color: colour("ink"),
-      width: 1.1,
-      dash: "2 3",
-      words: told("came", values),
-    }));
-    const ends = [
-      ...names.map((text, i) => ({
-        y: rows.at(-1)[i],
-        text: beside(text, figure.plot),
-        color: colour(i === 0 ? "accent" : "muted"),
-      })),
-      ...(came.length ? [{ y: came[0].at(-1), text: "what came", color: colour("muted") }] : []),
-    ];
-    return {
-      margin: margins(small, figure.plot.clientWidth, isNamed(stepNames(sequence))),
-      x: stepAxis(stepNames(sequence), rows.length),
-      marks: [...truth, ...outputs.reverse()],
-      names: small || !rows.length ? [] : ends,
-    };
-  };
-  figure.draw(build, {
+  const channels = names.map((name, i) => ({
+    lines: [
+      ...(came[i] ? [{ ...CAME, values: came[i], name: "came" }] : []),
+      { color: "accent", width: 2, values: rows.map((row) => row[i]), name },
+    ],
+    ends: [{ text: name, color: "accent" }, ...(came[i] ? [{ text: "what came", color: "muted", of: 0 }] : [])],
+  }));
+  drawChannels(figure, channels, rows.length, {
+    small,
+    named: stepNames(sequence),
     label: `Output after each of ${plural(rows.length, "step")}. The last is ${(rows.at(-1) ?? []).slice(0, width).map(short).join(", ")}.`,
     head: ["step", ...names, ...came.map((_, i) => (width > 1 ? `${names[i]} that came` : "what came"))],
     rows: () =>
       rows.map((row, i) => [String(i + 1), ...row.slice(0, width), ...came.map((values) => values[i] ?? null)]),
   });
+}
+
+/**
+ * Channels below each other, one axis of y each, on one axis of steps.
+ *
+ * A channel is {lines, ends, y, bars}: `lines` are {values, color, width, dash, name}, `ends` are the names beside it,
+ * {text, color}, each at the end of the line `of` (of the last one without), `y` is its axis, and `bars` draws bars.
+ * `key` are names above all of them, {text, color}.
+ */
+export function drawChannels(figure, channels, length, { small = false, named = null, axis, key = [], ...words }) {
+  const every = Math.ceil(length / MOST_POINTS);
+  const kept = (values) => values.filter((_, i) => i % every === 0);
+  const picture = ({ lines, ends, y = {}, bars = false }, i) => {
+    const margin = margins(small, figure.plot.clientWidth, isNamed(named));
+    // Where there is no room beside a channel, its names stand above it.
+    const above = [...(i === 0 ? key : []), ...(small && channels.length > 1 ? ends.slice(0, 1) : [])];
+    return {
+      margin: { ...margin, t: above.length ? 24 : margin.t },
+      x: axis ?? stepAxis(named, length),
+      y: channels.length > 1 ? { count: 3, ...y } : y,
+      marks: lines.map((line) => ({
+        kind: bars ? "bars" : "line",
+        x: kept(steps(line.values.length)),
+        y: kept(line.values),
+        color: colour(line.color),
+        width: line.width,
+        dash: line.dash,
+        words: (at) => `${short(kept(line.values)[at])} ${line.name}, step ${at * every + 1}`,
+      })),
+      names: (small ? [] : ends).map(({ text, color, of = -1 }) => ({
+        y: lastOf(lines.at(of).values),
+        text: beside(text, figure.plot),
+        color: colour(color),
+      })),
+      key: above.map(({ text, color }) => ({ text, color: colour(color) })),
+    };
+  };
+  figure.draw(() => channels.map(picture), words);
 }
 
 /** Of a forecaster: what its outputs should have been, the next step's own values. */
@@ -139,35 +154,31 @@ function whatCame(card, sequence, width) {
     .map((target) => sequence.slice(1).map((row) => (Array.isArray(row) ? row[target] : row)));
 }
 
-/** The numbers that went in, a line a feature. */
+/** The numbers that went in, an axis a feature. */
 export function drawInput(figure, card, sequence) {
   const rows = sequence.map((row) => (Array.isArray(row) ? row : [row]));
   const width = rows[0].length;
   const names = card.input.names ?? rows[0].map((_, i) => (width === 1 ? "value" : `feature ${i + 1}`));
-  const every = Math.ceil(rows.length / MOST_POINTS);
-  const shown = rows.filter((_, i) => i % every === 0);
-  const x = shown.map((_, i) => i * every + 1);
-  figure.draw(
-    () => ({
-      margin: margins(false, figure.plot.clientWidth),
-      x: stepAxis(null, rows.length, card.input.kind === "frames" ? "sample" : "step"),
-      marks: names.map((name, i) => ({
-        kind: "line",
-        x,
-        y: shown.map((row) => row[i]),
-        color: colour(i === 0 ? "ink" : `rest-${((i - 1) % 3) + 1}`),
-        width: 1.2,
-        dash: [undefined, "6 4", "2 3"][Math.floor(i / 4) % 3],
-        words: (at) => `${short(shown[at][i])} ${name}, step ${x[at]}`,
-      })),
-      names: width > 6 ? [] : names.map((name, i) => ({ y: shown.at(-1)[i], text: beside(name, figure.plot) })),
-    }),
-    {
-      label: `The sequence: ${plural(rows.length, "step")} of ${plural(width, "number")}.`,
-      head: ["step", ...names],
-      rows: () => rows.map((row, i) => [String(i + 1), ...row]),
-    },
+  const missing = rows.flat().filter((value) => value === null).length;
+  const shown = names.slice(0, MOST_CHANNELS);
+  figure.note(
+    [
+      missing ? `${plural(missing, "value")} missing, each a gap in its line.` : "",
+      shown.length < width ? `The first ${shown.length} of ${width} features; the table has all.` : "",
+    ]
+      .filter(Boolean)
+      .join(" "),
   );
+  const channels = shown.map((name, i) => ({
+    lines: [{ values: rows.map((row) => row[i]), color: "ink", width: 1.2, name }],
+    ends: width > 1 ? [{ text: name, color: "muted" }] : [],
+  }));
+  drawChannels(figure, channels, rows.length, {
+    axis: stepAxis(null, rows.length, card.input.kind === "frames" ? "sample" : "step"),
+    label: `The sequence: ${plural(rows.length, "step")} of ${plural(width, "number")}.`,
+    head: ["step", ...names],
+    rows: () => rows.map((row, i) => [String(i + 1), ...row]),
+  });
 }
 
 /**
@@ -221,14 +232,17 @@ export function shares(influence) {
   return influence.map((value) => (total ? value / total : 0));
 }
 
-/** The hidden state after every step, a column a step. */
-export function drawHidden(figure, sequence, rows, name, small = false) {
-  const units = rows[0].length;
-  const flat = rows.flat();
-  const [low, high] = extent(flat);
-  const highest = Math.max(-low, high, 1e-6);
+/** The value that has the full colour, for states that are on one scale of colours. */
+export function colourLimit(name, states) {
+  const highest = Math.max(...states.flatMap((rows) => rows.map((row) => Math.max(...row.map(Math.abs)))), 1e-6);
   // h is an output of tanh or a mean of such: on the scale of all that it can be, unless a foreign cell has another.
-  const limit = name === "h" && highest <= 1 ? 1 : highest;
+  return name === "h" && highest <= 1 ? 1 : highest;
+}
+
+/** The hidden state after every step, a column a step. `limit` is the value that has the full colour. */
+export function drawHidden(figure, sequence, rows, name, small = false, limit = colourLimit(name, [rows])) {
+  const units = rows[0].length;
+  const [low, high] = extent(rows.flat());
   const x = steps(rows.length);
   figure.draw(
     () => ({

@@ -15,8 +15,11 @@ export function siblings(card, models) {
   return CELLS.map((cell) => (cell === found ? card : models.find((one) => one.name === named(cell)))).filter(Boolean);
 }
 
-/** One model of several: small pictures on the same axes. */
-export function column(card) {
+/** The state tensor that is drawn of a model beside others: its first. */
+export const firstState = (result) => result.hidden && Object.keys(result.hidden)[0];
+
+/** One model of several, by its title: small pictures on the same axes. */
+export function column(card, title = card.name) {
   const outputs = chart({ title: "Outputs", height: 150, level: "h4" });
   const reach = chart({ title: "Influence", height: 130, level: "h4" });
   const state = chart({ title: "Hidden state", height: 170, level: "h4" });
@@ -24,14 +27,15 @@ export function column(card) {
   return {
     element: el(
       "section",
-      { class: "card column", "aria-label": card.name, "data-model": card.name },
-      el("header", {}, el("h3", {}, card.cell.toUpperCase()), el("span", { class: "muted mono" }, card.name)),
+      { class: "card column", "aria-label": title },
+      el("header", {}, el("h3", {}, card.cell.toUpperCase()), el("span", { class: "muted mono" }, title)),
       answer,
       outputs.element,
       reach.element,
       state.element,
     ),
-    draw(sequence, { result, reach: influence }, most) {
+    /** Draw an answer; `most` is the highest share of influence of all models, and `limit` the full colour of a state. */
+    draw(sequence, { result, reach: influence }, most, limit) {
       const labels = ranking(result);
       answer.replaceChildren(
         ...(labels
@@ -44,9 +48,9 @@ export function column(card) {
         reach.note(`${influence.span} of ${plural(influence.length, "step")} hold 90 %`);
         drawInfluence(reach, sequence, influence, most);
       }
-      const name = result.hidden && Object.keys(result.hidden)[0];
+      const name = firstState(result);
       state.element.hidden = !name;
-      if (name) drawHidden(state, sequence, result.hidden[name], name, true);
+      if (name) drawHidden(state, sequence, result.hidden[name], name, true, limit);
     },
   };
 }

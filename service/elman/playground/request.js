@@ -1,0 +1,31 @@
+// What a sequence is asked for: its outputs, with the state where that is small, and its influence where it has one.
+
+import { modelPath, post } from "./api.js";
+import { topOf } from "./reading.js";
+
+/** Numbers of state that are asked for at most: a longer sequence is shown without. */
+const MOST_STATE = 400_000;
+/** Steps whose influence is asked for at most: it takes as many runs. */
+const MOST_INFLUENCE = 400;
+
+/** Whether it can be asked how far each step reaches: the last of a single one leaves nothing. */
+export const reaches = (card, length) => card.streaming && length > 1 && length <= MOST_INFLUENCE;
+
+/** The body of a predict request; `sequence` has the `data`, and further inputs where there are some. */
+export function bodyFor(card, data, sequence = data, given = undefined, heads = undefined) {
+  const numbers = (data.length * card.state.bytes) / 4;
+  return {
+    sequence,
+    static: given,
+    heads,
+    return: "steps",
+    top: topOf(card),
+    hidden: card.streaming && card.state.tensors.length > 0 && numbers <= MOST_STATE ? true : undefined,
+  };
+}
+
+export const predict = async (card, body, signal) => (await post(modelPath(card, "predict"), body, signal)).results[0];
+
+/** How far each step reaches; null where that is not asked. */
+export const influenceOf = async (card, length, body, signal) =>
+  reaches(card, length) ? post(modelPath(card, "influence"), body, signal) : null;
