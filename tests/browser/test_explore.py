@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import OpenScreen
 from tests.browser.screen import Screen, percent, rows, value
+from tests.browser.test_page import violations
 from tests.running import RunningServer, environment
 
 NAME = "Moravčíková"
@@ -322,3 +323,63 @@ def test_a_series_is_drawn_by_pointer(open_screen: OpenScreen, server: RunningSe
     }""")
     assert len({row[1] for row in rows(page.locator(".score tbody").first)}) == 2
     screen.keep("draw")
+
+
+def test_each_feature_has_an_axis_of_its_own(open_screen: OpenScreen, server: RunningServer) -> None:
+    for width in (1280, 390):
+        screen = open_screen(server.url + "/", width=width)
+        page = screen.open("explore", "watch-gru")
+        figure = screen.figure("Input", page.locator(".score"))
+        names = server.client.get("/v1/models/watch-gru").json()["input"]["names"]
+        panels = figure.locator(".panel")
+        expect(panels).to_have_count(len(names))
+        # They are below each other, on one axis of steps, and each fills its own height.
+        heights = panels.evaluate_all("ones => ones.map((one) => one.getBoundingClientRect().height)")
+        assert min(heights) > 30
+        tops = panels.evaluate_all("ones => ones.map((one) => one.getBoundingClientRect().top)")
+        assert tops == sorted(tops)
+        lines = panels.locator("path[fill=none]").evaluate_all(
+            "ones => ones.map((one) => one.getBBox()).map(({x, width, height}) => [x, width, height])"
+        )
+        assert len({(round(x), round(width)) for x, width, _ in lines}) == 1
+        assert all(height > 20 for _, _, height in lines)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        screen.keep(f"features-{width}")
+
+
+def test_states_side_by_side_are_on_one_scale_of_colours(name: Screen, server: RunningServer) -> None:
+    compared = name.page.get_by_role("region", name="RNN, LSTM and GRU side by side")
+    compared.get_by_text(f"of {len(NAME)} steps hold 90 %").nth(2).wait_for()
+    found = []
+    for cell in ("rnn", "lstm", "gru"):
+        states = answered(server, f"names-{cell}", NAME)["hidden"]["h"]
+        column = compared.get_by_role("region", name=f"names-{cell}", exact=True)
+        opacities = (
+            name.figure("Hidden state", column)
+            .locator("canvas")
+            .evaluate(
+                """canvas => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]
+                .filter((_, i) => i % 4 === 3)"""
+            )
+        )
+        highest = max(abs(one) for row in states for one in row)
+        found.append((highest, max(opacities)))
+    for highest, opacity in found:
+        assert opacity == pytest.approx(255 * highest, abs=1)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_unknown_characters_are_marked(open_screen: OpenScreen, server: RunningServer, width: int) -> None:
+    screen = open_screen(server.url + "/", width=width)
+    page = typed(screen, "Ro漢si字").page
+    marks = page.locator("#explore mark")
+    expect(marks).to_have_text(["漢", "字"])
+    assert page.get_by_label("Text").get_attribute("aria-describedby") == marks.first.locator("xpath=..").get_attribute(
+        "id"
+    )
+    assert page.locator(".strip .unknown").all_inner_texts() == ["漢", "字"]
+    assert violations(screen) == []
+    screen.keep(f"unknown-{width}")
+    page.get_by_label("Text").fill("Rossi")
+    expect(marks).to_have_count(0)
+    expect(page.locator(".strip .unknown")).to_have_count(0)

@@ -154,7 +154,9 @@ def test_an_example_brings_the_values_of_every_input(screen: Screen, own: Runnin
     expect(page.get_by_role("tabpanel").get_by_label("day")).to_have_value(csv(lists(given(12))["day"]))
 
 
-SERIES = "8\n9\nnull\n11\n12\n\"\"\n14"
+SERIES = '8\n9\nnull\n11\n12\n""\n14'
+# How a table writes a value that is missing.
+MISSES = "\u2013"
 MISSING = [8, 9, None, 11, 12, None, 14]
 
 
@@ -177,13 +179,13 @@ def test_missing_values_are_read_and_shown_as_gaps(screen: Screen, own: RunningS
     page.get_by_role("textbox", name="Numbers").fill(SERIES)
     page.get_by_role("region", name="Answer").get_by_text("After all 7 steps").wait_for()
     inputs = screen.figure("Input", page.locator("#explore .score"))
-    assert [row[1] for row in screen.numbers(inputs)] == ["8", "9", "–", "11", "12", "–", "14"]
+    assert [row[1] for row in screen.numbers(inputs)] == ["8", "9", MISSES, "11", "12", MISSES, "14"]
     assert gaps(inputs) == 2
     inputs.get_by_text("2 values missing").wait_for()
     answer = own.predict("filled", sequence=MISSING, **{"return": "steps"}).json()["results"][0]
     table = screen.numbers(screen.figure("The next value, foreseen at each step", page.locator("#explore .score")))
     assert [value(row[1]) for row in table] == pytest.approx([row[0] for row in answer["decoded"]], **ROUNDED)
-    assert [row[2] for row in table] == ["9", "–", "11", "12", "–", "14", "–"]
+    assert [row[2] for row in table] == ["9", MISSES, "11", "12", MISSES, "14", MISSES]
     assert violations(screen) == []
     screen.keep(f"explore-missing-{page.viewport_size['width']}")  # type: ignore[index]
 

@@ -22,7 +22,7 @@ export function comparison(page, changed) {
   const choice = select([], { on: { change: () => changed() } });
   const choiceField = field("Compare with", choice);
   const both = chart({ title: "Both models", height: 240 });
-  const difference = el("div", { class: "card both" }, both.element);
+  const difference = el("div", { class: "card both", hidden: true }, both.element);
   const reachWords = el("p", { class: "muted lead" });
   const title = el("h2", {});
   const place = el("div", { class: "columns" });
@@ -81,8 +81,10 @@ export function comparison(page, changed) {
       const { card, sequence, body, length } = asked;
       const second = choice.value ? await chosen() : null;
       const next = second ? [card, second] : beside(card);
-      element.hidden = next.length < 2;
-      if (element.hidden) return;
+      if (next.length < 2) {
+        element.hidden = true;
+        return;
+      }
       const given = { sequence: body.sequence, static: body.static };
       const answers = await Promise.all(
         next.map(async (one) => ({
@@ -94,6 +96,7 @@ export function comparison(page, changed) {
           reach: await influenceOf(one, length, given, signal),
         })),
       );
+      element.hidden = false;
       layOut(next, second ? `${next.map(titleOf).join(" and ")} side by side` : threeWords(cells(next)));
       const most = Math.max(...answers.flatMap(({ reach }) => (reach ? shares(reach.influence) : [])), 0);
       const limit = commonLimit(answers);
@@ -172,13 +175,15 @@ function drawBoth(figure, sequence, answers, channels) {
           { values: values[0], color: "accent", width: 2, name: `${name}, ${names[0]}` },
         ],
         ends: [{ text: name, color: "ink" }],
+        inner: 64,
         y: unit === "%" ? { range: [-0.04, 1.04], marks: [0, 1].map((p) => [p, `${100 * p}%`]) } : {},
       },
       {
         lines: [{ values: apart, color: "rest-1", name: `${name}, difference` }],
         ends: [{ text: "difference", color: "muted" }],
-        y: { range: [-1.1 * limit, 1.1 * limit], marks: [-limit, 0, limit].map((value) => [value, short(value)]) },
+        y: { range: [-1.1 * limit, 1.1 * limit], marks: [-limit, 0, limit].map((value) => [value, rounded(value)]) },
         bars: true,
+        inner: 44,
       },
     ];
   });
@@ -197,6 +202,8 @@ function drawBoth(figure, sequence, answers, channels) {
       ]),
   });
 }
+
+const rounded = (value) => short(Number(value.toPrecision(2)));
 
 /** What the second has beyond the first, where both have something. */
 const beyond = (first, second) =>

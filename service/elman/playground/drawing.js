@@ -233,7 +233,7 @@ function drawing({ margin, x, y = {}, marks, names = [], key = [], legend: limit
     xAxis(axes.x, across, w, h),
     // An SVG within, since it shows nothing that leaves it.
     svg("svg", { width: w, height: h }, ...marks.flatMap((mark) => draw[mark.kind](mark, across, up))),
-    ...endNames(names, across(last), h, up),
+    ...endNames(names, across(last + (marks.some((mark) => mark.kind === "bars") ? 0.4 : 0)), h, up),
     ...(heat && limits ? [legend(heat.limit, w, h)] : []),
     svg("text", { y: -10 }, ...key.map(({ text, color }, i) => svg("tspan", { dx: i && 12, fill: color }, text))),
   );
@@ -258,7 +258,8 @@ function drawing({ margin, x, y = {}, marks, names = [], key = [], legend: limit
 }
 
 /**
- * Draw pictures below each other on the x axis of the last, `width` pixels wide, with `inner` pixels for each y axis.
+ * Draw pictures below each other on the x axis of the last, `width` pixels wide, with `inner` pixels for each y axis,
+ * or as many as a picture's own `inner` says.
  *
  * Returns {nodes, across, margin, height, at}, as `drawing` does, of all of them.
  */
@@ -268,7 +269,7 @@ export function stacked(pictures, width, inner) {
     const last = i === pictures.length - 1;
     const margin = { ...picture.margin, b: last ? picture.margin.b : 6 };
     const x = last ? picture.x : { ...picture.x, title: "", marks: [] };
-    const own = margin.t + inner + margin.b;
+    const own = margin.t + (picture.inner ?? inner) + margin.b;
     const drawn = drawing({ ...picture, margin, x }, width, own);
     const node = document.createElement("div");
     node.className = "panel";

@@ -266,7 +266,7 @@ export function sequenceInput(changed) {
     unknown(found = []) {
       unknown.hidden = !found.length;
       const marks = found.flatMap(({ character }) => [" ", el("mark", {}, nameOf(character))]);
-      unknown.replaceChildren("Not in the vocabulary:", ...marks, `. The model reads ${card.input.unknown} instead.`);
+      unknown.replaceChildren("Not in the vocabulary:", ...marks, ". The model reads its unknown token instead.");
     },
     /** The example that is chosen, where it is one. */
     example: () => {

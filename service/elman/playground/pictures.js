@@ -110,19 +110,20 @@ function drawValues(figure, card, sequence, result, small) {
 /**
  * Channels below each other, one axis of y each, on one axis of steps.
  *
- * A channel is {lines, ends, y, bars}: `lines` are {values, color, width, dash, name}, `ends` are the names beside it,
- * {text, color}, each at the end of the line `of` (of the last one without), `y` is its axis, and `bars` draws bars.
- * `key` are names above all of them, {text, color}.
+ * A channel is {lines, ends, y, bars, inner}: `lines` are {values, color, width, dash, name}, `ends` are the names beside
+ * it, {text, color}, each at the end of the line `of` (of the last one without), `y` is its axis, `bars` draws bars, and
+ * `inner` is its height in pixels. `key` are names above all of them, {text, color}.
  */
 export function drawChannels(figure, channels, length, { small = false, named = null, axis, key = [], ...words }) {
   const every = Math.ceil(length / MOST_POINTS);
   const kept = (values) => values.filter((_, i) => i % every === 0);
-  const picture = ({ lines, ends, y = {}, bars = false }, i) => {
+  const picture = ({ lines, ends, y = {}, bars = false, inner }, i) => {
     const margin = margins(small, figure.plot.clientWidth, isNamed(named));
     // Where there is no room beside a channel, its names stand above it.
     const above = [...(i === 0 ? key : []), ...(small && channels.length > 1 ? ends.slice(0, 1) : [])];
     return {
       margin: { ...margin, t: above.length ? 24 : margin.t },
+      inner,
       x: axis ?? stepAxis(named, length),
       y: channels.length > 1 ? { count: 3, ...y } : y,
       marks: lines.map((line) => ({
