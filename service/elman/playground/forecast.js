@@ -36,6 +36,15 @@ export function forecast(page) {
   const outputsField = field("Shown", outputs);
   const go = el("button", { class: "primary" }, "Forecast");
   const place = el("div", {});
+  const numbers = el(
+    "details",
+    { class: "more" },
+    el("summary", {}, "The numbers themselves"),
+    historyField,
+    further.element,
+    futureField,
+    furtherAhead.element,
+  );
   const form = el(
     "form",
     { class: "card", "aria-label": "What to forecast" },
@@ -51,15 +60,7 @@ export function forecast(page) {
       outputsField,
     ),
     field("Quantiles", quantiles),
-    el(
-      "details",
-      { class: "more" },
-      el("summary", {}, "The numbers themselves"),
-      historyField,
-      further.element,
-      futureField,
-      furtherAhead.element,
-    ),
+    numbers,
     place,
     el("div", { class: "actions" }, go),
   );
@@ -283,6 +284,7 @@ export function forecast(page) {
       if (examples[Number(entered?.example)]) example.value = entered.example;
       fill();
       if (entered?.future !== undefined) future.value = entered.future;
+      if (entered?.input !== undefined) numbers.open = true;
       for (const part of parts) part.fill(entered ?? {});
       await start();
     },
@@ -292,6 +294,7 @@ export function forecast(page) {
     read: (file) =>
       page.attempt(async () => {
         history.value = await textOf(file);
+        numbers.open = true;
         await start();
       }),
     again: () => start(),
