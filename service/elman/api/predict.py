@@ -79,8 +79,8 @@ class Prediction(Run):
         self.octets = octets
         self.owner = owner
         self.segments = segments
-        self.unknown: list[Unknown] = []
-        self.memories: list[Array | None] = []
+        self.unknown: Iterable[Unknown] = ()
+        self.memories: Iterable[Array | None] = ()
         self.num_numbers = _check_size(options, sequences, served, octets)
 
     def place(self, index: int) -> str:
@@ -149,7 +149,8 @@ class Predict:
             return script(steps)  # type: ignore[no-any-return]
         if len(inputs) > _MANY_ANSWERS:
             return script(self._run_many(request, served, options, inputs))  # type: ignore[no-any-return]
-        return self._prediction(request, served, octets, options, list(inputs))
+        sequences = list(inputs) if isinstance(inputs, Bundle) else inputs
+        return self._prediction(request, served, octets, options, sequences)
 
     def _run_many(
         self, request: Request, served: ServedModel, options: PredictRequest[Any, Any], inputs: list[Inputs] | Bundle
@@ -292,7 +293,7 @@ class Predict:
                 snapshot = served.snapshots.pack(segment.end(sequence))
                 extra["state"] = seal_token(self.server, served, work.owner, extra["step"], snapshot)
             if options.hidden:
-                extra["hidden"] = served.queue.runner.packing.trace(sequence.trace)
+                extra["hidden"] = served.queue.runner.packing.trace(sequence.trace or [])
         return extras
 
 
@@ -374,7 +375,7 @@ def check_rows(served: ServedModel, options: OutputOptions, rows: int, octets: b
             where="return" if options.returns == "steps" else "sequences",
             expected=f"at most {limit} numbers" + ("" if octets else ", more as application/octet-stream"),
         )
-    if options.decode and not octets:
+    if rows > 1 and options.decode and not octets:
         check_listed(rows, min(options.top, size))
     return numbers
 

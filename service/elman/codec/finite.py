@@ -44,4 +44,7 @@ def all_finite(data: Array) -> bool:
 
 def _all_below(data: Array, limit: float) -> bool:
     """True if the Euclidean norm is below `limit`, and so every magnitude. False says nothing. One fast pass."""
-    return data.size <= _SMALL and bool(np.vdot(data, data) < limit * limit)
+    if data.size > _SMALL:
+        return False
+    flat = data.ravel()
+    return bool(flat.dot(flat) < limit * limit)

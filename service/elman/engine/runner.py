@@ -209,7 +209,8 @@ class Runner:
                 sequences[row].final_state = state
         if plan.traced:
             for row, state in zip(plan.traced, self.packing.pack(after, plan.traced), strict=True):
-                sequences[row].trace.append(state)
+                trace = sequences[row].trace = sequences[row].trace or []
+                trace.append(state)
 
     def _advance_singly(self, batch: Batch) -> None:
         """After a batch failed: run each row alone, so that only the faulty one fails."""
@@ -293,9 +294,9 @@ class _Plan:
                 if not sequence.heads:
                     continue
                 if not sequence.head_outputs:
-                    sequence.head_outputs = [[] for _ in heads]
+                    sequence.head_outputs = tuple([] for _ in heads)
                 if head.role == "final" and network.outputs != "selected":
-                    sequence.head_outputs[at] = [rows[-1:]]
+                    sequence.head_outputs[at][:] = [rows[-1:]]
                 else:
                     sequence.head_outputs[at].append(rows)
 

@@ -75,7 +75,7 @@ class Sequence:
         head_outputs: blocks of output rows of each head, in the order of `Network.heads`; one row for a `final` head.
         last_output: `(output_size,)`, for the feedback; `(rows, output_size)` of a block.
         final_state: packed, once done.
-        trace: packed states so far.
+        trace: packed states so far; None before the first one.
         error: why there is no answer.
         cancelled: True if nobody waits for it any more; it is dropped before its next run.
         ends: True if nothing follows its last step although its state is kept.
@@ -108,13 +108,13 @@ class Sequence:
     outputs: list[Array] = field(default_factory=list)
     last_output: Array | None = None
     final_state: bytes | None = None
-    trace: list[bytes] = field(default_factory=list)
+    trace: list[bytes] | None = None
     error: ElmanError | None = None
     cancelled: bool = False
     further: tuple[Array, ...] = ()
     statics: tuple[Array, ...] = ()
     heads: bool = False
-    head_outputs: list[list[Array]] = field(default_factory=list)
+    head_outputs: tuple[list[Array], ...] = ()
     ends: bool = False
 
     def __post_init__(self) -> None:

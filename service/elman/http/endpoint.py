@@ -270,11 +270,10 @@ class Driver:
         try:
             # A request for which there is no room costs no decoding.
             self.engine.check_room(exchange.party)
-            outcome = endpoint.parse(request)
         except Exception as error:
             self._fail(exchange, error)
         else:
-            self._follow(exchange, outcome)
+            self._advance(exchange, endpoint.parse, request)
 
     async def complete(self, steps: Steps[T], party: bytes = b"", request_id: bytes = b"") -> T:
         """Run a script of a caller from a task, and return its result. Raises what the script raises."""
@@ -297,28 +296,21 @@ class Driver:
         self._advance(exchange, work.resume, error)
 
     def _advance(self, exchange: Exchange, step: Callable[[Any], Any], argument: object) -> None:
+        """Take a step, and begin works one after the other until one has to be waited for, or the response is there."""
         try:
             outcome = step(argument)
+            while isinstance(outcome, Work):
+                exchange.work, outcome.exchange = outcome, exchange
+                failure: Exception | None = None
+                try:
+                    if outcome.begin(self):
+                        return
+                except Exception as error:
+                    failure = error
+                outcome = outcome.resume(failure)
         except Exception as error:
             self._fail(exchange, error)
-        else:
-            self._follow(exchange, outcome)
-
-    def _follow(self, exchange: Exchange, outcome: Any) -> None:
-        """Begin works one after the other until one has to be waited for. Send the response after the last."""
-        while isinstance(outcome, Work):
-            exchange.work, outcome.exchange = outcome, exchange
-            failure: Exception | None = None
-            try:
-                if outcome.begin(self):
-                    return
-            except Exception as error:
-                failure = error
-            try:
-                outcome = outcome.resume(failure)
-            except Exception as error:
-                self._fail(exchange, error)
-                return
+            return
         self._end(exchange)
         exchange.reply(outcome)
 

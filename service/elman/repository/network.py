@@ -62,7 +62,7 @@ class OutputTensor:
     time_axis: int | None = None
     own_clock: bool = False
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Numbers in one step, or in one sequence's answer."""
         return prod(extent or 1 for extent in self.shape)
