@@ -11,6 +11,7 @@ answer was lost can be sent again without being counted twice.
 
 import argparse
 import os
+import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,6 @@ import numpy as np
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from models.tasks.watch import EXERCISES, HELD_OUT, RATE, Recording, recordings
 
@@ -97,14 +97,15 @@ class Stream:
         self.replayed += bool(answer["replayed"])
         return [Answer(one["label"], one["probability"]) for one in answer["decoded"]]
 
-    @retry(
-        retry=retry_if_exception_type(httpx.TransportError),
-        wait=wait_random_exponential(multiplier=0.1, max=2.0),
-        stop=stop_after_attempt(ATTEMPTS),
-        reraise=True,
-    )
     def _post(self, body: dict[str, Any]) -> dict[str, Any]:
-        return _checked(self.client.post(f"/v1/sessions/{self.id}/steps", json=body))
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return _checked(self.client.post(f"/v1/sessions/{self.id}/steps", json=body))
+            except httpx.TransportError:
+                if attempt == ATTEMPTS:
+                    raise
+            time.sleep(random.uniform(0.0, 0.1 * 2**attempt))
+        raise AssertionError("the last attempt returns or raises")
 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:

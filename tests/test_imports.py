@@ -123,7 +123,7 @@ def test_the_package_itself_imports_little() -> None:
 
 def test_the_client_loads_nothing_of_the_server() -> None:
     loaded = loaded_after("from elman import AsyncClient, Client")
-    assert {"httpx", "numpy", "tenacity"} <= loaded
+    assert {"httpx", "numpy"} <= loaded
     assert not loaded & {"fastapi", "starlette", "uvicorn", "onnx", "onnxruntime", "pydantic", "msgspec", *TRAINING}
 
 

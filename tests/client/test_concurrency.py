@@ -16,6 +16,8 @@ import pytest
 
 from elman.client import AsyncClient, Client, PoolTimeout, TimedOut, Timeout
 from elman.client.aio import sender
+from elman.client.calls import PredictOptions
+from elman.client.deadline import Deadline
 from tests.running import ROOT, RunningServer
 
 pytestmark = pytest.mark.slow
@@ -54,6 +56,87 @@ def test_calls_wait_in_their_order_and_until_their_own_timeout(monkeypatch: pyte
         assert held.asked == [f"/v1/models/m{number}/examples" for number in range(20)]
 
     asyncio.run(run())
+
+
+def test_a_call_that_is_cancelled_gives_its_place_on() -> None:
+    async def run() -> None:
+        gate, deadline = sender._Gate(1), Deadline(60.0)
+        await gate.enter(deadline)
+        left, given_up, next_one = (asyncio.create_task(gate.enter(deadline)) for _ in range(3))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        gate.leave()  # to the first
+        left.cancel()  # before it knows
+        await asyncio.wait([left, given_up], timeout=60.0)
+        assert left.cancelled() and given_up.cancelled()
+        await asyncio.wait_for(next_one, 60.0)
+        gate.leave()
+        await asyncio.wait_for(gate.enter(deadline), 60.0)
+
+    asyncio.run(run())
+
+
+def test_what_a_call_asks_beside_its_request_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = ROWS.tolist()  # a nested list: how many axes a sequence has is on the card
+
+    async def run() -> None:
+        async with AsyncClient("http://localhost", transport=Held(), timeout=3600.0) as client:
+            model = client.model("m")
+            for call in (model.predict, model.influence):
+                with pytest.raises(TimedOut, match=r"0\.05 s"):
+                    await asyncio.wait_for(call(rows, timeout=0.05), 60.0)
+
+    asyncio.run(run())
+
+
+def test_calls_that_are_not_sent_cost_little() -> None:
+    """At their deadline thousands may end at once. The work of that comes on top of it, however short it was."""
+    number, functions = 1000, 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal functions
+        functions += event in ("call", "c_call")
+
+    async def run() -> list[Any]:
+        async with AsyncClient("http://localhost", transport=Held()) as client:
+            model = client.model("vowels-gru")
+            deadline = Deadline(2.0)  # one for all, so that it does not matter how long it takes to start them
+            call = model._calls.predict(ROWS, None, PredictOptions())
+            calls = [client._sender.send(call, deadline) for _ in range(number)]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    sys.setprofile(count)
+    try:
+        found = asyncio.run(run())
+    finally:
+        sys.setprofile(None)
+    assert all(isinstance(one, TimedOut) for one in found)
+    assert functions / number < 500, "calls of functions for each"
+
+
+class Noting(httpx.AsyncHTTPTransport):
+    """A transport that notes the forms of the bodies."""
+
+    def __init__(self) -> None:
+        super().__init__(limits=httpx.Limits(max_connections=None))
+        self.forms: list[str] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.forms.append(request.headers["content-type"])
+        return await super().handle_async_request(request)
+
+
+def test_calls_that_wait_are_sent_as_bytes_once_the_first_was_accepted(server: RunningServer) -> None:
+    noting = Noting()
+
+    async def run() -> None:
+        async with AsyncClient(server.url, transport=noting) as client:
+            model = client.model("vowels-gru")
+            await asyncio.gather(*[model.predict(ROWS) for _ in range(200)])
+
+    asyncio.run(run())
+    num_first = noting.forms.count("application/json")
+    assert num_first == sender._MAX_CALLS and noting.forms[num_first:] == ["application/octet-stream"] * 168
 
 
 def test_hundreds_of_calls_at_once_are_all_answered(server: RunningServer) -> None:
@@ -186,3 +269,4 @@ def test_the_address_and_the_key_come_from_the_environment(
     monkeypatch.setenv("ELMAN_API_KEY", "secret")
     assert kind().url == "http://elsewhere:1/below" and kind()._sender.headers["authorization"] == "Bearer secret"
     assert kind("http://here:2", api_key="own")._sender.headers["authorization"] == "Bearer own"
+    assert kind("http://a:b%20@here:2")._sender.headers["authorization"] == "Basic YTpiIA=="

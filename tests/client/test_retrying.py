@@ -32,8 +32,9 @@ from elman.client.calls import (
     server,
 )
 from elman.client.config import Batching
+from elman.client.deadline import Deadline
 from elman.client.results import SessionInfo
-from elman.client.retrying import may_be_repeated
+from elman.client.retrying import may_be_repeated, pause_before
 
 MODEL, SESSION = ModelCalls("m"), SessionCalls(SessionInfo("s", "m", 1, 7, 0.0, 60.0))
 READS: list[Call[Any]] = [
@@ -81,6 +82,18 @@ def test_a_call_that_creates_is_sent_again_only_if_it_was_not_done(call: Call[An
 
 def test_a_step_in_conflict_with_its_own_earlier_attempt_is_sent_again() -> None:
     assert may_be_repeated(SESSION.step("a", StepOptions()), StepConflict("another is under way", expected=7))
+
+
+def test_the_pause_before_an_attempt_doubles_up_to_the_longest_and_ends_before_the_deadline() -> None:
+    retries, call, away = Retries(attempts=3000, first=1.0, longest=9.0), server.models(), NotConnected("away")
+    for num_attempts, longest in ((1, 1.0), (2, 2.0), (4, 8.0), (5, 9.0), (2999, 9.0)):
+        pause = pause_before(call, away, num_attempts, retries, Deadline(60.0))
+        assert pause is not None and longest / 2 <= pause <= longest
+    assert pause_before(call, away, 3000, retries, Deadline(60.0)) is None
+    assert pause_before(call, away, 5, retries, Deadline(4.0)) is None
+    assert pause_before(call, ServerFailed("broken"), 1, retries, Deadline(60.0)) is None
+    later = pause_before(call, Unavailable("later", retry_after=20.0), 1, retries, Deadline(60.0))
+    assert later is not None and 20.5 <= later <= 21.0
 
 
 def test_deleting_a_session_twice_is_no_error() -> None:

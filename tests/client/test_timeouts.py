@@ -193,7 +193,7 @@ def test_connections_are_used_again(server: RunningServer) -> None:
         counted.append(proxy)
         for _ in range(5):
             elman.model("names-gru").predict(NAME)
-        pool = elman._sender._http._transport._pool  # type: ignore[attr-defined]
+        pool = elman._sender._connections._pool  # type: ignore[attr-defined]
         assert len(pool.connections) == 1
 
 

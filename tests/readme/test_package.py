@@ -51,7 +51,7 @@ def test_its_version_and_its_page_are_those_of_the_clone(archive: zipfile.ZipFil
 def test_without_extras_it_needs_what_the_client_and_the_help_of_the_command_need(archive: zipfile.ZipFile) -> None:
     requirements = [Requirement(line) for line in metadata(archive).get_all("Requires-Dist", [])]
     needed = [one.name for one in requirements if "extra" not in str(one.marker)]
-    assert sorted(needed) == ["httpx", "numpy", "sniffio", "tenacity", "typer"]
+    assert sorted(needed) == ["httpx", "numpy", "sniffio", "typer"]
 
 
 def test_it_carries_its_licence(archive: zipfile.ZipFile) -> None:

@@ -1,6 +1,6 @@
 """The client: models, sessions and streams of a server, blocking or asynchronous.
 
-It imports nothing of the server. It needs httpx, numpy and tenacity, and for streams websockets.
+It imports nothing of the server. It needs httpx and numpy, and for streams websockets.
 """
 
 from importlib import import_module

@@ -2,7 +2,10 @@
 
 import os
 import ssl
+from base64 import b64encode
+from functools import lru_cache
 from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
 
 import httpx
 
@@ -21,6 +24,11 @@ def _tls(url: str, verify: ssl.SSLContext | None) -> ssl.SSLContext:
     if verify is not None:
         return verify
     return httpx.create_ssl_context() if url.startswith("https") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+_ACCEPTED = {"accept": "*/*", "accept-encoding": "gzip, deflate"}
+# Most calls of a client go to a few addresses.
+_url = lru_cache(maxsize=64)(httpx.URL)
 
 
 class SenderBase:
@@ -52,6 +60,9 @@ class SenderBase:
         self.headers = {"user-agent": f"elman/{__version__}"}
         if api_key is not None:
             self.headers["authorization"] = f"Bearer {api_key}"
+        if base.userinfo:
+            given = f"{base.username}:{base.password}".encode()
+            self.headers["authorization"] = f"Basic {b64encode(given).decode()}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._verify is not None or self._transport is not None:
@@ -72,21 +83,22 @@ class SenderBase:
         """How many seconds an attempt may be silent before it is given up."""
         return self.timeout.override(call.timeout).silence(deadline.remaining)
 
-    def request(self, http: httpx.Client | httpx.AsyncClient, call: Call[Any], deadline: Deadline) -> httpx.Request:
-        """A call as httpx sends it, with limits for one attempt."""
+    def request(self, call: Call[Any], deadline: Deadline) -> httpx.Request:
+        """A call as a transport of httpx sends it, with limits for one attempt."""
         timeout, left = self.timeout.override(call.timeout), max(deadline.remaining, 1e-3)
-        return http.build_request(
+        limits = {
+            "connect": min(timeout.connect, left),
+            "read": timeout.silence(left),
+            "write": min(timeout.write, left),
+            "pool": left,
+        }
+        query = f"?{urlencode(call.query, quote_via=quote)}" if call.query else ""
+        return httpx.Request(
             call.method,
-            self.url + call.path,
-            params=call.query or None,
+            _url(f"{self.url}{call.path}{query}"),
+            headers={**_ACCEPTED, **self.headers, **call.headers},
             content=call.content,
-            headers=call.headers,
-            timeout=httpx.Timeout(
-                connect=min(timeout.connect, left),
-                read=timeout.silence(left),
-                write=min(timeout.write, left),
-                pool=left,
-            ),
+            extensions={"timeout": limits},
         )
 
     def websocket_options(self, deadline: Deadline) -> dict[str, Any]:

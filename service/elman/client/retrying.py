@@ -2,11 +2,10 @@
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
-from tenacity import RetryCallState
 
 from elman.client.calls import Call
 from elman.client.config import Retries
@@ -22,6 +21,9 @@ from elman.client.errors import (
     TimedOut,
     Unavailable,
 )
+
+# More would not fit a number.
+_MOST_DOUBLINGS = 100
 
 
 def may_be_repeated(call: Call[Any], error: BaseException | None) -> bool:
@@ -42,27 +44,19 @@ def may_be_repeated(call: Call[Any], error: BaseException | None) -> bool:
     return False
 
 
-def policy(call: Call[Any], retries: Retries, deadline: Deadline) -> dict[str, Any]:
-    """The arguments of tenacity's Retrying and AsyncRetrying for a call."""
+def pause_before(
+    call: Call[Any], error: ElmanError, num_attempts: int, retries: Retries, deadline: Deadline
+) -> float | None:
+    """How many seconds to wait before a call is sent again. None if it must not be, or not within its deadline.
 
-    def may_retry(state: RetryCallState) -> bool:
-        return may_be_repeated(call, state.outcome.exception() if state.outcome else None)
-
-    def must_stop(state: RetryCallState) -> bool:
-        return state.attempt_number >= retries.attempts or state.upcoming_sleep >= deadline.remaining
-
-    return {"retry": may_retry, "wait": _wait(retries), "stop": must_stop, "reraise": True}
-
-
-def _wait(retries: Retries) -> Callable[[RetryCallState], float]:
-    def wait(state: RetryCallState) -> float:
-        backoff: float = min(retries.longest, retries.first * 2 ** (state.attempt_number - 1))
-        error = state.outcome.exception() if state.outcome else None
-        retry_after = error.retry_after if isinstance(error, ElmanError) else None
-        # Random, so that clients that failed together do not all retry together.
-        return (retry_after or 0.0) + backoff * random.uniform(0.5, 1.0)
-
-    return wait
+    num_attempts: how often it was sent. The last time it ended with `error`.
+    """
+    if num_attempts >= retries.attempts or not may_be_repeated(call, error):
+        return None
+    backoff = min(retries.longest, retries.first * 2.0 ** min(num_attempts - 1, _MOST_DOUBLINGS))
+    # Random, so that clients that failed together do not all retry together.
+    pause = (error.retry_after or 0.0) + backoff * random.uniform(0.5, 1.0)
+    return pause if pause < deadline.remaining else None
 
 
 @contextlib.contextmanager

@@ -3,25 +3,27 @@
 import asyncio
 import contextlib
 import ssl
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 import httpx
-from tenacity import AsyncRetrying
 
+from elman.client.aio.connection import AsyncConnection
 from elman.client.base import SenderBase
 from elman.client.calls import Call, CallFactory
 from elman.client.config import Batching, Retries, Timeout
 from elman.client.deadline import KEEPALIVE, Deadline
-from elman.client.retrying import policy, pool_timeout, translated, turn_timeout
+from elman.client.errors import ElmanError
+from elman.client.retrying import pause_before, pool_timeout, translated, turn_timeout
 from elman.client.wire import read_error
 
 T = TypeVar("T")
 V = TypeVar("V")
 
 
-# Most calls of one event loop at a time. Each connection costs httpx time at every call, so that more are slower.
+# Most calls of one event loop at a time.
 _MAX_CALLS = 32
 
 
@@ -62,33 +64,98 @@ class AsyncTurns:
             lock.release()
 
 
-class _Pool:
-    """The connections of one event loop. Calls wait for one in the order in which they were made.
+class _Gate:
+    """Lets so many calls pass at a time, in the order in which they came."""
 
-    If thousands of calls waited in httpx, it would do little else than look through them. Streams of tokens do not
-    wait: each has a connection for as long as it is open.
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._waiting: deque[asyncio.Future[bool]] = deque()
+
+    async def enter(self, deadline: Deadline) -> None:
+        """Wait for a place. Raises PoolTimeout."""
+        if self._free:
+            self._free -= 1
+            return
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        # No task is cancelled at the deadline: of thousands of calls that would take seconds.
+        alarm = loop.call_later(deadline.remaining, _resolve, turn, False)
+        try:
+            passed = await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.result():
+                self.leave()
+            raise
+        finally:
+            alarm.cancel()
+        if not passed:
+            raise pool_timeout(deadline)
+
+    def leave(self) -> None:
+        """Give the place to the next that waits."""
+        while self._waiting:
+            if _resolve(self._waiting.popleft(), True):
+                return
+        self._free += 1
+
+
+def _resolve(turn: asyncio.Future[bool], passed: bool) -> bool:
+    """Resolve a future, and return True, unless it is done."""
+    if turn.done():
+        return False
+    turn.set_result(passed)
+    return True
+
+
+class _Pool:
+    """The connections of one event loop: one for each call that may be on its way.
+
+    The one that was used last is taken first. Streams of tokens do not wait: each has a connection for as long as it is
+    open.
+
+    Args:
+        transport: what sends all requests instead, if it is not None.
     """
 
-    def __init__(self, **options: Any) -> None:
-        self._places = asyncio.Semaphore(_MAX_CALLS)
-        self.http = httpx.AsyncClient(
-            **options,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=_MAX_CALLS, keepalive_expiry=KEEPALIVE),
-            trust_env=False,
-        )
+    def __init__(self, transport: httpx.AsyncBaseTransport | None, tls: ssl.SSLContext, proxy: str | None) -> None:
+        self._new: Callable[[], httpx.AsyncBaseTransport] = partial(AsyncConnection, tls)
+        if transport is not None:
+            self._new = lambda: transport
+        elif proxy is not None:
+            self._new = partial(_transport, 1, tls, proxy)
+        self._gate = _Gate(_MAX_CALLS)
+        self._idle: list[httpx.AsyncBaseTransport] = []
+        self._all: list[httpx.AsyncBaseTransport] = []
+        self.streams = transport or _transport(None, tls, proxy)
 
     @contextlib.asynccontextmanager
-    async def place(self, deadline: Deadline) -> AsyncIterator[httpx.AsyncClient]:
+    async def place(self, deadline: Deadline) -> AsyncIterator[httpx.AsyncBaseTransport]:
         """Wait until a call may be sent. Raises PoolTimeout."""
+        await self._gate.enter(deadline)
         try:
-            async with asyncio.timeout(deadline.remaining):
-                await self._places.acquire()
-        except TimeoutError:
-            raise pool_timeout(deadline) from None
-        try:
-            yield self.http
+            if not self._idle:
+                self._idle.append(self._new())
+                self._all.append(self._idle[-1])
+            transport = self._idle.pop()
+            try:
+                yield transport
+            finally:
+                self._idle.append(transport)
         finally:
-            self._places.release()
+            self._gate.leave()
+
+    async def close(self) -> None:
+        """Close all connections. Others are opened if there are further calls."""
+        for one in {self.streams, *self._all}:
+            await one.aclose()
+
+
+def _transport(max_connections: int | None, tls: ssl.SSLContext, proxy: str | None) -> httpx.AsyncHTTPTransport:
+    limits = httpx.Limits(
+        max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=KEEPALIVE
+    )
+    return httpx.AsyncHTTPTransport(verify=tls, proxy=proxy, limits=limits, trust_env=False)
 
 
 class AsyncSender(SenderBase):
@@ -105,31 +172,41 @@ class AsyncSender(SenderBase):
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         super().__init__(url, api_key, timeout, retries, batching, verify, transport)
-        self._pools = _PerLoop(
-            partial(_Pool, headers=self.headers, verify=self.tls, transport=transport, proxy=self.proxy)
-        )
+        self._pools = _PerLoop(partial(_Pool, transport, self.tls, self.proxy))
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""
-        await self._pools.get().http.aclose()
+        await self._pools.get().close()
 
     async def retry(
         self, call: Call[Any], attempt: Callable[[Deadline], Awaitable[T]], deadline: Deadline | None = None
     ) -> T:
         """Attempt a call until it succeeds, may not be repeated, or its deadline has passed. Raises ElmanError."""
         deadline = deadline or self.deadline(call.timeout)
-        return await AsyncRetrying(**policy(call, self.retries, deadline))(attempt, deadline)
+        num_attempts = 0
+        while True:
+            try:
+                return await attempt(deadline)
+            except ElmanError as error:
+                num_attempts += 1
+                pause = pause_before(call, error, num_attempts, self.retries, deadline)
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
 
     async def send(self, call: Call[T], deadline: Deadline | None = None) -> T:
         """Send a call and read its response. Raises ElmanError."""
         return await self.retry(call, partial(self._attempt, call), deadline)
 
     async def _attempt(self, call: Call[T], deadline: Deadline) -> T:
-        async with self._pools.get().place(deadline) as http:
+        async with self._pools.get().place(deadline) as transport:
+            made = call.made()
             with translated(deadline, self.url):
                 async with asyncio.timeout(deadline.remaining):
-                    response = await http.send(self.request(http, call, deadline))
-        return call.read(response)
+                    response = await transport.handle_async_request(self.request(made, deadline))
+                    async with contextlib.aclosing(response):
+                        await response.aread()
+        return made.read(response)
 
     async def send_all(
         self, factories: Sequence[CallFactory[list[T]]], deadline: Deadline, report: Callable[[int], None]
@@ -167,10 +244,10 @@ class AsyncSender(SenderBase):
                 yield line
 
     async def _open(self, call: Call[None], deadline: Deadline) -> httpx.Response:
-        http = self._pools.get().http
+        transport = self._pools.get().streams
         with translated(deadline, self.url):
             async with asyncio.timeout(deadline.remaining):
-                response = await http.send(self.request(http, call, deadline), stream=True)
+                response = await transport.handle_async_request(self.request(call, deadline))
                 if not response.is_success:
                     await response.aread()
                     raise read_error(response)

@@ -25,6 +25,7 @@ class Call(Generic[T]):
         accepts: statuses beside 2xx that are parsed too, and not raised as errors.
         timeout: replaces the client's own timeout.
         offset: index of the request's first sequence in the caller's list, so that errors name places in that list.
+        late: makes the call itself, just before it is sent.
     """
 
     method: str
@@ -38,6 +39,11 @@ class Call(Generic[T]):
     accepts: Collection[int] = ()
     timeout: Timeout | float | None = None
     offset: int | None = None
+    late: "CallFactory[T] | None" = None
+
+    def made(self) -> "Call[T]":
+        """The call as it is to be sent. Raises RequestError if it cannot be sent."""
+        return self if self.late is None else self.late()
 
     def read(self, response: httpx.Response) -> T:
         """The value of a response. Raises Refused if it is an error, BadAnswer if it cannot be parsed."""
@@ -62,7 +68,7 @@ class Call(Generic[T]):
 
 
 CallFactory = Callable[[], Call[T]]
-"""Makes a call just before it is sent, so that of a long list only the requests on their way are held as bytes."""
+"""Makes a call just before it is sent, so that of many only the requests on their way are held as bytes."""
 
 
 class HasId(Protocol):

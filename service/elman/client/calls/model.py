@@ -60,6 +60,11 @@ class ModelCalls:
             lambda response: [Example.from_json(one) for one in read_json(response)["examples"]],
         )
 
+    def predict(self, x: Read, state: str | None, options: PredictOptions) -> Call[Result]:
+        """The call of `predict_one`, made when it is sent: by then the model may have accepted the shape."""
+        late = partial(self.predict_one, x, state, options)
+        return Call("POST", f"{self.path}/predict", _not_sent, timeout=options.timeout, late=late)
+
     def predict_one(self, x: Read, state: str | None, options: PredictOptions) -> Call[Result]:
         path, timeout = f"{self.path}/predict", options.timeout
         only_json = options.hidden or options.static is not None or options.heads or len(state or "") > _MAX_HEADER
@@ -278,6 +283,10 @@ def _generate_body(prompt: Prompt | None, options: GenerateOptions) -> dict[str,
     if prompt is not None:
         body["prompt"] = prompt if isinstance(prompt, str) else [int(token) for token in prompt]
     return body
+
+
+def _not_sent(response: httpx.Response) -> Result:
+    raise TypeError("a call that is made late has no response of its own")
 
 
 def _read_result(response: httpx.Response, sent: int) -> Result:

@@ -158,7 +158,7 @@ class Model(Forecaster):
         deadline = self._sender.deadline(timeout)
         given = read_sequences(self._sender, self._calls, x, deadline)
         if not isinstance(given, list):
-            return self._sender.send(self._calls.predict_one(given, cast(str | None, state), options), deadline)
+            return self._sender.send(self._calls.predict(given, cast(str | None, state), options), deadline)
         factories = self._calls.predict_many(given, state, options, self._sender.batching)
         with report_progress(progress, len(given)) as report:
             return self._sender.send_all(factories, deadline, report)

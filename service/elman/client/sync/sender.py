@@ -4,6 +4,7 @@ import contextlib
 import os
 import ssl
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -11,14 +12,13 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 import httpx
-from tenacity import Retrying
 
 from elman.client.base import SenderBase
 from elman.client.calls import Call, CallFactory
 from elman.client.config import Batching, Retries, Timeout
 from elman.client.deadline import Deadline, DeadlineTransport
-from elman.client.errors import TimedOut
-from elman.client.retrying import policy, translated, turn_timeout
+from elman.client.errors import ElmanError, TimedOut
+from elman.client.retrying import pause_before, translated, turn_timeout
 from elman.client.wire import read_error
 
 T = TypeVar("T")
@@ -61,26 +61,35 @@ class Sender(SenderBase):
 
     def open(self) -> None:
         """Begin with no connections. Those of before are let go of as they are."""
-        transport = self._own_transport or DeadlineTransport(self.tls, self.proxy)
-        self._http = httpx.Client(headers=self.headers, transport=transport, trust_env=False)
+        self._connections = self._own_transport or DeadlineTransport(self.tls, self.proxy)
 
     def close(self) -> None:
-        self._http.close()
+        self._connections.close()
 
     def retry(self, call: Call[Any], attempt: Callable[[Deadline], T], deadline: Deadline | None = None) -> T:
         """Attempt a call until it succeeds, may not be repeated, or its deadline has passed. Raises ElmanError."""
         deadline = deadline or self.deadline(call.timeout)
-        value: T = Retrying(**policy(call, self.retries, deadline))(attempt, deadline)
-        return value
+        num_attempts = 0
+        while True:
+            try:
+                return attempt(deadline)
+            except ElmanError as error:
+                num_attempts += 1
+                pause = pause_before(call, error, num_attempts, self.retries, deadline)
+                if pause is None:
+                    raise
+            time.sleep(pause)
 
     def send(self, call: Call[T], deadline: Deadline | None = None) -> T:
         """Send a call and read its response. Raises ElmanError."""
         return self.retry(call, partial(self._attempt, call), deadline)
 
     def _attempt(self, call: Call[T], deadline: Deadline) -> T:
+        made = call.made()
         with deadline.held(), translated(deadline, self.url):
-            response = self._http.send(self.request(self._http, call, deadline))
-        return call.read(response)
+            with contextlib.closing(self._connections.handle_request(self.request(made, deadline))) as response:
+                response.read()
+        return made.read(response)
 
     def send_all(
         self, factories: Sequence[CallFactory[list[T]]], deadline: Deadline, report: Callable[[int], None]
@@ -117,7 +126,7 @@ class Sender(SenderBase):
 
     def _open(self, call: Call[None], deadline: Deadline) -> httpx.Response:
         with deadline.held(), translated(deadline, self.url):
-            response = self._http.send(self.request(self._http, call, deadline), stream=True)
+            response = self._connections.handle_request(self.request(call, deadline))
             if not response.is_success:
                 response.read()
                 raise read_error(response)
