@@ -259,6 +259,20 @@ def test_errors_and_streams_have_spans_too_and_the_log_has_the_trace(
 
 
 @pytest.mark.slow
+def test_the_steps_of_samples_that_advance_together_are_those_of_each(
+    server: RunningServer, collector: Collector
+) -> None:
+    body = {"prompt": "", "samples": 20, "seed": 1, "max_steps": 30}
+    answer = server.client.post("/v1/models/names-gru-generator/generate", json=body, headers=sampled(24))
+    results = answer.json()["results"]
+    read = [one["steps"] - (one["reason"] == "length") for one in results]
+    assert len(set(read)) > 3, "they end at different steps"
+    (tree,) = trees_of(collector, 24, 5)
+    steps = [attributes_of(one)["elman.steps"] for one in tree if one.name == "run"]
+    assert sorted(steps) == [1, sum(read)]  # the start token, and what follows it
+
+
+@pytest.mark.slow
 def test_each_frame_of_a_websocket_has_spans_below_its_callers(server: RunningServer, collector: Collector) -> None:
     url = f"ws://127.0.0.1:{server.port}/v1/models/vowels-gru/stream"
     frames = [{"sequence": INPUTS}, {"sequence": [[1.0]]}, {"sequence": INPUTS[:1]}]

@@ -25,7 +25,8 @@ class WorkTimes:
         begun: when the first of them began to run; infinity before that.
         ended: when the last of them was done; 0 before that.
         saved: when the store had what they wrote; 0 if they wrote nothing.
-        num_sequences, num_steps: those that are done.
+        num_sequences: those that are done.
+        num_steps: those that have run, of all rows.
         num_rows: most rows of a run that they were in.
     """
 
@@ -123,23 +124,23 @@ class SampledStats(Stats):
     def count_run(self, batch: Batch, seconds: float) -> None:
         super().count_run(batch, seconds)
         num_rows = sum(sequence.rows for sequence in batch.sequences)
-        for sequence, work in _works(batch.sequences):
+        for row, sequence, work in _works(batch.sequences):
             work.begun = min(work.begun, sequence.begun_at)
             work.num_rows = max(work.num_rows, num_rows)
+            work.num_steps += batch.counts[row] * sequence.rows
 
     def count_done(self, done: list[Sequence]) -> None:
         now = time.monotonic()
         super().count_done(done)
-        for sequence, work in _works(done):
+        for _, _, work in _works(done):
             work.ended = now
             work.num_sequences += 1
-            work.num_steps += (sequence.served + sequence.cursor) * sequence.rows
 
 
-def _works(sequences: Iterable[Sequence]) -> Iterator[tuple[Sequence, WorkTimes]]:
-    """The sequences whose request is sampled, with their works."""
-    for sequence in sequences:
+def _works(sequences: Iterable[Sequence]) -> Iterator[tuple[int, Sequence, WorkTimes]]:
+    """The sequences whose request is sampled, with their places and their works."""
+    for place, sequence in enumerate(sequences):
         request = sequence.request
         request_id = request.request_id if isinstance(request, PendingRequest) else None
         if isinstance(request_id, Sampled) and (work := request_id.work_of(sequence)) is not None:
-            yield sequence, work
+            yield place, sequence, work
