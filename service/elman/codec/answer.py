@@ -140,11 +140,13 @@ def encode_answer(
     Raises NotFiniteOutput, which JSON cannot carry.
     """
     many = request.many
-    results = [
-        {"length": one.length, **rows_of(format, one, request, place_of(index, many))} for index, one in enumerate(rows)
-    ]
-    for result, extra in zip(results, extras or (), strict=False):
-        result.update(extra)
+    results = []
+    for index, one in enumerate(rows):
+        result: dict[str, Any] = {"length": one.length}
+        result.update(rows_of(format, one, request, place_of(index, many)))
+        if extras:
+            result.update(extras[index])
+        results.append(result)
     listed = encoded_list(results) if len(results) > MANY_SEQUENCES else results
     return encode_json({"model": format.name, "version": format.version, "results": listed})
 

@@ -28,7 +28,7 @@ _SWEEP_SECONDS = 0.5
 # Sequences that are run whole share a batch if the shorter has at least this fraction of the longer one's steps.
 _MIN_LENGTH_RATIO = 0.75
 # How many queued sequences are considered for a batch: in multiples of its rows, and when sequences are run whole.
-_CANDIDATE_BATCHES = 4
+_CANDIDATE_BATCHES = 3
 _CANDIDATES_WHOLE = 256
 # What speaks against taking a candidate into a batch. One with fewer steps than the first is padded: it loses the share
 # of steps that it lacks. One with more is not padded, but ends later: it loses half of that share. The last in the
