@@ -2,27 +2,32 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+from onnx import helper
 from playwright.sync_api import Locator, expect
 
 from elman.repository.spec import DecoderSpec, ForecastSpec, InputSpec, ModelSpec
 from tests.api.test_further_forecasts import SPECS, ahead, given, lists, network
 from tests.browser.conftest import OpenScreen
-from tests.browser.screen import Screen, value
+from tests.browser.screen import Screen, rows, value
 from tests.browser.test_page import violations
 from tests.looping import RESIDUALS, forecast, forecaster
 from tests.repository import graphs
-from tests.running import RunningServer, running_server
+from tests.running import RunningServer, environment, running_server
 
 pytestmark = pytest.mark.slow
 
 # The page writes four significant digits.
 ROUNDED: dict[str, float] = {"rel": 5.1e-4, "abs": 1e-9}
+WINDOW = 6
 OUTPUTS = {"all": graphs.FEATURES, "unsaid": graphs.FEATURES}
 
 
@@ -36,6 +41,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         {"title": "Another", "sequence": lists(given(9, 3)), "future": lists(ahead(5, 4)), "truth": [50.0] * 5},
     ]
     put(root, "shown", network(1), SPECS["same"], examples)
+    graphs.save(windows(), root / "windows" / "1")
     for name, missing in (("filled", "forward_fill"), ("plain", None)):
         decoder = DecoderSpec(kind="values", mean=(10.0,), std=(2.0,))
         spec = ModelSpec(
@@ -47,6 +53,24 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         put(root, name, forecaster("gru", 1, 1).proto(), spec)
     with running_server(root) as one:
         yield one
+
+
+def windows() -> onnx.ModelProto:
+    """(batch, WINDOW, features) and `gain` per step to 2 numbers, by a layer over the flattened outputs of an LSTM."""
+    dense = np.random.default_rng(3).standard_normal((WINDOW * graphs.HIDDEN, 2))
+    return graphs.tagger(
+        time=WINDOW,
+        before=(helper.make_node("Mul", ["input", "gain"], ["given"]),),
+        after=(
+            helper.make_node("Reshape", ["steps", "flat"], ["row"]),
+            helper.make_node("MatMul", ["row", "dense"], ["output"]),
+        ),
+        tensors=(
+            graphs.constant("flat", [-1, WINDOW * graphs.HIDDEN]),
+            graphs.constant("dense", dense, np.float32),
+        ),
+        extra=(graphs.value("gain", ["batch", WINDOW, 1]),),
+    )
 
 
 def put(root: Path, name: str, proto: onnx.ModelProto, spec: ModelSpec, examples: Any = None) -> None:
@@ -62,22 +86,28 @@ def screen(request: pytest.FixtureRequest, open_screen: OpenScreen, own: Running
     return open_screen(own.url + "/", width=request.param)
 
 
-def csv(rows: Any) -> str:
-    return "\n".join(", ".join(map(str, row)) if isinstance(row, list) else str(row) for row in rows)
+def csv(values: Any) -> str:
+    return "\n".join(", ".join(map(str, row)) if isinstance(row, list) else str(row) for row in values)
 
 
 def shown(screen: Screen, column: str = "forecast") -> list[float]:
     """A column of the forecast's table."""
     figure = screen.figure("Forecast")
-    rows = screen.numbers(figure)
+    table = screen.numbers(figure)
     heads = figure.locator("thead th").all_inner_texts()
-    return [value(row[heads.index(column)]) for row in rows]
+    return [value(row[heads.index(column)]) for row in table]
 
 
 def gaps(figure: Locator) -> int:
     """How often a line of a picture begins anew."""
     paths = figure.locator("path[fill=none]").evaluate_all("paths => paths.map((path) => path.getAttribute('d'))")
     return sum(path.count("M") - 1 for path in paths)
+
+
+def run(python: str) -> str:
+    """What a program prints that the page shows."""
+    command = [sys.executable, "-c", python]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment()).stdout
 
 
 def test_the_rows_of_every_input_are_sent_by_name(screen: Screen, own: RunningServer) -> None:
@@ -95,8 +125,8 @@ def test_the_rows_of_every_input_are_sent_by_name(screen: Screen, own: RunningSe
         "calendar, known ahead": future["calendar"],
         "day, known ahead": future["day"],
     }
-    for name, rows in boxes.items():
-        panel.get_by_role("textbox", name=re.compile(f"^{name}( |$)")).fill(csv(rows))
+    for name, values in boxes.items():
+        panel.get_by_role("textbox", name=re.compile(f"^{name}( |$)")).fill(csv(values))
     panel.get_by_role("spinbutton", name="Horizon").fill("4")
     panel.get_by_role("spinbutton", name="Samples").fill("20")
     with page.expect_request("**/forecast") as asked:
@@ -112,6 +142,9 @@ def test_the_rows_of_every_input_are_sent_by_name(screen: Screen, own: RunningSe
     assert violations(screen) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     screen.keep(f"forecast-further-{page.viewport_size['width']}")  # type: ignore[index]
+
+    ran = run(page.locator("#forecast pre[data-language=python]").inner_text())
+    assert np.fromstring(ran.split("]")[0].strip("["), sep=" ") == pytest.approx(answer["point"], rel=1e-5)
 
     # All of it is in the address.
     page.reload()
@@ -154,6 +187,32 @@ def test_an_example_brings_the_values_of_every_input(screen: Screen, own: Runnin
     expect(page.get_by_role("tabpanel").get_by_label("day")).to_have_value(csv(lists(given(12))["day"]))
 
 
+def test_a_model_of_windows_opens_with_one_of_its_length(open_screen: OpenScreen, own: RunningServer) -> None:
+    screen = open_screen(own.url + "/")
+    with screen.page.expect_request("**/predict") as asked:
+        page = screen.open("explore", "windows")
+    sent = json.loads(asked.value.post_data or "")["sequence"]
+    assert len(sent["input"]) == len(sent["gain"]) == WINDOW
+    page.get_by_text(f"exactly {WINDOW} steps").wait_for()
+    answer = page.get_by_role("region", name="Answer")
+    expect(answer).to_contain_text(f"After all {WINDOW} steps")
+    # It has one row for the whole sequence: there is nothing to go through step by step.
+    output = own.predict("windows", sequence=sent).json()["results"][0]["output"]
+    assert value(answer.locator(".answer .number").inner_text()) == pytest.approx(output[0], **ROUNDED)
+    (row,) = rows(page.get_by_role("region", name="Numbers of Output output").locator("tbody"))
+    assert [value(cell) for cell in row[1:]] == pytest.approx(output, **ROUNDED)
+    assert page.get_by_role("button", name="Play").is_hidden()
+    assert page.get_by_role("heading", name="Influence").is_hidden()
+    python = page.locator("#explore pre[data-language=python]").inner_text()
+    assert np.fromstring(run(python).strip("[] \n"), sep=" ") == pytest.approx(output, rel=1e-5)
+    page.get_by_role("radio", name="Draw").check()
+    expect(page.locator("#explore .state-line")).to_be_hidden()
+    expect(answer).to_contain_text(f"After all {WINDOW} steps")
+    assert page.get_by_role("alert").inner_text() == ""
+    assert violations(screen) == []
+    screen.keep("window")
+
+
 SERIES = '8\n9\nnull\n11\n12\n""\n14'
 # How a table writes a value that is missing.
 MISSES = "\u2013"
@@ -174,6 +233,8 @@ def test_missing_values_are_read_and_shown_as_gaps(screen: Screen, own: RunningS
     assert shown(screen) == pytest.approx(answer["point"], **ROUNDED)
     assert gaps(figure) == 2
     screen.keep(f"forecast-missing-{page.viewport_size['width']}")  # type: ignore[index]
+    ran = run(page.locator("#forecast pre[data-language=python]").inner_text())
+    assert np.fromstring(ran.split("]")[0].strip("["), sep=" ") == pytest.approx(answer["point"], rel=1e-5)
 
     page.get_by_role("tab", name="Explore").click()
     page.get_by_role("textbox", name="Numbers").fill(SERIES)
@@ -186,6 +247,8 @@ def test_missing_values_are_read_and_shown_as_gaps(screen: Screen, own: RunningS
     table = screen.numbers(screen.figure("The next value, foreseen at each step", page.locator("#explore .score")))
     assert [value(row[1]) for row in table] == pytest.approx([row[0] for row in answer["decoded"]], **ROUNDED)
     assert [row[2] for row in table] == ["9", MISSES, "11", "12", MISSES, "14", MISSES]
+    printed = run(page.locator("#explore pre[data-language=python]").inner_text())
+    assert float(printed.split("]")[0].strip("[")) == pytest.approx(answer["decoded"][-1][0], rel=1e-5)
     assert violations(screen) == []
     screen.keep(f"explore-missing-{page.viewport_size['width']}")  # type: ignore[index]
 

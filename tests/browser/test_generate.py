@@ -159,9 +159,9 @@ def test_how_probable_each_token_was_is_told_where_it_is_asked(
         shares = sample.locator(".token").evaluate_all("ones => ones.map((one) => one.style.getPropertyValue('--p'))")
         assert shares == [percent(math.exp(one["logprob"])).replace(" ", "") for one in result["logprobs"]]
         sample.locator("summary").click()
-        assert [row[2] for row in rows(sample.locator("tbody"))] == [
-            percent(math.exp(one["logprob"])) for one in result["logprobs"]
-        ]
+        told = rows(sample.locator("tbody"))
+        assert "".join(row[0] for row in told).replace("␣", " ") == result["text"]
+        assert [row[2] for row in told] == [percent(math.exp(one["logprob"])) for one in result["logprobs"]]
     assert violations(screen) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     screen.keep("generate-logprobs-390")

@@ -63,9 +63,9 @@ def test_the_card_lists_every_input_and_output_with_its_role(tagger: Screen, own
 
 def test_what_is_typed_is_sent_and_every_output_is_shown(tagger: Screen, own: RunningServer) -> None:
     page = tagger.page
-    gain = page.get_by_role("tabpanel").get_by_label("gain")
-    assert gain.input_value().split() == ["1"] * 5
-    gain.fill("\n".join(map(str, DATA["gain"])))
+    box = page.get_by_role("tabpanel").get_by_label("gain")
+    assert box.input_value().split() == ["1"] * 5
+    box.fill("\n".join(map(str, DATA["gain"])))
     given = static(3, 0.7)
     fill(tagger, given)
     for name in ("value", "level", "best"):
@@ -74,6 +74,9 @@ def test_what_is_typed_is_sent_and_every_output_is_shown(tagger: Screen, own: Ru
     page.get_by_text('"speaker": 3').first.wait_for()
     page.get_by_text('"age": 0.7').first.wait_for()
     page.wait_for_load_state("networkidle")
+    inputs = tagger.numbers(tagger.figure("Input"))
+    for row, features, gain in zip(inputs, DATA["input"], DATA["gain"], strict=True):
+        assert [value(cell) for cell in row[1:]] == pytest.approx([*features, gain], **ROUNDED)
     outputs = tagger.numbers(tagger.figure("Outputs, step by step"))
     for row, right in zip(outputs, expected["outputs"], strict=True):
         assert [value(cell) for cell in row[1:5]] == pytest.approx(right, **ROUNDED)

@@ -107,10 +107,12 @@ function arrayCode(card, name, values) {
   return `np.array(${literal(values)}, np.${card.inputs.find((one) => one.name === name).dtype})`;
 }
 
-/** The line that prints what an answer of steps says last: a label, values in the data's units, or the bare outputs. */
+/** The line that prints what an answer says last: a label, values in the data's units, or the bare outputs. */
 export function printed(card, name, answer, before = "") {
   if (answer ? answer.decoded?.at(-1)?.top : ranked(card)) return `print(${before}${name}.label, ${name}.probability)`;
-  return `print(${before}${name}.${answer?.decoded?.length ? "values" : "outputs"}[-1:])`;
+  const has = answer?.decoded?.length;
+  if (answer?.output) return `print(${before}${name}.${has ? "values" : "output"})`;
+  return `print(${before}${name}.${has ? "values" : "outputs"}[-1:])`;
 }
 
 /** Keyword arguments, those that are undefined left out, with a comma before each. */

@@ -7,10 +7,10 @@ import { curl, keywords, literal, printed, python, sequenceCode, snippets } from
 import { comparison } from "./compare.js";
 import { debounced, el, nameAndUnit, newId, percent, plural, same, select, say, short, table } from "./dom.js";
 import { lengthWords, sequenceInput } from "./input.js";
-import { dataOf, furtherInputs, headChoice, headsOf, staticInputs } from "./named.js";
+import { dataOf, furtherInputs, headChoice, headsOf, partsOf, staticInputs } from "./named.js";
 import { drawHidden, drawInfluence, drawInput, drawOutputs } from "./pictures.js";
 import { inWords, outputNames, ranking, show, stepNames, valueRows } from "./reading.js";
-import { bodyFor, influenceOf, predict, reaches } from "./request.js";
+import { bodyFor, influenceOf, isFinal, predict, reaches } from "./request.js";
 import { answerState } from "./state.js";
 
 export function explore(page) {
@@ -63,18 +63,19 @@ export function explore(page) {
   const parts = [input, further, statics, heads, options];
   const address = () => Object.assign({}, ...parts.map((part) => part.address()));
 
+  const stepper = el(
+    "div",
+    { class: "card stepper" },
+    play,
+    el("label", { for: sliderId, class: "unseen" }, "Step"),
+    slider,
+    at,
+    strip,
+  );
   const results = el(
     "div",
     { class: "results" },
-    el(
-      "div",
-      { class: "card stepper" },
-      play,
-      el("label", { for: sliderId, class: "unseen" }, "Step"),
-      slider,
-      at,
-      strip,
-    ),
+    stepper,
     el(
       "div",
       { class: "card score" },
@@ -154,6 +155,8 @@ export function explore(page) {
   /** Show the answer after `step` steps. */
   function go(step) {
     const { length, names, result, labels } = shown;
+    // An output may have fewer rows than its input has steps.
+    const row = Math.max(Math.ceil((step * result.outputs.length) / length), 1);
     slider.value = step;
     slider.setAttribute("aria-valuetext", `step ${step} of ${length}${names ? `, ${names[step - 1]}` : ""}`);
     at.textContent = `${step} of ${length}`;
@@ -167,7 +170,7 @@ export function explore(page) {
         : `After step ${step} of ${length}`;
     const width = Math.min(card.output.size, 6);
     if (labels) {
-      const top = labels.at(step).slice(0, 5);
+      const top = labels.at(row).slice(0, 5);
       headline.replaceChildren(
         el("strong", {}, show(top[0].name)),
         " ",
@@ -175,24 +178,24 @@ export function explore(page) {
       );
       bars.replaceChildren(...top.map(({ name, p }, i) => bar(show(name), p, i === 0)));
     } else {
-      const row = valueRows(result)[step - 1] ?? [];
+      const values = valueRows(result)[row - 1] ?? [];
       const names = outputNames(card, width);
       const [first, unit] = nameAndUnit(names[0]);
       headline.replaceChildren(
-        el("strong", { class: "number" }, inWords(row.slice(0, 1)), unit && ` ${unit}`),
+        el("strong", { class: "number" }, inWords(values.slice(0, 1)), unit && ` ${unit}`),
         ` ${first}`,
       );
       bars.replaceChildren(
-        ...row
+        ...values
           .slice(1, width)
           .map((value, i) =>
             el("div", { class: "value" }, el("span", {}, names[i + 1]), el("span", { class: "number" }, short(value))),
           ),
       );
     }
-    figures.outputs.mark(step);
+    figures.outputs.mark(row);
     figures.hidden.mark(step);
-    compared.mark(step);
+    compared.mark(row);
     if (!figures.input.element.hidden && card.input.kind !== "frames") figures.input.mark(step);
   }
 
@@ -251,12 +254,13 @@ export function explore(page) {
             ),
           )),
     );
-    figures.input.element.hidden = typeof sequence === "string" || mine.input.kind === "tokens";
-    if (!figures.input.element.hidden) drawInput(figures.input, mine, sequence);
+    drawInput(figures.input, mine, sequence, partsOf(mine, body.sequence).further);
+    stepper.hidden = figures.outputs.element.hidden = isFinal(mine);
     figures.outputs.title(outputTitle(mine, labels));
     figures.outputs.note(headsOf(mine).length ? `The primary output, “${mine.outputs[0].name}”.` : "");
     drawOutputs(figures.outputs, mine, sequence, result);
-    drawHeads(mine, sequence, result.heads ?? {});
+    const own = isFinal(mine) && !labels ? { [mine.outputs[0].name]: valueRows(result)[0] } : {};
+    drawHeads(mine, sequence, { ...own, ...result.heads });
     hidden(shown);
     const example = input.example();
     const known = mine.output.labels?.includes(example?.expected) ? example.expected : null;
@@ -273,7 +277,7 @@ export function explore(page) {
   function drawHeads(mine, sequence, named) {
     headFigures.replaceChildren();
     for (const [name, rows] of Object.entries(named)) {
-      const perStep = mine.outputs.find((one) => one.name === name).role === "steps";
+      const perStep = Array.isArray(rows[0]);
       const output = { size: (perStep ? rows[0] : rows).length, labels: null };
       const plain = { ...mine, output, task: "raw", forecast: null };
       if (!perStep) {
@@ -334,7 +338,7 @@ export function explore(page) {
         [
           `model = elman.model(${literal(mine.name)}${keywords({ version: versionOf(mine) })})`,
           `sequence = ${value}`,
-          `result = model.predict(sequence, returns="steps"${keywords({ top: body.top, static: given, heads: named, hidden: body.hidden })})`,
+          `result = model.predict(sequence, returns=${literal(body.return)}${keywords({ top: body.top, static: given, heads: named, hidden: body.hidden })})`,
           printed(mine, "result", result),
           ...(reaches(mine, length)
             ? [

@@ -7,7 +7,7 @@ import { curl, keywords, literal, python, snippets } from "./code.js";
 import { el, field, nameAndUnit, number, plural, same, say, select, short } from "./dom.js";
 import { at, bandsOf, drawFan } from "./fan.js";
 import { textOf } from "./files.js";
-import { asText, MADE_UP, madeUp, parseNumbers, stepWords } from "./input.js";
+import { asText, madeUp, parseNumbers, stepsFor, stepWords } from "./input.js";
 import { dataOf, furtherInputs, furtherOf, staticInputs } from "./named.js";
 import { answerState } from "./state.js";
 
@@ -137,7 +137,8 @@ export function forecast(page) {
   /** The features that are known ahead, for a model that has no examples. */
   function madeUpAhead() {
     const known = card.forecast.known ?? [];
-    const rows = madeUp(card, MADE_UP + Number(horizon.value)).slice(MADE_UP);
+    const past = stepsFor(card);
+    const rows = madeUp(card, past + Number(horizon.value)).slice(past);
     return known.length ? rows.map((row) => known.map((i) => row[i])) : null;
   }
 

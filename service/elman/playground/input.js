@@ -83,14 +83,21 @@ export function stepWords(card) {
 }
 
 /** Steps of a sequence that is made up. */
-export const MADE_UP = 40;
+const MADE_UP = 40;
+/** Tokens of one. */
+const MADE_UP_TOKENS = 12;
+
+/** Steps that a model must be given; where it takes any, `few`, or as many as a run of a forecaster reads. */
+export const stepsFor = (card, few = MADE_UP) => card.window ?? Math.max(few, card.forecast?.window ?? 0);
 
 /** A sequence for a model that has no examples: waves, or the first tokens in their order. */
-export function madeUp(card, steps = MADE_UP) {
+export function madeUp(card, steps = stepsFor(card)) {
   const { kind, size, missing_mask: mask } = card.input;
   if (kind === "tokens") {
     const count = card.input.vocabulary_size ?? 1;
-    return card.input.text ? "an example" : Array.from({ length: Math.min(steps, 12) }, (_, i) => (i + 1) % count);
+    const tokens = Math.min(steps, stepsFor(card, MADE_UP_TOKENS));
+    if (card.input.text) return card.window ? "an example ".repeat(tokens).slice(0, tokens) : "an example";
+    return Array.from({ length: tokens }, (_, i) => (i + 1) % count);
   }
   // The server itself sets the feature that says what is missing.
   const wave = (t, i) => (i === mask ? 0 : Number(Math.sin((2 * Math.PI * t) / (8 + 5 * (i % 7)) + i).toFixed(3)));
@@ -135,7 +142,8 @@ export function sequenceInput(changed) {
   function show(next) {
     mode = next;
     for (const radio of modes.querySelectorAll("input")) radio.checked = radio.value === mode;
-    const made = examples.length ? "" : "; made up, since the model has no examples";
+    const whole = card.window ? `; exactly ${card.window} steps` : "";
+    const made = whole + (examples.length ? "" : "; made up, since the model has no examples");
     if (mode === "type") body.replaceChildren(field("Text", text, stepWords(card) + made), unknown);
     if (mode === "paste") body.replaceChildren(field("Numbers", paste, `${stepWords(card)}; CSV or JSON${made}`));
     if (mode === "example") body.replaceChildren(field("Held-out example", example, "never seen in training"));

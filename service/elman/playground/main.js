@@ -326,12 +326,12 @@ function facts(card) {
 }
 
 /** What comes out at a step, in words. */
-function outputWords({ output, task, forecast }) {
+function outputWords({ output, outputs, task, forecast }) {
   if (output.labels) return `one of ${plural(output.labels.length, "label")}`;
   if (task === "generation") return `the next of ${plural(output.size, "token")}`;
   return forecast
     ? `the next ${output.size === 1 ? "value" : `${output.size} values`}`
-    : `${plural(output.size, "number")} a step`;
+    : `${plural(output.size, "number")} ${outputs[0].role === "final" ? "for the whole sequence" : "a step"}`;
 }
 
 const keyBox = document.querySelector(".key");

@@ -23,13 +23,20 @@ export const isPlain = (card) => !furtherOf(card).length && !staticsOf(card).len
 /** A sequence as a request carries it: its data, or an object by name where there are further inputs. */
 const whole = (card, data, further) => (further ? { [card.inputs[0].name]: data, ...further } : data);
 
-/** The data of a sequence as a request carries it. */
-export const dataOf = (card, sequence) => (furtherOf(card).length ? sequence[card.inputs[0].name] : sequence);
+/** The parts of a sequence as a request carries it: {data, further}, the further inputs by name. */
+export function partsOf(card, sequence) {
+  if (!furtherOf(card).length) return { data: sequence, further: {} };
+  const { [card.inputs[0].name]: data, ...further } = sequence;
+  return { data, further };
+}
 
-/** An example with its data as `sequence`, and its further sequence inputs as `further`, by name. */
+export const dataOf = (card, sequence) => partsOf(card, sequence).data;
+
+/** An example with its data as `sequence`, and its further sequence inputs, where it has them, as `further`. */
 export function parted(card, one) {
-  const { [card.inputs[0].name]: data, ...further } = furtherOf(card).length ? one.sequence : {};
-  return data === undefined ? one : { ...one, sequence: data, further };
+  if (typeof one.sequence === "string" || Array.isArray(one.sequence)) return one;
+  const { data, further } = partsOf(card, one.sequence);
+  return { ...one, sequence: data, further };
 }
 
 /** What a model takes, in a form to compare: two models with the same take the same sequences. */

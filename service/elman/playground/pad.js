@@ -2,6 +2,7 @@
 
 import { el, field, number, select } from "./dom.js";
 import { extent } from "./drawing.js";
+import { stepsFor } from "./input.js";
 
 const SHAPES = {
   zero: () => 0.5,
@@ -27,7 +28,7 @@ export function drawingPad(card, examples, changed) {
     "aria-label":
       "Drawing area: drag to draw the series. Without a pointer, choose a shape below, or paste numbers instead.",
   });
-  const steps = number(card.input.kind === "frames" ? card.input.size + 24 * card.input.stride : 40, {
+  const steps = number(card.input.kind === "frames" ? card.input.size + 24 * card.input.stride : stepsFor(card), {
     min: 1,
     max: 5000,
     step: 1,

@@ -125,7 +125,7 @@ export function drawChannels(figure, channels, length, { small = false, named = 
       margin: { ...margin, t: above.length ? 24 : margin.t },
       inner,
       x: axis ?? stepAxis(named, length),
-      y: channels.length > 1 ? { count: 3, ...y } : y,
+      y: channels.length > 1 ? { count: channels.length > 4 ? 3 : 4, ...y } : y,
       marks: lines.map((line) => ({
         kind: bars ? "bars" : "line",
         x: kept(steps(line.values.length)),
@@ -155,31 +155,49 @@ function whatCame(card, sequence, width) {
     .map((target) => sequence.slice(1).map((row) => (Array.isArray(row) ? row[target] : row)));
 }
 
-/** The numbers that went in, an axis a feature. */
-export function drawInput(figure, card, sequence) {
-  const rows = sequence.map((row) => (Array.isArray(row) ? row : [row]));
-  const width = rows[0].length;
-  const names = card.input.names ?? rows[0].map((_, i) => (width === 1 ? "value" : `feature ${i + 1}`));
-  const missing = rows.flat().filter((value) => value === null).length;
-  const shown = names.slice(0, MOST_CHANNELS);
+/** The numbers that went in, an axis a feature: those of the data, where it is numbers, and of `further` by name. */
+export function drawInput(figure, card, data, further = {}) {
+  const columns = [
+    ...(isNumbers(card, data) ? columnsOf(data, card.input.names, (i, width) => (width === 1 ? "value" : `feature ${i + 1}`)) : []),
+    ...Object.entries(further).flatMap(([name, values]) =>
+      columnsOf(values, null, (i, width) => (width === 1 ? name : `${name} ${i + 1}`)),
+    ),
+  ];
+  figure.element.hidden = !columns.length;
+  if (!columns.length) return;
+  const length = columns[0].values.length;
+  const missing = columns.flatMap(({ values }) => values).filter((value) => value === null).length;
+  const shown = columns.slice(0, MOST_CHANNELS);
   figure.note(
     [
       missing ? `${plural(missing, "value")} missing, each a gap in its line.` : "",
-      shown.length < width ? `The first ${shown.length} of ${width} features; the table has all.` : "",
+      shown.length < columns.length ? `The first ${shown.length} of ${columns.length} features; the table has all.` : "",
     ]
       .filter(Boolean)
       .join(" "),
   );
-  const channels = shown.map((name, i) => ({
-    lines: [{ values: rows.map((row) => row[i]), color: "ink", width: 1.2, name }],
-    ends: width > 1 ? [{ text: name, color: "muted" }] : [],
+  const channels = shown.map(({ name, values }) => ({
+    lines: [{ values, color: "ink", width: 1.2, name }],
+    ends: columns.length > 1 ? [{ text: name, color: "muted" }] : [],
   }));
-  drawChannels(figure, channels, rows.length, {
-    axis: stepAxis(null, rows.length, card.input.kind === "frames" ? "sample" : "step"),
-    label: `The sequence: ${plural(rows.length, "step")} of ${plural(width, "number")}.`,
-    head: ["step", ...names],
-    rows: () => rows.map((row, i) => [String(i + 1), ...row]),
+  drawChannels(figure, channels, length, {
+    axis: stepAxis(null, length, card.input.kind === "frames" ? "sample" : "step"),
+    label: `The sequence: ${plural(length, "step")} of ${plural(columns.length, "number")}.`,
+    head: ["step", ...columns.map(({ name }) => name)],
+    rows: () => steps(length).map((step) => [String(step), ...columns.map(({ values }) => values[step - 1])]),
   });
+}
+
+/** Whether the data are numbers to draw, and no tokens. */
+const isNumbers = (card, data) => typeof data !== "string" && card.input.kind !== "tokens";
+
+/** The columns of some rows, {name, values}: by these names, or as `naming(index, width)` calls them. */
+function columnsOf(values, names, naming) {
+  const rows = values.map((row) => [row].flat(Infinity).map((value) => (value === null ? null : Number(value))));
+  return rows[0].map((_, i) => ({
+    name: names?.[i] ?? naming(i, rows[0].length),
+    values: rows.map((row) => row[i]),
+  }));
 }
 
 /**

@@ -8,8 +8,11 @@ const MOST_STATE = 400_000;
 /** Steps whose influence is asked for at most: it takes as many runs. */
 const MOST_INFLUENCE = 400;
 
-/** Whether it can be asked how far each step reaches: the last of a single one leaves nothing. */
-export const reaches = (card, length) => card.streaming && length > 1 && length <= MOST_INFLUENCE;
+/** Whether it can be asked how far each step reaches: less than a window, or than a single step, is nothing to read. */
+export const reaches = (card, length) => card.streaming && !card.window && length > 1 && length <= MOST_INFLUENCE;
+
+/** Whether a model gives one row for the whole sequence, and none a step. */
+export const isFinal = (card) => card.outputs[0].role === "final";
 
 /** The body of a predict request; `sequence` has the `data`, and further inputs where there are some. */
 export function bodyFor(card, data, sequence = data, given = undefined, heads = undefined) {
@@ -18,13 +21,18 @@ export function bodyFor(card, data, sequence = data, given = undefined, heads = 
     sequence,
     static: given,
     heads,
-    return: "steps",
+    return: isFinal(card) ? "final" : "steps",
     top: topOf(card),
     hidden: card.streaming && card.state.tensors.length > 0 && numbers <= MOST_STATE ? true : undefined,
   };
 }
 
-export const predict = async (card, body, signal) => (await post(modelPath(card, "predict"), body, signal)).results[0];
+/** The answer to a request, with its rows in `outputs` and `decoded`, also where it is a single one. Raises Problem. */
+export async function predict(card, body, signal) {
+  const [result] = (await post(modelPath(card, "predict"), body, signal)).results;
+  if (body.return === "steps") return result;
+  return { ...result, outputs: [result.output], decoded: result.decoded && [result.decoded] };
+}
 
 /** How far each step reaches; null where that is not asked. */
 export const influenceOf = async (card, length, body, signal) =>

@@ -8,6 +8,8 @@ const ENDINGS = { end: "ended itself", stop: "met a stop", length: "cut at the l
 /** A line of the list: `add(event)` for each token of a stream, and `finish(result, names)`. */
 export function sample(index, prompt) {
   const text = el("span", { class: "made" });
+  /** The texts of the tokens that came, one by one. */
+  const pieces = [];
   const ending = el("span", { class: "muted ending" }, "…");
   const given = el("span", { class: "given" }, typeof prompt === "string" ? prompt : prompt.join(" "));
   const element = el("li", { class: "sample", "data-sample": index }, el("span", { class: "text" }, given, text), ending);
@@ -20,6 +22,7 @@ export function sample(index, prompt) {
         span.style.setProperty("--p", percent(Math.exp(logprob)).replace(" ", ""));
       }
       text.append(span);
+      if (token !== null) pieces.push(piece);
     },
     /** Say how it ended. `names` are texts of tokens by id. */
     finish(result, names) {
@@ -32,16 +35,16 @@ export function sample(index, prompt) {
         ...(score === undefined ? [] : [`score ${short(score)}`]),
         ...(total === undefined ? [] : [`log-probability ${short(total)}`]),
       ].join(", ");
-      if (logprobs) element.append(tokenTable(result, names));
+      if (logprobs) element.append(tokenTable(result, names, pieces));
     },
   };
 }
 
 /** Every token with its log-probability, and the most probable tokens of its step, to be opened. */
-function tokenTable({ tokens, logprobs, text }, names) {
+function tokenTable({ tokens, logprobs, text }, names, pieces) {
   const name = (token) => (names.has(token) ? show(names.get(token)) : `token ${token}`);
   const rows = logprobs.map(({ logprob, top }, i) => [
-    name(tokens[i]),
+    pieces[i] ? show(pieces[i]) : name(tokens[i]),
     logprob,
     percent(Math.exp(logprob)),
     top.map((one) => `${name(one.token)} ${percent(Math.exp(one.logprob))}`).join(", "),
