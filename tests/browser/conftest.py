@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from tests.browser.screen import Screen
 from tests.running import RunningServer
@@ -18,6 +18,8 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# Milliseconds until what does not come is missed: a busy machine takes its time.
+LONGEST = 60_000
 OpenScreen = Callable[..., Screen]
 Contexts = dict[tuple[str, int, bool], BrowserContext]
 
@@ -35,6 +37,7 @@ def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("there is no chromium")
+    expect.set_options(timeout=LONGEST)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
@@ -63,7 +66,7 @@ def open_screen(browser: Browser, contexts: Contexts) -> Iterator[OpenScreen]:
                 viewport={"width": width, "height": 720},
                 reduced_motion="reduce" if still else "no-preference",
             )
-            contexts[wanted].set_default_timeout(15_000)
+            contexts[wanted].set_default_timeout(LONGEST)
         screen = Screen(contexts[wanted].new_page(), url)
         screens.append(screen)
         return screen
