@@ -5,6 +5,7 @@ from math import prod
 import numpy as np
 from onnx import NodeProto, helper
 
+from elman.errors import ModelRefused
 from elman.repository.graph import Graph, all_graphs, all_nodes
 from elman.repository.network import Layout
 
@@ -27,24 +28,16 @@ def add_rows(graph: Graph) -> None:
         dims = [_free(dim) for dim in graph.dims(name)]
         _rename_reads(graph, name, f"{name}.row")
         graph.set_input_dims(name, [1, *dims])
-        graph.insert_after(None, [_axis_node(graph, "Squeeze", name, f"{name}.row")])
+        graph.insert_after(None, [graph.axis_node("Squeeze", name, f"{name}.row", 0)])
     for output in graph.proto.output:
         name = output.name
         for node in all_nodes(graph.proto):
             node.output[:] = [f"{name}.row" if made == name else made for made in node.output]
             node.input[:] = [f"{name}.row" if read == name else read for read in node.input]
-        graph.proto.node.append(_axis_node(graph, "Unsqueeze", f"{name}.row", name))
+        graph.proto.node.append(graph.axis_node("Unsqueeze", f"{name}.row", name, 0))
         dims = [_free(dim) for dim in graph.dims(name)]
         output.CopyFrom(helper.make_tensor_value_info(name, output.type.tensor_type.elem_type, [1, *dims]))
     graph.index()
-
-
-def _axis_node(graph: Graph, operator: str, source: str, into: str) -> NodeProto:
-    """Takes the first axis away, or adds one."""
-    if graph.opset < 13:
-        return helper.make_node(operator, [source], [into], axes=[0])
-    axes = graph.add_initializer(f"{into}.axes", np.array([0], np.int64))
-    return helper.make_node(operator, [source, axes], [into])
 
 
 def arrange_input(graph: Graph, name: str, batch: int, time: int | None, *, first: bool = True) -> Layout:
@@ -53,6 +46,8 @@ def arrange_input(graph: Graph, name: str, batch: int, time: int | None, *, firs
     An input that has its time before its batch is left so, where `first` says that its layout is the caller's to mind.
     One that counts one number a step becomes (batch, time, 1); of more axes than three the features are one axis.
     Returns the layout that the graph then takes.
+
+    Raises ModelRefused if the data is of several ids a step.
     """
     dims = graph.dims(name)
     ids = graph.dtype(name).kind != "f"
@@ -68,22 +63,28 @@ def arrange_input(graph: Graph, name: str, batch: int, time: int | None, *, firs
     sizes = [dim for dim in (dims[axis] for axis in rest) if isinstance(dim, int)]
     if len(sizes) < len(rest):
         sizes = sizes or [1]
+    single = ids and first
+    if single and prod(sizes) > 1:
+        raise ModelRefused(
+            f"a step of {name!r} is {prod(sizes)} whole numbers, and the server takes one",
+            node=f"input {name!r}",
+            remedy="Export it with an input of float32, which the network casts, or with an input for each number.",
+        )
     inner = f"{name}.arranged"
     _rename_reads(graph, name, inner)
     nodes: list[NodeProto] = []
     source = name
     if not rest and not ids:
-        axis = graph.add_initializer(f"{name}.axis", np.array([2], np.int64))
-        nodes.append(helper.make_node("Squeeze", [source, axis], [f"{name}.steps"]))
+        nodes.append(graph.axis_node("Squeeze", source, f"{name}.steps", 2))
         source = f"{name}.steps"
-    elif len(rest) > 1:
+    elif len(rest) > 1 or (rest and single):
         shape = graph.add_initializer(f"{name}.shape", np.array([0, 0, *sizes], np.int64))
         nodes.append(helper.make_node("Reshape", [source, shape], [f"{name}.steps"]))
         source = f"{name}.steps"
     order = [batch, time, *rest]
     perm = [order.index(axis) for axis in range(len(dims))]
     nodes.append(helper.make_node("Transpose", [source], [inner], perm=perm))
-    features: list[int | str] = [] if ids and not rest else [prod(sizes) if rest else 1]
+    features: list[int | str] = [] if single or (ids and not rest) else [prod(sizes) if rest else 1]
     graph.set_input_dims(name, [_free(dims[batch]), _free(dims[time]), *features])
     graph.insert_after(None, nodes)
     return "batch_first"

@@ -187,7 +187,7 @@ class _Scan:
         initial = []
         for at in order:
             initial.append(f"{prefix}.initial{at}")
-            yield from self._axes("Unsqueeze", self.starts[at], 0, initial[-1])
+            yield self.graph.axis_node("Unsqueeze", self.starts[at], initial[-1], 0)
         y, finals = f"{prefix}.y", [f"{prefix}.final{at}" for at in order]
         options: dict[str, Any] = {"hidden_size": self.hidden_size}
         if cell.operator == "GRU":
@@ -196,22 +196,15 @@ class _Scan:
         yield helper.make_node(cell.operator, inputs, [y, *finals], name=self.node.name, **options)
         for at, final in zip(order, finals, strict=True):
             if self.node.output[at]:
-                yield from self._axes("Squeeze", final, 0, self.node.output[at])
+                yield self.graph.axis_node("Squeeze", final, self.node.output[at], 0)
         stacked = self.node.output[len(self.starts) :]
         axes = attribute(self.node, "scan_output_axes") or [0] * len(stacked)
         for name, axis in zip(stacked, axes, strict=False):
             if name:
                 perm = [1, 2]
                 perm.insert(axis % 3, 0)
-                yield from self._axes("Squeeze", y, 1, f"{name}.steps")
+                yield self.graph.axis_node("Squeeze", y, f"{name}.steps", 1)
                 yield helper.make_node("Transpose", [f"{name}.steps"], [name], perm=perm)
-
-    def _axes(self, operator: str, name: str, axis: int, into: str) -> Iterator[NodeProto]:
-        if self.graph.opset < 13:
-            yield helper.make_node(operator, [name], [into], axes=[axis])
-        else:
-            axes = self.graph.add_initializer(f"{into}.axes", np.array([axis]))
-            yield helper.make_node(operator, [name, axes], [into])
 
 
 class _Body:

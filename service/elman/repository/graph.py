@@ -198,6 +198,13 @@ class Graph:
         self.proto.initializer.append(numpy_helper.from_array(value, name))
         return name
 
+    def axis_node(self, operator: str, source: str, into: str, axis: int) -> NodeProto:
+        """A Squeeze or an Unsqueeze of one axis, as it is written in the graph's operator set."""
+        if self.opset < 13:
+            return helper.make_node(operator, [source], [into], axes=[axis])
+        axes = self.add_initializer(f"{into}.axes", np.array([axis], np.int64))
+        return helper.make_node(operator, [source, axes], [into])
+
     def insert_after(self, name: str | None, nodes: list[NodeProto]) -> None:
         """Put `nodes` right after the node that makes `name`; first of all where it is an input."""
         at = 0

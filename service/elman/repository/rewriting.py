@@ -25,10 +25,10 @@ from elman.repository.pairing import directions, port
 from elman.repository.precision import make_single
 from elman.repository.probing import find_axes, free_dims
 from elman.repository.rnn import replace_rnns
-from elman.repository.selecting import find_outputs
+from elman.repository.selecting import find_outputs, pick_real_steps
 from elman.repository.spec import ModelSpec
 from elman.repository.specialise import bind_constants, inline_decided_branches
-from elman.repository.states import add_lengths, alias_lengths, collect_states, expose_states
+from elman.repository.states import add_lengths, alias_lengths, begin_with_zeros, collect_states, expose_states
 from elman.repository.tokens import find_vocabulary_size, take_ids_as_integers
 
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
@@ -78,10 +78,14 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
         alias_lengths(graph, roles.lengths)
     if rewrite.look_ahead is None and kept.mixes is None:
         expose_states(rewrite)
+    if roles.idle:
+        begin_with_zeros(rewrite)
     cell, layers, hidden_size = find_cell(rewrite)
     outputs = find_outputs(rewrite, want.select)
     if ragged:
         replace_rnns(graph)
+        if outputs != "selected":
+            pick_real_steps(rewrite)
     dtypes = {name: graph.dtype(name) for name in rewrite.roles.outputs}
     dtypes |= {state.output: state.dtype for state in rewrite.states}
     graph.set_outputs([*rewrite.roles.outputs, *(state.output for state in rewrite.states)], dtypes)

@@ -3,11 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from elman.repository.graph import RECURRENT, Graph, attribute, reads, subgraphs
 from elman.repository.graph_rewrite import GraphRewrite, axes_of, path_of, recurrent_inside
-from elman.repository.network import SELECT, Outputs
+from elman.repository.network import LENGTHS, SELECT, Outputs
+
+_LAST = "elman.last"
+# The operators GatherND and Range are there from this set on.
+_OPSET = 11
 
 
 def find_outputs(rewrite: GraphRewrite, select: bool) -> Outputs:
@@ -89,17 +93,20 @@ def _add_select(graph: Graph) -> None:
         graph.index()
 
 
-def _gather_steps(rewrite: GraphRewrite, name: str, chosen: str, *, time_first: bool) -> list[NodeProto]:
-    """(batch, time, ...) -> (selected, 1, ...), or (time, batch, ...) -> (1, selected, ...)."""
-    axis = rewrite.graph.add_initializer(f"{chosen}.axis", np.array([0 if time_first else 1], np.int64))
+def _gather_steps(
+    rewrite: GraphRewrite, name: str, into: str, *, time_first: bool, keep: bool = True, which: str = SELECT
+) -> list[NodeProto]:
+    """(batch, time, ...) -> (selected, 1, ...), or (time, batch, ...) -> (1, selected, ...); (selected, ...) unless
+    `keep`. `which` are the pairs of row and step."""
+    graph, select, flat = rewrite.graph, which, f"{into}.flat" if keep else into
     nodes = []
-    select = SELECT
     if time_first:
-        swap = rewrite.graph.add_initializer(f"{chosen}.swap", np.array([1, 0], np.int64))
-        select = f"{chosen}.select"
-        nodes.append(helper.make_node("Gather", [SELECT, swap], [select], axis=1))
-    nodes.append(helper.make_node("GatherND", [name, select], [f"{chosen}.flat"]))
-    nodes.append(helper.make_node("Unsqueeze", [f"{chosen}.flat", axis], [chosen]))
+        swap = graph.add_initializer(f"{into}.swap", np.array([1, 0], np.int64))
+        select = f"{into}.select"
+        nodes.append(helper.make_node("Gather", [which, swap], [select], axis=1))
+    nodes.append(helper.make_node("GatherND", [name, select], [flat]))
+    if keep:
+        nodes.append(graph.axis_node("Unsqueeze", flat, into, 0 if time_first else 1))
     return nodes
 
 
@@ -169,23 +176,53 @@ def _slices_last(rewrite: GraphRewrite, node: NodeProto, time: int | None) -> bo
     return axis == time and start == -1
 
 
+def pick_real_steps(rewrite: GraphRewrite) -> None:
+    """Let what picks the last step of a block pick the last step of each row.
+
+    The graph must have the input `elman.lengths`.
+    """
+    graph = rewrite.graph
+    picks = [node for node in graph.proto.node if node.op_type not in RECURRENT and _picks_last(rewrite, node)]
+    if not picks or graph.opset < _OPSET:
+        return
+    for node in picks:
+        nodes = _pick(rewrite, node, node.output[0], _LAST)
+        at = list(graph.proto.node).index(node)
+        graph.proto.node.remove(node)
+        for offset, made in enumerate(nodes):
+            graph.proto.node.insert(at + offset, made)
+    zero, one = (graph.add_initializer(f"{_LAST}.{at}", np.array(at, np.int64)) for at in (0, 1))
+    column = graph.add_initializer(f"{_LAST}.column", np.array([-1, 1], np.int64))
+    picking = [
+        helper.make_node("Cast", [LENGTHS], [f"{_LAST}.lengths"], to=TensorProto.INT64),
+        helper.make_node("Sub", [f"{_LAST}.lengths", one], [f"{_LAST}.step"]),
+        helper.make_node("Size", [LENGTHS], [f"{_LAST}.count"]),
+        helper.make_node("Range", [zero, f"{_LAST}.count", one], [f"{_LAST}.row"]),
+        helper.make_node("Reshape", [f"{_LAST}.row", column], [f"{_LAST}.rows"]),
+        helper.make_node("Reshape", [f"{_LAST}.step", column], [f"{_LAST}.steps"]),
+        helper.make_node("Concat", [f"{_LAST}.rows", f"{_LAST}.steps"], [_LAST], axis=1),
+    ]
+    graph.insert_after(None, picking)
+
+
+def _pick(rewrite: GraphRewrite, node: NodeProto, into: str, which: str) -> list[NodeProto]:
+    """The nodes that give other steps of what `node` gives the last step of, in its shape."""
+    source, graph = node.input[0], rewrite.graph
+    index = graph.constant(node.input[1])
+    keep = node.op_type == "Slice" or index is None or index.ndim > 0
+    return _gather_steps(rewrite, source, into, time_first=axes_of(rewrite, source) == (1, 0), keep=keep, which=which)
+
+
 def _stand_in(rewrite: GraphRewrite, node: NodeProto, name: str) -> None:
     """Make the selected steps of what `name` is the last step of, in its shape, as `name`.chosen."""
-    graph = rewrite.graph
-    chosen = f"{name}.chosen"
+    graph, chosen = rewrite.graph, f"{name}.chosen"
     if node.op_type in RECURRENT:
         # Y is (time, 1, batch, hidden); its row at a step is what the final h would be there.
         if not node.output[0]:
             node.output[0] = f"{name}.steps"
         flat = f"{chosen}.steps"
-        one = graph.add_initializer(f"{flat}.axis", np.array([1], np.int64))
-        nodes = [helper.make_node("Squeeze", [node.output[0], one], [flat])]
+        nodes = [graph.axis_node("Squeeze", node.output[0], flat, 1)]
         nodes += _gather_steps(rewrite, flat, chosen, time_first=True)
     else:
-        source = node.input[0]
-        nodes = _gather_steps(rewrite, source, chosen, time_first=axes_of(rewrite, source) == (1, 0))
-        index = graph.constant(node.input[1])
-        if node.op_type == "Gather" and index is not None and index.ndim == 0:
-            nodes[-1].output[0] = f"{chosen}.row"
-            nodes.append(helper.make_node("Squeeze", [f"{chosen}.row", nodes[-1].input[1]], [chosen]))
+        nodes = _pick(rewrite, node, chosen, SELECT)
     graph.insert_after(name, nodes)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import NodeProto, helper, numpy_helper
 
 from elman.errors import ModelRefused
 from elman.repository.graph import RECURRENT, Graph, all_nodes, attribute
@@ -12,7 +12,7 @@ from elman.repository.graph_rewrite import PROBES, GraphRewrite
 from elman.repository.graph_trace import node_label
 from elman.repository.network import LENGTHS, Array, StateTensor
 from elman.repository.pairing import INITIAL_C, INITIAL_H, SEQUENCE_LENS, directions, port, state_ports
-from elman.repository.probe_feeds import state_dims
+from elman.repository.probe_feeds import state_axis, state_dims
 from elman.repository.scan_states import expose_scan_states, hold_ended_rows, timed_scans
 from elman.repository.spec import StateSpec
 
@@ -31,6 +31,29 @@ def collect_states(rewrite: GraphRewrite, learned: Mapping[str, Array]) -> None:
                     node=f"state {state.input!r}",
                 )
         rewrite.states.append(StateTensor.beginning(state.input, state.input, state.output, state.batch_axis, initial))
+
+
+def begin_with_zeros(rewrite: GraphRewrite) -> None:
+    """Make zeros of the inputs that start recurrent nodes and whose state the server does not carry."""
+    graph, data = rewrite.graph, rewrite.roles.data
+    rows = graph.add_initializer("elman.zeros.at", np.array([1 if rewrite.layout == "time_first" else 0], np.int64))
+    nodes = [
+        helper.make_node("Shape", [data], ["elman.zeros.sizes"]),
+        helper.make_node("Gather", ["elman.zeros.sizes", rows], ["elman.zeros.rows"]),
+    ]
+    for name in rewrite.roles.idle:
+        axis = state_axis(rewrite, name)
+        sizes = np.split(np.array(state_dims(rewrite, name, axis, 0), np.int64), [axis, axis + 1])
+        before, after = (graph.add_initializer(f"{name}.{at}", part) for at, part in zip("ba", sizes[::2], strict=True))
+        zero = numpy_helper.from_array(np.zeros(1, graph.dtype(name)))
+        nodes += [
+            helper.make_node("Concat", [before, "elman.zeros.rows", after], [f"{name}.sizes"], axis=0),
+            helper.make_node("ConstantOfShape", [f"{name}.sizes"], [name], value=zero),
+        ]
+    kept = [value for value in graph.proto.input if value.name not in rewrite.roles.idle]
+    del graph.proto.input[:]
+    graph.proto.input.extend(kept)
+    graph.insert_after(None, nodes)
 
 
 def _check_shape(rewrite: GraphRewrite, state: StateSpec) -> None:
