@@ -236,6 +236,13 @@ def _other(graph: Graph, spec: ModelSpec, name: str, data: str, batch: int, time
         role, found = ("sequence" if time is None else "static"), "it has no axis of time"
     if rows is None:
         rows = 1 if steps == 0 else 0
+        extent = dims[rows] if rows < len(dims) else None
+        if told.batch_axis is None and isinstance(extent, int) and extent not in (1, own[batch]):
+            raise ModelRefused(
+                f"the input {name!r} has no axis for the rows: it has the axes {dims}, and the data {own}",
+                node=f"input {name!r}",
+                remedy="Say its batch_axis under inputs in model.json, or export it with one.",
+            )
     if role in ("sequence", "mask") and time is not None and steps is None:
         steps = 1 - rows if rows < 2 else 0
     assert role is not None
@@ -261,8 +268,10 @@ def _same(dim: int | str | None, other: int | str | None) -> bool:
 
 def _steps_axis(dims: list[int | str | None], own: int | str | None, time: int, rows: int | None) -> int | None:
     """The axis that is named as the data's time is; in its place, where that is as free or as fixed as there."""
+    if len(dims) < 2:
+        return None  # its one axis is that of the rows
     named = [axis for axis, dim in enumerate(dims) if _same(dim, own)]
-    if named or len(dims) <= time or len(dims) < 2 or rows == time:
+    if named or len(dims) <= time or rows == time:
         return next(iter(named), None)
     dim = dims[time]
     return time if dim == own or not (isinstance(dim, int) or isinstance(own, int)) else None
@@ -284,7 +293,8 @@ def _check_constants(graph: Graph, data: str, missing: list[str]) -> None:
         raise ModelRefused(
             f"the graph takes {shapes}, which would be the same for every sequence, and no value is given",
             node=f"input {missing[0]!r}",
-            remedy=f"Put the value of each in the place of null under constants in model.json; {data!r} is the data.",
+            remedy=f"Put the value of each in the place of null under constants in model.json; {data!r} is the data. "
+            "Where each sequence has its own, give the input the role static under inputs instead.",
             template={"input": {"name": data}, "constants": dict.fromkeys(missing)},
         )
 

@@ -1,7 +1,7 @@
 """Which axis of the data counts rows and which steps, found by running the graph and following its axes."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -10,12 +10,12 @@ from onnx import NodeProto
 from elman.errors import ModelRefused
 from elman.repository.arranging import add_axis, arrange_input
 from elman.repository.cells import NoCell, write_as_cell
-from elman.repository.controls import stays
+from elman.repository.controls import ADDED, stays
 from elman.repository.experiments import find_clocks, find_polarity
 from elman.repository.graph import Graph
 from elman.repository.graph_axes import BATCH, TIME, Factor, Kind, Traced, plain_axis
 from elman.repository.graph_io import GraphInput, Roles, read_others
-from elman.repository.graph_rewrite import GraphRewrite, axes_of
+from elman.repository.graph_rewrite import GraphRewrite, axes_of, recurrent_inside
 from elman.repository.graph_rules import RULES
 from elman.repository.graph_trace import Tracer
 from elman.repository.loop_body import NoScan
@@ -26,28 +26,15 @@ from elman.repository.origin import how_to_free
 from elman.repository.output_roles import find_output_roles
 from elman.repository.pairing import port
 from elman.repository.probe_feeds import probe_feeds, state_axis
+from elman.repository.readings import Reading, Readings, contradicted_axis
 from elman.repository.runtime import GraphSession, RuntimeFailure
 from elman.repository.spec import ModelSpec
 from elman.repository.specialise import inline_branches
 
 _NOT_RUN = "the graph does not run"
 
-
-@dataclass(frozen=True)
-class Reading:
-    """One way to read the axes of the data: which counts rows, which steps (None: one step a run), and what of them is
-    fixed: `rows` at 1, steps at `window`. `single` is whether the axis of steps is there for one step a run."""
-
-    batch: int
-    time: int | None
-    rows: int | None = None
-    window: int | None = None
-    single: bool = False
-
-    @property
-    def stepping(self) -> bool:
-        """Whether a run is one step."""
-        return self.time is None or self.single
+Tried = tuple[Reading, GraphRewrite]
+"""A reading of the axes, and the graph as it ran in it."""
 
 
 def find_axes(graph: Graph, spec: ModelSpec, roles: Roles) -> GraphRewrite:
@@ -55,34 +42,75 @@ def find_axes(graph: Graph, spec: ModelSpec, roles: Roles) -> GraphRewrite:
 
     Raises ModelRefused where there is none, or more than one.
     """
-    dims = graph.dims(roles.data)
     _check_size(graph, spec, roles.data)
+    readings = Readings.of(graph.dims(roles.data), graph.dtype(roles.data), spec.input, carries=bool(roles.states))
+    shown, unseen, failures = _try(graph, spec, roles, readings.agreeing)
+    if shown is not None:
+        return _settled(shown[1])
+    _check_names(graph, spec, roles, readings, certain=bool(unseen))
+    return _only(graph, spec, roles, unseen, failures)
+
+
+def _try(
+    graph: Graph, spec: ModelSpec, roles: Roles, axes: Iterable[tuple[Reading, ...]]
+) -> tuple[Tried | None, list[Tried], list[tuple[Reading, ModelRefused]]]:
+    """Run the graph in each reading of some axes, until one is shown to be right.
+
+    Returns that one, those in which nothing goes over the steps, and those that fail.
+    """
+    dims = graph.dims(roles.data)
     failures: list[tuple[Reading, ModelRefused]] = []
-    unseen: list[tuple[Reading, GraphRewrite]] = []
-    for axes in _axes(graph, spec, roles):
-        for reading in _variants(axes, dims, carries=bool(roles.states)):
+    unseen: list[Tried] = []
+    for variants in axes:
+        for variant in variants:
             try:
-                rewrite = _read(graph, spec, roles, reading)
+                rewrite = _read(graph, spec, roles, variant)
             except ModelRefused as refusal:
-                failures.append((reading, refusal))
+                failures.append((variant, refusal))
                 continue
             if BATCH in rewrite.scanned and TIME in rewrite.scanned:
                 continue  # rows follow each other as steps do, as in a graph that is made for one row
             if BATCH in rewrite.scanned:
                 break  # what is taken for rows is gone over step by step
             if "" in rewrite.scanned and TIME not in rewrite.scanned and not roles.states:
-                failures.append((reading, _scans_features(roles, reading, rewrite.scanned[""])))
+                failures.append((variant, _scans_features(roles, variant, rewrite.scanned[""])))
                 continue
-            if reading.window is None and not reading.stepping and isinstance(dims[reading.time or 0], int):
+            if variant.window is None and not variant.stepping and isinstance(dims[variant.time or 0], int):
                 if any(rewrite.trace[name].mixes for name in roles.outputs):
                     continue  # declared for so many steps, and it reckons with them
             if not _gives_rows(rewrite):
                 continue  # an output has no axis of rows, so it is run one row at a time
-            if TIME in rewrite.scanned or reading.stepping:
-                return _settled(rewrite)
-            unseen.append((reading, rewrite))
+            if TIME in rewrite.scanned or variant.stepping:
+                return (variant, rewrite), unseen, failures
+            unseen.append((variant, rewrite))
             break
-    return _only(graph, spec, roles, unseen, failures)
+    return None, unseen, failures
+
+
+def _check_names(graph: Graph, spec: ModelSpec, roles: Roles, readings: Readings, *, certain: bool) -> None:
+    """Raise ModelRefused if the graph is seen to take the axes in another way than their names say.
+
+    `certain` asks for more than that it runs on single steps, as there are other readings.
+    """
+    shown, _, _ = _try(graph, spec, roles, readings.opposed)
+    if (
+        shown is None
+        or (certain and TIME not in shown[1].scanned)
+        or not any(recurrent_inside(node) for node in shown[1].graph.proto.node)
+    ):
+        return
+    name, dims = roles.data, graph.dims(roles.data)
+    batch, time = shown[0].batch, shown[0].time
+    axis = contradicted_axis((batch, time), dims, spec.input)
+    takes = {batch: "takes it for rows", time: "goes over it step by step"}.get(axis, f"takes axis {batch} for rows")
+    told = {"batch_axis": batch, "time_axis": time, "size": dims[-1] if time is None and len(dims) > 1 else None}
+    raise ModelRefused(
+        f"axis {axis} of {name!r} is named {dims[axis or 0]!r}, and the graph {takes}",
+        node=f"input {name!r}",
+        remedy="If the graph is right, say in model.json which axes are which. If the name is right, the network reads "
+        "the wrong axis, as a torch layer does with the wrong batch_first: export it again.",
+        template={"input": {"name": name, **{key: value for key, value in told.items() if isinstance(value, int)}}},
+    )
 
 
 def _scans_features(roles: Roles, reading: Reading, node: str) -> ModelRefused:
@@ -119,48 +147,6 @@ def _check_size(graph: Graph, spec: ModelSpec, name: str) -> None:
                 node=f"input {name!r}",
                 remedy=f"Leave size out of model.json, or make it {dims[-1]}.",
             )
-
-
-def _axes(graph: Graph, spec: ModelSpec, roles: Roles) -> Iterator[tuple[int, int | None]]:
-    """The pairs of batch and time axis to try, the likelier first: what is named or free comes before what is not."""
-    dims, told = graph.dims(roles.data), spec.input
-    floats = graph.dtype(roles.data).kind == "f"
-    rank = len(dims)
-    likely = ((0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1), *((0, axis) for axis in range(3, rank)))
-    pairs: list[tuple[int, int | None]] = [pair for pair in likely if max(pair) < rank]
-    if rank == 2 and floats:
-        # (batch, features) without time where a state is carried; else (batch, time) of one feature.
-        stepping = isinstance(dims[1], int) and (bool(roles.states) or told.size is not None)
-        pairs = [(0, None)] if stepping else [*pairs, (0, None)]
-    elif rank == 1:
-        pairs = [(0, None)]
-    rows = told.batch_axis if told.batch_axis is not None else _named(dims, names_batch)
-    steps = told.time_axis if told.time_axis is not None else _named(dims, names_time)
-    free = {axis for axis, dim in enumerate(dims) if not isinstance(dim, int)}
-    for batch, time in sorted(pairs, key=lambda pair: (len(free - set(pair)), pairs.index(pair))):
-        if rows not in (None, batch) or (steps is not None and time is not None and time != steps):
-            continue
-        if len(free) < rank and free - {batch, time}:
-            continue
-        yield batch, time
-
-
-def _named(dims: list[int | str | None], says: Callable[[object], bool]) -> int | None:
-    return next((axis for axis, dim in enumerate(dims) if says(dim)), None)
-
-
-def _variants(axes: tuple[int, int | None], dims: list[int | str | None], *, carries: bool) -> Iterator[Reading]:
-    """What may be fixed, from nothing to all that is declared so.
-
-    A file that takes one step and a state, and no other number of steps, is one of steps.
-    """
-    batch, time = axes
-    one = 1 if not dims or dims[batch] == 1 or not isinstance(dims[batch], int) else None
-    steps = None if time is None else dims[time]
-    for window in dict.fromkeys((None, steps if isinstance(steps, int) and steps > 0 else None)):
-        single = window == 1 and carries
-        for rows in dict.fromkeys((None, one)):
-            yield Reading(batch, time, rows, None if single else window, single)
 
 
 def _read(graph: Graph, spec: ModelSpec, roles: Roles, reading: Reading) -> GraphRewrite:
@@ -264,6 +250,7 @@ def _seeds(rewrite: GraphRewrite, batch: tuple[int, ...], time: tuple[int, ...])
         if other.time_axis is not None and rewrite.layout != "step":
             axes[other.name][other.time_axis] = steps
     carried = {state.input: state.batch_axis for state in roles.states}
+    controls = {state.input for state in roles.states if state.output.startswith(ADDED)}
     carried |= {name: state_axis(rewrite, name) for name in roles.idle}
     for name, axis in carried.items():
         axes[name] = {axis: rows[0]} if rows else {}
@@ -275,7 +262,7 @@ def _seeds(rewrite: GraphRewrite, batch: tuple[int, ...], time: tuple[int, ...])
             for at, extents in enumerate(zip(*shapes, strict=True))
         )
         edge = (name in carried and not stays(rewrite.graph, name)) or name in (roles.lengths, END)
-        moved = {name} if name in carried else {"lengths"} if name == roles.lengths else set()
+        moved = {name} if name in carried and name not in controls else {"lengths"} if name == roles.lengths else set()
         seeds[name] = Traced(of, reads=True, edge=edge, carried=frozenset(moved))
     return seeds
 
