@@ -7,10 +7,12 @@ import onnx
 from onnx import numpy_helper
 
 from elman.errors import ModelRefused
+from elman.repository.extents import Extents
 from elman.repository.graph import RECURRENT, all_graphs, attribute
 from elman.repository.graph_axes import TIME
 from elman.repository.graph_io import GraphInput
 from elman.repository.graph_rewrite import GraphRewrite, axes_of
+from elman.repository.graph_trace import node_label
 from elman.repository.network import Array
 from elman.repository.probe_feeds import probe_feeds
 from elman.repository.runtime import RuntimeFailure
@@ -94,9 +96,16 @@ def _vote(rewrite: GraphRewrite, name: str, one: Array, two: Array) -> int | Non
 
 
 def find_clocks(rewrite: GraphRewrite) -> None:
-    """Note the outputs that have other steps than the data, by a run that is longer than every number in the graph."""
-    mixed = [name for name in rewrite.roles.outputs if rewrite.trace[name].mixes]
-    timed = {name: time for name in mixed if (time := axes_of(rewrite, name)[1]) is not None}
+    """Note the outputs that have other steps than the data, by a run that is longer than every number in the graph.
+
+    An output whose steps are seen to be the data's in the graph itself needs no run.
+    """
+    timed = {name: time for name in rewrite.roles.outputs if (time := axes_of(rewrite, name)[1]) is not None}
+    mixed = {name for name in timed if rewrite.trace[name].mixes}
+    if rewrite.window is None:
+        extents = Extents(rewrite.graph, rewrite.shapes[0], {})
+        own = extents.of(rewrite.roles.data, 0 if rewrite.layout == "time_first" else 1)
+        timed = {name: time for name, time in timed.items() if name in mixed or extents.of(name, time) != own}
     if not timed or rewrite.layout == "step":
         return
     length = _past_every_number(rewrite.graph.model)
@@ -112,9 +121,11 @@ def find_clocks(rewrite: GraphRewrite) -> None:
             factor.kind == TIME and factor.extents == tuple(steps for _, steps in rewrite.extents())
             for factor in rewrite.trace[name].axes[time]
         )
-        long = name not in seen or seen[name].shape[time] != length
-        if not follows or (long and rewrite.window is None):
+        other = seen[name].shape[time] != length if name in seen else name in mixed and rewrite.window is None
+        if not follows or other:
             rewrite.own_clocks.add(name)
+            traced = rewrite.trace[name]
+            rewrite.trace[name] = replace(traced, mixes=traced.mixes or node_label(rewrite.graph.producer[name]))
 
 
 def _past_every_number(model: onnx.ModelProto) -> int:

@@ -35,7 +35,8 @@ _END = 2**31 - 1  # a Slice up to here goes to the end
 
 def _elementwise(tracer: Tracer, node: NodeProto) -> list[Traced]:
     axes, combines = _broadcast(tracer, [name for name in node.input if name])
-    result = replace(tracer.combined(node, node.input, axes, combines), carried=kept_through(tracer, node))
+    kept = kept_through(tracer, node)
+    result = replace(tracer.combined(node, node.input, axes, combines, keeps=bool(kept)), carried=kept)
     return [result] + [result] * (len(node.output) - 1)
 
 
@@ -67,7 +68,7 @@ def _reshape(tracer: Tracer, node: NodeProto) -> list[Traced]:
     if shapes is None:
         raise Scrambled
     result = tracer.moved(node, reshaped(source.axes, shapes))
-    sizes = tracer.combined(node, node.input[:1], result.axes, sizes=node.input[1:])
+    sizes = tracer.combined(node, node.input[:1], result.axes, sizes=node.input[1:], keeps=True)
     elements = source.elements if len(result.axes) < 2 else None
     return [replace(sizes, carried=result.carried, elements=elements)]
 
@@ -238,7 +239,7 @@ def _concat(tracer: Tracer, node: NodeProto) -> list[Traced]:
     carried = frozenset[str]()
     if all(tracer.at(name).carried for name in node.input):
         carried = frozenset().union(*(tracer.at(name).carried for name in node.input))
-    return [replace(tracer.combined(node, node.input, axes, combines), carried=carried)]
+    return [replace(tracer.combined(node, node.input, axes, combines, keeps=bool(carried)), carried=carried)]
 
 
 def _resized(tracer: Tracer, name: str, axis: int, kinds: frozenset[Kind]) -> Axis:
@@ -313,8 +314,8 @@ def _gather(tracer: Tracer, node: NodeProto) -> list[Traced]:
         return [_of_sizes(tracer.combined(node, [], axes, sizes=node.input[:1]), chosen)]
     last = value is not None and value.size == 1 and int(value.reshape(-1)[0]) == -1 and is_steps(source.axes[axis])
     combines = NOTHING if last else kinds_of(source.axes[axis])
-    result = tracer.combined(node, node.input, axes, combines, edge=last)
-    return [replace(result, carried=source.carried if value is not None else frozenset())]
+    carried = source.carried if value is not None else frozenset()
+    return [replace(tracer.combined(node, node.input, axes, combines, edge=last, keeps=bool(carried)), carried=carried)]
 
 
 def _gather_elements(tracer: Tracer, node: NodeProto) -> list[Traced]:
@@ -393,7 +394,9 @@ def _window(tracer: Tracer, node: NodeProto) -> list[Traced]:
         axis if one else _resized(tracer, node.output[0], at + 2, kinds_of(axis))
         for at, (axis, one) in enumerate(zip(spatial, narrow, strict=True))
     ]
-    return [tracer.combined(node, node.input, [rows, out, *axes], combines)] * len(node.output)
+    # The places that pooling gives beside its values count through the rows, and all that they hold.
+    places = [tracer.combined(node, node.input, [rows, out, *axes], {BATCH, TIME}) for _ in node.output[1:]]
+    return [tracer.combined(node, node.input, [rows, out, *axes], combines), *places]
 
 
 def _pool_whole(tracer: Tracer, node: NodeProto) -> list[Traced]:

@@ -171,8 +171,12 @@ class Tracer:
         *,
         edge: bool = False,
         sizes: Iterable[str] = (),
+        keeps: bool = False,
     ) -> Traced:
         """A tensor that a node makes of the values of others.
+
+        A state, or the number of steps, is another one in each part of a sequence that is cut. It may be moved to
+        where something recurs; what else is made of it holds for the whole sequence alone.
 
         Args:
             names: the tensors whose values it is made from.
@@ -180,6 +184,7 @@ class Tracer:
             combines: what the node combines: rows, steps or both.
             edge: whether the node picks one end of the sequence.
             sizes: tensors that only say how large it is.
+            keeps: whether a state is still that state.
         """
         parts = [self.at(name) for name in names if name]
         sources = parts + [part for name in sizes if name and (part := self.at(name)).reads]
@@ -190,7 +195,7 @@ class Tracer:
         cut = set(combines) | {kind for kind in counted if counted.count(kind) > 1}
         if reading:
             cut |= sized
-        if edge and TIME in counted:
+        if (edge and TIME in counted) or (not keeps and any(part.carried for part in parts)):
             cut.add(TIME)
         label = node_label(node)
         return Traced(
@@ -209,7 +214,7 @@ class Tracer:
     ) -> Traced:
         """A tensor that is nothing but the first input of a node, moved."""
         carried = self.at(node.input[0]).carried
-        return replace(self.combined(node, node.input[:1], axes, combines, edge=edge), carried=carried)
+        return replace(self.combined(node, node.input[:1], axes, combines, edge=edge, keeps=True), carried=carried)
 
 
 def _first(found: Iterable[str | None]) -> str | None:

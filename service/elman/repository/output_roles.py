@@ -88,7 +88,7 @@ def _decide(rewrite: GraphRewrite, name: str) -> bool:
     feeds = probe_feeds(rewrite, rows, steps)
     try:
         (before,) = rewrite.watching.run([name], feeds)
-        moved = [_moved(rewrite, name, feeds, before, step) for step in sorted({1, steps // 2, steps - 1})]
+        moved = [_moved(rewrite, name, feeds, before, step) for step in sorted({1 % steps, steps // 2, steps - 1})]
     except RuntimeFailure:
         moved = [False]
     if all(moved):

@@ -98,7 +98,7 @@ def _pair_by_structure(graph: Graph) -> tuple[StateSpec, ...]:
         matches = [
             output
             for output, others in ends.items()
-            if others == nodes and graph.dims(output) and len(graph.dims(output)) == len(graph.dims(name))
+            if others == nodes and len(graph.dims(output)) in (0, len(graph.dims(name)))
         ]
         if len(matches) == 1:
             pairs.append(StateSpec(input=name, output=matches[0], batch_axis=batch_axis(graph, name)))

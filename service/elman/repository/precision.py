@@ -8,7 +8,13 @@ from elman.errors import ModelRefused
 from elman.repository.graph import all_graphs
 
 # Operators whose attribute names an element type, and that attribute.
-_TYPED = {"Cast": "to", "RandomNormal": "dtype", "RandomUniform": "dtype", "EyeLike": "dtype"}
+_TYPED = {
+    "Cast": "to",
+    "EyeLike": "dtype",
+    "RandomNormal": "dtype",
+    "RandomUniform": "dtype",
+    "SequenceEmpty": "dtype",
+}
 _OTHERS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
@@ -23,8 +29,10 @@ def make_single(model: onnx.ModelProto) -> None:
         for node in graph.node:
             _make_attributes_single(node)
         for value in [*graph.input, *graph.output, *graph.value_info]:
-            if value.type.tensor_type.elem_type in _OTHERS:
-                value.type.tensor_type.elem_type = TensorProto.FLOAT
+            is_list = value.type.HasField("sequence_type")
+            of = value.type.sequence_type.elem_type if is_list else value.type
+            if of.tensor_type.elem_type in _OTHERS:
+                of.tensor_type.elem_type = TensorProto.FLOAT
 
 
 def _make_attributes_single(node: NodeProto) -> None:
