@@ -60,6 +60,12 @@ def test_no_server_and_no_key_are_told(tmp_path: Path, command: tuple[str, ...])
     assert done.returncode == 3 and "no server answers at http://127.0.0.1:9" in done.stderr
 
 
+def test_a_file_of_the_name_is_suggested_where_no_server_answers(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    done = elman("show", "mine", cwd=tmp_path, url="http://127.0.0.1:9")
+    assert done.returncode == 3 and done.stderr.endswith(", or for the file write ./mine\n")
+
+
 def test_another_server_is_told(tmp_path: Path) -> None:
     (tmp_path / "v1").mkdir()
     for name, content in (("models", "{}"), ("sessions", "[]"), ("engine", "no JSON")):
@@ -79,6 +85,8 @@ def test_another_server_is_told(tmp_path: Path) -> None:
 
 def test_a_model_is_shown_the_same_from_a_server_and_from_its_file(tmp_path: Path, server: RunningServer) -> None:
     shown = elman("show", "names-gru", cwd=tmp_path, url=server.url)
+    one = elman("show", "sunspots-gru", cwd=tmp_path, url=server.url).stdout
+    assert re.search("^input +1 feature$", one, re.MULTILINE) and re.search("^output +1 number$", one, re.MULTILINE)
     card = json.loads(elman("show", "names-gru@1", "--json", cwd=tmp_path, url=server.url).stdout)
     assert card == server.client.get("/v1/models/names-gru").json()
     for word in ("1 x gru", "Swedish", "512 bytes each", card["digest"]):

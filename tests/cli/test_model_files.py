@@ -3,8 +3,18 @@
 from pathlib import Path
 
 import pytest
+import typer
 
 from elman.cli.jobs.model_files import files_below, model_file, names_of
+
+
+def test_of_a_folder_of_models_one_is_suggested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("tagger", "namer"):
+        (tmp_path / "models" / name / "1").mkdir(parents=True)
+        (tmp_path / "models" / name / "1" / "model.onnx").touch()
+    with pytest.raises(typer.Exit):
+        model_file(tmp_path / "models")
+    assert capsys.readouterr().err.endswith(f"give one of them, such as {tmp_path / 'models' / 'namer'}\n")
 
 
 @pytest.mark.parametrize("version", [None, "3"])

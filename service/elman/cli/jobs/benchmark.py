@@ -268,4 +268,5 @@ def print_lines(model: Model, lines: list[Measurement], sequences: list[Array]) 
     console = Console(highlight=False)
     console.print(f"[bold]{model.name}[/] version {model.version}, mean length {mean:.1f} steps")
     print_table(header, rows, right=header[1:6])
-    console.print(f"kernel and engine: per second of one core; the best batch of the kernel is {lines[0].note}")
+    best = f"kernel and engine: per second of one core; the best batch of the kernel is {lines[0].note}"
+    console.print(best, soft_wrap=True)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import typer
 
 from elman.cli.exits import FAILED, refuse, warn
-from elman.cli.jobs.printing import exactness, print_facts, print_table, printable, shape_of
+from elman.cli.jobs.printing import counted, exactness, print_facts, print_table, printable, shape_of
 from elman.cli.jobs.targets import ask, client_of, connect, problem_of
 
 # Sessions in one answer of the server.
@@ -75,7 +75,7 @@ def _input(given: dict[str, Any]) -> str:
         return f"signal, frames of {given['size']} every {given['stride']}"
     if given["kind"] == "tokens":
         return "tokens" if given.get("vocabulary_size") is None else f"{given['vocabulary_size']} tokens"
-    return f"{given['size']} features"
+    return counted(given["size"], "feature")
 
 
 def show_model(model: str, url: str, api_key: str | None, timeout: float, as_json: bool) -> None:
@@ -108,7 +108,7 @@ def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
         ("input", _input(card["input"]) + (", as text too" if card["input"].get("text") else "")),
         ("names", ", ".join(card["input"].get("names") or ())),
         ("window", f"{card['window']} steps" if card.get("window") else ""),
-        ("output", f"{card['output']['size']} numbers"),
+        ("output", counted(card["output"]["size"], "number")),
         ("labels", ", ".join(map(str, labels))),
         ("sessions", f"yes, {card['state']['bytes']} bytes each" if card["streaming"] else "no"),
         ("exact", exactness(card["batching"]["exact"], card["batching"].get("tolerance"))),
@@ -156,7 +156,7 @@ def delete_all_sessions(url: str, api_key: str | None, timeout: float, model: st
     """Delete the sessions of a key, or those of one model. On a terminal the user is asked first."""
     ids = [one["id"] for one in _sessions(url, api_key, timeout, model)]
     if ids and sys.stdin.isatty():
-        typer.confirm(f"Delete {_counted(ids)} at {url}?", abort=True, err=True)
+        typer.confirm(f"Delete {counted(len(ids), 'session')} at {url}?", abort=True, err=True)
     _delete(url, api_key, timeout, ids, as_json, may_be_gone=True)
 
 
@@ -175,13 +175,9 @@ def _delete(url: str, api_key: str | None, timeout: float, ids: list[str], as_js
             elif not (may_be_gone and response.status_code == 404):
                 warn(f"{printable(id)} is not deleted: {problem_of(response)}", "red")
                 failed = True
-    typer.echo(json.dumps({"deleted": deleted}) if as_json else f"{_counted(deleted)} deleted")
+    typer.echo(json.dumps({"deleted": deleted}) if as_json else f"{counted(len(deleted), 'session')} deleted")
     if failed:
         raise typer.Exit(FAILED)
-
-
-def _counted(ids: list[str]) -> str:
-    return f"{len(ids)} session{'s' * (len(ids) != 1)}"
 
 
 def _time(seconds: float) -> str:
@@ -201,7 +197,7 @@ def list_running(url: str, api_key: str | None, timeout: float, as_json: bool) -
     )
     facts = [
         ("process", ", ".join(str(one["process"]) for one in running)),
-        ("unfinished", f"{num_queued} sequences, {seconds:.3g} s of work"),
+        ("unfinished", f"{counted(num_queued, 'sequence')}, {seconds:.3g} s of work"),
         ("sessions", str(stats["sessions"])),
         ("streams", str(num_streams)),
     ]

@@ -26,7 +26,9 @@ def model_file(path: Path) -> Path:
     for candidate in (path / "model.onnx", *named, *(version / _file_name(path) for version in _versions(path))):
         if candidate.is_file():
             return candidate
-    raise refuse(f"there is no model.onnx at {path}")
+    models = sorted(one for one in path.iterdir() if _versions(one)) if path.is_dir() else []
+    hint = f"; it is a folder of models: give one of them, such as {models[0]}" if models else ""
+    raise refuse(f"there is no model.onnx at {path}{hint}")
 
 
 def _versions(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from elman.cli.jobs.printing import exactness, print_facts, print_table, printable, shape_of
+from elman.cli.jobs.printing import counted, exactness, print_facts, print_table, printable, shape_of
 from elman.cli.jobs.request_example import request_example
 from elman.errors import ModelRefused
 from elman.repository.feeding import driving_of, why_no_forecast, why_no_generation
@@ -173,7 +173,7 @@ def _facts(model: Model) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = [
         ("network", _network(model)),
         ("input", f"{network.input!r}: {_input(model)}" + (f", {network.window} steps" if network.window else "")),
-        ("output", f"{network.output_names[0]!r}: {network.output_size} numbers per {_unit(model)}"),
+        ("output", f"{network.output_names[0]!r}: {counted(network.output_size, 'number')} per {_unit(model)}"),
         ("state", _state(model)),
         ("sessions", "yes" if model.sessions else "no"),
         ("batching", _BATCHING[proof.batched] + ("" if proof.chunked else "; each as a whole, not in chunks")),
@@ -250,7 +250,7 @@ def _input(model: Model) -> str:
         return f"signal, frames of {spec.size} every {spec.stride or spec.size}"
     if model.tokens:
         return "tokens" if spec.vocabulary_size is None else f"{spec.vocabulary_size} tokens"
-    return f"{model.network.features} features"
+    return counted(model.network.features or 0, "feature")
 
 
 def _state(model: Model) -> str:

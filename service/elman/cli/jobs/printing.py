@@ -56,6 +56,11 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as `1 session` or `2 sessions`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def shape_of(shape: Iterable[int | None]) -> str:
     """A shape as it is printed, such as `3x4`."""
     return "x".join("any" if extent is None else str(extent) for extent in shape) or "1"

@@ -76,7 +76,8 @@ async def connect(model: str, url: str, api_key: str | None = None, timeout: flo
         try:
             response = await client.get(path)
         except httpx.TransportError as error:
-            raise unanswered(url, error, ", or give the path of a model.onnx") from None
+            here = f", or for the file write ./{name}" if Path(name).exists() else ", or give the path of a model.onnx"
+            raise unanswered(url, error, here) from None
         if response.status_code != 200:
             raise refuse(_no_such_model(response, name), FAILED)
         yield Target(client, path, card_of(response, url), local=False)
