@@ -22,6 +22,8 @@ _DIGITS = re.compile(rb"[0-9]+")
 _HEX = re.compile(rb"[0-9A-Fa-f]+")
 # What would end a field, or the head, of a request.
 _ILLEGAL = re.compile(rb"[\r\n\0]")
+# Bytes that wait to be sent; of no more than these nobody looks whether they go on.
+_SMALL = 1 << 16
 # Of a body that is being sent, how often in its time limit it is looked at whether it goes on.
 _LOOKS = 4
 
@@ -187,7 +189,7 @@ class _Connection(asyncio.Protocol):
         self._active_at = self._loop.time()
         self._transport.write(message)
         watch = None
-        if limits["read"] < limits["pool"] or self._transport.get_write_buffer_size():
+        if limits["read"] < limits["pool"] or self._transport.get_write_buffer_size() > _SMALL:
             watch = asyncio.ensure_future(self._watch(limits["read"], limits["write"]))
         try:
             reply = await self._answer
