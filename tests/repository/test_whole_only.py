@@ -10,7 +10,7 @@ import pytest
 from conftest import run_alone
 from onnx import TensorProto, helper
 from test_carried import carries_on
-from test_refusals import load
+from test_refusals import load, refusal
 from test_roles import holds, roles, rows
 from truth import Truth
 
@@ -127,6 +127,22 @@ def test_the_places_of_a_pooling_count_through_the_batch(tmp_path: Path) -> None
     assert model.proof.batched == "alone"
     is_whole(model, "pool")
     holds(model, proto, rows(9, 9, 4))
+
+
+def test_an_answer_that_the_optimisation_of_onnx_runtime_changes_is_refused(tmp_path: Path) -> None:
+    """It makes a Slice of a Gather by a Range that counts down to 0, and the Slice is empty."""
+    proto = answering(
+        ("Shape", ["input"], ["sizes"]),
+        ("Gather", ["sizes", "at1"], ["all"]),
+        ("Squeeze", ["all"], ["count"]),
+        ("Add", ["count", "last"], ["first"]),
+        ("Range", ["first", "last", "last"], ["backwards"]),
+        ("Gather", ["steps", "backwards"], ["turned"], {"axis": 1}),
+        ("ReduceSum", ["turned", "at1"], ["output"]),
+    )
+    refused = refusal(proto, tmp_path)
+    assert refused.reason.startswith("ONNX Runtime ")
+    assert "when it optimises the graph" in refused.reason
 
 
 @pytest.mark.parametrize("way", ["bidirectional", "pooled"])

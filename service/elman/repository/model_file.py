@@ -20,7 +20,7 @@ from elman.repository.model_config import CONFIG_FILE
 from elman.repository.network import Array, InputTensor, Network
 from elman.repository.proof import Proof, prove
 from elman.repository.rewriting import Rewriting, Sample, rewrite_graph
-from elman.repository.runtime import GraphSession, RuntimeFailure
+from elman.repository.runtime import RUNTIME_VERSION, GraphSession, RuntimeFailure
 from elman.repository.spec import (
     QUANTISED_KEY,
     DecoderSpec,
@@ -144,9 +144,19 @@ def _first_that_holds(proto: onnx.ModelProto, spec: ModelSpec) -> tuple[Network,
             continue
         if difference <= _SAME:
             return network, proof, session
-        reason = f"rewritten for batching, its outputs move by {difference:.2g}"
-        failures.append(ModelRefused(reason, remedy="Export it again with elman.export."))
+        failures.append(_moved(network, sample, difference))
     raise failures[0]
+
+
+def _moved(network: Network, sample: Sample, difference: float) -> ModelRefused:
+    """The refusal of a network whose outputs are not those of the graph as it was."""
+    if _disagreement(network, sample, GraphSession(network.model, optimised=False)) > _SAME:
+        reason = f"rewritten for batching, its outputs move by {difference:.2g}"
+        return ModelRefused(reason, remedy="Export it again with elman.export.")
+    return ModelRefused(
+        f"ONNX Runtime {RUNTIME_VERSION} moves its outputs by {difference:.2g} when it optimises the graph",
+        remedy="Write what it optimises in another way, such as x.flip(1) in place of an index that counts down.",
+    )
 
 
 def _holds(proto: onnx.ModelProto, given: ModelSpec, template: dict[str, Any]) -> bool:

@@ -30,10 +30,10 @@ class GraphSession:
     """One opened graph.
 
     One thread and no spinning: rows and processes are what runs in parallel, and the split of a matrix
-    product over threads would make its bits depend on the batch.
+    product over threads would make its bits depend on the batch. `optimised` is whether the runtime may fuse nodes.
     """
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, *, optimised: bool = True) -> None:
         self._options = ort.RunOptions()
         ort.disable_telemetry_events()  # a server says nothing to anyone but its clients
         options = ort.SessionOptions()
@@ -41,6 +41,8 @@ class GraphSession:
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = _LOG_SEVERITY
+        if not optimised:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
