@@ -93,11 +93,12 @@ def test_what_is_shown_of_a_large_result_is_bounded_and_keeps_its_peaks() -> Non
     assert len(lines) == 8 and max(map(len, lines)) <= 240
     heights = [float(point.split(",")[1]) for point in lines[0]]
     assert heights.count(min(heights)) == 1 and heights.count(max(heights)) == len(heights) - 1
-    assert "and 56 more outputs" in "".join(plotted.itertext())
+    assert "output 7, 56 more not drawn" in "".join(plotted.itertext())
     long = "x" * 100_000
     sample = {"text": long, "tokens": [1] * 1000, "steps": 1000, "reason": "length"}
     assert len(words(Generation.from_json({"model": "m", "version": 1, "seed": 1, "results": [sample] * 500}))) < 15_000
     several = np.zeros((1000, 30))
+    assert "22 more not drawn" in words(Forecast("m", 1, 1000, several))
     assert "and 988 more" in words(Forecast("m", 1, 1000, several, quantiles={0.1: several, 0.9: several}))
     labelled = [{"label": f"l{step}", "probability": 0.5, "top": []} for step in range(50_000)]
     shown(Result(length=50_000, outputs=outputs[:50_000, :1], decoded=labelled))

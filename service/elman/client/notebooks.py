@@ -174,12 +174,21 @@ def _plot(lines: Mapping[str, NDArray[Any]], band: tuple[NDArray[Any], NDArray[A
         for x, y, anchor, text in numbers
     ]
     said = f"{', '.join(shown)}: {low:.4g} to {high:.4g} over {_count(length, 'step')}"
-    left_out = len(lines) - len(shown)
     return (
         f'<svg role="img" aria-label="{_escaped(said)}" width="{_WIDTH}" height="{_HEIGHT}" '
-        f'viewBox="0 0 {_WIDTH} {_HEIGHT}">{"".join(parts)}</svg>'
-        + (_line(f"and {left_out:,} more outputs") if left_out else "")
+        f'viewBox="0 0 {_WIDTH} {_HEIGHT}">{"".join(parts)}</svg>' + _legend(list(shown), len(lines) - len(shown))
     )
+
+
+def _legend(names: list[str], left_out: int) -> str:
+    """The names of several lines, each in its colour."""
+    if len(names) < 2:
+        return ""
+    shown = [
+        f'<span style="color:{colour}">{_escaped(name)}</span>' for colour, name in zip(_COLOURS, names, strict=False)
+    ]
+    more = [f"{left_out:,} more not drawn"] if left_out else []
+    return f"<div>{', '.join([*shown, *more])}</div>"
 
 
 def _points(values: NDArray[Any], length: int, low: float, high: float) -> list[str]:
