@@ -63,11 +63,14 @@ def steps_of(build: Build, x: str) -> str:
 
 
 def positions(build: Build, x: str, *, backwards: bool = False) -> str:
-    """0, 1, ... to the last step, or the other way round, int64 (time,)."""
+    """0, 1, ... to the last step, or the other way round, int64 (time,).
+
+    Never by a Range that counts down: ONNX Runtime makes an empty Slice of a Gather by it, and an LSTM that reads one
+    damages memory.
+    """
     steps = build.add("Squeeze", count(build, x), build.const([0]))
-    if backwards:
-        return build.add("Range", build.add("Sub", steps, build.const(1)), build.const(-1), build.const(-1))
-    return build.add("Range", build.const(0), steps, build.const(1))
+    upwards = build.add("Range", build.const(0), steps, build.const(1))
+    return build.add("Sub", build.add("Sub", steps, build.const(1)), upwards) if backwards else upwards
 
 
 def real(build: Build, x: str) -> str:
