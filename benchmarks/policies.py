@@ -78,7 +78,7 @@ class Flight:
     def iterate(self) -> int:
         """Fill up, and run one batch. Returns the steps of the sequences that ended."""
         while len(self.waiting) < IN_FLIGHT:
-            self.queue.add(Sequence(self._inputs[self.num_drawn % len(self._inputs)]))
+            self.queue.add([Sequence(self._inputs[self.num_drawn % len(self._inputs)])])
             self.num_drawn += 1
         done, _ = self.queue.iterate(time.monotonic())
         for sequence in done:

@@ -178,7 +178,7 @@ class _ClosedLoop:
         self.count += 1
         headers = {**dict(self.headers), b"content-length": str(len(body)).encode()}
         route = self.app.find(self.path, headers)
-        request = Request(route.parameters, headers, b"", body, route.owner, time.monotonic())
+        request = Request(route.parameters, headers, b"", body, route.caller.owner, time.monotonic())
         self.app.driver.start(route.endpoint, request, _Client(self))
 
     def answered(self, answer: Response) -> None:

@@ -19,6 +19,7 @@ from benchmarks.measure import WrongAnswer, ask, running
 from benchmarks.models import SHAPES, write_model
 from benchmarks.pages import aim
 from benchmarks.processes import Process, anonymous_bytes, cores, free_port
+from benchmarks.profile import profile
 from benchmarks.quantised import SUFFIX, Kernel, put_both
 from benchmarks.serving import fetch_json, serving
 from benchmarks.session_load import Walk, WalkPlan
@@ -176,3 +177,9 @@ def test_the_readme_has_a_place_for_each_study(mark: str, tmp_path: Path) -> Non
     page.write_text(Path(report.__file__).with_name("README.md").read_text())
     report.put(page, mark, "measured")
     assert "measured" in page.read_text()
+
+
+def test_the_profile_finds_the_time_of_every_part() -> None:
+    found = profile(["small"], 0.1)["small"]
+    assert all(found[form][part] > 0 for form in ("json", "octet") for part in ("HTTP", "scheduling", "kernel"))
+    assert any("iterate" in str(one) for one in found["functions"])
