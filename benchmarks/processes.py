@@ -1,6 +1,8 @@
 """The processes of a contender: starting them on one core, finding all of them, and measuring time and memory."""
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -28,9 +30,12 @@ def cores() -> tuple[int, int]:
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A port that nobody listens on, and that the system gives to no outgoing connection before a server takes it."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as one:
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:

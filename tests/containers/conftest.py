@@ -13,8 +13,9 @@ from types import MappingProxyType
 import httpx
 import pytest
 
+from benchmarks.processes import free_port
+from tests.installing import made_once
 from tests.readme.blocks import DOCS, read_blocks
-from tests.readme.test_readme import free_port
 from tests.running import ROOT
 
 BUILD_TIMEOUT = 1500.0
@@ -71,9 +72,9 @@ def docker() -> None:
 
 
 @pytest.fixture(scope="session")
-def image(docker: None) -> str:
-    """The image, built as `make image` builds it."""
-    shell("make", "image", timeout=BUILD_TIMEOUT)
+def image(docker: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The image, built as `make image` builds it, which also writes what is in it: once for all processes of a run."""
+    made_once(tmp_path_factory, "image", lambda folder: print(shell("make", "image", timeout=BUILD_TIMEOUT)))
     return "elman"
 
 

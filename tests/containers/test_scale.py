@@ -20,9 +20,9 @@ import pytest
 import yaml
 from websockets.sync.client import connect
 
+from benchmarks.processes import free_port
 from tests.api.test_grpc import Channel, arrays, request
 from tests.containers.conftest import BUILD_TIMEOUT, compose_command, shell
-from tests.readme.test_readme import free_port
 from tests.redis_servers import program
 from tests.reference import Array, expected, float32, same_bits
 from tests.running import ROOT, STORE, parsed

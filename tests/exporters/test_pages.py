@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.processes import free_port
 from tests.exporters.conftest import CHOSEN, python_of
 from tests.readme.blocks import FRAMEWORKS, ROOT, read_blocks
-from tests.readme.test_readme import end, free_port, start
+from tests.readme.test_readme import end, start
 
 pytestmark = pytest.mark.exporters
 

@@ -12,10 +12,11 @@ import httpx
 import numpy as np
 import pytest
 
+from benchmarks.processes import free_port
 from elman.app import create_app
 from elman.ray import Replica, deployment
 from elman.settings import Settings
-from tests.redis_servers import free_port, redis_server
+from tests.redis_servers import redis_server
 from tests.reference import Reference
 from tests.running import LOADS, STORE
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 import pytest
 import redis
 
+from benchmarks.processes import free_port
 from elman.errors import OutcomeUnknown, StoreUnavailable
 from elman.sessions.store import Record, new_mark
 from elman.sessions.stores.redis import RedisStore
@@ -19,7 +20,7 @@ from elman.sessions.stores.redis.link import Breaker
 from elman.sessions.stores.redis.store import RefusedStore
 from tests.certificates import Authority
 from tests.redis_links import Connection, Link, Lossy
-from tests.redis_servers import RedisServer, free_port, redis_cluster, running_redis
+from tests.redis_servers import RedisServer, redis_cluster, running_redis
 from tests.sessions.records import OWNER, PLENTY, Advance, advance_of, advanced, new_record
 
 pytestmark = pytest.mark.slow
