@@ -54,6 +54,9 @@ unexport PYTHONDONTWRITEBYTECODE
 serve: .venv/.server
 	@exec $(BIN)/elman serve $(MODELS) --host $(HOST) --port $(PORT)
 
+# Each process tests by itself. More threads of torch's would be in the way of the others, and wait for one another.
+test test-all test-torch test-exporters: export OMP_NUM_THREADS = 1
+
 test: .venv/.test
 	@exec $(PYTEST) -m quick $(TESTS)
 

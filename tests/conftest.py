@@ -1,6 +1,7 @@
 """What every room shares: the tiers, a running server, and a way to start another."""
 
 import contextlib
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -21,20 +22,26 @@ _APART = {"exporters", "clients", "ray"}
 _WHOLE_FOLDERS = {"browser", "containers"}
 _WHOLE_FILE = re.compile(r"^pytestmark = pytest\.mark\.torch$", re.MULTILINE)
 
-# Files that take a minute or more. They come first, so that none of them is left for one process at the end.
+# The files that take longest. They come first, so that none of them is left for one process at the end.
 _LONGEST = [
     "containers/test_containers.py",
-    "readme/test_readme.py",
-    "exporter/test_export.py",
-    "cli/test_install.py",
-    "faults/test_workers.py",
     "repository/test_matrix.py",
-    "repository/test_fuzz.py",
+    "exporter/test_export.py",
     "properties/test_sessions.py",
+    "readme/test_readme.py",
+    "faults/test_workers.py",
+    "cli/test_install.py",
+    "repository/test_fuzz.py",
+    "browser/test_states.py",
+    "faults/test_stuck.py",
+    "browser/test_page.py",
+    "fuzz/test_fuzz.py",
+    "cli/test_predict.py",
+    "http/test_websocket.py",
     "faults/test_kill.py",
+    "cli/test_export.py",
     "browser/test_named_inputs.py",
     "browser/test_explore.py",
-    "browser/test_page.py",
 ]
 
 _PROPERTIES = hypothesis.settings(
@@ -83,6 +90,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     if is_quick(session.config) and "torch" in sys.modules:
         raise pytest.UsageError("a quick test imports torch: its file needs the line `pytestmark = pytest.mark.torch`")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def translations() -> Iterator[None]:
+    """Torch parses all of its translations to ONNX for each export, which is half of the work. Here it does so once."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "torch" in sys.modules:
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,7 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +17,9 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.processes import free_port
 from tests.readme.blocks import CLIENTS, DOCS, FRAMEWORKS, PAGES, README, ROOT, Block, read_blocks
+from tests.readme.forks import Forks, running_forks
 from tests.readme.tables import with_tables
 from tests.running import LOADS, STORE
 
@@ -34,22 +34,21 @@ EXAMPLES = [
 CLOSE = 0.1
 """How near the numbers of a page must be: they are rounded, and a model trained again moves a little."""
 MEGABYTE = 1e6
+PATH = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+def clean_environment(**variables: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("ELMAN_", "MAKE", "MFLAGS"))}
+    return clean | variables
 
 
 def start(command: list[str], folder: Path, output: Path, **variables: str) -> subprocess.Popen[bytes]:
     """A command in a process group of its own, so that what it leaves running can be ended with it."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("ELMAN_", "MAKE", "MFLAGS"))}
     with output.open("wb") as stream:
         return subprocess.Popen(
             command,
             cwd=folder,
-            env=clean | variables,
+            env=clean_environment(**variables),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
@@ -102,21 +101,31 @@ def folders(tmp_path_factory: pytest.TempPathFactory, page_server: int) -> dict[
     return made
 
 
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    """Runs the examples in Python."""
+    with running_forks(clean_environment(PATH=PATH)) as one:
+        yield one
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "block"), EXAMPLES, ids=lambda one: one.stem if isinstance(one, Path) else one.line)
-def test_the_example_runs_as_it_stands(page: Path, block: Block, page_server: int, folders: dict[Path, Path]) -> None:
+def test_the_example_runs_as_it_stands(
+    page: Path, block: Block, page_server: int, folders: dict[Path, Path], forks: Forks
+) -> None:
     ports, folder = {"8000": str(page_server), "8001": str(free_port())}, folders[page]
     text = re.sub(r"(localhost:|--port )(800[01])\b", lambda found: found[1] + ports[found[2]], block.text)
     script = folder / f"example-{block.line}"
     script.write_text(text, "utf-8")
-    command = ["bash", "-euo", "pipefail"] if block.language == "bash" else [sys.executable]
     output = folder / f"output-{block.line}"
-    path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    process = start([*command, str(script)], folder, output, PATH=path)
-    try:
-        code = process.wait(120)
-    finally:
-        end(process)
+    if block.language == "python":
+        code = forks.run(script, output)
+    else:
+        process = start(["bash", "-euo", "pipefail", str(script)], folder, output, PATH=PATH)
+        try:
+            code = process.wait(120)
+        finally:
+            end(process)
     assert code == 0, f"{page.name}:{block.line} ended with {code}:\n{output.read_text()}"
     if block.answer is not None:
         assert_shown(json.loads(block.answer), json.loads(output.read_text()))
