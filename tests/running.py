@@ -71,12 +71,19 @@ class RunningServer:
         """How many errors were answered, by code."""
         return {labels[0]: value for (name, labels), value in self.stats().items() if name == "elman_errors_total"}
 
-    def wait_for(self, name: str, value: float, *labels: str, timeout: float = 20.0) -> None:
+    def wait_for(self, name: str, value: float, *labels: str, timeout: float = 60.0) -> None:
         """Wait until a metric has a value. Raises KeyError where there is no such metric."""
         until = time.monotonic() + timeout
         while self.stats()[name, labels] != value:
             assert time.monotonic() < until, f"{name} did not become {value}"
             time.sleep(0.02)
+
+
+def num_connections(port: int) -> int:
+    """Connections that a server on this machine holds, as the kernel lists them."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening, time_wait = "0A", "06"
+    return sum(int(row[1].split(":")[1], 16) == port and row[3] not in (listening, time_wait) for row in rows)
 
 
 def parsed(metrics: str) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -122,7 +129,7 @@ def running_server(
             )
         try:
             url = _wait_for_url(process, log)
-            with httpx.Client(base_url=url, timeout=60.0, verify=tls or True) as client:
+            with httpx.Client(base_url=url, timeout=300.0, verify=tls or True) as client:
                 _wait_until_ready(process, client, log)
                 yield RunningServer(process, url, client, log)
             if process.poll() is None:

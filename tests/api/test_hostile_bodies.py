@@ -222,13 +222,13 @@ def strict(small_store: Path) -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="module")
 def hasty(small_store: Path) -> Iterator[RunningServer]:
-    with running_server(small_store, body_timeout=0.5) as one:
+    with running_server(small_store, body_timeout=2.0) as one:
         yield one
 
 
 @contextlib.contextmanager
 def connected(server: RunningServer) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         yield connection
 
 
@@ -318,7 +318,7 @@ def test_a_stalled_body_is_408(hasty: RunningServer, framing: str) -> None:
         started = time.monotonic()
         connection.sendall(head(framing))
         check_raw(connection, 408, "body_timeout")
-        assert 0.4 < time.monotonic() - started < 5.0
+        assert 1.9 < time.monotonic() - started < 20.0
     check_answers(hasty)
 
 

@@ -11,11 +11,12 @@ import pytest
 
 from elman.app import create_app
 from elman.settings import Settings
+from tests.waiting import assert_undisturbed
 
 pytestmark = pytest.mark.slow
 
 NUM_SEQUENCES = 18_000
-# Processor time of the event loop's thread between two of its turns, which does not depend on other processes.
+# Processor time of the event loop's thread between two of its turns, which depends little on other processes.
 MOST_SECONDS = 0.06
 
 
@@ -56,8 +57,11 @@ async def ask(models: Path, path: str, body: Any) -> tuple[Any, float]:
 def test_thousands_of_short_sequences_do_not_hold_the_event_loop(
     small_store: Path, name: str, sequences: list[Any]
 ) -> None:
-    body = {"sequences": sequences}
-    (results, alone), longest = asyncio.run(ask(small_store, f"/v1/models/{name}/predict", body))
-    assert len(results) == NUM_SEQUENCES
-    assert results[-1] == alone and results[0]["length"] == len(sequences[0])
-    assert longest < MOST_SECONDS, f"one turn of the event loop took {longest:.3f} s"
+    def longest_turn() -> float:
+        body = {"sequences": sequences}
+        (results, alone), longest = asyncio.run(ask(small_store, f"/v1/models/{name}/predict", body))
+        assert len(results) == NUM_SEQUENCES
+        assert results[-1] == alone and results[0]["length"] == len(sequences[0])
+        return longest
+
+    assert_undisturbed(longest_turn, lambda seconds: seconds < MOST_SECONDS)

@@ -19,6 +19,7 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.running import STORE, RunningServer, parsed, running_server
+from tests.waiting import assert_undisturbed, wait_until
 
 # They start servers of their own.
 pytestmark = pytest.mark.slow
@@ -168,11 +169,15 @@ def test_time_in_the_queue_is_told_apart_from_time_of_computing(small: RunningSe
     def predict() -> None:
         small.client.post(PREDICT, content=LONG, headers=OCTETS).raise_for_status()
 
-    moved = moved_by(small, predict)
-    assert moved("elman_queue_seconds_count", *model) == 1
-    assert moved("elman_compute_seconds_count", *model) == 1
-    runs, compute = moved("elman_run_seconds_total", *model), moved("elman_compute_seconds_sum", *model)
-    assert compute >= runs > 10 * moved("elman_queue_seconds_sum", *model)
+    def share_of_queue() -> float:
+        moved = moved_by(small, predict)
+        assert moved("elman_queue_seconds_count", *model) == 1
+        assert moved("elman_compute_seconds_count", *model) == 1
+        runs, compute = moved("elman_run_seconds_total", *model), moved("elman_compute_seconds_sum", *model)
+        assert compute >= runs
+        return moved("elman_queue_seconds_sum", *model) / runs
+
+    assert_undisturbed(share_of_queue, lambda share: share < 0.1)
     stats = small.stats()
     assert stats["elman_waiting_sequences", model] == stats["elman_running_sequences", model] == 0
 
@@ -216,8 +221,7 @@ def test_the_loop_the_models_and_the_build_are_told_of(small: RunningServer) -> 
     assert stats["elman_model_load_seconds", ("vowels-gru", "1")] > 0
     (build,) = [labels for name, labels in stats if name == "elman_build_info"]
     assert all(version.split(".")[0].isdigit() for version in build)
-    time.sleep(0.6)
-    assert small.stats()["elman_loop_lag_seconds_count", ()] > 0
+    wait_until(lambda: small.stats()["elman_loop_lag_seconds_count", ()] > 0)
 
 
 def wait_for_both(server: RunningServer) -> None:
@@ -231,7 +235,7 @@ def test_a_worker_in_the_place_of_a_dead_one_takes_its_number(small_store: Path)
         killed = httpx.get(one.url + "/v1/engine").json()["process"]
         before = one.stats()
         os.kill(killed, signal.SIGKILL)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 90
         name = "process_start_time_seconds"
         while True:
             with contextlib.suppress(httpx.HTTPError):  # the connection may be one of the killed worker

@@ -331,7 +331,7 @@ def test_a_field_that_does_not_exist_lists_those_that_do(
 
 @pytest.fixture(scope="module")
 def keyed(small_store: Path) -> Iterator[RunningServer]:
-    settings = {"api_keys": "alice-key,bob-key", "max_sessions": 3, "token_ttl": 1.0, "state_keys": "new,old"}
+    settings = {"api_keys": "alice-key,bob-key", "max_sessions": 3, "token_ttl": 3.0, "state_keys": "new,old"}
     with running_server(small_store, **settings) as one:
         yield one
 
@@ -382,7 +382,7 @@ def test_quotas_and_lifetimes_are_kept(keyed: RunningServer) -> None:
     token = client.get(f"/v1/sessions/{ids[0]}/state", headers=bob).json()["state"]
     client.delete(f"/v1/sessions/{ids[0]}", headers=bob)
     assert client.post(f"/v1/models/{MODEL}/sessions", json={"state": token}, headers=bob).status_code == 201
-    time.sleep(1.2)
+    time.sleep(3.1)
     late = client.put(f"/v1/sessions/{ids[1]}/state", json={"state": token}, headers=bob)
     assert "expired" in check_problem(late, 422, "bad_state_token")["detail"]
 

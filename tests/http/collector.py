@@ -1,13 +1,14 @@
 """A collector of spans: what OpenTelemetry's exporter sends over HTTP, parsed."""
 
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from tests.waiting import wait_until
 
 
 class Collector:
@@ -44,10 +45,7 @@ class Collector:
                 self.spans.extend(scope.spans)
 
     def wait_for(self, ended: Callable[[list[Span]], bool]) -> list[Span]:
-        until = time.monotonic() + 30.0
-        while not ended(self.spans):
-            assert time.monotonic() < until, f"the spans did not come: {[one.name for one in self.spans]}"
-            time.sleep(0.02)
+        wait_until(lambda: ended(self.spans), "the spans did not come")
         return self.spans
 
     def __enter__(self) -> "Collector":

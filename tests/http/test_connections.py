@@ -14,6 +14,7 @@ from elman.http.process import within_descriptors
 from elman.settings import Settings
 from tests.http.test_protocol import as_json, post
 from tests.running import RunningServer, running_server
+from tests.waiting import wait_until
 
 # They start servers of their own.
 pytestmark = pytest.mark.slow
@@ -33,7 +34,7 @@ def silent(server: RunningServer, count: int, first: bytes = b"", source: str = 
     server.client.close()  # its kept connections count too
     with contextlib.ExitStack() as stack:
         for _ in range(count):
-            connection = socket.create_connection(("127.0.0.1", server.port), 20, source_address=(source, 0))
+            connection = socket.create_connection(("127.0.0.1", server.port), 60, source_address=(source, 0))
             stack.enter_context(connection).sendall(first)
         time.sleep(0.2)
         yield
@@ -41,7 +42,7 @@ def silent(server: RunningServer, count: int, first: bytes = b"", source: str = 
 
 def ask(server: RunningServer, request: bytes, source: str = "127.0.0.1") -> bytes:
     """The first line of the answer, by a new connection, which must be closed after it."""
-    with socket.create_connection(("127.0.0.1", server.port), 20, source_address=(source, 0)) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), 60, source_address=(source, 0)) as connection:
         connection.sendall(request)
         data = b""
         while piece := connection.recv(1 << 16):
@@ -65,8 +66,7 @@ def test_when_all_connections_are_taken_the_health_is_told_and_others_refused(
             b"GET / HTTP/1.1\r\nhost: t\r\n\r\n",
         ):
             assert b" 503 " in ask(narrow, request)
-    time.sleep(0.2)
-    assert b" 200 " in ask(narrow, post(as_json(2), connection="close"))
+    wait_until(lambda: b" 200 " in ask(narrow, post(as_json(2), connection="close")), "they are not let go of")
 
 
 def test_many_more_silent_connections_do_not_keep_the_health_check_out(narrow: RunningServer) -> None:
@@ -86,7 +86,7 @@ def test_silent_and_idle_connections_are_closed(narrow: RunningServer) -> None:
     with contextlib.ExitStack() as stack:
         connections = []
         for first in (b"", half, idle, post(as_json(2)) + half):
-            connection = socket.create_connection(("127.0.0.1", narrow.port), timeout=20)
+            connection = socket.create_connection(("127.0.0.1", narrow.port), timeout=60)
             connections.append(stack.enter_context(connection))
             connection.sendall(first)
         started = time.monotonic()

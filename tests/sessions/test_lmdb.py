@@ -161,7 +161,7 @@ def test_a_process_that_dies_in_a_transaction_leaves_no_lock(folder: Path) -> No
         time.sleep(0.1)
         assert not done and store.read(record.id) == record
         one.process.kill()
-        waiting.join(10)
+        waiting.join(60)
         assert done == [True]
         after = store.read(record.id)
         assert after is not None and after.step == 1

@@ -1,8 +1,8 @@
 // The page: tabs, the model that is chosen, its card, and the errors of the API.
 
 import { parsed, written } from "./address.js";
-import { get, key, modelPath, Problem, versionOf } from "./api.js";
-import { el, field, grouped, newId, plural, same, say, select } from "./dom.js";
+import { get, key, modelPath, Problem } from "./api.js";
+import { el, field, grouped, newId, plural, say, select } from "./dom.js";
 import { engine } from "./engine.js";
 import { explore } from "./explore.js";
 import { forecast } from "./forecast.js";
@@ -192,8 +192,8 @@ async function open(next, wanted, { push = false, entered } = {}) {
   if (!has) return;
   try {
     // A view that is as it was left has an address with what is entered there.
-    const asBefore = await views[view].show(card, entered);
-    if (asBefore && mine === opened) history.replaceState(null, "", address());
+    const same = await views[view].show(card, entered);
+    if (same && mine === opened) history.replaceState(null, "", address());
   } catch (error) {
     page.problem(error);
   }
@@ -424,11 +424,10 @@ async function look() {
   }
 }
 
-/** The card of a model as it is served now: of its default version, or of the other one that was chosen. */
+/** The card of a model as it is served now; undefined if it is not. */
 function served(card) {
   const found = card && models.find((one) => one.name === card.name);
-  if (!found || !versionOf(card) || !found.versions.includes(card.version)) return found;
-  return same(card.versions, found.versions) ? card : { ...card, versions: found.versions };
+  return found && card.version !== found.version && found.versions.includes(card.version) ? card : found;
 }
 
 // A file that is dropped would make the browser leave the page. The view that can read it does.
