@@ -1,4 +1,4 @@
-"""Compares 8-bit weights with float32: accuracy on held-out data, size, speed, and the models' cards."""
+"""Compares both forms of 8-bit weights with float32: accuracy on held-out data, size, speed, and the models' cards."""
 
 import statistics
 import tempfile
@@ -16,22 +16,24 @@ from benchmarks.ceilings import pinned
 from benchmarks.environments import BENCH, ROOT
 from benchmarks.load import Plan, request
 from benchmarks.measure import generate, machine, say
-from benchmarks.models import Shape, write_model
+from benchmarks.models import SHAPES, write_model
 from benchmarks.processes import Process, cores
 from benchmarks.serving import fetch_json, serving
 from benchmarks.workload import CONTENT_TYPES
 from models.tasks import Task, names, vowels
 
 STORE = ROOT / "models" / "store"
-RANDOM = Shape("random-512", 64, 512)
-BATCHES = (1, 16)
-CONNECTIONS = (1, 16)
-SUFFIX = "-int8"
+BATCHES = (1, 8, 64)
+CONNECTIONS = (1, 64)
+FORMS = {"float32": "", "int8": "-int8", "dynamic": "-dynamic"}
+"""What follows a model's name in each form: `int8` is exact, and `dynamic` ONNX Runtime's own."""
 
 _TASKS: dict[str, Callable[[], Task]] = {
     "vowels-lstm": vowels.load,
+    "vowels-gru": vowels.load,
     "vowels-lstm-bidirectional": vowels.load,
     "names-lstm": names.load,
+    "names-gru": names.load,
 }
 _CHUNK = 32
 _NUM_REQUESTS = 200
@@ -56,55 +58,57 @@ def run(settings: Settings, save: Callable[[dict[str, Any]], None]) -> dict[str,
     results: dict[str, Any] = {"machine": machine(), "settings": asdict(settings), "models": {}}
     with tempfile.TemporaryDirectory(prefix="int8-") as folder:
         repository = Path(folder) / "models"
-        pairs = {name: put_both(STORE / name / "1" / "model.onnx", repository, name) for name in _TASKS}
-        pairs[RANDOM.name] = put_both(write_model(RANDOM, BENCH / "models" / RANDOM.name), repository, RANDOM.name)
-        found = {name: {"sizes": [path.stat().st_size for path in pair]} for name, pair in pairs.items()}
+        paths = {name: put_forms(STORE / name / "1" / "model.onnx", repository, name) for name in _TASKS}
+        for name, shape in SHAPES.items():
+            paths[name] = put_forms(write_model(shape, BENCH / "models" / name), repository, name)
+        found = {name: {"sizes": [one.stat().st_size for one in forms]} for name, forms in paths.items()}
         results["models"] = found
         for name, load in _TASKS.items():
-            found[name] |= accuracies(load(), *pairs[name])
+            found[name] |= accuracies(load(), paths[name])
             say(
                 f"  {name}: {found[name]['wrong']} wrong of {found[name]['held_out']}, {found[name]['changed']} changed"
             )
         with pinned(cores()[0]):
-            for name, pair in pairs.items():
-                found[name]["kernel"] = kernels(pair, settings)
-                say(f"  {name}: steps/s in ONNX Runtime, float32 and int8, {found[name]['kernel']}")
+            for name, forms in paths.items():
+                found[name]["kernel"] = kernels(forms, settings)
+                say(f"  {name}: steps/s in ONNX Runtime, {', '.join(FORMS)}: {found[name]['kernel']}")
         results["machine"]["minutes"] = (time.monotonic() - started) / 60
         save(results)
         with serving(repository, Path(folder), BENCH / "logs" / "int8.log", store="memory") as process:
-            for name in pairs:
-                cards = [fetch_json(process.port, "GET", f"/v1/models/{name}{suffix}") for suffix in ("", SUFFIX)]
+            for name in paths:
+                cards = [fetch_json(process.port, "GET", f"/v1/models/{name}{suffix}") for suffix in FORMS.values()]
                 found[name]["batching"] = [card["batching"] for card in cards]
                 found[name]["streaming"] = [card["streaming"] for card in cards]
                 found[name]["served"] = served(process, name, cards[0], settings)
-                say(f"  {name}: served {found[name]['batching']}")
+                say(f"  {name}: served {found[name]['served']}")
     results["machine"]["minutes"] = (time.monotonic() - started) / 60
     save(results)
     return results
 
 
-def put_both(source: Path, repository: Path, name: str) -> tuple[Path, Path]:
-    """Write the model, and a copy with 8-bit weights under another name."""
-    # This imports torch, which no other benchmark needs.
+def put_forms(source: Path, repository: Path, name: str) -> list[Path]:
+    """Write the model in each of FORMS, under a name of its own."""
+    # These import torch, which no other benchmark needs.
+    from elman.exporter.dynamic import dynamically_quantised
     from elman.exporter.quantising import quantised
 
     model = onnx.load(source)
     paths = []
-    for suffix, one in (("", model), (SUFFIX, quantised(model))):
+    for suffix, one in zip(FORMS.values(), (model, quantised(model), dynamically_quantised(model)), strict=True):
         path = repository / f"{name}{suffix}" / "1" / "model.onnx"
         path.parent.mkdir(parents=True)
         onnx.save(one, path)
         paths.append(path)
-    return paths[0], paths[1]
+    return paths
 
 
-def accuracies(task: Task, plain: Path, rounded: Path) -> dict[str, Any]:
-    """Labels at the last step of held-out sequences: how many are wrong for each file, and how many differ."""
+def accuracies(task: Task, paths: list[Path]) -> dict[str, Any]:
+    """Labels at the last step of held-out sequences: how many are wrong, and how many differ from float32's."""
     from models.measuring import answers
 
-    by_plain, by_rounded = answers(plain, task.test), answers(rounded, task.test)
-    wrong = [int((one != task.test.labels).sum()) for one in (by_plain, by_rounded)]
-    return {"held_out": len(task.test), "wrong": wrong, "changed": int((by_plain != by_rounded).sum())}
+    found = [answers(path, task.test) for path in paths]
+    wrong = [int((one != task.test.labels).sum()) for one in found]
+    return {"held_out": len(task.test), "wrong": wrong, "changed": [int((one != found[0]).sum()) for one in found]}
 
 
 class Kernel:
@@ -138,29 +142,29 @@ class Kernel:
         return count / (time.process_time() - started)
 
 
-def kernels(pair: tuple[Path, Path], settings: Settings) -> dict[str, list[float]]:
-    """Steps per second of (float32, int8) by batch size. The two are measured in turn; medians."""
-    both = [Kernel(path) for path in pair]
-    seen: dict[int, list[list[float]]] = {batch: [[], []] for batch in BATCHES}
+def kernels(paths: list[Path], settings: Settings) -> dict[str, list[float]]:
+    """Steps per second of each form by batch size. The forms are measured in turn; medians."""
+    opened = [Kernel(path) for path in paths]
+    seen: dict[int, list[list[float]]] = {batch: [[] for _ in opened] for batch in BATCHES}
     for _ in range(settings.rounds):
         for batch, rates in seen.items():
-            for kernel, found in zip(both, rates, strict=True):
+            for kernel, found in zip(opened, rates, strict=True):
                 found.append(kernel.steps_per_second(batch, settings.seconds))
     return {str(batch): [statistics.median(found) for found in rates] for batch, rates in seen.items()}
 
 
 def served(process: Process, name: str, card: dict[str, Any], settings: Settings) -> dict[str, list[float]]:
-    """Steps per second of a server for (float32, int8) by connections. The two are measured in turn; medians."""
+    """Steps per second of the server's own processor time, of each form by connections; measured in turn, medians."""
     bodies = [draw(card["input"], seed) for seed in range(_NUM_REQUESTS)]
-    seen: dict[int, list[list[float]]] = {count: [[], []] for count in CONNECTIONS}
+    seen: dict[int, list[list[float]]] = {count: [[] for _ in FORMS] for count in CONNECTIONS}
     for turn in range(settings.rounds):
         for count, rates in seen.items():
-            for suffix, found in zip(("", SUFFIX), rates, strict=True):
+            for suffix, found in zip(FORMS.values(), rates, strict=True):
                 path = f"/v1/models/{name}{suffix}/predict"
                 whole = [request(path, body, _OCTET, _OCTET) for body in bodies]
                 plan = Plan(process.port, whole, [_LENGTH] * len(whole), connections=count, seconds=settings.seconds)
-                report = generate(replace(plan, core=cores()[1], seed=turn))
-                found.append(report.num_steps / report.seconds)
+                report = generate(replace(plan, core=cores()[1], seed=turn, pids=process.pids()))
+                found.append(report.num_steps / report.server_cpu)
     return {str(count): [statistics.median(found) for found in rates] for count, rates in seen.items()}
 
 

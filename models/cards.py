@@ -26,8 +26,12 @@ the next recipe was chosen.
 |---|---|
 {history}
 
-| model | accuracy shipped | over seeds: mean (least to most) | parameters | file |
-|---|---|---|---|---|
+In 8 bits is what the shipped file measures when its recurrent layers are rounded as by
+`elman.export(..., quantise=True)`: `python -m models.eight_bits` measures that on the same held-out data. The files of
+`store/` are float32. [8-bit weights](int8.md) has what they gain in speed.
+
+| model | accuracy shipped | in 8 bits | over seeds: mean (least to most) | parameters | file | in 8 bits |
+|---|---|---|---|---|---|---|
 """
 
 LOOPS = """
@@ -35,8 +39,8 @@ Generators and forecasters are fed their own output. They were trained by `pytho
 `python -m models.forecasting`. Their hyperparameters and epochs were chosen on a part of the training data that was
 kept back, and their seed is 0 by the same rule. Times are processor time on one core.
 
-| model | held out, shipped | over seeds: mean (least to most) | parameters | file |
-|---|---|---|---|---|
+| model | held out, shipped | in 8 bits | over seeds: mean (least to most) | parameters | file | in 8 bits |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -170,11 +174,21 @@ def _spread(accuracies: list[float]) -> str:
 
 
 def _row(name: str, result: Mapping[str, Any]) -> str:
-    accuracies = list(result["accuracy_by_seed"].values())
-    return (
-        f"| [`{name}`](#{name}) | {_percent(result['accuracy'])} | {_spread(accuracies)} "
-        f"| {result['num_parameters']:,} | {result['size'] / 1024:.0f} KiB |\n"
+    rounded = result.get("eight_bits")
+    return _cells(
+        name,
+        _percent(result["accuracy"]),
+        _percent(rounded["accuracy"]) if rounded else "",
+        _spread(list(result["accuracy_by_seed"].values())),
+        result,
     )
+
+
+def _cells(name: str, shipped: str, rounded: str, over_seeds: str, result: Mapping[str, Any]) -> str:
+    sizes = [one and f"{one['size'] / 1024:.0f} KiB" for one in (result, result.get("eight_bits"))]
+    parameters = f"{result['num_parameters']:,}"
+    cells = [f"[`{name}`](#{name})", shipped, rounded, over_seeds, parameters, *(one or "" for one in sizes)]
+    return f"| {' | '.join(cells)} |\n"
 
 
 def _card(name: str, result: Mapping[str, Any]) -> str:
@@ -259,9 +273,8 @@ def _across_lines(across: Mapping[str, Any]) -> list[str]:
 
 
 def _loop_row(name: str, result: Mapping[str, Any]) -> str:
-    shipped, spread = result["loop"]["shipped"], result["loop"]["over_seeds"]
-    size = f"{result['size'] / 1024:.0f} KiB"
-    return f"| [`{name}`](#{name}) | {shipped} | {spread} | {result['num_parameters']:,} | {size} |\n"
+    rounded = result.get("eight_bits", {}).get("shipped", "")
+    return _cells(name, result["loop"]["shipped"], rounded, result["loop"]["over_seeds"], result)
 
 
 def _loop_card(name: str, result: Mapping[str, Any]) -> str:

@@ -338,13 +338,17 @@ def measure_seed(corpus: Names, cell: Cell, recipe: Recipe, seed: int, num_epoch
         return bits_per_character(path, corpus, corpus.test)
 
 
+def bits_in_words(bits: float) -> str:
+    return f"{bits:.3f} bits a character"
+
+
 def words(measured: dict[str, Any], by_seed: list[float], num_test: int) -> dict[str, Any]:
     """The measures in the words of the card."""
     bits = measured["bits_per_character"]
     spread = f"{np.mean(by_seed):.3f} ({min(by_seed):.3f} to {max(by_seed):.3f}), {len(by_seed)} seeds"
     written = measured["num_written"]
     return {
-        "shipped": f"{bits:.3f} bits a character",
+        "shipped": bits_in_words(bits),
         "over_seeds": spread,
         "lines": {
             f"Bits a character on the {num_test} names held out, each end counted as one": (

@@ -20,7 +20,7 @@ from benchmarks.models import SHAPES, write_model
 from benchmarks.pages import aim
 from benchmarks.processes import Process, anonymous_bytes, cores, free_port
 from benchmarks.profile import profile
-from benchmarks.quantised import SUFFIX, Kernel, put_both
+from benchmarks.quantised import FORMS, Kernel, put_forms
 from benchmarks.serving import fetch_json, serving
 from benchmarks.session_load import Walk, WalkPlan
 from benchmarks.sessions import first_token
@@ -149,12 +149,12 @@ def test_the_aim_of_a_session() -> None:
     assert aim(1000) == 1700
 
 
-def test_both_files_of_a_model_run_and_one_says_that_it_is_rounded(tmp_path: Path) -> None:
-    plain, rounded = put_both(write_model(SMALL, tmp_path / "from"), tmp_path / "models", SMALL.name)
-    assert rounded.parts[-3] == f"{SMALL.name}{SUFFIX}"
-    keys = [{entry.key for entry in onnx.load(path).metadata_props} for path in (plain, rounded)]
-    assert [QUANTISED_KEY in found for found in keys] == [False, True]
-    assert all(Kernel(path).steps_per_second(16, 0.01) > 0 for path in (plain, rounded))
+def test_each_form_of_a_model_runs_and_two_say_that_they_are_rounded(tmp_path: Path) -> None:
+    paths = put_forms(write_model(SMALL, tmp_path / "from"), tmp_path / "models", SMALL.name)
+    assert [path.parts[-3] for path in paths] == [f"{SMALL.name}{suffix}" for suffix in FORMS.values()]
+    keys = [{entry.key for entry in onnx.load(path).metadata_props} for path in paths]
+    assert [QUANTISED_KEY in found for found in keys] == [False, True, True]
+    assert all(Kernel(path).steps_per_second(16, 0.01) > 0 for path in paths)
 
 
 def test_chances_of_labels_are_those_of_their_scores() -> None:

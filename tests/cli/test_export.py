@@ -55,6 +55,15 @@ class Letters(nn.Module):
         return self.head(self.rnn(self.letters(x))[0])
 
 
+class Strokes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])
+
+
 class Moody(nn.Module):
     def forward(self, x):
         raise RuntimeError("it is in no mood")
@@ -100,6 +109,15 @@ def test_further_arguments_are_given_by_name(folder: Path) -> None:
     assert roles == {"input": "sequence", "lengths": "lengths", "profile": "static", "station": "static"}
 
 
+@pytest.mark.parametrize(("option", "exact"), [("--quantise", True), ("--quantise-dynamic", False)])
+def test_either_form_of_8_bits_is_written(folder: Path, option: str, exact: bool) -> None:
+    done = elman("export", "net.py:Strokes", "out.onnx", "--example-shape", "1,10,3", option, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "answers near to the module's" in done.stdout
+    batching = json.loads(elman("check", "out.onnx", "--json", cwd=folder).stdout)["batching"]
+    assert batching["exact"] is exact, batching
+
+
 @pytest.mark.parametrize(("form", "ids"), [("NFC", [3]), ("none", [2, 1])])
 def test_the_form_of_texts_is_said(folder: Path, form: str, ids: list[int]) -> None:
     """`e` and an accent are the last token in NFC, and two tokens as they stand."""
@@ -136,6 +154,7 @@ def test_the_import_path_is_given_back_last(folder: Path) -> None:
         ("net.py:build", ("--input", "profile=1,4:ids"), 2, "float, lengths, mask or the number"),
         ("net.py:build", ("--role", "profile=fixed"), 2, "sequence, static"),
         ("net.py:Load", ("--input", "profil=1,3"), 2, "no argument 'profil'"),
+        ("net.py:build", ("--quantise", "--quantise-dynamic"), 2, "two forms of 8 bits"),
     ],
 )
 def test_what_cannot_be_exported_is_told_in_a_line(

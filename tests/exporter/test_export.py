@@ -280,12 +280,12 @@ def test_a_wider_tolerance_has_to_be_asked_for(tmp_path: Path) -> None:
     export(SlightlyOff(), tmp_path / "model.onnx", example=torch.randn(1, 10, 12), tolerance=1e-4)
 
 
-def test_a_quantised_file_is_close_and_says_that_it_is_not_exact(tmp_path: Path) -> None:
+def test_a_dynamically_quantised_file_is_close_and_says_that_it_is_not_exact(tmp_path: Path) -> None:
     tagger = Tagger()
     path = tmp_path / "model.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        spec = export(tagger, path, example=torch.randn(1, 10, 12), quantise=True)
+        spec = export(tagger, path, example=torch.randn(1, 10, 12), quantise="dynamic")
     properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert "DynamicQuantizeLSTM" in operators(path)
     assert "not exact" in properties[QUANTISED_KEY]

@@ -9,11 +9,11 @@ import onnx
 import pytest
 import torch
 
-from elman.exporter.quantising import quantised
 from elman.exporter.verifying import open_session
 from elman.repository.spec import METADATA_KEY, parse_spec
 from models import forecasting, generation
 from models.cards import read_results, write_cards
+from models.eight_bits import measure_rounded
 from models.fitting import Batch, Curves, fit, sequence_loss
 from models.measuring import accuracy_of, answers, confusion_of
 from models.recurrent import Cell, Recurrent, Shape
@@ -173,15 +173,22 @@ def test_an_answer_is_the_last_step_of_the_whole_sequence(tasks: dict[str, Task]
     assert answers(path, shortened).shape == (5,)
 
 
-def test_a_shipped_model_is_about_as_accurate_quantised(tasks: dict[str, Task], tmp_path: Path) -> None:
-    task = tasks["vowels"]
-    path = tmp_path / "model.onnx"
-    model = quantised(onnx.load(model_file("vowels-lstm")))
-    path.write_bytes(model.SerializeToString())
-    assert "DynamicQuantizeLSTM" in [node.op_type for node in model.graph.node]
-    assert path.stat().st_size < 0.5 * RESULTS["vowels-lstm"]["size"]
-    accuracy = accuracy_of(confusion_of(path, task.test, len(task.labels)))
-    assert abs(accuracy - RESULTS["vowels-lstm"]["accuracy"]) <= 0.01
+@pytest.mark.parametrize("name", ["vowels-lstm", "vowels-gru", "names-lstm-generator", "electricity-gru"])
+def test_a_shipped_model_in_8_bits_measures_what_its_results_say(name: str) -> None:
+    found, said = measure_rounded(name), RESULTS[name]["eight_bits"]
+    assert found["size"] == said["size"] < RESULTS[name]["size"]
+    assert found.get("shipped") == said.get("shipped")
+    if "accuracy" in said:
+        assert found["accuracy"] == pytest.approx(said["accuracy"], abs=0.003)
+
+
+def test_every_shipped_model_is_about_as_good_in_8_bits() -> None:
+    for name, result in RESULTS.items():
+        rounded = result["eight_bits"]
+        if "accuracy" in result:
+            assert abs(rounded["accuracy"] - result["accuracy"]) <= 0.03, name
+        elif "bits_per_character" in rounded:
+            assert abs(rounded["bits_per_character"] - result["measured"]["bits_per_character"]) <= 0.01, name
 
 
 def test_the_cards_are_what_the_results_say(tmp_path: Path) -> None:

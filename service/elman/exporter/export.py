@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from elman.exporter.description import Description, Scale, describe
+from elman.exporter.dynamic import dynamically_quantised
 from elman.exporter.layout import answering_results, check_outputs, find_layout
 from elman.exporter.onnx_layers import with_onnx_layers
 from elman.exporter.quantising import quantised
@@ -45,7 +46,7 @@ def export(
     roles: Mapping[str, InputRole] = MappingProxyType({}),
     output_names: Sequence[str] | None = None,
     tolerance: float = TOLERANCE,
-    quantise: bool = False,
+    quantise: bool | Literal["dynamic"] = False,
 ) -> ModelSpec:
     """Write `module` to `path` as one ONNX file, and return the spec that the file carries.
 
@@ -95,11 +96,15 @@ def export(
         output_names: names of the results beside the states, the primary one first. Without them those of a dict that
             forward returns, or output, output_1 and so on.
         tolerance: the largest absolute difference from torch that is accepted.
-        quantise: round the weights of LSTM layers and of matrix products to 8 bits
-            (`onnxruntime.quantization.quantize_dynamic`, with a reduced range, so that no sum overflows on processors
-            without VNNI). GRU and RNN layers stay as they are. The file is smaller and NOT exact: `tolerance` holds
-            for the graph before rounding; the rounded graph must only run at every size. The metadata key
-            `elman.quantised` says so.
+        quantise: round the weights of LSTM and GRU layers, and of RNN layers of tanh, to 8 bits, and what they are
+            multiplied with. The file is about a quarter as large. It answers near to the module, and the same bits
+            whatever runs beside a sequence, so that it is batched, cut and carried on like any other: `tolerance`
+            holds for the graph before rounding, the rounded one must only run at every size. Every other layer stays
+            float32. The initial h of a layer must have a range that the graph shows: zeros, a constant, a state that
+            the layer itself gives, or what a tanh gives. With "dynamic" it is ONNX Runtime's own form instead, of
+            LSTM layers and matrix products (`onnxruntime.quantization.quantize_dynamic`), which is faster for small
+            layers and one sequence at a time. Its scale is taken over all that is run, so that it is NOT exact and
+            is not batched. The metadata key `elman.quantised` names the form.
 
     Raises:
         ExportRefused: the module fails on input like the example, cannot be traced, does not fit its description, or
@@ -124,7 +129,7 @@ def export(
         embed(model, described, initial_state)
         verify(model.SerializeToString(), reference, inputs, layout, tolerance)
         if quantise:
-            model = quantised(model)
+            model = dynamically_quantised(model) if quantise == "dynamic" else quantised(model)
             verify(model.SerializeToString(), reference, inputs, layout, math.inf)
     write(Path(path), model.SerializeToString())
     return described

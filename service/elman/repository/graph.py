@@ -14,6 +14,8 @@ from elman.repository.network import Array
 MOVES = frozenset("Identity Reshape Squeeze Unsqueeze Transpose Concat Slice Split Gather Cast Flatten Expand".split())
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 QUANTISED = frozenset({"DynamicQuantizeLSTM"})
+CELL_BODY = "elman.cell."
+"""How the body of a Scan is called that is one step of a recurrent layer, before the layer's operator."""
 _RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
 
 
@@ -135,6 +137,10 @@ class Graph:
             if node is not None and through(node):
                 todo += reads(node)
         return seen
+
+    def made_of(self, name: str) -> set[str]:
+        """A tensor and every tensor whose values, and not only whose size, it is made from."""
+        return self.backward([name], lambda node: node.op_type not in ("Shape", "Size"))
 
     def forward(self, names: Iterable[str], through: Callable[[NodeProto], bool] = lambda node: True) -> set[str]:
         """`names` and every tensor made from them, not looking past nodes that `through` refuses."""

@@ -24,7 +24,7 @@ def scan(tracer: Tracer, node: NodeProto) -> list[Traced]:
     if _recurs(tracer.graph, node):
         for name, axis in zip(over, axes, strict=True):
             tracer.goes_over(node, name, tracer.at(name).axes[axis])
-    if len(clocks) != 1 or any(attribute(node, name) and any(attribute(node, name)) for name in _DIRECTIONS):
+    if len(clocks) != 1 or len(_directions(node)) != 1:
         raise Scrambled
     (clock,) = clocks
     if states and kinds_of(clock) and not is_steps(clock):
@@ -41,6 +41,18 @@ def scan_inputs(node: NodeProto) -> tuple[list[str], list[str]]:
     """The tensors that the states of a Scan start from, and those that it goes over."""
     count = len(node.input) - int(attribute(node, "num_scan_inputs"))
     return list(node.input[:count]), list(node.input[count:])
+
+
+def runs_backwards(node: NodeProto) -> bool:
+    """Whether a Scan goes over all that it reads from the last step to the first, and gives its steps in that order."""
+    return _directions(node) == {1}
+
+
+def _directions(node: NodeProto) -> set[int]:
+    """The directions in which a Scan reads and gives steps: 0 is from the first to the last."""
+    counts = {"input": int(attribute(node, "num_scan_inputs")), "output": len(node.output) - len(scan_inputs(node)[0])}
+    given = (attribute(node, f"scan_{end}_directions") or [0] * count for end, count in counts.items())
+    return {direction for one in given for direction in one}
 
 
 def _recurs(graph: Graph, node: NodeProto) -> bool:
@@ -62,9 +74,6 @@ def _recurs(graph: Graph, node: NodeProto) -> bool:
     return any(name in reached and name in made[end] and made[end] & data for name, end in ends_of.items())
 
 
-_DIRECTIONS = ("scan_input_directions", "scan_output_directions")
-
-
 def _axes(tracer: Tracer, node: NodeProto, name: str, tensors: list[str]) -> list[int]:
     given = attribute(node, name) or [0] * len(tensors)
     return [axis % len(tracer.at(tensor).axes) for axis, tensor in zip(given, tensors, strict=True)]
@@ -82,10 +91,12 @@ def _results(
     sized = frozenset[Kind]().union(*(start.sized for start in starts))
     computed = any(start.reads and not start.carried for start in starts)
     mixes = label if timed and (computed or TIME in sized or (tracer.nested and states)) else None
+    ahead = f"{label} is reverse: it reads the sequence from its end" if timed and runs_backwards(node) else None
     marks = [
         replace(
             one,
             mixes=one.mixes or mixes or (label if TIME in one.kinds and timed else None),
+            ahead=one.ahead or ahead,
             strangers=one.strangers or (label if BATCH in sized or kinds_of(clock) & one.kinds == {BATCH} else None),
         )
         for one in (*ends, *made)

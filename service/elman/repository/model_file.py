@@ -15,6 +15,7 @@ from elman.repository.config_reader import ConfigReader
 from elman.repository.digest import model_digest
 from elman.repository.executor import Executor
 from elman.repository.external import embed_external_data
+from elman.repository.graph import all_nodes
 from elman.repository.model import Model
 from elman.repository.model_config import CONFIG_FILE
 from elman.repository.network import Array, InputTensor, Network
@@ -84,8 +85,8 @@ def _load(path: Path, name: str, version: int) -> Model:
         if refused.template is not None and not _holds(proto, given, refused.template):
             refused.template = None
         raise
-    if any(entry.key == QUANTISED_KEY for entry in proto.metadata_props):
-        # However well it repeats its own bits, they are not those of the module that it was made from.
+    if _rounds_dynamically(proto):
+        # However well it repeats its own bits alone, a scale that is taken over all that is run makes them another's.
         rounded = "its weights are rounded to 8 bits, so that it answers only about as its module does"
         proof = replace(proof, exact=False, reason="; ".join(filter(None, [rounded, proof.reason])))
     spec = _resolve(given, network)
@@ -93,6 +94,12 @@ def _load(path: Path, name: str, version: int) -> Model:
     if triton is not None:
         network = replace(network, inputs=tuple(_with_source(one, triton) for one in network.inputs))
     return Model(name, version, spec, network, proof, calibration, digest, triton, tuple(pieces))
+
+
+def _rounds_dynamically(proto: onnx.ModelProto) -> bool:
+    """Whether a file says that it is rounded to 8 bits, and has an operator that takes its scale over a whole run."""
+    said = any(entry.key == QUANTISED_KEY for entry in proto.metadata_props)
+    return said and any(node.op_type.startswith("DynamicQuantize") for node in all_nodes(proto.graph))
 
 
 def _with_source(tensor: InputTensor, triton: TritonConfig) -> InputTensor:

@@ -72,7 +72,8 @@ class OutputTensor:
 class StateTensor:
     """One piece of running state.
 
-    `shape` has 0 where the batch goes; `initial` has that shape with 1 there.
+    `shape` has 0 where the batch goes; `initial` has that shape with 1 there. The graph cuts off numbers of a larger
+    magnitude than `limit`, which it never gives itself; None where it takes any.
     """
 
     name: str
@@ -81,6 +82,7 @@ class StateTensor:
     shape: tuple[int, ...]
     batch_axis: int
     initial: Array
+    limit: float | None = None
 
     @classmethod
     def beginning(cls, name: str, input: str, output: str, batch_axis: int, initial: Array) -> "StateTensor":

@@ -25,6 +25,7 @@ from elman.repository.pairing import directions, port
 from elman.repository.precision import make_single
 from elman.repository.probing import find_axes, free_dims
 from elman.repository.rnn import replace_rnns
+from elman.repository.scan_states import find_limits
 from elman.repository.selecting import find_outputs, pick_real_steps
 from elman.repository.spec import ModelSpec
 from elman.repository.specialise import bind_constants, inline_decided_branches
@@ -80,6 +81,7 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
         expose_states(rewrite)
     if roles.idle:
         begin_with_zeros(rewrite)
+    find_limits(rewrite)
     cell, layers, hidden_size = find_cell(rewrite)
     outputs = find_outputs(rewrite, want.select)
     if ragged:

@@ -4,11 +4,10 @@ ONNX Runtime's RNN packs no weights, so it is slow, and takes another path for a
 differ. A Scan around MatMul, Add and the activation is faster and rounds the same whatever the batch.
 """
 
-from typing import Any
-
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
+from elman.repository.building import Build
 from elman.repository.graph import Graph, attribute
 from elman.repository.network import LENGTHS, Array
 from elman.repository.pairing import INITIAL_H, directions, port
@@ -40,7 +39,7 @@ def _activations(node: NodeProto) -> list[str] | None:
 def _replace(graph: Graph, node: NodeProto) -> None:
     prefix = f"elman.scan.{next(name for name in node.output if name)}"
     outputs = [*node.output, "", ""]
-    build = _Build(graph, prefix)
+    build = Build(graph, prefix)
     lengths = build.add("Cast", [LENGTHS], to=TensorProto.INT64)
     last = _last_steps(build, lengths)
     reverse = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}
@@ -60,9 +59,7 @@ def _replace(graph: Graph, node: NodeProto) -> None:
     graph.index()
 
 
-def _direction(
-    build: "_Build", node: NodeProto, index: int, backwards: bool, lengths: str, last: str
-) -> tuple[str, str]:
+def _direction(build: Build, node: NodeProto, index: int, backwards: bool, lengths: str, last: str) -> tuple[str, str]:
     """One direction: outputs of each step (time, batch, hidden), and the final h (batch, hidden)."""
     w, r = (build.constant(port(node, position))[index] for position in (1, 2))
     bias = build.constant(port(node, 3))[index] if port(node, 3) else np.zeros(2 * len(w), w.dtype)
@@ -80,7 +77,7 @@ def _direction(
     return y, final
 
 
-def _initial(build: "_Build", node: NodeProto, index: int, w: Array) -> str:
+def _initial(build: Build, node: NodeProto, index: int, w: Array) -> str:
     """The initial h of one direction, (batch, hidden)."""
     if port(node, INITIAL_H):
         return build.add("Gather", [port(node, INITIAL_H), build.scalar(index)], axis=0)
@@ -89,7 +86,7 @@ def _initial(build: "_Build", node: NodeProto, index: int, w: Array) -> str:
     return build.add("Expand", [build.array(np.zeros(1, w.dtype)), shape])
 
 
-def _last_steps(build: "_Build", lengths: str) -> str:
+def _last_steps(build: Build, lengths: str) -> str:
     """(batch, 2) indices of each row's last step in a (time, batch, ...) tensor."""
     steps = build.add("Sub", [lengths, build.ints([1])])
     size = build.add("Gather", [build.add("Shape", [lengths]), build.scalar(0)])
@@ -98,7 +95,7 @@ def _last_steps(build: "_Build", lengths: str) -> str:
     return build.add("Concat", columns, axis=1)
 
 
-def _step(build: "_Build", activation: str, recurrent: str, dtype: np.dtype[np.generic]) -> GraphProto:
+def _step(build: Build, activation: str, recurrent: str, dtype: np.dtype[np.generic]) -> GraphProto:
     """h, x -> activation(h R + x), twice: to carry on and to keep."""
     kind = helper.np_dtype_to_tensor_dtype(dtype)
     names = [build.name() for _ in range(6)]
@@ -112,42 +109,3 @@ def _step(build: "_Build", activation: str, recurrent: str, dtype: np.dtype[np.g
     inputs = [helper.make_tensor_value_info(name, kind, None) for name in (h, x)]
     outputs = [helper.make_tensor_value_info(name, kind, None) for name in (after, kept)]
     return helper.make_graph(nodes, f"{build.prefix}.step", inputs, outputs)
-
-
-class _Build:
-    """Nodes in the making, under names of their own."""
-
-    def __init__(self, graph: Graph, prefix: str) -> None:
-        self.graph = graph
-        self.prefix = prefix
-        self.nodes: list[NodeProto] = []
-        self._count = 0
-
-    def name(self) -> str:
-        self._count += 1
-        return f"{self.prefix}.{self._count}"
-
-    def add(self, operator: str, inputs: list[str], into: str | None = None, **attributes: Any) -> str:
-        (name,) = self.add_many(operator, inputs, 1, into, **attributes)
-        return name
-
-    def add_many(
-        self, operator: str, inputs: list[str], outputs: int, into: str | None = None, **attributes: Any
-    ) -> list[str]:
-        names = [into] if into else [self.name() for _ in range(outputs)]
-        self.nodes.append(helper.make_node(operator, inputs, names, **attributes))
-        return names
-
-    def constant(self, name: str) -> Array:
-        value = self.graph.constant(name)
-        assert value is not None, "looked at before it was replaced"
-        return value
-
-    def array(self, value: Array) -> str:
-        return self.graph.add_initializer(self.name(), np.ascontiguousarray(value))
-
-    def ints(self, values: list[int]) -> str:
-        return self.array(np.array(values, np.int64))
-
-    def scalar(self, value: int) -> str:
-        return self.graph.add_initializer(self.name(), np.array(value, np.int64))

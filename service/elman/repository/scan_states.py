@@ -1,11 +1,15 @@
 """What a Scan over the steps carries: made state of the network, and held where a row has ended."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from elman.repository.graph import attribute
+from elman.errors import ModelRefused
+from elman.repository.graph import MOVES, Graph, attribute
 from elman.repository.graph_axes import TIME, Axis, is_steps, kinds_of
-from elman.repository.graph_loops import scan_inputs
+from elman.repository.graph_loops import runs_backwards, scan_inputs
 from elman.repository.graph_rewrite import PROBES, GraphRewrite
 from elman.repository.graph_trace import node_label
 from elman.repository.network import LENGTHS, Array, StateTensor
@@ -46,7 +50,7 @@ def expose_scan_states(rewrite: GraphRewrite) -> None:
     inputs = {state.input for state in rewrite.states}
     for node in timed_scans(rewrite):
         for position, (first, final) in enumerate(_carried(node)):
-            if graph.backward([first]) & inputs:
+            if graph.made_of(first) & inputs:
                 continue
             axis = _batch_axis(rewrite, final)
             initial = None if axis is None else _initial_value(rewrite, first, axis)
@@ -75,6 +79,64 @@ def _initial_value(rewrite: GraphRewrite, first: str, axis: int) -> Array | None
     return np.array(row) if same else None
 
 
+def steps_of_finals(node: NodeProto) -> dict[str, str]:
+    """The final states of a Scan whose value after each step it gives too, (time, ...), by the name of the former."""
+    body, states = attribute(node, "body"), scan_inputs(node)[0]
+    producer = {name: one for one in body.node for name in one.output}
+
+    def root(name: str) -> str:
+        one = producer.get(name)
+        if one is not None and one.op_type == "Identity":
+            return root(one.input[0])
+        held = one is not None and one.op_type == "Where" and _REAL in one.input[0]
+        return root(one.input[1]) if one is not None and held else name
+
+    if runs_backwards(node) or any(attribute(node, "scan_output_axes") or []):
+        return {}
+    made = {root(value.name): name for value, name in zip(body.output, node.output, strict=False)}
+    ends = zip(body.output[: len(states)], node.output, strict=False)
+    stacked = set(node.output[len(states) :])
+    found = {name: made[root(value.name)] for value, name in ends}
+    return {name: steps for name, steps in found.items() if steps and steps in stacked}
+
+
+def find_limits(rewrite: GraphRewrite) -> None:
+    """Note of each state how large its numbers may be, where a Scan rounds them on a fixed scale.
+
+    Raises ModelRefused for an initial state that is larger.
+    """
+    for at, state in enumerate(rewrite.states):
+        limit = min(_limits(rewrite.graph, state.input), default=None)
+        largest = float(np.abs(state.initial).max(initial=0.0))
+        if limit is not None and largest > limit:
+            raise ModelRefused(
+                f"the initial state has {largest:.4g}, and the graph rounds it to 8 bits within {limit:.4g} of zero",
+                node=f"state {state.input!r}",
+                remedy="Export the model again with this initial state, or without quantise.",
+            )
+        rewrite.states[at] = replace(state, limit=limit)
+
+
+def _limits(graph: Graph, name: str) -> Iterator[float]:
+    """The largest magnitudes that the Scans take whole which begin at what is a move of a tensor."""
+    moved = {name}
+    for node in graph.proto.node:
+        if node.op_type in MOVES and not moved.isdisjoint(node.input):
+            moved.update(node.output)
+        if node.op_type != "Scan":
+            continue
+        body = attribute(node, "body")
+        inner = {value.name for value, start in zip(body.input, scan_inputs(node)[0], strict=False) if start in moved}
+        for one in body.node:
+            if one.op_type == "QuantizeLinear" and one.input[0] in inner and len(one.input) > 2:
+                scale, zero = (graph.constant(given) for given in one.input[1:3])
+                if scale is not None and zero is not None and scale.size == zero.size == 1:
+                    kind = np.iinfo(zero.dtype)
+                    # Half a step past the last is rounded to it.
+                    steps = min(kind.max - zero.item(), zero.item() - kind.min) + 0.5
+                    yield steps * float(scale.item())
+
+
 def hold_ended_rows(rewrite: GraphRewrite) -> bool:
     """Let each Scan over the steps leave the state of a row as it is past the row's length.
 
@@ -84,12 +146,19 @@ def hold_ended_rows(rewrite: GraphRewrite) -> bool:
     nodes = timed_scans(rewrite)
     if not all(_carries_rows(rewrite, node) for node in nodes):
         return False
-    if nodes:
-        _tell_real_steps(rewrite)
-    for at, node in enumerate(nodes):
-        _hold(rewrite, node, f"{_REAL}.{at}")
+    shapes = [[_real_shape(rewrite, final) for _, final in _carried(node)] for node in nodes]
+    if wanted := {shape for one in shapes for shape in one}:
+        _tell_real_steps(rewrite, wanted)
+    for at, (node, one) in enumerate(zip(nodes, shapes, strict=True)):
+        _hold(node, one, f"{_REAL}.{at}")
     rewrite.graph.index()
     return True
+
+
+def _real_shape(rewrite: GraphRewrite, final: str) -> tuple[int, ...]:
+    """How `elman.real` is broadcast to a state: (time, 1, batch, 1) has the batch where the state has it."""
+    axis = _batch_axis(rewrite, final)
+    return 0, *(-1 if at == axis else 1 for at in range(len(rewrite.trace[final].axes)))
 
 
 def _carries_rows(rewrite: GraphRewrite, node: NodeProto) -> bool:
@@ -101,8 +170,12 @@ def _carries_rows(rewrite: GraphRewrite, node: NodeProto) -> bool:
     return all(_batch_axis(rewrite, final) is not None for final in finals) and kinds <= set(_KINDS)
 
 
-def _tell_real_steps(rewrite: GraphRewrite) -> None:
-    """Make `elman.real`, (time, batch): whether a step is one of the row, or padding."""
+def _real(shape: tuple[int, ...]) -> str:
+    return f"{_REAL}.as{'.'.join(map(str, shape))}"
+
+
+def _tell_real_steps(rewrite: GraphRewrite, shapes: set[tuple[int, ...]]) -> None:
+    """Make `elman.real`, (time, batch): whether a step is one of the row, or padding; and the same in some shapes."""
     graph = rewrite.graph
     axis = 0 if rewrite.layout == "time_first" else 1
     zero = graph.add_initializer(f"{_REAL}.zero", np.array(0, np.int64))
@@ -117,31 +190,26 @@ def _tell_real_steps(rewrite: GraphRewrite) -> None:
         helper.make_node("Cast", [LENGTHS], [f"{_REAL}.lengths"], to=TensorProto.INT64),
         helper.make_node("Less", [f"{_REAL}.steps", f"{_REAL}.lengths"], [_REAL]),
     ]
+    for shape in sorted(shapes):
+        target = graph.add_initializer(f"{_real(shape)}.shape", np.array(shape, np.int64))
+        nodes.append(helper.make_node("Reshape", [_REAL, target], [_real(shape)]))
     graph.insert_after(None, nodes)
 
 
-def _hold(rewrite: GraphRewrite, node: NodeProto, prefix: str) -> None:
-    """Give a Scan `elman.real` to go over, and its body a choice between the new state and the old."""
-    body, finals = attribute(node, "body"), [final for _, final in _carried(node)]
-    body.input.append(helper.make_tensor_value_info(prefix, TensorProto.BOOL, None))
-    for at, final in enumerate(finals):
-        rank, axis = len(rewrite.trace[final].axes), _batch_axis(rewrite, final)
-        shape = np.array([-1 if one == axis else 1 for one in range(rank)], np.int64)
-        value = helper.make_node("Constant", [], [f"{prefix}.{at}.shape"], value_ints=shape.tolist())
-        new = body.output[at].name
-        body.node.extend(
-            [
-                value,
-                helper.make_node("Reshape", [prefix, value.output[0]], [f"{prefix}.{at}.rows"]),
-                helper.make_node("Where", [f"{prefix}.{at}.rows", new, body.input[at].name], [f"{prefix}.{at}"]),
-            ]
-        )
+def _hold(node: NodeProto, shapes: list[tuple[int, ...]], prefix: str) -> None:
+    """Give a Scan `elman.real` to go over, in the shape of each state, and its body a choice of new state and old."""
+    body, over = attribute(node, "body"), list(dict.fromkeys(shapes))
+    for shape in over:
+        body.input.append(helper.make_tensor_value_info(f"{prefix}{_real(shape)}", TensorProto.BOOL, None))
+    for at, shape in enumerate(shapes):
+        choice = [f"{prefix}{_real(shape)}", body.output[at].name, body.input[at].name]
+        body.node.append(helper.make_node("Where", choice, [f"{prefix}.{at}"]))
         body.output[at].name = f"{prefix}.{at}"
-    node.input.append(_REAL)
-    counts = {"num_scan_inputs": attribute(node, "num_scan_inputs") + 1}
-    for name in ("scan_input_axes", "scan_input_directions"):
+    node.input.extend(map(_real, over))
+    counts = {"num_scan_inputs": attribute(node, "num_scan_inputs") + len(over)}
+    for name, own in (("scan_input_axes", 0), ("scan_input_directions", int(runs_backwards(node)))):
         if attribute(node, name) is not None:
-            counts[name] = [*attribute(node, name), 0]
+            counts[name] = [*attribute(node, name), *[own] * len(over)]
     kept = [item for item in node.attribute if item.name not in counts]
     del node.attribute[:]
     node.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in counts.items())])

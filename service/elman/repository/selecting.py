@@ -8,6 +8,7 @@ from onnx import NodeProto, TensorProto, helper
 from elman.repository.graph import RECURRENT, Graph, attribute, reads, subgraphs
 from elman.repository.graph_rewrite import GraphRewrite, axes_of, path_of, recurrent_inside
 from elman.repository.network import LENGTHS, SELECT, Outputs
+from elman.repository.scan_states import steps_of_finals
 
 _LAST = "elman.last"
 # The operators GatherND and Range are there from this set on.
@@ -113,7 +114,8 @@ def _gather_steps(
 def _select_before_head(rewrite: GraphRewrite) -> bool:
     """For a head after the last step only: feed it any step, by standing in for what picks the last one.
 
-    What picks it is the final h of a recurrent node, or a Gather or Slice of the last step of a per-step tensor.
+    What picks it is the final h of a recurrent node, the final state of a Scan that gives that of each step too, or a
+    Gather or Slice of the last step of a per-step tensor.
     """
     graph = rewrite.graph
     path = path_of(rewrite)
@@ -152,6 +154,10 @@ def _picks_last(rewrite: GraphRewrite, node: NodeProto) -> str | None:
         used = bool(final and final[0] and rewrite.graph.consumers.get(final[0]))
         needed = used and final[0] in rewrite.graph.backward(rewrite.roles.outputs)
         return final[0] if needed and _look_ahead_free(node) else None
+    if node.op_type == "Scan":
+        read = rewrite.graph.backward(rewrite.roles.outputs) & rewrite.graph.consumers.keys()
+        used = [final for final in steps_of_finals(node) if final in read]
+        return used[0] if len(used) == 1 else None
     if node.op_type not in ("Gather", "Slice") or node.input[0] not in rewrite.trace:
         return None
     batch, time = axes_of(rewrite, node.input[0])
@@ -223,6 +229,9 @@ def _stand_in(rewrite: GraphRewrite, node: NodeProto, name: str) -> None:
         flat = f"{chosen}.steps"
         nodes = [graph.axis_node("Squeeze", node.output[0], flat, 1)]
         nodes += _gather_steps(rewrite, flat, chosen, time_first=True)
+    elif node.op_type == "Scan":
+        *nodes, _ = _gather_steps(rewrite, steps_of_finals(node)[name], chosen, time_first=True)
+        nodes[-1].output[0] = chosen
     else:
         nodes = _pick(rewrite, node, chosen, SELECT)
     graph.insert_after(name, nodes)

@@ -78,7 +78,7 @@ def expose_states(rewrite: GraphRewrite) -> None:
             continue
         for kind, (initial, _) in zip("hc", state_ports(node), strict=False):
             position = INITIAL_H if kind == "h" else INITIAL_C
-            if rewrite.graph.backward([initial]) & carried:
+            if rewrite.graph.made_of(initial) & carried:
                 continue
             value = _initial_value(rewrite, node, initial)
             if value is None:

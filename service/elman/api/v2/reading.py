@@ -275,6 +275,13 @@ class _Reader:
                 )
             self._check_kind(tensor, state.dtype.kind)
             given[at] = finite(tensor.array, state.dtype, tensor.where)
+            largest = float(np.abs(given[at]).max(initial=0.0))
+            if state.limit is not None and largest > state.limit:
+                raise InvalidField(
+                    f"the state has {largest:.6g}, and the model rounds it to 8 bits, which end before",
+                    where=tensor.where,
+                    expected=f"{-state.limit:.6g} to {state.limit:.6g}",
+                )
         if not given:
             return None
         missing = [f"state.{one.name}" for at, one in enumerate(states) if at not in given]

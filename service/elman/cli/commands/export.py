@@ -85,7 +85,11 @@ def export(
     input_std: Annotated[str | None, typer.Option(help="As --input-mean.")] = None,
     spec: Annotated[Path | None, typer.Option(help="A model.json with further fields of the spec.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Largest allowed difference from torch.")] = None,
-    quantise: Annotated[bool, typer.Option("--quantise", help="8-bit weights: smaller, and not exact.")] = False,
+    quantise: Annotated[bool, typer.Option("--quantise", help="Recurrent layers in 8 bits: smaller, near.")] = False,
+    quantise_dynamic: Annotated[
+        bool,
+        typer.Option("--quantise-dynamic", help="ONNX Runtime's own 8 bits of LSTM layers: not exact, not batched."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
     as_json: AsJSON = False,
 ) -> None:
@@ -125,6 +129,7 @@ def export(
         spec=spec,
         tolerance=tolerance,
         quantise=quantise,
+        quantise_dynamic=quantise_dynamic,
         overwrite=overwrite,
         as_json=as_json,
     )

@@ -38,6 +38,7 @@ def export_module(
     spec: Path | None,
     tolerance: float | None,
     quantise: bool,
+    quantise_dynamic: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -45,6 +46,8 @@ def export_module(
     target = path if path.suffix == ".onnx" else path / "1" / "model.onnx"
     if target.exists() and not overwrite:
         raise refuse(f"{target} exists; --overwrite replaces it")
+    if quantise and quantise_dynamic:
+        raise refuse("--quantise and --quantise-dynamic are two forms of 8 bits: give one")
     sizes, state_sizes = _sizes("--example-shape", example_shape), [_sizes("--state-shape", s) for s in state_shapes]
     further, given_roles = [_further(text) for text in inputs], dict(_role(text) for text in roles)
     given_task, given_spec = _task(task), _spec(spec)
@@ -76,7 +79,7 @@ def export_module(
             spec=given_spec,
             roles=given_roles,
             tolerance=TOLERANCE if tolerance is None else tolerance,
-            quantise=quantise,
+            quantise="dynamic" if quantise_dynamic else quantise,
         )
     except ExportRefused as refused:
         raise refuse(f"{source} cannot be exported: {refused}", FAILED) from None
@@ -87,7 +90,8 @@ def export_module(
     if as_json:
         typer.echo(json.dumps({"path": str(target), "spec": written.dump()}, ensure_ascii=False))
     else:
-        typer.echo(f"{target}: {target.stat().st_size:,} bytes, with the same answers as the module")
+        answers = "answers near to the module's" if quantise or quantise_dynamic else "the same answers as the module"
+        typer.echo(f"{target}: {target.stat().st_size:,} bytes, with {answers}")
         typer.echo(f"elman check {target}    says how it will be served")
 
 
