@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 
 from elman.exporter.quantising import quantised
-from models import forecasting, generation
+from models import forecast_recipes, forecasting, generation
 from models.cards import read_results
 from models.forecast_cards import WORDS
 from models.measuring import measure
@@ -56,7 +56,7 @@ def measure_rounded(name: str) -> dict[str, Any]:
 def _measure_of(name: str) -> Callable[[str, Path], dict[str, Any]]:
     if name in generation.RECIPES:
         return of_generator
-    return of_forecaster if name in forecasting.RECIPES else of_classifier
+    return of_forecaster if name in forecast_recipes.RECIPES else of_classifier
 
 
 def main(arguments: list[str] | None = None) -> None:

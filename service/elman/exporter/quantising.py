@@ -10,6 +10,7 @@ without VNNI, ONNX Runtime adds two products in 16 bits, and with weights past 6
 """
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -103,8 +104,8 @@ class _Layer:
         for name, parts in zip(self.node.output, zip(*runs, strict=True), strict=False):
             axis = 1 if name == self.node.output[0] else 0
             if name:
-                parts = [build.add("Unsqueeze", [part, build.ints([axis])]) for part in parts]
-                build.add("Concat", parts, into=name, axis=axis)
+                wide = [build.add("Unsqueeze", [part, build.ints([axis])]) for part in parts]
+                build.add("Concat", wide, into=name, axis=axis)
         return build.nodes
 
     def _round_steps(self, x: str) -> tuple[str, str]:
@@ -166,15 +167,15 @@ class _Step:
     def graph(self, operator: str) -> GraphProto:
         """h (and c), gates -> h (and c), y. Constants are read from the graph around it."""
         build = self.build
-        make = {"LSTM": self._lstm, "GRU": self._gru, "RNN": self._rnn}[operator]
+        steps: dict[str, Callable[..., list[str]]] = {"LSTM": self._lstm, "GRU": self._gru, "RNN": self._rnn}
         inputs = [build.name() for _ in range(_NUM_INPUTS[operator])]
-        y, *rest = make(*inputs)
+        y, *rest = steps[operator](*inputs)
         outputs = [build.add("Identity", [y]), *rest, y]
-        values = [
+        taken, given = (
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
             for names in (inputs, outputs)
-        ]
-        return helper.make_graph(build.nodes, CELL_BODY + operator, *values)
+        )
+        return helper.make_graph(build.nodes, CELL_BODY + operator, taken, given)
 
     def _of_h(self, h: str) -> str:
         """What h gives to the gates."""

@@ -156,8 +156,8 @@ def _picks_last(rewrite: GraphRewrite, node: NodeProto) -> str | None:
         return final[0] if needed and _look_ahead_free(node) else None
     if node.op_type == "Scan":
         read = rewrite.graph.backward(rewrite.roles.outputs) & rewrite.graph.consumers.keys()
-        used = [final for final in steps_of_finals(node) if final in read]
-        return used[0] if len(used) == 1 else None
+        finals = [final for final in steps_of_finals(node) if final in read]
+        return finals[0] if len(finals) == 1 else None
     if node.op_type not in ("Gather", "Slice") or node.input[0] not in rewrite.trace:
         return None
     batch, time = axes_of(rewrite, node.input[0])
