@@ -38,6 +38,7 @@ _TASKS: dict[str, Callable[[], Task]] = {
 _CHUNK = 32
 _NUM_REQUESTS = 200
 _LENGTH = 23
+_TICK = 0.01  # seconds, the least that processor time is counted in
 _OCTET = CONTENT_TYPES["octet"]
 
 
@@ -164,7 +165,7 @@ def served(process: Process, name: str, card: dict[str, Any], settings: Settings
                 whole = [request(path, body, _OCTET, _OCTET) for body in bodies]
                 plan = Plan(process.port, whole, [_LENGTH] * len(whole), connections=count, seconds=settings.seconds)
                 report = generate(replace(plan, core=cores()[1], seed=turn, pids=process.pids()))
-                found.append(report.num_steps / report.server_cpu)
+                found.append(report.num_steps / max(report.server_cpu, _TICK))
     return {str(count): [statistics.median(found) for found in rates] for count, rates in seen.items()}
 
 

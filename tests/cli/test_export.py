@@ -114,8 +114,8 @@ def test_either_form_of_8_bits_is_written(folder: Path, option: str, exact: bool
     done = elman("export", "net.py:Strokes", "out.onnx", "--example-shape", "1,10,3", option, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "answers near to the module's" in done.stdout
-    batching = json.loads(elman("check", "out.onnx", "--json", cwd=folder).stdout)["batching"]
-    assert batching["exact"] is exact, batching
+    proof = json.loads(elman("check", "out.onnx", "--json", cwd=folder).stdout)["proof"]
+    assert proof["exact"] is exact, proof
 
 
 @pytest.mark.parametrize(("form", "ids"), [("NFC", [3]), ("none", [2, 1])])

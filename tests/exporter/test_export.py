@@ -274,6 +274,8 @@ def test_an_lstm_with_projections_exports_as_a_scan(
     assert [one.input for one in spec.state or ()] == (["h", "c"] if with_state else [])
     for sizes in SIZES:
         assert difference(path, module, inputs(*sizes)) < 1e-5
+    proof = load_model(path, "projected", 1).proof
+    assert (proof.batched, proof.exact, proof.streaming) == ("ragged", True, not bidirectional), proof
 
 
 def test_a_wider_tolerance_has_to_be_asked_for(tmp_path: Path) -> None:
