@@ -23,6 +23,10 @@ from elman.errors import ModelRefused
 from elman.exporter import ExportRefused, export
 from elman.repository.graph import all_graphs
 from elman.repository.model_file import load_model
+from elman.repository.proof import prove
+from elman.repository.rewriting import Rewriting, rewrite_graph
+from elman.repository.runtime import GraphSession
+from elman.repository.spec import ModelSpec
 from elman.settings import Settings
 from tests.exports import cached_export
 from tests.running import ROOT
@@ -136,6 +140,14 @@ def test_its_bits_are_those_of_the_file_alone_however_it_is_run(form: Form) -> N
         together = run(model, [Sequence(row, "steps") for row in data], policy)
         for one, wanted in zip(together, expected, strict=True):
             assert outputs(one).tobytes() == wanted.tobytes()
+
+
+@forms([form for form in FORMS if form.head == "final"])
+def test_a_head_over_the_final_h_reads_the_last_step_of_each_row(form: Form) -> None:
+    proto = onnx.load(exported(form))
+    network, _ = rewrite_graph(proto, ModelSpec(), Rewriting(select=False))
+    proof = prove(network, GraphSession(network.model))
+    assert (network.outputs, proof.batched, proof.exact) == ("last", "ragged", True), proof
 
 
 @forms(FORWARD)

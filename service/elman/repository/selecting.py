@@ -188,7 +188,8 @@ def pick_real_steps(rewrite: GraphRewrite) -> None:
     The graph must have the input `elman.lengths`.
     """
     graph = rewrite.graph
-    picks = [node for node in graph.proto.node if node.op_type not in RECURRENT and _picks_last(rewrite, node)]
+    ends = RECURRENT | {"Scan"}  # what they end with is the last step of each row already
+    picks = [node for node in graph.proto.node if node.op_type not in ends and _picks_last(rewrite, node)]
     if not picks or graph.opset < _OPSET:
         return
     for node in picks:
@@ -230,8 +231,7 @@ def _stand_in(rewrite: GraphRewrite, node: NodeProto, name: str) -> None:
         nodes = [graph.axis_node("Squeeze", node.output[0], flat, 1)]
         nodes += _gather_steps(rewrite, flat, chosen, time_first=True)
     elif node.op_type == "Scan":
-        *nodes, _ = _gather_steps(rewrite, steps_of_finals(node)[name], chosen, time_first=True)
-        nodes[-1].output[0] = chosen
+        nodes = _gather_steps(rewrite, steps_of_finals(node)[name], chosen, time_first=True, keep=False)
     else:
         nodes = _pick(rewrite, node, chosen, SELECT)
     graph.insert_after(name, nodes)
