@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.conftest import OpenScreen
 from tests.browser.screen import Screen, rows, value
@@ -127,8 +128,10 @@ def test_a_session_is_made_with_its_static_inputs(tagger: Screen, own: RunningSe
     page = tagger.open("session", "tagger")
     given = static(2, 0.25)
     fill(tagger, given)
-    page.get_by_role("button", name="New session").click()
     live = page.get_by_role("region", name="Session", exact=True)
+    expect(live.get_by_text("Fixed when it was made: speaker 0, age 0.")).to_be_visible()
+    page.get_by_role("button", name="New session").click()
+    expect(live.get_by_text("Fixed when it was made: speaker 2, age 0.25.")).to_be_visible()
     live.get_by_role("textbox", name="Piece").fill(json.dumps(DATA["input"][:2]))
     live.get_by_label("gain").fill(json.dumps(DATA["gain"][:2]))
     live.get_by_role("button", name="Send").click()
@@ -138,6 +141,15 @@ def test_a_session_is_made_with_its_static_inputs(tagger: Screen, own: RunningSe
     shown = tagger.numbers(tagger.figure("Outputs over the session"))
     for row, one in zip(shown, right, strict=True):
         assert [value(cell) for cell in row[1:5]] == pytest.approx(one, **ROUNDED)
+    answer = own.predict("tagger", sequence=part, static=given, heads=["value", "best", "level"]).json()["results"][0]
+    last = {"output": right[-1], **answer["heads"]}
+    assert {name.inner_text() for name in live.locator(".outputs dt").all()} == set(last)
+    for name, one in last.items():
+        shown_row = live.locator(".outputs div", has=page.get_by_text(name, exact=True)).locator("dd").inner_text()
+        assert [value(cell) for cell in shown_row.split(", ")] == pytest.approx(one, **ROUNDED)
+    heads = [value(row[1]) for row in tagger.numbers(tagger.figure("Output value"))]
+    assert heads[-1] == pytest.approx(last["value"][0], **ROUNDED)
+    assert violations(tagger) == []
     tagger.keep(f"named-session-{page.viewport_size['width']}")  # type: ignore[index]
 
 

@@ -60,9 +60,9 @@ def test_a_model_without_examples_opens_with_something_to_try(page: Page, plain:
     elif address.startswith("forecast"):
         expect(panel.get_by_text("after 24 steps")).to_be_visible()
     elif address.startswith("session"):
-        panel.get_by_role("button", name="New session").click()
+        expect(panel.get_by_role("rowheader", name=re.compile("^1.1$"))).to_be_visible()
         panel.get_by_role("button", name="Send").click()
-        expect(panel.get_by_role("rowheader", name=re.compile("^1.5$"))).to_be_visible()
+        expect(panel.get_by_role("rowheader", name=re.compile("^2.6$"))).to_be_visible()
     expect(page.get_by_role("alert")).to_be_empty()
 
 

@@ -65,16 +65,52 @@ function parseEvent(block) {
   return [name, data.length ? JSON.parse(data.join("\n")) : null];
 }
 
+/** Called with the Problem when a request is refused for its key. It gives whether there is another key to try. */
+let another = async () => false;
+export const onRefusal = (ask) => (another = ask);
+
+/** Whether a request was refused because of its key: there is none, it is unknown, or it does not have the role. */
+export const isAboutKey = ({ status, where }) => status === 401 || (status === 403 && where === "header Authorization");
+
+/** Why the server does not accept a key, as a Problem; null if it does. */
+export async function check(candidate) {
+  try {
+    await sendOnce("GET", "v1/models", { shown: candidate });
+    return null;
+  } catch (problem) {
+    return problem;
+  }
+}
+
+/** Delete without waiting for the answer, also while the page is being left. */
+export function discard(path) {
+  sendOnce("DELETE", path, { keepalive: true }).catch(() => {});
+}
+
 async function send(method, path, body, signal) {
+  for (;;) {
+    const shown = key.get();
+    try {
+      return await sendOnce(method, path, { body, signal, shown });
+    } catch (problem) {
+      if (!isAboutKey(problem)) throw problem;
+      if (shown === key.get() && !(await another(problem))) throw problem;
+      signal?.throwIfAborted();
+    }
+  }
+}
+
+async function sendOnce(method, path, { body, signal, shown = key.get(), keepalive = false }) {
   const headers = {};
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
+  if (shown) headers.Authorization = `Bearer ${shown}`;
   let response;
   try {
     response = await fetch(`${root}/${path}`, {
       method,
       headers,
       signal,
+      keepalive,
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (error) {

@@ -8,21 +8,23 @@ const watched = new Set();
 /**
  * A figure. `draw(build, words)` draws the picture that `build()` gives (drawing.js says what that is), and draws it
  * anew when the scheme or the width changes; `words` is {label, head, rows}: what the picture shows, in words, and its
- * numbers (rows may be a function, called when somebody asks for them). `mark(step)` draws a line at a step.
+ * numbers (rows may be a function, called when somebody asks for them). `of` tells it from others with its title.
+ * `mark(step)` draws a line at a step.
  *
  * `build()` may give a list of pictures instead, which stand below each other on one x axis, one axis of y each.
  */
-export function chart({ title, height = 240, aside = null, note = "", level = "h3" }) {
+export function chart({ title, of = "", height = 240, aside = null, note = "", level = "h3" }) {
+  const whole = of ? `${title} of ${of}` : title;
   const titleId = newId("chart");
   const plot = el("div", { class: "plot", role: "img", "aria-labelledby": titleId });
   plot.style.height = `${height}px`;
   const heading = el(level, { id: titleId }, title);
   const notes = el("p", { class: "note" }, note);
-  const numbers = el("div", { class: "numbers", role: "region", tabindex: 0, "aria-label": `${title}: numbers` });
+  const numbers = el("div", { class: "numbers", role: "region", tabindex: 0, "aria-label": `${whole}: numbers` });
   const details = el(
     "details",
     { class: "table-toggle" },
-    el("summary", {}, "Table", el("span", { class: "unseen" }, ` of ${title}`)),
+    el("summary", {}, "Table", el("span", { class: "unseen" }, ` of ${whole}`)),
     numbers,
   );
   const line = el("div", { class: "marker", hidden: true });
@@ -40,13 +42,14 @@ export function chart({ title, height = 240, aside = null, note = "", level = "h
   const fill = () => {
     if (!details.open || !state.words) return;
     const { head, rows } = state.words;
-    numbers.replaceChildren(table(head, typeof rows === "function" ? rows() : rows, title));
+    numbers.replaceChildren(table(head, typeof rows === "function" ? rows() : rows, whole));
   };
   details.addEventListener("toggle", fill);
 
   function render() {
-    if (!state.build || !plot.clientWidth) return;
+    // Without a width it is out of sight, and drawn when it is seen again.
     state.width = plot.clientWidth;
+    if (!state.build || !state.width) return;
     const pictures = [state.build()].flat();
     const { t, b } = pictures[0].margin;
     const inner = pictures.length > 1 ? Math.max(30, Math.min(72, 320 / pictures.length)) : height - t - b;

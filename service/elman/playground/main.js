@@ -1,18 +1,20 @@
 // The page: tabs, the model that is chosen, its card, and the errors of the API.
 
 import { parsed, written } from "./address.js";
-import { get, key, modelPath, Problem } from "./api.js";
+import { get, isAboutKey, modelPath, Problem } from "./api.js";
 import { el, field, grouped, newId, plural, say, select } from "./dom.js";
 import { engine } from "./engine.js";
 import { explore } from "./explore.js";
 import { forecast } from "./forecast.js";
 import { generate } from "./generate.js";
 import { stepWords } from "./input.js";
+import { keyDialog } from "./key.js";
 import { byTask, models as home, refusal } from "./models.js";
 import { parted, ports } from "./named.js";
 import { session } from "./session.js";
+import { tour } from "./tour.js";
 
-const VIEWS = { models: home, explore, session, generate, forecast, engine };
+const VIEWS = { tour, models: home, explore, session, generate, forecast, engine };
 /** What a newcomer sees first, where it is served. */
 const FIRST = ["names-gru", "names-lstm", "names-rnn"];
 /** Milliseconds between two looks at what is served. */
@@ -28,6 +30,9 @@ const problemHome = el("div", {});
 problemBox.replaceWith(problemHome);
 problemHome.append(problemBox);
 const modelBox = document.getElementById("model");
+const about = el("div", { class: "about" });
+const narrow = window.matchMedia("(max-width: 520px)");
+narrow.addEventListener("change", placeAbout);
 const tabs = [...document.querySelectorAll('[role="tab"]')];
 
 let models = [];
@@ -99,6 +104,9 @@ const page = {
               typeof error.expected === "object" ? JSON.stringify(error.expected) : String(error.expected),
             )
           : null,
+        isAboutKey(error)
+          ? el("button", { type: "button", on: { click: () => keys.open(error) } }, "Enter a key")
+          : null,
         el(
           "button",
           {
@@ -112,7 +120,6 @@ const page = {
       ),
     );
     if (!asked) console.warn(error);
-    if (asked && error.status === 401) keyBox.open = true;
   },
   /** Call, and show what it raises. */
   async attempt(action) {
@@ -267,11 +274,16 @@ function showModel(card, offered) {
   const hadFocus = modelBox.contains(document.activeElement);
   modelBox.replaceChildren(
     el("div", { class: "choice" }, field("Model", choice), choice.names ?? null, version, sharing),
-    facts(card),
-    ports(card),
   );
+  about.replaceChildren(facts(card), ports(card));
+  placeAbout();
   if (version) version.querySelector("select").value = card.version;
   if (hadFocus) choice.focus();
+}
+
+/** The card of the model: above the view, or below it on a phone where the view would be out of sight. */
+function placeAbout() {
+  (narrow.matches && views[view].below ? views[view].below : modelBox).append(about);
 }
 
 /** A list of the models, by task. */
@@ -334,19 +346,8 @@ function outputWords({ output, outputs, task, forecast }) {
     : `${plural(output.size, "number")} ${outputs[0].role === "final" ? "for the whole sequence" : "a step"}`;
 }
 
-const keyBox = document.querySelector(".key");
-keyBox.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape") return;
-  keyBox.open = false;
-  keyBox.querySelector("summary").focus();
-});
-document.getElementById("key").value = key.get();
-document.getElementById("key-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  key.set(document.getElementById("key").value.trim());
-  keyBox.open = false;
-  load();
-});
+const keys = keyDialog(() => load());
+document.getElementById("key").addEventListener("click", () => keys.open());
 
 /** Ask which models there are. True if they are others than before. Cards that are as they were stay the same. */
 async function ask() {

@@ -17,6 +17,9 @@ const staticsOf = (card) => card.inputs.filter(isInput("static"));
 /** The outputs beside the primary one that a request may ask for. */
 export const headsOf = (card) => card.outputs.slice(1).filter(({ role }) => role === "steps" || role === "final");
 
+/** The names of those outputs. */
+export const headNames = (card) => headsOf(card).map((one) => one.name);
+
 /** Whether a model takes its data alone. */
 export const isPlain = (card) => !furtherOf(card).length && !staticsOf(card).length;
 

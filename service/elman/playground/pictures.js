@@ -17,7 +17,8 @@ const CAME = { color: "ink", width: 1.1, dash: "2 3" };
 const NAMED_FROM = 0.15;
 /** The lines after the leader's, the likeliest first, tell each other apart by their dashes. */
 const DASHES = [undefined, undefined, "6 4", "2 3", "6 3 2 3"];
-const margins = (small, width, named) => ({
+/** The room around a picture. */
+export const margins = (small, width, named) => ({
   l: small ? 40 : 48,
   r: small ? 12 : width < 480 ? 84 : BESIDE,
   t: 8,

@@ -1,51 +1,49 @@
 // Session: a state that lives on the server, stepped, forked and rewound by hand.
 
-import { call, get, modelPath, post, versionOf } from "./api.js";
-import { chart } from "./charts.js";
+import { call, discard, modelPath, post, versionOf } from "./api.js";
 import { curl, keywords, literal, printed, python, sequenceCode, snippets } from "./code.js";
-import { el, field, number, plural, say, select, table } from "./dom.js";
-import { asText, madeUp, parseNumbers, stepWords } from "./input.js";
-import { dataOf, furtherInputs, staticInputs } from "./named.js";
-import { drawOutputs } from "./pictures.js";
-import { inWords, topOf } from "./reading.js";
+import { el, field, number, say } from "./dom.js";
+import { lastWords, livePanel } from "./live.js";
+import { remembers, traced } from "./memory.js";
+import { dataOf, furtherInputs, headNames, staticInputs } from "./named.js";
+import { pieceInput } from "./pieces.js";
+import { topOf } from "./reading.js";
+import { sessionLists } from "./sessions.js";
 
 const LISTED = 20;
 const MOST_PAGES = 50;
+const WAITING = "Waiting for the answer to what was sent";
+const LOST =
+  "No answer came. The step may have been done or not. “Retry the last” sends it again with the same “at”: so it is done once.";
+const GONE =
+  "The session is gone: it was deleted, its lifetime is over, or the server kept it in memory and was started anew.";
 
 export function session(page) {
   let card = null;
-  let examples = [];
   let list = [];
   let current = null;
   let kept = [];
-  /** What this page has sent, by session: [{from, to, piece, answer}]. */
+  let visible = false;
+  /** What was asked for last, and all before it. */
+  let doing = Promise.resolve();
+  /** Ends what is under way when another model or view is opened. */
+  let ending = new AbortController();
+  /** The model that the fields are for. */
+  let filled = null;
+  /** The session that was made on arrival, until somebody does something with it: it is deleted on leaving. */
+  let arrival = null;
+  /** What this page has sent, by session: [{from, to, body, answer, hidden}]. */
   const sent = new Map();
-  let taken = 0;
+  /** The body of steps that has no answer yet, by session. */
+  const open = new Map();
+  /** The static inputs of the sessions that were made here. */
+  const fixed = new Map();
 
   const ttl = number("", { min: 1, step: 1, placeholder: "default" });
   const create = el("button", { type: "button", class: "primary" }, "New session");
   const statics = staticInputs(() => showCode());
   const further = furtherInputs(() => {});
-  const sessions = el("ul", { class: "list", "aria-label": "Sessions of this model" });
-  const listEmpty = el("p", { class: "empty" }, "No session yet.");
-  const states = el("ul", { class: "list", "aria-label": "Kept states" });
-  const statesEmpty = el(
-    "p",
-    { class: "empty" },
-    "A state that you keep can be put back into any session of this model, whenever you like.",
-  );
-
-  const idLine = el("p", { class: "muted mono id" });
-  const stepLine = el("p", { class: "figure-line" });
-  const outputLine = el("p", { class: "answer" });
-  const piece = el("input", { type: "text", autocomplete: "off", spellcheck: "false" });
-  const numbers = el("textarea", { rows: 5, spellcheck: "false", class: "mono" });
-  const pieceHolder = el("div");
-  const example = select([]);
-  const size = number(5, { min: 1, step: 1 });
-  const take = el("button", { type: "button" }, "Take");
-  const takeFields = el("div", { class: "fields" }, field("Example", example), field("Steps a piece", size), take);
-  const sendButton = el("button", { class: "primary" }, "Send");
+  const piece = pieceInput();
   const retry = el("button", { type: "button" }, "Retry the last");
   const fork = el("button", { type: "button" }, "Fork");
   const keep = el("button", { type: "button" }, "Keep state");
@@ -54,36 +52,26 @@ export function session(page) {
   const form = el(
     "form",
     { class: "send" },
-    takeFields,
-    pieceHolder,
+    piece.element,
     further.element,
     place,
-    el("div", { class: "actions" }, sendButton, retry, fork, keep, remove),
+    el("div", { class: "actions" }, el("button", { class: "primary" }, "Send"), retry, fork, keep, remove),
   );
-  const replayed = el("p", { class: "callout", hidden: true });
-  const log = el("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": "What was sent" });
-  const figure = chart({ title: "Outputs over the session", height: 240 });
+  const live = livePanel(form);
+  const lists = sessionLists({
+    make: [statics.element, el("div", { class: "fields ending" }, field("Lifetime", ttl, "seconds"), create)],
+    choose,
+    putBack: (token) => byHand(() => putBack(token))(),
+    openFrom: (token) => byHand(() => openFrom(token))(),
+  });
   const code = snippets();
-
-  const live = el(
-    "section",
-    { class: "card live", "aria-label": "Session", hidden: true },
-    el(
-      "div",
-      { class: "live-head" },
-      el("div", {}, el("h2", {}, "Session"), idLine),
-      el("div", { class: "live-now" }, stepLine, outputLine),
-    ),
-    form,
-    replayed,
-    figure.element,
-    el("h3", {}, "Sent"),
-    log,
-  );
+  const below = el("div", { class: "below" });
+  const noneWords = el("p", { role: "status" });
   const none = el(
     "section",
     { class: "card", "aria-label": "Session" },
     el("h2", {}, "A session is a state that the server keeps"),
+    noneWords,
     el(
       "p",
       { class: "muted" },
@@ -93,60 +81,87 @@ export function session(page) {
   const element = el(
     "div",
     {},
-    el(
-      "div",
-      { class: "split" },
-      el(
-        "div",
-        { class: "side" },
-        el(
-          "section",
-          { class: "card", "aria-label": "Sessions" },
-          el("h2", {}, "Sessions"),
-          statics.element,
-          el("div", { class: "fields ending" }, field("Lifetime", ttl, "seconds"), create),
-          sessions,
-          listEmpty,
-        ),
-        el("section", { class: "card", "aria-label": "States" }, el("h2", {}, "Kept states"), states, statesEmpty),
-      ),
-      el("div", { class: "results" }, none, live),
-    ),
+    el("div", { class: "split beside" }, el("div", { class: "results" }, none, live.element), lists.element),
     code.element,
+    below,
   );
 
-  const attempt = (action) => async (event) => {
+  /** Do one thing after another, and show what it raises. */
+  const attempt = (action) => (event) => {
     event?.preventDefault();
-    try {
-      page.clear();
-      replayed.hidden = true;
-      await action();
-    } catch (error) {
-      page.problem(error);
-    }
+    const mine = ending;
+    doing = doing.then(async () => {
+      if (mine !== ending) return;
+      try {
+        page.clear();
+        piece.invalid(false);
+        live.unsay();
+        await action();
+      } catch (error) {
+        if (mine === ending && error.name !== "AbortError") failed(error);
+      }
+    });
+    return doing;
   };
-  create.addEventListener(
-    "click",
-    attempt(() => open({ static: statics.value() })),
-  );
-  form.addEventListener("submit", attempt(sendPiece));
-  retry.addEventListener("click", attempt(sendAgain));
-  fork.addEventListener("click", attempt(forkIt));
-  keep.addEventListener("click", attempt(keepState));
-  remove.addEventListener("click", attempt(removeIt));
-  take.addEventListener(
-    "click",
-    attempt(async () => takePiece()),
-  );
-  example.addEventListener("change", () => {
-    taken = 0;
+  /** The same for what somebody asked for: the session is theirs from then on. */
+  const byHand = (action) =>
+    attempt(() => {
+      arrival = null;
+      return action();
+    });
+  create.addEventListener("click", byHand(createIt));
+  form.addEventListener("submit", byHand(sendPiece));
+  retry.addEventListener("click", byHand(sendAgain));
+  fork.addEventListener("click", byHand(forkIt));
+  keep.addEventListener("click", byHand(keepState));
+  remove.addEventListener("click", byHand(removeIt));
+  window.addEventListener("pagehide", leave);
+  window.addEventListener("pageshow", (event) => {
+    if (event.persisted && visible) attempt(goOn)();
   });
+
+  const ask = (method, path, body) => call(method, path, body, ending.signal);
+  const ofThis = (verb = "") => `v1/sessions/${current.id}${verb}`;
+
+  /** Say what did not work, and whether what is shown still holds. */
+  function failed(error) {
+    if (current && error.status === 404) {
+      sent.delete(current.id);
+      open.delete(current.id);
+      list = list.filter((one) => one.id !== current.id);
+      return nothing(GONE);
+    }
+    page.problem(error);
+    if (!current) return nothing("No session could be made: the message says why. “New session” tries again.");
+    if (open.has(current.id)) live.state.doubt(LOST);
+    else live.state.ready(`This was refused: the message says why. The session is still at step ${current.step}.`);
+    piece.invalid(/^(sequence|line)/.test(error.where ?? ""));
+    paint();
+  }
+
+  /** There is no session to show. */
+  function nothing(words = "") {
+    current = null;
+    noneWords.textContent = words;
+    live.state.reset();
+    paint();
+  }
+
+  function paint() {
+    lists.paint(list, kept, current);
+    live.element.hidden = !current;
+    none.hidden = Boolean(current);
+    if (!current) return;
+    const entries = sent.get(current.id) ?? [];
+    retry.disabled = !entries.length && !open.has(current.id);
+    live.paint(card, current, entries, fixed.get(current.id));
+  }
 
   async function refresh() {
     const before = current;
     const newest = await newestSessions();
     // Asked for by itself: it may be older than those that are listed.
-    const own = before === null ? null : await sessionOf(before.id);
+    const own = before === null ? null : await ask("GET", `v1/sessions/${before.id}`);
     if (current?.id === before?.id) current = own;
     list = current === null || newest.some((one) => one.id === current.id) ? newest : [...newest, current];
     paint();
@@ -158,237 +173,186 @@ export function session(page) {
     let after = "";
     for (let pages = 0; pages < MOST_PAGES && after !== null; pages++) {
       const query = `model=${encodeURIComponent(card.name)}&limit=1000` + (after ? `&after=${after}` : "");
-      const answer = await get(`v1/sessions?${query}`);
+      const answer = await ask("GET", `v1/sessions?${query}`);
       found = [...found, ...answer.sessions].slice(-LISTED);
       after = answer.next;
     }
     return found;
   }
 
-  async function sessionOf(id) {
-    try {
-      return await get(`v1/sessions/${id}`);
-    } catch (error) {
-      if (error.status === 404) return null;
-      throw error;
+  /** Go on with the session that is shown, or begin one with the first step of an example. */
+  async function goOn() {
+    if (current && open.has(current.id)) return sendAgain();
+    if (current) {
+      await refresh();
+      return live.state.ready();
     }
+    const mine = ending;
+    noneWords.textContent = "A session is being made.";
+    piece.begin();
+    arrival = (await make({ static: statics.value() })).id;
+    if (mine !== ending) return leave();
+    await sendPiece();
   }
 
-  async function open(body) {
-    const seconds = Number(ttl.value) || undefined;
-    const made = await post(modelPath(card, "sessions"), { ...body, ttl: seconds });
+  /** Delete what was made on arrival and nobody used. */
+  function leave() {
+    if (arrival) {
+      discard(`v1/sessions/${arrival}`);
+      sent.delete(arrival);
+      if (current?.id === arrival) current = null;
+    }
+    arrival = null;
+  }
+
+  async function make(body, entries = [], given = body.static) {
+    // Not ended with the rest: a session whose id never came could not be deleted.
+    const made = await post(modelPath(card, "sessions"), { ...body, ttl: Number(ttl.value) || undefined });
     current = made;
-    sent.set(made.id, []);
-    await refresh();
-    say(`A new session of ${card.name}, at step ${made.step}`);
-    showCode();
+    sent.set(made.id, [...entries]);
+    fixed.set(made.id, given);
     return made;
   }
 
-  function value() {
-    const text = card.input.kind === "tokens" && card.input.text;
-    return further.with(text ? piece.value : parseNumbers(numbers.value, card));
+  async function createIt() {
+    const made = await make({ static: statics.value() });
+    await refresh();
+    live.state.ready();
+    say(`A new session of ${card.name}, at step ${made.step}`);
+    showCode();
+    piece.focus();
   }
 
   async function sendPiece() {
-    await step({ sequence: value(), at: current.step, return: "steps", top: topOf(card) });
-    piece.value = "";
-    if (!piece.isConnected) takePiece(true);
-    else piece.focus();
+    const heads = headNames(card);
+    const sequence = further.with(piece.value());
+    const body = { sequence, at: current.step, return: "steps", top: topOf(card) };
+    if (heads.length) body.heads = heads;
+    open.set(current.id, body);
+    showCode(body);
+    live.state.ask(WAITING);
+    paint();
+    const before = await stateBefore(body);
+    const entry = await deliver(body);
+    if (before?.step === entry.from && entry.answer.length) entry.hidden = await remembered(entry, before);
+    piece.next();
+    await refresh();
+    live.state.ready();
+    say(`Step ${entry.to}: ${lastWords(entry.answer)}`);
+  }
+
+  /** Send a body of steps, which stays open until there is an answer to it. */
+  async function deliver(body) {
+    const { id } = current;
+    let answer;
+    try {
+      answer = await ask("POST", ofThis("/steps"), body);
+    } catch (error) {
+      if (error.status && error.status < 500) open.delete(id);
+      throw error;
+    }
+    open.delete(id);
+    if (!sent.has(id)) sent.set(id, []);
+    const entry = { from: body.at, to: answer.step, body, answer, hidden: null };
+    sent.get(id).push(entry);
+    return entry;
+  }
+
+  /** The state before a piece, as a token, where the memory can be shown with it. */
+  async function stateBefore({ sequence }) {
+    if (!remembers(card, dataOf(card, sequence).length)) return null;
+    try {
+      return await ask("GET", ofThis("/state"));
+    } catch (error) {
+      if (!error.status || error.status === 404) throw error;
+      return null;
+    }
+  }
+
+  /** The state after each step of a piece; null where it cannot be asked for. The session has moved all the same. */
+  async function remembered({ body }, before) {
+    try {
+      return await traced(card, body.sequence, before.state, ending.signal);
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      return null;
+    }
   }
 
   async function sendAgain() {
-    const last = sent.get(current.id).at(-1);
-    const answer = await post(`v1/sessions/${current.id}/steps`, last.body);
-    replayed.hidden = false;
-    replayed.replaceChildren(
-      "The same request again, ",
-      el("code", {}, `"at": ${last.body.at}`),
-      ": ",
-      el("code", {}, `"replayed": ${answer.replayed}`),
-      `, still at step ${answer.step}, ${same(answer, last.answer) ? "and the same answer to the bit" : "and another answer"}.`,
-    );
+    const body = open.get(current.id);
+    const last = sent.get(current.id)?.at(-1);
+    live.state.ask(WAITING);
+    const answer = body ? (await deliver(body)).answer : await ask("POST", ofThis("/steps"), last.body);
+    if (body) piece.next();
+    live.say(answer, body ?? last.body, body ? null : last.answer);
     say(`replayed: ${answer.replayed}, step ${answer.step}`);
     await refresh();
-    showCode(last.body);
-  }
-
-  async function step(body) {
-    const { id, step: from } = current;
-    showCode(body);
-    const answer = await post(`v1/sessions/${id}/steps`, body);
-    if (!sent.has(id)) sent.set(id, []);
-    sent.get(id).push({ from, to: answer.step, body, answer });
-    await refresh();
-    say(`Step ${answer.step}: ${inWords(answer.decoded?.at(-1), answer.outputs?.at(-1))}`);
+    live.state.ready();
+    showCode(body ?? last.body);
   }
 
   async function forkIt() {
-    const made = await post(`v1/sessions/${current.id}/fork`, {});
-    sent.set(made.id, [...(sent.get(current.id) ?? [])]);
+    const { id } = current;
+    const made = await ask("POST", ofThis("/fork"), {});
+    sent.set(made.id, [...(sent.get(id) ?? [])]);
+    fixed.set(made.id, fixed.get(id));
     current = made;
     await refresh();
     say(`Forked at step ${made.step}`);
     code.show({
-      curl: curl("POST", `v1/sessions/${made.id}/fork`, {}),
+      curl: curl("POST", ofThis("/fork"), {}),
       python: ofSession(["other = session.fork(keep=True)", "print(other.id, other.step_count)"]),
     });
   }
 
   async function keepState() {
-    const answer = await get(`v1/sessions/${current.id}/state`);
-    kept.push({ ...answer, of: current.id, entries: [...(sent.get(current.id) ?? [])] });
+    const { id } = current;
+    const answer = await ask("GET", ofThis("/state"));
+    kept.push({ ...answer, of: id, given: fixed.get(id), entries: [...(sent.get(id) ?? [])] });
     paint();
     say(`The state of step ${answer.step} is kept`);
     code.show({
-      curl: curl("GET", `v1/sessions/${current.id}/state`),
+      curl: curl("GET", ofThis("/state")),
       python: ofSession(["token = session.state()", "print(token)"]),
     });
   }
 
-  const putBack = (state) =>
-    attempt(async () => {
-      await call("PUT", `v1/sessions/${current.id}/state`, { state: state.state });
-      sent.set(current.id, [...state.entries]);
-      await refresh();
-      say(`Back at step ${current.step}`);
-      code.show({
-        curl: curl("PUT", `v1/sessions/${current.id}/state`, { state: state.state }),
-        python: ofSession([`session.restore(${literal(state.state)})`, "print(session.step_count)"]),
-      });
+  async function putBack({ state, entries, given }) {
+    await ask("PUT", ofThis("/state"), { state });
+    sent.set(current.id, [...entries]);
+    fixed.set(current.id, given);
+    open.delete(current.id);
+    await refresh();
+    live.state.ready();
+    say(`Back at step ${current.step}`);
+    code.show({
+      curl: curl("PUT", ofThis("/state"), { state }),
+      python: ofSession([`session.restore(${literal(state)})`, "print(session.step_count)"]),
     });
+  }
 
-  const openFrom = (state) =>
-    attempt(async () => {
-      const made = await open({ state: state.state });
-      sent.set(made.id, [...state.entries]);
-      paint();
-    });
+  async function openFrom({ state, entries, given }) {
+    await make({ state }, entries, given);
+    await refresh();
+    live.state.ready();
+  }
 
   async function removeIt() {
-    await call("DELETE", `v1/sessions/${current.id}`);
+    await ask("DELETE", ofThis());
     sent.delete(current.id);
-    current = null;
+    nothing();
     await refresh();
     say("The session is deleted");
     create.focus();
   }
 
-  function takePiece(quiet = false) {
-    const source = examples[Number(example.value)]?.sequence;
-    if (!source || typeof source === "string") return;
-    const count = Math.max(1, Math.round(Number(size.value)) || 1);
-    if (quiet && taken >= source.length) taken = 0;
-    const rows = source.slice(taken, taken + count);
-    taken = taken + count >= source.length ? 0 : taken + count;
-    numbers.value = asText(rows);
-  }
-
-  function paint() {
-    listEmpty.hidden = list.length > 0;
-    sessions.replaceChildren(
-      ...list.map((one) => {
-        const button = el(
-          "button",
-          {
-            type: "button",
-            class: "row",
-            "aria-current": one.id === current?.id ? "true" : false,
-            on: {
-              click: () => {
-                current = one;
-                replayed.hidden = true;
-                paint();
-              },
-            },
-          },
-          el("span", { class: "mono" }, shortId(one.id)),
-          el("span", { class: "number" }, `step ${one.step}`),
-        );
-        return el("li", {}, button);
-      }),
-    );
-    statesEmpty.hidden = kept.length > 0;
-    states.replaceChildren(
-      ...kept.map((state) =>
-        el(
-          "li",
-          { class: "kept" },
-          el(
-            "span",
-            {},
-            el("strong", {}, `step ${state.step}`),
-            " ",
-            el("span", { class: "muted mono" }, `of ${shortId(state.of)}`),
-          ),
-          el(
-            "span",
-            { class: "actions" },
-            el(
-              "button",
-              {
-                type: "button",
-                disabled: !current,
-                "aria-label": `Put back the state of step ${state.step}`,
-                on: { click: putBack(state) },
-              },
-              "Put back",
-            ),
-            el(
-              "button",
-              {
-                type: "button",
-                "aria-label": `New session from the state of step ${state.step}`,
-                on: { click: openFrom(state) },
-              },
-              "New from it",
-            ),
-          ),
-        ),
-      ),
-    );
-    live.hidden = !current;
-    none.hidden = Boolean(current);
-    if (!current) return;
-    const entries = sent.get(current.id) ?? [];
-    const last = entries.at(-1);
-    idLine.textContent = current.id;
-    stepLine.replaceChildren(
-      el("strong", { class: "number" }, String(current.step)),
-      ` ${card.input.kind === "frames" ? "samples received" : current.step === 1 ? "step" : "steps"}`,
-    );
-    outputLine.textContent = last
-      ? inWords(last.answer.decoded?.at(-1), last.answer.outputs?.at(-1))
-      : current.step
-        ? "what came before was not sent from here"
-        : "nothing sent yet";
-    retry.disabled = !last;
-    log.replaceChildren(
-      entries.length
-        ? table(
-            ["steps", "piece", "answer", "replayed"],
-            entries.map((entry) => [
-              `${entry.from + 1}–${entry.to}`,
-              pieceWords(card, dataOf(card, entry.body.sequence)),
-              inWords(entry.answer.decoded?.at(-1), entry.answer.outputs?.at(-1)),
-              String(entry.answer.replayed),
-            ]),
-            "What was sent, and the answers",
-          )
-        : el("p", { class: "empty" }, "Nothing yet."),
-    );
-    const outputs = entries.flatMap((entry) => entry.answer.outputs ?? []);
-    figure.element.hidden = !outputs.length;
-    if (!outputs.length) return;
-    const decoded = entries.every((entry) => Array.isArray(entry.answer.decoded))
-      ? entries.flatMap((entry) => entry.answer.decoded)
-      : null;
-    const sequence = entries.map((entry) => dataOf(card, entry.body.sequence));
-    figure.note(entries[0].from ? `From step ${entries[0].from + 1} on.` : "");
-    drawOutputs(figure, card, typeof sequence[0] === "string" ? sequence.join("") : sequence.flat(), {
-      outputs,
-      decoded,
-    });
+  function choose(one) {
+    current = one;
+    live.unsay();
+    if (open.has(one.id)) live.state.doubt(LOST);
+    else live.state.ready();
+    paint();
   }
 
   function showCode(body) {
@@ -406,10 +370,10 @@ export function session(page) {
     }
     const { imports, value } = sequenceCode(card, body.sequence);
     code.show({
-      curl: curl("POST", `v1/sessions/${current.id}/steps`, body),
+      curl: curl("POST", ofThis("/steps"), body),
       python: ofSession(
         [
-          `answer = session.step(${value}, returns="steps", top=${body.top})`,
+          `answer = session.step(${value}, returns="steps"${keywords({ top: body.top, heads: body.heads })})`,
           printed(card, "answer", null, "answer.step, "),
         ],
         imports,
@@ -430,52 +394,51 @@ export function session(page) {
   const ofSession = (lines, imports = []) =>
     python([`session = elman.session(${literal(current.id)})`, ...lines], imports);
 
+  /** End what is under way, and leave. */
+  function end() {
+    ending.abort();
+    ending = new AbortController();
+    doing = Promise.resolve();
+    leave();
+  }
+
   return {
     element,
+    /** Where the card of the model stands on a phone. */
+    below,
     offers: (one) => one.streaming,
     empty: "No model here carries its state from request to request: each needs its whole sequence at once.",
     async show(next) {
-      const other = card !== next;
-      card = next;
-      const offered = await page.examples(next);
-      if (card !== next) return;
-      examples = offered;
-      if (other) {
-        current = null;
+      visible = true;
+      if (card !== next) {
+        end();
+        card = next;
         kept = [];
-        taken = 0;
+        list = [];
+        nothing();
+      }
+      const mine = ending;
+      const examples = await page.examples(next);
+      if (mine !== ending) return;
+      if (filled !== card) {
         statics.set(card);
+        statics.take(examples[0]?.static);
         further.set(card);
-        const text = card.input.kind === "tokens" && card.input.text;
-        takeFields.hidden = text || !examples.length;
-        example.replaceChildren(...examples.map((one, i) => el("option", { value: i }, one.title)));
-        pieceHolder.replaceChildren(
-          text
-            ? field("Piece", piece, "one character a step")
-            : field("Piece", numbers, `${stepWords(card)}; CSV or JSON`),
-        );
-        size.value = card.input.kind === "frames" ? card.input.stride : 5;
-        piece.value =
-          text ? [...(examples[0]?.sequence ?? madeUp(card))].slice(0, 3).join("") : "";
-        const made = madeUp(card, Number(size.value));
-        numbers.value = text || examples.length ? "" : asText(card.input.kind === "features" ? made : made.slice(0, size.value));
-        takePiece();
+        piece.set(card, examples);
+        filled = card;
       }
       showCode();
-      await attempt(refresh)();
+      await attempt(goOn)();
     },
+    /** The server is there again. */
+    again: () => attempt(goOn)(),
     /** Beside the piece, where one can be sent. */
     get place() {
       return current ? place : null;
     },
-    hide() {},
+    hide() {
+      visible = false;
+      end();
+    },
   };
 }
-
-const same = (a, b) => JSON.stringify([a.outputs, a.decoded]) === JSON.stringify([b.outputs, b.decoded]);
-
-/** The end of an id: its beginning is the time, which neighbours share. */
-const shortId = (id) => (id.length > 12 ? `…${id.slice(-10)}` : id);
-
-const pieceWords = (card, sequence) =>
-  typeof sequence === "string" ? sequence : plural(sequence.length, card.input.kind === "frames" ? "sample" : "step");

@@ -7,13 +7,18 @@ import { inWords, ranking, show, valueRows } from "./reading.js";
 
 const CELLS = ["rnn", "lstm", "gru"];
 
-/** The models whose name is this one's with the cell replaced, RNN first; this one is among them. */
-export function siblings(card, models) {
-  const found = CELLS.find((cell) => new RegExp(`(^|[-_])${cell}($|[-_])`).test(card.name));
-  if (!found) return [card];
-  const named = (cell) => card.name.replace(new RegExp(`(^|[-_])${found}($|[-_])`), `$1${cell}$2`);
-  return CELLS.map((cell) => (cell === found ? card : models.find((one) => one.name === named(cell)))).filter(Boolean);
+/** The names of a model's family: its own with each cell, RNN first; only its own where it has no cell in it. */
+export function familyNames(name) {
+  const cellIn = (cell) => new RegExp(`(^|[-_])${cell}($|[-_])`);
+  const found = CELLS.find((cell) => cellIn(cell).test(name));
+  return found ? CELLS.map((cell) => name.replace(cellIn(found), `$1${cell}$2`)) : [name];
 }
+
+/** The models whose name is this one's with the cell replaced, RNN first; this one is among them. */
+export const siblings = (card, models) =>
+  familyNames(card.name)
+    .map((name) => (name === card.name ? card : models.find((one) => one.name === name)))
+    .filter(Boolean);
 
 /** The state tensor that is drawn of a model beside others: its first. */
 export const firstState = (result) => result.hidden && Object.keys(result.hidden)[0];

@@ -7,10 +7,13 @@ const WORDS = {
   stale: "Waiting for the answer to what you changed",
   failed: "There is no answer to this: the message says why.",
 };
+const WAITS = new Set(["loading", "stale"]);
+const SHOWS = new Set(["ready", "stale", "doubtful"]);
 
 /**
- * The state of a view's answer: empty, loading, ready, stale (another is on its way, this one is dimmed) or failed.
- * The elements of the answer are shown only where it is ready or stale. `line` says what is waited for.
+ * The state of a view's answer: empty, loading, ready, stale (another is on its way, this one is dimmed), doubtful
+ * (dimmed too, since something may have happened after it) or failed. The elements of the answer are shown only where
+ * it is ready, stale or doubtful. `line` says what is waited for, or what went wrong.
  */
 export function answerState(...parts) {
   const line = el("p", { class: "state-line", hidden: true });
@@ -18,23 +21,22 @@ export function answerState(...parts) {
   let began = 0;
   let timer = 0;
 
-  function set(next) {
+  function set(next, words = WORDS[next] ?? "") {
     state = next;
     clearInterval(timer);
-    const waits = next === "loading" || next === "stale";
     for (const part of parts) {
-      part.hidden = next !== "ready" && next !== "stale";
-      part.classList.toggle("stale", next === "stale");
-      if (waits) part.setAttribute("aria-busy", "true");
+      part.hidden = !SHOWS.has(next);
+      part.classList.toggle("stale", next === "stale" || next === "doubtful");
+      if (WAITS.has(next)) part.setAttribute("aria-busy", "true");
       else part.removeAttribute("aria-busy");
     }
     line.dataset.state = next;
-    line.hidden = !WORDS[next];
-    line.textContent = WORDS[next] ?? "";
-    if (!waits) return;
+    line.hidden = !words;
+    line.textContent = words;
+    if (!WAITS.has(next)) return;
     began = performance.now();
     timer = setInterval(() => {
-      line.textContent = `${WORDS[next]}: ${Math.round((performance.now() - began) / 1000)} s`;
+      line.textContent = `${words}: ${Math.round((performance.now() - began) / 1000)} s`;
     }, 1000);
   }
   set("empty");
@@ -42,11 +44,14 @@ export function answerState(...parts) {
   return {
     line,
     /** Another answer is on its way, or will be asked for in a moment. */
-    ask() {
-      if (state !== "loading" && state !== "stale") set(state === "ready" ? "stale" : "loading");
+    ask(words) {
+      if (!WAITS.has(state)) set(SHOWS.has(state) ? "stale" : "loading", words);
     },
-    ready: () => set("ready"),
-    fail: () => set("failed"),
+    /** The answer that is shown holds; `words` are what is to be said of it. */
+    ready: (words) => set("ready", words),
+    /** The answer that is shown may be out of date. */
+    doubt: (words) => set("doubtful", words),
+    fail: (words) => set("failed", words),
     reset: () => set("empty"),
   };
 }
