@@ -12,7 +12,7 @@ from conftest import run_alone
 from onnx import TensorProto, helper
 from test_refusals import load, refusal
 from test_roles import holds, rows
-from truth import Truth
+from truth import Given, Truth, served
 
 from elman.repository.model_file import load_model
 
@@ -117,3 +117,21 @@ def test_an_id_a_row_is_no_sequence_where_the_rows_are_named_as_time(tmp_path: P
         ]
     )
     assert "is named" in refusal(proto, tmp_path).reason
+
+
+def test_a_static_input_beside_data_with_its_time_first(tmp_path: Path) -> None:
+    """Nothing is named: the free axis of the static input counts rows, as its other one is fixed."""
+    proto = layer(None, None, batch_first=False)
+    proto.graph.input.append(graphs.value("level", [None, FEATURES]))
+    proto.graph.node[0].input[0] = "raised"
+    proto.graph.node.insert(0, helper.make_node("Add", ["input", "level"], ["raised"]))
+    model = load(proto, tmp_path)
+    assert [one.role for one in model.network.inputs] == ["sequence", "static"]
+    assert (model.network.layout, model.proof.exact) == ("time_first", True)
+    data, levels = rows(9, 4, 1), rows(1, 1, 1, seed=2)
+    truth = Truth(proto)
+    asked = [Given(row, {}, {"level": level[0]}) for row, level in zip(data, levels, strict=True)]
+    for one, answer in zip(asked, served(model, asked, "steps", max_chunk=4), strict=True):
+        (expected,) = truth.answers({"input": one.data[:, None], "level": one.statics["level"][None]}).values()
+        assert answer is not None
+        np.testing.assert_allclose(answer["output"], expected[:, 0], atol=1e-5)

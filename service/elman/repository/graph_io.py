@@ -224,7 +224,7 @@ def read_others(graph: Graph, spec: ModelSpec, roles: Roles, batch: int, time: i
 def _other(graph: Graph, spec: ModelSpec, name: str, data: str, batch: int, time: int | None) -> GraphInput:
     told, dims, own = spec.inputs.get(name, PortSpec()), graph.dims(name), graph.dims(data)
     rows = next((axis for axis, dim in enumerate(dims) if _same(dim, own[batch]) or names_batch(dim)), None)
-    steps = None if time is None else _steps_axis(dims, own[time], time, rows)
+    steps = None if time is None else _steps_axis(dims, own, batch, time, rows)
     role, found = told.role, "model.json"
     if role is None and _as_lengths(graph, name):
         role, found = "lengths", "a recurrent node stops by it, or it is named so"
@@ -266,13 +266,22 @@ def _same(dim: int | str | None, other: int | str | None) -> bool:
     return isinstance(dim, str) and dim == other
 
 
-def _steps_axis(dims: list[int | str | None], own: int | str | None, time: int, rows: int | None) -> int | None:
-    """The axis that is named as the data's time is; in its place, where that is as free or as fixed as there."""
+def _steps_axis(
+    dims: list[int | str | None], data: list[int | str | None], batch: int, time: int, rows: int | None
+) -> int | None:
+    """The axis that is named as the data's time is; in its place, where that is as free or as fixed as there.
+
+    An input whose other axes can count no rows has rows in that place.
+    """
     if len(dims) < 2:
         return None  # its one axis is that of the rows
+    own = data[time]
     named = [axis for axis, dim in enumerate(dims) if _same(dim, own)]
     if named or len(dims) <= time or rows == time:
         return next(iter(named), None)
+    others = [dim for axis, dim in enumerate(dims) if axis != time]
+    if rows is None and all(isinstance(dim, int) and dim not in (1, data[batch]) for dim in others):
+        return None
     dim = dims[time]
     return time if dim == own or not (isinstance(dim, int) or isinstance(own, int)) else None
 

@@ -82,6 +82,8 @@ def _try(
                 continue  # an output has no axis of rows, so it is run one row at a time
             if TIME in rewrite.scanned or variant.stepping:
                 return (variant, rewrite), unseen, failures
+            if variant.rows and variant.window is None and dims[variant.batch] != 1 and graph.recurrent():
+                break  # what is one row here is what a recurrent node goes over
             unseen.append((variant, rewrite))
             break
     return None, unseen, failures
