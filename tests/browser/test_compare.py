@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import OpenScreen
 from tests.browser.screen import Screen, value
 from tests.browser.test_page import violations
+from tests.conftest import StartServer
 from tests.named import sequence, static, tagger, write_models
 from tests.repository import graphs
 from tests.running import STORE, RunningServer, running_server
@@ -34,9 +36,10 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield one
 
 
-@pytest.fixture(params=[1280, 390])
+@pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["wide", "phone"])
 def screen(request: pytest.FixtureRequest, open_screen: OpenScreen, own: RunningServer) -> Screen:
-    return open_screen(own.url + "/", width=request.param)
+    width, scheme = request.param
+    return open_screen(own.url + "/", width=width, scheme=scheme)
 
 
 def steps(own: RunningServer, path: str, sequence: Any, **body: Any) -> dict[str, Any]:
@@ -151,3 +154,23 @@ def test_models_with_several_inputs_are_given_the_same_ones(open_screen: OpenScr
     )
     table = difference(screen, "tagger and tagger-2, and their difference")
     assert table["output 1, tagger-2"] == pytest.approx([row[0] for row in right["outputs"]], **ROUNDED)
+
+
+def test_what_is_entered_stays_when_a_new_version_comes(
+    open_screen: OpenScreen, start_server: StartServer, tmp_path: Path
+) -> None:
+    graphs.save(graphs.tagger("GRU"), tmp_path / "free" / "1")
+    server = start_server(tmp_path)
+    screen = open_screen(server.url + "/")
+    page = screen.open("explore", "free")
+    page.get_by_role("textbox", name="Numbers").fill("1, 2, 3\n4, 5, 6")
+    answered(page, 2)
+    graphs.save(graphs.tagger("RNN"), tmp_path / "free" / "2")
+    server.client.post("/v2/repository/models/free/load").raise_for_status()
+    expect(page.get_by_label("Version")).to_have_value("2")
+    right = steps(server, "free", [[1, 2, 3], [4, 5, 6]])["outputs"][-1][0]
+    expect(page.get_by_role("region", name="Answer").locator(".answer")).to_contain_text(
+        f"{right:.4g}".replace("-", "\u2212")
+    )
+    expect(page.get_by_role("textbox", name="Numbers")).to_have_value("1, 2, 3\n4, 5, 6")
+    assert "?input=" in page.url

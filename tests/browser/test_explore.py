@@ -368,9 +368,9 @@ def test_states_side_by_side_are_on_one_scale_of_colours(name: Screen, server: R
         assert opacity == pytest.approx(255 * highest, abs=1)
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_unknown_characters_are_marked(open_screen: OpenScreen, server: RunningServer, width: int) -> None:
-    screen = open_screen(server.url + "/", width=width)
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_unknown_characters_are_marked(open_screen: OpenScreen, server: RunningServer, width: int, scheme: str) -> None:
+    screen = open_screen(server.url + "/", scheme=scheme, width=width)
     page = typed(screen, "Ro漢si字").page
     marks = page.locator("#explore mark")
     expect(marks).to_have_text(["漢", "字"])

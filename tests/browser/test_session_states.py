@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
+from onnx import helper
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.api.test_v2_sequences import WINDOW, windowed
 from tests.browser.conftest import OpenScreen
-from tests.browser.screen import Screen
+from tests.browser.screen import Screen, rows, value
 from tests.browser.test_page import violations
 from tests.browser.test_states import release
 from tests.repository import graphs
@@ -21,6 +22,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     root = tmp_path_factory.mktemp("plain")
     (root / "names-gru").symlink_to(STORE / "names-gru")
     graphs.save(windowed(), root / "window" / "1")
+    last = helper.make_node("Gather", ["steps", "minus"], ["output"], axis=1)
+    graphs.save(graphs.tagger("GRU", after=(last,), tensors=(graphs.constant("minus", -1),)), root / "last" / "1")
     with running_server(root) as one:
         yield one
 
@@ -221,4 +224,21 @@ def test_what_is_asked_for_while_an_answer_is_waited_for_is_done_after_it(page: 
     expect(page.get_by_role("list", name="Kept states").get_by_role("listitem")).to_contain_text("step 6")
     sent = panel.get_by_role("region", name="What was sent").locator("tbody td:nth-child(2)").all_inner_texts()
     assert sent[1:] == ["abc", "de"]
+    plain.client.delete(f"/v1/sessions/{panel.locator('.live .id').inner_text()}").raise_for_status()
+
+
+def test_a_model_of_one_output_a_sequence_answers_after_each_piece(screen: Screen, plain: RunningServer) -> None:
+    page = screen.page
+    page.goto(f"{plain.url}/#session/last")
+    panel = page.get_by_role("tabpanel")
+    expect(panel.locator(".figure-line")).to_have_text("1 step")
+    panel.get_by_role("textbox", name="Piece").fill("0.5, 1, -2\n2, 0, 1")
+    panel.get_by_role("button", name="Send").click()
+    expect(panel.locator(".figure-line")).to_have_text("3 steps")
+    panel.get_by_role("button", name="Retry the last").click()
+    expect(panel.locator(".callout")).to_contain_text("and the same answer to the bit")
+    sent = rows(panel.get_by_role("region", name="What was sent").locator("tbody"))
+    assert [row[1] for row in sent] == ["1 step", "2 steps"]
+    table = screen.numbers(screen.figure("Outputs over the session"))
+    assert len(table) == 2 and [value(one) for one in sent[-1][2].split(", ")] == [value(one) for one in table[-1][1:]]
     plain.client.delete(f"/v1/sessions/{panel.locator('.live .id').inner_text()}").raise_for_status()

@@ -119,10 +119,11 @@ export function livePanel(form) {
       : null;
     const pieces = entries.map((entry) => dataOf(card, entry.body.sequence));
     const whole = typeof pieces[0] === "string" ? pieces.join("") : pieces.flat();
-    // A window answers from its last step on.
-    const sequence = card.window === null ? whole : whole.slice(-outputs.length);
+    // A window answers from its last step on, and a model of one output a sequence after each piece.
+    const final = entries[0].body.return === "final";
+    const sequence = final ? [] : card.window === null ? whole : whole.slice(-outputs.length);
     const first = card.window === null ? entries[0].from : entries.at(-1).to - outputs.length;
-    figure.note(first ? `From step ${first + 1} on.` : "");
+    figure.note(final ? "One output after each piece." : first ? `From step ${first + 1} on.` : "");
     drawOutputs(figure, card, sequence, { outputs, decoded });
     for (const name of headNames(card)) {
       const rows = entries.flatMap((entry) => entry.answer.heads?.[name] ?? []);

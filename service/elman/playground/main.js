@@ -1,8 +1,8 @@
 // The page: tabs, the model that is chosen, its card, and the errors of the API.
 
 import { parsed, written } from "./address.js";
-import { get, isAboutKey, modelPath, Problem } from "./api.js";
-import { el, field, grouped, newId, plural, say, select } from "./dom.js";
+import { get, isAboutKey, modelPath, Problem, versionOf } from "./api.js";
+import { el, field, grouped, newId, plural, same, say, select } from "./dom.js";
 import { engine } from "./engine.js";
 import { explore } from "./explore.js";
 import { forecast } from "./forecast.js";
@@ -199,8 +199,8 @@ async function open(next, wanted, { push = false, entered } = {}) {
   if (!has) return;
   try {
     // A view that is as it was left has an address with what is entered there.
-    const same = await views[view].show(card, entered);
-    if (same && mine === opened) history.replaceState(null, "", address());
+    const asBefore = await views[view].show(card, entered);
+    if (asBefore && mine === opened) history.replaceState(null, "", address());
   } catch (error) {
     page.problem(error);
   }
@@ -425,10 +425,11 @@ async function look() {
   }
 }
 
-/** The card of a model as it is served now; undefined if it is not. */
+/** The card of a model as it is served now: of its default version, or of the other one that was chosen. */
 function served(card) {
   const found = card && models.find((one) => one.name === card.name);
-  return found && card.version !== found.version && found.versions.includes(card.version) ? card : found;
+  if (!found || !versionOf(card) || !found.versions.includes(card.version)) return found;
+  return same(card.versions, found.versions) ? card : { ...card, versions: found.versions };
 }
 
 // A file that is dropped would make the browser leave the page. The view that can read it does.

@@ -29,9 +29,13 @@ export function bodyFor(card, data, sequence = data, given = undefined, heads = 
 
 /** The answer to a request, with its rows in `outputs` and `decoded`, also where it is a single one. Raises Problem. */
 export async function predict(card, body, signal) {
-  const [result] = (await post(modelPath(card, "predict"), body, signal)).results;
-  if (body.return === "steps") return result;
-  return { ...result, outputs: [result.output], decoded: result.decoded && [result.decoded] };
+  return inRows(body, (await post(modelPath(card, "predict"), body, signal)).results[0]);
+}
+
+/** An answer with its rows in `outputs` and `decoded`, also where it is a single one. */
+export function inRows(body, answer) {
+  if (body.return === "steps" || !answer.length) return answer;
+  return { ...answer, outputs: [answer.output], decoded: answer.decoded && [answer.decoded] };
 }
 
 /** How far each step reaches; null where that is not asked. */

@@ -8,6 +8,7 @@ import { remembers, traced } from "./memory.js";
 import { dataOf, furtherInputs, headNames, staticInputs } from "./named.js";
 import { pieceInput } from "./pieces.js";
 import { topOf } from "./reading.js";
+import { inRows, isFinal } from "./request.js";
 import { sessionLists } from "./sessions.js";
 
 const LISTED = 20;
@@ -226,7 +227,9 @@ export function session(page) {
   async function sendPiece() {
     const heads = headNames(card);
     const sequence = further.with(piece.value());
-    const body = { sequence, at: current.step, return: "steps", top: topOf(card) };
+    // A session of windows answers every step, also where a window has one output.
+    const returns = isFinal(card) && card.window === null ? "final" : "steps";
+    const body = { sequence, at: current.step, return: returns, top: topOf(card) };
     if (heads.length) body.heads = heads;
     open.set(current.id, body);
     showCode(body);
@@ -246,7 +249,7 @@ export function session(page) {
     const { id } = current;
     let answer;
     try {
-      answer = await ask("POST", ofThis("/steps"), body);
+      answer = inRows(body, await ask("POST", ofThis("/steps"), body));
     } catch (error) {
       if (error.status && error.status < 500) open.delete(id);
       throw error;
@@ -283,7 +286,9 @@ export function session(page) {
     const body = open.get(current.id);
     const last = sent.get(current.id)?.at(-1);
     live.state.ask(WAITING);
-    const answer = body ? (await deliver(body)).answer : await ask("POST", ofThis("/steps"), last.body);
+    const answer = body
+      ? (await deliver(body)).answer
+      : inRows(last.body, await ask("POST", ofThis("/steps"), last.body));
     if (body) piece.next();
     live.say(answer, body ?? last.body, body ? null : last.answer);
     say(`replayed: ${answer.replayed}, step ${answer.step}`);
@@ -373,7 +378,7 @@ export function session(page) {
       curl: curl("POST", ofThis("/steps"), body),
       python: ofSession(
         [
-          `answer = session.step(${value}, returns="steps"${keywords({ top: body.top, heads: body.heads })})`,
+          `answer = session.step(${value}, returns="${body.return}"${keywords({ top: body.top, heads: body.heads })})`,
           printed(card, "answer", null, "answer.step, "),
         ],
         imports,
