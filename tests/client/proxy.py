@@ -66,16 +66,12 @@ def fault_proxy(port: int, plan: Plan, delay: float = 0.1, tls: ssl.SSLContext |
     """A proxy in front of the server at `port`, in a thread of its own. With `tls` it terminates TLS."""
     loop = asyncio.new_event_loop()
     started: list[FaultProxy] = []
-    ready, tasks = threading.Event(), set[asyncio.Task[None]]()
+    ready, tasks = threading.Event(), dict[asyncio.Task[None], asyncio.StreamWriter]()
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        try:
-            await _Connection(started[0], delay, reader, writer).serve()
-        finally:
-            tasks.discard(task)
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = loop.create_task(_Connection(started[0], delay, reader, writer).serve())
+        tasks[task] = writer
+        task.add_done_callback(tasks.pop)
 
     async def main() -> None:
         listening = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
@@ -84,9 +80,14 @@ def fault_proxy(port: int, plan: Plan, delay: float = 0.1, tls: ssl.SSLContext |
         ready.set()
         await stop.wait()
         listening.close()
-        for task in list(tasks):
+        for _ in range(3):  # a connection that is just being accepted becomes a task
+            await asyncio.sleep(0)
+        left = dict(tasks)
+        for task in left:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
+        for writer in left.values():  # also of a task that was cancelled before it began
+            await _closed(writer)
 
     stop = asyncio.Event()
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()), daemon=True)
@@ -120,7 +121,7 @@ class _Connection:
             pass
         finally:
             for writer in [self.writer, *upstream]:
-                writer.transport.abort()
+                await _closed(writer)
 
     async def _request(self, back: asyncio.StreamReader, out: asyncio.StreamWriter) -> bool:
         """Whether the connection stays open after one request."""
@@ -186,6 +187,13 @@ class _Connection:
                     return
         finally:
             answering.cancel()
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    """Close a connection at once. When this returns its socket is closed."""
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
