@@ -10,7 +10,6 @@ from typing import Any, Generic, TypeVar
 
 import httpx
 
-from elman.client.aio.connection import AsyncConnection
 from elman.client.base import SenderBase
 from elman.client.calls import Call, CallFactory
 from elman.client.config import Batching, Retries, Timeout
@@ -111,19 +110,17 @@ def _resolve(turn: asyncio.Future[bool], passed: bool) -> bool:
 class _Pool:
     """The connections of one event loop: one for each call that may be on its way.
 
-    The one that was used last is taken first. Streams of tokens do not wait: each has a connection for as long as it is
-    open.
+    Each has a transport of its own: at every call a pool of httpx looks at each of its connections. The one that was
+    used last is taken first. Streams of tokens do not wait: each has a connection for as long as it is open.
 
     Args:
         transport: what sends all requests instead, if it is not None.
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport | None, tls: ssl.SSLContext, proxy: str | None) -> None:
-        self._new: Callable[[], httpx.AsyncBaseTransport] = partial(AsyncConnection, tls)
+        self._new: Callable[[], httpx.AsyncBaseTransport] = partial(_transport, 1, tls, proxy)
         if transport is not None:
             self._new = lambda: transport
-        elif proxy is not None:
-            self._new = partial(_transport, 1, tls, proxy)
         self._gate = _Gate(_MAX_CALLS)
         self._idle: list[httpx.AsyncBaseTransport] = []
         self._all: list[httpx.AsyncBaseTransport] = []
