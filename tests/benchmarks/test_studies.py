@@ -19,7 +19,7 @@ from benchmarks.measure import WrongAnswer, ask, running
 from benchmarks.models import SHAPES, write_model
 from benchmarks.pages import aim
 from benchmarks.processes import Process, anonymous_bytes, cores, free_port
-from benchmarks.profile import profile
+from benchmarks.profile import PARTS, profile
 from benchmarks.quantised import FORMS, Kernel, put_forms
 from benchmarks.serving import fetch_json, serving
 from benchmarks.session_load import Walk, WalkPlan
@@ -181,5 +181,7 @@ def test_the_readme_has_a_place_for_each_study(mark: str, tmp_path: Path) -> Non
 
 def test_the_profile_finds_the_time_of_every_part() -> None:
     found = profile(["small"], 0.1)["small"]
-    assert all(found[form][part] > 0 for form in ("json", "octet") for part in ("HTTP", "scheduling", "kernel"))
+    assert all(set(found[form]) == set(PARTS) for form in ("json", "octet"))
+    # The time of the HTTP server comes in ticks of 10 ms, and may be none.
+    assert all(found[form][part] > 0 for form in ("json", "octet") for part in ("decoding", "scheduling", "kernel"))
     assert any("iterate" in str(one) for one in found["functions"])

@@ -73,7 +73,7 @@ def test_the_server_is_the_first_process_and_not_root(container: Container) -> N
 
 def test_the_page_is_served_with_its_charts(container: Container) -> None:
     assert "<title>" in container.client.get("/").text
-    assert "drawing(" in container.client.get("/playground/charts.js").text
+    assert "function chart(" in container.client.get("/playground/charts.js").text
 
 
 def test_a_session_outlives_its_container(image: str, server: RunningServer) -> None:
