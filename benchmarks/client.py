@@ -83,8 +83,9 @@ async def _measured(
         for turn in range(settings.rounds):
             for name in reversed(clients) if turn % 2 else clients:
                 cells[name].append(await _round(clients[name], sequences, settings.seconds))
-            ours, theirs = (cells[name][-1]["seconds"] for name in (ELMAN, AS_BYTES))
-            say(f"  round {turn + 1}: {1e6 * ours:.0f} µs a call, {ours / theirs:.2f} times aiohttp's with bytes")
+            ours, *theirs = (cells[name][-1]["seconds"] for name in clients)
+            ratios = " and ".join(f"{ours / one:.2f}" for one in theirs)
+            say(f"  round {turn + 1}: {1e6 * ours:.0f} µs a call, {ratios} times aiohttp's with JSON and with bytes")
     return cells
 
 

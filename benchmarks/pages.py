@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.autoregressive import STEPS, steps_of
-from benchmarks.client import AS_BYTES
+from benchmarks.client import AS_BYTES, AS_JSON
 from benchmarks.protocols import MODEL, OCTETS
 from benchmarks.quantised import BATCHES, CONNECTIONS, FORMS
 from benchmarks.report import number, table
@@ -262,14 +262,13 @@ def clients(results: dict[str, Any]) -> str:
     settings, cells = results["settings"], results["clients"]
     rows = []
     for name, rounds in cells.items():
-        base = cells[AS_BYTES]
         figures = [_spread([1e6 * one[key] for one in rounds]) for key in ("seconds", "cpu")]
         ratios = [
-            _spread([one[key] / other[key] for one, other in zip(rounds, base, strict=True)])
-            for key in ("seconds", "cpu")
+            _spread([one["seconds"] / other["seconds"] for one, other in zip(rounds, cells[base], strict=True)])
+            for base in (AS_JSON, AS_BYTES)
         ]
         rows.append([name, *figures, *ratios])
-    head = ["client", "µs a call", "CPU µs a call", f"time over {AS_BYTES}", "CPU time over it"]
+    head = ["client", "µs a call", "CPU µs a call", f"time over {AS_JSON}", f"time over {AS_BYTES}"]
     title = (
         f"{settings['calls']} predictions of {settings['steps']} steps of {results['model']}, awaited at once, again "
         "and again; the clients run in turns in one process:"
