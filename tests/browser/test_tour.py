@@ -308,6 +308,31 @@ def test_a_stage_and_its_line_have_an_address(screen: Screen, own: RunningServer
     assert drawn(panel, page) == line
 
 
+def test_an_answer_that_comes_after_back_does_not_undo_it(screen: Screen, own: RunningServer) -> None:
+    page = screen.page
+    panel = arrive(page, own.url)
+    panel.get_by_role("button", name="Next").click()
+    expect(panel.locator(".callout")).to_contain_text("Cut after step")
+    page.wait_for_url("**/#tour?stage=2")
+    answers: list[Route] = []
+    models: list[Route] = []
+    page.route("**/predict", lambda route: answers.append(route))
+    panel.get_by_role("button", name="Next").click()
+    expect(panel.get_by_text("Stage 3 of 5")).to_be_visible()
+    page.route("**/v1/models", lambda route: models.append(route))
+    page.go_back()
+    page.wait_for_url("**/#tour?stage=2")
+    # The answer to the third stage comes first, then the list of models.
+    release(page, answers)
+    expect(panel.get_by_text("The difference is greatest after")).to_be_visible()
+    page.unroute("**/predict")
+    assert models
+    page.unroute("**/v1/models")
+    expect(panel.get_by_text("Stage 2 of 5")).to_be_visible()
+    expect(panel.locator(".callout")).to_contain_text("Cut after step")
+    assert page.url.endswith("#tour?stage=2")
+
+
 def test_with_other_models_it_says_what_it_takes_and_what_is_missing(
     start_server: StartServer, open_screen: OpenScreen, tmp_path: Path
 ) -> None:

@@ -47,6 +47,9 @@ let shown = null;
 let asked = "";
 /** How many views were opened: what is waited for may come when another is shown. */
 let opened = 0;
+/** How many addresses were arrived at, and whether the last of them is still to be opened. */
+let arrived = 0;
+let arriving = false;
 const examples = new Map();
 
 const page = {
@@ -216,7 +219,8 @@ const address = () => written(view, views[view].model === false ? null : shown, 
  */
 function follow({ again = false } = {}) {
   const hash = address();
-  if (location.hash === hash) return;
+  // An answer to what was left by Back must not undo that.
+  if (arriving || location.hash === hash) return;
   const replaces = location.hash.includes("?") && !again;
   history[replaces ? "replaceState" : "pushState"](null, "", hash);
 }
@@ -363,21 +367,26 @@ async function ask() {
 
 /** Ask which models there are, and open what the address says. */
 async function load() {
+  const mine = (arrived += 1);
+  const { view: wanted, model, version, entered } = parsed(location.hash);
+  arriving = true;
   try {
     await ask();
+    if (mine !== arrived) return;
     page.clear();
   } catch (error) {
-    page.problem(error);
+    if (mine === arrived) page.problem(error);
     return;
   } finally {
+    if (mine === arrived) arriving = false;
     document.getElementById("loading").hidden = true;
   }
-  const { view: wanted, model, version, entered } = parsed(location.hash);
   const known = wanted in VIEWS ? wanted : "explore";
   const card = models.find((one) => one.name === model);
   if (model && !(card && views[known].offers(card))) return missing(known, model, card);
   let fault = null;
   const named = card && version ? await page.card(model, version).catch((error) => (fault = error) && card) : card;
+  if (mine !== arrived) return;
   await open(known, named, { entered });
   if (fault) page.problem(fault);
 }

@@ -128,6 +128,7 @@ export function tour(page) {
     if (!found) return;
     if (!entered && shown && same(found, models)) return;
     const other = models?.main !== found.main;
+    run?.abort();
     models = found;
     if (entered) stage = Math.max(0, Math.min(parts.length - 1, Math.round(Number(entered.stage) || 1) - 1));
     paint();
