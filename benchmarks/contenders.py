@@ -4,19 +4,20 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from struct import pack
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 import orjson
 
 from benchmarks.environments import ROOT, Environment
 from benchmarks.load import request
 from benchmarks.models import Shape
-from benchmarks.processes import Process, free_port
+from benchmarks.processes import Process, StartFailure, free_port
 from benchmarks.workload import CONTENT_TYPES, Array, Format, Workload
 
 Role = Literal["elman", "peer", "floor"]
@@ -31,6 +32,24 @@ def _answer_row(answer: Any) -> Any:
 
 def _body_as_it_is(body: bytes) -> bytes:
     return body
+
+
+def _as_is(model: Path) -> Path:
+    return model
+
+
+def _in_eight_bits(model: Path) -> Path:
+    """The same network with 8-bit weights, in a repository of its own."""
+    try:
+        from elman.exporter.quantising import quantised
+    except ImportError as failure:
+        raise StartFailure(f"writing 8-bit weights needs torch: {failure}") from failure
+    repository = model.parents[2]
+    path = repository.with_name(f"{repository.name}-int8") / model.relative_to(repository)
+    if not path.is_file() or path.stat().st_mtime < model.stat().st_mtime:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(quantised(onnx.load(model)), path)
+    return path
 
 
 @dataclass(frozen=True)
@@ -59,6 +78,7 @@ class Contender:
         reshape: turns the common JSON body into the one that this server takes.
         row: gets o_n from its decoded JSON answer.
         framing: for binary requests and answers.
+        file: makes the model that it serves from the file in float32, and returns its path. Raises StartFailure.
     """
 
     name: str
@@ -71,6 +91,7 @@ class Contender:
     reshape: Callable[[bytes], bytes] = _body_as_it_is
     row: Callable[[Any], Any] = _answer_row
     framing: Framing = field(default_factory=Framing)
+    file: Callable[[Path], Path] = _as_is
 
     def process(self, shape: Shape, model: Path, core: int, tuning: Tuning, logs: Path) -> Process:
         """The server process of one model, not started yet."""
@@ -154,6 +175,8 @@ ELMAN = Contender(
     paths={"json": "/v1/models/{name}/predict", "octet": "/v1/models/{name}/predict"},
     row=lambda answer: answer["results"][0]["output"],
 )
+
+EIGHT_BITS = replace(ELMAN, name="elman8", title="Elman, 8-bit weights", file=_in_eight_bits)
 
 _INFER = "/v2/models/model/infer"
 _ROOT_PATHS: dict[Format, str] = {"json": "/predict", "octet": "/predict"}

@@ -29,6 +29,8 @@ _SPIN = 0.0015
 _MAX_CONNECTIONS = 1024
 # Seconds to wait at the end for outstanding answers.
 _GRACE = 20.0
+# The measured time is at most this many times as long as was asked for, while fewer requests than `least` are answered.
+_LONGER = 10
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Report:
     """The results of the measured time. Latencies are in seconds, from the moment a request was due.
 
     `num_done` and `num_steps` count requests answered with 200, `num_lost` requests that were never answered.
+    `latencies` has them all, if the plan says so.
     """
 
     num_done: int = 0
@@ -49,6 +52,7 @@ class Report:
     p90: float = 0.0
     p99: float = 0.0
     mean: float = 0.0
+    latencies: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -61,6 +65,8 @@ class Plan:
         connections: of a closed loop, in which each sends the next request as soon as it is answered.
         rate: of an open loop, arrivals per second; 0 for a closed loop.
         seconds: the measured time, after `warmup` seconds.
+        least: requests to be answered in the measured time, which becomes up to ten times as long for them.
+        keep: whether the report has every latency.
         limit: most requests; 0 for no limit.
         pids: the server's processes. Their processor time is read at the start and the end of the measured time.
         core: the core to run on.
@@ -73,6 +79,8 @@ class Plan:
     rate: float = 0.0
     seconds: float = 1.0
     warmup: float = 0.3
+    least: int = 0
+    keep: bool = False
     limit: int = 0
     pids: list[int] = field(default_factory=list)
     core: int | None = None
@@ -179,6 +187,9 @@ class Generator:
                 self._send(self._idle.pop(), time.perf_counter())
         if not plan.limit:
             await asyncio.sleep(plan.warmup + plan.seconds)
+            last = self._opened + _LONGER * plan.seconds
+            while len(self._latencies) < plan.least and time.perf_counter() < last:
+                await asyncio.sleep(plan.seconds / 10)
             self._close()
         try:
             await asyncio.wait_for(self._done.wait(), _GRACE + (plan.seconds if plan.limit else 0.0))
@@ -289,6 +300,8 @@ class Generator:
         if latencies:
             report.p50, report.p90, report.p99 = (quantile(latencies, q) for q in (0.5, 0.9, 0.99))
             report.mean = sum(latencies) / len(latencies)
+        if self.plan.keep:
+            report.latencies = [round(one, 7) for one in latencies]
         return report
 
 

@@ -17,15 +17,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from benchmarks.ceilings import Kernel, json_seconds, pinned
-from benchmarks.contenders import BARE, ELMAN, ENDPOINT, Contender, Tuning
+from benchmarks.contenders import BARE, EIGHT_BITS, ELMAN, ENDPOINT, Contender, Tuning
 from benchmarks.environments import BENCH, ROOT, InstallFailure
-from benchmarks.load import Plan, Report
+from benchmarks.load import Plan, Report, quantile
 from benchmarks.models import SHAPES, Shape, write_model
 from benchmarks.policies import POLICIES, Flight
 from benchmarks.processes import Process, StartFailure, cores, resident_bytes
@@ -37,6 +38,8 @@ _NUM_CHECKED = 64
 _CHECKERS = 16
 _TOLERANCE = 1e-4
 OPEN_SHARE = 0.6
+# A tail is that of this many requests or more, in all rounds together.
+_TAIL = 2000
 
 
 class WrongAnswer(Exception):
@@ -48,8 +51,8 @@ class Settings:
     """What one run measures."""
 
     models: tuple[str, ...] = tuple(SHAPES)
-    rounds: int = 3
-    seconds: float = 2.0
+    rounds: int = 6
+    seconds: float = 1.0
     connections: tuple[int, ...] = (1, 16, 64)
     octet_connections: tuple[int, ...] = (1, 16, 64)
     distributions: tuple[str, ...] = ("uniform", "fixed", "bimodal")
@@ -168,7 +171,7 @@ class Bout:
         self.server_core, self.load_core = cores()
         self.model = write_model(shape, BENCH / "models" / shape.name)
         self.workloads = {name: draw(shape, name, _NUM_REQUESTS) for name in ("lognormal", *settings.distributions)}
-        self.expected = reference(self.model, self.workloads["lognormal"].sequences[:_NUM_CHECKED])
+        self.checked = self.workloads["lognormal"].sequences[:_NUM_CHECKED]
         self._processes: dict[str, Process] = {}
         self._pids: dict[str, list[int]] = {}
 
@@ -183,7 +186,8 @@ class Bout:
                     tuning = self._tune(contender)
                     process = stack.enter_context(self._running(contender, tuning))
                     for form in contender.paths if contender.role != "floor" else ():
-                        check(contender, process, self.workloads["lognormal"], form, self.expected)
+                        expected = reference(contender.file(self.model), self.checked)
+                        check(contender, process, self.workloads["lognormal"], form, expected)
                 except (StartFailure, WrongAnswer) as failure:
                     say(f"  {contender.title} is left out: {failure}")
                     results["failures"][contender.name] = str(failure)
@@ -223,7 +227,7 @@ class Bout:
         }
 
     def _running(self, contender: Contender, tuning: Tuning) -> contextlib.AbstractContextManager[Process]:
-        return running(contender, self.shape, self.model, tuning, self.server_core, self.logs)
+        return running(contender, self.shape, contender.file(self.model), tuning, self.server_core, self.logs)
 
     def _tune(self, contender: Contender) -> Tuning:
         """The setting with the most requests per second at 64 connections."""
@@ -276,8 +280,12 @@ class Bout:
                 for contender in self.contenders[:: 1 if number % 2 == 0 else -1]:
                     if contender.name in entries:
                         entries[contender.name].append(asdict(self._measure(contender, cell, number)))
-            measured += [{"contender": name, **asdict(cell), "rounds": rounds} for name, rounds in entries.items()]
-            say(f"  {_describe(cell)}: " + ", ".join(f"{name} {_summary(r)}" for name, r in entries.items()))
+            measured += [
+                {"contender": name, **asdict(cell), "all": _pooled(rounds), "rounds": rounds}
+                for name, rounds in entries.items()
+            ]
+            latest = measured[-len(entries) :] if entries else []
+            say(f"  {_describe(cell)}: " + ", ".join(f"{one['contender']} {_summary(one)}" for one in latest))
         return measured
 
     def _takes(self, contender: Contender, cell: Cell) -> bool:
@@ -289,7 +297,8 @@ class Bout:
         process = self._processes[contender.name]
         process.resume()
         try:
-            return generate(replace(self._plan(contender, process, cell), seed=number))
+            least = -(-_TAIL // self.settings.rounds)
+            return generate(replace(self._plan(contender, process, cell), seed=number, least=least, keep=True))
         finally:
             process.pause()
 
@@ -316,10 +325,17 @@ def _describe(cell: Cell) -> str:
     return f"{cell.form}, {cell.distribution}, {how}"
 
 
-def _summary(rounds: list[dict[str, Any]]) -> str:
-    rate = statistics.median(one["num_done"] / one["seconds"] for one in rounds)
-    p99 = statistics.median(one["p99"] for one in rounds)
-    return f"{rate:.0f}/s (p99 {p99 * 1e3:.1f} ms)"
+def _pooled(rounds: list[dict[str, Any]]) -> dict[str, float]:
+    """The latencies of all rounds together. They are taken out of the rounds, which keep their own quantiles."""
+    latencies = sorted(chain.from_iterable(one.pop("latencies") for one in rounds))
+    if not latencies:
+        return {"answers": 0, "p50": 0.0, "p99": 0.0}
+    return {"answers": len(latencies), "p50": quantile(latencies, 0.5), "p99": quantile(latencies, 0.99)}
+
+
+def _summary(entry: dict[str, Any]) -> str:
+    rate = statistics.median(one["num_done"] / one["seconds"] for one in entry["rounds"])
+    return f"{rate:.0f}/s (p99 {entry['all']['p99'] * 1e3:.1f} ms)"
 
 
 def _listed(rates: dict[str, list[float]]) -> str:
@@ -379,7 +395,7 @@ def run(settings: Settings, peers: list[Contender], save: Callable[[dict[str, An
     logs = BENCH / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     for name in settings.models:
-        results["models"][name] = Bout(SHAPES[name], settings, [ELMAN, *able, BARE, ENDPOINT], logs).run()
+        results["models"][name] = Bout(SHAPES[name], settings, [ELMAN, EIGHT_BITS, *able, BARE, ENDPOINT], logs).run()
         results["machine"]["minutes"] = (time.monotonic() - started) / 60
         save(results)
     if settings.promises:

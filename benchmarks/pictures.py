@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 
 _COLOURS = {
     "elman": "#c2410c",
+    "elman8": "#fb923c",
     "mosec": "#1d4ed8",
     "naive": "#64748b",
     "litserve": "#15803d",
@@ -35,10 +36,6 @@ def _servers(found: dict[str, Any]) -> list[str]:
     return [name for name, one in found["contenders"].items() if one["role"] != "floor"]
 
 
-def _median(rounds: list[dict[str, Any]], key: str) -> float:
-    return float(statistics.median(one[key] for one in rounds))
-
-
 def _latency(results: dict[str, Any], path: Path) -> None:
     """p99 and p50 in the open loop, against the rate offered."""
     models = results["models"]
@@ -50,7 +47,7 @@ def _latency(results: dict[str, Any], path: Path) -> None:
             rates = [cell["rate"] for cell in cells]
             for key, style in (("p99", "o-"), ("p50", "o:")):
                 label = found["contenders"][name]["title"] if key == "p99" else None
-                values = [1e3 * _median(cell["rounds"], key) for cell in cells]
+                values = [1e3 * cell["all"][key] for cell in cells]
                 panel.plot(rates, values, style, color=_COLOURS[name], label=label, markersize=3)
         panel.set(title=found["title"], xlabel="requests/s offered", yscale="log", xlim=(0, None))
         panel.grid(axis="y", alpha=0.25)

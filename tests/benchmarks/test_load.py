@@ -93,6 +93,17 @@ def test_latency_covers_the_time_that_the_server_takes(echo: Process) -> None:
     assert_undisturbed(seconds, lambda seconds: seconds == pytest.approx(0.4, abs=0.3))
 
 
+def test_a_measurement_goes_on_until_it_has_the_answers_that_a_tail_needs(echo: Process) -> None:
+    # Two connections have at most 20 answers in 0.2 s of a path that takes 20 ms, and 200 in ten times as long.
+    report = ask(echo, "/slow", [b"ab"], connections=2, seconds=0.2, least=60, keep=True)
+    assert 60 <= len(report.latencies) == report.num_done
+    assert report.latencies == sorted(report.latencies)
+    assert report.p99 == pytest.approx(report.latencies[int(0.99 * report.num_done)], abs=1e-6)
+    fewer = ask(echo, "/slow", [b"ab"], connections=2, seconds=0.05, least=10_000)
+    assert 0 < fewer.num_done <= 60
+    assert fewer.latencies == []
+
+
 def test_an_open_loop_offers_its_rate_whatever_the_answers_take(echo: Process) -> None:
     def number() -> int:
         return sum(ask(echo, "/slow", [b"ab"], rate=200.0, seconds=1.0).statuses.values())

@@ -51,7 +51,7 @@ def figures_table() -> str:
     for name, contender in models[0].contenders.items():
         if contender["role"] == "floor":
             continue
-        rates = [one.median(report.per_second, name, "json", connections=most) for one in models]
+        rates = [one.overall(report.per_second, name, "json", connections=most) for one in models]
         title = f"**{contender['title']}**" if contender["role"] == "elman" else contender["title"]
         rows.append([title, *map(report.number, rates)])
     head = [f"requests a second, {most} connections", *(one.found["title"] for one in models)]
