@@ -53,6 +53,35 @@ class Lossy:
         return None
 
 
+class LossyOnce:
+    """The rule of a link that loses one reply, with its connection. Before its client sees that, something happens."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        self._thread = threading.Thread(target=self._happen, args=(happens,), daemon=True)
+        self._connection: Connection | None = None
+        self.error: BaseException | None = None
+
+    def __call__(self, connection: Connection, is_reply: bool) -> float | None:
+        if self._connection is None and is_reply and connection.begun:
+            self._connection = connection
+            # In a thread, since it may need the link.
+            self._thread.start()
+        if connection is not self._connection or not is_reply:
+            return 0.0
+        return HELD if self._thread.is_alive() else None
+
+    def _happen(self, happens: Callable[[], object]) -> None:
+        try:
+            happens()
+        except BaseException as error:
+            self.error = error
+
+    @property
+    def is_done(self) -> bool:
+        """Whether a reply was lost, after all happened as it should."""
+        return self._connection is not None and self.error is None and not self._thread.is_alive()
+
+
 class Link:
     """Listens on `port` of loopback, and passes on what is sent to the server behind it, as `rule` says."""
 

@@ -5,7 +5,8 @@ import functools
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,10 +17,11 @@ from benchmarks.processes import free_port
 from elman.errors import OutcomeUnknown, StoreUnavailable
 from elman.sessions.store import Record, new_mark
 from elman.sessions.stores.redis import RedisStore
-from elman.sessions.stores.redis.link import Breaker
+from elman.sessions.stores.redis.fields import pack
+from elman.sessions.stores.redis.link import Breaker, Command
 from elman.sessions.stores.redis.store import RefusedStore
 from tests.certificates import Authority
-from tests.redis_links import Connection, Link, Lossy
+from tests.redis_links import Link, Lossy, LossyOnce
 from tests.redis_servers import RedisServer, redis_cluster, running_redis
 from tests.sessions.records import OWNER, PLENTY, Advance, advance_of, advanced, new_record
 
@@ -113,19 +115,24 @@ def test_the_outcome_is_unknown_too_if_the_server_refuses_what_it_may_have_done(
         first = advance_of(record)
         assert store.advance([first]) == [True]
         record = advanced(record, first)
-        one, lossy = advance_of(record), Lossy(1)
-
-        def rule(connection: Connection, is_reply: bool) -> float | None:
-            late = lossy(connection, is_reply)
-            if late is None:
-                server.ask("CONFIG", "SET", "min-replicas-to-write", "1")
-            return late
-
-        link.rule = rule
+        one = advance_of(record)
+        rule = link.rule = LossyOnce(lambda: server.ask("CONFIG", "SET", "min-replicas-to-write", "1"))
         (outcome,) = store.advance([one])
-        assert isinstance(outcome, OutcomeUnknown) and "too few of its replicas" in outcome.detail
+        assert isinstance(outcome, OutcomeUnknown) and "too few of its replicas" in outcome.detail and rule.is_done
         server.ask("CONFIG", "SET", "min-replicas-to-write", "0")
         assert store.read(record.id) == advanced(record, one)
+
+
+def test_that_a_step_was_overtaken_after_a_lost_reply_does_not_show_that_it_did_not_happen(
+    link: Link, server: RedisServer
+) -> None:
+    with opened(link.url) as store, opened(server.url) as other:
+        record = stepped(store, created(store))
+        one = advance_of(record)
+        rule = link.rule = LossyOnce(lambda: stepped(other, advanced(record, one)))
+        (outcome,) = store.advance([one])
+        assert type(outcome) is OutcomeUnknown and rule.is_done, rule.error
+        assert store.advance([one]) == [False]
 
 
 def test_a_lost_reply_makes_no_session_twice(link: Link) -> None:
@@ -164,6 +171,14 @@ def test_scripts_that_the_server_has_forgotten_are_sent_again(server: RedisServe
         moves = [advance_of(one) for one in records]
         assert store.advance(moves) == [True] * 300
         assert [store.read(one.id) for one in records] == list(map(advanced, records, moves))
+
+
+def test_what_a_command_did_before_scripts_were_sent_is_its_reply(server: RedisServer) -> None:
+    with opened(server.url) as store:
+        server.ask("SCRIPT", "FLUSH")
+        key, record = b"elman:{0}", new_record(now=time.time())
+        first = Command(key, ("SETNX", key, b"1"))
+        assert store._link.run([first, store._put(record, pack(record), b"")]) == [1, 1]
 
 
 def test_where_memory_is_full_sessions_go_on_and_end_and_none_begins(server: RedisServer) -> None:
@@ -307,28 +322,110 @@ def test_a_step_that_a_replica_has_outlives_the_primary(tmp_path: Path) -> None:
         assert eventually(lambda: done(store, advance_of(advanced(record, one))))
 
 
+@dataclass
+class Slot:
+    """The part of a cluster that a session is in, and two nodes: it is moved from one to the other."""
+
+    key: bytes
+    source: redis.Redis
+    target: redis.Redis
+
+    @cached_property
+    def number(self) -> int:
+        return int(self.source.execute_command("CLUSTER KEYSLOT", self.key))
+
+    def begin(self) -> None:
+        """From here on, `source` sends those on to `target` that ask for what it does not have."""
+        self.target.execute_command("CLUSTER SETSLOT", self.number, "IMPORTING", _node_id(self.source))
+        self.source.execute_command("CLUSTER SETSLOT", self.number, "MIGRATING", _node_id(self.target))
+
+    def move(self) -> None:
+        place = self.target.connection_pool.connection_kwargs
+        self.source.execute_command("MIGRATE", place["host"], place["port"], self.key, 0, 30_000)
+
+    def end(self) -> None:
+        """From here on, `source` says that `target` has it."""
+        for node in (self.target, self.source):
+            node.execute_command("CLUSTER SETSLOT", self.number, "NODE", _node_id(self.target))
+
+
+def _node_id(node: redis.Redis) -> str:
+    return str(node.execute_command("CLUSTER MYID"), "ascii")
+
+
+def slot_of(url: str, record: Record) -> Slot:
+    """The slot of a session in the cluster at a URL."""
+    key = b"elman:{%b}" % record.id.encode()
+    nodes = [redis.Redis("127.0.0.1", int(one.rpartition(":")[2])) for one in url.split(",")]
+    (source,) = [node for node in nodes if key in node.keys("elman:*")]
+    return Slot(key, source, nodes[nodes.index(source) - 1])
+
+
 def test_sessions_go_on_while_a_cluster_moves_them_to_another_node() -> None:
     with redis_cluster() as url, opened(url) as store:
-        nodes = [redis.Redis("127.0.0.1", int(one.rpartition(":")[2])) for one in url.split(",")]
-        ids = [str(node.execute_command("CLUSTER MYID"), "ascii") for node in nodes]
         for _ in range(6):
             record = created(store)
-            key = b"elman:{%b}" % record.id.encode()
-            source = next(index for index, node in enumerate(nodes) if key in node.keys("elman:*"))
-            target = (source + 1) % len(nodes)
-            here, there = nodes[source], nodes[target]
-            slot = here.execute_command("CLUSTER KEYSLOT", key)
-            there.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
-            here.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
+            slot = slot_of(url, record)
+            slot.begin()
             record = stepped(store, record)
-            place = there.connection_pool.connection_kwargs
-            here.execute_command("MIGRATE", place["host"], place["port"], key, 0, 30_000)
-            assert key not in here.keys("elman:*")
+            slot.move()
+            assert slot.key not in slot.source.keys("elman:*")
             record = stepped(store, record)
-            for node in (there, here):
-                node.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[target])
+            slot.end()
             record = stepped(store, record)
+            slot.source.config_resetstat()
+            record = stepped(store, record)
+            assert not slot.source.info("errorstats"), "the old node is asked again"
             assert store.usage(OWNER).num_sessions == 1 and store.delete(record.id)
+
+
+def refuse_writes(slot: Slot, record: Record) -> None:
+    slot.target.config_set("min-replicas-to-write", 1)
+
+
+def step_on(slot: Slot, record: Record) -> None:
+    """Another server does the next step."""
+    port = slot.target.connection_pool.connection_kwargs["port"]
+    with opened(f"redis+cluster://127.0.0.1:{port}") as other:
+        stepped(other, record)
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["moved", "moving"])
+@pytest.mark.parametrize("happens", [refuse_writes, step_on])
+def test_what_another_node_refuses_after_a_lost_reply_may_have_happened(
+    ends: bool, happens: Callable[[Slot, Record], None]
+) -> None:
+    with redis_cluster() as url, opened(url) as direct:
+        record = created(direct)
+        slot = slot_of(url, record)
+        with announced(slot.source, url) as link, opened(url) as store:
+            record = stepped(store, record)  # the server knows the script from here on
+            one = advance_of(record)
+            slot.begin()
+
+            def happen() -> None:
+                slot.move()
+                if ends:
+                    slot.end()
+                happens(slot, advanced(record, one))
+
+            rule = link.rule = LossyOnce(happen)
+            (outcome,) = store.advance([one])
+            assert type(outcome) is OutcomeUnknown and rule.is_done, rule.error
+
+
+@contextlib.contextmanager
+def announced(node: redis.Redis, url: str) -> Iterator[Link]:
+    """A link to a node of the cluster at a URL, through which all clients reach it that look from then on."""
+    with Link(node.connection_pool.connection_kwargs["port"]) as link:
+        node.config_set("cluster-announce-port", link.port)
+        until = time.monotonic() + _TIMEOUT
+        for one in url.split(","):
+            asked = redis.Redis("127.0.0.1", int(one.rpartition(":")[2]))
+            while link.port not in [range_[2][1] for range_ in asked.execute_command("CLUSTER SLOTS")]:
+                assert time.monotonic() < until, "the cluster does not know the link"
+                time.sleep(0.05)
+        yield link
 
 
 def stepped(store: RedisStore, record: Record) -> Record:

@@ -10,7 +10,8 @@ Keys, each with a hash tag so that a cluster can place it:
 
 What survives. An acknowledged step is in the memory of the primary, and on its disk and on its replicas if Redis is set
 up for that. Every script may be sent again: it knows by the marks what it has done already. A call whose answer is lost
-is therefore made once more, and if that is not answered either, its outcome is unknown.
+is therefore made once more, at another node of a cluster if that has the key by then. If that is not answered either,
+or refused, its outcome is unknown.
 """
 
 from elman.sessions.stores.redis.store import RedisStore

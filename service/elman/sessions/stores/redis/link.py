@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from redis.cluster import RedisCluster, get_node_name
+from redis.cluster import ClusterNode, RedisCluster, get_node_name
 from redis.connection import ConnectionPool
 from redis.exceptions import (
     AskError,
@@ -39,10 +39,14 @@ _LOG = logging.getLogger("elman")
 
 
 class Command(NamedTuple):
-    """A command, and the key by which a cluster finds the node that it is for."""
+    """A command, and the key by which a cluster finds the node that it is for.
+
+    `compares` says that a 0 in its reply means: there was something else than the command expects to change.
+    """
 
     key: bytes
     words: tuple[Any, ...]
+    compares: bool = False
 
 
 Reply = Any
@@ -130,12 +134,11 @@ class Server:
                 refusal = _refusal(error)
                 return [OutcomeUnknown(refusal.detail) if sent and written else refusal] * len(commands)
             self._breaker.answered()
+            acknowledged = replies.pop() if waits else self._replicas
             if lost and written:
-                replies = [_doubted(one) for one in replies]
-            if waits:
-                num_replicas = replies.pop()
-                if isinstance(num_replicas, StoreUnavailable) or num_replicas < self._replicas:
-                    return [_unreplicated(one, num_replicas, self._replicas) for one in replies]
+                replies = list(map(_doubted, commands, replies))
+            if isinstance(acknowledged, StoreUnavailable) or acknowledged < self._replicas:
+                return [_unreplicated(one, acknowledged, self._replicas) for one in replies]
             return replies
         self._breaker.failed(reason)
         failure = OutcomeUnknown(reason) if sent and written else StoreUnavailable(reason, retry_after=1)
@@ -171,21 +174,23 @@ class Cluster:
     def run(self, commands: Sequence[Command], written: bool = True) -> list[Reply]:
         """As `Server.run`."""
         replies = self._run(commands, written)
-        for index, one in enumerate(replies):
-            if isinstance(one, Asked):
-                replies[index] = self._ask(one, commands[index], written)
-        moved = [index for index, one in enumerate(replies) if isinstance(one, Moved)]
+        redirected = {index: one for index, one in enumerate(replies) if isinstance(one, Redirected)}
+        followed = {
+            index: self._ask(one, commands[index], written) for index, one in redirected.items() if one.node is not None
+        }
+        moved = [index for index in redirected if index not in followed]
         failed = any(isinstance(one, StoreUnavailable) for one in replies)
         # Another node may have taken the place of one that is not there.
         if moved or (failed and time.monotonic() > self._looked_at + _PAUSE_SECONDS):
             self._look()
-        if moved:
-            for index, reply in zip(moved, self._run([commands[index] for index in moved], written), strict=True):
-                replies[index] = reply
+        followed.update(zip(moved, self._run([commands[index] for index in moved], written), strict=True))
+        for index, reply in followed.items():
+            in_doubt = isinstance(replies[index], OutcomeUnknown)
+            replies[index] = _doubted(commands[index], reply) if in_doubt else reply
         return replies
 
     def _run(self, commands: Sequence[Command], written: bool) -> list[Reply]:
-        groups: dict[str, list[int]] = {}
+        groups: dict[str, tuple[ClusterNode, list[int]]] = {}
         replies: list[Reply] = [None] * len(commands)
         for index, one in enumerate(commands):
             try:
@@ -193,27 +198,27 @@ class Cluster:
             except (RedisError, RedisClusterException):
                 replies[index] = StoreUnavailable("no node of the session store's cluster has this session")
                 continue
-            groups.setdefault(node.name, []).append(index)
-        for name, indices in groups.items():
-            answers = self._server(name).run([commands[index] for index in indices], written)
+            groups.setdefault(node.name, (node, []))[1].append(index)
+        for node, indices in groups.values():
+            answers = self._server(node).run([commands[index] for index in indices], written)
             for index, answer in zip(indices, answers, strict=True):
                 replies[index] = answer
         return replies
 
-    def _ask(self, asked: "Asked", command: Command, written: bool) -> Reply:
+    def _ask(self, redirected: "Redirected", command: Command, written: bool) -> Reply:
         """The reply of the node to which a key is moving. It takes such a command only after the word ASKING."""
-        if self._client.get_node(node_name=asked.node) is None:
+        if self._client.get_node(node_name=redirected.node) is None:
             self._look()
-        if self._client.get_node(node_name=asked.node) is None:
-            return asked
-        return self._server(asked.node).run([Command(command.key, ("ASKING",)), command], written)[1]
+        node = self._client.get_node(node_name=redirected.node)
+        if node is None:
+            return redirected
+        return self._server(node).run([Command(command.key, ("ASKING",)), command], written)[1]
 
-    def _server(self, name: str) -> Server:
-        """The node of that name, which the client knows."""
-        if name not in self._servers:
-            pool = self._client.get_redis_connection(self._client.get_node(node_name=name)).connection_pool
-            self._servers[name] = Server(pool, self._replicas)
-        return self._servers[name]
+    def _server(self, node: ClusterNode) -> Server:
+        if node.name not in self._servers:
+            pool = self._client.get_redis_connection(node).connection_pool
+            self._servers[node.name] = Server(pool, self._replicas)
+        return self._servers[node.name]
 
     def close(self) -> None:
         for server in self._servers.values():
@@ -229,20 +234,18 @@ class Cluster:
             _LOG.warning("the nodes of the session store's cluster are not known: %s", _reason_of(error))
 
 
-class Moved(StoreUnavailable):
-    """The key of a command is on another node."""
-
-
-class Asked(StoreUnavailable):
-    """The key of a command is moving, and is on another node already, or will be made there.
+class Redirected(StoreUnavailable):
+    """The key of a command is on another node, or will be made there.
 
     Attributes:
-        node: its name.
+        node: its name, if the key is moving, and None if it has moved.
     """
 
-    def __init__(self, error: AskError) -> None:
-        super().__init__("the session is moving to another node of the store's cluster", retry_after=1)
-        self.node = get_node_name(error.host, error.port)
+    node: str | None = None
+
+
+class RedirectedInDoubt(Redirected, OutcomeUnknown):
+    """As above, for a command that may have been done before."""
 
 
 def _exchange(connection: Any, commands: list[tuple[Any, ...]]) -> list[Reply]:
@@ -251,7 +254,12 @@ def _exchange(connection: Any, commands: list[tuple[Any, ...]]) -> list[Reply]:
     unknown = {words[1] for words, one in zip(commands, replies, strict=True) if isinstance(one, _NoScript)}
     if unknown:
         _send(connection, [("SCRIPT", "LOAD", BY_SHA[sha].text) for sha in unknown])
-        replies = _send(connection, commands)  # all of them, as a WAIT must follow what is written
+        # All of them, as an ASKING must precede what it is for, and a WAIT must follow. What was done stays done.
+        again = _send(connection, commands)
+        replies = [
+            new if isinstance(one, _NoScript) or words[0] == "WAIT" else one
+            for words, one, new in zip(commands, replies, again, strict=True)
+        ]
     return replies
 
 
@@ -290,9 +298,10 @@ _REFUSALS: dict[type[RedisError] | str, str] = {
 def _refusal(error: RedisError) -> StoreUnavailable:
     """What the server has refused. Of its text only the code is told, which is its first word."""
     if isinstance(error, AskError):
-        return Asked(error)
-    if isinstance(error, MovedError):
-        return Moved("the session has moved to another node of the store's cluster", retry_after=1)
+        redirected = Redirected("the session is on another node of the store's cluster", retry_after=1)
+        # For redis-py, a MovedError is an AskError.
+        redirected.node = None if isinstance(error, MovedError) else get_node_name(error.host, error.port)
+        return redirected
     code = str(error).partition(" ")[0]
     detail = _REFUSALS.get(type(error)) or _REFUSALS.get(code) or f"the session store refuses a command: {code}"
     return StoreUnavailable(detail, retry_after=1)
@@ -306,10 +315,20 @@ def _reason_of(error: Exception) -> str:
     return "the session store cannot be reached"
 
 
-def _doubted(reply: Reply) -> Reply:
+def _doubted(command: Command, reply: Reply) -> Reply:
     """The reply to a command that may have been done before, when its first reply was lost."""
-    is_refused = isinstance(reply, StoreUnavailable) and not isinstance(reply, (Moved, Asked))
-    return OutcomeUnknown(reply.detail) if is_refused else reply
+    if isinstance(reply, Redirected):
+        redirected = RedirectedInDoubt(reply.detail, retry_after=1)
+        redirected.node = reply.node
+        return redirected
+    if isinstance(reply, StoreUnavailable):
+        return OutcomeUnknown(reply.detail)
+    if not command.compares:
+        return reply
+    overtaken = OutcomeUnknown("the session has been changed after the reply of its store was lost", retry_after=1)
+    if isinstance(reply, list):
+        return [overtaken if one == 0 else one for one in reply]
+    return overtaken if reply == 0 else reply
 
 
 def _unreplicated(reply: Reply, num_replicas: Any, wanted: int) -> Reply:

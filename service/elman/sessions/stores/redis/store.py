@@ -138,7 +138,7 @@ class RedisStore:
     def _put(self, record: Record, value: bytes, mark: bytes) -> Command:
         key = _key(record.id)
         words = PUT.on((key,), _time(self._clock()), value, self._lives(record.expires_at), mark)
-        return Command(key, words)
+        return Command(key, words, compares=True)
 
     def read(self, id: str) -> Record | None:
         if key_of(id) is None:
@@ -176,7 +176,7 @@ class RedisStore:
         arguments = [_time(now)]
         for one in rows:
             arguments += (pack_change(one, b"%d" % self._lives(one.expires_at)), one.snapshot)
-        return Command(keys[0], ADVANCE.on(keys, *arguments))
+        return Command(keys[0], ADVANCE.on(keys, *arguments), compares=True)
 
     def _owners_of(self, ids: Iterable[str]) -> dict[str, bytes]:
         """The owners of those sessions that are there."""
