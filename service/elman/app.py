@@ -162,7 +162,9 @@ class Elman(FastAPI):
             await application(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind, headers, method = scope["type"], dict(scope["headers"]), scope.get("method", "GET")
+        kind, headers, given = scope["type"], dict(scope["headers"]), scope.get("method", "GET")
+        # A HEAD is served as a GET. Whatever sends the answer leaves out the body.
+        method = "GET" if given == "HEAD" else given
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         try:
             self.sites.check(method.encode(), path, headers, upgrade=kind == "websocket")
@@ -195,7 +197,11 @@ class Elman(FastAPI):
             else:
                 await refuse_upgrade(scope, receive, send, problem)
             return
-        await super().__call__(scope, receive, send)
+        scope["method"] = method
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            scope["method"] = given
 
     def _admit(
         self, scope: Scope, method: str, path: str, headers: Mapping[bytes, bytes], *, counted_later: bool
@@ -433,7 +439,7 @@ def _methods(parent: Any, scope: Scope) -> set[str]:
             found |= _methods(route.original_router, scope)
         elif isinstance(route, ASGIRoute) and route.matches(scope)[0] is not Match.NONE:
             found |= route.methods or set()
-    return found
+    return found | {"HEAD"} if "GET" in found else found
 
 
 def _handle_errors(app: FastAPI, metrics: Metrics) -> None:

@@ -126,6 +126,6 @@ def test_nothing_was_logged_as_a_defect(server: RunningServer) -> None:
 
 
 def test_a_method_that_is_not_allowed_is_told_all_that_are(server: RunningServer) -> None:
-    for path, allowed in (("/v1/sessions/x", "DELETE, GET"), ("/v1/sessions/x/state", "GET, PUT")):
+    for path, allowed in (("/v1/sessions/x", "DELETE, GET, HEAD"), ("/v1/sessions/x/state", "GET, HEAD, PUT")):
         response = server.client.patch(path)
         assert (response.status_code, response.headers["allow"]) == (405, allowed)

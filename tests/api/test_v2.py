@@ -199,6 +199,27 @@ def test_classes_are_listed_best_first_with_their_labels(server: RunningServer) 
     assert [bool(text) for text in steps["data"]] == [True] * 10 + [True] * 4 + [False] * 6
 
 
+def test_all_outputs_are_bytes_but_those_that_say_otherwise(server: RunningServer) -> None:
+    data = rows(1, 3, 12)
+    wanted = [{"name": "final"}, {"name": "output", "parameters": {"binary_data": False}}, {"name": "lengths"}]
+    response = infer(server, tensor(data), outputs=wanted, parameters={"binary_data_output": True})
+    sent = json.loads(response.content[: int(response.headers[HEADER_LENGTH])])["outputs"]
+    assert ["data" in one for one in sent] == [False, True, False]
+    found = outputs(response)
+    assert same_bits(found["output"][0], expected(MODEL, data[0])) and found["lengths"].tolist() == [3]
+    assert same_bits(found["final"][0], found["output"][0, -1])
+
+
+def test_the_version_may_stand_in_the_body(server: RunningServer) -> None:
+    body = {"inputs": [GOOD], "model_version": "1"}
+    for path in (INFER, f"/v2/models/{MODEL}/versions/1/infer"):
+        assert server.client.post(path, json=body).json()["model_version"] == "1"
+    refused = server.client.post(f"/v2/models/{MODEL}/versions/1/infer", json={**body, "model_version": "2"})
+    assert (refused.status_code, refused.json()["where"]) == (422, "model_version")
+    request = binary([("input", "FP32", [1, 2, 12], rows(1, 2, 12).tobytes())], model_version="7")
+    assert [server.client.post(INFER, **request).status_code for _ in range(2)] == [404, 404]
+
+
 @pytest.mark.parametrize("id", ["", "42", "ä" * 300])
 def test_the_id_is_echoed(server: RunningServer, id: str) -> None:
     assert infer(server, tensor(rows(1, 2, 12)), id=id, model_name=MODEL).json()["id"] == id
@@ -303,6 +324,18 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "a deadline that has passed": ({"inputs": [GOOD], "parameters": {"timeout": 1}}, "deadline", ""),
     "a timeout that is no number": ({"inputs": [GOOD], "parameters": {"timeout": "1"}}, "invalid_field", "parameters"),
     "a negative priority": ({"inputs": [GOOD], "parameters": {"priority": -1}}, "invalid_field", "parameters.priority"),
+    "a version that is not there": ({"inputs": [GOOD], "model_version": "7"}, "unknown_model", ""),
+    "a parameter that is null": ({"inputs": [GOOD], "parameters": {"a": None}}, "invalid_field", "parameters["),
+    "bytes, by a word": (
+        {"inputs": [GOOD], "parameters": {"binary_data_output": "yes"}},
+        "invalid_field",
+        "parameters.b",
+    ),
+    "bytes, by a number": (
+        {"inputs": [GOOD], "outputs": [{"name": "final", "parameters": {"binary_data": 1}}]},
+        "invalid_field",
+        "outputs[0].parameters.binary_data",
+    ),
     "classes that are no number": (
         {"inputs": [GOOD], "outputs": [{"name": "final", "parameters": {"classification": "2"}}]},
         "invalid_field",
@@ -327,7 +360,7 @@ def test_bytes_that_are_not_those_of_the_tensor_are_refused(server: RunningServe
         response = server.client.post(INFER, **binary([("input", "FP32", shape, content)]))
         assert response.status_code == 422 and "bytes" in response.json()["error"]
     request = binary([("input", "FP32", [1, 2, 12], good)])
-    for declared in ("0", "x", "99999", "-1"):
+    for declared in ("x", "99999", "-1"):
         response = server.client.post(INFER, **{**request, "headers": {HEADER_LENGTH: declared}})
         assert response.status_code == 422 and response.json()["where"].startswith("header")
     response = server.client.post(INFER, content=request["content"] + b"more", headers=request["headers"])
@@ -349,7 +382,7 @@ def test_the_type_of_a_body_does_not_matter(server: RunningServer, kind: str | N
 
 def test_priorities_count_from_one_and_change_no_answer(server: RunningServer) -> None:
     data = rows(1, 3, 12)
-    for priority in (0, 1, 7):
+    for priority in (0, 1, 7, 2**64 - 1):
         found = outputs(infer(server, tensor(data), parameters={"priority": priority, "timeout": 60_000_000}))
         assert same_bits(found["output"][0], expected(MODEL, data[0]))
 

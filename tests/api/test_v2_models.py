@@ -1,7 +1,9 @@
 """The tensors of models of every layout, in the Open Inference Protocol."""
 
 import asyncio
+import gzip
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from onnx import ModelProto, helper
 from elman.app import create_app
 from elman.settings import Settings
 from tests import named
-from tests.api.test_v2 import binary, outputs, rows, tensor
+from tests.api.test_grpc import Channel
+from tests.api.test_v2 import HEADER_LENGTH, binary, outputs, rows, tensor
 from tests.reference import STORE, Array, expected, same_bits
 from tests.repository import graphs
 from tests.running import RunningServer, running_server
@@ -72,8 +75,9 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     root = tmp_path_factory.mktemp("odd")
     for name, proto in PROTOS.items():
         graphs.save(proto, root / name / "1")
+    graphs.save(PROTOS["window"], root / "window" / "2")
     (root / "vowels").symlink_to(STORE / "vowels-lstm-bidirectional")
-    with running_server(root, store="memory") as one:
+    with running_server(root, "--grpc-port", "0", store="memory") as one:
         models = one.client.get("/v1/models").json()
         assert not models["refused"], models["refused"]
         yield one
@@ -162,6 +166,54 @@ def test_a_window_is_taken_whole(odd: RunningServer) -> None:
     assert described["inputs"][0]["shape"] == [-1, 5, FEATURES] and described["outputs"][0]["shape"] == [-1, 2]
     refused = ask(odd, "window", tensor(rows(1, 4, FEATURES)))
     assert (refused.status_code, refused.json()["code"]) == (422, "wrong_length")
+
+
+@pytest.mark.parametrize("model", ["time-first", "window", "vowels"])
+def test_bytes_alone_are_one_row_of_the_only_input(odd: RunningServer, model: str) -> None:
+    """Triton calls it a raw binary request: the length of the JSON is 0."""
+    (described,) = odd.client.get(f"/v2/models/{model}").json()["inputs"]
+    shape = [5, 1, FEATURES] if model == "time-first" else [1, 5, described["shape"][2]]
+    data, path = rows(*shape), f"/v2/models/{model}/infer"
+    headers = {HEADER_LENGTH: "0", "content-encoding": "gzip"}
+    right = outputs(odd.client.post(path, **binary([("input", "FP32", shape, data.tobytes())])))
+    for content, sent in ((data.tobytes(), {HEADER_LENGTH: "0"}), (gzip.compress(data.tobytes()), headers)):
+        response = odd.client.post(path, content=content, headers=sent)
+        assert response.headers["content-type"] == "application/octet-stream"
+        found = outputs(response)
+        assert list(found) == list(right) and all(same_bits(found[name], right[name]) for name in right)
+    odd_size = odd.client.post(path, content=data.tobytes()[:-1], headers={HEADER_LENGTH: "0"})
+    assert (odd_size.status_code, odd_size.json()["where"]) == (422, "inputs[0]")
+    empty = odd.client.post(path, content=b"", headers={HEADER_LENGTH: "0"})
+    assert empty.status_code == 422
+
+
+def test_many_bytes_alone_are_one_long_row(odd: RunningServer) -> None:
+    data = rows(20_000, 1, FEATURES)
+    response = odd.client.post("/v2/models/time-first/infer", content=data.tobytes(), headers={HEADER_LENGTH: "0"})
+    right = alone("time-first", input=data, h=np.zeros((1, 1, HIDDEN), np.float32))
+    assert same_bits(outputs(response)["output"], right["output"])
+
+
+def test_bytes_alone_need_one_input(odd: RunningServer) -> None:
+    response = odd.client.post("/v2/models/tagger/infer", content=bytes(48), headers={HEADER_LENGTH: "0"})
+    assert response.status_code == 422 and response.json()["where"] == f"header {HEADER_LENGTH}"
+
+
+def test_statistics_are_those_of_all_versions_or_of_one(odd: RunningServer) -> None:
+    before = time.time()
+    for _ in range(2):
+        outputs(odd.client.post("/v2/models/window/versions/1/infer", json={"inputs": [tensor(rows(3, 5, FEATURES))]}))
+    get = lambda path: odd.client.get(path).raise_for_status().json()["model_stats"]  # noqa: E731
+    first, second = get("/v2/models/window/stats")
+    assert (first["name"], first["version"], second["version"]) == ("window", "1", "2")
+    assert first["inference_count"] >= 6 and 1e3 * before - 1 <= first["last_inference"] <= 1e3 * time.time() + 1
+    assert [one["version"] for one in get("/v2/models/window/versions/2/stats")] == ["2"]
+    assert odd.client.get("/v2/models/none/stats").status_code == 404
+    found = Channel(odd, ()).ask("ModelStatistics", name="window").model_stats
+    assert [(one.version, one.last_inference) for one in found] == [
+        ("1", first["last_inference"]),
+        ("2", second["last_inference"]),
+    ]
 
 
 def test_a_model_without_running_state_takes_none(odd: RunningServer) -> None:

@@ -226,10 +226,20 @@ def test_a_length_of_many_zeros_is_a_number(target: RunningServer, path: str, le
     check_serves(target)
 
 
-def test_health_routes_answer_head(target: RunningServer) -> None:
-    for path in ("/livez", "/readyz", "/metrics"):
-        response = target.client.head(path)
-        assert (response.status_code, response.content) == (200, b"")
+@pytest.mark.parametrize(
+    "path", ["/livez", "/readyz", "/metrics", "/v2/health/live", "/v1/models", "/v2", "/docs", "/"]
+)
+def test_a_route_that_answers_get_answers_head(target: RunningServer, path: str) -> None:
+    response = target.client.head(path)
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["content-type"] == target.client.get(path).headers["content-type"]
+    refused = target.client.put(path)
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_a_route_that_answers_post_alone_answers_no_head(target: RunningServer) -> None:
+    response = target.client.head(PREDICT)
+    assert (response.status_code, response.headers["allow"], response.content) == (405, "POST", b"")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "identity, gzip"])

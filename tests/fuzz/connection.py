@@ -163,9 +163,14 @@ class Connection:
 
     def hear(self, pieces: list[bytes], turns: int) -> tuple[list[Answer], bool]:
         """As `talk`, with so many turns of the event loop after each piece."""
-        return self._loop.run_until_complete(self._hear(pieces, turns))
+        written, closes = self.written(pieces, turns)
+        return read_answers(written, self.app.methods), closes
 
-    async def _hear(self, pieces: list[bytes], turns: int) -> tuple[list[Answer], bool]:
+    def written(self, pieces: list[bytes], turns: int) -> tuple[bytes, bool]:
+        """As `hear`, but the bytes of the answers."""
+        return self._loop.run_until_complete(self._written(pieces, turns))
+
+    async def _written(self, pieces: list[bytes], turns: int) -> tuple[bytes, bool]:
         self.app.methods.clear()
         wire, state = Wire(), ServerState()
         protocol = HTTPProtocol(self._config, state, {})
@@ -182,7 +187,7 @@ class Connection:
         protocol.connection_lost(None)
         await asyncio.sleep(0)
         self._check_clean(state)
-        return read_answers(bytes(wire.written), self.app.methods), closes
+        return bytes(wire.written), closes
 
     def _check_clean(self, state: ServerState) -> None:
         """Nothing is left of a connection that is gone."""

@@ -34,7 +34,6 @@ def docs_router(document: Callable[[], dict[str, Any]]) -> APIRouter:
     """
     router = APIRouter()
 
-    @router.head("/docs", include_in_schema=False)
     @router.get("/docs", include_in_schema=False)
     @needs("page")
     async def docs() -> Response:

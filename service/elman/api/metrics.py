@@ -54,6 +54,11 @@ _TIMES: tuple[tuple[str, str, Callable[[Stats], Histogram]], ...] = (
 _GAUGES: tuple[tuple[str, str, Callable[[ServedModel], float]], ...] = (
     ("elman_queued_sequences", "Sequences not done yet", lambda one: len(one.queue.scheduler)),
     (
+        "elman_last_sequence_timestamp_seconds",
+        "When a sequence was last done, since the epoch; 0 before",
+        lambda one: one.queue.stats.last_done_at,
+    ),
+    (
         "elman_waiting_sequences",
         "Sequences whose first run has not begun",
         lambda one: one.queue.stats.num_added - one.queue.stats.num_begun,

@@ -24,7 +24,6 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
 
     metrics.workers.offer("engine", own_stats)
 
-    @router.head("/livez", include_in_schema=False)
     @router.get("/livez", responses={503: {"model": Health}}, response_model_exclude_none=True)
     @needs("health")
     async def livez(response: Response) -> Health:
@@ -35,7 +34,6 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
         response.status_code = 503
         return Health(status="dead", detail=why)
 
-    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", responses={503: {"model": Health}}, response_model_exclude_none=True)
     @needs("health")
     async def readyz(response: Response) -> Health:
@@ -45,7 +43,6 @@ def ops_router(server: Server, metrics: Metrics, streams: Streams) -> APIRouter:
         response.status_code = 503
         return Health(status="not ready", detail="stopping")
 
-    @router.head("/metrics", include_in_schema=False)
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     @needs("metrics")
     async def read_metrics() -> Response:

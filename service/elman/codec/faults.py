@@ -29,6 +29,7 @@ _TYPE = re.compile(r"Expected `([^`]{1,200})`, got `([^`]{1,200})`")
 _BOUND = re.compile(r"Expected `([^`]{1,40})` (?:of length )?(>=|<=|>|<) ([^ ]{1,40})")
 _BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 _INDEX = re.compile(r"\[[^\]]*\]")
+_ITEM = re.compile(r"\[\d+\]$")
 _WORDS = {"float": "number", "int": "integer", "str": "string", "bool": "boolean"}
 
 
@@ -62,7 +63,7 @@ def invalid_field(message: str, kind: Any = None) -> ElmanError:
         return InvalidField(detail, where=where, expected=_range(kind, where))
     wanted = _TYPE.match(text)
     if wanted:
-        if wanted[2] == "null" and where is not None and where.endswith("]") and wanted[1] != "array":
+        if wanted[2] == "null" and _ITEM.search(where or "") and wanted[1] != "array":
             # As in a binary body, where it is NaN.
             missing = InvalidField if wanted[1] == "int" else NotFinite
             return missing("a value is missing", where=where, expected="a number")

@@ -44,6 +44,7 @@ class Stats:
         num_begun: sequences whose first run has begun, or that ended before it.
         queue_seconds: by sequence that ran and is done, from its submission to its first run.
         compute_seconds: by such a sequence, from its first run to its end. Others may have had turns between its runs.
+        last_done_at: when a sequence was last done, in seconds since the epoch; 0 before.
         num_answers: answers of the Open Inference Protocol whose rows ran. The event loop counts and times them.
         reading_seconds: of their requests, from the first byte to the submission.
         waiting_seconds: from there to the first run of the first row.
@@ -59,6 +60,7 @@ class Stats:
     num_padded_steps: int = 0
     num_sequences: int = 0
     num_failed: int = 0
+    last_done_at: float = 0.0
     run_seconds: float = 0.0
     num_answers: int = 0
     reading_seconds: float = 0.0
@@ -94,6 +96,7 @@ class Stats:
             if sequence.error is not None and not sequence.cancelled:
                 self.num_failed += 1
         self.num_sequences += len(done)
+        self.last_done_at = time.time()
 
     def count_answer(self, arrived: float, first: Sequence, done_at: float, answered_at: float) -> None:
         """Count an answer whose first row is given. Times are on the clock of `time.monotonic`."""

@@ -12,7 +12,7 @@ from elman.api.grpc.messages import INFERENCE
 from elman.api.grpc.tensors import parsed
 from elman.api.metrics import Metrics
 from elman.api.server import ServedModel, Server
-from elman.api.v2.models import configuration, metadata, server_metadata, statistics, sums_of
+from elman.api.v2.models import configuration, metadata, named, server_metadata, statistics, sums_of
 from elman.api.v2.repository import index_of, load_model
 from elman.errors import InvalidField, UnknownModel
 from elman.http.endpoint import Response
@@ -87,7 +87,7 @@ class InferenceService:
             return False
 
     async def _statistics(self, asked: Any) -> Answer:
-        served = [self._served(asked)] if asked.name else list(self.server)
+        served = named(self.server, asked.name, asked.version) if asked.name else list(self.server)
         sums = sums_of(await self.metrics.families())
         return {"model_stats": [statistics(one, sums) for one in served]}
 

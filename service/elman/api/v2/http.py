@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,19 @@ from elman.api.v2.reading import is_plain
 from elman.api.v2.repeated import Pattern, Repeated, blank_rows
 from elman.codec.answer import encode_json
 from elman.codec.compression import ENCODINGS, packed, unpacked
-from elman.codec.datatypes import raw
+from elman.codec.datatypes import NUMPY_DTYPES, raw
 from elman.codec.faults import echoed
 from elman.codec.finite import all_finite
-from elman.codec.infer_json import InferBody, OutputBody, Places, decode_infer, read_arrays, read_head
+from elman.codec.infer_json import (
+    InferBody,
+    InputBody,
+    OutputBody,
+    Parameters,
+    Places,
+    decode_infer,
+    read_arrays,
+    read_head,
+)
 from elman.codec.pool import LARGE, MANY, is_heavy
 from elman.engine.work import Work, aside_if, script, wait
 from elman.errors import ElmanError, InvalidField, NotFiniteOutput
@@ -56,8 +66,14 @@ class InferHTTP:
         if encoding in ENCODINGS or is_heavy(request.body):
             return script(self._slowly(request, encoding))  # type: ignore[no-any-return]
         content, binary = _split(request, request.body)
-        head = _read_head(content)
+        head = self._head(request, content, binary)
         return self.infer.begin(*self._call(request, head, head.arrays(binary)))
+
+    def _head(self, request: Request, content: bytes, binary: bytes | memoryview) -> "_Head":
+        """What the JSON of a request says; of bytes alone, what follows from the model. Raises RequestError."""
+        if content or HEADER_LENGTH not in request.headers:
+            return _read_head(content)
+        return _blank_head(self.server.served_in(request.parameters), len(binary))
 
     def _repeated(self, request: Request) -> Repeated | None:
         """The sequences of a request whose JSON came before. None if it is to be read. Raises RequestError."""
@@ -85,7 +101,7 @@ class InferHTTP:
         """What requests with this JSON have in common. None if each of them is to be read."""
         try:
             head = _read_head(content)
-            if head.body.id is not None or head.parameters.keys() - {"binary_data_output"}:
+            if head.body.id is not None or head.body.model_version or head.parameters.keys() - {"binary_data_output"}:
                 return None
             if not head.all_binary or not 0 < head.places.size <= LARGE:
                 return None
@@ -126,7 +142,7 @@ class InferHTTP:
             read, arrays = yield from self.server.pool.offload(True, decode_infer, content, bytes(binary))
             head = _Head(read)
         else:
-            head = _read_head(content)
+            head = self._head(request, content, binary)
             arrays = head.arrays(binary)
         return (yield from self.infer.steps(*self._call(request, head, arrays)))
 
@@ -141,9 +157,15 @@ class InferHTTP:
             Tensor(one.name, one.datatype, array, where)
             for one, where, array in zip(body.inputs, head.where, arrays, strict=True)
         ]
-        version = request.parameters.get("version")
+        version, own = request.parameters.get("version"), body.model_version or None
+        if version is not None and own not in (None, version):
+            raise InvalidField(
+                f"the path names the version {echoed(version)!r}, the body another",
+                where="model_version",
+                expected=version,
+            )
         call = InferRequest(
-            name, version, request.owner, request.arrived, inputs, head.outputs, body.id or "", head.parameters,
+            name, version or own, request.owner, request.arrived, inputs, head.outputs, body.id or "", head.parameters,
             MAX_NUMBERS if head.all_binary else MAX_JSON_NUMBERS,
         )  # fmt: skip
         return call, partial(self._encode, head, request.headers.get(b"accept-encoding", b""))
@@ -194,8 +216,12 @@ class _Head:
         self.where = [f"inputs[{index}]" for index in range(len(body.inputs))]
         self.parameters = body.parameters or {}
         self.outputs = tuple([RequestedOutput(one.name, _classes(one, index)) for index, one in enumerate(outputs)])
-        self.binary = [one.parameters is not None and one.parameters.get("binary_data") is True for one in outputs]
-        self.all_binary = all(self.binary) if outputs else self.parameters.get("binary_data_output") is True
+        usual = _flag(self.parameters, "binary_data_output", False, "parameters")
+        self.binary = [
+            _flag(one.parameters or {}, "binary_data", usual, f"outputs[{index}].parameters")
+            for index, one in enumerate(outputs)
+        ]
+        self.all_binary = all(self.binary) if outputs else usual
 
     def arrays(self, binary: bytes | memoryview) -> list[Array]:
         """The array of each input, from what follows the JSON. Raises RequestError."""
@@ -215,15 +241,40 @@ def _split(request: Request, body: bytes) -> tuple[bytes, bytes | memoryview]:
     declared = request.headers.get(HEADER_LENGTH)
     if declared is None:
         return body, b""
-    if not declared.isdigit() or len(declared) > 18 or not 0 < int(declared) <= len(body):
+    if not declared.isdigit() or len(declared) > 18 or int(declared) > len(body):
         raise InvalidField(
             "the header does not say how long the JSON is",
             where="header Inference-Header-Content-Length",
-            expected=f"1 to {len(body)}",
+            expected=f"0 to {len(body)}",
         )
     size = int(declared)
     # A copy is aligned in memory. To read a few numbers that are not takes longer than to copy them.
     return body[:size], body[size:] if len(body) <= _MANY_BYTES else memoryview(body)[size:]
+
+
+def _blank_head(served: ServedModel, size: int) -> _Head:
+    """What `size` bytes alone ask for: one row of the only input, and all outputs as bytes. Raises InvalidField."""
+    (name, datatype, extents), *further = served.ports.inputs
+    shape = list(extents)
+    shape[served.ports.time_first] = 1  # the batch
+    if further or shape.count(-1) > 1:
+        raise InvalidField(
+            "the shapes of the model's inputs do not follow from the number of bytes",
+            where="header Inference-Header-Content-Length",
+            expected="the length of the JSON",
+        )
+    if -1 in shape:
+        shape[shape.index(-1)] = size // (NUMPY_DTYPES[datatype].itemsize * -prod(shape))
+    data = InputBody(name, tuple(shape), datatype, {"binary_data_size": size})
+    return _Head(InferBody([data], parameters={"binary_data_output": True}))
+
+
+def _flag(parameters: Parameters, name: str, usual: bool, where: str) -> bool:
+    """A parameter that is true or false. Raises InvalidField."""
+    value = parameters.get(name, usual)
+    if not isinstance(value, bool):
+        raise InvalidField(f"{name} is not a boolean", where=f"{where}.{name}", expected="true or false")
+    return value
 
 
 def _classes(one: OutputBody, index: int) -> int:

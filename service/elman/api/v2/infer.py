@@ -258,7 +258,7 @@ def _priority(request: InferRequest) -> int:
 def _whole_number(request: InferRequest, name: str) -> int:
     """A parameter of the request that is an integer; 0 without it. Raises InvalidField."""
     value = request.parameters.get(name, 0)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**64:
         raise InvalidField(
             f"{name} is no integer of 0 or more", where=f"parameters.{name}", expected="an integer of 0 or more"
         )

@@ -19,6 +19,7 @@ EXTENSIONS = (
     "parameters",
     "schedule_policy",
     "sequence",
+    "sequence(string_id)",
     "statistics",
 )
 _PLATFORM = "onnxruntime_onnx"
@@ -28,8 +29,9 @@ _MEANINGS = {
     "state": "the state after the last step",
     "lengths": "the number of output rows of each sequence",
 }
+_LAST = "elman_last_sequence_timestamp_seconds"
 Stats = dict[tuple[str, str], dict[str, float]]
-"""Sums of the server's own metrics, by model and version, then by the name of the sample."""
+"""The server's own metrics, by model and version, then by the name of the sample."""
 
 
 def server_metadata() -> dict[str, Any]:
@@ -71,14 +73,22 @@ def configuration(served: ServedModel) -> Any:
 
 
 def sums_of(families: Iterable[Metric]) -> Stats:
-    """The metrics of each model, added over all workers."""
+    """The metrics of each model, of all workers together."""
     sums: Stats = defaultdict(lambda: defaultdict(float))
     for family in families:
         for sample in family.samples:
             labels = sample.labels
             if "model" in labels and "version" in labels and "le" not in labels:
-                sums[labels["model"], labels["version"]][sample.name] += sample.value
+                found, name = sums[labels["model"], labels["version"]], sample.name
+                # A point in time is that of the worker that was last.
+                found[name] = max(found[name], sample.value) if name == _LAST else found[name] + sample.value
     return sums
+
+
+def named(server: Server, name: str, version: str | None) -> list[ServedModel]:
+    """The models that a request for statistics means: one version, or all versions of a name. Raises UnknownModel."""
+    versions = [version] if version else [str(one) for one in server.versions(name)]
+    return [server.served(name, one) for one in versions or [None]]
 
 
 def statistics(served: ServedModel, sums: Stats) -> dict[str, Any]:
@@ -99,6 +109,7 @@ def statistics(served: ServedModel, sums: Stats) -> dict[str, Any]:
     return {
         "name": name,
         "version": version,
+        "last_inference": round(1e3 * found.get(_LAST, 0.0)),
         "inference_count": max(0, int(found.get("elman_sequences_total", 0)) - failed),
         "execution_count": int(found.get("elman_runs_total", 0)),
         "inference_stats": {

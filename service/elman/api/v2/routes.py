@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from elman.api.metrics import Metrics
 from elman.api.schemas import Live, ModelMetadata, ModelReady, ModelStatistics, OpenServer, Ready
 from elman.api.server import Server
-from elman.api.v2.models import configuration, metadata, server_metadata, statistics, sums_of
+from elman.api.v2.models import configuration, metadata, named, server_metadata, statistics, sums_of
 from elman.http.roles import needs
 from elman.repository.model_config import as_json
 
@@ -67,9 +67,10 @@ def open_router(server: Server, metrics: Metrics) -> APIRouter:
     @router.get(f"{_MODEL}/stats")
     @needs("key")
     async def show_statistics(name: str, version: str | None = None) -> ModelStatistics:
-        """The statistics of one model, of all workers."""
-        served = server.served(name, version)
-        return ModelStatistics(model_stats=[statistics(served, sums_of(await metrics.families()))])
+        """The statistics of one model, of all its versions or of one, and of all workers."""
+        served = named(server, name, version)
+        sums = sums_of(await metrics.families())
+        return ModelStatistics(model_stats=[statistics(one, sums) for one in served])
 
     @router.get(f"{_VERSION}/config", operation_id="show_version_configuration")
     @router.get(f"{_MODEL}/config")

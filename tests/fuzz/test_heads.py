@@ -1,0 +1,43 @@
+"""The search for heads that are read in two ways, for a second."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from elman.http import protocol
+from tests.fuzz.heads import Compared, Heads
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def compared() -> Iterator[Compared]:
+    one = Compared()
+    yield one
+    one.close()
+
+
+def test_a_head_that_repeats_the_last_one_is_read_as_the_parser_reads_it(compared: Compared) -> None:
+    heads = Heads(0)
+    for _ in range(2_000):
+        pieces = heads.case()
+        assert compared.differ(pieces) is None, pieces
+    assert min(compared.counts["repeated"], compared.counts["parsed"]) > 500
+
+
+def _takes_any_length(
+    self: protocol.HTTPProtocol, data: bytes, before: bytes, after: bytes, head: protocol.Head
+) -> bool:
+    """As the server, but it does not compare the length with the body."""
+    at = data.find(after, len(before))
+    if not data.startswith(before) or at < 0:
+        return False
+    self._take(self._exchange(self, head, data[at + len(after) :], 0.0))
+    return True
+
+
+def test_a_server_that_reads_heads_in_two_ways_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol.HTTPProtocol, "_take_repeated", _takes_any_length)
+    heads, compared = Heads(0), Compared()
+    assert any(compared.differ(heads.case()) for _ in range(200))
+    compared.close()
