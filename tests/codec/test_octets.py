@@ -52,13 +52,19 @@ def test_a_query_gives_typed_options() -> None:
     [
         (b"top=0", "top"), (b"top=1001", "top"), (b"top=x", "top"), (b"timeout=nan", "timeout"),
         (b"timeout=0", "timeout"), (b"return=all", "return"), (b"decode=yes", "decode"), (b"at=1", "at"),
-        (b"speed=9", "speed"),
+        (b"speed=9", "speed"), (b"top=1&top=1", "top"), (b"return=", "return"),
     ],
 )  # fmt: skip
 def test_an_option_that_cannot_be_is_named(query: bytes, where: str) -> None:
     with pytest.raises(ElmanError) as caught:
         parse_query(query, PredictQuery)
     assert (caught.value.code, caught.value.where) == ("invalid_field", where)
+
+
+def test_the_choices_of_an_option_are_told() -> None:
+    with pytest.raises(ElmanError) as caught:
+        parse_query(b"return=FINAL", PredictQuery)
+    assert (caught.value.expected, str(caught.value.detail)) == (["final", "steps"], "there is no choice 'FINAL'")
 
 
 def test_a_json_request_has_no_query() -> None:

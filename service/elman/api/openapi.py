@@ -137,8 +137,8 @@ _FORECAST = (
 )
 _INFER = (
     "Infer, as the Open Inference Protocol has it. Tensors are JSON, or bytes after the JSON, whose length is then in "
-    "the header `Inference-Header-Content-Length`. If that is 0, the body is one row of the model's only input. Bodies may "
-    "be compressed with gzip or deflate."
+    "the header `Inference-Header-Content-Length`. If that is 0, the body is one row of the model's only input. "
+    "Bodies may be compressed with gzip or deflate."
 )
 _TIME_SERIES = "Forecast many series, in the words of KServe's time series protocol."
 _INFLUENCE = "Leave out each step in turn, and report how far the last output changes."

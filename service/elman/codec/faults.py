@@ -25,6 +25,7 @@ _MOST_NAMES = 100
 _AT = " - at `$"
 _UNKNOWN = "Object contains unknown field `"
 _MISSING = "Object missing required field `"
+_CHOICE = "Invalid enum value "
 _TYPE = re.compile(r"Expected `([^`]{1,200})`, got `([^`]{1,200})`")
 _BOUND = re.compile(r"Expected `([^`]{1,40})` (?:of length )?(>=|<=|>|<) ([^ ]{1,40})")
 _BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
@@ -69,6 +70,9 @@ def invalid_field(message: str, kind: Any = None) -> ElmanError:
             return missing("a value is missing", where=where, expected="a number")
         expected, got = (_words(part) for part in wanted.groups())
         return InvalidField(f"expected {expected}, got {got}", where=where, expected=expected)
+    if text.startswith(_CHOICE):
+        choices = [value for one in _types(kind, where) if isinstance(one, inspect.LiteralType) for value in one.values]
+        return InvalidField(f"there is no choice {text[len(_CHOICE) :]}", where=where, expected=choices or None)
     bound = _BOUND.match(text)
     if bound:
         length = " items or characters" if "of length" in text else ""
@@ -132,17 +136,16 @@ def _objects(kind: inspect.Type) -> list[inspect.StructType]:
 @lru_cache(256)
 def _range(kind: Any, name: str | None) -> str | None:
     """The bounds of a number field, such as "1 to 1000"; None if it is not a number or has no bounds."""
-    if kind is None or name is None:
-        return None
-    for field in inspect.type_info(kind).fields:  # type: ignore[attr-defined]
-        if field.encode_name == name:
-            types = field.type.types if isinstance(field.type, inspect.UnionType) else (field.type,)
-            for number in types:
-                if isinstance(number, inspect.Metadata):
-                    number = number.type
-                if isinstance(number, inspect.IntType | inspect.FloatType):
-                    return _bounds_text(number)
-    return None
+    numbers = [one for one in _types(kind, name) if isinstance(one, inspect.IntType | inspect.FloatType)]
+    return _bounds_text(numbers[0]) if numbers else None
+
+
+def _types(kind: Any, name: str | None) -> list[inspect.Type]:
+    """The types that a field of a class allows; none if it is not known."""
+    fields = () if kind is None or name is None else inspect.type_info(kind).fields  # type: ignore[attr-defined]
+    kinds = [field.type for field in fields if field.encode_name == name]
+    parts = [part for one in kinds for part in (one.types if isinstance(one, inspect.UnionType) else (one,))]
+    return [one.type if isinstance(one, inspect.Metadata) else one for one in parts]
 
 
 def _bounds_text(number: inspect.IntType | inspect.FloatType) -> str | None:

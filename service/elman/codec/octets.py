@@ -61,10 +61,13 @@ def parse_query(query: bytes, kind: type[Q]) -> Q:
     if not query:
         return kind()
     names = _names(kind)
-    options = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
-    for name in options:
+    options: dict[str, str] = {}
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         if name not in names:
             raise unknown_field(name, None, names, "option")
+        if name in options:
+            raise InvalidField(f"the option {name!r} comes twice", where=name, expected="one value")
+        options[name] = value
     try:
         return msgspec.convert(options, kind, strict=False)
     except msgspec.ValidationError as error:
