@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from elman.http import protocol
+from elman.http.exchange import Head
 from tests.fuzz.connection import Connection
 
 # Turns of the event loop in which a request is answered before the next piece comes.
@@ -137,7 +138,7 @@ class Compared:
         self._take = take = protocol.HTTPProtocol._take_repeated
         counts = self.counts
 
-        def counted(self: protocol.HTTPProtocol, data: bytes, before: bytes, after: bytes, head: protocol.Head) -> bool:
+        def counted(self: protocol.HTTPProtocol, data: bytes, before: bytes, after: bytes, head: Head) -> bool:
             taken = take(self, data, before, after, head)
             if taken or data.startswith(before):
                 counts["repeated" if taken else "parsed"] += 1

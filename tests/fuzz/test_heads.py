@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from elman.http import protocol
+from elman.http.exchange import Head
 from tests.fuzz.heads import Compared, Heads
 
 pytestmark = pytest.mark.slow
@@ -25,9 +26,7 @@ def test_a_head_that_repeats_the_last_one_is_read_as_the_parser_reads_it(compare
     assert min(compared.counts["repeated"], compared.counts["parsed"]) > 500
 
 
-def _takes_any_length(
-    self: protocol.HTTPProtocol, data: bytes, before: bytes, after: bytes, head: protocol.Head
-) -> bool:
+def _takes_any_length(self: protocol.HTTPProtocol, data: bytes, before: bytes, after: bytes, head: Head) -> bool:
     """As the server, but it does not compare the length with the body."""
     at = data.find(after, len(before))
     if not data.startswith(before) or at < 0:

@@ -87,8 +87,9 @@ def sums_of(families: Iterable[Metric]) -> Stats:
 
 def named(server: Server, name: str, version: str | None) -> list[ServedModel]:
     """The models that a request for statistics means: one version, or all versions of a name. Raises UnknownModel."""
-    versions = [version] if version else [str(one) for one in server.versions(name)]
-    return [server.served(name, one) for one in versions or [None]]
+    if version:
+        return [server.served(name, version)]
+    return [server.served(name, str(one)) for one in server.versions(name)] or [server.served(name)]
 
 
 def statistics(served: ServedModel, sums: Stats) -> dict[str, Any]:
