@@ -280,6 +280,8 @@ def _in_shared_memory() -> Any:
         (listed("INT32", [1, 2], int_contents=[3]), INVALID, "invalid_field", "inputs[0].contents"),
         (listed("INT32", [1, 2], fp32_contents=[3, 3]), INVALID, "invalid_field", "inputs[0].contents"),
         (request(rows(3), parameters={"timeout": -1}), INVALID, "invalid_field", "parameters.timeout"),
+        (request(rows(3), parameters={"timeout": "5"}), INVALID, "invalid_field", "parameters.timeout"),
+        (request(rows(3), parameters={"timeout": float("nan")}), INVALID, "invalid_field", "parameters.timeout"),
         (request(rows(3), parameters={"sequence_start": True}), INVALID, "invalid_field", "parameters.sequence_id"),
     ],
 )  # fmt: skip

@@ -57,5 +57,6 @@ def _bodies() -> Iterator[bytes]:
             yield from (first + b"gzip\n" + gzip.compress(text, mtime=0) for text in texts[-3:])
         elif route.line:
             yield first + b"%d\n" % len(binary) + binary + BYTES
+            yield first + b"0\n" + BYTES
         else:
             yield from (first + text for text in texts)

@@ -1,6 +1,6 @@
 """Messages to a request to infer, and its response to messages."""
 
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -42,11 +42,6 @@ def read_request(message: Any, owner: bytes, arrived: float, remaining: float | 
             where="raw_input_contents",
             expected=len(message.inputs),
         )
-    parameters = read_parameters(message.parameters, "parameters")
-    if remaining is not None:
-        microseconds = max(1, int(remaining * 1e6))
-        timeout = parameters.get("timeout", 0)
-        parameters["timeout"] = min(timeout, microseconds) if timeout else microseconds
     return InferRequest(
         message.model_name,
         message.model_version or None,
@@ -55,7 +50,8 @@ def read_request(message: Any, owner: bytes, arrived: float, remaining: float | 
         [_tensor(one, raws[index] if raws else None, f"inputs[{index}]") for index, one in enumerate(message.inputs)],
         tuple(_requested(one, index) for index, one in enumerate(message.outputs)),
         message.id,
-        parameters,
+        read_parameters(message.parameters, "parameters"),
+        deadline=inf if remaining is None else arrived + remaining,
     )
 
 

@@ -176,7 +176,7 @@ class Infer:
         served = served or self.server.served(request.model, request.version)
         given = read_tensors(served, request.inputs, in_sequence, begins)
         wanted = served.ports.wanted(request.outputs)
-        deadline, priority = (_deadline(request), _priority(request)) if request.parameters else (inf, 0)
+        deadline, priority = (_deadline(request), _priority(request)) if request.parameters else (request.deadline, 0)
         call = Call(served, request, given, wanted, deadline, priority)
         _check_size(call)
         return call
@@ -248,7 +248,7 @@ def _padded(blocks: list[Array], time: int) -> Array:
 
 def _deadline(request: InferRequest) -> float:
     timeout = _whole_number(request, "timeout")
-    return request.arrived + timeout * _MICROSECOND if timeout else inf
+    return min(request.deadline, request.arrived + timeout * _MICROSECOND if timeout else inf)
 
 
 def _priority(request: InferRequest) -> int:

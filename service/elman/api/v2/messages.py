@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, NamedTuple
 
 from elman.codec.datatypes import datatype_of
@@ -58,6 +59,7 @@ class InferRequest:
         id: chosen by the caller, and echoed.
         parameters: those of the whole request, such as `timeout`.
         most_numbers: most numbers that the response may have, padding included.
+        deadline: that of the call which brings it, on the same clock. Its `timeout` may end it before.
     """
 
     model: str
@@ -69,6 +71,7 @@ class InferRequest:
     id: str = ""
     parameters: Parameters = field(default_factory=dict)
     most_numbers: int = 100_000_000
+    deadline: float = inf
 
 
 @dataclass(slots=True)
