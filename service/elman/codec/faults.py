@@ -72,7 +72,7 @@ def invalid_field(message: str, kind: Any = None) -> ElmanError:
         return InvalidField(f"expected {expected}, got {got}", where=where, expected=expected)
     if text.startswith(_CHOICE):
         choices = [value for one in _types(kind, where) if isinstance(one, inspect.LiteralType) for value in one.values]
-        return InvalidField(f"there is no choice {text[len(_CHOICE) :]}", where=where, expected=choices or None)
+        return InvalidField(f"there is no choice {echoed(text[len(_CHOICE) :])}", where=where, expected=choices or None)
     bound = _BOUND.match(text)
     if bound:
         length = " items or characters" if "of length" in text else ""
