@@ -277,14 +277,14 @@ def test_what_a_light_run_leaves_is_handed_over() -> None:
     assert queue.threads[0] == HERE and THERE in queue.threads
 
 
-@pytest.mark.parametrize(("light", "thread"), [(False, "elman-saver"), (True, HERE)])
-def test_what_a_light_run_saves_is_written_where_nothing_waits_for_it(light: bool, thread: str) -> None:
+@pytest.mark.parametrize(("num_savers", "thread"), [(2, "elman-saver"), (1, "elman-saver"), (0, HERE)])
+def test_what_a_light_run_saves_is_written_where_nothing_waits_for_it(num_savers: int, thread: str) -> None:
     queue, saved = Watched(), []
 
     def commit(sequences: list[Sequence]) -> None:
         saved.append((threading.current_thread().name, sequences))
 
-    ((sequence,),) = served_by(queue, [Sequence(features(5), save=object())], commit=commit, light_saves=light)
+    ((sequence,),) = served_by(queue, [Sequence(features(5), save=object())], commit=commit, num_savers=num_savers)
     assert saved == [(thread, [sequence])] and set(queue.threads) == {HERE}
 
 
@@ -293,7 +293,7 @@ def test_a_light_run_that_cannot_save_fails_alone() -> None:
         raise RuntimeError("no room")
 
     saving, plain = served_by(
-        Watched(), [Sequence(features(5), save=object())], [Sequence(features(5))], commit=commit, light_saves=True
+        Watched(), [Sequence(features(5), save=object())], [Sequence(features(5))], commit=commit, num_savers=0
     )
     assert isinstance(saving[0].error, Internal)
     check_exact(plain[0])

@@ -151,8 +151,7 @@ class Server:
             settings.max_queue,
             settings.max_queue_seconds,
             self.sessions.commit,
-            # A write to the LMDB store may wait for the disk or for another process.
-            light_saves=settings.store == "memory",
+            num_savers=_num_savers(settings),
             save_timeout=settings.store_timeout,
             run_timeout=settings.run_timeout,
         )
@@ -431,6 +430,13 @@ def _load_cache(settings: Settings) -> LoadCache | None:
     if folder is None and settings.store != "memory":
         folder = settings.store_dir / "loads"
     return None if folder is None or not settings.load_cache_bytes else LoadCache(folder, settings.load_cache_bytes)
+
+
+def _num_savers(settings: Settings) -> int:
+    """Threads that write steps: none where a write never waits, and one where a file takes one write at a time."""
+    if settings.store == "memory":
+        return 0
+    return 2 if settings.is_remote else 1
 
 
 def open_remote(settings: Settings) -> "RedisStore":

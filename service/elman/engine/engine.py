@@ -8,6 +8,7 @@ by a thread of its own. The event loop watches these threads.
 
 import asyncio
 import contextlib
+import functools
 import math
 import time
 from collections import Counter
@@ -42,7 +43,8 @@ class Engine:
         max_queue: most unfinished sequences; beyond it `submit` raises Overloaded. As many may wait for the store.
         max_queue_seconds: most unfinished work in seconds, by the calibrated cost of each sequence.
         commit: called with the sequences that are done and have something to save.
-        light_saves: True if `commit` never waits. It is then called by the thread that ran the sequences.
+        num_savers: threads that call `commit`, each with a part of what is to be saved. If it never waits, none: it is
+            then called by the thread that ran the sequences.
         save_timeout: seconds that a request waits for `commit` before it gets StoreUnavailable.
         run_timeout: seconds that a run may take beyond ten times its calibrated cost. A longer one is stopped.
 
@@ -55,14 +57,14 @@ class Engine:
         max_queue: int,
         max_queue_seconds: float = float("inf"),
         commit: Commit | None = None,
-        light_saves: bool = False,
+        num_savers: int = 1,
         save_timeout: float = 10.0,
         run_timeout: float = 10.0,
     ) -> None:
         self.max_queue = max_queue
         self.max_queue_seconds = max_queue_seconds
         self._commit = commit
-        self._light_saves = light_saves
+        self._num_savers = num_savers
         self._save_timeout = save_timeout
         self._run_timeout = run_timeout
         self.on_delivery: Callable[[], None] = lambda: None
@@ -116,8 +118,9 @@ class Engine:
         """Start the engine's threads; answers are delivered on `loop`."""
         self._reset()
         self._loop = loop
-        if self._commit is not None and not self._light_saves:
-            self._saver = Saver(self._commit, lambda saved: self._pass_on(saved, []), self._save_timeout)
+        if self._commit is not None and self._num_savers:
+            pass_on = functools.partial(self._pass_on, listeners=[])
+            self._saver = Saver(self._commit, pass_on, self._save_timeout, self._num_savers)
         self._threads = [EngineThread(name, self._iterate, self._hand_back) for name in _THREADS]
         self._watching = loop.call_later(_WATCH_SECONDS, self._watch)
 

@@ -1,9 +1,9 @@
 """Writes what sequences have to save, beside the engine: the engine never waits for a store."""
 
 import logging
+import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 from elman.engine.pending import log_defect
@@ -13,40 +13,56 @@ from elman.errors import Internal, StoreUnavailable
 Commit = Callable[[list[Sequence]], None]
 """Writes the `save` of each sequence to the store, in one transaction. Sets `error` where a write fails."""
 
-# Most sequences of one transaction.
-_MAX_GROUP = 1024
+# Most sequences of one transaction, and the fewest for which one of their own beside another is worth its while.
+_MAX_GROUP, _MIN_SHARE = 1024, 12
 
 _LOG = logging.getLogger("elman")
 
 
 class Saver:
-    """A thread that writes all that came since its last write (group commit), in the order in which it came.
+    """Threads that write all that came since the last write (group commit), in the order in which it came.
+
+    Where there are several, those that are idle share what has come. While the store has one part, the answers of
+    another leave, and their clients go on.
 
     A sequence that cannot be begun on in time is not written, and gets StoreUnavailable. Of one that is being written
     nobody knows yet how it ends: the engine answers its request once it is overdue, and a retry finds out.
 
     Args:
-        acknowledge: called on the thread with the sequences that are written or have an `error`.
+        commit: called on the threads.
+        acknowledge: called on the threads with the sequences that are written or have an `error`.
         timeout: seconds until a sequence is overdue.
+        num_threads: as many writes as the store can take at once.
+
+    Attributes:
+        held: what is not acknowledged yet, the oldest first, with the time when it came.
     """
 
-    def __init__(self, commit: Commit, acknowledge: Callable[[list[Sequence]], None], timeout: float) -> None:
+    def __init__(
+        self, commit: Commit, acknowledge: Callable[[list[Sequence]], None], timeout: float, num_threads: int = 1
+    ) -> None:
         self._commit = commit
         self._acknowledge = acknowledge
         self._timeout = timeout
         self._changed = threading.Condition()
-        # What is not acknowledged yet, the oldest first, with the time when it came. Only the saver changes it.
-        self.held: deque[tuple[float, Sequence]] = deque()
+        self.held: dict[Sequence, float] = {}
+        # Those of them that no thread has begun on.
+        self._waiting: list[Sequence] = []
+        self._num_idle = 0
         self._closing = False
         self._num_late = 0
-        self._thread = threading.Thread(target=self._work, name="elman-saver", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, name="elman-saver", daemon=True) for _ in range(num_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def put(self, sequences: list[Sequence]) -> None:
         """Have sequences written. Called from any thread."""
         now = time.monotonic()
         with self._changed:
-            self.held.extend([(now, sequence) for sequence in sequences])
+            self.held.update(dict.fromkeys(sequences, now))
+            self._waiting += sequences
             self._changed.notify()
 
     def overdue(self, now: float) -> list[Sequence]:
@@ -54,7 +70,7 @@ class Saver:
         if not self.held:
             return []
         with self._changed:
-            late = [sequence for since, sequence in self.held if now - since > self._timeout]
+            late = [sequence for sequence, since in self.held.items() if now - since > self._timeout]
         if late and not self._num_late:
             _LOG.error("the session store takes no steps for %g s", self._timeout)
         self._num_late = max(self._num_late, len(late))
@@ -62,30 +78,40 @@ class Saver:
 
     def close(self, timeout: float) -> None:
         """Stop once all is written, or after `timeout` seconds."""
+        until = time.monotonic() + timeout
         with self._changed:
             self._closing = True
-            self._changed.notify()
-        self._thread.join(timeout)
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _work(self) -> None:
         while group := self._next_group():
             now = time.monotonic()
-            live = [sequence for since, sequence in group if not self._is_late(sequence, since, now)]
+            live = [sequence for sequence in group if not self._is_late(sequence, self.held[sequence], now)]
             if live:
                 save(self._commit, live)
                 if self._num_late:
                     _LOG.warning("the session store takes steps again; %d or more waited too long", self._num_late)
                     self._num_late = 0
             with self._changed:
-                for _ in group:
-                    self.held.popleft()
-            self._acknowledge([sequence for _, sequence in group])
+                for sequence in group:
+                    del self.held[sequence]
+            self._acknowledge(group)
 
-    def _next_group(self) -> list[tuple[float, Sequence]]:
-        """Wait for sequences. Empty once closing, when there are no more."""
+    def _next_group(self) -> list[Sequence]:
+        """Wait for sequences, and take the share of this thread. Empty once closing, when there are no more."""
         with self._changed:
-            self._changed.wait_for(lambda: self.held or self._closing)
-            return [self.held[index] for index in range(min(len(self.held), _MAX_GROUP))]
+            self._num_idle += 1
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            num_waiting = len(self._waiting)
+            num_parts = max(1, min(self._num_idle, num_waiting // _MIN_SHARE))
+            number = min(math.ceil(num_waiting / num_parts), _MAX_GROUP)
+            group, self._waiting = self._waiting[:number], self._waiting[number:]
+            self._num_idle -= 1
+            if self._waiting:
+                self._changed.notify()
+            return group
 
     def _is_late(self, sequence: Sequence, since: float, now: float) -> bool:
         """True if nobody waits for a sequence any more. It gets an error and is not written."""

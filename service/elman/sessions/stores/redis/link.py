@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from hiredis import pack_command
 from redis.cluster import ClusterNode, RedisCluster, get_node_name
 from redis.connection import ConnectionPool
 from redis.exceptions import (
@@ -217,7 +218,7 @@ class Cluster:
     def _server(self, node: ClusterNode) -> Server:
         if node.name not in self._servers:
             pool = self._client.get_redis_connection(node).connection_pool
-            self._servers[node.name] = Server(pool, self._replicas)
+            self._servers.setdefault(node.name, Server(pool, self._replicas))
         return self._servers[node.name]
 
     def close(self) -> None:
@@ -264,7 +265,8 @@ def _exchange(connection: Any, commands: list[tuple[Any, ...]]) -> list[Reply]:
 
 
 def _send(connection: Any, commands: list[tuple[Any, ...]]) -> list[Reply]:
-    connection.send_packed_command(connection.pack_commands(commands))
+    # Not by the connection, which looks at each word first.
+    connection.send_packed_command([b"".join(map(pack_command, commands))])
     return [_reply(connection) for _ in commands]
 
 

@@ -136,8 +136,8 @@ class RedisStore:
         return bool(made)
 
     def _put(self, record: Record, value: bytes, mark: bytes) -> Command:
-        key = _key(record.id)
-        words = PUT.on((key,), _time(self._clock()), value, self._lives(record.expires_at), mark)
+        key, now = _key(record.id), self._clock()
+        words = PUT.on((key,), _time(now), value, self._lives(record.expires_at, now), mark)
         return Command(key, words, compares=True)
 
     def read(self, id: str) -> Record | None:
@@ -155,11 +155,10 @@ class RedisStore:
         return record if record is not None and record.expires_at > self._clock() else None
 
     def advance(self, advances: Sequence[Advance]) -> Sequence[bool | StoreUnavailable]:
-        rows = [one for one in advances if key_of(one.id) is not None]
-        ended = {one.id: one for one in rows if one.ended}
+        ended = {one.id: one for one in advances if one.ended}
         owners = self._owners_of(ended) if ended else {}
         most = 1 if self._is_cluster else _MAX_ROWS
-        parts = [rows[at : at + most] for at in range(0, len(rows), most)]
+        parts = [advances[at : at + most] for at in range(0, len(advances), most)]
         now = self._clock()
         found: list[int | StoreUnavailable] = []
         for part, reply in zip(parts, self._link.run([self._advance(part, now) for part in parts]), strict=True):
@@ -168,14 +167,14 @@ class RedisStore:
             raise ValueError("a snapshot has other bytes than those of the session")
         for id, owner in owners.items():
             self._bring_forward(owner, ended[id])
-        outcomes = iter([one if isinstance(one, StoreUnavailable) else one == 1 for one in found])
-        return [False if key_of(one.id) is None else next(outcomes) for one in advances]
+        return [one if isinstance(one, StoreUnavailable) else one == 1 for one in found]
 
     def _advance(self, rows: Sequence[Advance], now: float) -> Command:
+        # What is no id is the key of no session.
         keys = [_key(one.id) for one in rows]
         arguments = [_time(now)]
         for one in rows:
-            arguments += (pack_change(one, b"%d" % self._lives(one.expires_at)), one.snapshot)
+            arguments += (pack_change(one, b"%d" % self._lives(one.expires_at, now)), one.snapshot)
         return Command(keys[0], ADVANCE.on(keys, *arguments), compares=True)
 
     def _owners_of(self, ids: Iterable[str]) -> dict[str, bytes]:
@@ -292,9 +291,9 @@ class RedisStore:
         """Removes the entry that an owner has of a session, whenever it is due."""
         return self._on_owner(SETTLE, owner, _ALWAYS, id.encode(), b"")
 
-    def _lives(self, expires_at: float) -> int:
+    def _lives(self, expires_at: float, now: float) -> int:
         """Milliseconds to live: a time that clocks which differ agree on."""
-        return max(1, int((expires_at - self._clock() + self._spare) * 1000))
+        return max(1, int((expires_at - now + self._spare) * 1000))
 
 
 def _key(id: str) -> bytes:
