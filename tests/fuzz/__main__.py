@@ -13,7 +13,7 @@ _MAX_BYTES = 16 * 1024
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("target", choices=("codec", "http"))
+    parser.add_argument("target", choices=("codec", "grpc", "http"))
     parser.add_argument("files", nargs="*", type=Path, help="inputs to run once, instead of fuzzing")
     parser.add_argument("--seconds", type=int, default=3600)
     parser.add_argument("--runs", type=int, default=-1, help="most inputs, those to begin with included")
@@ -35,6 +35,10 @@ def target_of(name: str, models: Path) -> Callable[[bytes], None]:
             from tests.fuzz.connection import Connection
 
             return Connection()
+        if name == "grpc":
+            from tests.fuzz.messages import Messages
+
+            return Messages(models)
         from tests.fuzz.bodies import Bodies
 
         return Bodies(models)

@@ -14,7 +14,15 @@ BYTES = np.array(ROWS, "<f4").tobytes()
 
 
 def seeds(target: str) -> list[bytes]:
-    return list(_bodies() if target == "codec" else _heads())
+    return list({"codec": _bodies, "grpc": _messages, "http": _heads}[target]())
+
+
+def _messages() -> Iterator[bytes]:
+    """Every message, in a call with a deadline and in one without."""
+    from tests.fuzz.messages import messages
+
+    for first, message in itertools.product((b"\0", b"\1"), messages()):
+        yield first + message
 
 
 def _heads() -> Iterator[bytes]:

@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(("target", "further"), [("codec", 2_000), ("http", 1_000)])
+@pytest.mark.parametrize(("target", "further"), [("codec", 2_000), ("grpc", 2_000), ("http", 1_000)])
 def test_whatever_bytes_come_get_an_answer_or_a_refusal(target: str, further: int, tmp_path: Path) -> None:
     runs = len(seeds(target)) + further
     command = [sys.executable, "-m", "tests.fuzz", target, "--runs", str(runs), "--findings", str(tmp_path)]

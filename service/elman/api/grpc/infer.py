@@ -57,7 +57,7 @@ class Inferring:
 
     async def once(self, call: Call) -> Response:
         """Answer a message of `ModelInfer`. Raises what the work raises."""
-        return await self._run(call, _message(call.content), lambda response: response)
+        return await self._run(call, read_message(call.content), lambda response: response)
 
     async def _run(self, call: Call, message: Any, wrapped: Any) -> Response:
         caller = call.caller
@@ -148,7 +148,7 @@ class Inferring:
         answer = _STREAMED()
 
         async def serve(call: Call) -> Response:
-            message = _message(call.content)
+            message = read_message(call.content)
             answer.infer_response.id = message.id
             if call.caller is None or not self.calls.callers.holds(call.caller):
                 raise Unauthorized("the API key has been revoked, or may do less than it could")
@@ -163,7 +163,7 @@ class Inferring:
             return _Answer(answer.SerializeToString(), error, places)
 
 
-def _message(content: bytes) -> Any:
+def read_message(content: bytes) -> Any:
     """A request from its bytes. Raises InvalidField and TooLarge."""
     check_fields(content)
     return parsed(_REQUEST, content)
