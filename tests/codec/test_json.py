@@ -5,15 +5,17 @@ import pickle
 import tracemalloc
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elman.codec.faults import MOST_ECHOED
+from elman.codec.faults import MOST_ECHOED, decode_body
 from elman.codec.input_format import InputFormat
 from elman.codec.json import JSONDecoder
 from elman.codec.limits import MAX_LISTS, Limits, _count_lists
+from elman.codec.requests import ForecastRequest
 from elman.errors import ElmanError, TooLarge, TooLong
 from elman.repository.network import InputTensor
 
@@ -93,6 +95,13 @@ def test_the_bounds_of_an_option_are_told(fields: dict[str, Any], expected: obje
     with pytest.raises(ElmanError) as caught:
         ROWS.predict(body(sequence=[[1, 2]], **fields))
     assert caught.value.expected == expected
+
+
+def test_the_bounds_of_an_item_are_told() -> None:
+    decoder = msgspec.json.Decoder(ForecastRequest[list[float], Any])
+    with pytest.raises(ElmanError) as caught:
+        decode_body(decoder, body(series=[1], quantiles=[0.5, 1]))
+    assert (caught.value.where, caught.value.expected) == ("quantiles[1]", "more than 0, less than 1")
 
 
 @pytest.mark.parametrize(

@@ -141,9 +141,17 @@ def _range(kind: Any, name: str | None) -> str | None:
 
 
 def _types(kind: Any, name: str | None) -> list[inspect.Type]:
-    """The types that a field of a class allows; none if it is not known."""
+    """The types that a field of a class allows, or an item of it, such as `stop[0]`; none if it is not known."""
     fields = () if kind is None or name is None else inspect.type_info(kind).fields  # type: ignore[attr-defined]
-    kinds = [field.type for field in fields if field.encode_name == name]
+    field, *indices = (name or "").split("[")
+    found = _alternatives([one.type for one in fields if one.encode_name == field])
+    for _ in indices:
+        found = _alternatives([one.item_type for one in found if isinstance(one, inspect.ListType)])
+    return found
+
+
+def _alternatives(kinds: list[inspect.Type]) -> list[inspect.Type]:
+    """The types that are allowed, without their bounds in the document."""
     parts = [part for one in kinds for part in (one.types if isinstance(one, inspect.UnionType) else (one,))]
     return [one.type if isinstance(one, inspect.Metadata) else one for one in parts]
 
