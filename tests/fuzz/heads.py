@@ -11,9 +11,9 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from elman.http import protocol
-from elman.http.exchange import Head
 from tests.fuzz.connection import Connection
 
 # Turns of the event loop in which a request is answered before the next piece comes.
@@ -138,8 +138,8 @@ class Compared:
         self._take = take = protocol.HTTPProtocol._take_repeated
         counts = self.counts
 
-        def counted(self: protocol.HTTPProtocol, data: bytes, before: bytes, after: bytes, head: Head) -> bool:
-            taken = take(self, data, before, after, head)
+        def counted(self: protocol.HTTPProtocol, data: bytes, before: bytes, *rest: Any) -> bool:
+            taken = take(self, data, before, *rest)
             if taken or data.startswith(before):
                 counts["repeated" if taken else "parsed"] += 1
             return taken

@@ -68,6 +68,17 @@ def test_a_repeated_head_is_read_as_the_parser_reads_it(
     assert [(one.status, one.body) for one in found[0]] == [(one.status, one.body) for one in parsed[0]]
 
 
+def test_empty_lines_between_requests_count_towards_no_head(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some clients send one after each body."""
+    monkeypatch.setattr(protocol, "MOST_HEAD", 200)
+    request = BEFORE + b"5" + AFTERS[0] + b"hello"
+    other = request.replace(b"one", b"two")
+    answers, closes = connection.hear([*[request, b"\r\n"] * 100, other[:50], other[50:]], _TURNS)
+    assert ({one.status for one in answers}, len(answers), closes) == ({200}, 101, False)
+
+
 def test_a_head_is_repeated_here(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the test above would compare the parser with itself."""
     taken: list[bool] = []

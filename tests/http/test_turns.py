@@ -104,6 +104,20 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+def test_a_request_that_repeats_its_head_takes_the_turns_of_its_own_caller() -> None:
+    """Also where a proxy sends requests of several callers over one connection."""
+
+    async def test(app: Shared, connect: Callable[[], HTTPProtocol]) -> None:
+        one, chunked = connect(), b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+        one.data_received(post("a", "x"))
+        one.data_received(post("b", "x").replace(b"content-length: 0\r\n\r\n", chunked))
+        assert one._taking == b"b"
+        one.data_received(post("a", "x"))
+        assert one._taking == b"a" and answers(one) == [b"0"] * 3
+
+    run(test)
+
+
 def test_a_request_does_not_wait_for_those_of_another_caller_that_came_before_it() -> None:
     async def test(app: Shared, connect: Callable[[], HTTPProtocol]) -> None:
         light, *heavy = [connect() for _ in range(101)]

@@ -120,8 +120,8 @@ class HTTPProtocol(asyncio.Protocol):
         self._refused = self._head_again = False
         self.stopping = False
         self._drained: asyncio.Future[None] | None = None
-        # The last head that may be repeated: its bytes before and after the content length, and the parsed head.
-        self._repeated: tuple[bytes, bytes, Head] | None = None
+        # The last head that may be repeated: its bytes before and after the content length, parsed, and its party.
+        self._repeated: tuple[bytes, bytes, Head, bytes | None] | None = None
         self._num_heads = 0
         self._default_fields: list[tuple[bytes, bytes]] | None = None
         self._written_fields = b""
@@ -202,9 +202,9 @@ class HTTPProtocol(asyncio.Protocol):
         ):
             return
         start, stop = lengths[0].span(1)
-        self._repeated = data[:start], data[stop:end], head
+        self._repeated = data[:start], data[stop:end], head, self._taking
 
-    def _take_repeated(self, data: bytes, before: bytes, after: bytes, head: Head) -> bool:
+    def _take_repeated(self, data: bytes, before: bytes, after: bytes, head: Head, party: bytes | None) -> bool:
         """Take a whole request whose head equals the last one, except for the content length.
 
         Such a head needs no parsing. Returns False for any other data, which then goes to the parser.
@@ -219,7 +219,9 @@ class HTTPProtocol(asyncio.Protocol):
         size = len(data) - start
         if int(digits) != size or size > self._bodies.limit:
             return False
-        self.deadline = _NEVER
+        self._head_size, self.deadline = 0, _NEVER
+        if party != self._taking:
+            self._take_turns_as(party)
         self._take(self._exchange(self, head, data[start:], time.monotonic()))
         return True
 
@@ -315,8 +317,7 @@ class HTTPProtocol(asyncio.Protocol):
             party = self.http.party(head.fields, self.party)
         else:
             party = self.party if caller.owner == ANYONE else caller.owner
-        if party != self._taking:
-            self._take_turns_as(party)
+        self._take_turns_as(party)
         self._take(served(self, head, content, self.arrived))
 
     def _meter_body(self, size: int) -> None:
@@ -324,8 +325,7 @@ class HTTPProtocol(asyncio.Protocol):
         pieces, self._pieces = self._pieces, []
         if self._body is None:
             party = self.http.party(self._head.fields, self.party)
-            if party != self._taking:
-                self._take_turns_as(party)
+            self._take_turns_as(party)
             self._body = Body(self._bodies, party, self._refuse)
             self._around_body = 0
         elif not pieces:
@@ -407,9 +407,9 @@ class HTTPProtocol(asyncio.Protocol):
 
     def _take_turns_as(self, party: bytes | None) -> None:
         """Count the connection as one of a party, or of none."""
-        if self._taking is not None:
+        if self._taking is not None and party != self._taking:
             self._turns.leave(self._taking)
-        if party is not None:
+        if party is not None and party != self._taking:
             self._turns.join(party)
         self._taking = party
 
