@@ -289,13 +289,15 @@ def test_a_chunk_ends_where_a_row_ends_and_is_short_where_none_can(remaining: li
 @pytest.mark.parametrize(
     ("lengths", "chosen"),
     [
-        ((30, 29, 31, 33, 5, 7, 60, 200), [30, 29, 31, 33]),  # what ends together runs together
-        # A longer one that came early, rather than the closest; but not a much shorter one, which would be padded.
-        ((30, 5, 90, 29, 7, 200, 31, 33), [30, 90, 29, 31]),
+        ((30, 29, 31, 33, 5, 7, 60, 200), [30, 29, 31, 33]),
+        # What is longer and came early, rather than the closest; but not what is much shorter, which would be padded,
+        ((30, 5, 90, 29, 7, 200, 31, 33), [30, 90, 29, 200]),
+        # unless a row would be empty.
+        ((30, 5, 7, 29, 6, 3), [30, 5, 7, 29]),
         ((30, 30, 30, 30, 30, 30, 30, 30), [30, 30, 30, 30]),
     ],
 )
-def test_a_batch_takes_what_came_early_and_is_close_in_length(lengths: tuple[int, ...], chosen: list[int]) -> None:
+def test_a_batch_takes_what_came_early_and_is_not_much_shorter(lengths: tuple[int, ...], chosen: list[int]) -> None:
     scheduler = Scheduler(Policy(max_batch=4))
     every = [sequence(steps) for steps in lengths]
     for one in every:

@@ -11,7 +11,8 @@ from tests.properties.test_scheduling import sequence
 class Nearest(Scheduler):
     """Chooses by length alone."""
 
-    def _choose(self, candidates: list[Sequence], room: int) -> list[Sequence]:
+    def _choose(self, now: float, room: int, blocks: bool) -> list[Sequence]:
+        candidates = self._pop(now, 3 * room, blocks)
         first = candidates[0].remaining
         return sorted(candidates, key=lambda one: abs(one.remaining - first))[:room]
 

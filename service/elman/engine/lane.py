@@ -1,7 +1,6 @@
 """The queued sequences of one caller for one model, in their order."""
 
 import heapq
-from collections import deque
 from collections.abc import Iterable
 from itertools import islice
 from operator import itemgetter
@@ -35,7 +34,7 @@ class Lane:
     def __init__(self, dropped: list[Sequence], used: float = 0.0) -> None:
         self.used = used
         self._dropped = dropped
-        self._queues: dict[Rank, deque[Sequence]] = {}
+        self._queues: dict[Rank, list[Sequence]] = {}
         self.ranks: list[Rank] = []
         self.num_queued = 0
         self._num_blocks = 0
@@ -50,10 +49,10 @@ class Lane:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence behind those of its rank."""
-        queue = self._queues.get(sequence.rank) or self._queue_of(sequence.rank)
-        queue.append(sequence)
+        (self._queues.get(sequence.rank) or self._queue_of(sequence.rank)).append(sequence)
         self.num_queued += 1
-        self._num_blocks += sequence.rows > 1
+        if sequence.rows > 1:
+            self._num_blocks += 1
 
     def add_all(self, rank: Rank, sequences: list[Sequence]) -> None:
         """As `add` of each. All have that rank, and none is a block."""
@@ -75,17 +74,15 @@ class Lane:
                 continue
             self.num_queued += len(left)
             self._num_blocks += left[0].rows > 1
-            if not moved:
-                self._queue_of(rank).extendleft(reversed(left))
-                continue
-            for sequence in reversed(left):
-                self._queue_of(sequence.rank).appendleft(sequence)
+            for one in {sequence.rank for sequence in left} if moved else (rank,):
+                some = [sequence for sequence in left if sequence.rank == one] if moved else left
+                self._queue_of(one)[:0] = some
         groups.clear()
 
-    def _queue_of(self, rank: Rank) -> deque[Sequence]:
+    def _queue_of(self, rank: Rank) -> list[Sequence]:
         queue = self._queues.get(rank)
         if queue is None:
-            queue = self._queues[rank] = deque()
+            queue = self._queues[rank] = []
             heapq.heappush(self.ranks, rank)
         return queue
 
@@ -128,7 +125,8 @@ class Lane:
     def _take(self, rank: Rank, number: int, now: float) -> list[Sequence]:
         """Take the first sequences of a rank, and drop those that are late or cancelled."""
         queue = self._queues[rank]
-        taken = [queue.popleft() for _ in range(number)]
+        taken = queue[:number]
+        del queue[:number]
         self.num_queued -= number
         if rank[2] <= now or any([sequence.cancelled for sequence in taken]):
             taken = self._live(taken, now)
@@ -175,7 +173,7 @@ class Lane:
         """Drop all late and cancelled sequences."""
         for rank, queue in self._queues.items():
             if rank[2] <= now or any([sequence.cancelled for sequence in queue]):
-                self._queues[rank] = deque(self._live(queue, now))
+                self._queues[rank] = self._live(queue, now)
         self.num_queued = sum(map(len, self._queues.values()))
         self._num_blocks = sum(one.rows > 1 for queue in self._queues.values() for one in queue)
 

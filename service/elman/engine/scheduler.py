@@ -23,17 +23,19 @@ _LEVEL_STEPS = 256
 # Sequences of one request that start at level 0. The next level takes twice as many, and so on, so that a request with
 # thousands of sequences does not block the requests after it.
 _LEVEL_PLACES = 64
+# The rate of a chunk that is as good as the best one's, as a fraction of it.
+_CLOSE = 0.99
 # Seconds between two searches of the whole queue for late or cancelled sequences.
 _SWEEP_SECONDS = 0.5
 # Sequences that are run whole share a batch if the shorter has at least this fraction of the longer one's steps.
 _MIN_LENGTH_RATIO = 0.75
-# How many queued sequences are considered for a batch: in multiples of its rows, and when sequences are run whole.
-_CANDIDATE_BATCHES = 3
+# A sequence that has less than this fraction of the first one's steps left is taken into its batch only where a row
+# would be empty: it would be padded. A longer one is not padded, and begins early, so that it does not end last.
+_SHORTEST = 0.5
+# How many queued sequences are looked at for a batch: so many times, each time so many as fill this many batches.
+_LOOKS, _LOOK_BATCHES = 3, 2
+# The same, when sequences are run whole.
 _CANDIDATES_WHOLE = 256
-# What speaks against taking a candidate into a batch. One with fewer steps than the first is padded: it loses the share
-# of steps that it lacks. One with more is not padded, but ends later: it loses half of that share. The last in the
-# queue loses half more than the first one: by length alone, long sequences would wait until they are the first.
-_LONGER, _LATER = 0.5, 0.5
 # By which fraction lower-ranked sequences may prolong a run.
 _SLOWDOWN = 0.5
 # A sequence is short if it ends within this many chunks.
@@ -96,9 +98,9 @@ class Scheduler:
     all at once at the end. The level comes before the deadline: otherwise a long sequence with a deadline would block
     all short ones. Each batch keeps one row for a lower level, so that long sequences are never starved.
 
-    A batch takes the first sequence, and of the same rank those that came early and whose remaining steps are close to
-    its own: if rows end together, none is run on as padding. Lower-ranked sequences fill the free rows, as long as they
-    do not prolong the run too much.
+    A batch takes the first sequence, and of the same rank the next ones that are not much shorter: a row that ends
+    early is run on as padding. Lower-ranked sequences fill the free rows, as long as they do not prolong the run too
+    much.
 
     A block of rows runs alone, and so takes turns with the others: its level grows with the steps of all its rows.
 
@@ -141,9 +143,8 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence of at least one step."""
         sequence.rank = _rank_of(sequence)
-        lane = self._lanes.get(sequence.party) or self._open(sequence.party)
-        lane.add(sequence)
-        if len(sequence.inputs) <= _SHORT_CHUNKS * self.policy.max_chunk:
+        (self._lanes.get(sequence.party) or self._open(sequence.party)).add(sequence)
+        if sequence.remaining <= _SHORT_CHUNKS * self.policy.max_chunk:
             self._runs_since_short = 0
 
     def add_many(self, sequences: list[Sequence]) -> None:
@@ -171,7 +172,8 @@ class Scheduler:
 
     def schedule(self, now: float) -> Batch | None:
         """Take the next batch; None if there is none. Its sequences come back through `update`."""
-        self._sweep(now)
+        if now >= self._next_sweep:
+            self._sweep(now)
         self._runs_since_short += 1
         self._runs_since_shared += 1
         policy = self.policy
@@ -186,8 +188,7 @@ class Scheduler:
         others = [] if low is None else [low]
         alone = policy.grouping == "alone" or (low is not None and low.rows > 1)
         room = (1 if alone else policy.max_batch) - len(others)
-        candidates = self._pop_candidates(now, room, blocks=low is None)
-        first = self._choose(candidates, room)
+        first = self._choose(now, room, blocks=low is None)
         if not first:
             first, others = others, []
         if not first:
@@ -195,7 +196,7 @@ class Scheduler:
         limits = self._max_steps(first)
         chunk = self._chunk(first, limits)
         left = len(order) > 1 or order[0].num_queued
-        if left and policy.chunked and len(first) == len(candidates) and first[0].rows == 1:
+        if left and policy.chunked and len(first) < room and first[0].rows == 1:
             others += self._pop_others(now, first, chunk, room - len(first))
         if not others:
             return Batch(first, self._counts(first, limits, chunk))
@@ -213,8 +214,8 @@ class Scheduler:
         for sequence, steps in zip(batch.sequences, batch.counts, strict=True) if batch else ():
             if sequence.error is None:
                 sequence.cursor += steps
-                sequence.remaining -= steps
-                if sequence.remaining:
+                remaining = sequence.remaining = sequence.remaining - steps
+                if remaining:
                     if (sequence.served + sequence.cursor) * sequence.rows >= _LEVEL_STEPS << sequence.rank[1]:
                         sequence.rank = _rank_of(sequence)
                         moved = True
@@ -242,16 +243,17 @@ class Scheduler:
                 del self._lanes[party]
                 self._left[party] = lane.used
 
-    def _pop(self, now: float, limit: int, blocks: bool = False) -> list[Sequence]:
+    def _pop(
+        self, now: float, limit: int, blocks: bool = False, level: tuple[int, int] | None = None
+    ) -> list[Sequence]:
         """The first sequences in order, up to `limit`, all of one priority and level. Lanes give equal shares.
 
-        It stops before a block. With `blocks` a block that comes first is returned alone.
+        It stops before a block. With `blocks` a block that comes first is returned alone. `level`: as for a lane.
         """
         lanes = self._order
         if len(lanes) == 1:
-            return lanes[0].pop(now, limit, blocks)
+            return lanes[0].pop(now, limit, blocks, level)
         popped: list[Sequence] = []
-        level: tuple[int, int] | None = None
         for share in (max(1, limit // len(lanes)), limit):
             for lane in lanes:
                 if len(popped) == limit:
@@ -263,41 +265,40 @@ class Scheduler:
                         return popped
         return popped
 
-    def _pop_candidates(self, now: float, room: int, blocks: bool) -> list[Sequence]:
-        """The sequences that a batch is chosen from, in order; or a block, if it comes first and `blocks` is True."""
-        policy = self.policy
+    def _choose(self, now: float, room: int, blocks: bool) -> list[Sequence]:
+        """The first sequences of a batch, up to `room`; or a block, if it comes first and `blocks` is True."""
         if not room:
             return []
-        if policy.chunked:
-            rank = self._order[0].first_rank()
-            # Sequences with deadlines keep their order, so only those without are chosen from.
-            free = rank is not None and rank[2] == inf and policy.grouping != "alone"
-            return self._pop(now, _CANDIDATE_BATCHES * room if free else room, blocks)
-        candidates = self._pop(now, 1, blocks)
-        if candidates and candidates[0].rows > 1:
-            return candidates
-        num_similar = len(candidates)
-        while candidates and num_similar < room and len(candidates) < _CANDIDATES_WHOLE and (more := self._pop(now, 1)):
-            candidates += more
-            num_similar += self._similar(candidates[0], more[0])
-        return candidates
-
-    def _choose(self, candidates: list[Sequence], room: int) -> list[Sequence]:
-        """The first candidate, and up to `room` rows of those that came early and are close to it in length."""
         if not self.policy.chunked:
-            return [candidate for candidate in candidates if self._similar(candidates[0], candidate)]
-        if len(candidates) <= room:
-            return candidates
-        length = candidates[0].remaining
-        # A loss of the whole, or of half of it for what is longer, in places.
-        whole = len(candidates) / _LATER
-        each, half = whole / length, whole * _LONGER
-        longest = half * length
-        losses = [
-            place + (whole - each * one if one < length else half - longest / one)
-            for place, one in enumerate([candidate.remaining for candidate in candidates])
-        ]
-        return [candidates[index] for index in sorted(range(len(losses)), key=losses.__getitem__)[:room]]
+            return self._choose_whole(now, room, blocks)
+        rank = self._order[0].first_rank()
+        if rank is None or rank[2] < inf or self.policy.grouping == "alone":
+            return self._pop(now, room, blocks)  # those with deadlines keep their order
+        number = _LOOK_BATCHES * room
+        seen = self._pop(now, number, blocks)
+        if len(seen) <= room:
+            return seen
+        least = _SHORTEST * seen[0].remaining
+        chosen = [one for one in seen if one.remaining >= least]
+        for _ in range(1, _LOOKS):
+            if len(chosen) >= room or not (more := self._pop(now, number, level=rank[:2])):
+                break
+            seen += more
+            chosen += [one for one in more if one.remaining >= least]
+        if len(chosen) < room:
+            chosen += [one for one in seen if one.remaining < least]
+        return chosen[:room]
+
+    def _choose_whole(self, now: float, room: int, blocks: bool) -> list[Sequence]:
+        """As `_choose`, where sequences are run whole: the first one, and those of similar length."""
+        seen = self._pop(now, 1, blocks)
+        if not seen or seen[0].rows > 1:
+            return seen
+        chosen = seen[:]
+        while len(chosen) < room and len(seen) < _CANDIDATES_WHOLE and (more := self._pop(now, 1)):
+            seen += more
+            chosen += [one for one in more if self._similar(chosen[0], one)]
+        return chosen
 
     def _pop_others(self, now: float, first: list[Sequence], chunk: int, room: int) -> list[Sequence]:
         """Lower-ranked sequences, as many as do not prolong the run of `first` too much."""
@@ -316,9 +317,7 @@ class Scheduler:
         return self._order[0].pop_low_level(now, policy.max_batch == 1 or policy.grouping == "alone")
 
     def _sweep(self, now: float) -> None:
-        """Drop all late or cancelled sequences in the queue, every half second."""
-        if now < self._next_sweep:
-            return
+        """Drop all late or cancelled sequences in the queue."""
         self._next_sweep = now + _SWEEP_SECONDS
         for lane in self._lanes.values():
             lane.sweep(now)
@@ -382,24 +381,27 @@ class Scheduler:
         return min(self.policy.max_chunk, max(1, int(steps)))
 
     def _best_chunk(self, ends: list[int], limit: int) -> int:
-        """The chunk with the most useful steps per second. `ends` are the steps that the rows need, ascending.
+        """The longest chunk with about the most useful steps per second. `ends`: the steps that rows need, ascending.
 
         Only a length at which a row ends can be best: up to there, each further step is useful for as many rows and
-        the fixed cost is shared by more steps. Beyond the best length the rate only falls, as fewer rows are left.
+        the fixed cost is shared by more steps. Beyond the best length the rate only falls, as fewer rows are left. As
+        long as it falls little, more rows end in this run, so that fewer runs are needed.
         """
         cost, rows = self.policy.cost, len(ends)
         fixed, each = cost.before_steps(rows), cost.step_seconds(rows)
-        best, best_rate, before = 1, 0.0, 0
-        for index, end in enumerate(ends):
-            end = min(end, limit)
-            rate = (before + end * (rows - index)) / (fixed + end * each)
-            if rate < best_rate:
+        chunk, best_rate, before = 1, 0.0, 0
+        for end in ends:
+            if end > limit:
+                end = limit
+            rate = (before + end * rows) / (fixed + end * each)
+            if rate < _CLOSE * best_rate:
                 break
-            best, best_rate = end, rate
+            chunk, best_rate = end, max(rate, best_rate)
             if end == limit:
                 break
             before += end
-        return best
+            rows -= 1
+        return chunk
 
 
 def _rank_of(sequence: Sequence) -> Rank:
