@@ -1,10 +1,11 @@
 """Heavy decoding and encoding: a worker that dies or hangs fails its own call, and the server goes on."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +23,27 @@ def find_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
 
 
-def run(
-    test: Callable[[CodecPool], Awaitable[None]], size: int = 1, seconds: float = 20.0, largest: int = 10**8
-) -> None:
+def run(test: Callable[[CodecPool], Awaitable[None]], size: int = 1, largest: int = 10**8) -> None:
     """Run a test with a pool."""
 
     async def main() -> None:
-        pool = CodecPool(size, seconds, largest)
+        pool = CodecPool(size, largest=largest)
         try:
             await test(pool)
         finally:
             pool.close()
 
     asyncio.run(main())
+
+
+@contextlib.contextmanager
+def limited(pool: CodecPool) -> Iterator[None]:
+    """Give calls one second. A worker that starts on a busy machine may take longer."""
+    before, pool._seconds = pool._seconds, 1.0
+    try:
+        yield
+    finally:
+        pool._seconds = before
 
 
 def test_a_call_gives_its_result_or_its_error() -> None:
@@ -93,12 +102,12 @@ def test_a_call_that_takes_too_long_is_given_up() -> None:
     async def test(pool: CodecPool) -> None:
         assert await pool.call(pooled.double, 2) == 4  # the worker has started
         started = time.monotonic()
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceeded), limited(pool):
             await pool.call(pooled.sleep, 600.0)
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 60
         assert await pool.call(pooled.double, 3) == 6
 
-    run(test, seconds=5.0)
+    run(test)
 
 
 @pytest.mark.slow
@@ -110,11 +119,11 @@ def test_writing_to_a_worker_that_does_not_read_is_limited_too() -> None:
         worker = pool._children[0]._process
         assert worker is not None
         os.kill(worker.pid, 19)
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceeded), limited(pool):
             await pool.call(pooled.size, bytes(10_000_000))
         assert await pool.call(pooled.size, bytes(10_000_000)) == 10_000_000
 
-    run(test, seconds=5.0)
+    run(test)
 
 
 @pytest.mark.slow
@@ -176,6 +185,22 @@ def test_large_arrays_and_bodies_arrive_as_they_were_sent() -> None:
     run(test)
 
 
+@pytest.mark.slow
+def test_an_answer_takes_memory_as_it_arrives(tmp_path: Path) -> None:
+    """Memory that is filled in advance holds the interpreter's lock for half a millisecond a megabyte."""
+    size, log = 2**30, tmp_path / "resident"
+
+    async def test(pool: CodecPool) -> None:
+        await pool.call(pooled.double, 1)
+        before = pooled.resident(os.getpid())
+        with pytest.raises(Internal, match="died"):
+            await pool.call(pooled.announce, size, str(log))
+        assert int(log.read_text()) - before < size / 4
+
+    run(test)
+
+
+@pytest.mark.slow
 def test_closing_ends_what_waits_for_a_worker(tmp_path: Path) -> None:
     async def test(pool: CodecPool) -> None:
         calls = [pool.call(pooled.wait_for, str(tmp_path / "never")) for _ in range(3)]

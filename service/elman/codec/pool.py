@@ -242,7 +242,7 @@ def _packed(value: Any) -> list[memoryview]:
     return [memoryview(head + content), *buffers]
 
 
-def _unpacked(message: bytes | bytearray) -> Any:
+def _unpacked(message: bytes | memoryview) -> Any:
     """The value of a message. Its arrays have their memory in the message."""
     view = memoryview(message)
     (number,) = struct.unpack_from("!Q", view)

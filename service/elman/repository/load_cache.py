@@ -72,7 +72,7 @@ class LoadCache:
             os.utime(path)  # so that it is not the first to be removed
         return content[_DIGEST_NBYTES:]
 
-    def write(self, key: str, answer: bytes | bytearray) -> None:
+    def write(self, key: str, answer: bytes | memoryview) -> None:
         """Keep an answer, if there is room for it."""
         if len(answer) + _DIGEST_NBYTES > self.limit:
             return
@@ -168,7 +168,7 @@ def _processor() -> str:
     return "\n".join([platform.machine(), *found])
 
 
-def _seal(key: str, answer: bytes | bytearray | memoryview) -> bytes:
+def _seal(key: str, answer: bytes | memoryview) -> bytes:
     digest = hashlib.sha256(key.encode())
     digest.update(answer)
     return digest.digest()

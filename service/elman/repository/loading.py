@@ -72,7 +72,7 @@ class Loader:
                     cache.write(key, answer)
         return model
 
-    def _load(self, path: Path, name: str, version: int) -> tuple[Model, bytearray]:
+    def _load(self, path: Path, name: str, version: int) -> tuple[Model, memoryview]:
         """The model, and the answer of the child."""
         try:
             answer = self._child.call(json.dumps([str(path), name, version]).encode(), self.timeout)
@@ -142,7 +142,7 @@ class _Answer(msgspec.Struct):
     refused: _Refused | None = None
 
 
-def _decode_answer(answer: bytearray | memoryview) -> Model:
+def _decode_answer(answer: memoryview) -> Model:
     decoded = msgspec.msgpack.decode(answer, type=_Answer, dec_hook=_dec_hook)
     if decoded.model is not None:
         return decoded.model
