@@ -27,7 +27,7 @@ CACHE = Path(os.environ.get("ELMAN_TEST_CACHE", ROOT / ".cache"))
 LOADS = CACHE / "loads"
 
 _START_TIMEOUT = 180.0
-_STOP_TIMEOUT = 40.0
+_STOP_TIMEOUT = 60.0
 
 
 @dataclass
@@ -76,6 +76,22 @@ class RunningServer:
         until = time.monotonic() + timeout
         while self.stats()[name, labels] != value:
             assert time.monotonic() < until, f"{name} did not become {value}"
+            time.sleep(0.02)
+
+    def wait_until_taken(self, number: int, timeout: float = 60.0) -> None:
+        """Wait until so many requests to predict, each of one sequence, are under way or answered.
+
+        On a busy machine the first may be answered before the last is sent.
+        """
+        until = time.monotonic() + timeout
+        while True:
+            answered, stats = 0.0, self.stats()
+            for (name, labels), value in stats.items():
+                if name == "elman_requests_total" and labels[-1].endswith("/predict"):
+                    answered += value
+            if stats["elman_pending_sequences", ()] + answered >= number:
+                return
+            assert time.monotonic() < until, f"{number} requests were not taken"
             time.sleep(0.02)
 
 

@@ -1,5 +1,6 @@
 """SIGTERM: what is in flight is answered, what stalls is left, and the process ends with 0."""
 
+import contextlib
 import signal
 import socket
 import time
@@ -32,34 +33,13 @@ def test_requests_in_flight_are_answered_before_the_server_ends(
     content = long.tobytes()
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(server.client.post, URL, content=content, headers=HEADERS) for _ in range(8)]
-        server.wait_for("elman_pending_sequences", 8.0)
+        server.wait_until_taken(8)
         server.process.send_signal(signal.SIGTERM)
         responses = [answer.result() for answer in answers]
     assert [response.status_code for response in responses] == [200] * 8
     wanted = expected("vowels-lstm", long)[-1].tobytes()
     assert {response.content for response in responses} == {wanted}
-    assert server.process.wait(10) == 0
-
-
-def test_a_stopping_server_takes_no_new_connections(
-    start_server: Callable[..., RunningServer], long: np.ndarray
-) -> None:
-    server = start_server(drain_timeout=60, max_queue_seconds=3600)
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(server.client.post, URL, content=long.tobytes(), headers=HEADERS)
-        server.wait_for("elman_pending_sequences", 1.0)
-        server.process.send_signal(signal.SIGTERM)
-        until = time.monotonic() + 5.0
-        refused = False
-        while not refused and not answer.done() and time.monotonic() < until:
-            try:
-                with socket.create_connection(("127.0.0.1", server.port), timeout=1):
-                    time.sleep(0.02)
-            except OSError:
-                refused = True
-        assert refused
-        assert answer.result().status_code == 200
-    assert server.process.wait(10) == 0
+    assert server.process.wait(60) == 0
 
 
 def test_a_stalled_client_does_not_keep_a_stopping_server_alive(start_server: Callable[..., RunningServer]) -> None:
@@ -73,7 +53,7 @@ def test_a_stalled_client_does_not_keep_a_stopping_server_alive(start_server: Ca
         silent.sendall(b"POST /v1/mod")
         time.sleep(0.2)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(15) == 0
+        assert server.process.wait(60) == 0
 
 
 def test_work_that_does_not_end_in_time_is_given_up(start_server: Callable[..., RunningServer]) -> None:
@@ -81,9 +61,9 @@ def test_work_that_does_not_end_in_time_is_given_up(start_server: Callable[..., 
     url, endless = "/v1/models/names-gru/predict", np.zeros(1_000_000, "<i4").tobytes()
     with ThreadPoolExecutor(24) as pool:
         answers = [pool.submit(server.client.post, url, content=endless, headers=HEADERS) for _ in range(24)]
-        server.wait_for("elman_pending_sequences", 24.0)
+        server.wait_until_taken(24)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
         for answer in answers:
             # Told that the server stops, or cut off, or done in time after all.
             error = answer.exception()
@@ -93,19 +73,21 @@ def test_work_that_does_not_end_in_time_is_given_up(start_server: Callable[..., 
                 assert (answer.result().status_code, answer.result().json()["code"]) == (503, "draining")
 
 
-def test_an_interrupt_from_the_keyboard_ends_it_as_well_once_a_body_on_its_way_is_answered(
-    start_server: Callable[..., RunningServer], long: np.ndarray
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopping_server_takes_no_new_connections_and_answers_a_body_on_its_way(
+    start_server: Callable[..., RunningServer], long: np.ndarray, number: signal.Signals
 ) -> None:
-    server = start_server(drain_timeout=60)
+    server = start_server(drain_timeout=60, body_timeout=60)
     content = long[:100].tobytes()
     head = f"POST {URL} HTTP/1.1\r\nhost: test\r\ncontent-type: {HEADERS['content-type']}\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content[:1000])
         assert server.client.get("/livez").status_code == 200  # so the first piece was read
-        server.process.send_signal(signal.SIGINT)
+        server.process.send_signal(number)
         with pytest.raises(httpx.ConnectError):
             while True:
-                httpx.get(f"{server.url}/livez")
+                with contextlib.suppress(httpx.ReadError, httpx.RemoteProtocolError):  # it had not been accepted
+                    httpx.get(f"{server.url}/livez", timeout=60)
         connection.sendall(content[1000:])
         assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
-    assert server.process.wait(15) == 0
+    assert server.process.wait(60) == 0

@@ -99,6 +99,14 @@ class InputFormat:
         """The id of each token; None without a vocabulary."""
         return None if self.vocabulary is None else {token: i for i, token in enumerate(self.vocabulary)}
 
+    @cached_property
+    def character_ids(self) -> Array:
+        """The id of each character by its code point, int64; -1 for one that is no token, and as the last entry."""
+        ids = {ord(token): i for token, i in (self.token_ids or {}).items() if len(token) == 1}
+        table = np.full(max(ids, default=0) + 2, -1)
+        table[list(ids)] = list(ids.values())
+        return table
+
     def normalised(self, text: str) -> str:
         """A text in the Unicode form of the vocabulary."""
         return unicodedata.normalize("NFC", text) if self.normalisation == "NFC" else text

@@ -1,6 +1,5 @@
 """Text to token ids: one character a token, in the Unicode form that the vocabulary has."""
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -24,22 +23,35 @@ def read_text(text: str, format: InputFormat, where: str, limits: Limits) -> tup
     Of those the first 20 different ones are listed. Raises EmptySequence, TooLong, UnknownToken, and InvalidField if
     the model has no vocabulary.
     """
-    table = format.token_ids
-    if table is None:
+    if format.token_ids is None:
         raise InvalidField(f"{format.name} has no vocabulary, so it takes no text", where=where, expected="token ids")
     read = format.normalised(text)
     check_length(len(read), where, limits)
-    unknown = table.get(format.unknown) if format.unknown is not None else None
-    ids = [table.get(character, unknown) for character in read]
-    if None in ids:
-        step = ids.index(None)
-        counted = "" if read == text else ". Its place is counted in the text's NFC form"
-        raise UnknownToken(f"the character {read[step]!r} is not in the vocabulary{counted}", where=f"{where}[{step}]")
-    return np.array(ids, format.numpy_dtype), _missing(read, table) if unknown in ids else ()
+    codes = np.frombuffer(read.encode("utf-32-le", "surrogatepass"), np.uint32)
+    ids = format.character_ids.take(codes, mode="clip")
+    unknown: Unknown = ()
+    if ids.min() < 0:
+        missing = ids < 0
+        instead = None if format.unknown is None else format.token_ids.get(format.unknown)
+        if instead is None:
+            step = int(missing.argmax())
+            counted = "" if read == text else ". Its place is counted in the text's NFC form"
+            raise UnknownToken(
+                f"the character {read[step]!r} is not in the vocabulary{counted}", where=f"{where}[{step}]"
+            )
+        unknown = _counted(codes[missing])
+        ids[missing] = instead
+    return ids.astype(format.numpy_dtype, copy=False), unknown
 
 
-def _missing(text: str, table: dict[str, int]) -> Unknown:
-    return tuple(Counter([one for one in text if one not in table]).items())[:_MOST_UNKNOWN]
+def _counted(codes: Array) -> Unknown:
+    """The first different characters, by their code points, each with its count."""
+    found: list[tuple[str, int]] = []
+    while len(codes) and len(found) < _MOST_UNKNOWN:
+        others = codes != codes[0]
+        found.append((chr(codes[0]), len(codes) - int(np.count_nonzero(others))))
+        codes = codes[others]
+    return tuple(found)
 
 
 def listed_unknown(unknown: Unknown) -> list[dict[str, Any]]:
