@@ -1,4 +1,4 @@
-"""A request with thousands of short sequences does not hold the event loop."""
+"""A request with thousands of short sequences, or with a long text, does not hold the event loop."""
 
 import asyncio
 import time
@@ -11,13 +11,22 @@ import pytest
 
 from elman.app import create_app
 from elman.settings import Settings
+from tests.running import STORE
 from tests.waiting import assert_undisturbed
 
 pytestmark = pytest.mark.slow
 
 NUM_SEQUENCES = 18_000
 # Processor time of the event loop's thread between two of its turns, which depends little on other processes.
-MOST_SECONDS = 0.06
+MOST_SECONDS = 0.05
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many")
+    for name in ("names-gru", "vowels-gru", "sunspots-gru"):
+        (folder / name).symlink_to(STORE / name)
+    return folder
 
 
 async def ask(models: Path, path: str, body: Any) -> tuple[Any, float]:
@@ -39,29 +48,41 @@ async def ask(models: Path, path: str, body: Any) -> tuple[Any, float]:
     ):
         content = client.build_request("POST", path, json=body)
         watching = asyncio.create_task(watch())
+        await asyncio.sleep(0)  # it has begun
         response = await client.send(content)
         watching.cancel()
         assert response.status_code == 200, response.text[:300]
-        alone = await client.post(path, json={**body, "sequences": body["sequences"][-1:]})
+        last = {name: value[-1:] if isinstance(value, list) else value for name, value in body.items()}
+        alone = await client.post(path, json=last)
         return (response.json()["results"], alone.json()["results"][0]), longest
 
 
+TEXTS = ["Ab"] * (NUM_SEQUENCES - 1) + ["Zoe"]
+LONG = ["~" * 500_000]  # not so long that the codec pool decodes it
+
+
 @pytest.mark.parametrize(
-    ("name", "sequences"),
+    ("path", "body"),
     [
-        ("names-gru", ["Ab"] * (NUM_SEQUENCES - 1) + ["Zoe"]),
-        ("vowels-gru", [[[0.5] * 12]] * (NUM_SEQUENCES - 1) + [np.eye(12).tolist()]),
+        ("names-gru/predict", {"sequences": TEXTS}),
+        ("names-gru/predict", {"sequences": TEXTS, "return_state": True}),
+        ("names-gru/predict", {"sequences": TEXTS, "hidden": True}),
+        ("vowels-gru/predict", {"sequences": [[[0.5] * 12]] * (NUM_SEQUENCES - 1) + [np.eye(12).tolist()]}),
+        ("names-gru/predict", {"sequences": LONG}),
+        ("sunspots-gru/forecast", {"series_list": [[1.0, 2.0]] * NUM_SEQUENCES, "horizon": 2}),
     ],
-    ids=["texts", "rows"],
+    ids=["texts", "texts with states", "texts with traces", "rows", "one long text", "series"],
 )
-def test_thousands_of_short_sequences_do_not_hold_the_event_loop(
-    small_store: Path, name: str, sequences: list[Any]
+def test_what_a_request_of_megabytes_needs_does_not_hold_the_event_loop(
+    models: Path, path: str, body: dict[str, Any]
 ) -> None:
+    many = body.get("sequences") or body["series_list"]
+
     def longest_turn() -> float:
-        body = {"sequences": sequences}
-        (results, alone), longest = asyncio.run(ask(small_store, f"/v1/models/{name}/predict", body))
-        assert len(results) == NUM_SEQUENCES
-        assert results[-1] == alone and results[0]["length"] == len(sequences[0])
+        (results, alone), longest = asyncio.run(ask(models, f"/v1/models/{path}", body))
+        assert len(results) == len(many)
+        for name in ("output", "point", "length"):
+            assert results[-1].get(name) == alone.get(name)
         return longest
 
     assert_undisturbed(longest_turn, lambda seconds: seconds < MOST_SECONDS)

@@ -13,7 +13,7 @@ from elman.codec.autoregressive import AutoregressiveDecoder, session_in
 from elman.codec.octets import check_no_query
 from elman.codec.pool import is_heavy
 from elman.engine.sequence import Inputs, Sequence
-from elman.engine.work import Steps, run
+from elman.engine.work import Steps, aside_if, run
 from elman.errors import EmptySequence, InvalidField, NotFiniteOutput, UnsupportedMediaType
 from elman.http.endpoint import Request
 from elman.repository.network import Array
@@ -21,6 +21,9 @@ from elman.sessions.snapshot import Snapshot
 from elman.sessions.store import Record
 
 T = TypeVar("T", bound=tuple[Any, ...])
+
+# More sequences than this are made ready in a thread, as that takes milliseconds.
+_MANY = 50
 
 
 @dataclass(slots=True)
@@ -112,7 +115,15 @@ def advance(
     served: ServedModel, inputs: list[Inputs], starts: list[Snapshot], deadline: float, where: str | list[str]
 ) -> Steps[list[Snapshot]]:
     """Run each sequence from its snapshot, and return the snapshot after it. `where` is as for `run`."""
-    sequences = [
+    many = len(inputs) > _MANY
+    sequences = yield from aside_if(many, _continuing, inputs, starts, deadline)
+    yield from run(served.queue, sequences, where)
+    return (yield from aside_if(many, _snapshots_after, sequences, starts))
+
+
+def _continuing(inputs: list[Inputs], starts: list[Snapshot], deadline: float) -> list[Sequence]:
+    """Sequences that go on from snapshots, and keep their state."""
+    return [
         Sequence(
             one.data,
             state=start.state,
@@ -123,7 +134,9 @@ def advance(
         )
         for one, start in zip(inputs, starts, strict=True)
     ]
-    yield from run(served.queue, sequences, where)
+
+
+def _snapshots_after(sequences: list[Sequence], starts: list[Snapshot]) -> list[Snapshot]:
     return [
         replace(start, state=sequence.final_state or b"", output=np.array(sequence.outputs[-1][-1]))
         for sequence, start in zip(sequences, starts, strict=True)

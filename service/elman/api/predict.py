@@ -91,7 +91,7 @@ class Prediction(Run):
         self.check()
         if self.octets:
             return octets_response(self.served, outputs_of(self.sequences[0]), self.options.returns)
-        return self.endpoint.encoded(self, None)
+        return self.endpoint.encoded(self)
 
 
 class Predict:
@@ -216,35 +216,53 @@ class Predict:
         """Run a request with state: open its tokens, run, and seal new ones. Many tokens are handled in a thread."""
         check_streaming(served)
         many = len(inputs) > _MANY_TOKENS
-        owner = request.owner
-        segments = yield from aside_if(many, self._segments, options, served, owner, inputs)
-        deadline = request.deadline(options.timeout)
-        wanted = {"keep_state": options.return_state, "keep_trace": options.hidden, "heads": bool(options.heads)}
-        sequences = [part.sequence(returns=options.returns, deadline=deadline, **wanted) for _, part in segments]
-        prediction = Prediction(self, served, options, sequences, octets, owner, segments)
-        prediction.unknown = list(map(_UNKNOWN, inputs))
-        prediction.memories = [part.memory for _, part in segments]
+        prediction = yield from aside_if(many, self._with_state, request, served, octets, options, inputs)
         yield prediction
         prediction.check()
         extras = yield from aside_if(many, self._extras, prediction)
         if octets:
             headers = [(b"elman-" + name.encode(), str(value).encode()) for name, value in extras[0].items()]
-            return octets_response(served, outputs_of(sequences[0]), options.returns, headers)
+            return octets_response(served, outputs_of(prediction.sequences[0]), options.returns, headers)
         return (yield from self._response(prediction, extras))
 
+    def _with_state(
+        self,
+        request: Request,
+        served: ServedModel,
+        octets: bool,
+        options: PredictRequest[Any, Any],
+        inputs: list[Inputs],
+    ) -> Prediction:
+        """The work that runs sequences from their states. Raises like `open_token`."""
+        owner, deadline = request.owner, request.deadline(options.timeout)
+        segments = self._segments(options, served, owner, inputs)
+        wanted = {"keep_state": options.return_state, "keep_trace": options.hidden, "heads": bool(options.heads)}
+        sequences = [part.sequence(returns=options.returns, deadline=deadline, **wanted) for _, part in segments]
+        prediction = Prediction(self, served, options, sequences, octets, owner, segments)
+        prediction.unknown = list(map(_UNKNOWN, inputs))
+        prediction.memories = [part.memory for _, part in segments]
+        return prediction
+
     def _response(self, prediction: Prediction, extras: list[dict[str, Any]] | None) -> Steps[Response]:
-        """In a script: the response that `encoded` gives."""
-        outcome = self.encoded(prediction, extras)
+        """In a script: the response to a request whose sequences are done."""
+        rows = yield from aside_if(len(prediction.sequences) > _MANY_ANSWERS, self._rows, prediction)
+        outcome = self._encoded(prediction, rows, extras)
         if isinstance(outcome, Wait):
             yield outcome
             outcome = outcome.respond()
-        assert isinstance(outcome, Response), "encoded() gives a response or waits for one"
+        assert isinstance(outcome, Response), "_encoded() gives a response or waits for one"
         return outcome
 
-    def encoded(self, work: Prediction, extras: list[dict[str, Any]] | None) -> Response | Work:
+    def encoded(self, work: Prediction) -> Response | Work:
         """The answer as JSON. The codec pool encodes it if that takes milliseconds."""
-        served, options, rows = work.served, work.options, self._rows(work)
-        if options.hidden or work.num_numbers > MANY:
+        return self._encoded(work, self._rows(work), None)
+
+    def _encoded(
+        self, work: Prediction, rows: list[OutputRows], extras: list[dict[str, Any]] | None
+    ) -> Response | Work:
+        """As `encoded`, with the further fields of each result."""
+        served, options = work.served, work.options
+        if options.hidden or work.num_numbers > MANY or len(rows) > _MANY_ANSWERS:
             return self.server.pool.work(
                 lambda content: Response(content, model=served.key),
                 encode_answer,
