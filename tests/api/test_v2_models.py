@@ -12,13 +12,13 @@ import httpx
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from elman.app import create_app
 from elman.settings import Settings
 from tests import named
-from tests.api.test_grpc import Channel
-from tests.api.test_v2 import HEADER_LENGTH, binary, outputs, rows, tensor
+from tests.api.test_grpc import Channel, request
+from tests.api.test_v2 import HEADER_LENGTH, NUMPY, binary, outputs, rows, tensor
 from tests.reference import STORE, Array, expected, same_bits
 from tests.repository import graphs
 from tests.running import RunningServer, running_server
@@ -62,7 +62,33 @@ def window() -> ModelProto:
     return graphs.tagger("GRU", time=5, after=after, tensors=tensors)
 
 
+KINDS = {
+    "BOOL": TensorProto.BOOL, "INT8": TensorProto.INT8, "INT16": TensorProto.INT16, "INT32": TensorProto.INT32,
+    "INT64": TensorProto.INT64, "UINT8": TensorProto.UINT8, "UINT16": TensorProto.UINT16, "UINT32": TensorProto.UINT32,
+    "UINT64": TensorProto.UINT64,
+}  # fmt: skip
+
+
+def kinds() -> ModelProto:
+    """The output of each step a hundredfold, as numbers of each kind that has no point."""
+    casts = [
+        helper.make_node("Cast", ["large" if kind[0] == "U" else "hundred"], [kind], to=to)
+        for kind, to in KINDS.items()
+    ]
+    after = (
+        helper.make_node("Identity", ["steps"], ["output"]),
+        helper.make_node("Mul", ["steps", "by"], ["hundred"]),
+        helper.make_node("Abs", ["hundred"], ["large"]),
+        *casts,
+    )
+    proto = graphs.tagger("GRU", after=after, tensors=(graphs.constant("by", [100], np.float32),))
+    shape = ["batch", "time", HIDDEN]
+    proto.graph.output.extend(helper.make_tensor_value_info(kind, to, shape) for kind, to in KINDS.items())
+    return proto
+
+
 PROTOS = {
+    "kinds": kinds(),
     "tagger": named.tagger(),
     "time-first": time_first(),
     "one-step": one_step(),
@@ -192,6 +218,35 @@ def test_many_bytes_alone_are_one_long_row(odd: RunningServer) -> None:
     response = odd.client.post("/v2/models/time-first/infer", content=data.tobytes(), headers={HEADER_LENGTH: "0"})
     right = alone("time-first", input=data, h=np.zeros((1, 1, HIDDEN), np.float32))
     assert same_bits(outputs(response)["output"], right["output"])
+
+
+def test_outputs_of_every_kind_are_those_of_the_graph_in_each_form(odd: RunningServer) -> None:
+    data = rows(2, 4, FEATURES)
+    right = alone("kinds", input=data)
+    sent = binary([("input", "FP32", [*data.shape], data.tobytes())], parameters={"binary_data_output": True})
+    answer = Channel(odd, ()).infer(request(data, model="kinds"))
+    over_grpc = {
+        one.name: np.frombuffer(content, NUMPY[one.datatype]).reshape(one.shape)
+        for one, content in zip(answer.outputs, answer.raw_output_contents, strict=True)
+    }
+    forms = [
+        outputs(ask(odd, "kinds", tensor(data))),
+        outputs(odd.client.post("/v2/models/kinds/infer", **sent)),
+        over_grpc,
+    ]
+    for found in forms:
+        assert list(found) == ["output", *KINDS]
+        for kind in KINDS:
+            assert found[kind].dtype == right[kind].dtype == np.dtype(NUMPY[kind])
+            assert found[kind].tobytes() == right[kind].tobytes(), kind
+    wanted = [{"name": kind, "parameters": {"classification": 1}} for kind in ("BOOL", "UINT64")]
+    classes = outputs(ask(odd, "kinds", tensor(data), outputs=wanted))
+    for kind, texts in classes.items():
+        best = right[kind].argmax(axis=2)
+        values = np.take_along_axis(right[kind], best[..., None], 2).astype(int)[..., 0]
+        assert texts[..., 0].tolist() == [
+            [f"{value}:{index}" for value, index in zip(*row, strict=True)] for row in zip(values, best, strict=True)
+        ]
 
 
 def test_bytes_alone_need_one_input(odd: RunningServer) -> None:

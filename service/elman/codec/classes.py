@@ -25,6 +25,6 @@ def classified(scores: Array, axes: int, count: int, labels: Sequence[str]) -> A
     for at, (row, indices) in enumerate(zip(rows, order.tolist(), strict=True)):
         for place, index in enumerate(indices):
             label = f":{labels[index]}" if labels else ""
-            value = f"{row[index]:f}" if scores.dtype.kind == "f" else row[index]
+            value = f"{row[index]:f}" if scores.dtype.kind == "f" else int(row[index])
             found[at, place] = f"{value}:{index}{label}".encode()
     return found.reshape(*scores.shape[:axes], count)
