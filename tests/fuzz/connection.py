@@ -9,7 +9,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from elman.engine.work import Work
-from elman.errors import ElmanError
+from elman.errors import ElmanError, Forbidden
 from elman.http.bodies import Bodies
 from elman.http.callers import ANYONE, Caller
 from elman.http.connections import Connections
@@ -21,6 +21,10 @@ from tests.fuzz.linear import check_linear
 _MAX_BODY = 100_000
 # Turns of the event loop in which a complete request is answered.
 _TURNS = 20
+
+
+# How the paths begin that are served by the endpoint, and that are refused.
+ECHOED, REFUSED = ("/echo", "/v2/models/"), "/refused"
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,12 @@ class Answer:
 class Echo:
     """An endpoint that answers with the body of its request."""
 
-    def __init__(self, methods: list[str]) -> None:
-        self._methods = methods
+    def __init__(self, app: "Application") -> None:
+        self._app = app
 
     def parse(self, request: Request) -> Work | Response:
-        self._methods.append("POST")
+        self._app.methods.append("POST")
+        self._app.targets.append((request.parameters["path"], request.query))
         return Response(request.body)
 
 
@@ -58,7 +63,12 @@ class Counters:
 
 
 class Application:
-    """A POST to a path that begins with `/echo` goes to the endpoint; every other request is served as ASGI."""
+    """A POST to a path of `ECHOED` goes to the endpoint, one of `REFUSED` nowhere; others are served as ASGI.
+
+    Attributes:
+        methods: of the requests that it was given.
+        targets: the path and the query of those that went to the endpoint.
+    """
 
     exchange = HTTPExchange
 
@@ -68,6 +78,7 @@ class Application:
         self.bodies = Bodies(_MAX_BODY, 30.0)
         self.connections = Connections(100, 0)
         self.methods: list[str] = []
+        self.targets: list[tuple[str, bytes]] = []
 
     def party(self, headers: Any, address: bytes) -> bytes:
         return address
@@ -76,9 +87,11 @@ class Application:
         return False
 
     def find(self, path: str, headers: Any) -> Route | None:
-        if not path.startswith("/echo"):
+        if path.startswith(REFUSED):
+            raise Forbidden("this path is refused")
+        if not path.startswith(ECHOED):
             return None
-        return Route(Echo(self.methods), {}, "/echo", Caller(ANYONE, frozenset()), self.driver)
+        return Route(Echo(self), {"path": path}, "/echo", Caller(ANYONE, frozenset()), self.driver)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.methods.append(scope["method"])
@@ -172,6 +185,7 @@ class Connection:
 
     async def _written(self, pieces: list[bytes], turns: int) -> tuple[bytes, bool]:
         self.app.methods.clear()
+        self.app.targets.clear()
         wire, state = Wire(), ServerState()
         protocol = HTTPProtocol(self._config, state, {})
         protocol.connection_made(wire)

@@ -1,8 +1,8 @@
 """`python -m tests.fuzz.heads`: a head that repeats the last one is read as the parser reads it, in very many cases.
 
 A case is one connection. Its first request is remembered; the others repeat its head, or nearly so. The bytes of the
-answers, and whether the server closes, must be those of a server that parses every head. The cases follow from the
-seed. A case that differs is printed, and ends the search with another code than 0.
+answers, what the application was given, and whether the server closes, must be as with a server that parses every head.
+The cases follow from the seed. A case that differs is printed, and ends the search with another code than 0.
 """
 
 import argparse
@@ -11,9 +11,9 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 from elman.http import protocol
+from elman.http.repeated import RepeatedHead
 from tests.fuzz.connection import Connection
 
 # Turns of the event loop in which a request is answered before the next piece comes.
@@ -27,7 +27,14 @@ _COLONS = [b": ", b":", b":\t", b":  ", b": \t "]
 _FIELDS = [
     b"Content-Type: a/b", b"Accept: */*", b"X-A:", b"X-B: \xe9\xff", b"Connection: keep-alive", b"X-Content-Length: 7",
     b"X-C: content-length: 7", b"Authorization: Bearer k", b"Connection: close", b"Expect: 100-continue",
-    b"Transfer-Encoding: chunked", b"Upgrade: h2c", b"X-D: a\r\n b",
+    b"Transfer-Encoding: chunked", b"Upgrade: h2c", b"X-D: a\r\n b", b"Content-Encoding: gzip",
+]  # fmt: skip
+_TARGETS = [
+    b"/echo", b"/echo/1/steps?at=3", b"/echo/1/steps?at=4", b"/echo?", b"/echo??a", b"/echo?a=b&c=d", b"/echo//x",
+    b"//echo", b"/echo/../x", b"/echo%41", b"/echo?a=%41", b"/echo?a=+", b"/echo#a", b"/echo?a#b", b"/other",
+    b"/refused", b"/", b"*", b"", b"echo", b"http://t/echo", b"t:80", b"/echo /x", b"/echo\t", b"/echo\xe9", b"/ech\0o",
+    b"/echo\r\nX-E: 1",
+    b"/v2/models/m/infer", b"/echo/" + b"a" * 300, b"/echo?a=" + b"b" * 5000, b"/echo?" + b"a" * 40_000,
 ]  # fmt: skip
 _LENGTHS = [
     b"", b"0", b"+%d", b"-%d", b"0%d", b"00000000000%d", b"%d ", b" %d", b"\t%d", b"%d\t", b"%d,%d", b"0x%d", b"%d.0",
@@ -54,8 +61,8 @@ class Heads:
         before, after = self._head()
         requests = [self._request(before, after)]
         for _ in range(rng.randint(1, 4)):
-            make = rng.choices((self._request, self._wrong_length, self._changed, self._slipped), (4, 4, 2, 4))[0]
-            requests.append(make(before, after))
+            makes = self._request, self._wrong_length, self._changed, self._slipped, self._moved
+            requests.append(rng.choices(makes, (4, 4, 2, 4, 4))[0](before, after))
         if rng.random() < 0.1:
             requests.insert(rng.randint(0, len(requests)), rng.choice(_BETWEEN))
         return self._pieces(requests)
@@ -102,12 +109,19 @@ class Heads:
             )
         return self._request(before, after)
 
+    def _moved(self, before: bytes, after: bytes) -> bytes:
+        """Another target, and perhaps more that is not as it was."""
+        rng = self.rng
+        method, _, rest = before.partition(b" ")
+        moved = b" ".join((method, rng.choice(_TARGETS), rest.partition(b" ")[2]))
+        return rng.choices((self._request, self._wrong_length, self._slipped), (6, 1, 2))[0](moved, after)
+
     def _slipped(self, before: bytes, after: bytes) -> bytes:
         """A request with some bytes put in, left out or replaced."""
         rng = self.rng
         data = bytearray(self._request(before, after))
         for _ in range(rng.choice((1, 1, 2))):
-            at = rng.randint(0, len(data)) if rng.random() < 0.5 else min(len(data), len(before) + rng.randint(-4, 8))
+            at = rng.choice((rng.randint(0, len(data)), len(before) + rng.randint(-4, 8), rng.randint(0, 30)))
             data[at : at + rng.randint(0, 2)] = rng.choice(_SLIPS)
         return bytes(data)
 
@@ -129,7 +143,7 @@ class Compared:
     """Compares a server that repeats heads with one that parses all of them.
 
     Attributes:
-        counts: of `cases`; of `repeated` heads; and of heads that began as the one before, and `parsed`.
+        counts: of `cases`; of `repeated` heads; and of those that were compared with the last one, and `parsed`.
     """
 
     def __init__(self) -> None:
@@ -138,10 +152,9 @@ class Compared:
         self._take = take = protocol.HTTPProtocol._take_repeated
         counts = self.counts
 
-        def counted(self: protocol.HTTPProtocol, data: bytes, before: bytes, *rest: Any) -> bool:
-            taken = take(self, data, before, *rest)
-            if taken or data.startswith(before):
-                counts["repeated" if taken else "parsed"] += 1
+        def counted(self: protocol.HTTPProtocol, data: bytes, last: RepeatedHead) -> bool:
+            taken = take(self, data, last)
+            counts["repeated" if taken else "parsed"] += 1
             return taken
 
         self._counted: Callable[..., bool] = counted
@@ -153,13 +166,14 @@ class Compared:
         parsed = self._answers(pieces, lambda *_: False)
         return None if found == parsed else (found, parsed)
 
-    def _answers(self, pieces: list[bytes], take: Callable[..., bool]) -> tuple[bytes, bool, list[str]]:
+    def _answers(self, pieces: list[bytes], take: Callable[..., bool]) -> tuple[object, ...]:
         protocol.HTTPProtocol._take_repeated = take  # type: ignore[method-assign]
         try:
             written, closes = self._connection.written(pieces, _TURNS)
         finally:
             protocol.HTTPProtocol._take_repeated = self._take  # type: ignore[method-assign]
-        return _MADE_ID.sub(b"x-request-id: made\r\n", written), closes, list(self._connection.app.methods)
+        app = self._connection.app
+        return _MADE_ID.sub(b"x-request-id: made\r\n", written), closes, list(app.methods), list(app.targets)
 
     def close(self) -> None:
         self._connection.close()

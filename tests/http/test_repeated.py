@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from elman.http import protocol
+from elman.http.exchange import parse_target
+from elman.http.repeated import _LINE
 from tests.fuzz.connection import Connection
 
 pytestmark = pytest.mark.slow
@@ -88,3 +90,22 @@ def test_a_head_is_repeated_here(connection: Connection, monkeypatch: pytest.Mon
     )
     connection.hear([BEFORE + b"%d" % len(body) + AFTERS[0] + body for body in (b"hello", b"hello, world")], _TURNS)
     assert taken == [True]
+
+
+def test_a_head_is_repeated_with_other_targets(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    read = protocol.HTTPProtocol.on_url
+    monkeypatch.setattr(protocol.HTTPProtocol, "on_url", lambda self, url: parsed.append(url) or read(self, url))
+    targets = [b"/echo/a/steps?at=1", b"/echo/b/steps?at=17", b"/echo/b/steps?at=18", b"/echo?", b"/echo/a/steps?at=2"]
+    answers, closes = connection.hear([BEFORE.replace(b"/echo", one) + b"2\r\n\r\nok" for one in targets], _TURNS)
+    assert [one.body for one in answers] == [b"ok"] * len(targets) and not closes
+    assert parsed == targets[:1]
+    assert connection.app.targets == [(one.decode(), query) for one, _, query in (t.partition(b"?") for t in targets)]
+
+
+@given(target=st.text("/aZ09_.-?=&%#+~ \t", max_size=12).map(str.encode))
+def test_a_target_is_read_as_the_parser_reads_it(target: bytes) -> None:
+    line = _LINE.match(b"POST " + target + b" HTTP/1.1")
+    if line is not None and line[1] == target:
+        path, raw_path, query = parse_target(target)
+        assert (path.encode(), raw_path, query) == (line[2], line[2], line[3] or b"")

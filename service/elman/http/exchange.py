@@ -84,19 +84,31 @@ class Head:
         self.error: ElmanError | None = None
         self.path, self.raw_path, self.query = "", b"", b""
 
+    def at(self, url: bytes, raw_path: bytes, query: bytes) -> "Head":
+        """The same head with another target, of ASCII characters without escapes. Its route is not looked up yet."""
+        moved = Head.__new__(Head)
+        moved.method, moved.version, moved.keep_alive = self.method, self.version, self.keep_alive
+        moved.headers, moved.fields = self.headers, self.fields
+        moved.url, moved.path, moved.raw_path, moved.query = url, raw_path.decode("ascii"), raw_path, query
+        moved.route = moved.error = None
+        return moved
+
     def rewritten(self, without: bytes = b"") -> bytes:
         """Its bytes, less the fields of one name."""
         lines = [b"%b %b HTTP/%b" % (self.method, self.url, self.version.encode())]
         lines += [name + b": " + value for name, value in self.headers if name != without]
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
-    def find_route(self, find: Callable[[str, Mapping[bytes, bytes]], Route | None]) -> None:
-        """Set the route, or the error."""
+    def read_target(self) -> bool:
+        """Set the path and the query, or the error."""
         try:
             self.path, self.raw_path, self.query = parse_target(self.url)
         except InvalidHTTP as error:
             self.error, self.keep_alive = error, False
-            return
+        return self.error is None
+
+    def find_route(self, find: Callable[[str, Mapping[bytes, bytes]], Route | None]) -> None:
+        """Set the route, or the error."""
         try:
             if self.method == b"POST":
                 self.route = find(self.path, self.fields)

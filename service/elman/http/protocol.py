@@ -10,7 +10,6 @@ Of uvicorn it uses only what every protocol class must: the arguments of the con
 
 import asyncio
 import contextlib
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -27,6 +26,7 @@ from elman.http.callers import ANYONE
 from elman.http.connections import network_of, served_by
 from elman.http.endpoint import MAX_JOINED_BYTES, Pieces, Route
 from elman.http.exchange import ASGIExchange, Head, HTTPExchange, address_of
+from elman.http.repeated import RepeatedHead
 from elman.http.sites import HEALTH
 from elman.http.websocket import WebSocketProtocol
 
@@ -46,16 +46,12 @@ _EXTRA_SECONDS = 2.0
 
 _NEVER = float("inf")
 # A connection remembers its last head, because the next request often repeats it. After this many different heads it
-# stops. Longer heads are not worth the memory.
+# stops.
 _MAX_HEADS = 16
-_MAX_REPEATED_BYTES = 4096
 # Reading a piece of a body takes so many seconds a byte.
 _READ_SECONDS = 0.5e-9
 # Most requests of a connection that may wait for the response to the one before.
 _MAX_WAITING = 64
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})\r\n", re.IGNORECASE)
-# Requests with these fields are always parsed.
-_NOT_REPEATED = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 
 
 def check_framing(head: Head) -> None:
@@ -120,8 +116,7 @@ class HTTPProtocol(asyncio.Protocol):
         self._refused = self._head_again = False
         self.stopping = False
         self._drained: asyncio.Future[None] | None = None
-        # The last head that may be repeated: its bytes before and after the content length, parsed, and its party.
-        self._repeated: tuple[bytes, bytes, Head, bytes | None] | None = None
+        self._repeated: RepeatedHead | None = None
         self._num_heads = 0
         self._default_fields: list[tuple[bytes, bytes]] | None = None
         self._written_fields = b""
@@ -166,7 +161,7 @@ class HTTPProtocol(asyncio.Protocol):
         if self._refused:  # the rest of the request is read and forgotten
             return
         idle = self._current is None and not self._in_head and not self._in_body
-        if idle and self._repeated is not None and self._take_repeated(data, *self._repeated):
+        if idle and self._repeated is not None and self._take_repeated(data, self._repeated):
             return
         if self._in_head or idle:
             self._head_size += len(data)
@@ -187,42 +182,19 @@ class HTTPProtocol(asyncio.Protocol):
         self._last_head = None
 
     def _remember(self, data: bytes, head: Head) -> None:
-        """Keep a head for requests that repeat it. `data` must be exactly one whole request."""
+        """Keep a head for requests that repeat it."""
         self._num_heads += 1
-        end = data.find(b"\r\n\r\n") + 4
-        lengths = list(_LENGTH.finditer(data, 0, end))
-        if (
-            head.route is None
-            or end > _MAX_REPEATED_BYTES
-            or len(lengths) != 1
-            or int(lengths[0][1]) != len(data) - end
-            or len(head.fields) != len(head.headers)
-            or not head.keep_alive
-            or _NOT_REPEATED & head.fields.keys()
-        ):
-            return
-        start, stop = lengths[0].span(1)
-        self._repeated = data[:start], data[stop:end], head, self._taking
+        self._repeated = RepeatedHead.of(data, head, self._taking) or self._repeated
 
-    def _take_repeated(self, data: bytes, before: bytes, after: bytes, head: Head, party: bytes | None) -> bool:
-        """Take a whole request whose head equals the last one, except for the content length.
-
-        Such a head needs no parsing. Returns False for any other data, which then goes to the parser.
-        """
-        if not data.startswith(before):
-            return False
-        stop = data.find(b"\r\n", len(before), len(before) + 12)
-        digits = data[len(before) : stop]
-        if stop < 0 or not digits.isdigit() or not data.startswith(after, stop):
-            return False
-        start = stop + len(after)
-        size = len(data) - start
-        if int(digits) != size or size > self._bodies.limit:
+    def _take_repeated(self, data: bytes, last: RepeatedHead) -> bool:
+        """Take a whole request whose head repeats the last one. False for any other data, which is to be parsed."""
+        found = last.read(data, self._find, self._bodies.limit)
+        if found is None:
             return False
         self._head_size, self.deadline = 0, _NEVER
-        if party != self._taking:
-            self._take_turns_as(party)
-        self._take(self._exchange(self, head, data[start:], time.monotonic()))
+        if last.party != self._taking:
+            self._take_turns_as(last.party)
+        self._take(self._exchange(self, *found, time.monotonic()))
         return True
 
     def pause_writing(self) -> None:
@@ -308,7 +280,8 @@ class HTTPProtocol(asyncio.Protocol):
         head = self._last_head = self._head
         if self.parser.should_upgrade() and head.method != b"CONNECT":
             return
-        head.find_route(self._find)
+        if head.read_target():
+            head.find_route(self._find)
         served = self._exchange if head.route is not None or head.error is not None else ASGIExchange
         # An idle connection keeps no head: the next request may come late or never.
         self._head, self.url = _NO_HEAD, b""

@@ -36,14 +36,15 @@ class Sites:
                 "the server is not called by this name; ELMAN_ALLOWED_HOSTS lists those that it answers to",
                 where="header Host",
             )
-        if upgrade or method not in _SAFE_METHODS:
+        # Only browsers send these two fields.
+        if (b"origin" in headers or b"sec-fetch-site" in headers) and (upgrade or method not in _SAFE_METHODS):
             self._check_page(host, headers, upgrade)
 
     def _check_page(self, host: bytes, headers: Mapping[bytes, bytes], upgrade: bool) -> None:
         """Check a request that changes something, or a handshake."""
         origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site", b"").lower()
         if origin is None and not site:
-            return  # no browser
+            return
         # The browser itself says same-origin, also behind a proxy that names the server otherwise.
         allowed = site == b"same-origin" or (origin is not None and self._is_allowed_origin(origin))
         if not allowed and (site not in _OWN_SITES or (origin is not None and not _is_same(origin, host))):
