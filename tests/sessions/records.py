@@ -1,7 +1,9 @@
 """Records to put into stores, a clock that stands until it is moved, and states that say which they are."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from elman.sessions.store import Advance, Record, Usage, new_id, new_mark
 

@@ -2,8 +2,9 @@
 
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from elman.sessions.store import Record
 from elman.sessions.stores.lmdb import LMDBStore

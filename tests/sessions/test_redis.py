@@ -5,13 +5,14 @@ import functools
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from benchmarks.processes import free_port
 from elman.errors import OutcomeUnknown, StoreUnavailable

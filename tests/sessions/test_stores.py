@@ -1,15 +1,17 @@
 """What every store does, and that the one in a file does exactly what the one in memory does."""
 
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from msgspec.structs import replace
 
 from elman.errors import Quota
 from elman.sessions.store import Advance, Record, Store, Usage, key_of, new_id, new_mark
@@ -17,6 +19,7 @@ from elman.sessions.stores.lmdb import LMDBStore
 from elman.sessions.stores.memory import MemoryStore
 from elman.sessions.stores.redis import RedisStore
 from tests.redis_servers import MANY
+from tests.running import environment
 from tests.sessions.records import OTHER, OWNER, PLENTY, START, Clock, advance_of, advanced, new_record, state
 
 # Around every change of how a state is cut: in a head, in pieces, in pages for both, in pages for each.
@@ -402,3 +405,20 @@ def test_redis_answers_like_the_store_in_memory(shared_url: Callable[[str], str]
     machine = WithRedis.TestCase
     machine.settings = settings(stateful_step_count=40, max_examples=MANY or 20)
     machine().runTest()
+
+
+@pytest.mark.slow
+def test_processes_never_have_the_same_marks() -> None:
+    script = """
+import os
+from elman.sessions.store import new_mark
+new_mark()
+out, into = os.pipe()
+if not os.fork():
+    os.write(into, b"".join(new_mark() for _ in range(300)))
+    os._exit(0)
+theirs = os.read(out, 2400)
+marks = [theirs[at:at + 8] for at in range(0, 2400, 8)] + [new_mark() for _ in range(300)]
+assert len(theirs) == 2400 and len(set(marks)) == 600
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment(), timeout=60)

@@ -6,13 +6,14 @@ import logging
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from enum import Enum, auto
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from msgspec import Struct, field
+from msgspec.structs import replace
+
 from elman.engine.sequence import Sequence
-from elman.engine.work import Steps, wait
+from elman.engine.work import Steps, Work, wait
 from elman.errors import StepConflict, StepReused, StoreUnavailable, UnknownSession
 from elman.sessions.calls import StoreCalls, Trouble
 from elman.sessions.store import Advance, Record, Store, Usage, new_id, new_mark
@@ -27,12 +28,11 @@ _SWEPT = 2_000
 _REOPEN_SECONDS = 5.0
 # How often a step is tried that lost to another process.
 _TRIES = 4
-# Memory of a record beside its states.
+# Memory of a record beside its two states.
 _RECORD_NBYTES = 700
 
 
-@dataclass(frozen=True, slots=True)
-class StepIntent:
+class StepIntent(Struct, frozen=True, gc=False):
     """What a step request means to do to a session.
 
     Attributes:
@@ -48,8 +48,7 @@ class StepIntent:
     deadline: float = math.inf
 
 
-@dataclass(slots=True, eq=False)
-class StepWrite:
+class StepWrite(Struct, eq=False):
     """What is to be written once a step has run.
 
     Attributes:
@@ -85,11 +84,6 @@ class StepWrite:
 
 RunStep = Callable[[bytes, StepWrite | None], Steps[T]]
 """Runs a step from a snapshot, and does the write if there is one."""
-
-
-class _Verdict(Enum):
-    ADVANCE = auto()
-    REPLAY = auto()
 
 
 class Sessions:
@@ -192,7 +186,8 @@ class Sessions:
     def _most_of(self, owner: bytes) -> Usage:
         """What a caller may hold."""
         own = self.max_sessions_of(owner)
-        return self._most if own is None else replace(self._most, num_sessions=min(own, self._most.num_sessions))
+        most = self._most
+        return most if own is None else Usage(min(own, most.num_sessions), most.num_bytes)
 
     def read(self, owner: bytes, id: str) -> Steps[Record]:
         """A session, from the store. Raises StoreUnavailable, and UnknownSession, also for another caller's session."""
@@ -212,10 +207,13 @@ class Sessions:
 
     def find(self, owner: bytes, id: str) -> Steps[Record]:
         """A session, from the cache if it is there; also one that has ended. Raises what `read` raises."""
+        record = self._known(owner, id)
+        return (yield from self._stored(owner, id)) if record is None else record
+
+    def _known(self, owner: bytes, id: str) -> Record | None:
+        """A session from the cache; None if it is not there."""
         record = self._cached.get(id)
-        if record is None or record.owner != owner or record.expires_at <= time.time():
-            return (yield from self._stored(owner, id))
-        return record
+        return None if record is None or record.owner != owner or record.expires_at <= time.time() else record
 
     def owned(self, owner: bytes, limit: int, after: str | None, model: str | None) -> Steps[list[Record]]:
         """A caller's sessions by id. Raises StoreUnavailable."""
@@ -257,15 +255,14 @@ class Sessions:
         Returns what `run` returned, the session after it, and whether the steps had been done already.
         Raises UnknownSession, StepConflict, StepReused, StoreUnavailable, and what `run` raises.
         """
-        yield from self._take_turn(id, intent.at is not None, intent.deadline)
-        return (yield from self._in_turn(id, self._step(owner, id, intent, run)))
+        return self._in_turn(id, self._step(owner, id, intent, run), intent.at is not None, intent.deadline)
 
     def in_turn(self, id: str, steps: Steps[T], deadline: float) -> Steps[T]:
         """Run a script that steps a session when all that came before it are done. Raises what it raises."""
-        yield from self._take_turn(id, True, deadline)
-        return (yield from self._in_turn(id, steps))
+        return self._in_turn(id, steps, True, deadline)
 
-    def _in_turn(self, id: str, steps: Steps[T]) -> Steps[T]:
+    def _in_turn(self, id: str, steps: Steps[T], queue: bool, deadline: float) -> Steps[T]:
+        yield from self._take_turn(id, queue, deadline)
         try:
             return (yield from steps)
         except BaseException:
@@ -278,8 +275,8 @@ class Sessions:
     def _step(self, owner: bytes, id: str, intent: StepIntent, run: RunStep[T]) -> Steps[tuple[T, Record, bool]]:
         # Without `at`, only the store shows whether another process has stepped the session.
         fresh = self._shared and intent.at is None
-        record = yield from self._stored(owner, id) if fresh else self.find(owner, id)
-        if not fresh and not _moves_on(record, intent):
+        record = None if fresh else self._known(owner, id)
+        if record is None or not _moves_on(record, intent):
             record = yield from self._stored(owner, id)
         return (yield from self.advance(record, intent, run))
 
@@ -311,8 +308,8 @@ class Sessions:
         """In a turn: do the steps of a request, once, to a session as it is now. As `step`."""
         owner, id, digest = record.owner, record.id, record.digest
         for _ in range(_TRIES):
-            if _judge(record, intent) is _Verdict.REPLAY:
-                assert record.previous is not None, "judged"
+            if _is_replay(record, intent):
+                assert record.previous is not None, "there is something to repeat"
                 return (yield from run(record.previous, None)), record, True
             write = StepWrite(
                 id, record.mark, record.step + intent.length, intent.input_digest, time.time() + record.ttl
@@ -378,12 +375,17 @@ class Sessions:
             for id in [id for id, record in self._cached.items() if record.expires_at <= now]:
                 self._forget(id)
 
-    def _take_turn(self, id: str, queue: bool, deadline: float = math.inf) -> Steps[None]:
-        """Wait for the turn on a session. Raises StepConflict if another has it and `queue` is false."""
+    def _take_turn(self, id: str, queue: bool, deadline: float = math.inf) -> Iterable[Work]:
+        """What to wait for until it is the turn on a session. Raises StepConflict, unless it may `queue`."""
         waiting = self._turns.get(id)
-        if waiting is None:
-            self._turns[id] = deque()
-            return
+        if waiting is not None:
+            return self._wait_for_turn(id, waiting, queue, deadline)
+        self._turns[id] = deque()
+        return ()
+
+    def _wait_for_turn(
+        self, id: str, waiting: deque[asyncio.Future[None]], queue: bool, deadline: float
+    ) -> Steps[None]:
         if not queue:
             record = self._cached.get(id)
             raise StepConflict(
@@ -434,9 +436,9 @@ class Sessions:
 
     def _keep(self, record: Record) -> None:
         """Put a record into the cache."""
-        before = self._cached.pop(record.id, None)
+        self._forget(record.id)
         self._cached[record.id] = record
-        self._cached_nbytes += _nbytes(record) - (0 if before is None else _nbytes(before))
+        self._cached_nbytes += _nbytes(record)
         while self._cached_nbytes > self._cache_bytes:
             _, dropped = self._cached.popitem(last=False)
             self._cached_nbytes -= _nbytes(dropped)
@@ -448,7 +450,7 @@ class Sessions:
 
 
 def _nbytes(record: Record) -> int:
-    return _RECORD_NBYTES + len(record.snapshot) + len(record.previous or b"")
+    return _RECORD_NBYTES + 2 * len(record.snapshot)
 
 
 def _advanced(record: Record, write: StepWrite) -> Record:
@@ -472,12 +474,12 @@ def _moves_on(record: Record, intent: StepIntent) -> bool:
     return intent.at is None or intent.at == record.step
 
 
-def _judge(record: Record, intent: StepIntent) -> _Verdict:
-    """Whether to do new steps or to repeat the last answer. Raises StepConflict, StepReused, UnknownSession."""
+def _is_replay(record: Record, intent: StepIntent) -> bool:
+    """Whether to repeat the last answer, and not to do new steps. Raises StepConflict, StepReused, UnknownSession."""
     if record.ended and intent.at != record.previous_step:
         raise _unknown()
     if _moves_on(record, intent):
-        return _Verdict.ADVANCE
+        return False
     if record.previous is None or intent.at != record.previous_step:
         raise StepConflict(
             f"the session is at step {record.step}, not {intent.at}"
@@ -490,7 +492,7 @@ def _judge(record: Record, intent: StepIntent) -> _Verdict:
             where="at",
             expected=record.step,
         )
-    return _Verdict.REPLAY
+    return True
 
 
 def _unknown() -> UnknownSession:

@@ -18,9 +18,10 @@ from elman.repository.network import Array, InputTensor, Network
 _COUNT = struct.Struct("<i")
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, which would take three times as long: each step makes two.
+@dataclass(slots=True)
 class Snapshot:
-    """Where a sequence stands.
+    """Where a sequence stands. It is never changed.
 
     Attributes:
         state: packed by `Packing`.
@@ -106,7 +107,9 @@ class SnapshotFormat:
             memory = snapshot.memory
             parts.append(_COUNT.pack(memory is not None))
             parts.append((np.zeros(self._memory) if memory is None else memory).astype("<f8").tobytes())
-        parts += [_pack_static(tensor, value) for tensor, value in zip(self._statics, snapshot.statics, strict=False)]
+        if self._statics:
+            values = zip(self._statics, snapshot.statics, strict=False)
+            parts += [_pack_static(tensor, value) for tensor, value in values]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def unpack(self, content: bytes) -> Snapshot:
@@ -133,7 +136,8 @@ class SnapshotFormat:
         for tensor in self._statics:
             value, rest = _unpack_static(tensor, rest)
             statics.append(value)
-        output = carry = None
+        output = carry = memory = None
+        recent: tuple[Array, ...] = ()
         if self._output_size:
             (known,) = _COUNT.unpack_from(content, at)
             at += _COUNT.size
@@ -143,22 +147,20 @@ class SnapshotFormat:
         if self._most_carry:
             (size,) = _COUNT.unpack_from(content, at)
             carry = np.frombuffer(content, "<f4", size // 4, at + _COUNT.size)
-        recent = self._recent(content, at)
-        state, memory = content[: self._state_nbytes], self._memory_in(content)
-        return Snapshot(state, output, carry, tuple(statics), recent, memory), rest
+        if self._series:
+            recent = self._recent(content, at)
+        if self._memory:
+            memory = self._memory_in(content, self._memory)
+        return Snapshot(content[: self._state_nbytes], output, carry, tuple(statics), recent, memory), rest
 
-    def _memory_in(self, content: bytes) -> Array | None:
+    def _memory_in(self, content: bytes, shape: tuple[int, int]) -> Array | None:
         """The memory, the last part before the static inputs; None if there is none."""
-        if self._memory is None:
-            return None
-        at = self._nbytes - 8 * prod(self._memory)
+        at = self._nbytes - 8 * prod(shape)
         (known,) = _COUNT.unpack_from(content, at - _COUNT.size)
-        return np.frombuffer(content, "<f8", prod(self._memory), at).reshape(self._memory) if known else None
+        return np.frombuffer(content, "<f8", prod(shape), at).reshape(shape) if known else None
 
     def _recent(self, content: bytes, at: int) -> tuple[Array, ...]:
         """The steps that belong to the next window, which begin at a position."""
-        if not self._series:
-            return ()
         (count,) = _COUNT.unpack_from(content, at)
         at += _COUNT.size
         recent = []

@@ -1,20 +1,28 @@
 """What a session store is: records by id, with compare-and-set. It knows nothing of models or HTTP."""
 
+import os
 import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 from elman.errors import Quota, StoreUnavailable
 
 MARK_NBYTES = 8
+# Marks that are made at once. Each of them alone would be a system call a step.
+_NUM_AHEAD = 256
+_marks: list[bytes] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_marks.clear)  # so that no two processes have the same
 # By then, most expired sessions of a caller have been swept.
 _QUOTA_RETRY = 30
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+# Neither of these holds anything that could refer back to it, so the collector of cyclic garbage need not know them.
+class Record(Struct, frozen=True, gc=False):
     """One session.
 
     Attributes:
@@ -50,8 +58,7 @@ class Record:
     ended: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Advance:
+class Advance(Struct, frozen=True, gc=False):
     """The next steps of one session. Its current snapshot becomes the previous one.
 
     `mark` is the one before the advance, and `next_mark` the one after it, which no other attempt has. `ended` says
@@ -129,7 +136,13 @@ def new_id() -> str:
 
 def new_mark() -> bytes:
     """8 random bytes."""
-    return secrets.token_bytes(MARK_NBYTES)
+    if not _marks:
+        ahead = os.urandom(_NUM_AHEAD * MARK_NBYTES)
+        _marks.extend(ahead[at : at + MARK_NBYTES] for at in range(0, len(ahead), MARK_NBYTES))
+    try:
+        return _marks.pop()
+    except IndexError:  # another thread took the last one
+        return os.urandom(MARK_NBYTES)
 
 
 def key_of(id: str) -> bytes | None:

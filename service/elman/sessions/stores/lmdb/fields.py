@@ -4,6 +4,9 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+from msgspec import Struct
+from msgspec.structs import astuple
+
 from elman.sessions.store import Record
 from elman.sessions.stores.lmdb.failures import Damaged
 
@@ -47,8 +50,7 @@ class Kind:
         return Kind(owner, value[56:].decode(), version, digest)
 
 
-@dataclass(slots=True)
-class Fields:
+class Fields(Struct, gc=False):
     """The fields of a session.
 
     Attributes:
@@ -67,7 +69,7 @@ class Fields:
     previous_step: int
     flags: int
     input_digest: bytes
-    checksums: list[int]
+    checksums: tuple[int, int]
 
     @property
     def slot(self) -> int:
@@ -75,43 +77,19 @@ class Fields:
         return self.flags & SLOT
 
     def pack(self) -> bytes:
-        packed = _FIELDS.pack(
-            self.kind,
-            self.size,
-            self.created_at,
-            self.ttl,
-            self.expires_at,
-            self.mark,
-            self.step,
-            self.previous_step,
-            self.flags,
-            self.input_digest,
-            *self.checksums,
-        )
+        *fields, checksums = astuple(self)
+        packed = _FIELDS.pack(*fields, *checksums)
         return packed + _CHECKSUM.pack(zlib.crc32(packed))
 
     @staticmethod
     def unpack(value: bytes) -> "Fields":
         """The fields at the beginning of a value. Raises Damaged."""
-        if len(value) < HEADER_NBYTES or _CHECKSUM.unpack_from(value, _FIELDS.size)[0] != zlib.crc32(
-            value[: _FIELDS.size]
-        ):
+        packed = value[: _FIELDS.size]
+        if len(value) < HEADER_NBYTES or _CHECKSUM.unpack_from(value, _FIELDS.size)[0] != zlib.crc32(packed):
             raise Damaged("the session store is damaged: the record of this session is missing or broken")
-        kind, size, created_at, ttl, expires_at, mark, *others = _FIELDS.unpack_from(value)
-        step, previous_step, flags, input_digest, *checksums = others
-        return Fields(
-            kind,
-            size,
-            created_at,
-            ttl,
-            expires_at,
-            mark,
-            step,
-            previous_step,
-            flags,
-            input_digest,
-            checksums,
-        )
+        values = _FIELDS.unpack(packed)
+        fields = [*values[:-2], values[-2:]]
+        return Fields(*fields)
 
 
 def expiry_of(value: bytes) -> float | None:

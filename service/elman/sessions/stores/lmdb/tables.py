@@ -2,9 +2,9 @@
 
 import struct
 import zlib
-from dataclasses import dataclass
 
 import lmdb
+from msgspec import Struct
 
 from elman.sessions.store import Advance, Record, Usage, key_of
 from elman.sessions.stores.lmdb.environment import Environment
@@ -25,8 +25,7 @@ _KIND_NUMBER = struct.Struct("<I")
 _USAGE = struct.Struct("<QQ")
 
 
-@dataclass(slots=True)
-class Head:
+class Head(Struct, gc=False):
     """The head of a session as it was read.
 
     Attributes:
@@ -60,8 +59,9 @@ class Tables:
         fields = Fields.unpack(value)
         layout = layout_of(fields.size, self._page)
         (number,) = _NUMBER.unpack(found)
-        for part in range(1, layout.num_pieces):
-            value += value_of(txn, _NUMBER.pack(number + part), self._records)
+        if layout.num_pieces > 1:
+            others = range(number + 1, number + layout.num_pieces)
+            value += b"".join([value_of(txn, _NUMBER.pack(one), self._records) for one in others])
         return Head(number, layout, fields, value[HEADER_NBYTES:])
 
     def intact_head(self, txn: lmdb.Transaction, key: bytes) -> Head | None:
@@ -102,7 +102,8 @@ class Tables:
         slot = 1 - fields.slot
         rest = self._put_state(txn, head, slot, one.snapshot)
         fields.flags = slot | HAS_PREVIOUS | (HAS_INPUT_DIGEST if one.input_digest else 0) | (ENDED if one.ended else 0)
-        fields.input_digest, fields.checksums[slot] = one.input_digest, checksum
+        first, second = fields.checksums
+        fields.input_digest, fields.checksums = one.input_digest, (first, checksum) if slot else (checksum, second)
         fields.mark, fields.previous_step, fields.step = one.next_mark, fields.step, one.step
         fields.expires_at = one.expires_at
         self._put_head(txn, layout, head.number, fields.pack() + rest)
@@ -112,16 +113,14 @@ class Tables:
         """Write the body of one state, and return the rest of both for the head."""
         layout, size, inside = head.layout, head.layout.size, head.layout.inside
         if layout.joint:
-            states = bytearray(b"".join(self._bodies(txn, head)) + head.rest)
-            states[slot * size : (slot + 1) * size] = state
+            states = b"".join([*self._bodies(txn, head), head.rest]) if inside else head.rest
+            states = states[:size] + state if slot else state + states[size:]
             if inside:
-                txn.put(layout.body_key(head.number, 0), bytes(states[:inside]), db=self._records)
-            return bytes(states[inside:])
-        share = size - inside
-        rest = bytearray(head.rest)
-        rest[slot * share : (slot + 1) * share] = state[inside:]
+                txn.put(layout.body_key(head.number, 0), states[:inside], db=self._records)
+            return states[inside:]
+        share, changed = size - inside, state[inside:]
         txn.put(layout.body_key(head.number, slot), state[:inside], db=self._records)
-        return bytes(rest)
+        return head.rest[:share] + changed if slot else changed + head.rest[share:]
 
     def insert(self, txn: lmdb.Transaction, key: bytes, record: Record, kind: int) -> None:
         """Add a session after all others."""
@@ -154,7 +153,7 @@ class Tables:
             | (HAS_INPUT_DIGEST if record.input_digest else 0)
             | (ENDED if record.ended else 0),
             input_digest=record.input_digest,
-            checksums=[zlib.crc32(record.snapshot), 0 if previous is None else zlib.crc32(previous)],
+            checksums=(zlib.crc32(record.snapshot), 0 if previous is None else zlib.crc32(previous)),
         )
         layout = layout_of(size, self._page)
         bodies, rest = layout.cut((record.snapshot, bytes(size) if previous is None else previous))
@@ -216,5 +215,5 @@ class Tables:
 
 def value_of(txn: lmdb.Transaction, key: bytes | memoryview, table: "lmdb._Database") -> bytes:
     """The value of a key, empty where there is none."""
-    found = txn.get(key, b"", db=table)
-    return found if isinstance(found, bytes) else bytes(found)
+    found: bytes = txn.get(key, b"", db=table)  # type: ignore[assignment]  # no view, unless a transaction has buffers
+    return found

@@ -6,10 +6,10 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import redis
+from msgspec.structs import replace
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
