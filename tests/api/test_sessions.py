@@ -1,5 +1,6 @@
 """Sessions over HTTP: a step happens once, and the whole is the sum of its pieces, to the bit."""
 
+import http.client
 import json
 import shutil
 import threading
@@ -93,6 +94,33 @@ def test_octets_go_both_ways(server: RunningServer) -> None:
     assert same_bits(rows[1], rows[2])
     bad = server.client.post(route, params={"at": "now"}, content=data.tobytes(), headers=octets)
     assert check_problem(bad, 422, "invalid_field")["where"] == "at"
+
+
+def test_a_connection_takes_the_steps_of_sessions_in_turn_between_other_requests(server: RunningServer) -> None:
+    data = [sequence(6, seed) for seed in range(3)]
+    ids = [create(server)["id"] for _ in data]
+    headers = {"content-type": "application/octet-stream", "accept": "application/octet-stream"}
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+
+    def ask(path: str, body: bytes) -> Array:
+        # Head and body go out at once, so that the server sees a head that repeats the last one but for the target.
+        connection.request("POST", path, body, headers)
+        answer = connection.getresponse()
+        content = answer.read()
+        assert answer.status == 200, content
+        assert "steps" not in path or answer.headers["elman-step"] == str(at + 1)
+        return np.frombuffer(content, "<f4")
+
+    rows: list[list[Array]] = [[] for _ in data]
+    for at in range(6):
+        for id, values, seen in zip(ids, data, rows, strict=True):
+            seen.append(ask(f"/v1/sessions/{id}/steps?at={at}", values[at].tobytes()))
+        assert same_bits(ask(f"/v1/models/{MODEL}/predict", data[0][: at + 1].tobytes()), rows[0][at])
+    for values, seen in zip(data, rows, strict=True):
+        assert same_bits(np.stack(seen), expected(MODEL, values))
+    connection.request("POST", f"/v1/sessions/{'0' * 44}/steps?at=0", data[0].tobytes(), headers)
+    assert connection.getresponse().status == 404
+    connection.close()
 
 
 def test_forks_go_their_own_ways(server: RunningServer) -> None:

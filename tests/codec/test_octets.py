@@ -1,11 +1,15 @@
 """Bodies of octets, and the options in their query strings."""
 
+from urllib.parse import parse_qsl
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from elman.codec.input_format import InputFormat
 from elman.codec.limits import Limits
-from elman.codec.octets import check_no_query, decode_octets, parse_query
+from elman.codec.octets import _pairs, check_no_query, decode_octets, parse_query
 from elman.codec.requests import PredictQuery, StepsQuery, StreamQuery
 from elman.errors import ElmanError
 
@@ -45,6 +49,11 @@ def test_a_query_gives_typed_options() -> None:
     assert parse_query(b"", StepsQuery) == StepsQuery()
     assert parse_query(b"at=7", StepsQuery).at == 7
     assert parse_query(b"session=ab&ttl=60", StreamQuery) == StreamQuery(session="ab", ttl=60.0)
+
+
+@given(text=st.text("at=&&%+20;3é", max_size=12))
+def test_a_query_is_split_as_the_library_splits_it(text: str) -> None:
+    assert _pairs(text) == parse_qsl(text, keep_blank_values=True)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from benchmarks.overhead import KINDS, PARTS, Bench
 from elman.engine.queue import ModelQueue
 from elman.engine.scheduler import Policy
 from elman.engine.sequence import Sequence
+from elman.repository.runtime import RuntimeFailure
 from tests.reference import Array, expected, model, same_bits
 
 NAME = "vowels-lstm"
@@ -51,6 +52,46 @@ def test_more_new_sequences_than_there_are_initial_states_begin_at_the_same(coun
     run_all(queue)
     for one in together:
         assert same_bits(np.concatenate(one.outputs), expected(NAME, one.inputs)[-1:])
+
+
+def going_on(queue: ModelQueue, count: int, length: int = STEPS) -> tuple[list[Array], list[Sequence]]:
+    """Whole inputs, and sequences of the second part of each, from the state after the first."""
+    whole = [one.inputs for one in sequences(count, STEPS + length)]
+    first = [Sequence(one[:STEPS], keep_state=True) for one in whole]
+    queue.add(first)
+    run_all(queue)
+    states = [one.final_state for one in first]
+    return whole, [Sequence(one[STEPS:], state=state) for one, state in zip(whole, states, strict=True)]
+
+
+@pytest.mark.parametrize("length", [STEPS, 2 * STEPS + 1])
+@pytest.mark.parametrize("num_new", [0, 3])
+def test_sequences_go_on_from_given_states_also_beside_new_ones(length: int, num_new: int) -> None:
+    queue = queue_of(16)
+    whole, later = going_on(queue, 5, length)
+    new = sequences(num_new, length)
+    queue.add(later[:3] + new + later[3:])
+    run_all(queue)
+    for inputs, one in zip(whole + [one.inputs for one in new], later + new, strict=True):
+        assert one.error is None and same_bits(np.concatenate(one.outputs), expected(NAME, inputs)[-1:])
+    assert not queue.runner.num_slots
+
+
+def test_given_states_are_not_lost_with_a_batch_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = queue_of(16)
+    whole, later = going_on(queue, 4)
+    run = queue.runner._executor.run
+
+    def one_by_one(data: Array, *arguments: object, **options: object) -> object:
+        if len(data) > 1:
+            raise RuntimeFailure("too many rows", None)
+        return run(data, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(queue.runner._executor, "run", one_by_one)
+    queue.add(later)
+    run_all(queue)
+    for inputs, one in zip(whole, later, strict=True):
+        assert one.error is None and same_bits(np.concatenate(one.outputs), expected(NAME, inputs)[-1:])
 
 
 def inputs(length: int) -> Array:

@@ -8,7 +8,7 @@ from elman.api.server import ServedModel, Server
 from elman.codec.frames import check_cut, cut
 from elman.codec.rows import prepared
 from elman.codec.windows import slide
-from elman.engine.sequence import Inputs, Sequence
+from elman.engine.sequence import Inputs, Return, Sequence
 from elman.errors import BadStateToken, ModelChanged, NotStreamable
 from elman.repository.network import Array
 from elman.sessions.snapshot import Snapshot
@@ -54,13 +54,20 @@ class Segment:
         start = self.start
         return Sequence(self.inputs, state=start.state, further=self.further, statics=start.statics, **wanted)
 
-    def sequences(self, **wanted: Any) -> list[Sequence]:
+    def sequences(self, returns: Return, deadline: float, heads: bool, **wanted: Any) -> list[Sequence]:
         """What a session runs: one sequence, or one per window. Of windows only the last one is run for `final`."""
         if not self.served.model.slides:
-            return [self.sequence(keep_state=True, **wanted)] if len(self.inputs) else []
-        windows = self.windows if wanted.pop("returns") == "steps" else self.windows[-1:]
-        statics = self.start.statics
-        return [Sequence(one.data, further=one.further, statics=statics, **wanted) for one in windows]
+            if not len(self.inputs):
+                return []
+            wanted["keep_state"] = True
+            return [self.sequence(returns=returns, deadline=deadline, heads=heads, **wanted)]
+        windows = self.windows if returns == "steps" else self.windows[-1:]
+        wanted |= {"statics": self.start.statics, "deadline": deadline, "heads": heads}
+        return [Sequence(one.data, further=one.further, **wanted) for one in windows]
+
+    def packed(self, sequence: Sequence | None) -> bytes:
+        """As `end`, as bytes."""
+        return self.served.snapshots.pack(self.end(sequence))
 
     def end(self, sequence: Sequence | None) -> Snapshot:
         """The snapshot after the segment. `sequence` is the one that ran; None if there were no inputs."""

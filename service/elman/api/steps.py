@@ -2,9 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,15 +21,14 @@ from elman.codec.octets import check_no_query, decode_octets, parse_query
 from elman.codec.pool import LARGE, MANY, is_heavy
 from elman.codec.requests import StepsQuery, StepsRequest
 from elman.engine.sequence import Inputs
-from elman.engine.work import Run, Steps, Work, aside_if, script
+from elman.engine.work import Run, Steps, Work, aside, script
 from elman.errors import TooLong
 from elman.http.endpoint import Request, Response
 from elman.http.roles import Need
-from elman.sessions.sessions import StepIntent, StepWrite
+from elman.sessions.sessions import Sessions, StepIntent, StepWrite
 
 
-@dataclass(frozen=True, slots=True)
-class StepsDone:
+class StepsDone(NamedTuple):
     """The result of a steps request.
 
     Attributes:
@@ -44,6 +41,56 @@ class StepsDone:
     step: int
     rows: OutputRows
     replayed: bool
+
+
+class _Steps:
+    """The steps of one request to a session."""
+
+    __slots__ = ("deadline", "inputs", "octets", "request", "served", "sessions")
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        served: ServedModel,
+        request: StepsRequest[Any],
+        inputs: Inputs,
+        deadline: float,
+        octets: bool,
+    ) -> None:
+        self.sessions = sessions
+        self.served = served
+        self.request = request
+        self.inputs = inputs
+        self.deadline = deadline
+        self.octets = octets
+
+    def run(self, snapshot: bytes, write: StepWrite | None) -> Steps[OutputRows]:
+        """The outputs of the steps after a snapshot. Does the write, if there is one."""
+        served, request, deadline = self.served, self.request, self.deadline
+        start = unpacked(served, snapshot)
+        check_scale(served, start)
+        segment = Segment(served, self.inputs, start)
+        slides, heads, returns = served.model.slides, request.heads, request.returns
+        length = len(segment.windows) if slides else len(segment.inputs)
+        if slides:
+            _check_windows(served, length)
+        check_rows(served, request, max(1, length) if returns == "steps" else 1, self.octets, heads)
+        sequences = segment.sequences(returns, deadline, bool(heads))
+        if start.statics:
+            check_statics([one.statics for one in sequences], "sequence")
+        moves = bool(sequences) and not slides
+        if write is not None and moves:
+            write.compose = segment.packed
+            sequences[0].save = write
+        if sequences:
+            work = Run(served.queue, sequences, deadline)
+            yield work
+            work.check()
+        if write is not None and not moves:
+            # No state comes out of a run: what was received is all that is kept.
+            write.snapshot = segment.packed(None)
+            yield from self.sessions.save(write)
+        return OutputRows(length, *joined_rows(sequences, served.model.network, heads), memory=segment.memory)
 
 
 class Stepper:
@@ -63,38 +110,12 @@ class Stepper:
         octets: bool,
     ) -> Steps[StepsDone]:
         """Run steps of a session, exactly once. Raises what `Sessions.step` and the engine raise."""
-        slides = served.model.slides
-        if request.returns == "steps" and not slides:
+        if request.returns == "steps" and not served.model.slides:
             check_returns(served, request.returns)
+        sessions = self.server.sessions
         intent = StepIntent(input_digest(inputs), len(inputs.data), request.at, deadline)
-        heads, network = request.heads, served.model.network
-
-        def run(snapshot: bytes, write: StepWrite | None) -> Steps[OutputRows]:
-            start = unpacked(served, snapshot)
-            check_scale(served, start)
-            segment = Segment(served, inputs, start)
-            length = len(segment.windows) if slides else len(segment.inputs)
-            if slides:
-                _check_windows(served, length)
-            check_rows(served, request, max(1, length) if request.returns == "steps" else 1, octets, heads)
-            sequences = segment.sequences(returns=request.returns, deadline=deadline, heads=bool(heads))
-            if start.statics:
-                check_statics([one.statics for one in sequences], "sequence")
-            moves = bool(sequences) and not slides
-            if write is not None and moves:
-                write.compose = lambda sequence: served.snapshots.pack(segment.end(sequence))
-                sequences[0].save = write
-            if sequences:
-                work = Run(served.queue, sequences, deadline)
-                yield work
-                work.check()
-            if write is not None and not moves:
-                # No state comes out of a run: what was received is all that is kept.
-                write.snapshot = served.snapshots.pack(segment.end(None))
-                yield from self.server.sessions.save(write)
-            return OutputRows(length, *joined_rows(sequences, network, heads), memory=segment.memory)
-
-        rows, record, replayed = yield from self.server.sessions.step(owner, id, intent, run)
+        steps = _Steps(sessions, served, request, inputs, deadline, octets)
+        rows, record, replayed = yield from sessions.step(owner, id, intent, steps.run)
         # Only the last step is replayed, so `record.step` holds for it too.
         if inputs.unknown:
             rows = rows._replace(unknown=inputs.unknown)
@@ -133,10 +154,7 @@ class SessionSteps:
         deadline = request.deadline(options.timeout)
         done = yield from self.stepper.step(owner, id, served, options, inputs, deadline, octets)
         if octets:
-            fields = [
-                (b"elman-step", str(done.step).encode()),
-                (b"elman-replayed", b"true" if done.replayed else b"false"),
-            ]
+            fields = [(b"elman-step", b"%d" % done.step), (b"elman-replayed", b"true" if done.replayed else b"false")]
             returns = options.returns if done.rows.length else "steps"
             return octets_response(served, done.rows.outputs, returns, fields)
         return Response((yield from self.stepper.encoded(served, options, done)), model=served.key)
@@ -145,8 +163,10 @@ class SessionSteps:
         decoder = served.decoder
         if sends_octets(request.headers.get(b"content-type", b"")):
             options = StepsRequest(sequence=None, **msgspec.structs.asdict(parse_query(request.query, StepsQuery)))
-            read = partial(decode_octets, request.body, decoder.format, decoder.limits, held=True)
-            return options, (yield from aside_if(len(request.body) > LARGE, read))
+            arguments = request.body, decoder.format, decoder.limits, True
+            if len(request.body) > LARGE:
+                return options, (yield from aside(decode_octets, *arguments))
+            return options, decode_octets(*arguments)
         check_no_query(request.query)
         return (yield from self.stepper.decoded(served, request.body, {}))
 

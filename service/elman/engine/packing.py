@@ -14,6 +14,9 @@ class Packing:
     def __init__(self, network: Network) -> None:
         self._states = network.states
         self._sizes = [state.nbytes for state in network.states]
+        # The axes with the batch axis first, and those of an array with the batch axis first as the network has them.
+        self._first = [_moved(state.initial.ndim, state.batch_axis, 0) for state in network.states]
+        self._back = [_moved(state.initial.ndim, 0, state.batch_axis) for state in network.states]
         self.nbytes = sum(self._sizes)
 
     def pack(self, values: list[Array], rows: list[int]) -> list[bytes]:
@@ -21,8 +24,8 @@ class Packing:
         if not self._states:
             return [b""] * len(rows)
         parts = []
-        for state, value in zip(self._states, values, strict=True):
-            selected = np.moveaxis(value.take(rows, axis=state.batch_axis), state.batch_axis, 0)
+        for state, axes, value in zip(self._states, self._first, values, strict=True):
+            selected = value.take(rows, axis=state.batch_axis).transpose(axes)
             parts.append(np.ascontiguousarray(selected).reshape(len(rows), -1).view(np.uint8))
         block = (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)).tobytes()
         return [block[at : at + self.nbytes] for at in range(0, len(block), self.nbytes)]
@@ -33,9 +36,9 @@ class Packing:
             return []
         block = np.frombuffer(b"".join(states), np.uint8).reshape(len(states), self.nbytes)
         values, at = [], 0
-        for state, size in zip(self._states, self._sizes, strict=True):
+        for state, axes, size in zip(self._states, self._back, self._sizes, strict=True):
             part = np.ascontiguousarray(block[:, at : at + size]).view(state.dtype)
-            values.append(np.moveaxis(part.reshape(len(states), *state.row_shape), 0, state.batch_axis))
+            values.append(part.reshape(len(states), *state.row_shape).transpose(axes))
             at += size
         return values
 
@@ -46,3 +49,10 @@ class Packing:
             state.name: np.ascontiguousarray(np.moveaxis(value, state.batch_axis, 0)).reshape(len(states), -1)
             for state, value in zip(self._states, values, strict=True)
         }
+
+
+def _moved(ndim: int, source: int, destination: int) -> list[int]:
+    """The order of `ndim` axes in which one is moved, as by `np.moveaxis`, which takes longer than the rest."""
+    axes = [axis for axis in range(ndim) if axis != source]
+    axes.insert(destination, source)
+    return axes

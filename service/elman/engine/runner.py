@@ -56,7 +56,6 @@ class Runner:
 
         Raises RunStopped if another thread stopped the run.
         """
-        self._admit(batch.sequences)
         try:
             self._advance(batch.sequences, batch.counts)
         except RunStopped:
@@ -91,7 +90,7 @@ class Runner:
 
     def _admit(self, sequences: list[Sequence]) -> None:
         """Put the states that new sequences start from into slots."""
-        arriving = [s for s in sequences if s.state is not None and s.slot == INITIAL_SLOT and s.rows == 1]
+        arriving = [s for s in sequences if s.state is not None and s.slot == INITIAL_SLOT]
         if not arriving or not self._states:
             return
         values = self.packing.unpack([sequence.state for sequence in arriving if sequence.state is not None])
@@ -108,11 +107,10 @@ class Runner:
         if sequences[0].rows > 1:
             self._advance_block(sequences[0], counts[0])
             return
-        slots = [sequence.slot for sequence in sequences]
-        if not any(slots) and len(slots) <= _FIRST_SLOTS:  # all are new
-            slots = _FIRST[: len(slots)]
-        places = _Places(slots)
-        before = [places.read(states, axis) for axis, states in zip(self._axes, self._states, strict=True)]
+        given = [s.state for s in sequences if s.state is not None and s.slot == INITIAL_SLOT]
+        # A slot is only taken by those that this run leaves unfinished, unless they are mixed with others.
+        alike = len(given) == len(sequences)
+        before = self.packing.unpack(given) if alike else self._read(sequences)
         plan = _Plan(sequences, counts)
         heads = bool(self.network.heads) and any([sequence.heads for sequence in sequences])
         outputs, after = self._executor.run(
@@ -123,10 +121,22 @@ class Runner:
             self._others(sequences, counts) if self._takes_more else (),
             heads=heads,
         )
+        if alike:
+            for sequence in sequences:
+                sequence.state = None
         self._scatter(plan, after)
         plan.hand_out(outputs[0])
         if heads:
             plan.hand_out_heads(self.network, outputs[1:])
+
+    def _read(self, sequences: list[Sequence]) -> list[Array]:
+        """The states that sequences go on from, or start from."""
+        self._admit(sequences)
+        slots = [sequence.slot for sequence in sequences]
+        if not any(slots) and len(slots) <= _FIRST_SLOTS:  # all are new
+            slots = _FIRST[: len(slots)]
+        places = _Places(slots)
+        return [places.read(states, axis) for axis, states in zip(self._axes, self._states, strict=True)]
 
     def _advance_block(self, sequence: Sequence, steps: int) -> None:
         """Advance a block, whose states are kept as the graph gives them."""

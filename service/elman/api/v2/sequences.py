@@ -212,8 +212,8 @@ class _SequenceSteps:
         """The outputs and the states of each row. Writes the states after them, if there is a `write`."""
         call, served = self.call, self.call.served
         segments = self._segments(snapshot)
-        wanted = {"deadline": call.deadline, "priority": call.priority, "heads": bool(call.wanted.heads)}
-        parts = [one.sequences(returns=call.wanted.returns, ends=self.part.end, **wanted) for one in segments]
+        wanted = call.wanted.returns, call.deadline, bool(call.wanted.heads)
+        parts = [one.sequences(*wanted, ends=self.part.end, priority=call.priority) for one in segments]
         sequences = [sequence for part in parts for sequence in part]
         most = self.server.limits.max_sequences
         if len(sequences) > most:
@@ -225,7 +225,7 @@ class _SequenceSteps:
         moves = bool(sequences) and not served.model.slides
         alone = write is not None and moves and len(segments) == 1
         if write is not None and alone:
-            write.compose = lambda sequence: served.snapshots.pack(segments[0].end(sequence))
+            write.compose = segments[0].packed
             sequences[0].save = write
         if sequences:
             where = [f"{call.given.where}[{row}]" for row, part in enumerate(parts) for _ in part]
