@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 from elman.repository.spec import ForecastSpec
 from tests.browser.conftest import OpenScreen
 from tests.browser.screen import Screen
+from tests.browser.test_page import violations
 from tests.conftest import StartServer
 from tests.looping import RESIDUALS, forecaster, generator, put_forecaster, put_generator
 from tests.repository import graphs
@@ -100,6 +101,30 @@ def test_an_answer_that_is_waited_for_dims_the_one_before_and_a_failure_hides_it
     expect(region).to_contain_text("Swedish")
     expect(page.get_by_role("alert")).to_be_empty()
     expect(text).to_have_attribute("aria-invalid", "false")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize("address", ["explore/names-gru", "forecast/seer"])
+def test_an_answer_that_is_out_of_date_can_still_be_read(
+    open_screen: OpenScreen, plain: RunningServer, address: str, width: int, scheme: str
+) -> None:
+    screen = open_screen(plain.url + "/", width=width, scheme=scheme)
+    page, view = screen.page, address.split("/")[0]
+    page.goto(f"{plain.url}/#{address}")
+    results, line = page.locator(f"#{view} .results"), page.locator(f"#{view} .state-line")
+    expect(results.locator(".plot svg").first).to_be_visible()
+    expect(line).to_be_hidden()
+    held: list[Route] = []
+    page.route(re.compile("/(predict|forecast)$"), lambda route: held.append(route))
+    page.get_by_label("Text" if view == "explore" else "Horizon").fill("7")
+    if view == "forecast":
+        page.get_by_role("button", name="Forecast", exact=True).click()
+    expect(results).to_have_class(re.compile("stale"))
+    assert violations(screen) == []
+    screen.keep(f"stale-{view}-{width}")
+    release(page, held)
+    expect(results).not_to_have_class(re.compile("stale"))
+    page.unroute_all()
 
 
 def test_an_answer_that_is_lost_comes_when_the_server_is_there_again(browser: Browser, plain: RunningServer) -> None:

@@ -8,8 +8,17 @@ const MOST = 8000;
 /** {view, model, version, entered} of an address; `entered` has strings by name. */
 export function parsed(hash) {
   const [path, ...query] = hash.slice(1).split("?");
-  const [view, model, version] = path.split("/").map(decodeURIComponent);
+  const [view, model, version] = path.split("/").map(decoded);
   return { view, model, version: Number(version), entered: Object.fromEntries(new URLSearchParams(query.join("?"))) };
+}
+
+/** A part of an address; as it is where somebody has cut it. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 /** The address of a view, of a model in it, and of what is entered; without the last where it is too long. */
@@ -18,6 +27,9 @@ export function written(view, card, entered = {}) {
   const whole = Object.keys(entered).length ? `${path}?${new URLSearchParams(entered)}` : path;
   return whole.length > MOST ? path : whole;
 }
+
+/** The seed that the server drew for what an address shows, where nobody entered one. */
+export const drawnIn = (entered) => (entered?.drawn ? Number(entered.drawn) : undefined);
 
 /** Controls with their names in an address. A value that a control begins with is left out of it. */
 export function remembered() {

@@ -25,7 +25,7 @@ export const key = {
 /** Ask, and give the answer's JSON (null where there is no content). Raises Problem; an abort goes through as it is. */
 export async function call(method, path, body, signal) {
   const response = await send(method, path, body, signal);
-  return response.status === 204 ? null : response.json();
+  return response.status === 204 ? null : reached(response.json());
 }
 
 export const get = (path, signal) => call("GET", path, undefined, signal);
@@ -46,7 +46,7 @@ export async function events(path, body, signal, receive) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reached(reader.read());
     rest += value || "";
     const blocks = rest.split(/\r?\n\r?\n/);
     rest = blocks.pop();
@@ -104,19 +104,27 @@ async function sendOnce(method, path, { body, signal, shown = key.get(), keepali
   const headers = {};
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (shown) headers.Authorization = `Bearer ${shown}`;
-  let response;
-  try {
-    response = await fetch(`${root}/${path}`, {
+  const response = await reached(
+    fetch(`${root}/${path}`, {
       method,
       headers,
       signal,
       keepalive,
       body: body === undefined ? undefined : JSON.stringify(body),
-    });
+    }),
+  );
+  if (response.ok) return response;
+  const problem = await response.json().catch(() => ({}));
+  signal?.throwIfAborted();
+  throw new Problem(problem, response.status);
+}
+
+/** What comes from the server, or a Problem where it is lost on the way; an abort goes through as it is. */
+async function reached(coming) {
+  try {
+    return await coming;
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem({ code: "unreachable", title: "No answer", detail: "the server cannot be reached" }, 0);
   }
-  if (!response.ok) throw new Problem(await response.json().catch(() => ({})), response.status);
-  return response;
 }

@@ -4,6 +4,8 @@ import { el, newId, table } from "./dom.js";
 import { stacked } from "./drawing.js";
 
 const watched = new Set();
+/** The mark of the browser's timeline at the first picture. */
+const FIRST = "first chart";
 
 /**
  * A figure. `draw(build, words)` draws the picture that `build()` gives (drawing.js says what that is), and draws it
@@ -56,6 +58,7 @@ export function chart({ title, of = "", height = 240, aside = null, note = "", l
     state.drawn = stacked(pictures, state.width, inner);
     plot.style.height = `${state.drawn.height}px`;
     plot.replaceChildren(...state.drawn.nodes);
+    if (!performance.getEntriesByName(FIRST).length) performance.mark(FIRST);
     place();
     point();
   }

@@ -84,11 +84,13 @@ export function table(head, rows, caption) {
 /** Whether two values of JSON are the same. */
 export const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
-/** Wait until `wait` milliseconds have passed without another call. */
+/** Wait until `wait` milliseconds have passed without another call. `cancel()` takes the last call back. */
 export function debounced(call, wait) {
   let timer = 0;
-  return (...args) => {
+  const later = (...args) => {
     clearTimeout(timer);
     timer = setTimeout(() => call(...args), wait);
   };
+  later.cancel = () => clearTimeout(timer);
+  return later;
 }

@@ -17,6 +17,8 @@ export function engine(page) {
   let readings = [];
   let paused = false;
   let visible = false;
+  /** How often it was asked: an answer that comes after a later one is passed over. */
+  let asked = 0;
 
   const tiles = {
     steps: tile("Steps a second"),
@@ -86,15 +88,17 @@ export function engine(page) {
   }
 
   async function read() {
+    const mine = (asked += 1);
     const began = performance.now();
     try {
       const now = await get("v1/engine");
-      if (!visible || paused) return;
+      if (mine !== asked || !visible || paused) return;
       page.clear("unreachable");
       take(now, performance.now());
     } catch (error) {
-      page.problem(error);
+      if (mine === asked) page.problem(error);
     }
+    if (mine !== asked) return;
     clearTimeout(timer);
     if (visible && !paused && !document.hidden)
       timer = setTimeout(read, Math.max(100, EVERY - (performance.now() - began)));
@@ -161,11 +165,11 @@ export function engine(page) {
   /** Held-out sequences of the model that was looked at last, a few hundred in one request. */
   async function sendBurst() {
     const card = page.chosen();
-    const examples = card ? await page.examples(card) : [];
-    const sequences = examples.map((one) => one.sequence);
-    if (!sequences.length) return page.problem(new Error("the model that is chosen has no examples to send"));
     burst.disabled = true;
     try {
+      const examples = card ? await page.examples(card) : [];
+      const sequences = examples.map((one) => one.sequence);
+      if (!sequences.length) throw new Error("the model that is chosen has no examples to send");
       const many = Array.from({ length: 512 }, (_, i) => sequences[i % sequences.length]);
       const began = performance.now();
       await Promise.all([0, 1].map(() => post(modelPath(card, "predict"), { sequences: many })));

@@ -14,17 +14,23 @@ import { bodyFor, influenceOf, isFinal, predict, reaches } from "./request.js";
 import { answerState } from "./state.js";
 
 export function explore(page) {
+  /** The model that the fields are for; null while it is another. */
   let card = null;
   let run = null;
+  /** Ends the question how far each step reaches, which is asked anew for another target. */
+  let reaching = null;
   let shown = null;
   let timer = 0;
 
   const input = sequenceInput(({ now }) => {
+    if (!card) return;
     statics.take(input.example()?.static);
     now ? start() : later();
   });
   const soon = debounced(() => start(), 250);
   const later = () => {
+    if (!card) return;
+    end();
     state.ask();
     soon();
   };
@@ -124,11 +130,13 @@ export function explore(page) {
   });
   play.addEventListener("click", () => (timer ? stop() : begin()));
   target.addEventListener("change", () => {
+    if (!card) return;
     influence(shown);
     page.follow();
     if (shown) showCode(shown.card, shown.body, shown.result);
   });
   tensor.addEventListener("change", () => {
+    if (!card) return;
     hidden(shown);
     page.follow();
   });
@@ -152,9 +160,17 @@ export function explore(page) {
     play.textContent = "Play";
   }
 
+  /** End what is under way: nothing that comes of it is shown. */
+  function end() {
+    stop();
+    soon.cancel();
+    run?.abort();
+    reaching?.abort();
+  }
+
   /** Show the answer after `step` steps. */
   function go(step) {
-    const { length, names, result, labels } = shown;
+    const { card, length, names, result, labels } = shown;
     // An output may have fewer rows than its input has steps.
     const row = Math.max(Math.ceil((step * result.outputs.length) / length), 1);
     slider.value = step;
@@ -200,8 +216,8 @@ export function explore(page) {
   }
 
   async function start() {
-    stop();
-    run?.abort();
+    end();
+    if (!card) return;
     run = new AbortController();
     const { signal } = run;
     const mine = card;
@@ -216,9 +232,9 @@ export function explore(page) {
       showCode(mine, body, result);
       present(mine, sequence, body, result);
       input.invalid(false);
-      await Promise.all([influence(shown, signal), compared.draw(shown, signal)]);
+      await Promise.all([influence(shown), compared.draw(shown, signal)]);
     } catch (error) {
-      if (error.name === "AbortError") return;
+      if (signal.aborted) return;
       state.fail();
       input.invalid(!error.where || error.where.startsWith("sequence") || error.where.startsWith("line"));
       page.problem(error);
@@ -302,7 +318,10 @@ export function explore(page) {
     drawHidden(figures.hidden, one.sequence, rows, tensor.value);
   }
 
-  async function influence(one, signal) {
+  async function influence(one) {
+    reaching?.abort();
+    reaching = new AbortController();
+    const { signal } = reaching;
     if (!one || !reaches(one.card, one.length)) {
       figures.influence.element.hidden = true;
       return;
@@ -316,7 +335,7 @@ export function explore(page) {
       figures.influence.note(spanWords(answer, wanted));
       drawInfluence(figures.influence, one.sequence, answer);
     } catch (error) {
-      if (error.name === "AbortError") return;
+      if (signal.aborted) return;
       figures.influence.element.hidden = true;
       page.problem(error);
     }
@@ -357,13 +376,21 @@ export function explore(page) {
     offers: () => true,
     empty: "No model is served.",
     async show(next, entered) {
-      if (shown?.card === next && (!entered || same(entered, address()))) return true;
-      run?.abort();
-      card = next;
+      if (card === next && (!entered || same(entered, address()))) {
+        if (!state.holds()) await start();
+        return true;
+      }
+      end();
+      card = shown = null;
       state.reset();
       state.ask();
-      const examples = await page.examples(next);
-      if (card !== next) return;
+      const mine = (run = new AbortController());
+      const examples = await page.examples(next).catch((error) => {
+        if (!mine.signal.aborted) state.fail();
+        throw error;
+      });
+      if (mine.signal.aborted) return;
+      card = next;
       target.replaceChildren(
         el("option", { value: "" }, "the whole output"),
         ...(card.output.labels ?? []).map((label) => el("option", { value: label }, label)),
@@ -384,8 +411,8 @@ export function explore(page) {
     address,
     /** Read a file that was dropped onto the page. */
     read: input.read,
-    again: () => start(),
-    hide: stop,
+    /** What goes with an answer that is shown comes all the same. */
+    hide: () => (state.holds() ? stop() : end()),
   };
 }
 

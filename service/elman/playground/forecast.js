@@ -1,6 +1,6 @@
 // Forecast: a history, and the fan of what may come after it.
 
-import { remembered } from "./address.js";
+import { drawnIn, remembered } from "./address.js";
 import { modelPath, post, Problem, versionOf } from "./api.js";
 import { chart } from "./charts.js";
 import { curl, keywords, literal, python, snippets } from "./code.js";
@@ -15,9 +15,14 @@ import { answerState } from "./state.js";
 const BEGIN = { samples: 100, quantiles: "0.05, 0.25, 0.5, 0.75, 0.95", seed: 1 };
 
 export function forecast(page) {
+  /** The model that the fields are for; null while it is another. */
   let card = null;
   let examples = [];
   let run = null;
+  /** What was asked for last, as an address has it; of an answer without a seed, with the seed that was drawn. */
+  let asked = {};
+  /** The file that is being read. */
+  let reading = null;
 
   const example = select([]);
   const exampleField = field("Held-out history", example, "never seen in training");
@@ -68,10 +73,11 @@ export function forecast(page) {
   const detail = el("p", { class: "muted lead" });
   const figure = chart({ title: "Forecast", height: 420, level: "h2" });
   const code = snippets();
+  const series = remembered();
   const options = remembered();
   /** What is known ahead, before anybody has changed it. */
   let begun = "";
-  const parts = [options, statics, further, furtherAhead];
+  const parts = [series, options, statics, further, furtherAhead];
   const results = el(
     "section",
     { class: "card results", "aria-label": "Forecast" },
@@ -94,16 +100,17 @@ export function forecast(page) {
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    start();
+    start({ again: true });
   });
   example.addEventListener("change", () => {
+    if (!card) return;
     fill();
-    start();
+    start({ again: true });
   });
   horizon.addEventListener("input", () => {
-    if (future.value === begun) fillAhead();
+    if (card && future.value === begun) fillAhead();
   });
-  outputs.addEventListener("change", () => start());
+  outputs.addEventListener("change", () => start({ again: true }));
 
   /** The example that is chosen; what is made up where there is none. */
   const chosen = () => examples[Number(example.value)] ?? { sequence: madeUp(card) };
@@ -114,7 +121,7 @@ export function forecast(page) {
     if (one.truth) horizon.value = one.truth.length;
     fillAhead();
     statics.take(one.static);
-    options.begin({ input: history, horizon, samples, quantiles, seed, shown: outputs });
+    series.begin({ input: history, horizon });
   }
 
   function fillAhead() {
@@ -156,7 +163,7 @@ export function forecast(page) {
     return { ...(rows ? { [card.inputs[0].name]: rows } : {}), ...others };
   }
 
-  function request() {
+  function request(drawn) {
     const ahead = Math.round(Number(horizon.value)) || 0;
     const count = ahead > (card.forecast.max_sampled ?? Infinity) ? 0 : Math.round(Number(samples.value));
     const one = chosen();
@@ -172,25 +179,29 @@ export function forecast(page) {
             .filter(Boolean)
             .map(quantile)
         : undefined,
-      seed: seed.value === "" ? undefined : Number(seed.value),
+      seed: seed.value === "" ? drawn : Number(seed.value),
       future: known(ahead, one.future),
     };
   }
 
-  async function start() {
+  /** Ask for the forecast of what is entered; with `again`, somebody did. `drawn` is the seed where none is. */
+  async function start({ again = false, drawn } = {}) {
     run?.abort();
+    if (!card) return;
     const mine = (run = new AbortController());
     state.ask();
     try {
-      const body = request();
+      const body = request(drawn);
+      asked = { ...address(), ...(seed.value === "" && drawn !== undefined ? { drawn: String(drawn) } : {}) };
       showCode(body);
       const answer = await post(modelPath(card, "forecast"), body, mine.signal);
       page.clear();
       state.ready();
+      if (body.samples && body.seed === undefined) asked.drawn = String(answer.seed);
       present(body, answer);
-      page.follow({ again: true });
+      page.follow({ again });
     } catch (error) {
-      if (error.name === "AbortError") return;
+      if (mine.signal.aborted) return;
       state.fail();
       page.problem(error);
     }
@@ -248,12 +259,22 @@ export function forecast(page) {
     offers: (one) => Boolean(one.forecast),
     empty: 'No model here forecasts. One does whose output is its own next input: export it with task="forecasting".',
     async show(next, entered) {
-      if (card === next && (!entered || same(entered, address()))) return true;
+      if (card === next && (!entered || same(entered, asked))) {
+        if (!state.holds()) await start({ drawn: drawnIn(asked) });
+        return true;
+      }
       run?.abort();
-      card = next;
+      card = reading = null;
+      asked = {};
       state.reset();
-      const offered = await page.examples(next);
-      if (card !== next) return;
+      state.ask();
+      const mine = (run = new AbortController());
+      const offered = await page.examples(next).catch((error) => {
+        if (!mine.signal.aborted) state.fail();
+        throw error;
+      });
+      if (mine.signal.aborted) return;
+      card = next;
       examples = offered;
       exampleField.hidden = !examples.length;
       for (const one of [further, furtherAhead]) one.set(card);
@@ -279,26 +300,30 @@ export function forecast(page) {
           ),
         );
       samples.disabled = quantiles.disabled = !card.forecast.sampled;
-      samples.value = card.forecast.sampled ? BEGIN.samples : 0;
-      quantiles.value = BEGIN.quantiles;
-      seed.value = BEGIN.seed;
+      const begin = { ...BEGIN, samples: card.forecast.sampled ? BEGIN.samples : 0 };
+      options.begin({ samples, quantiles, seed, shown: outputs }, begin);
       if (examples[Number(entered?.example)]) example.value = entered.example;
       fill();
       if (entered?.future !== undefined) future.value = entered.future;
       if (entered?.input !== undefined) numbers.open = true;
       for (const part of parts) part.fill(entered ?? {});
-      await start();
+      await start({ drawn: drawnIn(entered) });
     },
     place,
-    address,
+    address: () => asked,
     /** Read a file that was dropped onto the page. */
-    read: (file) =>
-      page.attempt(async () => {
-        history.value = await textOf(file);
+    async read(file) {
+      const mine = (reading = {});
+      try {
+        const words = await textOf(file);
+        if (mine !== reading) return;
+        history.value = words;
         numbers.open = true;
-        await start();
-      }),
-    again: () => start(),
+        await start({ again: true });
+      } catch (error) {
+        if (mine === reading) page.problem(error);
+      }
+    },
     hide: () => run?.abort(),
   };
 }

@@ -1,12 +1,14 @@
 // Generate: a network that is fed its own tokens, as they come.
 
-import { remembered } from "./address.js";
+import { drawnIn, remembered } from "./address.js";
 import { events, modelPath, post, versionOf } from "./api.js";
 import { curl, keywords, literal, python, snippets } from "./code.js";
 import { el, field, newId, number, plural, same, say, select } from "./dom.js";
 import { staticInputs } from "./named.js";
 import { show } from "./reading.js";
 import { sample, tokenNames } from "./samples.js";
+
+const CUT = "the answer ended before all tokens had come";
 
 /** What the options begin with, by their names in a request. */
 const BEGIN = {
@@ -26,6 +28,10 @@ const BEGIN = {
 export function generate(page) {
   let card = null;
   let run = null;
+  /** What was asked for last, as an address has it; of samples without a seed, with the seed that was drawn. */
+  let asked = {};
+  /** Whether that did not come, because something went wrong or the view was left. */
+  let missed = false;
 
   const prompt = el("input", { type: "text", autocomplete: "off", spellcheck: "false" });
   const condition = select([]);
@@ -118,7 +124,7 @@ export function generate(page) {
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    page.attempt(start);
+    page.attempt(() => start({ again: true }));
   });
   form.addEventListener("input", () => page.attempt(showCode));
   for (const event of ["input", "filled"]) beams.addEventListener(event, showOptions);
@@ -166,12 +172,17 @@ export function generate(page) {
     length_penalty: Number(penalty.value),
   });
 
-  async function start() {
+  /** Generate what is entered; with `again`, somebody asked for it. `drawn` is the seed where none is entered. */
+  async function start({ again = false, drawn } = {}) {
     run?.abort();
     outputs.replaceChildren();
     status.textContent = "";
     const mine = (run = new AbortController());
     const body = request();
+    asked = address();
+    missed = false;
+    if ("seed" in body) body.seed ??= drawn;
+    if (body.seed !== undefined && seed.value === "") asked.drawn = String(drawn);
     const began = performance.now();
     let count = 0;
     let done = null;
@@ -183,12 +194,12 @@ export function generate(page) {
     };
     outputs.setAttribute("aria-busy", "true");
     stop.disabled = false;
-    status.textContent = searches() ? "Searching…" : "Generating…";
+    status.textContent = body.num_beams ? "Searching…" : "Generating…";
     page.clear();
     showCode();
-    page.follow({ again: true });
+    page.follow({ again });
     try {
-      if (searches()) {
+      if (body.num_beams) {
         done = await post(modelPath(card, "generate"), body, mine.signal);
         count = done.results.reduce((sum, result) => sum + result.steps, 0);
         lay(done.results.length);
@@ -202,13 +213,17 @@ export function generate(page) {
             lines[data.sample].add(data);
           }
         });
+        if (!done) throw page.problemOf({ code: "unreachable", title: "No answer", detail: CUT });
       }
       finish();
     } catch (error) {
-      if (error.name !== "AbortError") page.problem(error);
+      const stopped = mine.signal.aborted;
+      if (!stopped) {
+        missed = true;
+        page.problem(error);
+      }
       if (mine === run)
-        status.textContent =
-          error.name === "AbortError" ? `Stopped after ${plural(count, "token")}.` : "It failed: the message says why.";
+        status.textContent = stopped ? `Stopped after ${plural(count, "token")}.` : "It failed: the message says why.";
     }
     if (mine === run) {
       run = null;
@@ -218,15 +233,19 @@ export function generate(page) {
 
     function finish() {
       const seconds = (performance.now() - began) / 1000;
-      const names = tokenNames(done?.results ?? []);
-      done?.results.forEach((result, i) => lines[i].finish(result, names));
-      const unknown = done?.unknown?.map((one) => one.character).join(" ");
+      const names = tokenNames(done.results);
+      done.results.forEach((result, i) => lines[i].finish(result, names));
+      const unknown = done.unknown?.map((one) => one.character).join(" ");
       const words =
         `${plural(count, "token")} in ${seconds.toFixed(seconds < 1 ? 2 : 1)} s.` +
         (unknown ? ` Not in the vocabulary, read as unknown: ${unknown}` : "");
-      const seeded = done && done.seed !== null;
+      const seeded = done.seed !== null;
+      if (seeded && body.seed === undefined) {
+        asked.drawn = String(done.seed);
+        page.follow({ again: false });
+      }
       status.replaceChildren(words, ...(seeded ? [" ", seedWords(done.seed)] : []));
-      say(`${words} ${done ? done.results.map((result) => result.text).join(", ") : ""}`);
+      say(`${words} ${done.results.map((result) => result.text).join(", ")}`);
     }
   }
 
@@ -268,9 +287,14 @@ export function generate(page) {
     offers: (one) => Boolean(one.generation),
     empty: 'No model here generates. One does whose outputs are the next token: export it with task="generation".',
     async show(next, entered) {
-      if (card === next && (!entered || same(entered, address()))) return true;
+      if (card === next && (!entered || same(entered, asked))) {
+        if (missed) await page.attempt(() => start({ drawn: drawnIn(asked) }));
+        return true;
+      }
       run?.abort();
       card = next;
+      asked = {};
+      missed = false;
       const conditions = card.generation.conditions ?? [];
       conditionField.hidden = !conditions.length;
       condition.replaceChildren(
@@ -283,14 +307,18 @@ export function generate(page) {
       for (const part of parts) part.fill(entered ?? {});
       showOptions();
       // A model without a token to start from refuses an empty prompt.
-      if (prompt.value || card.generation.start !== null || conditions.length) return page.attempt(start);
+      if (prompt.value || card.generation.start !== null || conditions.length)
+        return page.attempt(() => start({ drawn: drawnIn(entered) }));
       outputs.replaceChildren();
       status.textContent = "This model has no token to start from: type a prompt.";
       return page.attempt(showCode);
     },
     place,
-    address,
-    hide: () => run?.abort(),
+    address: () => asked,
+    hide() {
+      missed ||= Boolean(run);
+      run?.abort();
+    },
   };
 }
 

@@ -111,12 +111,13 @@ export function sequenceInput(changed) {
   let examples = [];
   let mode = null;
   let pad = null;
-  /** What is wrong with the file that was chosen last. */
+  /** What is wrong with the file that was chosen last, and what stands for its reading, as long as it counts. */
   let fault = null;
+  let reading = null;
   /** What is entered before anybody has entered anything. */
   let began = {};
   const edited = (how) => {
-    fault = null;
+    fault = reading = null;
     changed(how);
   };
   const file = el("input", { type: "file", on: { change: () => read(file.files[0]) } });
@@ -156,13 +157,14 @@ export function sequenceInput(changed) {
 
   async function read(chosen) {
     if (!chosen) return;
-    const mine = card;
+    const mine = (reading = {});
     try {
       const words = await textOf(chosen);
-      if (card !== mine) return;
+      if (mine !== reading) return;
       take(words);
       edited({ now: true });
     } catch (error) {
+      if (mine !== reading) return;
       fault = error;
       changed({ now: true });
     }
@@ -211,7 +213,7 @@ export function sequenceInput(changed) {
     set(nextCard, nextExamples) {
       card = nextCard;
       examples = nextExamples;
-      pad = null;
+      pad = fault = reading = null;
       const { kind, size } = card.input;
       const offered = [];
       if (kind === "tokens" && card.input.text) offered.push(["type", "Type"]);

@@ -2,12 +2,12 @@
 
 import { parsed, written } from "./address.js";
 import { get, isAboutKey, modelPath, Problem, versionOf } from "./api.js";
-import { el, field, grouped, newId, plural, same, say, select } from "./dom.js";
+import { el, field, newId, same, say, select } from "./dom.js";
 import { engine } from "./engine.js";
 import { explore } from "./explore.js";
+import { facts } from "./facts.js";
 import { forecast } from "./forecast.js";
 import { generate } from "./generate.js";
-import { stepWords } from "./input.js";
 import { keyDialog } from "./key.js";
 import { byTask, models as home, refusal } from "./models.js";
 import { parted, ports } from "./named.js";
@@ -45,12 +45,18 @@ let last = null;
 let shown = null;
 /** The list of models as the server last gave it. */
 let asked = "";
-/** How many views were opened: what is waited for may come when another is shown. */
+/** How many views were opened, and whether the last of them shows what it was opened with. */
 let opened = 0;
-/** How many addresses were arrived at, and whether the last of them is still to be opened. */
-let arrived = 0;
+let settled = false;
+/** How often something was chosen: what comes for an earlier choice is passed over. */
+let turn = 0;
+/** Whether the address says what is still to be opened. */
 let arriving = false;
-const examples = new Map();
+/** How often the models were asked for, and which of the answers is in force. */
+let asks = 0;
+let heard = 0;
+/** Examples by card: a card that changes is another object. */
+const examples = new WeakMap();
 
 const page = {
   models: () => models,
@@ -61,21 +67,19 @@ const page = {
     const found = models.find((one) => one.name === name && (!version || one.version === version));
     return found ?? get(`v1/models/${encodeURIComponent(name)}${version ? `/versions/${version}` : ""}`);
   },
+  /** A model's examples; none where the server refuses them. Raises Problem where it cannot be asked. */
   async examples(card) {
-    const where = modelPath(card, "examples");
     if (card.examples === 0) return [];
-    if (!examples.has(where)) {
+    if (!examples.has(card)) {
       try {
-        examples.set(
-          where,
-          (await get(where)).examples.map((one) => parted(card, one)),
-        );
+        const answer = await get(modelPath(card, "examples"));
+        examples.set(card, answer.examples.map((one) => parted(card, one)));
       } catch (error) {
-        if (error.status === 401) throw error;
+        if (error.status === 401 || error.code === "unreachable") throw error;
         return [];
       }
     }
-    return examples.get(where);
+    return examples.get(card);
   },
   problem(error) {
     const asked = error instanceof Problem;
@@ -124,14 +128,8 @@ const page = {
     );
     if (!asked) console.warn(error);
   },
-  /** Call, and show what it raises. */
-  async attempt(action) {
-    try {
-      await action();
-    } catch (error) {
-      page.problem(error);
-    }
-  },
+  /** A button that puts what is shown into the address, and copies that. */
+  sharing: () => el("button", { type: "button", class: "quiet share", on: { click: share } }, "Share"),
   problemOf: (body) => new Problem(body, body.status),
   /** Take the message away; with a code, only a message of that code. */
   clear(code) {
@@ -142,9 +140,32 @@ const page = {
   },
 };
 
+/** The page as a view has it: what a view says counts while it is shown. */
+function pageFor(name) {
+  const whileShown =
+    (call) =>
+    (...given) =>
+      name === view ? call(...given) : undefined;
+  const [problem, clear] = [page.problem, page.clear].map(whileShown);
+  return {
+    ...page,
+    problem,
+    clear,
+    follow: whileShown(follow),
+    /** Call, and show what it raises. */
+    async attempt(action) {
+      try {
+        await action();
+      } catch (error) {
+        problem(error);
+      }
+    },
+  };
+}
+
 const views = {};
 for (const [name, create] of Object.entries(VIEWS)) {
-  views[name] = create({ ...page, follow: (how) => name === view && follow(how) });
+  views[name] = create(pageFor(name));
   views[name].nothing = el("section", { class: "card empty nothing", hidden: true, "aria-label": "Nothing to show" });
   document.getElementById(name).append(views[name].nothing, views[name].element);
 }
@@ -166,11 +187,22 @@ tabs.forEach((tab, i) => {
 });
 
 /** Open a view as somebody asked for it: Back leads to what was there before. */
-const go = (next, wanted, entered) => open(next, wanted, { push: true, entered });
+function go(next, wanted, entered) {
+  if (asked) return open(next, wanted, { push: true, entered });
+  history.pushState(null, "", written(next, null));
+  return arrive();
+}
 
-/** Show a view, with a model that it can show, and with what is entered there; by itself, with what was before. */
+/**
+ * Show a view, with a model that it can show, and with what is entered there; by itself, with what was before.
+ *
+ * Whether nothing else was opened meanwhile.
+ */
 async function open(next, wanted, { push = false, entered } = {}) {
   const mine = (opened += 1);
+  const moved = next !== view || mine === 1;
+  turn += 1;
+  arriving = settled = false;
   if (next !== view) views[view].hide();
   view = next;
   page.clear();
@@ -180,7 +212,8 @@ async function open(next, wanted, { push = false, entered } = {}) {
     tab.tabIndex = chosen ? 0 : -1;
     document.getElementById(viewOf(tab)).hidden = !chosen;
   }
-  document.querySelector('[aria-selected="true"]').scrollIntoView({ block: "nearest", inline: "nearest" });
+  if (moved)
+    document.querySelector('[aria-selected="true"]').scrollIntoView({ block: "nearest", inline: "nearest" });
   const { offers, model = true, element, nothing } = views[view];
   const offered = models.filter(offers);
   const first = FIRST.map((one) => offered.find((other) => other.name === one)).find(Boolean);
@@ -199,14 +232,22 @@ async function open(next, wanted, { push = false, entered } = {}) {
   document.title = `${document.getElementById(`tab-${view}`).textContent} · Elman`;
   const hash = written(view, card && model ? card : null, entered);
   if (location.hash.split("?")[0] !== hash.split("?")[0]) history[push ? "pushState" : "replaceState"](null, "", hash);
-  if (!has) return;
   try {
+    const asBefore = has && (await views[view].show(card, entered));
+    if (mine !== opened) return false;
+    settled = true;
     // A view that is as it was left has an address with what is entered there.
-    const asBefore = await views[view].show(card, entered);
-    if (asBefore && mine === opened) history.replaceState(null, "", address());
+    if (asBefore && !arriving) history.replaceState(null, "", address());
   } catch (error) {
-    page.problem(error);
+    if (mine === opened) page.problem(error);
   }
+  return mine === opened;
+}
+
+/** Open the view that is shown once more, with what is entered. */
+function reopen() {
+  const entered = settled ? views[view].address?.() : parsed(location.hash).entered;
+  return open(view, used.get(view), { entered });
 }
 
 /** The address of what is shown, with what is entered where an address can hold that. */
@@ -215,29 +256,32 @@ const address = () => written(view, views[view].model === false ? null : shown, 
 /**
  * The view shows the answer to what is entered: the address follows.
  *
- * Back leads to the model as it opens; with `again`, also to what was entered before.
+ * Back leads to the model as it opens; with `again`, also to what was entered before, and with false to neither.
  */
-function follow({ again = false } = {}) {
+function follow({ again = !location.hash.includes("?") } = {}) {
   const hash = address();
   // An answer to what was left by Back must not undo that.
   if (arriving || location.hash === hash) return;
-  const replaces = location.hash.includes("?") && !again;
-  history[replaces ? "replaceState" : "pushState"](null, "", hash);
+  history[again ? "pushState" : "replaceState"](null, "", hash);
 }
 
 /** Put what is shown into the address, and copy that where the browser allows it. */
 async function share({ target }) {
   const hash = address();
   if (location.hash !== hash) history.pushState(null, "", hash);
+  // What is shown is what is chosen, and not what Back was about to lead to.
+  turn += 1;
+  arriving = false;
   const entered = Object.keys(views[view].address?.() ?? {}).length > 0;
-  const alone = entered ? "to the model alone (the input is too long)" : "to the model";
-  const what = hash.includes("?") ? "with the input" : alone;
+  const what = views[view].model === false ? "view" : "model";
+  const alone = entered ? `to the ${what} alone (the input is too long)` : `to the ${what}`;
+  const words = hash.includes("?") ? "with the input" : alone;
   try {
     await navigator.clipboard.writeText(location.href);
-    target.textContent = `Link ${what} copied`;
+    target.textContent = `Link ${words} copied`;
   } catch {
     // Without HTTPS, or without leave, a page cannot copy.
-    target.textContent = `Link ${what} is in the address bar`;
+    target.textContent = `Link ${words} is in the address bar`;
   }
   say(target.textContent);
 }
@@ -273,11 +317,10 @@ function showModel(card, offered) {
           ),
         )
       : null;
-  const sharing = el("button", { type: "button", class: "quiet share", on: { click: share } }, "Share");
   shown = card;
   const hadFocus = modelBox.contains(document.activeElement);
   modelBox.replaceChildren(
-    el("div", { class: "choice" }, field("Model", choice), choice.names ?? null, version, sharing),
+    el("div", { class: "choice" }, field("Model", choice), choice.names ?? null, version, page.sharing()),
   );
   about.replaceChildren(facts(card), ports(card));
   placeAbout();
@@ -315,87 +358,64 @@ function typed(card, offered, choose) {
 }
 
 /** Show another version of the model, with what is entered. */
-const openVersion = (card, version) =>
-  page.attempt(async () => go(view, await page.card(card.name, version), views[view].address?.()));
-
-/** The card, in the words of someone who has not met the model before. */
-function facts(card) {
-  const { batching, input, state } = card;
-  const rows = [
-    ["Task", card.task],
-    ["Network", `${card.cell.toUpperCase()}, ${plural(card.layers, "layer")} of ${card.hidden_size}`],
-    ["Direction", card.direction === "forward" ? "forward" : "both ways"],
-    ["Input", input.names && input.names.length <= 8 ? input.names.join(" · ") : stepWords(card)],
-    ["Output", outputWords(card)],
-    ["State", `${grouped(state.bytes)} bytes (${state.tensors.map((tensor) => tensor.name).join(", ") || "none"})`],
-    [
-      "Batching",
-      batching.exact ? "exact, the same bits in any batch" : (batching.reason ?? `within ${batching.tolerance}`),
-    ],
-    ["Digest", el("span", { class: "mono", title: card.digest }, card.digest.replace("sha256:", "").slice(0, 12))],
-  ];
-  return el(
-    "dl",
-    { class: "facts", "aria-label": `Card of ${card.name}` },
-    ...rows.map(([term, words]) => el("div", {}, el("dt", {}, term), el("dd", {}, words))),
-  );
+async function openVersion(card, version) {
+  const mine = (turn += 1);
+  try {
+    const found = await page.card(card.name, version);
+    if (mine === turn) go(view, found, views[view].address?.());
+  } catch (error) {
+    if (mine !== turn) return;
+    showModel(card, models.filter(views[view].offers));
+    page.problem(error);
+  }
 }
 
-/** What comes out at a step, in words. */
-function outputWords({ output, outputs, task, forecast }) {
-  if (output.labels) return `one of ${plural(output.labels.length, "label")}`;
-  if (task === "generation") return `the next of ${plural(output.size, "token")}`;
-  return forecast
-    ? `the next ${output.size === 1 ? "value" : `${output.size} values`}`
-    : `${plural(output.size, "number")} ${outputs[0].role === "final" ? "for the whole sequence" : "a step"}`;
-}
-
-const keys = keyDialog(() => load());
+const keys = keyDialog(() => arrive({ anew: true }));
 document.getElementById("key").addEventListener("click", () => keys.open());
 
 /** Ask which models there are. True if they are others than before. Cards that are as they were stay the same. */
 async function ask() {
+  const mine = (asks += 1);
   const answer = await get("v1/models");
   const now = JSON.stringify(answer);
-  if (now === asked) return false;
+  if (mine < heard || now === asked) return false;
+  heard = mine;
   asked = now;
   const before = new Map(models.map((one) => [JSON.stringify(one), one]));
   models = answer.models.map((one) => before.get(JSON.stringify(one)) ?? one);
   refused = answer.refused;
+  for (const [name, card] of used) used.set(name, served(card));
+  last = served(last);
   return true;
 }
 
-/** Ask which models there are, and open what the address says. */
-async function load() {
-  const mine = (arrived += 1);
+/** Open what the address says. Models are asked for where it may name one that is not known yet. */
+async function arrive({ anew = false } = {}) {
+  const mine = (turn += 1);
   const { view: wanted, model, version, entered } = parsed(location.hash);
+  const known = Object.hasOwn(VIEWS, wanted) ? wanted : "explore";
+  const find = () => models.find((one) => one.name === model);
+  let fault = null;
   arriving = true;
   try {
-    await ask();
-    if (mine !== arrived) return;
-    page.clear();
+    if (anew || !asked || (model && !find())) await ask();
   } catch (error) {
-    if (mine === arrived) page.problem(error);
+    if (mine === turn) page.problem(error);
     return;
   } finally {
-    if (mine === arrived) arriving = false;
     document.getElementById("loading").hidden = true;
   }
-  const known = wanted in VIEWS ? wanted : "explore";
-  const card = models.find((one) => one.name === model);
-  if (model && !(card && views[known].offers(card))) return missing(known, model, card);
-  let fault = null;
+  const card = find();
+  if (mine === turn && model && !(card && views[known].offers(card))) return missing(known, model, card);
   const named = card && version ? await page.card(model, version).catch((error) => (fault = error) && card) : card;
-  if (mine !== arrived) return;
-  await open(known, named, { entered });
-  if (fault) page.problem(fault);
+  if (mine === turn && (await open(known, named, { entered })) && fault) page.problem(fault);
 }
 
 /** Say that the address names a model that is not there, or that this view is not for. */
 async function missing(next, name, card) {
   const file = refused.find((one) => one.name === name);
   const { hash } = location;
-  await open(card ? "explore" : "models", card);
+  if (!(await open(card ? "explore" : "models", card))) return;
   history.replaceState(null, "", hash);
   page.problem(
     new Problem(
@@ -413,20 +433,15 @@ async function missing(next, name, card) {
 /** Look whether models came or went, and whether the server is there again, while somebody looks at the page. */
 async function look() {
   try {
-    if (document.hidden || !asked) return;
+    const lost = problemBox.dataset.code === "unreachable";
+    if (document.hidden || (!asked && !lost)) return;
     const changed = await ask();
-    if (problemBox.dataset.code === "unreachable") {
-      page.clear();
-      views[view].again?.();
-    }
-    if (!changed) return;
-    for (const [name, card] of used) used.set(name, served(card));
-    last = served(last);
-    views[view].changed?.();
-    if (views[view].model === false) return;
+    if (arriving) return await arrive();
+    if (changed) views[view].changed?.();
     const card = used.get(view);
-    if (!card || card !== shown) await open(view, card, { entered: parsed(location.hash).entered });
-    else showModel(card, models.filter(views[view].offers));
+    const other = changed && views[view].model !== false && (!card || card !== shown);
+    if (lost || other) await reopen();
+    else if (changed && views[view].model !== false) showModel(card, models.filter(views[view].offers));
   } catch (error) {
     if (error.code !== "unreachable") page.problem(error);
   } finally {
@@ -453,6 +468,11 @@ window.addEventListener("drop", (event) => {
   if (views[view].read) views[view].read(file);
   else page.problem(new Problem({ code: "no_files", title: "No file is read here", detail: NO_FILES }, 0));
 });
-window.addEventListener("hashchange", load);
-load();
+// The target of this link is no view.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.getElementById("main").focus();
+});
+window.addEventListener("hashchange", () => arrive());
+arrive();
 setTimeout(look, LOOK);

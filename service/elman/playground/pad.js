@@ -102,13 +102,11 @@ export function drawingPad(card, examples, changed) {
   canvas.addEventListener("pointermove", (event) => {
     if (last) to(event);
   });
-  canvas.addEventListener("pointerup", () => {
-    last = null;
-    changed();
-  });
-  canvas.addEventListener("pointercancel", () => {
-    last = null;
-  });
+  for (const end of ["pointerup", "pointercancel"])
+    canvas.addEventListener(end, () => {
+      last = null;
+      changed();
+    });
   which.addEventListener("change", () => {
     [low.value, high.value] = ranges[chosen()];
     paint();

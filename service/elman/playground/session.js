@@ -61,8 +61,8 @@ export function session(page) {
   const live = livePanel(form);
   const lists = sessionLists({
     make: [statics.element, el("div", { class: "fields ending" }, field("Lifetime", ttl, "seconds"), create)],
-    choose,
-    putBack: (token) => byHand(() => putBack(token))(),
+    choose: (one) => attempt(() => choose(one))(),
+    putBack: (token) => ofCurrent(() => putBack(token))(),
     openFrom: (token) => byHand(() => openFrom(token))(),
   });
   const code = snippets();
@@ -95,8 +95,9 @@ export function session(page) {
       if (mine !== ending) return;
       try {
         page.clear();
-        piece.invalid(false);
         live.unsay();
+        await fill();
+        piece.invalid(false);
         await action();
       } catch (error) {
         if (mine === ending && error.name !== "AbortError") failed(error);
@@ -110,12 +111,14 @@ export function session(page) {
       arrival = null;
       return action();
     });
+  /** And of the session that is shown by then, where there is one. */
+  const ofCurrent = (action) => byHand(() => current && action());
   create.addEventListener("click", byHand(createIt));
-  form.addEventListener("submit", byHand(sendPiece));
-  retry.addEventListener("click", byHand(sendAgain));
-  fork.addEventListener("click", byHand(forkIt));
-  keep.addEventListener("click", byHand(keepState));
-  remove.addEventListener("click", byHand(removeIt));
+  form.addEventListener("submit", ofCurrent(sendPiece));
+  retry.addEventListener("click", ofCurrent(sendAgain));
+  fork.addEventListener("click", ofCurrent(forkIt));
+  keep.addEventListener("click", ofCurrent(keepState));
+  remove.addEventListener("click", ofCurrent(removeIt));
   window.addEventListener("pagehide", leave);
   window.addEventListener("pageshow", (event) => {
     if (event.persisted && visible) attempt(goOn)();
@@ -136,7 +139,7 @@ export function session(page) {
     if (!current) return nothing("No session could be made: the message says why. “New session” tries again.");
     if (open.has(current.id)) live.state.doubt(LOST);
     else live.state.ready(`This was refused: the message says why. The session is still at step ${current.step}.`);
-    piece.invalid(/^(sequence|line)/.test(error.where ?? ""));
+    if (filled === card) piece.invalid(/^(sequence|line)/.test(error.where ?? ""));
     paint();
   }
 
@@ -181,18 +184,30 @@ export function session(page) {
     return found;
   }
 
+  /** Have the fields be those of the model. */
+  async function fill() {
+    if (filled === card) return;
+    const { signal } = ending;
+    const examples = await page.examples(card);
+    signal.throwIfAborted();
+    statics.set(card);
+    statics.take(examples[0]?.static);
+    further.set(card);
+    piece.set(card, examples);
+    filled = card;
+  }
+
   /** Go on with the session that is shown, or begin one with the first step of an example. */
   async function goOn() {
+    showCode();
     if (current && open.has(current.id)) return sendAgain();
     if (current) {
       await refresh();
       return live.state.ready();
     }
-    const mine = ending;
     noneWords.textContent = "A session is being made.";
     piece.begin();
-    arrival = (await make({ static: statics.value() })).id;
-    if (mine !== ending) return leave();
+    await make({ static: statics.value() }, { onArrival: true });
     await sendPiece();
   }
 
@@ -201,14 +216,18 @@ export function session(page) {
     if (arrival) {
       discard(`v1/sessions/${arrival}`);
       sent.delete(arrival);
-      if (current?.id === arrival) current = null;
+      if (current?.id === arrival) nothing();
     }
     arrival = null;
   }
 
-  async function make(body, entries = [], given = body.static) {
+  async function make(body, { entries = [], given = body.static, onArrival = false } = {}) {
+    const { signal } = ending;
     // Not ended with the rest: a session whose id never came could not be deleted.
     const made = await post(modelPath(card, "sessions"), { ...body, ttl: Number(ttl.value) || undefined });
+    if (onArrival && signal.aborted) discard(`v1/sessions/${made.id}`);
+    signal.throwIfAborted();
+    if (onArrival) arrival = made.id;
     current = made;
     sent.set(made.id, [...entries]);
     fixed.set(made.id, given);
@@ -285,6 +304,7 @@ export function session(page) {
   async function sendAgain() {
     const body = open.get(current.id);
     const last = sent.get(current.id)?.at(-1);
+    if (!body && !last) return;
     live.state.ask(WAITING);
     const answer = body
       ? (await deliver(body)).answer
@@ -338,7 +358,7 @@ export function session(page) {
   }
 
   async function openFrom({ state, entries, given }) {
-    await make({ state }, entries, given);
+    await make({ state }, { entries, given });
     await refresh();
     live.state.ready();
   }
@@ -352,9 +372,10 @@ export function session(page) {
     create.focus();
   }
 
-  function choose(one) {
+  function choose({ id }) {
+    const one = list.find((other) => other.id === id);
+    if (!one) return;
     current = one;
-    live.unsay();
     if (open.has(one.id)) live.state.doubt(LOST);
     else live.state.ready();
     paint();
@@ -422,21 +443,8 @@ export function session(page) {
         list = [];
         nothing();
       }
-      const mine = ending;
-      const examples = await page.examples(next);
-      if (mine !== ending) return;
-      if (filled !== card) {
-        statics.set(card);
-        statics.take(examples[0]?.static);
-        further.set(card);
-        piece.set(card, examples);
-        filled = card;
-      }
-      showCode();
       await attempt(goOn)();
     },
-    /** The server is there again. */
-    again: () => attempt(goOn)(),
     /** Beside the piece, where one can be sent. */
     get place() {
       return current ? place : null;

@@ -63,6 +63,7 @@ export function slate({ changed, moved }) {
   }
 
   function mark(step) {
+    if (!series.length) return;
     at = Math.max(1, Math.min(series.length, step));
     paint();
   }
@@ -84,7 +85,7 @@ export function slate({ changed, moved }) {
   }
 
   element.addEventListener("pointerdown", (event) => {
-    if (event.button) return;
+    if (event.button || !series.length) return;
     element.setPointerCapture(event.pointerId);
     last = null;
     draw(event);
@@ -97,7 +98,7 @@ export function slate({ changed, moved }) {
   element.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 1, End: series.length }[event.key];
     const nudge = NUDGES[event.key];
-    if (step === undefined && nudge === undefined) return;
+    if (!series.length || (step === undefined && nudge === undefined)) return;
     event.preventDefault();
     if (nudge !== undefined) {
       series[at - 1] = valueAt(share(series[at - 1]) + nudge);

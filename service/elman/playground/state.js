@@ -9,6 +9,8 @@ const WORDS = {
 };
 const WAITS = new Set(["loading", "stale"]);
 const SHOWS = new Set(["ready", "stale", "doubtful"]);
+/** Milliseconds after which an answer that is out of date is dimmed: most are replaced before. */
+const LATE = 250;
 
 /**
  * The state of a view's answer: empty, loading, ready, stale (another is on its way, this one is dimmed), doubtful
@@ -20,13 +22,17 @@ export function answerState(...parts) {
   let state = "empty";
   let began = 0;
   let timer = 0;
+  let late = 0;
+  const dim = (wanted) => parts.forEach((part) => part.classList.toggle("stale", wanted));
 
   function set(next, words = WORDS[next] ?? "") {
     state = next;
     clearInterval(timer);
+    clearTimeout(late);
+    if (next === "stale") late = setTimeout(() => dim(true), LATE);
+    else dim(next === "doubtful");
     for (const part of parts) {
       part.hidden = !SHOWS.has(next);
-      part.classList.toggle("stale", next === "stale" || next === "doubtful");
       if (WAITS.has(next)) part.setAttribute("aria-busy", "true");
       else part.removeAttribute("aria-busy");
     }
@@ -43,6 +49,8 @@ export function answerState(...parts) {
 
   return {
     line,
+    /** Whether what is shown is the answer. */
+    holds: () => state === "ready",
     /** Another answer is on its way, or will be asked for in a moment. */
     ask(words) {
       if (!WAITS.has(state)) set(SHOWS.has(state) ? "stale" : "loading", words);

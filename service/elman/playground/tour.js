@@ -15,6 +15,8 @@ const FIRST = Math.round(STEPS / 3);
 
 export function tour(page) {
   let models = null;
+  /** The model that the line was laid out for. */
+  let fitted = null;
   let range = [0, 1];
   let rows = [];
   let stage = 0;
@@ -100,7 +102,7 @@ export function tour(page) {
         place,
         state.line,
         results,
-        el("div", { class: "actions" }, back, next),
+        el("div", { class: "actions" }, back, next, page.sharing()),
       ),
     ),
   );
@@ -127,15 +129,19 @@ export function tour(page) {
     const found = choose();
     if (!found) return;
     if (!entered && shown && same(found, models)) return;
-    const other = models?.main !== found.main;
-    run?.abort();
+    end();
     models = found;
     if (entered) stage = Math.max(0, Math.min(parts.length - 1, Math.round(Number(entered.stage) || 1) - 1));
     paint();
     state.ask();
-    const examples = await page.examples(found.main);
+    const examples = await page.examples(found.main).catch((error) => {
+      if (models === found) state.fail();
+      throw error;
+    });
     if (models !== found) return;
+    const other = fitted !== found.main;
     if (other) {
+      fitted = found.main;
       const sequences = examples.map((one) => one.sequence).filter(Array.isArray);
       range = rangeOf(sequences, 0);
       rows = (sequences[0] ?? []).slice(-STEPS);
@@ -169,7 +175,7 @@ export function tour(page) {
   /** What an address says: the stage, the step and the line, as far as they are not those to begin with. */
   function written() {
     const entered = {};
-    if (!models || !shape.value) return entered;
+    if (!fitted) return entered;
     if (stage) entered.stage = String(stage + 1);
     if (step !== FIRST) entered.step = String(step);
     if (shape.value === "own") entered.line = line.values().join(" ");
@@ -192,8 +198,15 @@ export function tour(page) {
   }
 
   function later() {
+    end();
     state.ask();
     soon();
+  }
+
+  /** End what is under way: nothing that comes of it is shown. */
+  function end() {
+    soon.cancel();
+    run?.abort();
   }
 
   /** The rows that a line stands for: other features are those of an example, or zero. */
@@ -212,8 +225,8 @@ export function tour(page) {
 
   /** Ask the models of this stage for their answers, and show them. */
   async function start() {
-    if (!visible || !models) return;
-    run?.abort();
+    end();
+    if (!visible || fitted !== models?.main) return;
     run = new AbortController();
     const { signal } = run;
     const part = parts[stage];
@@ -244,7 +257,7 @@ export function tour(page) {
       part.at?.(shown);
       page.follow();
     } catch (error) {
-      if (error.name === "AbortError") return;
+      if (signal.aborted) return;
       state.fail();
       page.problem(error);
     }
@@ -323,11 +336,10 @@ export function tour(page) {
     },
     address: written,
     changed: () => page.attempt(begin),
-    again: () => start(),
     place,
     hide() {
       visible = false;
-      run?.abort();
+      end();
     },
   };
 }
