@@ -105,13 +105,6 @@ def test_a_file_that_is_dropped_anywhere_is_read_and_the_page_stays(page: Page, 
     assert drop(page, "name.txt", b"Rossi", ".sequence-input")
     answered(page, "After all 5 steps")
 
-    # Parquet is a table of columns, in pages that are packed: the command line reads it.
-    assert drop(page, "names.parquet", b"PAR1" + bytes(100) + b"PAR1")
-    beside = page.get_by_role("region", name="Sequence").get_by_role("alert")
-    expect(beside).to_contain_text("Parquet is not read here. CSV, JSON and NPY are.")
-    expect(beside).to_contain_text("elman predict MODEL names.parquet")
-    expect(page.get_by_role("region", name="Answer")).to_be_hidden()
-
     name = forecaster(server)["name"]
     page.goto(f"{server.url}/#forecast/{name}")
     headline = page.locator("#forecast .answer")
@@ -121,7 +114,7 @@ def test_a_file_that_is_dropped_anywhere_is_read_and_the_page_stays(page: Page, 
     expect(headline).not_to_have_text(before)
     assert page.get_by_role("textbox", name="History").input_value().startswith("sunspots\n10")
     assert drop(page, "series.parquet", b"PAR1....PAR1")
-    expect(page.get_by_role("alert")).to_contain_text("Parquet is not read here")
+    expect(page.get_by_role("alert")).to_contain_text("it is damaged, or no Parquet file")
 
     # A view that reads no files says so. Text is dropped into boxes as ever.
     page.goto(f"{server.url}/#engine")

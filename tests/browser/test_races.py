@@ -81,7 +81,7 @@ class Held:
     def end(self) -> None:
         """Hold none any more."""
         self.holds = False
-        for number in set(range(len(self.routes))) - self.gone:
+        for number in sorted(set(range(len(self.routes))) - self.gone):
             self.go(number)
 
 

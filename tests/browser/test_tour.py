@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 from tests.browser.conftest import OpenScreen
 from tests.browser.screen import Screen, value
 from tests.browser.test_page import focused, violations
+from tests.browser.test_races import Held
 from tests.browser.test_states import release
 from tests.conftest import StartServer
 from tests.running import STORE, RunningServer, running_server
@@ -317,18 +318,16 @@ def test_an_answer_that_comes_after_back_does_not_undo_it(screen: Screen, own: R
     panel.get_by_role("button", name="Next").click()
     expect(panel.locator(".callout")).to_contain_text("Cut after step")
     page.wait_for_url("**/#tour?stage=2")
-    answers: list[Route] = []
-    page.route("**/predict", lambda route: answers.append(route))
+    answers = Held(page, "**/predict")
     panel.get_by_role("button", name="Next").click()
     expect(panel.get_by_text("Stage 3 of 5")).to_be_visible()
     page.wait_for_url("**/#tour?stage=3")
+    answers.wait(1)
     page.go_back()
     page.wait_for_url("**/#tour?stage=2")
     expect(panel.get_by_text("Stage 2 of 5")).to_be_visible()
     # The answer to the third stage comes first, then those to the second.
-    page.unroute("**/predict")
-    while answers:
-        answers.pop(0).continue_()
+    answers.end()
     expect(panel.locator(".callout")).to_contain_text("Cut after step")
     assert page.url.endswith("#tour?stage=2")
 

@@ -1,10 +1,12 @@
-// Files that are chosen or dropped: text as it is, and NumPy's arrays as text.
+// Files that are chosen or dropped: text as it is, and NumPy's arrays and tables of Parquet as text.
 
 import { Problem } from "./api.js";
+import { parquetRows } from "./parquet.js";
 
 /** Bytes of a file that a box for text can still show. */
 const MOST_BYTES = 2_000_000;
-const READ = "CSV, JSON and NPY are.";
+const READ = "CSV, JSON, NPY and Parquet are.";
+const ELSEWHERE = "The command line reads more: elman predict MODEL";
 const READERS = {
   "<f4": [4, "getFloat32"],
   "<f8": [8, "getFloat64"],
@@ -23,15 +25,25 @@ const bad = (file, detail) =>
 /** The text of a file, a line a step where it is an array. Raises Problem. */
 export async function textOf(file) {
   const start = String.fromCharCode(...new Uint8Array(await file.slice(0, 6).arrayBuffer()));
-  if (start.startsWith("PAR1"))
-    throw bad(file, `Parquet is not read here. ${READ} The command line reads it: elman predict MODEL ${file.name}`);
   if (file.size > MOST_BYTES) throw bad(file, `${file.size} bytes are more than the ${MOST_BYTES} that are read here`);
   const bytes = new Uint8Array(await file.arrayBuffer());
   if (bytes[0] === 0x93 && start.endsWith("NUMPY")) return ofArray(file, bytes);
+  if (start.startsWith("PAR1")) return ofTable(file, bytes);
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes).replace(/\r?\n$/, "");
   } catch {
     throw bad(file, `neither text in UTF-8 nor a .npy file. ${READ}`);
+  }
+}
+
+/** A line a row, as CSV has it; what is missing as `null`. */
+function ofTable(file, bytes) {
+  try {
+    return parquetRows(bytes)
+      .map((row) => row.map(String).join(", "))
+      .join("\n");
+  } catch (error) {
+    throw bad(file, `${error.message}. What is read: columns of numbers, packed with snappy or not at all. ${ELSEWHERE} ${file.name}`);
   }
 }
 

@@ -193,7 +193,7 @@ export function sequenceInput(changed) {
       "details",
       { class: "more" },
       el("summary", {}, "From a file"),
-      field("File", file, "CSV, JSON or NPY; or drop it here"),
+      field("File", file, "CSV, JSON, NPY or Parquet; or drop it here"),
     ),
   );
 
