@@ -23,7 +23,7 @@ DATA = sequence(5)
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     root = write_models(tmp_path_factory.mktemp("named"))
-    examples = [{"title": "Five steps", "sequence": DATA["input"]}]
+    examples = [{"title": "Five steps", "sequence": DATA["input"]}, {"title": "With its gain", "sequence": DATA}]
     (root / "tagger" / "1" / "examples.json").write_text(json.dumps(examples))
     with running_server(root) as one:
         yield one
@@ -151,6 +151,20 @@ def test_a_session_is_made_with_its_static_inputs(tagger: Screen, own: RunningSe
     assert heads[-1] == pytest.approx(last["value"][0], **ROUNDED)
     assert violations(tagger) == []
     tagger.keep(f"named-session-{page.viewport_size['width']}")  # type: ignore[index]
+
+
+def test_a_piece_of_an_example_is_sent_with_its_further_inputs(tagger: Screen, own: RunningServer) -> None:
+    page = tagger.open("session", "tagger")
+    live = page.get_by_role("region", name="Session", exact=True)
+    expect(live.locator(".figure-line")).to_have_text("1 step")
+    live.get_by_text("From an example").click()
+    live.get_by_label("Example").select_option("With its gain")
+    for steps in (slice(0, 1), slice(1, 5)):
+        with page.expect_request("**/steps") as sent:
+            live.get_by_role("button", name="Send").click()
+        assert sent.value.post_data_json["sequence"] == {name: values[steps] for name, values in DATA.items()}
+        expect(live.locator(".figure-line")).to_have_text(f"{1 + steps.stop} steps")
+    own.client.delete(f"/v1/sessions/{live.locator('.id').inner_text()}").raise_for_status()
 
 
 def test_a_text_is_generated_with_static_inputs(open_screen: OpenScreen, own: RunningServer) -> None:

@@ -25,6 +25,9 @@ export function pieceInput() {
   const element = el("div", { class: "piece" }, holder, choice);
   let card = null;
   let sources = [];
+  /** The further inputs of each, by name; undefined where there are none. */
+  let others = [];
+  let from = 0;
   let taken = 0;
   /** Whether somebody has typed since the piece was read. */
   let edited = false;
@@ -35,13 +38,16 @@ export function pieceInput() {
 
   const isText = () => card.input.kind === "tokens" && card.input.text;
   const box = () => (isText() ? text : numbers);
-  const source = () => sources[Number(example.value)] ?? sources[0];
+  const chosen = () => Number(example.value) || 0;
+  const source = () => sources[chosen()];
 
   function take(count = Math.max(1, Math.round(Number(size.value)) || 1)) {
     const all = [...source()];
     if (taken >= all.length) taken = 0;
-    const piece = all.slice(taken, taken + count);
+    from = taken;
+    const piece = all.slice(from, from + count);
     taken += piece.length;
+    edited = false;
     box().value = isText() ? piece.join("") : asText(piece);
   }
 
@@ -57,6 +63,7 @@ export function pieceInput() {
     set(next, examples) {
       card = next;
       sources = examples.length ? examples.map((one) => one.sequence) : [madeUp(card)];
+      others = examples.map((one) => one.further);
       example.replaceChildren(...examples.map((one, i) => el("option", { value: i }, one.title)));
       choice.hidden = !examples.length;
       size.value = card.input.kind === "frames" ? card.input.stride : isText() ? CHARACTERS : STEPS;
@@ -64,6 +71,11 @@ export function pieceInput() {
         isText() ? field("Piece", text, "one character a step") : field("Piece", numbers, `${stepWords(card)}; CSV or JSON`),
       );
       begin();
+    },
+    /** The further inputs of the piece, where it is a part of an example that has them. */
+    further() {
+      const parts = Object.entries((!edited && others[chosen()]) || {});
+      return Object.fromEntries(parts.map(([name, rows]) => [name, rows.slice(from, taken)]));
     },
     value() {
       edited = false;

@@ -245,7 +245,8 @@ export function session(page) {
 
   async function sendPiece() {
     const heads = headNames(card);
-    const sequence = further.with(piece.value());
+    const given = piece.further();
+    const sequence = further.with(piece.value(), given);
     // A session of windows answers every step, also where a window has one output.
     const returns = isFinal(card) && card.window === null ? "final" : "steps";
     const body = { sequence, at: current.step, return: returns, top: topOf(card) };
