@@ -12,6 +12,8 @@ from elman.repository.network import Array, Network
 from elman.repository.runtime import GraphSession, RuntimeFailure
 
 _CHUNK = 16
+# For graphs that do not run on so few steps.
+_LONG_CHUNKS = (128, 1024)
 # ONNX Runtime multiplies matrices by blocks of 6 rows with AVX2, of 12 with AVX-512 and of 4 with NEON: multiples of 12
 # leave none of them part empty.
 _BATCHES = (1, 4, 12, 24, 64)
@@ -75,11 +77,23 @@ class Calibration:
 def calibrate(network: Network, min_rows: int, session: GraphSession) -> Calibration:
     """Time a few runs. Takes up to a quarter of a second for a model of a megabyte. `session`: it, opened."""
     executor = Executor(network, min_rows, session)
-    chunk = 1 if network.layout == "step" else network.window or _CHUNK
+    chunk = _chunk(executor)
     runs = _prepare(executor, chunk)
     long = _time(runs)
     batch = _choose(long)
     return _fit(long, _short(executor, long, chunk, batch), chunk, batch)
+
+
+def _chunk(executor: Executor) -> int:
+    """Steps of the runs that are timed: so many that the graph runs on them."""
+    network = executor.network
+    if network.layout == "step":
+        return 1
+    for chunk in (_CHUNK, *_LONG_CHUNKS) if network.window is None else ():
+        with contextlib.suppress(RuntimeFailure):
+            _run(executor, 1, chunk)()
+            return chunk
+    return network.window or _CHUNK
 
 
 def _choose(long: dict[int, float]) -> int:

@@ -11,6 +11,14 @@ from elman.repository.network import Array, Layout, StateTensor
 from elman.repository.runtime import GraphSession
 from elman.repository.spec import ModelSpec
 
+Probes = tuple[tuple[int, int], ...]
+
+# Rows and steps. Two runs at different extents tell which axis of a tensor is the batch and which is time.
+# Primes, so that a frozen extent does not divide a product of them by chance.
+PROBES: Probes = ((3, 7), (2, 11))
+# For graphs that do not run on so few steps, as a convolution without padding does not.
+LONGER_PROBES: tuple[Probes, ...] = (((3, 61), (2, 89)), ((3, 509), (2, 1021)))
+
 
 @dataclass
 class GraphRewrite:
@@ -19,7 +27,7 @@ class GraphRewrite:
     `shapes` are those of every tensor at each of the probes, and `values` those of the tensors that depend on an input;
     `trace` is what is known of the axes of each, and `scanned` what recurrent nodes go over; `states` is what will be
     carried; `own_clocks` are outputs with other steps than the data; `session` runs the graph with every tensor an
-    output. `window`, `max_rows` and `look_ahead` are as in Network.
+    output. `probes` are the rows and steps of the runs. `window`, `max_rows` and `look_ahead` are as in Network.
     """
 
     graph: Graph
@@ -28,6 +36,7 @@ class GraphRewrite:
     layout: Layout = "batch_first"
     window: int | None = None
     max_rows: int | None = None
+    probes: Probes = PROBES
     look_ahead: str | None = None
     shapes: list[dict[str, tuple[int, ...]]] = field(default_factory=list)
     values: list[dict[str, Array]] = field(default_factory=list)
@@ -45,12 +54,7 @@ class GraphRewrite:
 
     def extents(self) -> list[tuple[int, int]]:
         """Rows and steps of each probe."""
-        return [(self.max_rows or batch, self.window or length) for batch, length in PROBES]
-
-
-# Two runs at different extents tell which axis of a tensor is the batch and which is time.
-# Primes, so that a frozen extent does not divide a product of them by chance.
-PROBES = ((3, 7), (2, 11))
+        return [(self.max_rows or batch, self.window or length) for batch, length in self.probes]
 
 
 def axes_of(rewrite: GraphRewrite, name: str) -> tuple[int | None, int | None]:

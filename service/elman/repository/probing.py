@@ -1,6 +1,7 @@
 """Which axis of the data counts rows and which steps, found by running the graph and following its axes."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -11,20 +12,27 @@ from elman.errors import ModelRefused
 from elman.repository.arranging import add_axis, arrange_input
 from elman.repository.cells import NoCell, write_as_cell
 from elman.repository.controls import ADDED, stays
+from elman.repository.declared_axes import check_size, check_two_axes
 from elman.repository.experiments import find_clocks, find_polarity
 from elman.repository.graph import Graph
 from elman.repository.graph_axes import BATCH, TIME, Factor, Kind, Traced, plain_axis
 from elman.repository.graph_io import GraphInput, Roles, read_others
-from elman.repository.graph_rewrite import GraphRewrite, axes_of, recurrent_inside
+from elman.repository.graph_rewrite import (
+    LONGER_PROBES,
+    PROBES,
+    GraphRewrite,
+    Probes,
+    axes_of,
+    recurrent_inside,
+)
 from elman.repository.graph_rules import RULES
 from elman.repository.graph_trace import Tracer
 from elman.repository.loop_body import NoScan
 from elman.repository.loops import write_as_scan
-from elman.repository.naming import names_batch, names_time
+from elman.repository.naming import names_batch
 from elman.repository.network import END, LENGTHS, SELECT, Array
 from elman.repository.origin import how_to_free
 from elman.repository.output_roles import find_output_roles
-from elman.repository.pairing import port
 from elman.repository.probe_feeds import probe_feeds, state_axis
 from elman.repository.readings import Reading, Readings, contradicted_axis
 from elman.repository.runtime import GraphSession, RuntimeFailure
@@ -42,17 +50,27 @@ def find_axes(graph: Graph, spec: ModelSpec, roles: Roles) -> GraphRewrite:
 
     Raises ModelRefused where there is none, or more than one.
     """
-    _check_size(graph, spec, roles.data)
+    check_size(graph, spec, roles.data)
+    try:
+        return _find_axes(graph, spec, roles, PROBES)
+    except ModelRefused as refused:
+        for longer in LONGER_PROBES if _NOT_RUN in refused.reason else ():
+            with suppress(ModelRefused):
+                return _find_axes(graph, spec, roles, longer)
+        raise
+
+
+def _find_axes(graph: Graph, spec: ModelSpec, roles: Roles, probes: Probes) -> GraphRewrite:
     readings = Readings.of(graph.dims(roles.data), graph.dtype(roles.data), spec.input, carries=bool(roles.states))
-    shown, unseen, failures = _try(graph, spec, roles, readings.agreeing)
+    shown, unseen, failures = _try(graph, spec, roles, readings.agreeing, probes)
     if shown is not None:
         return _settled(shown[1])
-    _check_names(graph, spec, roles, readings, certain=bool(unseen))
+    _check_names(graph, spec, roles, readings, probes, certain=bool(unseen))
     return _only(graph, spec, roles, unseen, failures)
 
 
 def _try(
-    graph: Graph, spec: ModelSpec, roles: Roles, axes: Iterable[tuple[Reading, ...]]
+    graph: Graph, spec: ModelSpec, roles: Roles, axes: Iterable[tuple[Reading, ...]], probes: Probes
 ) -> tuple[Tried | None, list[Tried], list[tuple[Reading, ModelRefused]]]:
     """Run the graph in each reading of some axes, until one is shown to be right.
 
@@ -64,7 +82,7 @@ def _try(
     for variants in axes:
         for variant in variants:
             try:
-                rewrite = _read(graph, spec, roles, variant)
+                rewrite = _read(graph, spec, roles, variant, probes)
             except ModelRefused as refusal:
                 failures.append((variant, refusal))
                 continue
@@ -89,12 +107,14 @@ def _try(
     return None, unseen, failures
 
 
-def _check_names(graph: Graph, spec: ModelSpec, roles: Roles, readings: Readings, *, certain: bool) -> None:
+def _check_names(
+    graph: Graph, spec: ModelSpec, roles: Roles, readings: Readings, probes: Probes, *, certain: bool
+) -> None:
     """Raise ModelRefused if the graph is seen to take the axes in another way than their names say.
 
     `certain` asks for more than that it runs on single steps, as there are other readings.
     """
-    shown, _, _ = _try(graph, spec, roles, readings.opposed)
+    shown, _, _ = _try(graph, spec, roles, readings.opposed, probes)
     if (
         shown is None
         or (certain and TIME not in shown[1].scanned)
@@ -140,18 +160,7 @@ def _gives_rows(rewrite: GraphRewrite) -> bool:
     return rewrite.max_rows is not None or all(axes_of(rewrite, n)[0] is not None for n in rewrite.roles.outputs)
 
 
-def _check_size(graph: Graph, spec: ModelSpec, name: str) -> None:
-    dims, size = graph.dims(name), spec.input.size
-    if graph.dtype(name).kind == "f" and len(dims) > 1 and size is not None:
-        if isinstance(dims[-1], int) and dims[-1] != size and size not in dims:
-            raise ModelRefused(
-                f"the spec's input size is {size}, the graph's is {dims[-1]}",
-                node=f"input {name!r}",
-                remedy=f"Leave size out of model.json, or make it {dims[-1]}.",
-            )
-
-
-def _read(graph: Graph, spec: ModelSpec, roles: Roles, reading: Reading) -> GraphRewrite:
+def _read(graph: Graph, spec: ModelSpec, roles: Roles, reading: Reading, probes: Probes) -> GraphRewrite:
     """Run a copy of the graph, with its inputs in the common layout, and follow its axes. Raises ModelRefused."""
     copy = onnx.ModelProto()
     copy.CopyFrom(graph.model)
@@ -159,7 +168,7 @@ def _read(graph: Graph, spec: ModelSpec, roles: Roles, reading: Reading) -> Grap
     if reading.single and reading.time is not None:
         reading = _without_time(own, roles, reading, reading.time)
     roles = read_others(own, spec, roles, reading.batch, reading.time)
-    rewrite = GraphRewrite(own, spec, roles, max_rows=reading.rows, window=reading.window)
+    rewrite = GraphRewrite(own, spec, roles, max_rows=reading.rows, window=reading.window, probes=probes)
     rewrite.layout = arrange_input(own, roles.data, reading.batch, reading.time)
     arranged = []
     for other in roles.others:
@@ -338,7 +347,7 @@ def _only(
             node=f"input {name!r}",
             remedy="Elman takes (batch, time, features) in any order, (batch, time), or one step (batch, features).",
         )
-    _check_two_axes(graph, spec, roles)
+    check_two_axes(graph, spec, roles)
     reading, first = failures[0]
     time = None if reading.time is None else dims[reading.time]
     if reading.time is not None and not isinstance(time, int) and first.reason.startswith(_NOT_RUN):
@@ -348,29 +357,6 @@ def _only(
             remedy=how_to_free(graph.model, declared=True),
         )
     raise first
-
-
-def _check_two_axes(graph: Graph, spec: ModelSpec, roles: Roles) -> None:
-    """Raise ModelRefused for data of two axes that a recurrent node takes for more than one feature a step."""
-    dims, nodes = graph.dims(roles.data), graph.recurrent()
-    if (
-        len(dims) != 2
-        or (isinstance(dims[1], int) and not names_time(dims[0]))
-        or graph.dtype(roles.data).kind != "f"
-        or spec.input.size
-        or not nodes
-    ):
-        return
-    weights = graph.constant(port(nodes[0], 1))
-    if weights is not None and weights.shape[-1] > 1:
-        raise ModelRefused(
-            f"the data input {roles.data!r} has two axes, and a step has {weights.shape[-1]} features: "
-            "there is no axis of rows, or none of steps",
-            node=f"input {roles.data!r}",
-            remedy="Export it as (batch, time, features). If it is one step, (batch, features), say its size in "
-            "model.json.",
-            template={"input": {"name": roles.data, "size": int(weights.shape[-1])}},
-        )
 
 
 def _check_every_step_counts(rewrite: GraphRewrite) -> None:

@@ -13,6 +13,9 @@ from elman.repository.runtime import GraphSession, RuntimeFailure
 Batched = Literal["ragged", "equal", "alone"]
 
 _LENGTHS = (1, 2, 5, 9, 17, 24)
+# They are so many times as long where fewer than the least number of them are long enough for the graph.
+_LONGER = (1, 8, 64)
+_FEWEST = 3
 # Rows of the largest batch that is proved, which is the largest that a calibration takes.
 _MANY_ROWS = 64
 # Rows and steps of the run that is tried for blocks of rows, which are fed back and take one step or a few a run.
@@ -60,6 +63,11 @@ class _Row:
     def __len__(self) -> int:
         return len(self.data)
 
+    def positive(self) -> "_Row":
+        """The same without signs: features may be counts, whose logarithm the network takes."""
+        further, statics = (tuple(map(_without_sign, group)) for group in (self.further, self.statics))
+        return _Row(_without_sign(self.data), further, statics)
+
     def reversed(self) -> "_Row":
         return replace(self, data=self.data[::-1].copy(), further=tuple(one[::-1].copy() for one in self.further))
 
@@ -95,14 +103,23 @@ def prove(network: Network, session: GraphSession) -> Proof:
 def _prove(executor: Executor, data: list[_Row]) -> Proof:
     network = executor.network
     if network.mixes_time is not None:
-        # What a window does not fit into fails in the graph itself.
-        data = [row for row in data if _attempt(executor, [[row]], len(row)) is not None] or data
+        data = _long_enough(executor, data)
     whole = [_run(executor, [row], chunk=len(row))[0] for row in data]
     most = min(_MANY_ROWS, network.max_rows or _MANY_ROWS)
     proof = Proof("ragged", True, bool(network.states), True, 0.0, executor.min_rows, None, most)
     proof = _prove_chunks(executor, data, whole, proof)
     proof = _prove_batches(executor, data, whole, proof)
     return proof if proof.batched == "alone" else _prove_block(executor, data, proof)
+
+
+def _long_enough(executor: Executor, data: list[_Row]) -> list[_Row]:
+    """The rows that the graph runs on, and longer ones where it runs on few. What a window does not fit into fails."""
+    for times in _LONGER if executor.network.window is None else (1,):
+        rows = [row.resized(times * len(row)) for row in data]
+        rows = [row for row in rows if _attempt(executor, [[row]], len(row)) is not None]
+        if len(rows) >= _FEWEST:
+            return rows
+    return rows or data
 
 
 def _prove_chunks(executor: Executor, data: list[_Row], whole: list[_Answer], proof: Proof) -> Proof:
@@ -120,7 +137,7 @@ def _prove_chunks(executor: Executor, data: list[_Row], whole: list[_Answer], pr
         worst = max(worst, _difference(whole, seen))
     if worst == 0.0:
         return proof
-    scale = max(float(np.abs(steps).max(initial=0.0)) for answer in whole for steps in answer.outputs) or 1.0
+    scale = max(_magnitude(steps) for answer in whole for steps in answer.outputs) or 1.0
     if worst > _ROUNDING * scale:
         return replace(
             proof,
@@ -152,7 +169,7 @@ def _prove_batches(executor: Executor, data: list[_Row], whole: list[_Answer], p
         worst = _worst_batch(executor, [*data, *_wild(data)], len(data), whole, proof)
         if worst == 0.0:
             return proof
-    length = network.window or 9
+    length = network.window or max(9, min(map(len, data)))
     equal = [row.resized(length) for row in [*data, *_wild(data)]]
     alone = [_run(executor, [row], chunk=length)[0] for row in equal[: len(data)]]
     moved = _worst_batch(executor, equal, len(data), alone, proof)
@@ -168,10 +185,13 @@ def _prove_block(executor: Executor, data: list[_Row], proof: Proof) -> Proof:
     """Try whether each row of a large block gets the bits that it gets alone. A fixed window would take too long."""
     if executor.network.window is not None or executor.network.max_rows is not None:
         return proof
-    rows = [row.resized(_BLOCK_STEPS) for row in data]
-    alone = [_run(executor, [row], _BLOCK_STEPS)[0] for row in rows]
+    steps = max(_BLOCK_STEPS, min(map(len, data)))
+    if steps > _LENGTHS[-1]:
+        return proof
+    rows = [row.resized(steps) for row in data]
+    alone = [_run(executor, [row], steps)[0] for row in rows]
     block = [index % len(rows) for index in range(_BLOCK_ROWS)]
-    seen = _attempt(executor, [[rows[index] for index in block]], _BLOCK_STEPS)
+    seen = _attempt(executor, [[rows[index] for index in block]], steps)
     same = _difference([alone[index] for index in block], seen) == 0.0
     return replace(proof, max_rows=_BLOCK_ROWS) if same else proof
 
@@ -208,6 +228,10 @@ def _difference(expected: list[_Answer], seen: list[_Answer] | None) -> float:
     )
 
 
+def _magnitude(values: Array) -> float:
+    return float(np.abs(values[np.isfinite(values)].astype(np.float64)).max(initial=0.0))
+
+
 def _tail(answer: _Answer, other: _Answer) -> list[Array]:
     """Where only last steps are decoded, a run in chunks has one a chunk: compare what both have."""
     shared = zip(answer.outputs, other.outputs, strict=True)
@@ -219,10 +243,12 @@ def _distance(a: Array, b: Array) -> float:
         return float("inf")
     if a.tobytes() == b.tobytes():
         return 0.0
-    if np.array_equal(a, b, equal_nan=np.issubdtype(a.dtype, np.floating)):
-        return 0.0
     with np.errstate(all="ignore"):
-        moved = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
+        apart = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    same = (a == b) | ((a != a) & (b != b))  # what is no number here is none there
+    if same.all():
+        return 0.0
+    moved = float(apart[~same].max())
     return moved if np.isfinite(moved) and moved > 0.0 else float("inf")
 
 
@@ -293,10 +319,16 @@ def _resized(data: Array, length: int) -> Array:
 
 
 def _probes(network: Network) -> list[_Row]:
-    """Sequences of several lengths: of numbers drawn at random, of zeros, and of one that ends in zeros as padding."""
+    """Sequences of several lengths: of numbers drawn at random, of positive ones, of zeros, and of one that ends in
+    zeros as padding.
+
+    What is no number is the same however it is rounded, and a recurrent node makes a number of it. So an operator that
+    is for positive numbers must be given some.
+    """
     rng = np.random.default_rng(1)
     lengths = _LENGTHS if network.window is None else (network.window,) * len(_LENGTHS)
     rows = [_probe(network, rng, length) for length in lengths]
+    rows[2], rows[5] = rows[2].positive(), rows[5].positive()
     rows[1].data[:] = 0
     rows[4].data[len(rows[4]) // 2 :] = 0
     return rows
@@ -317,6 +349,10 @@ def _probe(network: Network, rng: "np.random.Generator", length: int) -> _Row:
         tuple(draw((length, *one.shape), one.dtype, one.vocabulary_size) for one in network.further),
         tuple(draw(one.shape, one.dtype, one.vocabulary_size) for one in network.statics),
     )
+
+
+def _without_sign(values: Array) -> Array:
+    return np.abs(values) if np.issubdtype(values.dtype, np.floating) else values
 
 
 def _wild(data: list[_Row]) -> list[_Row]:

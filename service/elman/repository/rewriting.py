@@ -21,7 +21,9 @@ from elman.repository.graph_loops import scan_inputs
 from elman.repository.graph_rewrite import GraphRewrite, axes_of, recurrent_inside
 from elman.repository.graph_trace import node_label
 from elman.repository.network import END, LENGTHS, Array, Network
+from elman.repository.no_steps import refuse_no_steps
 from elman.repository.pairing import directions, port
+from elman.repository.places import round_alike
 from elman.repository.precision import make_single
 from elman.repository.probing import find_axes, free_dims
 from elman.repository.rnn import replace_rnns
@@ -88,6 +90,9 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
         replace_rnns(graph)
         if outputs != "selected":
             pick_real_steps(rewrite)
+    else:
+        refuse_no_steps(rewrite)
+    round_alike(graph)
     dtypes = {name: graph.dtype(name) for name in rewrite.roles.outputs}
     dtypes |= {state.output: state.dtype for state in rewrite.states}
     graph.set_outputs([*rewrite.roles.outputs, *(state.output for state in rewrite.states)], dtypes)

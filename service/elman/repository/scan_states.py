@@ -10,7 +10,7 @@ from elman.errors import ModelRefused
 from elman.repository.graph import MOVES, Graph, attribute
 from elman.repository.graph_axes import TIME, Axis, is_steps, kinds_of
 from elman.repository.graph_loops import runs_backwards, scan_inputs
-from elman.repository.graph_rewrite import PROBES, GraphRewrite
+from elman.repository.graph_rewrite import GraphRewrite
 from elman.repository.graph_trace import node_label
 from elman.repository.network import LENGTHS, Array, StateTensor
 
@@ -163,7 +163,7 @@ def _real_shape(rewrite: GraphRewrite, final: str) -> tuple[int, ...]:
 
 def _carries_rows(rewrite: GraphRewrite, node: NodeProto) -> bool:
     steps = _clock(rewrite, node)
-    if not is_steps(steps) or steps[0].extents != tuple(length for _, length in PROBES):
+    if not is_steps(steps) or steps[0].extents != tuple(length for _, length in rewrite.probes):
         return False
     finals = [final for _, final in _carried(node)]
     kinds = {values[final].dtype.name for values in rewrite.values for final in finals}

@@ -21,7 +21,9 @@ def find_outputs(rewrite: GraphRewrite, select: bool) -> Outputs:
         return "dense"
     timed = [axes_of(rewrite, name)[1] is not None for name in rewrite.roles.outputs]
     select = select and rewrite.max_rows is None and rewrite.window is None
-    select = select and not any(rewrite.trace[n].mixes for n in rewrite.roles.outputs)
+    # Steps that are selected stand beside each other as rows do.
+    traced = [rewrite.trace[name] for name in rewrite.roles.outputs]
+    select = select and not any(one.mixes or one.strangers for one in traced)
     if select and all(timed) and _select_at_cut(rewrite):
         return "selected"
     if select and not any(timed) and _select_before_head(rewrite):

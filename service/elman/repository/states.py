@@ -8,7 +8,7 @@ from onnx import NodeProto, helper, numpy_helper
 from elman.errors import ModelRefused
 from elman.repository.graph import RECURRENT, Graph, all_nodes, attribute
 from elman.repository.graph_axes import BATCH, is_steps, kinds_of
-from elman.repository.graph_rewrite import PROBES, GraphRewrite
+from elman.repository.graph_rewrite import GraphRewrite
 from elman.repository.graph_trace import node_label
 from elman.repository.network import LENGTHS, Array, StateTensor
 from elman.repository.pairing import INITIAL_C, INITIAL_H, SEQUENCE_LENS, directions, port, state_ports
@@ -168,7 +168,7 @@ def _reads_steps(rewrite: GraphRewrite, node: NodeProto) -> bool:
     steps, rows, _ = rewrite.trace[node.input[0]].axes
     return (
         is_steps(steps)
-        and steps[0].extents == tuple(length for _, length in PROBES)
+        and steps[0].extents == tuple(length for _, length in rewrite.probes)
         and len(rows) == 1
         and rows[0].kind == BATCH
     )
