@@ -91,6 +91,16 @@ def test_a_row_without_an_id_is_refused(tmp_path: Path) -> None:
         rows_of(tmp_path / "in.parquet")
 
 
+@pytest.mark.parametrize("at", [0, 1])
+def test_an_id_or_a_time_that_is_not_utf_8_is_refused(tmp_path: Path, at: int) -> None:
+    cells = [b"Bonn", b"3"]
+    cells[at] = "Köln".encode("latin-1")
+    path = tmp_path / "in.csv"
+    path.write_bytes(b"id,when,value\n" + b",".join(cells) + b",1\n")
+    with pytest.raises(UnusableFile, match="is not UTF-8: save the table in UTF-8"):
+        rows_of(path, table=TIMED)
+
+
 @pytest.mark.parametrize(
     "time", [lambda i: f"{1700 + i}-01-01", lambda i: i - 5, lambda i: f"2024-01-01T{i:02}:30:00+02:00"]
 )
@@ -112,6 +122,7 @@ def test_times_of_a_parquet_file_are_sorted_too(tmp_path: Path) -> None:
         (["2024-01-01", "2024-01-01"], "the rows 2 and 3 have the same time"),
         (["2024-01-01", "5"], "the time of row 2 is a date, that of row 3 a number"),
         (["2024-01-01", "soon"], "row 3, when: 'soon' is neither a number nor a date"),
+        (["20240131", "20240132"], "the time of row 2 is a date, that of row 3 a number"),
         (["nan", "1"], "row 2, when: 'nan' is no time"),
     ],
 )
@@ -276,6 +287,10 @@ def test_rows_that_are_not_in_order_are_not_taken_as_they_stand(tmp_path: Path, 
         (["2024-01-03", "2024-01-04", "2024-01-05", "2024-01-08"], ["2024-01-09", "2024-01-10"]),
         (["2024-01-01 22:30", "2024-01-01 23:00", "2024-01-01 23:30"], ["2024-01-02 00:00", "2024-01-02 00:30"]),
         (["2024-01-01T00:00:00Z", "2024-01-01T06:00:00Z"], ["2024-01-01T12:00:00Z", "2024-01-01T18:00:00Z"]),
+        (["2024-W50", "2024-W51", "2024-W52"], ["2025-W01", "2025-W02"]),
+        (["20240129", "20240130", "20240131"], ["20240201", "20240202"]),
+        (["20240131T2200", "20240131T2300"], ["20240201T0000", "20240201T0100"]),
+        (["20240131000", "20240131001"], [20240131002, 20240131003]),
         (["1700", "1701", "1702"], [1703, 1704]),
         (["0.1", "0.2", "0.3"], [0.4, 0.5]),
     ],

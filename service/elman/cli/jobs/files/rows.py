@@ -193,16 +193,25 @@ class TableSource:
             np.arange(piece.start, piece.start + len(batch)),
             inputs,
             [tuple(cells) for cells in zip(*chain(*statics), strict=True)],
-            texts_of(self._column(batch, self._time)) if self._time else [],
+            texts_of(self._valid(batch, self._time)) if self._time else [],
             self._kept(batch),
             faults,
         )
 
     def _ids(self, batch: Any) -> list[Any]:
-        return texts_of(self._column(batch, self._id)) if self._id else [None] * len(batch)
+        return texts_of(self._valid(batch, self._id)) if self._id else [None] * len(batch)
+
+    def _valid(self, batch: Any, name: str) -> Any:
+        """A column that results have too. Raises UnusableFile if it is not UTF-8."""
+        column = self._column(batch, name)
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            raise UnusableFile(f"the column {name!r} is not UTF-8: save the table in UTF-8") from None
+        return column
 
     def _kept(self, batch: Any) -> Any:
-        columns = [self._column(batch, name) for name in self.kept]
+        columns = [self._valid(batch, name) for name in self.kept]
         return pa.table(columns, schema=pa.schema(self.kept)) if columns else None
 
     def _input(self, piece: Piece, names: list[str], faults: dict[int, str]) -> Any:

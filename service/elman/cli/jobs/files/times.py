@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+# Forms of ISO 8601 without a dash after the year, or with a week.
+_BASIC = ("%Y%m%d", "%G-W%V", "%G-W%V-%u", "%GW%V", "%Y%m%dT%H%M", "%Y%m%dT%H%M%S")
 _UNITS = ((86_400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
@@ -41,13 +43,24 @@ def time_of(cell: object) -> Time:
         number = float(text)
     except ValueError:
         try:
-            when = datetime.fromisoformat(f"{text}-01" if len(text) == len("2024-01") else text)
+            when = datetime.fromisoformat(f"{text}-01" if text[4:5] == "-" and len(text) == len("2024-01") else text)
         except ValueError:
             raise ValueError(f"{text[:40]!r} is neither a number nor a date such as 2024-01-31") from None
+        return Time(time_of(when).value, when, text)
+    if _is_day(text):
+        when = datetime.fromisoformat(text)
         return Time(time_of(when).value, when, text)
     if not isfinite(number):
         raise ValueError(f"{text[:40]!r} is no time")
     return Time(number, None, text)
+
+
+def _is_day(text: str) -> bool:
+    """Whether a number is written as 20240131 is, which is a date of ISO 8601 in the years of people's data."""
+    try:
+        return len(text) == 8 and text.isdigit() and 1900 <= datetime.fromisoformat(text).year < 2100
+    except ValueError:
+        return False
 
 
 def in_time(times: Sequence[Time], lines: Sequence[int]) -> list[int]:
@@ -90,7 +103,7 @@ class Clock:
         else:
             day = np.busday_offset(when.date(), round(count_of_unit))
             when = datetime.combine(date.fromisoformat(str(day)), when.timetz())
-        return Time(time_of(when).value, when, _written(when, self.last.cell))
+        return Time(time_of(when).value, when, _written(when, self.last))
 
     def __str__(self) -> str:
         amount, unit = self.step, self.unit
@@ -156,9 +169,13 @@ def _add_months(when: datetime, count: int) -> datetime:
     return when.replace(year=year, month=month + 1, day=last if _ends_month(when) else min(when.day, last))
 
 
-def _written(when: datetime, like: object) -> str:
-    """A date in the form of a cell: `2024-01`, `2024-01-31`, or with the time of day."""
-    text = "" if isinstance(like, datetime) else str(like)
+def _written(when: datetime, last: Time) -> str:
+    """A date in the form of the last one: `2024-01`, `2024-W05`, `2024-01-31`, or with the time of day."""
+    text = "" if isinstance(last.cell, datetime) else str(last.cell)
+    before = last.when or when
+    for form in _BASIC:
+        if before.strftime(form) == text:
+            return when.strftime(form)
     if text and len(text) <= len("2024-01-31"):
         return when.isoformat()[: len(text)]
     written = when.isoformat(text[10:11] or "T", "minutes" if text.count(":") == 1 and not when.second else "auto")
