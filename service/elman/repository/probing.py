@@ -55,7 +55,7 @@ def find_axes(graph: Graph, spec: ModelSpec, roles: Roles) -> GraphRewrite:
         return _find_axes(graph, spec, roles, PROBES)
     except ModelRefused as refused:
         for longer in LONGER_PROBES if _NOT_RUN in refused.reason else ():
-            with suppress(ModelRefused):
+            with suppress(ModelRefused, MemoryError):
                 return _find_axes(graph, spec, roles, longer)
         raise
 
