@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.running import RunningServer, running_server
+from tests.waiting import assert_undisturbed
 
 # They start servers of their own.
 pytestmark = pytest.mark.slow
@@ -178,6 +179,47 @@ def test_many_tiny_frames_do_not_become_many_objects(target: RunningServer) -> N
     for stream in streams:
         stream.socket.close()
     check_serves(target)
+
+
+def test_frames_that_need_no_wait_do_not_hold_the_event_loop(target: RunningServer) -> None:
+    """Twenty thousand empty frames of one client: another request is answered before all of them."""
+
+    def refused_before() -> float:
+        before = target.errors().get("invalid_json", 0)
+        stream = Stream(target)
+        stream.socket.sendall(frame(TEXT, b"") * 20_000)
+        number = target.errors()["invalid_json"] - before
+        stream.socket.close()
+        return number
+
+    assert_undisturbed(refused_before, lambda number: number < 5_000)
+    check_serves(target)
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("GET", f"x: {'a' * 9_000}\r\n"),
+        ("GET", "content-length: 5\r\n"),
+        ("GET", "transfer-encoding: chunked\r\n"),
+        ("POST", ""),
+    ],
+    ids=["a long line", "a length", "chunks", "another method"],
+)
+def test_what_is_no_handshake_is_answered_and_keeps_no_server_from_stopping(
+    small_store: Path, method: str, more: str
+) -> None:
+    with running_server(small_store) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+            connection.sendall(
+                f"{method} /v1/models/{MODEL}/stream HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\n"
+                "connection: upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                f"{more}\r\n".encode()
+            )
+            assert connection.recv(1 << 16).split(b" ")[1] in (b"400", b"405")
+            assert server.client.get("/livez").status_code == 200
+            assert server.terminate() == 0
+        assert "Traceback" not in server.log.read_text()
 
 
 def test_answers_to_pings_do_not_pile_up(target: RunningServer) -> None:

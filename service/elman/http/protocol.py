@@ -28,7 +28,7 @@ from elman.http.endpoint import MAX_JOINED_BYTES, Pieces, Route
 from elman.http.exchange import ASGIExchange, Head, HTTPExchange, address_of
 from elman.http.repeated import RepeatedHead
 from elman.http.sites import HEALTH
-from elman.http.websocket import WebSocketProtocol
+from elman.http.websocket import WebSocketProtocol, refusal_of
 
 # The largest head, in bytes, and the most header fields.
 MOST_HEAD = 32 * 1024
@@ -36,11 +36,9 @@ MOST_FIELDS = 100
 # Seconds that a head may take, and seconds that the rest of a refused request is read.
 HEAD_SECONDS = 10.0
 _LINGER_SECONDS = 5.0
-
 # Seconds that a stopping server waits for a request on a connection that has none. A client that has just connected
 # sends one at once, and would otherwise lose it.
 _LAST_SECONDS = 0.5
-
 # Seconds in which a connection beyond the limit must have asked for the health.
 _EXTRA_SECONDS = 2.0
 
@@ -445,6 +443,8 @@ class HTTPProtocol(asyncio.Protocol):
             self._head_again = False
         elif self.config.ws_protocol_class is None or self._current is not None or self._waiting:
             self._close_when_done()
+        elif (error := refusal_of(head.rewritten())) is not None:
+            self._refuse(error)
         else:
             self._open_websocket(head)
 

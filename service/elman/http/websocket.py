@@ -14,8 +14,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import CloseCode, Frame
+from websockets.server import ServerProtocol
 
-from elman.errors import BodyTimeout, ElmanError
+from elman.errors import BodyTimeout, ElmanError, InvalidHTTP
 from elman.http.bodies import Held
 from elman.http.connections import network_of, served_by
 
@@ -32,6 +33,19 @@ _FRAME_SECONDS = 150e-6
 # uvicorn logs the target of each handshake as information. It may hold the id of a session.
 _LOG = logging.getLogger("elman.websocket")
 _LOG.setLevel(logging.WARNING)
+
+
+def refusal_of(head: bytes) -> ElmanError | None:
+    """Why a head is no handshake of a WebSocket; None if it is one.
+
+    The parser is stricter than that of HTTP, and gives up without an answer.
+    """
+    connection = ServerProtocol()
+    connection.receive_data(head)
+    error = connection.handshake_exc
+    if error is None:
+        return None
+    return InvalidHTTP(f"this is no handshake of a WebSocket: {error.__cause__ or error}")
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -72,6 +86,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         """The server stops, and the application has not closed the stream yet."""
+        if self.conn.eof_sent:  # it was refused, and the client has not read that
+            self.transport.close()
+            return
         if self.close_sent or not self.handshake_complete or self.conn.close_sent is not None:
             super().shutdown()
             return
@@ -100,6 +117,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self._working and self._sizes:
             self._sizes.popleft()
             self._count()
+        if not self.queue.empty():  # a frame may be answered without any wait, and thousands may follow it
+            await asyncio.sleep(0)
         message: Any = await self.queue.get()
         self._working = message["type"] == "websocket.receive"
         if self.read_paused and self.queue.empty() and not self.disconnected:
