@@ -630,7 +630,7 @@ def test_what_is_not_offered_says_so(channel: Channel, method: str, text: str) -
 
 
 def test_a_stopping_server_finishes_what_is_under_way(start_server: StartServer, small_store: Path) -> None:
-    server = start_server(small_store, "--grpc-port", "0", drain_timeout=30)
+    server = start_server(small_store, "--grpc-port", "0", drain_timeout=300)
     channel = Channel(server, ())
     sent = threading.Event()
 
@@ -647,7 +647,7 @@ def test_a_stopping_server_finishes_what_is_under_way(start_server: StartServer,
     server.wait_for("elman_pending_sequences", 2)
     server.process.send_signal(signal.SIGTERM)
     assert next(watch).status == 2
-    assert call.result(60).outputs[0].name == "final"
+    assert call.result(300).outputs[0].name == "final"
     assert next(stream).infer_response.outputs[0].name == "final"
     refused(lambda: next(stream), grpc.StatusCode.UNAVAILABLE, "draining")
     sent.set()
