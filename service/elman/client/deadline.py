@@ -14,12 +14,10 @@ from math import inf
 from types import TracebackType
 from typing import Any
 
-import httpcore  # httpx itself is built on it
+import httpcore
 import httpx
 
-# Seconds. The server closes a connection after five idle seconds. The client closes it sooner, so that it never sends a
-# request on a connection that is just being closed.
-KEEPALIVE = 4.0
+from elman.client.bridge import KEEPALIVE, as_httpx, core_proxy, core_request
 
 
 class Deadline:
@@ -125,34 +123,16 @@ def _addresses(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(address[4][0]) for address in found))
 
 
-@contextlib.contextmanager
-def _as_httpx() -> Iterator[None]:
-    """Raise the errors of httpcore as those of httpx, which have the same names."""
-    try:
-        yield
-    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
-        kind: type[httpx.TransportError] = getattr(httpx, type(error).__name__)
-        raise kind(str(error)) from error
-    except httpcore.UnsupportedProtocol as error:
-        raise httpx.UnsupportedProtocol(str(error)) from error
-
-
 class _Body(httpx.SyncByteStream):
     def __init__(self, response: httpcore.Response) -> None:
         self._response = response
 
     def __iter__(self) -> Iterator[bytes]:
-        with _as_httpx():
+        with as_httpx():
             yield from self._response.iter_stream()
 
     def close(self) -> None:
         self._response.close()
-
-
-def _proxy(proxy: httpx.Proxy) -> httpcore.Proxy:
-    url = proxy.url
-    address = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-    return httpcore.Proxy(address, auth=proxy.raw_auth)
 
 
 class DeadlineTransport(httpx.BaseTransport):
@@ -161,7 +141,7 @@ class DeadlineTransport(httpx.BaseTransport):
     def __init__(self, verify: ssl.SSLContext, proxy: str | None = None, max_connections: int = 100) -> None:
         self._pool = httpcore.ConnectionPool(
             ssl_context=verify,
-            proxy=None if proxy is None else _proxy(httpx.Proxy(proxy)),
+            proxy=core_proxy(proxy),
             max_connections=max_connections,
             max_keepalive_connections=max_connections,
             keepalive_expiry=KEEPALIVE,
@@ -181,16 +161,8 @@ class DeadlineTransport(httpx.BaseTransport):
         self.close()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        url = request.url
-        sent = httpcore.Request(
-            method=request.method,
-            url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-            headers=request.headers.raw,
-            content=request.stream,
-            extensions=request.extensions,
-        )
-        with _as_httpx():
-            response = self._pool.handle_request(sent)
+        with as_httpx():
+            response = self._pool.handle_request(core_request(request))
         return httpx.Response(
             response.status, headers=response.headers, stream=_Body(response), extensions=response.extensions
         )

@@ -10,10 +10,11 @@ from typing import Any, Generic, TypeVar
 
 import httpx
 
+from elman.client.aio.connection import Connection
 from elman.client.base import SenderBase
 from elman.client.calls import Call, CallFactory
 from elman.client.config import Batching, Retries, Timeout
-from elman.client.deadline import KEEPALIVE, Deadline
+from elman.client.deadline import Deadline
 from elman.client.errors import ElmanError
 from elman.client.retrying import pause_before, pool_timeout, translated, turn_timeout
 from elman.client.wire import read_error
@@ -108,51 +109,46 @@ def _resolve(turn: asyncio.Future[bool], passed: bool) -> bool:
 
 
 class _Pool:
-    """The connections of one event loop: one for each call that may be on its way.
-
-    Each has a transport of its own: at every call a pool of httpx looks at each of its connections. The one that was
-    used last is taken first. Streams of tokens do not wait: each has a connection for as long as it is open.
+    """The connections of one event loop. A call has one for itself, the one that was used last if any is free.
 
     Args:
-        transport: what sends all requests instead, if it is not None.
+        make: makes a connection, or gives the transport that sends all requests.
     """
 
-    def __init__(self, transport: httpx.AsyncBaseTransport | None, tls: ssl.SSLContext, proxy: str | None) -> None:
-        self._new: Callable[[], httpx.AsyncBaseTransport] = partial(_transport, 1, tls, proxy)
-        if transport is not None:
-            self._new = lambda: transport
+    def __init__(self, make: Callable[[], httpx.AsyncBaseTransport]) -> None:
+        self._make = make
         self._gate = _Gate(_MAX_CALLS)
-        self._idle: list[httpx.AsyncBaseTransport] = []
-        self._all: list[httpx.AsyncBaseTransport] = []
-        self.streams = transport or _transport(None, tls, proxy)
+        self._free: list[httpx.AsyncBaseTransport] = []
+        self._all: set[httpx.AsyncBaseTransport] = set()
 
     @contextlib.asynccontextmanager
     async def place(self, deadline: Deadline) -> AsyncIterator[httpx.AsyncBaseTransport]:
-        """Wait until a call may be sent. Raises PoolTimeout."""
+        """A connection, once a call may be sent. Raises PoolTimeout."""
         await self._gate.enter(deadline)
         try:
-            if not self._idle:
-                self._idle.append(self._new())
-                self._all.append(self._idle[-1])
-            transport = self._idle.pop()
-            try:
-                yield transport
-            finally:
-                self._idle.append(transport)
+            async with self.connection() as one:
+                yield one
         finally:
             self._gate.leave()
 
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[httpx.AsyncBaseTransport]:
+        """A connection at once. Streams of tokens do not wait for each other."""
+        one = self._free.pop() if self._free else self._make()
+        self._all.add(one)
+        try:
+            yield one
+        finally:
+            if len(self._free) < _MAX_CALLS:
+                self._free.append(one)
+            elif one not in self._free:  # what is left of many streams
+                self._all.discard(one)
+                await one.aclose()
+
     async def close(self) -> None:
         """Close all connections. Others are opened if there are further calls."""
-        for one in {self.streams, *self._all}:
+        for one in self._all:
             await one.aclose()
-
-
-def _transport(max_connections: int | None, tls: ssl.SSLContext, proxy: str | None) -> httpx.AsyncHTTPTransport:
-    limits = httpx.Limits(
-        max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=KEEPALIVE
-    )
-    return httpx.AsyncHTTPTransport(verify=tls, proxy=proxy, limits=limits, trust_env=False)
 
 
 class AsyncSender(SenderBase):
@@ -169,7 +165,8 @@ class AsyncSender(SenderBase):
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         super().__init__(url, api_key, timeout, retries, batching, verify, transport)
-        self._pools = _PerLoop(partial(_Pool, transport, self.tls, self.proxy))
+        make = partial(Connection, self.tls, self.proxy) if transport is None else lambda: transport
+        self._pools = _PerLoop(partial(_Pool, make))
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""
@@ -196,11 +193,11 @@ class AsyncSender(SenderBase):
         return await self.retry(call, partial(self._attempt, call), deadline)
 
     async def _attempt(self, call: Call[T], deadline: Deadline) -> T:
-        async with self._pools.get().place(deadline) as transport:
+        async with self._pools.get().place(deadline) as connection:
             made = call.made()
             with translated(deadline, self.url):
                 async with asyncio.timeout(deadline.remaining):
-                    response = await transport.handle_async_request(self.request(made, deadline))
+                    response = await connection.handle_async_request(self.request(made, deadline))
                     async with contextlib.aclosing(response):
                         await response.aread()
         return made.read(response)
@@ -229,22 +226,22 @@ class AsyncSender(SenderBase):
     async def lines(self, call: Call[None]) -> AsyncGenerator[str, None]:
         """The lines of a response as they arrive. Raises TimedOut at the deadline of the call."""
         deadline = self.deadline(call.timeout)
-        response = await self.retry(call, partial(self._open, call), deadline)
-        async with contextlib.aclosing(response):
-            lines = response.aiter_lines()
-            while True:
-                with translated(deadline, self.url):
-                    async with asyncio.timeout(deadline.remaining):
-                        line = await anext(lines, None)
-                if line is None:
-                    return
-                yield line
+        async with self._pools.get().connection() as connection:
+            response = await self.retry(call, partial(self._open, connection, call), deadline)
+            async with contextlib.aclosing(response):
+                lines = response.aiter_lines()
+                while True:
+                    with translated(deadline, self.url):
+                        async with asyncio.timeout(deadline.remaining):
+                            line = await anext(lines, None)
+                    if line is None:
+                        return
+                    yield line
 
-    async def _open(self, call: Call[None], deadline: Deadline) -> httpx.Response:
-        transport = self._pools.get().streams
+    async def _open(self, connection: httpx.AsyncBaseTransport, call: Call[None], deadline: Deadline) -> httpx.Response:
         with translated(deadline, self.url):
             async with asyncio.timeout(deadline.remaining):
-                response = await transport.handle_async_request(self.request(call, deadline))
+                response = await connection.handle_async_request(self.request(call, deadline))
                 if not response.is_success:
                     await response.aread()
                     raise read_error(response)
