@@ -231,6 +231,45 @@ def test_clients_and_models_are_pickled_with_their_settings(server: RunningServe
         pickle.dumps(Client(server.url, transport=httpx.HTTPTransport()))
 
 
+@pytest.mark.parametrize("calls", [1, 40])
+def test_a_call_works_after_others_were_cancelled_at_any_point(server: RunningServer, calls: int) -> None:
+    """Whatever they waited for: a turn, a place, a connection that was made but not opened, an answer."""
+
+    async def run() -> None:
+        async with AsyncClient(server.url) as client:
+            model = client.model("vowels-gru")
+            async with model.session() as session:
+                for turns in range(60):
+                    steps = [session.step(ROWS[:1])] if calls == 1 else [model.predict(ROWS) for _ in range(calls)]
+                    tasks = [asyncio.ensure_future(step) for step in steps]
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.wait(tasks)
+                    if turns % 10 == 9:
+                        assert (await model.predict(ROWS, timeout=50.0)).length == len(ROWS)
+                if calls == 1:  # the steps that were cancelled may have been done
+                    assert (await session.step(ROWS[:1], timeout=50.0)).step == session.step_count
+
+    asyncio.run(run())
+
+
+def test_connections_of_many_streams_are_closed_when_they_are_done(server: RunningServer) -> None:
+    async def run() -> None:
+        async with AsyncClient(server.url) as client:
+            streams = [client.model("names-lstm-generator").generate("Mc", max_steps=2, stream=True) for _ in range(50)]
+            await asyncio.gather(*map(anext, streams))  # all are open at once
+            for stream in streams:
+                async for _ in stream:
+                    pass
+                assert stream.generation is not None
+            pool = client._sender._pools.get()
+            assert len(pool._all) == len(pool._free) == sender._MAX_CALLS
+
+    asyncio.run(run())
+
+
 FORKED = """
 import os, sys
 import numpy as np
@@ -256,6 +295,33 @@ def test_forked_processes_do_not_get_the_answers_of_each_other(server: RunningSe
     command = [sys.executable, "-c", FORKED, server.url]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ran.stdout.strip() == "[0, 0, 0, 0]", ran.stderr
+
+
+HELD = """
+import os, sys, threading
+import numpy as np
+from elman import Client
+
+client = Client(sys.argv[1], timeout=50)
+model, rows = client.model("vowels-gru"), np.zeros((1, 12), np.float32)
+session, stream = model.session(), model.stream()
+with stream:
+    stream.send(rows)
+    with session._turns.turn(client._sender.deadline(None)):  # as if another thread was in the middle of a call
+        child = os.fork()
+        if not child:
+            os._exit(0 if session.step(rows).step == 1 and stream.send(rows).step == 2 else 3)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    again = stream.send(rows)  # over its own connection; the step is that of the child
+    print(code, again.step, again.replayed)
+"""
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="there are no forks here")
+def test_a_forked_process_waits_for_no_thread_and_shares_no_stream(server: RunningServer) -> None:
+    command = [sys.executable, "-c", HELD, server.url]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ran.stdout.strip() == "0 2 True", ran.stderr
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])

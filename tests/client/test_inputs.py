@@ -1,6 +1,7 @@
 """Arrays of other libraries, data frames, lists and generators are what the array of NumPy is, or are refused."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,17 @@ class Lent:
         return torch.from_numpy(ROWS).__dlpack_device__()
 
 
+NAMED = np.zeros(7, [(name, "<f4") for name in ["note", *NAMES]])
+for number, name in enumerate(NAMES):
+    NAMED[name] = ROWS[:, number]
+
 ONE: dict[str, Any] = {
+    "a structured array": NAMED,
+    "a list column of Arrow": pyarrow.array(ROWS.tolist()),
+    "a series of arrays": pandas.Series(list(ROWS)),
+    "a view of memory": memoryview(ROWS),
+    "a negated view of a tensor": torch.complex(torch.zeros(7, 12), torch.from_numpy(-ROWS)).conj().imag,
+    "decimals": [[Decimal(float(one)) for one in row] for row in ROWS],
     "a tensor": torch.from_numpy(ROWS),
     "a tensor with gradients": torch.from_numpy(ROWS).requires_grad_(),
     "an object with __array__": Own(),
@@ -78,8 +89,18 @@ MANY: dict[str, Callable[[], Any]] = {
     "nested lists from a generator": lambda: (ROWS[:length].tolist() for length in (3, 7)),
     "a list of nested lists": lambda: [ROWS[:3].tolist(), ROWS.tolist()],
     "a list of several kinds": lambda: [REVERSED[:3], ROWS.tolist()],
+    "generators of rows": lambda: ((row for row in ROWS[:length].tolist()) for length in (3, 7)),
+    "a list of generators": lambda: [(row for row in ROWS[:length].tolist()) for length in (3, 7)],
+    "views of memory": lambda: [memoryview(ROWS[:3]), memoryview(ROWS)],
     "a batch as a list": lambda: [ROWS[:3], ROWS],
 }
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_a_tensor_of_few_bits_is_that_of_32_bits(elman: Client, dtype: torch.dtype) -> None:
+    small = torch.from_numpy(ROWS).to(dtype)
+    model = elman.model("vowels-gru")
+    assert model.predict(small).output.tolist() == model.predict(small.float()).output.tolist()
 
 
 @pytest.mark.parametrize("name", MANY)
@@ -126,6 +147,15 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     ([ROWS, REVERSED[NAMES[:5]]], ValueError, r"x\[1\] has no column 'cepstrum 6'"),
     ([ROWS, [[1.0, 2.0], [3.0]]], RequestError, "same number of features"),
     (7, TypeError, "x must be a sequence or a list of them; got int"),
+    (np.array(7.0), TypeError, "x must have the shape"),
+    (torch.tensor(7.0), TypeError, "x must be a sequence or a list of them; got Tensor"),
+    (torch.zeros(7, 12, device="meta"), TypeError, "x holds no numbers: .*meta"),
+    (torch.zeros(7, 12).to_sparse(), TypeError, "x holds no numbers: .*to_dense"),
+    (b"Lindqvist", TypeError, "pass text as str"),
+    ([b"Lindqvist"], TypeError, "pass text as str"),
+    ({1, 2}, TypeError, "a set has no order"),
+    (np.array([ROWS[0], ROWS[0, :3]], object), RequestError, "same number of features"),
+    (REVERSED.assign(**{"cepstrum 3": "x"}), TypeError, r"x\['cepstrum 3'\] holds no numbers"),
     ([ROWS, object()], TypeError, r"x\[1\] holds no numbers: object is neither an array nor a list"),
     (np.ma.masked_array(ROWS, mask=ROWS > 1), RequestError, "a value is missing"),
     ([[None] * 12], RequestError, "a value is missing"),

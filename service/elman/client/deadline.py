@@ -19,6 +19,9 @@ import httpx
 
 from elman.client.bridge import KEEPALIVE, as_httpx, core_proxy, core_request
 
+# Seconds: sockets and locks take no more at a time.
+_LONGEST = 2e6
+
 
 class Deadline:
     """The point in time `total` seconds after it was made."""
@@ -30,7 +33,7 @@ class Deadline:
     @property
     def remaining(self) -> float:
         """Seconds left, never negative."""
-        return max(0.0, self._at - time.monotonic())
+        return min(max(0.0, self._at - time.monotonic()), _LONGEST)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 No library but NumPy is imported: the others are known by the methods with which they give their numbers.
 """
 
+from array import array as buffer
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -55,10 +56,17 @@ def needs_card(x: object) -> bool:
 
 
 def listed(x: Any) -> Any:
-    """A generator or another iterable as a list, since it can be read once; anything else as it is."""
-    if isinstance(x, str | Mapping | list | tuple) or is_table(x) or _holds_values(x):
+    """A generator or another iterable as a list, since it can be read once; anything else as it is.
+
+    Raises TypeError for bytes and sets, which would be read as something else than was meant.
+    """
+    if isinstance(x, str | Mapping | list | tuple) or is_table(x) or _holds_values(x) or getattr(x, "ndim", 1) == 0:
         return x
-    return list(x) if isinstance(x, Iterable) else x
+    if isinstance(x, bytes | bytearray):
+        raise TypeError("bytes are neither text nor numbers; pass text as str, which x.decode() gives")
+    if isinstance(x, set | frozenset):
+        raise TypeError("a set has no order; pass a list")
+    return [listed(one) for one in x] if isinstance(x, Iterable) else x
 
 
 def read_input(x: object, card: Mapping[str, Any] | None = None, where: str = "x") -> Read | list[Read]:
@@ -85,6 +93,7 @@ def read_input(x: object, card: Mapping[str, Any] | None = None, where: str = "x
 
 def read_one(x: object, card: Mapping[str, Any] | None = None, where: str = "x") -> Read:
     """One sequence. Raises as `read_input` does."""
+    x = listed(x)
     if isinstance(x, str):
         return x
     if isinstance(x, Mapping):
@@ -103,7 +112,13 @@ def read_one(x: object, card: Mapping[str, Any] | None = None, where: str = "x")
 
 def is_table(x: object) -> bool:
     """Whether it has columns with names."""
-    return (hasattr(x, "columns") and hasattr(x, "to_numpy")) or hasattr(x, "column_names")
+    return hasattr(x, "column_names") or (hasattr(x, "to_numpy") and hasattr(x, "columns")) or _fields(x) is not None
+
+
+def _fields(x: object) -> tuple[str, ...] | None:
+    """The names of the fields of a structured array of NumPy, which it has in place of columns."""
+    names: tuple[str, ...] | None = x.dtype.names if isinstance(x, np.ndarray) else None
+    return names
 
 
 def is_many(x: object) -> bool:
@@ -124,42 +139,44 @@ def by_name(x: Any, names: Sequence[str] | None, where: str, many: bool = False)
         return [by_name(one, names, f"{where}[{index}]") for index, one in enumerate(x)]
     if not is_table(x):
         return read_values(x, where)
-    columns = [str(name) for name in (x.column_names if hasattr(x, "column_names") else x.columns)]
+    named = x.column_names if hasattr(x, "column_names") else _fields(x) or x.columns
+    columns = [str(name) for name in named]
     if names is None:
         if len(columns) == 1:
-            return _columns(x, [0], where)
+            return _columns(x, columns, where)
         raise ValueError(
-            f"{where} is a data frame with the columns {columns}, and the model does not name its features; pass "
-            f"{where}.to_numpy() with the columns in the order of the model's features"
+            f"{where} has the columns {columns}, and the model does not name its features; pass an array with the "
+            f"columns in the order of the model's features, as {where}.to_numpy() gives it"
         )
     missing = [name for name in names if name not in columns]
     if missing or len(set(columns)) < len(columns):
         reason = f"has no column {missing[0]!r}" if missing else "names a column twice"
         raise ValueError(f"{where} {reason}; it has {columns}, the model reads {list(names)}")
-    return _columns(x, [columns.index(name) for name in names], where)
+    return _columns(x, columns, where, names)
 
 
-def _columns(table: Any, order: list[int], where: str) -> NDArray[Any]:
-    """The columns with these numbers. Only they are read: others may be text."""
+def _columns(table: Any, columns: list[str], where: str, names: Sequence[str] | None = None) -> NDArray[Any]:
+    """The columns with these names, or all. Only they are read: others may be text."""
+    order = [columns.index(name) for name in names or columns]
     if hasattr(table, "column_names"):
         parts = [table.column(number) for number in order]
     elif hasattr(table, "iloc"):
         parts = [table.iloc[:, number] for number in order]
     else:
-        parts = [table[table.columns[number]] for number in order]
-    return np.stack([read_values(part, where) for part in parts], axis=1)
+        parts = [table[columns[number]] for number in order]
+    read = [read_values(part, f"{where}[{columns[number]!r}]") for part, number in zip(parts, order, strict=True)]
+    return np.stack(read, axis=1)
 
 
 def read_values(x: Any, where: str) -> NDArray[Any]:
     """An array of floats, integers or booleans. Raises TypeError, and RequestError for lists of different lengths."""
-    if hasattr(x, "detach"):  # a tensor of torch: on a device, with gradients, perhaps of a type that NumPy lacks
-        x = x.detach().cpu()
-        x = x.float() if str(x.dtype) == "torch.bfloat16" else x
     try:
-        array = _converted(x)
+        array = _converted(_at_hand(x) if hasattr(x, "detach") else x)
+        if array.dtype.kind == "O":
+            array = np.asanyarray(array.tolist())  # what holds arrays, as a list column does, has one axis more
         if array.dtype.kind == "O" and not any(isinstance(one, str) for one in array.flat):
             array = array.astype(np.float64)  # None is a missing value: NaN
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         if "inhomogeneous" in str(error):
             raise RequestError(
                 "the steps do not all have the same number of features", code="ragged_features", where=where
@@ -170,8 +187,14 @@ def read_values(x: Any, where: str) -> NDArray[Any]:
     return array
 
 
+def _at_hand(tensor: Any) -> Any:
+    """A tensor of torch as NumPy can read it: without a device, gradients, or a type of less than 32 bits."""
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    return tensor.float() if tensor.dtype.is_floating_point and tensor.element_size() < 4 else tensor
+
+
 def _converted(x: Any) -> NDArray[Any]:
-    if isinstance(x, np.ndarray) or hasattr(x, "__array__") or isinstance(x, list | tuple | int | float):
+    if hasattr(x, "__array__") or isinstance(x, list | tuple | int | float | memoryview | buffer):
         return np.asanyarray(x)
     if hasattr(x, "to_numpy"):
         return np.asanyarray(x.to_numpy())
@@ -188,7 +211,8 @@ def _holds_values(x: object) -> bool:
     """Whether it is an array of some library, and no single number of it."""
     if isinstance(x, str | Mapping | list | tuple | np.generic):
         return False
-    return any(hasattr(x, name) for name in _METHODS) and getattr(x, "ndim", 1) != 0
+    has_values = isinstance(x, memoryview | buffer) or any(hasattr(x, name) for name in _METHODS)
+    return has_values and getattr(x, "ndim", 1) != 0
 
 
 def _num_axes(x: object) -> int:
@@ -204,4 +228,4 @@ def _num_axes(x: object) -> int:
 
 
 def _is_number(x: object) -> bool:
-    return isinstance(x, int | float | np.number) or (getattr(x, "ndim", None) == 0 and hasattr(x, "__float__"))
+    return isinstance(x, int | float) or (hasattr(x, "__float__") and getattr(x, "ndim", 0) == 0)

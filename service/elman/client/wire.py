@@ -79,6 +79,8 @@ def to_json_statics(static: StaticLike | Sequence[StaticLike], where: str = "sta
         return {
             name: numbers(read_values(value, f"{where}.{name}"), f"{where}.{name}") for name, value in static.items()
         }
+    if not isinstance(static, list | tuple):
+        raise TypeError(f"{where} must be a mapping from names to values, or a list of those; got {static!r}"[:200])
     return [to_json_statics(one, f"{where}[{index}]") for index, one in enumerate(static)]
 
 
@@ -110,12 +112,42 @@ def count_numbers(x: Read) -> int:
 
 
 def encode_json(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+    """The body of a request. Raises RequestError if a number is not finite, TypeError for what JSON does not have."""
+    try:
+        return _dumped(body)
+    except (TypeError, ValueError) as error:
+        name, wrong = next((name, fault) for name, value in body.items() if (fault := _fault(value)))
+        if isinstance(wrong, ValueError):
+            raise RequestError("a number is not finite", code="not_finite", where=name) from None
+        raise TypeError(f"{name}: {error}") from None
+
+
+def _dumped(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=_of_json).encode()
+
+
+def _fault(value: object) -> Exception | None:
+    try:
+        _dumped(value)
+    except (TypeError, ValueError) as error:
+        return error
+    return None
+
+
+def _of_json(value: Any) -> Any:
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"a value of the type {type(value).__name__} cannot be sent")
+    return plain(value)
+
+
+def plain(value: Any) -> Any:
+    """A number or an array of NumPy or torch as Python has it; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def to_query(options: Mapping[str, Any]) -> dict[str, str]:
     """Options as a query string has them, without those that are None."""
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: plain(value) for name, value in options.items() if value is not None}
     return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in given.items()}
 
 

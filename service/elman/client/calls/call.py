@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
+from urllib.parse import quote
 
 import httpx
 
@@ -76,6 +77,13 @@ class HasId(Protocol):
 
     @property
     def id(self) -> str: ...
+
+
+def part_of_path(name: str, what: str) -> str:
+    """A name or an id as a part of a path. Raises ValueError if it cannot be one."""
+    if not isinstance(name, str) or name in ("", ".", ".."):
+        raise ValueError(f"{name!r} cannot be {what}")
+    return quote(name, safe="")
 
 
 def id_of(session: HasId | str | None) -> str | None:

@@ -4,17 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeGuard, TypeVar, cast
-from urllib.parse import quote
 
 import httpx
 import numpy as np
 from numpy.typing import ArrayLike
 
-from elman.client.calls.call import Call, CallFactory, json_call
+from elman.client.calls.call import Call, CallFactory, json_call, part_of_path
 from elman.client.calls.options import ForecastOptions, GenerateOptions, InfluenceOptions, PredictOptions
 from elman.client.calls.session import SessionCalls, read_session
 from elman.client.config import Batching, Timeout
-from elman.client.inputs import Read, read_values
+from elman.client.inputs import Read, listed, read_values
 from elman.client.results import Card, Example, Forecast, Generation, Influence, Result
 from elman.client.wire import (
     BINARY,
@@ -47,7 +46,7 @@ class ModelCalls:
     def __init__(self, name: str, version: int | None = None, shapes: AcceptedShapes | None = None) -> None:
         self.name = name
         pinned = "" if version is None else f"/versions/{version}"
-        self.path = f"/v1/models/{quote(name, safe='')}{pinned}"
+        self.path = f"/v1/models/{part_of_path(name, 'the name of a model')}{pinned}"
         self._shapes = shapes or AcceptedShapes()
 
     def card(self) -> Call[Card]:
@@ -62,6 +61,7 @@ class ModelCalls:
 
     def predict(self, x: Read, state: str | None, options: PredictOptions) -> Call[Result]:
         """The call of `predict_one`, made when it is sent: by then the model may have accepted the shape."""
+        _check_one(state, options.static)
         late = partial(self.predict_one, x, state, options)
         return Call("POST", f"{self.path}/predict", _not_sent, timeout=options.timeout, late=late)
 
@@ -102,6 +102,7 @@ class ModelCalls:
 
         Raises ValueError if there are too few or too many states or static inputs.
         """
+        state = listed(state)
         _check_numbers(state, options.static, len(sequences))
 
         def make(begin: int, end: int) -> Call[list[Result]]:
@@ -234,6 +235,13 @@ def _is_each(given: object) -> TypeGuard[Sequence[Any]]:
     return given is not None and not isinstance(given, str | Mapping)
 
 
+def _check_one(state: object, static: object) -> None:
+    """Raise ValueError if a single sequence is given several states or static inputs."""
+    for given, name in ((state, "state"), (static, "static")):
+        if isinstance(given, list | tuple):
+            raise ValueError(f"{name} is a list, and there is one sequence; pass its {name} alone")
+
+
 def _check_numbers(states: object, statics: object, number: int) -> None:
     """Raise ValueError if there are other than `number` states or static inputs, where there is one each."""
     for given, name in ((states, "states"), (statics, "objects of static inputs")):
@@ -259,7 +267,7 @@ def _forecast_body(options: ForecastOptions) -> dict[str, Any]:
     """The options as fields of the body, without the future."""
     body = replace(options, future=None).body()
     if options.quantiles is not None:
-        body["quantiles"] = list(options.quantiles)
+        body["quantiles"] = np.ravel(read_values(options.quantiles, "quantiles")).tolist()
     return body
 
 
@@ -281,8 +289,15 @@ def _generate_body(prompt: Prompt | None, options: GenerateOptions) -> dict[str,
     if options.stop is not None:
         body["stop"] = [options.stop] if isinstance(options.stop, str) else list(options.stop)
     if prompt is not None:
-        body["prompt"] = prompt if isinstance(prompt, str) else [int(token) for token in prompt]
+        body["prompt"] = prompt if isinstance(prompt, str) else _token_ids(prompt)
     return body
+
+
+def _token_ids(prompt: object) -> Any:
+    ids = read_values(listed(prompt), "prompt")
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise TypeError(f"prompt must be text, or integers (time,) of token ids; got {ids.dtype} {ids.shape}")
+    return ids.tolist()
 
 
 def _not_sent(response: httpx.Response) -> Result:

@@ -1,13 +1,15 @@
 """The options of requests. Each default is the server's own, so only options that differ from it are sent."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import isfinite
 from typing import Any, Literal
 
 from numpy.typing import ArrayLike
 
 from elman.client.config import Timeout
-from elman.client.wire import StaticLike, to_json_statics
+from elman.client.inputs import listed
+from elman.client.wire import StaticLike, plain, to_json_statics
 
 Returns = Literal["final", "steps"]
 
@@ -18,17 +20,26 @@ class Options:
 
     timeout: Timeout | float | None = None
 
+    def __post_init__(self) -> None:
+        for field in fields(self):  # what a generator gives is read for each of several requests
+            value = getattr(self, field.name)
+            if isinstance(value, Iterator):
+                object.__setattr__(self, field.name, listed(value))
+
     def body(self) -> dict[str, Any]:
         """The options as fields of a request's body, without those that have their default."""
-        given = {field.name: getattr(self, field.name) for field in fields(self) if self._is_given(field)}
+        given = {field.name: plain(getattr(self, field.name)) for field in fields(self) if self._is_given(field)}
         if "static" in given:
             given["static"] = to_json_statics(given["static"])
         if "heads" in given:
-            given["heads"] = list(given["heads"])
+            given["heads"] = [given["heads"]] if isinstance(given["heads"], str) else list(given["heads"])
+        if not given.get("heads", True):
+            del given["heads"]
         if "returns" in given:
             given["return"] = given.pop("returns")
-        if self.timeout is not None:
-            given["timeout"] = self.timeout.total if isinstance(self.timeout, Timeout) else float(self.timeout)
+        given["timeout"] = None if self.timeout is None else Timeout().override(self.timeout).total
+        if given["timeout"] is None or not isfinite(given["timeout"]):
+            del given["timeout"]
         return given
 
     def _is_given(self, field: Any) -> bool:

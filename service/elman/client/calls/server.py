@@ -1,9 +1,8 @@
 """Calls for a server as a whole."""
 
 from typing import Any
-from urllib.parse import quote
 
-from elman.client.calls.call import Call, json_call
+from elman.client.calls.call import Call, json_call, part_of_path
 from elman.client.calls.session import SessionCalls, read_session
 from elman.client.config import Timeout
 from elman.client.results import Card, IndexEntry, Refusal, SessionInfo
@@ -30,16 +29,17 @@ def sessions(model: str | None, limit: int | None, after: str | None) -> Call[li
 
 
 def session(id: str) -> Call[SessionCalls]:
-    return Call("GET", f"/v1/sessions/{quote(id, safe='')}", read_session)
+    return Call("GET", f"/v1/sessions/{part_of_path(id, 'the id of a session')}", read_session)
 
 
 def load(model: str, timeout: Timeout | float | None = None) -> Call[None]:
-    path = f"/v2/repository/models/{quote(model, safe='')}/load"
+    path = f"/v2/repository/models/{part_of_path(model, 'the name of a model')}/load"
     return Call("POST", path, lambda response: None, timeout=timeout)
 
 
 def unload(model: str) -> Call[None]:
-    return Call("POST", f"/v2/repository/models/{quote(model, safe='')}/unload", lambda response: None)
+    path = f"/v2/repository/models/{part_of_path(model, 'the name of a model')}/unload"
+    return Call("POST", path, lambda response: None)
 
 
 def index(ready: bool) -> Call[list[IndexEntry]]:

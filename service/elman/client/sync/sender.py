@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
 import httpx
@@ -24,10 +24,33 @@ from elman.client.wire import read_error
 T = TypeVar("T")
 
 
+class Renewed(Protocol):
+    """What begins anew in a forked process: it leaves connections and locks to the process that it was copied from."""
+
+    def renew(self) -> None: ...
+
+
+# Two processes that read from one connection would get each other's answers.
+RENEWED: WeakSet[Renewed] = WeakSet()
+
+
+def _renew() -> None:
+    for one in RENEWED:
+        one.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
+
+
 class Turns:
     """Lets calls run one at a time."""
 
     def __init__(self) -> None:
+        self.renew()
+        RENEWED.add(self)
+
+    def renew(self) -> None:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
@@ -56,11 +79,10 @@ class Sender(SenderBase):
     ) -> None:
         super().__init__(url, api_key, timeout, retries, batching, verify, transport)
         self._own_transport = transport
-        self.open()
-        _SENDERS.add(self)
+        self.renew()
+        RENEWED.add(self)
 
-    def open(self) -> None:
-        """Begin with no connections. Those of before are let go of as they are."""
+    def renew(self) -> None:
         self._connections = self._own_transport or DeadlineTransport(self.tls, self.proxy)
 
     def close(self) -> None:
@@ -131,16 +153,3 @@ class Sender(SenderBase):
                 response.read()
                 raise read_error(response)
             return response
-
-
-_SENDERS: WeakSet[Sender] = WeakSet()
-
-
-def _reopen() -> None:
-    for one in _SENDERS:
-        one.open()
-
-
-# Two processes that read from one connection would get each other's answers.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reopen)

@@ -8,7 +8,7 @@ from typing import Any
 from elman.client.calls import Call
 from elman.client.deadline import Deadline
 from elman.client.streams import StreamProtocol, websocket_translated, websockets
-from elman.client.sync.sender import Sender
+from elman.client.sync.sender import RENEWED, Sender
 
 
 class WebSocket:
@@ -17,6 +17,10 @@ class WebSocket:
     def __init__(self, sender: Sender, protocol: StreamProtocol) -> None:
         self._sender = sender
         self._protocol = protocol
+        self.renew()
+        RENEWED.add(self)
+
+    def renew(self) -> None:
         self._connection: Any = None
         self._open = contextlib.ExitStack()
 
