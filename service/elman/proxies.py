@@ -1,8 +1,34 @@
-"""Which proxy a request to a server goes through, as the environment says."""
+"""Addresses of servers, the keys sent to them, and the proxy on the way, as the environment says."""
 
+import re
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
+
+
+def shown(url: str) -> str:
+    """An address without the user and the password in it, for messages."""
+    return re.sub(r"//[^/?#]*@", "//", url)
+
+
+def check_address(url: str) -> None:
+    """Raise ValueError if this is not the address of a server."""
+    wrong = f"{shown(url)!r} is not the address of a server, such as http://localhost:8000"
+    try:
+        address = urlsplit(url)
+        _ = address.port
+    except ValueError as error:
+        raise ValueError(f"{wrong}: {error}") from None
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise ValueError(wrong if "://" in url or not url else f"{wrong}; write http://{url}")
+    if address.query or address.fragment:
+        raise ValueError(f"{wrong}: it has no ? and no #")
+
+
+def check_key(api_key: str) -> None:
+    """Raise ValueError if a header cannot hold this key. The key itself is not shown."""
+    if not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
+        raise ValueError("the API key has characters that a header cannot hold; keys are of printable ASCII characters")
 
 
 def proxy_for(url: str) -> str | None:

@@ -335,4 +335,26 @@ def test_the_address_and_the_key_come_from_the_environment(
     monkeypatch.setenv("ELMAN_API_KEY", "secret")
     assert kind().url == "http://elsewhere:1/below" and kind()._sender.headers["authorization"] == "Bearer secret"
     assert kind("http://here:2", api_key="own")._sender.headers["authorization"] == "Bearer own"
-    assert kind("http://a:b%20@here:2")._sender.headers["authorization"] == "Basic YTpiIA=="
+    assert kind("http://here:2", api_key="")._sender.api_key is None
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_the_password_of_an_address_is_sent_and_not_shown(kind: Callable[..., Client | AsyncClient]) -> None:
+    client = kind("http://a:b%20@here:2/below/")
+    for one in (client, pickle.loads(pickle.dumps(client))):
+        assert one._sender.headers["authorization"] == "Basic YTpiIA=="
+        assert one.url == "http://here:2/below" and "b%20" not in repr(one)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000", "http://here:99999", "http://here:x", "http://[::1", "http://here/?a=1", "http://a\x01b", ""],
+)
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_what_is_no_address_or_key_is_refused(kind: Callable[..., Client | AsyncClient], url: str) -> None:
+    with pytest.raises(ValueError, match="not the address of a server"):
+        kind(url)
+    for key in ("\u00e9", "a\nb", " a"):
+        with pytest.raises(ValueError, match="the API key has characters") as raised:
+            kind("http://here", api_key=key)
+        assert key not in str(raised.value)

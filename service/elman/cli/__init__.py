@@ -21,7 +21,7 @@ from elman.cli.commands.ps import ps
 from elman.cli.commands.serve import serve
 from elman.cli.commands.sessions import sessions
 from elman.cli.commands.show import show
-from elman.cli.exits import Commands
+from elman.cli.exits import Commands, prepare_standard_streams
 from elman.cli.extras import needs
 from elman.cli.garbage import collect_rarely
 
@@ -81,4 +81,5 @@ def root(
 def main() -> None:
     """Run the command."""
     collect_rarely()
+    prepare_standard_streams()
     app()

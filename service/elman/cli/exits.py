@@ -8,6 +8,7 @@
 """
 
 import errno
+import io
 import os
 import sys
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 FAILED, USAGE, CANNOT_START, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 
 
@@ -27,7 +28,26 @@ def refuse(message: str, code: int = USAGE) -> typer.Exit:
 
 def warn(message: str, colour: str = "yellow") -> None:
     """Print a line on standard error, without colour if NO_COLOR is set."""
-    typer.secho(f"elman: {message}", fg=None if os.environ.get("NO_COLOR") else colour, err=True)
+    plain = bool(os.environ.get("NO_COLOR"))
+    typer.secho(f"elman: {message}", fg=None if plain else colour, reset=not plain, err=True)
+
+
+def prepare_standard_streams() -> None:
+    """Make standard streams fit for use, whatever the caller passes.
+
+    A stream that the caller closed is opened so that it fails when it is used, and no other file gets its number. On
+    standard output a character that its encoding does not have is written as an escape, such as `\\u0160`.
+    """
+    for number, access in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, access)  # it gets the lowest number that is free
+    sys.stdin = sys.stdin or open(0, closefd=False)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class Commands(TyperGroup):
@@ -46,7 +66,7 @@ class Commands(TyperGroup):
 def system_fault(error: OSError, reads: str = "") -> str:
     """What the system refused, in words, and of which file. `reads` is the file that was read meanwhile."""
     reason = error.strerror or str(error)
-    if error.errno in _FULL:
+    if error.errno in _UNWRITABLE:
         return f"{error.filename or 'standard output, or a file,'} cannot be written: {reason}"
     place = error.filename or reads
     return f"{place}: {reason}" if place else reason

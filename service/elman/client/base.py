@@ -14,7 +14,7 @@ from elman.client.calls import Call, CallFactory
 from elman.client.config import Batching, Retries, Timeout
 from elman.client.deadline import Deadline
 from elman.client.errors import TimedOut
-from elman.proxies import proxy_for
+from elman.proxies import check_address, check_key, proxy_for, shown
 
 T = TypeVar("T")
 
@@ -45,11 +45,15 @@ class SenderBase:
         transport: httpx.BaseTransport | httpx.AsyncBaseTransport | None,
     ) -> None:
         url = os.environ.get("ELMAN_URL") or "http://localhost:8000" if url is None else url
-        api_key = os.environ.get("ELMAN_API_KEY") or None if api_key is None else api_key
-        base = httpx.URL(url)
-        if base.scheme not in ("http", "https") or not base.host:
-            raise ValueError(f"{url!r} is not the address of a server, such as http://localhost:8000")
-        self.url = str(base).rstrip("/")
+        api_key = (os.environ.get("ELMAN_API_KEY") if api_key is None else api_key) or None
+        check_address(url)
+        try:
+            base = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"{shown(url)!r} is not the address of a server: {error}") from None
+        # The user and the password in it are sent in a header, and shown nowhere.
+        self.url = str(base.copy_with(userinfo=b"")).rstrip("/")
+        self._given_url = url
         self.tls = _tls(self.url, verify)
         self.proxy = proxy_for(self.url)
         self.api_key = api_key
@@ -59,6 +63,7 @@ class SenderBase:
         self.batching = batching
         self.headers = {"user-agent": f"elman/{__version__}"}
         if api_key is not None:
+            check_key(api_key)
             self.headers["authorization"] = f"Bearer {api_key}"
         if base.userinfo:
             given = f"{base.username}:{base.password}".encode()
@@ -67,7 +72,7 @@ class SenderBase:
     def __reduce__(self) -> tuple[Any, ...]:
         if self._verify is not None or self._transport is not None:
             raise TypeError("a client with its own TLS context or transport cannot be pickled")
-        return type(self), (self.url, self.api_key, self.timeout, self.retries, self.batching, None, None)
+        return type(self), (self._given_url, self.api_key, self.timeout, self.retries, self.batching, None, None)
 
     def deadline(self, timeout: Timeout | float | None) -> Deadline:
         """The deadline of a call that begins now."""

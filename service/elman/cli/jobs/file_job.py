@@ -24,6 +24,7 @@ from elman.cli.jobs.progress import Counts, ProgressBar, summary_line
 from elman.cli.jobs.retries import Unreachable
 from elman.cli.jobs.signals import Interrupted, run_interruptible
 from elman.cli.jobs.targets import Target, connect
+from elman.proxies import shown
 
 
 @dataclass
@@ -63,7 +64,12 @@ class JobOptions:
         """The format of the output. Raises UnusableFile."""
         if self.output_format is not None:
             return self.output_format
-        return "jsonl" if self.output is None else format_of(str(self.output))
+        if self.output is None:
+            return "jsonl"
+        try:
+            return format_of(str(self.output), "--output-format")
+        except UnusableFile as error:
+            raise UnusableFile(f"{self.output}: {error}") from None
 
     @property
     def on_terminal(self) -> bool:
@@ -169,7 +175,7 @@ class FileJob:
             advice = f"{self.hint()}; --on-error skip continues after errors"
             raise refuse(f"{name_of(options.file)}, {failed}{advice}", FAILED) from None
         except Unreachable as error:
-            raise refuse(f"{options.url}: {error}{self.hint()}", CANNOT_START) from None
+            raise refuse(f"{shown(options.url)}: {error}{self.hint()}", CANNOT_START) from None
         except Interrupted as interrupted:
             warn(f"interrupted{self.hint()}")
             raise typer.Exit(interrupted.code) from None

@@ -9,6 +9,7 @@ import typer
 
 from elman.cli.exits import CANNOT_START, FAILED, refuse
 from elman.cli.jobs.targets import connect, problem_of
+from elman.proxies import shown
 
 
 async def generate_text(
@@ -23,7 +24,7 @@ async def generate_text(
                 return
             response = await target.client.post(path, json=body)
         except httpx.TransportError as error:
-            raise refuse(f"{url}: {str(error) or type(error).__name__}", CANNOT_START) from None
+            raise refuse(f"{shown(url)}: {str(error) or type(error).__name__}", CANNOT_START) from None
         if response.status_code != 200:
             raise refuse(problem_of(response), FAILED)
         if as_json:

@@ -14,6 +14,7 @@ import typer
 from elman.cli.exits import FAILED, refuse, warn
 from elman.cli.jobs.printing import counted, exactness, print_facts, print_table, printable, shape_of
 from elman.cli.jobs.targets import ask, client_of, connect, problem_of
+from elman.proxies import shown
 
 # Sessions in one answer of the server.
 _PAGE = 1000
@@ -39,6 +40,8 @@ def list_folder(folder: str, as_json: bool) -> None:
         typer.echo(json.dumps({"models": [describe(model) for model in repository], "refused": refused}))
     else:
         print_models(repository, repository.refusals)
+        if not repository.refusals and not list(repository):
+            warn(f"{folder} has no <name>/<version>/model.onnx")
     if repository.refusals:
         raise typer.Exit(FAILED)
 
@@ -156,7 +159,7 @@ def delete_all_sessions(url: str, api_key: str | None, timeout: float, model: st
     """Delete the sessions of a key, or those of one model. On a terminal the user is asked first."""
     ids = [one["id"] for one in _sessions(url, api_key, timeout, model)]
     if ids and sys.stdin.isatty():
-        typer.confirm(f"Delete {counted(len(ids), 'session')} at {url}?", abort=True, err=True)
+        typer.confirm(f"Delete {counted(len(ids), 'session')} at {shown(url)}?", abort=True, err=True)
     _delete(url, api_key, timeout, ids, as_json, may_be_gone=True)
 
 

@@ -22,6 +22,8 @@ def report_start(address: str, server: Server, settings: Settings) -> None:
     """
     _UVICORN_LOG.info("Elman running on %s (Press CTRL+C to quit)", address)
     _UVICORN_LOG.info("Serving %s", _models(server))
+    if not server.refusals and not list(server.defaults()):
+        _UVICORN_LOG.warning("%s has no <name>/<version>/model.onnx", settings.models)
     for refusal in server.refusals:
         version = "" if refusal.version is None else f" version {refusal.version}"
         if settings.log_format == "json":

@@ -14,7 +14,7 @@ import typer
 
 from elman.cli.exits import CANNOT_START, FAILED, refuse
 from elman.cli.jobs.model_files import model_file, put_in_repository
-from elman.proxies import proxy_for
+from elman.proxies import check_address, check_key, proxy_for, shown
 
 # Seconds until a thread gives up the interpreter to another. The engine's thread has short work between long runs.
 _SWITCH = 1e-3
@@ -25,18 +25,16 @@ def is_path(model: str) -> bool:
     return "/" in model or model.endswith(".onnx") or model in (".", "..")
 
 
-def check_url(url: str) -> None:
-    """Exit if `url` is not the address of a server."""
+def check_address_and_key(url: str, api_key: str | None) -> None:
+    """Exit if `url` is not the address of a server, or the key cannot be sent."""
     import httpx
 
     try:
-        parsed = httpx.URL(url)
-        if parsed.scheme in ("http", "https") and parsed.host:
-            return
-        why = "" if "://" in url else f"; write http://{url}"
-    except httpx.InvalidURL as error:
-        why = f": {error}"
-    raise refuse(f"{url!r} is not the address of a server, such as http://localhost:8000{why}")
+        check_address(url)
+        check_key(api_key or "")
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL) as error:
+        raise refuse(str(error)) from None
 
 
 @dataclass
@@ -87,7 +85,7 @@ def client_options(url: str, api_key: str | None, timeout: float) -> dict[str, A
     """The options of an httpx client of a server. Exits if `url` is no address."""
     import httpx
 
-    check_url(url)
+    check_address_and_key(url, api_key)
     return {
         "base_url": url,
         "headers": {"authorization": f"Bearer {api_key}"} if api_key else {},
@@ -102,7 +100,7 @@ def client_options(url: str, api_key: str | None, timeout: float) -> dict[str, A
 def unanswered(url: str, error: Exception, instead: str = "") -> typer.Exit:
     """Say that no server answers, and what to do. Returns the exception to raise."""
     return refuse(
-        f"no server answers at {url} ({str(error) or type(error).__name__}); start one with elman serve, "
+        f"no server answers at {shown(url)} ({str(error) or type(error).__name__}); start one with elman serve, "
         f"name another with --url{instead}",
         CANNOT_START,
     )
@@ -144,7 +142,7 @@ def ask(
         _ = answer[field]
         return answer
     except (ValueError, KeyError, TypeError):
-        raise refuse(f"the server at {url} is not an Elman server", CANNOT_START) from None
+        raise refuse(f"the server at {shown(url)} is not an Elman server", CANNOT_START) from None
 
 
 def _no_such_model(response: Any, name: str) -> str:
@@ -166,7 +164,7 @@ def card_of(response: Any, url: str) -> dict[str, Any]:
         _ = card["name"], card["version"], card["input"]["kind"]
         return card
     except (ValueError, KeyError, TypeError):
-        raise refuse(f"the server at {url} is not an Elman server", CANNOT_START) from None
+        raise refuse(f"the server at {shown(url)} is not an Elman server", CANNOT_START) from None
 
 
 def problem_of(response: Any) -> str:

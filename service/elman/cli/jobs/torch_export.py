@@ -44,6 +44,8 @@ def export_module(
 ) -> None:
     """Export a module and print where it was written. Exits as `elman export` does, whose options these are."""
     target = path if path.suffix == ".onnx" else path / "1" / "model.onnx"
+    if target.exists() and not target.is_file():
+        raise refuse(f"{target} is no regular file; give the path of a file to write")
     if target.exists() and not overwrite:
         raise refuse(f"{target} exists; --overwrite replaces it")
     if quantise and quantise_dynamic:

@@ -40,11 +40,13 @@ _PEEKED = 4096
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 
 
-def format_of(path: str) -> FileFormat:
-    """The format that a path's suffix names. Raises UnusableFile."""
+def format_of(path: str, option: str) -> FileFormat:
+    """The format that a path's suffix names. `option` is that which names it otherwise. Raises UnusableFile."""
     suffix = Path(path).suffix.lower()
     if suffix not in _SUFFIXES:
-        raise UnusableFile(f"the suffix of {path!r} names no known format; known are {', '.join(_SUFFIXES)}")
+        if Path(path).is_dir():
+            raise UnusableFile("it is a folder; give a file")
+        raise UnusableFile(f"its suffix names no known format: give {option}; known are {', '.join(_SUFFIXES)}")
     return _SUFFIXES[suffix]
 
 
@@ -86,10 +88,10 @@ def _open_source(path: str, model_io: ModelIO, format: FileFormat | None, table:
         format, total = format or _sniff(stream, model_io), None
     else:
         packing = _COMPRESSIONS.get(Path(path).suffix.lower())
-        format = format or format_of(path if packing is None else path[: path.rindex(".")])
+        format = format or format_of(path if packing is None else path[: path.rindex(".")], "--input-format")
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
-            raise UnusableFile("it is a folder")
+            raise UnusableFile("it is a folder; give a file")
         total = status.st_size if stat.S_ISREG(status.st_mode) and packing is None else None
         stream = open(path, "rb", 1 << 18) if packing is None else _unpacked(path, packing)
     if format not in ("csv", "jsonl", "txt"):
