@@ -354,7 +354,7 @@ def test_the_password_of_an_address_is_sent_and_not_shown(kind: Callable[..., Cl
 def test_what_is_no_address_or_key_is_refused(kind: Callable[..., Client | AsyncClient], url: str) -> None:
     with pytest.raises(ValueError, match="not the address of a server"):
         kind(url)
-    for key in ("\u00e9", "a\nb", " a"):
+    for key in ("geheim\u00e9", "geheim\n", " geheim"):
         with pytest.raises(ValueError, match="the API key has characters") as raised:
             kind("http://here", api_key=key)
-        assert key not in str(raised.value)
+        assert "geheim" not in str(raised.value)
