@@ -5,6 +5,7 @@ import gc
 import http.server
 import json
 import os
+import shlex
 import signal
 import subprocess
 import threading
@@ -247,18 +248,24 @@ def test_a_pipe_with_a_mark_at_its_start_is_read(tmp_path: Path, server: Running
     assert json.loads(done.stdout)["decoded"]["label"] == "Italian", done.stderr
 
 
-@pytest.mark.parametrize("output", [(), ("-o", "full.jsonl", "--overwrite")])
-def test_a_full_disk_is_told_of_the_output(tmp_path: Path, server: RunningServer, output: tuple[str, ...]) -> None:
-    (tmp_path / "in.txt").write_text("Rossi\n")
-    (tmp_path / "full.jsonl").symlink_to("/dev/full")
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("", "standard output cannot be written: No space left on device"),
+        ("-o out.jsonl", "out.jsonl cannot be written: File too large"),  # one block is the limit of each file
+    ],
+)
+def test_a_full_disk_is_told_of_the_output(tmp_path: Path, server: RunningServer, output: str, words: str) -> None:
+    (tmp_path / "in.txt").write_text("Rossi\n" * 50)
+    command = f"ulimit -f 1; {shlex.join(COMMAND)} predict names-gru in.txt {output}"
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [*COMMAND, "predict", "names-gru", "in.txt", *output, "--url", server.url],
-            env=elman_environment(), stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=60,
+            ["sh", "-c", command],
+            env=elman_environment(url=server.url), stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+            timeout=60,
         )  # fmt: skip
-    place = "full.jsonl" if output else "standard output"
     assert done.returncode == 1
-    assert done.stderr.startswith(f"elman: {place} cannot be written: No space left on device")
+    assert done.stderr.startswith(f"elman: {words}")
 
 
 def test_no_server_is_told_and_exits_with_3(tmp_path: Path) -> None:
