@@ -2,17 +2,17 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import numpy as np
@@ -26,12 +26,14 @@ from tests.containers.conftest import BUILD_TIMEOUT, compose_command, shell
 from tests.redis_servers import program
 from tests.reference import Array, expected, float32, same_bits
 from tests.running import ROOT, STORE, parsed
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.docker
 
-MODEL = "vowels-gru"
-DATA = np.random.default_rng(7).standard_normal((300, 12), np.float32)
+MODEL, GENERATOR = "vowels-gru", "names-gru-generator"
+DATA = np.random.default_rng(7).standard_normal((20_000, 12), np.float32)
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+LABEL = "label=com.docker.compose"
 # Grafana is not among Debian's packages. What is mounted into it is looked at instead, and its queries are asked.
 SERVICES = ("balancer", "prometheus")
 
@@ -40,16 +42,19 @@ SERVICES = ("balancer", "prometheus")
 class Scaled:
     """The services that run, and a client for the balancer."""
 
+    project: str
     command: list[str]
     variables: dict[str, str]
     client: httpx.Client
     prometheus: httpx.Client
     grpc_port: int
 
-    @cached_property
+    @property
     def replicas(self) -> dict[str, str]:
         """The containers of the replicas that run, and the address of each."""
-        found = shell(*self.command, "ps", "--quiet", "replica", variables=self.variables).split()
+        labels = {"project": self.project, "service": "replica"}
+        filters = [word for name, value in labels.items() for word in ("--filter", f"{LABEL}.{name}={value}")]
+        found = shell("docker", "ps", "--quiet", *filters).split()
         template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
         addresses = shell("docker", "inspect", "--format", template, *found).split()
         return dict(zip(found, addresses, strict=True))
@@ -75,17 +80,16 @@ class Scaled:
             self.prometheus.get("/api/v1/query", params={"query": text}).raise_for_status().json()["data"]["result"]
         )
 
-    def end(self, *how: str) -> None:
-        """End a replica with `docker kill` or `docker stop`."""
-        one, _ = self.replicas.popitem()
-        shell("docker", *how, one)
+    def has_data(self, query: str) -> bool:
+        return any(not math.isnan(float(one["value"][1])) for one in self.query(query))
 
 
 @pytest.fixture(scope="module")
 def scaled(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scaled]:
     folder = tmp_path_factory.mktemp("models")
     folder.chmod(0o755)
-    shell("cp", "-r", str(STORE / MODEL), str(folder / MODEL))
+    for name in (MODEL, GENERATOR):
+        shell("cp", "-r", str(STORE / name), str(folder / name))
     build_programs(tmp_path_factory.mktemp("programs"))
     ports = [f"127.0.0.1:{free_port()}" for _ in range(3)]
     names = ("ELMAN_SCALE_PUBLISH", "ELMAN_SCALE_PUBLISH_GRPC", "PROMETHEUS_PUBLISH")
@@ -97,13 +101,13 @@ def scaled(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sca
         shell(*command, "up", "--detach", "--no-build", *SERVICES, timeout=300, variables=variables)
         clients = [httpx.Client(base_url=f"http://{port}", timeout=60) for port in (ports[0], ports[2])]
         with clients[0], clients[1]:
-            one = Scaled(command, variables, *clients, int(ports[1].rpartition(":")[2]))
+            one = Scaled(project, command, variables, *clients, int(ports[1].rpartition(":")[2]))
             until_all_serve(one)
             yield one
     finally:
         # In a third of the time that Compose takes.
         for kind, remove in (("container", "rm --force"), ("network", "rm"), ("volume", "rm")):
-            named = ("--quiet", "--filter", f"label=com.docker.compose.project={project}")
+            named = ("--quiet", "--filter", f"{LABEL}.project={project}")
             found = shell("docker", kind, "ls", *(["--all"] if kind == "container" else []), *named).split()
             shell("docker", kind, *remove.split(), *found)
 
@@ -139,16 +143,28 @@ def step_body(at: int, number: int) -> dict[str, Any]:
     return {"sequence": DATA[at : at + number].tolist(), "at": at, "return": "steps", "decode": False}
 
 
-def test_prometheus_has_all_replicas_as_targets_and_answers_the_queries_of_the_dashboard(scaled: Scaled) -> None:
-    (memory,) = [one for one in dashboard_queries() if "process_resident_memory_bytes" in one]
-    until = time.monotonic() + 60
-    while len(scaled.query(memory)) != 3:
-        assert time.monotonic() < until, scaled.prometheus.get("/api/v1/targets").text
-        time.sleep(0.5)
+def test_prometheus_has_all_replicas_as_targets_and_each_panel_of_the_dashboard_has_data(scaled: Scaled) -> None:
+    until = time.monotonic() + 240
+    while missing := [query for query in dashboard_queries() if not scaled.has_data(query)]:
+        assert time.monotonic() < until, missing
+        use(scaled)
     targets = scaled.prometheus.get("/api/v1/targets").json()["data"]["activeTargets"]
     assert [(one["health"], one["labels"]["job"]) for one in targets] == [("up", "elman")] * 3
-    for query in dashboard_queries():
-        scaled.query(query)
+    (memory,) = [one for one in dashboard_queries() if "process_resident_memory_bytes" in one]
+    assert len(scaled.query(memory)) == 3
+
+
+def use(scaled: Scaled) -> None:
+    """Something of all that the dashboard tells: steps, a prediction, a generation, and a refusal."""
+    id = scaled.client.post(f"/v1/models/{MODEL}/sessions").raise_for_status().json()["id"]
+    for at in range(3):
+        scaled.client.post(f"/v1/sessions/{id}/steps", json=step_body(at, 1)).raise_for_status()
+    for length in (3, 9):
+        sequence = {"sequence": DATA[:length].tolist()}
+        scaled.client.post(f"/v1/models/{MODEL}/predict", json=sequence).raise_for_status()
+    asked = {"prompt": "Lin", "max_tokens": 8, "stream": True}
+    scaled.client.post(f"/v1/models/{GENERATOR}/generate", json=asked).raise_for_status()
+    assert scaled.client.post(f"/v1/models/{MODEL}/predict", json={"sequence": [[1.0]]}).status_code == 422
 
 
 def dashboard_queries() -> list[str]:
@@ -184,48 +200,71 @@ def test_all_replicas_step_one_sequence_in_turn_over_grpc(scaled: Scaled) -> Non
     assert same_bits(np.concatenate(rows), expected(MODEL, DATA[: len(rows)]))
 
 
-def stepping(scaled: Scaled, sure: bool) -> tuple[threading.Event, threading.Thread, list[Array], list[str]]:
-    """A client that steps a session until told to end. With `sure`, it sends a lost step again, with the same `at`."""
-    ended, rows, failures = threading.Event(), [], []  # type: ignore[var-annotated]
+@dataclass
+class Stepping:
+    """A client that steps a session. If `sure`, it sends a lost step again, with the same `at`."""
 
-    def run() -> None:
-        with httpx.Client(base_url=scaled.client.base_url, timeout=30) as client:
+    url: httpx.URL
+    sure: bool
+    rows: list[Array] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def goes_on(self, number: int = 20) -> None:
+        """Wait until it has done some more steps."""
+        enough = len(self.rows) + number
+        wait_until(lambda: len(self.rows) >= enough or not self._thread.is_alive(), "no step is done")
+        assert len(self.rows) >= enough, self.failures
+
+    def _run(self) -> None:
+        with httpx.Client(base_url=self.url, timeout=30) as client:
             id = client.post(f"/v1/models/{MODEL}/sessions").json()["id"]
-            at = 0
-            while at < len(DATA) and not (ended.is_set() and at > 40):
+            while len(self.rows) < len(DATA) and not self._ended.is_set():
                 try:
-                    answer = client.post(f"/v1/sessions/{id}/steps", json=step_body(at, 1))
+                    answer = client.post(f"/v1/sessions/{id}/steps", json=step_body(len(self.rows), 1))
                     reason = None if answer.status_code == 200 else answer.text
                 except httpx.TransportError as error:
                     reason = repr(error)
                 if reason is None:
-                    rows.append(float32(answer.json()["outputs"]))
-                    at += 1
+                    self.rows.append(float32(answer.json()["outputs"]))
                 else:
-                    failures.append(reason)
-                    if not sure:
+                    self.failures.append(reason)
+                    if not self.sure:
                         return
                     time.sleep(0.05)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    return ended, thread, rows, failures
+
+def test_a_rolling_restart_fails_no_request(scaled: Scaled) -> None:
+    with Stepping(scaled.client.base_url, sure=False) as client:
+        for one in list(scaled.replicas):
+            client.goes_on()
+            shell("docker", "stop", "--time", "30", one)
+            client.goes_on()
+            shell("docker", "start", one)
+            until_all_serve(scaled)
+        client.goes_on()
+    assert not client.failures
+    assert same_bits(np.concatenate(client.rows), expected(MODEL, DATA[: len(client.rows)]))
 
 
 @pytest.mark.parametrize(("how", "sure"), [(("stop",), False), (("kill",), True)])
 def test_a_replica_that_ends_loses_no_step(scaled: Scaled, how: tuple[str, ...], sure: bool) -> None:
     """One that is told to stop fails no request at all; one that is killed, none for good."""
-    ended, thread, rows, failures = stepping(scaled, sure)
-    until = time.monotonic() + 60
-    while len(rows) < 20:
-        assert thread.is_alive() and time.monotonic() < until, failures
-        time.sleep(0.01)
-    scaled.end(*how)
-    ended.set()
-    thread.join()
-    assert sure or not failures, failures
-    assert len(rows) > 40
-    assert same_bits(np.concatenate(rows), expected(MODEL, DATA[: len(rows)]))
+    with Stepping(scaled.client.base_url, sure) as client:
+        client.goes_on()
+        shell("docker", *how, next(iter(scaled.replicas)))
+        client.goes_on()
+    assert sure or not client.failures
+    assert same_bits(np.concatenate(client.rows), expected(MODEL, DATA[: len(client.rows)]))
 
 
 def test_grafana_finds_the_dashboard_and_prometheus_where_they_are_mounted() -> None:
