@@ -162,7 +162,7 @@ def use(scaled: Scaled) -> None:
     for length in (3, 9):
         sequence = {"sequence": DATA[:length].tolist()}
         scaled.client.post(f"/v1/models/{MODEL}/predict", json=sequence).raise_for_status()
-    asked = {"prompt": "Lin", "max_tokens": 8, "stream": True}
+    asked = {"prompt": "Lin", "max_steps": 8, "stream": True}
     scaled.client.post(f"/v1/models/{GENERATOR}/generate", json=asked).raise_for_status()
     assert scaled.client.post(f"/v1/models/{MODEL}/predict", json={"sequence": [[1.0]]}).status_code == 422
 

@@ -368,9 +368,10 @@ export function session(page) {
     await ask("DELETE", ofThis());
     sent.delete(current.id);
     nothing();
+    // The button that had the focus is hidden now.
+    create.focus();
     await refresh();
     say("The session is deleted");
-    create.focus();
   }
 
   function choose({ id }) {
