@@ -325,7 +325,10 @@ def main(plan_file: str) -> None:
     async def run() -> Report:
         return await plan.generator().run()
 
-    print(json.dumps(asdict(loops.run(run()))))
+    report = json.dumps(asdict(loops.run(run())))
+    # Unbuffered, as PYTHONUNBUFFERED makes it, sys.stdout loses the rest of what a pipe does not take at once.
+    with open(sys.stdout.fileno(), "w", closefd=False) as out:
+        out.write(report)
 
 
 if __name__ == "__main__":
