@@ -362,7 +362,12 @@ def slot_of(url: str, record: Record) -> Slot:
     return Slot(key, source, nodes[nodes.index(source) - 1])
 
 
-def test_sessions_go_on_while_a_cluster_moves_them_to_another_node() -> None:
+@pytest.mark.parametrize("heard", [True, False])
+def test_sessions_go_on_while_a_cluster_moves_them_to_another_node(
+    heard: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not heard:  # as if the node that is asked for the slots had not heard of the move yet
+        monkeypatch.setattr("elman.sessions.stores.redis.link.Cluster._look", lambda cluster: None)
     with redis_cluster() as url, opened(url) as store:
         for _ in range(6):
             record = created(store)

@@ -184,6 +184,10 @@ class Cluster:
         # Another node may have taken the place of one that is not there.
         if moved or (failed and time.monotonic() > self._looked_at + _PAUSE_SECONDS):
             self._look()
+        # The node that was looked at may not have heard yet what another one says.
+        for error in [redirected[index].moved for index in moved]:
+            if error is not None and error.host:
+                self._client.nodes_manager.move_slot(error)
         followed.update(zip(moved, self._run([commands[index] for index in moved], written), strict=True))
         for index, reply in followed.items():
             in_doubt = isinstance(replies[index], OutcomeUnknown)
@@ -240,9 +244,11 @@ class Redirected(StoreUnavailable):
 
     Attributes:
         node: its name, if the key is moving, and None if it has moved.
+        moved: what the server said, if the key has moved.
     """
 
     node: str | None = None
+    moved: MovedError | None = None
 
 
 class RedirectedInDoubt(Redirected, OutcomeUnknown):
@@ -302,7 +308,10 @@ def _refusal(error: RedisError) -> StoreUnavailable:
     if isinstance(error, AskError):
         redirected = Redirected("the session is on another node of the store's cluster", retry_after=1)
         # For redis-py, a MovedError is an AskError.
-        redirected.node = None if isinstance(error, MovedError) else get_node_name(error.host, error.port)
+        if isinstance(error, MovedError):
+            redirected.moved = error
+        else:
+            redirected.node = get_node_name(error.host, error.port)
         return redirected
     code = str(error).partition(" ")[0]
     detail = _REFUSALS.get(type(error)) or _REFUSALS.get(code) or f"the session store refuses a command: {code}"
@@ -321,7 +330,7 @@ def _doubted(command: Command, reply: Reply) -> Reply:
     """The reply to a command that may have been done before, when its first reply was lost."""
     if isinstance(reply, Redirected):
         redirected = RedirectedInDoubt(reply.detail, retry_after=1)
-        redirected.node = reply.node
+        redirected.node, redirected.moved = reply.node, reply.moved
         return redirected
     if isinstance(reply, StoreUnavailable):
         return OutcomeUnknown(reply.detail)
