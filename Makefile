@@ -1,6 +1,7 @@
 # Two commands set everything up, in .venv and nowhere else: `make serve` and `make test`.
 #
 #   make serve [PORT=8000]   serve the shipped models on 127.0.0.1
+#   make train               add torch and what `elman export` needs
 #   make test [TESTS=...]    run the quick tests, or some of them: they need no torch, no browser and no Docker
 #   make test-all [TESTS=...]  run every test, or some; installs torch
 #   make test-torch TORCH=2.8.0  the exporter's tests with one release of torch, in .venv-torch
@@ -36,7 +37,8 @@ BIN := .venv/bin
 # A file's tests stay in one process, so that its servers are started once. The longest files come first.
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-INSTALL := $(PIP) install --constraint constraints.txt
+# Python compiles a module when it is first imported. Doing so for all of torch at once would take half of the time.
+INSTALL := $(PIP) install --no-compile --constraint constraints.txt
 UV := $(BIN)/uv
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --no-annotate \
 	--custom-compile-command "make lock" pyproject.toml
@@ -48,11 +50,13 @@ BOUNDS := tests/test_imports.py tests/http tests/codec tests/engine tests/sessio
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := serve
-.PHONY: serve test test-all test-clients test-exporters test-ray test-torch test-bounds lint client bench image lock clean
+.PHONY: serve train test test-all test-clients test-exporters test-ray test-torch test-bounds lint client bench image lock clean
 
 # The recipes hand over to the program (exec), so that Ctrl-C and SIGTERM reach it.
 serve: .venv/.server
 	@exec $(BIN)/elman serve $(MODELS) --host $(HOST) --port $(PORT)
+
+train: .venv/.train
 
 # Each process tests by itself. More threads of torch's would be in the way of the others, and wait for one another.
 test test-all test-torch test-exporters: export OMP_NUM_THREADS = 1
@@ -140,6 +144,11 @@ clean:
 	@$(INSTALL) --editable '.[server]'
 	@touch $@
 
+.venv/.train: pyproject.toml constraints.txt | .venv/.made
+	@echo "Installing torch and what elman export needs"
+	@$(INSTALL) --editable '.[train]'
+	@touch .venv/.server $@
+
 .venv/.test: pyproject.toml constraints.txt | .venv/.made
 	@echo "Installing what the quick tests need"
 	@$(INSTALL) --editable '.[test]'
@@ -148,7 +157,7 @@ clean:
 .venv/.test-all: pyproject.toml constraints.txt | .venv/.made
 	@echo "Installing what all tests need; torch makes it a few minutes the first time"
 	@$(INSTALL) torch==$(TORCH) --editable '.[test-all]'
-	@touch .venv/.server .venv/.test $@
+	@touch .venv/.server .venv/.train .venv/.test $@
 
 # What mlagents.bare.txt names is installed as it is: see there.
 .exporters/%/.made: tests/exporters/requirements/%.txt | .venv/.made

@@ -37,8 +37,8 @@ id=$(curl -sf -X POST localhost:$port/v1/models/names-gru/sessions | sed 's/.*"i
 curl -sf "localhost:$port/v1/sessions/$id/steps" -d '{"sequence": "Lind", "at": 0}' | grep -q '"step": *4'
 say "first session: made, and stepped"
 
-.venv/bin/python -m pip install -q --disable-pip-version-check --editable '.[train]' >"$place/pip.log" 2>&1
-say "torch is there: pip install '.[train]'"
+make train >"$place/train.log" 2>&1
+say "torch is there: make train"
 
 cat >own.py <<'PYTHON'
 import torch
