@@ -37,8 +37,7 @@ BIN := .venv/bin
 # A file's tests stay in one process, so that its servers are started once. The longest files come first.
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# Python compiles a module when it is first imported. Doing so for all of torch at once would take half of the time.
-INSTALL := $(PIP) install --no-compile --constraint constraints.txt
+INSTALL := $(PIP) install --constraint constraints.txt
 UV := $(BIN)/uv
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --no-annotate \
 	--custom-compile-command "make lock" pyproject.toml
@@ -144,9 +143,10 @@ clean:
 	@$(INSTALL) --editable '.[server]'
 	@touch $@
 
+# Python compiles what it imports. To compile all of torch would take nearly half of the time.
 .venv/.train: pyproject.toml constraints.txt | .venv/.made
 	@echo "Installing torch and what elman export needs"
-	@$(INSTALL) --editable '.[train]'
+	@$(INSTALL) --no-compile --editable '.[train]'
 	@touch .venv/.server $@
 
 .venv/.test: pyproject.toml constraints.txt | .venv/.made
