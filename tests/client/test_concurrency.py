@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from elman.client import AsyncClient, Client, PoolTimeout, TimedOut, Timeout
-from elman.client.aio import sender
+from elman.client.aio import connection, sender
+from elman.client.bridge import KEEPALIVE
 from elman.client.calls import PredictOptions
 from elman.client.deadline import Deadline
 from tests.running import ROOT, RunningServer
@@ -232,8 +233,12 @@ def test_clients_and_models_are_pickled_with_their_settings(server: RunningServe
 
 
 @pytest.mark.parametrize("calls", [1, 40])
-def test_a_call_works_after_others_were_cancelled_at_any_point(server: RunningServer, calls: int) -> None:
-    """Whatever they waited for: a turn, a place, a connection that was made but not opened, an answer."""
+@pytest.mark.parametrize("keepalive", [KEEPALIVE, -1.0], ids=["kept", "expired"])
+def test_a_call_works_after_others_were_cancelled_at_any_point(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, keepalive: float, calls: int
+) -> None:
+    """Whatever they waited for: a turn, a place, the end of a connection, a new one that was not opened, an answer."""
+    monkeypatch.setattr(connection, "KEEPALIVE", keepalive)
 
     async def run() -> None:
         async with AsyncClient(server.url) as client:
