@@ -1,6 +1,7 @@
 """Many calls at once: they are sent in their order, a session runs them one by one, and nothing is mixed up."""
 
 import asyncio
+import contextlib
 import gc
 import pickle
 import subprocess
@@ -14,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from elman.client import AsyncClient, Client, PoolTimeout, TimedOut, Timeout
+from elman.client import AsyncClient, Client, PoolTimeout, StepReused, TimedOut, Timeout
 from elman.client.aio import connection, sender
 from elman.client.bridge import KEEPALIVE
 from elman.client.calls import PredictOptions
@@ -230,6 +231,52 @@ def test_clients_and_models_are_pickled_with_their_settings(server: RunningServe
     assert remade._sender.headers["authorization"] == "Bearer k"
     with pytest.raises(TypeError, match="transport cannot be pickled"):
         pickle.dumps(Client(server.url, transport=httpx.HTTPTransport()))
+
+
+def test_a_session_that_is_pickled_goes_on_where_it_was(server: RunningServer) -> None:
+    with Client(server.url, timeout=50.0) as client:
+        model = client.model("vowels-gru")
+        right = model.predict(ROWS[:3]).output.tolist()
+        with model.session() as session, model.stream() as stream:
+            session.step(ROWS[:2])
+            stream.send(ROWS[:2])
+            other, again = pickle.loads(pickle.dumps((session, stream)))
+            with contextlib.closing(other._sender):
+                assert (other.id, other.step_count, other._sender.timeout) == (session.id, 2, Timeout(50.0))
+                assert other.step(ROWS[2:3]).output.tolist() == right
+                assert again.send(ROWS[2:3]).output.tolist() == right and again.session.id == stream.session.id
+                again.close()
+            with pytest.raises(StepReused):
+                session.step(ROWS[5:])
+        with model.session(keep=True) as session:
+            copied = pickle.loads(pickle.dumps(session))
+            with contextlib.closing(copied._sender), copied:
+                pass
+            session.delete()  # the copy kept it
+        tokens = client.model("names-lstm-generator").generate("Mc", stream=True)
+        with pytest.raises(TypeError, match="pickle `generation`"):
+            pickle.dumps(tokens)
+
+    async def run() -> bytes:
+        async with AsyncClient(server.url) as client:
+            opening = client.model("vowels-gru").session()
+            with pytest.raises(TypeError, match="await it"):
+                pickle.dumps(opening)
+            session = await opening
+            await session.step(ROWS[:2])
+            stream = client.model("vowels-gru").stream(session)
+            async with stream:
+                return pickle.dumps((session, stream))
+
+    async def go_on(pickled: bytes) -> None:
+        session, stream = pickle.loads(pickled)
+        async with session:
+            assert (await session.step(ROWS[2:3])).output.tolist() == right
+            async with stream:
+                assert (await stream.send(ROWS[3:4])).step == 4
+        await session._sender.close()
+
+    asyncio.run(go_on(asyncio.run(run())))
 
 
 @pytest.mark.parametrize("calls", [1, 40])

@@ -160,7 +160,7 @@ def test_a_list_is_cut_by_sequences_and_by_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    "x", [object(), np.zeros((2, 3, 4)), np.array(["a"]), 7, np.zeros((), np.float32)], ids=lambda x: type(x).__name__
+    "x", [object(), np.zeros((2, 3, 4)), np.array([b"a"]), 7, np.zeros((), np.float32)], ids=lambda x: type(x).__name__
 )
 def test_a_wrong_type_is_refused_before_it_is_sent(elman: Client, x: object) -> None:
     with pytest.raises(TypeError):

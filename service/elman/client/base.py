@@ -71,7 +71,10 @@ class SenderBase:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._verify is not None or self._transport is not None:
-            raise TypeError("a client with its own TLS context or transport cannot be pickled")
+            raise TypeError(
+                "a client with its own TLS context or transport cannot be pickled; make another one with it, and find "
+                "sessions there by their ids"
+            )
         return type(self), (self._given_url, self.api_key, self.timeout, self.retries, self.batching, None, None)
 
     def deadline(self, timeout: Timeout | float | None) -> Deadline:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from elman.client.errors import RequestError
+from elman.client.advice import few, no_columns, no_numbers, ragged
 
 
 class SupportsArray(Protocol):
@@ -56,10 +56,18 @@ def needs_card(x: object) -> bool:
 
 
 def listed(x: Any) -> Any:
-    """A generator or another iterable as a list, since it can be read once; anything else as it is.
+    """A generator or another iterable, or an array of sequences, as a list; anything else as it is.
 
-    Raises TypeError for bytes and sets, which would be read as something else than was meant.
+    Raises TypeError for bytes, sets and packed sequences, which would be read as something else than was meant.
     """
+    if hasattr(x, "batch_sizes"):
+        raise TypeError(
+            "a packed sequence has its steps in another order; pass the sequences that it was made of, as "
+            "torch.nn.utils.rnn.unpack_sequence gives them"
+        )
+    elements = _elements(x)
+    if elements is not None:
+        return elements
     if isinstance(x, str | Mapping | list | tuple) or is_table(x) or _holds_values(x) or getattr(x, "ndim", 1) == 0:
         return x
     if isinstance(x, bytes | bytearray):
@@ -67,6 +75,21 @@ def listed(x: Any) -> Any:
     if isinstance(x, set | frozenset):
         raise TypeError("a set has no order; pass a list")
     return [listed(one) for one in x] if isinstance(x, Iterable) else x
+
+
+def _elements(x: Any) -> list[Any] | None:
+    """The elements of an array of sequences, which are texts or arrays (time, features); None for anything else."""
+    numeric = getattr(getattr(x, "dtype", None), "kind", "O") in "fiubcmM"
+    if numeric or hasattr(x, "detach") or is_table(x) or not _holds_values(x):
+        return None
+    try:
+        array = _converted(x)
+    except (TypeError, ValueError, RuntimeError):  # whoever reads it tells of that
+        return None
+    if array.ndim != 1 or array.dtype.kind not in "UOT":
+        return None
+    elements = array.tolist()
+    return elements if any(isinstance(one, str) or getattr(one, "ndim", 0) == 2 for one in elements) else None
 
 
 def read_input(x: object, card: Mapping[str, Any] | None = None, where: str = "x") -> Read | list[Read]:
@@ -85,7 +108,8 @@ def read_input(x: object, card: Mapping[str, Any] | None = None, where: str = "x
     if isinstance(x, str | Mapping | np.ndarray) or is_table(x) or _holds_values(x):
         return read_one(x, card, where)
     if not isinstance(x, list | tuple):
-        raise TypeError(f"{where} must be a sequence or a list of them; got {type(x).__name__}")
+        instead = "pass an array, a data frame, a list or text"
+        raise TypeError(f"{where} must be a sequence or a list of them; got {type(x).__name__}; {instead}")
     if _num_axes(x) == 1 or (_num_axes(x) == 2 and (card or {}).get("kind") == "features"):
         return read_one(x, card, where)
     return [read_one(one, card, f"{where}[{index}]") for index, one in enumerate(x)]
@@ -103,7 +127,9 @@ def read_one(x: object, card: Mapping[str, Any] | None = None, where: str = "x")
     if is_table(x):
         x = by_name(x, (card or {}).get("names"), where)
     array = read_values(x, where)
-    if array.ndim not in (1, 2):
+    if array.ndim == 0:
+        raise TypeError(f"{where} is a single value and no sequence; pass an array (time, features) or (time,)")
+    if array.ndim > 2:
         raise TypeError(
             f"{where} must have the shape (time, features) or (time,), got {array.shape}; pass a batch as list(x)"
         )
@@ -145,13 +171,11 @@ def by_name(x: Any, names: Sequence[str] | None, where: str, many: bool = False)
         if len(columns) == 1:
             return _columns(x, columns, where)
         raise ValueError(
-            f"{where} has the columns {columns}, and the model does not name its features; pass an array with the "
+            f"{where} has the columns {few(columns)}, and the model does not name its features; pass an array with the "
             f"columns in the order of the model's features, as {where}.to_numpy() gives it"
         )
-    missing = [name for name in names if name not in columns]
-    if missing or len(set(columns)) < len(columns):
-        reason = f"has no column {missing[0]!r}" if missing else "names a column twice"
-        raise ValueError(f"{where} {reason}; it has {columns}, the model reads {list(names)}")
+    if not set(names) <= set(columns) or len(set(columns)) < len(columns):
+        raise no_columns(names, columns, where)
     return _columns(x, columns, where, names)
 
 
@@ -171,25 +195,32 @@ def _columns(table: Any, columns: list[str], where: str, names: Sequence[str] | 
 def read_values(x: Any, where: str) -> NDArray[Any]:
     """An array of floats, integers or booleans. Raises TypeError, and RequestError for lists of different lengths."""
     try:
-        array = _converted(_at_hand(x) if hasattr(x, "detach") else x)
+        array = _converted(_at_hand(x))
         if array.dtype.kind == "O":
             array = np.asanyarray(array.tolist())  # what holds arrays, as a list column does, has one axis more
         if array.dtype.kind == "O" and not any(isinstance(one, str) for one in array.flat):
             array = array.astype(np.float64)  # None is a missing value: NaN
+        elif array.dtype.kind == "V" and np.can_cast(array.dtype, np.float32):
+            array = array.astype(np.float32)  # a type of few bits that NumPy does not have itself
     except (TypeError, ValueError, RuntimeError) as error:
         if "inhomogeneous" in str(error):
-            raise RequestError(
-                "the steps do not all have the same number of features", code="ragged_features", where=where
-            ) from None
+            raise ragged(x, where) from None
         raise TypeError(f"{where} holds no numbers: {error}") from None
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"{where} holds no numbers, but values of the type {array.dtype}; pass texts as a list")
+        raise no_numbers(array.dtype, where)
     return array
 
 
-def _at_hand(tensor: Any) -> Any:
-    """A tensor of torch as NumPy can read it: without a device, gradients, or a type of less than 32 bits."""
-    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+def _at_hand(x: Any) -> Any:
+    """A tensor of torch as NumPy can read it: without a device, gradients, or a type of less than 32 bits.
+
+    So each of a list of tensors; anything else as it is.
+    """
+    if isinstance(x, list | tuple) and x and hasattr(x[0], "detach"):
+        return [_at_hand(one) for one in x]
+    if not hasattr(x, "detach"):
+        return x
+    tensor = x.detach().cpu().resolve_conj().resolve_neg()
     return tensor.float() if tensor.dtype.is_floating_point and tensor.element_size() < 4 else tensor
 
 

@@ -117,13 +117,16 @@ def encode_json(body: Mapping[str, Any]) -> bytes:
         return _dumped(body)
     except (TypeError, ValueError) as error:
         name, wrong = next((name, fault) for name, value in body.items() if (fault := _fault(value)))
+        if isinstance(wrong, UnicodeEncodeError):
+            half = f"the character {wrong.object[wrong.start]!r} is half of a pair, which no text can hold"
+            raise RequestError(half, code="invalid_json", where=name) from None
         if isinstance(wrong, ValueError):
             raise RequestError("a number is not finite", code="not_finite", where=name) from None
         raise TypeError(f"{name}: {error}") from None
 
 
 def _dumped(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=_of_json).encode()
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=_of_json, ensure_ascii=False).encode()
 
 
 def _fault(value: object) -> Exception | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Coroutine, Generator
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, Self, TypeVar
 
 
 class AsyncContext(Protocol):
@@ -24,6 +24,9 @@ class Opening(Generic[C]):
     def __init__(self, opens: Coroutine[Any, Any, C]) -> None:
         self._opens = opens
         self._opened: C | None = None
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a session that is not open yet cannot be pickled; await it, and pickle what that gives")
 
     def __await__(self) -> Generator[Any, None, C]:
         return self._opens.__await__()

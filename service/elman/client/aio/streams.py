@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from elman.client.aio.sender import AsyncSender, AsyncTurns
 from elman.client.aio.session import AsyncSession, read_steps
@@ -47,6 +47,9 @@ class AsyncTokens:
         self._events = GenerationEvents()
         self._tokens = _read_tokens(sender, call, self._events)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("tokens that are being read cannot be pickled; pickle `generation`, which they end with")
+
     @property
     def generation(self) -> Generation | None:
         """The complete result; None until the last token has come."""
@@ -75,7 +78,8 @@ class AsyncStream:
     """A session over one open WebSocket, for many small steps in quick succession. Use it in an `async with` block.
 
     If the connection breaks it connects again and continues. Every step is done exactly once. Entering raises
-    `UnknownModel`, `UnknownSession` or `Unable` (the model cannot run step by step).
+    `UnknownModel`, `UnknownSession` or `Unable` (the model cannot run step by step). It can be pickled as its session
+    can, and opens a connection of its own then.
 
     >>> import numpy as np
     >>> async with client.model("vowels-gru").stream() as stream:
@@ -91,6 +95,9 @@ class AsyncStream:
         self._websocket = AsyncWebSocket(sender, protocol)
         self._keep = keep
         self._turns = AsyncTurns()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._sender, self._protocol, self._keep)
 
     async def __aenter__(self) -> Self:
         await self._sender.retry(self._protocol.call(None), self._websocket.connect)

@@ -1,13 +1,14 @@
 """One request, and how its response is read."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import quote
 
 import httpx
 
+from elman.client.advice import given_as
 from elman.client.config import Timeout
 from elman.client.errors import BadAnswer, ElmanError
 from elman.client.wire import JSON, encode_json, read_error
@@ -25,6 +26,7 @@ class Call(Generic[T]):
         at: for steps of a session, the step that they start at.
         accepts: statuses beside 2xx that are parsed too, and not raised as errors.
         timeout: replaces the client's own timeout.
+        sequences: those that the request holds, which its errors name.
         offset: index of the request's first sequence in the caller's list, so that errors name places in that list.
         late: makes the call itself, just before it is sent.
     """
@@ -39,6 +41,7 @@ class Call(Generic[T]):
     at: int | None = None
     accepts: Collection[int] = ()
     timeout: Timeout | float | None = None
+    sequences: Sequence[Any] = ()
     offset: int | None = None
     late: "CallFactory[T] | None" = None
 
@@ -49,7 +52,7 @@ class Call(Generic[T]):
     def read(self, response: httpx.Response) -> T:
         """The value of a response. Raises Refused if it is an error, BadAnswer if it cannot be parsed."""
         if not (response.is_success or response.status_code in self.accepts):
-            raise self._located(read_error(response))
+            raise self._located(self._explained(read_error(response)))
         try:
             return self.parse(response)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -57,6 +60,15 @@ class Call(Generic[T]):
                 f"the response to {self.method} {self.path} is not what Elman sends: {type(error).__name__}: {error}",
                 status=response.status_code,
             ) from error
+
+    def _explained(self, error: ElmanError) -> ElmanError:
+        """The error of a sequence that the model does not read, with what was given."""
+        found = re.match(r"(?:sequences|series_list)\[(\d+)\]|(?:sequence|series)\b", error.where or "")
+        if found and self.sequences and error.code in ("invalid_field", "wrong_features"):
+            x, whole = self.sequences[int(found[1] or 0)], found[0] == error.where
+            if whole or not isinstance(x, Mapping):
+                error.detail += f": {given_as(x, bool(found[1]) or self.offset is not None, error.expected)}"
+        return error
 
     def _located(self, error: ElmanError) -> ElmanError:
         """The error with the `where` of this request changed to a place in the caller's list."""

@@ -71,7 +71,8 @@ class ModelCalls:
         content = None if only_json else self._shapes.to_bytes(x)
         if content is None:
             body = {"sequence": to_json_value(x, "sequence"), **options.body(), "state": state}
-            return json_call("POST", path, partial(self._read_first, x), body, timeout=timeout)
+            read = partial(self._read_first, x)
+            return json_call("POST", path, read, body, timeout=timeout, sequences=(x,))
         as_bytes = not options.decode and not options.return_state and steps_are_known(x, options.returns)
         headers = {"content-type": BINARY, "accept": BINARY if as_bytes else JSON}
         if state is not None:
@@ -84,6 +85,7 @@ class ModelCalls:
             content=content,
             headers=headers,
             timeout=timeout,
+            sequences=(x,),
         )
 
     def _read_first(self, x: Read, response: httpx.Response) -> Result:
@@ -129,9 +131,10 @@ class ModelCalls:
             self._shapes.add(first)
             return results
 
-        values = [to_json_value(sequences[i], f"sequences[{i}]") for i in range(begin, end)]
-        body = {"sequences": values, **options.body(), "state": states}
-        return json_call("POST", f"{self.path}/predict", parse, body, timeout=options.timeout, offset=begin)
+        part = sequences[begin:end]
+        values = [to_json_value(x, f"sequences[{begin + i}]") for i, x in enumerate(part)]
+        body, more = {"sequences": values, **options.body(), "state": states}, {"sequences": part, "offset": begin}
+        return json_call("POST", f"{self.path}/predict", parse, body, timeout=options.timeout, **more)
 
     def create_session(
         self,
@@ -173,6 +176,7 @@ class ModelCalls:
             lambda response: Forecast.from_json(read_json(response)),
             body,
             timeout=options.timeout,
+            sequences=(series,),
         )
 
     def forecast_many(self, series: Sequence[ArrayLike], options: ForecastOptions) -> Call[list[Forecast]]:
@@ -188,7 +192,7 @@ class ModelCalls:
             answer = read_json(response)
             return [Forecast.from_json({**answer, **one}) for one in answer.pop("results")]
 
-        return json_call("POST", f"{self.path}/forecast", parse, body, timeout=options.timeout)
+        return json_call("POST", f"{self.path}/forecast", parse, body, timeout=options.timeout, sequences=series)
 
     def influence(self, x: Read, options: InfluenceOptions, offset: int | None = None) -> Call[Influence]:
         where = "sequence" if offset is None else f"sequences[{offset}]"
@@ -198,6 +202,7 @@ class ModelCalls:
             lambda response: Influence.from_json(read_json(response)),
             {"sequence": to_json_value(x, where), **options.body()},
             timeout=options.timeout,
+            sequences=(x,),
             offset=offset,
         )
 

@@ -43,7 +43,7 @@ class SessionCalls:
         content = None if options.heads else self._shapes.to_bytes(x)
         if content is None:
             body = {"sequence": to_json_value(x, "sequence"), **fields}
-            return json_call("POST", path, parse, body, at=at, timeout=timeout)
+            return json_call("POST", path, parse, body, at=at, timeout=timeout, sequences=(x,))
         accept = JSON if options.decode or not steps_are_known(x, options.returns) else BINARY
         headers = {"content-type": BINARY, "accept": accept}
         query = to_query(fields)

@@ -22,7 +22,8 @@ class Session:
     """The running state of one sequence, which the server keeps between steps.
 
     `Model.session` makes one, `Client.session` finds one again. In a `with` block it is deleted at the
-    end, unless it was opened with `keep=True`. Its calls run one at a time, in the order in which they were made.
+    end, unless it was opened with `keep=True`. Its calls run one at a time, in the order in which they were made. It
+    can be pickled: it is its id, the step that it is at, and the settings of its client.
 
     >>> import numpy as np
     >>> with client.model("vowels-gru").session(ttl=600) as session:
@@ -36,6 +37,9 @@ class Session:
         self._calls = calls
         self._keep = keep
         self._turns = Turns()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._sender, self._calls, self._keep)
 
     def _in_turn(self, make: Callable[[], Call[T]]) -> T:
         """Send a call once those before it are done: only then is the step known that it begins at."""

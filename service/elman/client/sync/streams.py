@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Generator
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from elman.client.calls import Call
 from elman.client.config import Timeout
@@ -48,6 +48,9 @@ class Tokens:
         self._events = GenerationEvents()
         self._tokens = _read_tokens(sender, call, self._events)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("tokens that are being read cannot be pickled; pickle `generation`, which they end with")
+
     @property
     def generation(self) -> Generation | None:
         """The complete result; None until the last token has come."""
@@ -76,7 +79,8 @@ class Stream:
     """A session over one open WebSocket, for many small steps in quick succession. Use it in a `with` block.
 
     If the connection breaks it connects again and continues. Every step is done exactly once. Entering raises
-    `UnknownModel`, `UnknownSession` or `Unable` (the model cannot run step by step).
+    `UnknownModel`, `UnknownSession` or `Unable` (the model cannot run step by step). It can be pickled as its session
+    can, and opens a connection of its own then.
 
     >>> import numpy as np
     >>> with client.model("vowels-gru").stream() as stream:
@@ -92,6 +96,9 @@ class Stream:
         self._websocket = WebSocket(sender, protocol)
         self._keep = keep
         self._turns = Turns()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._sender, self._protocol, self._keep)
 
     def __enter__(self) -> Self:
         self._sender.retry(self._protocol.call(None), self._websocket.connect)
