@@ -1,7 +1,9 @@
 """Streams, addresses, keys and outputs as callers pass them: what is of no use is told in a line."""
 
+import contextlib
 import os
 import shlex
+import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from tests.cli.command import COMMAND, elman, elman_environment, elman_on_terminal
 from tests.running import RunningServer
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -52,16 +55,77 @@ def test_a_warning_without_colour_has_no_escapes(server: RunningServer, tmp_path
     assert (code, shown) == (2, "elman: none.txt cannot be read: No such file or directory\n")
 
 
-@pytest.mark.parametrize("command", ["predict names-gru names.txt --output-format jsonl", "export a:b"])
-def test_an_output_that_is_no_regular_file_stays(server: RunningServer, tmp_path: Path, command: str) -> None:
-    """A device would have been removed, or replaced by a file."""
-    (tmp_path / "names.txt").write_text("Lindqvist\n")
+def test_a_model_file_does_not_replace_a_pipe(server: RunningServer, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.onnx"
     os.mkfifo(pipe)
-    place = ["pipe.onnx", "--example-shape", "1,2"] if command.startswith("export") else ["-o", "pipe.onnx"]
-    done = elman(*command.split(), *place, "--overwrite", cwd=tmp_path, url=server.url)
+    done = elman("export", "a:b", "pipe.onnx", "--example-shape", "1,2", "--overwrite", cwd=tmp_path, url=server.url)
     assert done.returncode == 2 and "pipe.onnx is no regular file" in done.stderr
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+FORECAST = "forecast sunspots-gru series.jsonl --horizon 2"
+
+
+@pytest.mark.parametrize(
+    ("line", "read"),
+    [
+        (f"{FORECAST} -o /dev/stdout | cat", "."),
+        (f"{FORECAST} -o pipe.jsonl & cat pipe.jsonl; wait", "."),
+        ("-o /dev/stdout | cat", "."),
+        ("-o /dev/stdout --json 2>/dev/null | cat", "."),
+        ("-o /dev/fd/3 3>&1 >/dev/null", "."),
+        ("-o >(gzip >out.gz) && until gunzip -t out.gz; do sleep 0.1; done 2>/dev/null; gunzip -c out.gz", "."),
+        ("-o pipe.jsonl & cat pipe.jsonl; wait", "."),
+        ("-o link | cat", "."),
+        ("-o /dev/stdout >> kept.jsonl; cat kept.jsonl", "before\n."),
+        ("-o /dev/stdout --overwrite > kept.jsonl; cat kept.jsonl", "."),
+        ("-o /dev/null; ls -A | wc -l", "4\n"),
+    ],
+)
+def test_an_output_may_be_a_device_or_a_pipe(server: RunningServer, tmp_path: Path, line: str, read: str) -> None:
+    """Nothing is replaced there, and what others wrote stays."""
+    (tmp_path / "names.txt").write_text("Lindqvist\n")
+    (tmp_path / "series.jsonl").write_text(f"{[float(one) for one in range(30)]}\n")
+    (tmp_path / "kept.jsonl").write_text("before\n")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    if "link" in line:
+        (tmp_path / "link").symlink_to("/dev/stdout")
+    line = line if line.startswith("forecast") else f"predict names-gru names.txt {line}"
+    command, given = f"{shlex.join(COMMAND)} {line}", elman_environment(url=server.url)
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=given, capture_output=True, text=True, timeout=120)
+    before, dot, _ = read.partition(".")
+    result, end = done.stdout.removeprefix(before), "Swedish" if line.startswith("predict") else '"point"'
+    assert done.returncode == 0 and done.stdout.startswith(before), done.stderr
+    assert (result.count("\n"), end in result, result[:1]) == (1, True, "{") if dot else result == "", done.stdout
+    assert stat.S_ISFIFO((tmp_path / "pipe.jsonl").stat().st_mode) and not list(tmp_path.glob("*.resume"))
+
+
+def is_open(pid: int, file: Path) -> bool:
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # it may be closed meanwhile
+            if os.readlink(one) == str(file):
+                return True
+    return False
+
+
+def test_what_a_pipe_cannot_do_is_told_and_waiting_for_its_reader_ends(server: RunningServer, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("Lindqvist\n")
+    for options, words in (
+        (["/dev/null", "--resume"], "--resume continues a file"),
+        (["/dev/null", "--output-format", "parquet"], "/dev/null: parquet cannot be written to a pipe; name a file"),
+        (["/dev/full"], "/dev/full cannot be written: No space left on device"),
+    ):
+        done = elman("predict", "names-gru", "names.txt", "-o", *options, cwd=tmp_path, url=server.url)
+        assert done.returncode in (1, 2) and words in done.stderr and done.stderr.count("\n") == 1
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    command = [*COMMAND, "predict", "names-gru", "names.txt", "-o", "pipe.jsonl"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=elman_environment(url=server.url), stderr=subprocess.PIPE
+    ) as process:
+        wait_until(lambda: is_open(process.pid, tmp_path / "names.txt"))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130 and process.stderr is not None
+        assert process.stderr.read() == b"elman: interrupted\n"
 
 
 def test_a_folder_in_place_of_a_file_is_told(server: RunningServer, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def forecast(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="A .jsonl, .csv, .parquet or .arrow file. [default: a table on standard output]"
+            "--output", "-o", help="A .jsonl, .csv, .parquet or .arrow file, or a device or pipe. [default: a table]"
         ),
     ] = None,
     overwrite: Overwrite = False,

@@ -55,7 +55,7 @@ def predict(
     file: File = "-",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File for the results. [default: standard output]"),
+        typer.Option("--output", "-o", help="File, device or pipe for the results. [default: standard output]"),
     ] = None,
     returns: Annotated[Return, typer.Option("--return", help="final: only o_n. steps: o_1..o_n.")] = Return.final,
     decode: Annotated[bool, typer.Option(help="Add labels, values or tokens to the outputs.")] = True,

@@ -19,10 +19,10 @@ def open_checkpoint(output: Path, made_with: dict[str, Any], resume: bool, overw
         made_with: what decides the bytes of the output: for each aspect a phrase that an error can quote.
 
     Raises:
-        UnusableFile: the output exists, is no regular file, or was started with something else.
+        UnusableFile: the output exists, is a folder, or was started with something else.
     """
-    if output.exists() and not output.is_file():  # such as a device, which would be removed or replaced
-        raise UnusableFile(f"{output} is no regular file; leave out --output, and results go to standard output")
+    if output.is_dir():
+        raise UnusableFile(f"{output}: it is a folder; give a file")
     checkpoint = checkpoint_of(output)
     started = _started(checkpoint)
     if not resume and not overwrite and (output.exists() or started is not None):

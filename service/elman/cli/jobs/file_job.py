@@ -18,6 +18,7 @@ from elman.cli.jobs.files.errors import UnusableFile, UnwritableOutput, writing
 from elman.cli.jobs.files.formats import STDIN, FileFormat, format_of, name_of, open_sink, open_source
 from elman.cli.jobs.files.inputs import NamedInput
 from elman.cli.jobs.files.items import PLAIN_TABLE, ModelIO, Sink, Source, TableOptions, parts_of
+from elman.cli.jobs.files.streams import descriptor_of, is_stream, read_by_another
 from elman.cli.jobs.pipeline import ItemFailed, OnError, Pipeline, RunItems
 from elman.cli.jobs.predictor import Predictor
 from elman.cli.jobs.progress import Counts, ProgressBar, summary_line
@@ -64,12 +65,17 @@ class JobOptions:
         """The format of the output. Raises UnusableFile."""
         if self.output_format is not None:
             return self.output_format
-        if self.output is None:
+        if self.output is None or (self.replaced is None and not self.output.suffix):
             return "jsonl"
         try:
             return format_of(str(self.output), "--output-format")
         except UnusableFile as error:
             raise UnusableFile(f"{self.output}: {error}") from None
+
+    @property
+    def replaced(self) -> Path | None:
+        """The output, if it is a file that can be replaced or resumed. None for a stream, such as standard output."""
+        return None if self.output is None or is_stream(self.output) else self.output
 
     @property
     def on_terminal(self) -> bool:
@@ -158,7 +164,7 @@ class FileJob:
     def run(self) -> None:
         """Do the job. Exits as the command does."""
         options = self.options
-        if options.resume and options.output is None:
+        if options.resume and options.replaced is None:
             raise refuse("--resume continues a file: name it with --output")
         if options.resume and options.overwrite:
             raise refuse("--resume and --overwrite exclude each other")
@@ -167,8 +173,8 @@ class FileJob:
             return
         try:
             run_interruptible(self.work())
-            if options.output is not None:
-                remove_checkpoint(options.output)
+            if options.replaced is not None:
+                remove_checkpoint(options.replaced)
         except UnusableFile as error:
             raise refuse(f"{error}{self.hint()}") from None
         except ItemFailed as failed:
@@ -208,7 +214,8 @@ class FileJob:
             source = open_source(options.file, model_io, options.input_format, table)
             try:
                 source = self._widen(target, source)
-                self._sink = sink = self._opener(target, model_io, source)
+                async with read_by_another(options.output):
+                    self._sink = sink = self._opener(target, model_io, source)
             except BaseException:
                 source.close()
                 raise
@@ -241,10 +248,10 @@ class FileJob:
     def start_output(self, target: Target) -> bool:
         """Write the checkpoint of the output, if there is a file. True if it is resumed. Raises UnusableFile."""
         options = self.options
-        if options.output is None:
+        if options.replaced is None:
             return False
         with writing():
-            resumed = open_checkpoint(options.output, self.made_with(target.card), options.resume, options.overwrite)
+            resumed = open_checkpoint(options.replaced, self.made_with(target.card), options.resume, options.overwrite)
         self._new_output = not resumed
         return resumed
 
@@ -276,13 +283,13 @@ class FileJob:
                 "seconds": round(counts.seconds, 3),
                 "output": None if options.output is None else str(options.output),
             }
-            typer.echo(json.dumps(summary), err=options.output is None)
+            typer.echo(json.dumps(summary), err=options.output is None or descriptor_of(options.output) == 1)
         elif not options.quiet and (options.output is not None or counts.failed):
             typer.echo(summary_line(counts, str(options.output or "standard output")), err=True)
 
     def remove_empty_output(self) -> None:
         """Remove an output that this run created, if nothing was written to it."""
-        output = self.options.output
+        output = self.options.replaced
         if output is None or not self._new_output or (self._sink is not None and self._sink.done):
             return
         if checkpoint_of(output).exists():
@@ -292,7 +299,7 @@ class FileJob:
 
     def hint(self) -> str:
         """How to resume, if something was written."""
-        output = self.options.output
+        output = self.options.replaced
         if output is None or self._sink is None or not self._sink.done:
             return ""
         return f"; {output} holds {self._sink.done:,} results: the same command with --resume continues there"

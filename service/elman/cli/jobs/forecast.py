@@ -14,6 +14,7 @@ from elman.cli.jobs.files.errors import UnusableFile
 from elman.cli.jobs.files.formats import open_source
 from elman.cli.jobs.files.items import Identity, InputItem, ModelIO, Outcome, Sink, Source, WrappedSource
 from elman.cli.jobs.files.json import JSONSink
+from elman.cli.jobs.files.streams import open_stream
 from elman.cli.jobs.forecast_files import ArrowForecastSink, CSVForecastSink, ForecastTable, header, rows_of
 from elman.cli.jobs.predictor import Predictor
 from elman.cli.jobs.printing import print_table
@@ -35,7 +36,7 @@ def forecast_file(options: JobOptions, future: str | None) -> None:
     def opener(target: Target, model_io: ModelIO, source: Source) -> Sink:
         return _open_sink(options, target, job, source)
 
-    # With --json the forecasts go to standard output, so the summary must not.
+    # With --json and no output the forecasts go to standard output, so the summary must not.
     summarised = replace(options, as_json=options.as_json and options.output is not None)
     job = FileJob(summarised, lambda target: Forecaster(target, options.request).run, opener, widen)
     job.run()
@@ -170,18 +171,19 @@ def target_names(card: dict[str, Any]) -> list[str]:
 
 
 def _open_sink(options: JobOptions, target: Target, job: FileJob, source: Source) -> Sink:
-    stdout: BinaryIO = open(1, "wb", closefd=False)
     time = options.table.time_column
     if options.output is None:
-        return JSONSink(stdout) if options.as_json else TableSink(target_names(target.card), time)
+        return JSONSink(open_stream(None)) if options.as_json else TableSink(target_names(target.card), time)
     if options.format not in ("jsonl", "csv", "parquet", "arrow"):
         raise UnusableFile(f"forecasts are written as .jsonl, .csv, .parquet or .arrow, not as {options.format}")
     kept = {name: kind for name, kind in source.kept.items() if name != time}
     table = ForecastTable(header(target_names(target.card), options.request), time, kept)
     job.start_output(target)
     if options.format in ("parquet", "arrow"):
+        if options.replaced is None:
+            raise UnusableFile(f"{options.output}: {options.format} cannot be written to a pipe; name a file")
         return ArrowForecastSink(options.output, table, options.format)
-    stream = options.output.open("wb")
+    stream: BinaryIO = options.output.open("wb") if options.replaced else open_stream(options.output)
     return JSONSink(stream) if options.format == "jsonl" else CSVForecastSink(stream, table)
 
 

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Literal
 from elman.cli.extras import need
 from elman.cli.jobs.files.errors import UTF16_MARKS, UnusableFile, reading
 from elman.cli.jobs.files.items import PLAIN_TABLE, InputItem, ModelIO, Sink, Source, TableOptions, WrappedSource
+from elman.cli.jobs.files.streams import is_stream, open_stream
 
 FileFormat = Literal["jsonl", "csv", "txt", "npy", "npz", "parquet", "arrow", "excel"]
 
@@ -180,7 +181,7 @@ def open_sink(
     kept: Mapping[str, Any] = MappingProxyType({}),
     for_people: bool = False,
 ) -> Sink:
-    """Open a file for results, or standard output for None. Raises UnusableFile.
+    """Open a file or a stream for results, or standard output for None. Raises UnusableFile.
 
     Args:
         resume: whether the results are added to those in the file.
@@ -190,7 +191,7 @@ def open_sink(
     try:
         return _open_sink(path, model_io, steps, format, resume, kept, for_people)
     except UnusableFile as error:
-        raise UnusableFile(f"{path}: {error}") from None
+        raise UnusableFile(f"{path or 'standard output'}: {error}") from None
     except OSError as error:
         raise UnusableFile(f"{path} cannot be written: {error.strerror or error}") from None
 
@@ -216,8 +217,8 @@ def _open_sink(
         from elman.cli.jobs.files.terminal import TerminalSink
 
         return TerminalSink(sys.stdout, model_io, steps)
-    if path is None:
-        return _open_stdout(model_io, steps, format, kept)
+    if path is None or is_stream(path):
+        return _open_stream(path, model_io, steps, format, kept)
     if format == "csv":
         from elman.cli.jobs.files.csv import open_csv_sink
 
@@ -236,13 +237,14 @@ def _open_sink(
     return NPZSink(path, model_io, resume) if steps else NPYSink(path, model_io, resume and path.exists())
 
 
-def _open_stdout(model_io: ModelIO, steps: bool, format: FileFormat, kept: Mapping[str, Any]) -> Sink:
+def _open_stream(
+    path: Path | None, model_io: ModelIO, steps: bool, format: FileFormat, kept: Mapping[str, Any]
+) -> Sink:
     from elman.cli.jobs.files.csv import CSVSink
     from elman.cli.jobs.files.json import JSONSink
 
-    stream: BinaryIO = open(1, "wb", closefd=False)
     if format == "csv":
-        return CSVSink(stream, model_io, steps, kept=kept)
+        return CSVSink(open_stream(path), model_io, steps, kept=kept)
     if format == "jsonl":
-        return JSONSink(stream)
+        return JSONSink(open_stream(path))
     raise UnusableFile(f"{format} cannot be written to a pipe; name a file with --output")
