@@ -5,9 +5,9 @@
     python -m benchmarks.compare -- ../before/.venv/bin/python -m elman
 
 After `--` comes the command of the other version; `serve MODELS --port PORT` is added to it. Both versions are measured
-in turn, round by round, so that a drift of the machine affects both. Both are started anew for each round: two processes
-of one version differ by up to 5 % in speed, since their memory is laid out differently. All results are ratios: this
-version over the other.
+in turn, round by round, so that a drift of the machine affects both. Both are started anew for each round: two
+processes of one version differ by up to 5 % in speed, since their memory is laid out differently. All results are
+ratios: this version over the other.
 """
 
 import argparse
