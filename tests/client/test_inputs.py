@@ -180,8 +180,8 @@ def test_a_flat_list_of_token_ids_is_one_sequence_and_a_list_of_those_many(elman
 
 
 REFUSED: list[tuple[Any, type[Exception], str]] = [
-    (np.stack([ROWS, ROWS]), TypeError, r"pass a batch as list\(x\)"),
-    (torch.zeros(2, 7, 12), TypeError, r"pass a batch as list\(x\)"),
+    (np.stack([ROWS, ROWS]), TypeError, r"pass a batch to predict as list\(x\)"),
+    (torch.zeros(2, 7, 12), TypeError, r"pass a batch to predict as list\(x\)"),
     (pandas.Series(["a", "b"]), RequestError, r"given as text; at sequences\[0\]"),
     ("a", RequestError, "given as text; at sequence;"),
     (pandas.Series(["a", None]), TypeError, r"x\[1\] is a single value"),
@@ -276,6 +276,13 @@ def test_the_errors_of_series_and_of_texts_say_what_was_given(elman: Client) -> 
     names = elman.model("names-gru")
     with pytest.raises(RequestError, match=r"given as int64 \(2, 2\)"), names.session() as session:
         session.step(np.array([[3, 4], [5, 6]]))
+    with pytest.raises(RequestError, match=r"given as int64 \(2, 2\)"), names.stream() as stream:
+        stream.send(np.array([[3, 4], [5, 6]]))
+    writer = elman.model("names-lstm-generator")
+    with pytest.raises(TypeError, match="prompt is a list of texts, and one text is continued"):
+        writer.generate(["Mc", "O"])  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="stop must be a text or a list of texts; got 3"):
+        writer.generate("Mc", stop=3)  # type: ignore[call-overload]
     with pytest.raises(RequestError, match="half of a pair, which no text can hold") as raised:
         names.predict(["Rossi", "\ud800"])
     assert raised.value.where == "sequences"

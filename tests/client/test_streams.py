@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from elman.client import AsyncClient, Client, RequestError, Unable, UnknownModel, UnknownSession
+from elman.client import AsyncClient, BadAnswer, Client, RequestError, Unable, UnknownModel, UnknownSession
 from tests.client.proxy import Fault, fault_proxy
 from tests.client.test_timeouts import assert_ends_in_time
 from tests.running import RunningServer
@@ -105,3 +105,14 @@ def test_the_asynchronous_stream_does_the_same(server: RunningServer, elman: Cli
 
     found = asyncio.run(main())
     assert found is not None and expected is not None and found.tobytes() == expected.tobytes()
+
+
+def test_a_stream_at_a_wrong_address_is_told_and_one_in_use_is_shown(elman: Client) -> None:
+    wrong = f"{elman.url}/elsewhere"
+    with Client(wrong) as client, pytest.raises(BadAnswer, match=f"{wrong} opens no stream: .* 403; check the address"):
+        client.model("vowels-gru").stream().__enter__()
+    stream = elman.model("vowels-gru").stream()
+    assert repr(stream) == "Stream(model='vowels-gru')"
+    with stream:
+        shown = f"Stream(model='vowels-gru', session={stream.session.id!r}, step_count=0)"
+        assert repr(stream) == shown

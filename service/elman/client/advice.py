@@ -1,5 +1,6 @@
 """What is wrong with an input, in words: where, what was given, and what to pass instead."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from elman.client.errors import RequestError
+from elman.client.errors import ElmanError, RequestError
 
 _MAX_NAMES = 20
 
@@ -61,7 +62,22 @@ def few(names: Sequence[str]) -> str:
     return f"{list(islice(names, _MAX_NAMES))}{more}"
 
 
-def given_as(x: Any, many: bool, expected: str | None) -> str:
+def explained(error: ElmanError, sequences: Sequence[Any], many: bool) -> ElmanError:
+    """The error of a sequence that the model does not read, with what was given.
+
+    Args:
+        sequences: those of the request.
+        many: whether they are of a list, also where the request has only one.
+    """
+    found = re.match(r"(?:sequences|series_list)\[(\d+)\]|(?:sequence|series)\b", error.where or "")
+    if found and sequences and error.code in ("invalid_field", "wrong_features"):
+        x, whole = sequences[int(found[1] or 0)], found[0] == error.where
+        if whole or not isinstance(x, Mapping):
+            error.detail += f": {_given_as(x, many or bool(found[1]), error.expected)}"
+    return error
+
+
+def _given_as(x: Any, many: bool, expected: str | None) -> str:
     """What a sequence was given as that the server refuses, and what to pass instead.
 
     Args:

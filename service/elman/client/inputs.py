@@ -130,9 +130,8 @@ def read_one(x: object, card: Mapping[str, Any] | None = None, where: str = "x")
     if array.ndim == 0:
         raise TypeError(f"{where} is a single value and no sequence; pass an array (time, features) or (time,)")
     if array.ndim > 2:
-        raise TypeError(
-            f"{where} must have the shape (time, features) or (time,), got {array.shape}; pass a batch as list(x)"
-        )
+        shapes = "must have the shape (time, features) or (time,)"
+        raise TypeError(f"{where} {shapes}, got {array.shape}; pass a batch to predict as list(x)")
     return array
 
 

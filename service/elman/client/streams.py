@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
+from elman.client.advice import explained
 from elman.client.calls import Call, ModelCalls, SessionCalls, StepOptions
 from elman.client.config import Timeout
 from elman.client.deadline import Deadline
@@ -120,9 +121,18 @@ class StreamProtocol:
         body = {"sequence": to_json_value(x, "sequence"), "at": self.known.step_count, **self.options.body()}
         return encode_json(body).decode()
 
-    def read_result(self, message: str | bytes) -> StepResult:
-        """The result that a message holds. Raises Refused if it is an error."""
-        return self.known.stepped(_read(message))
+    def read_result(self, message: str | bytes, x: Read) -> StepResult:
+        """The result of the steps x that a message holds. Raises Refused if it is an error."""
+        try:
+            return self.known.stepped(_read(message))
+        except ElmanError as error:
+            raise explained(error, (x,), False) from None
+
+    def __repr__(self) -> str:
+        known = (
+            "" if self.session is None else f", session={self.session.info.id!r}, step_count={self.session.step_count}"
+        )
+        return f"model={self.model.name!r}{known}"
 
     @property
     def known(self) -> SessionCalls:
@@ -149,7 +159,7 @@ def websocket_translated(deadline: Deadline, target: str) -> Iterator[None]:
         raise _closed(error.rcvd) from error
     except exceptions.InvalidStatus as error:
         response = error.response
-        raise _refused(response.status_code, response.body, response.headers) from error
+        raise _refused(target, response.status_code, response.body, response.headers) from error
     except (OSError, EOFError, exceptions.WebSocketException) as error:
         raise NotConnected(f"{target} could not be reached ({error or type(error).__name__})") from error
 
@@ -170,9 +180,12 @@ def _closed(frame: Any) -> ElmanError:
     return Refused(detail, code="policy") if frame.code == 1008 and code != "slow consumer" else Disconnected(detail)
 
 
-def _refused(status: int, body: bytes | None, headers: Mapping[str, str]) -> ElmanError:
+def _refused(target: str, status: int, body: bytes | None, headers: Mapping[str, str]) -> ElmanError:
     """The error for a handshake that the server refused with `status`."""
     text = (body or b"").decode("utf-8", "replace")
+    if not text and status in (403, 404):  # no route for streams
+        detail = f"{target} opens no stream: it answers with status {status}; check the address, or the proxy before it"
+        return BadAnswer(detail, status=status)
     try:
         problem = json.loads(text)
     except ValueError:

@@ -111,6 +111,9 @@ class AsyncStream:
             with contextlib.suppress(*[ElmanError] if error else []):
                 await self.session.delete()
 
+    def __repr__(self) -> str:
+        return f"AsyncStream({self._protocol!r})"
+
     @property
     def session(self) -> AsyncSession:
         """The session behind the stream. Raises RuntimeError before the stream was entered."""
@@ -142,7 +145,7 @@ class AsyncStream:
     async def _exchange(self, x: Read, call: Call[None], deadline: Deadline) -> StepResult:
         await self._websocket.connect(deadline)
         message = await self._websocket.exchange(self._protocol.request(x), call, deadline)
-        return self._protocol.read_result(message)
+        return self._protocol.read_result(message, x)
 
     async def close(self) -> None:
         """Close the connection. The session stays."""

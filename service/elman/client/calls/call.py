@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import httpx
 
-from elman.client.advice import given_as
+from elman.client.advice import explained
 from elman.client.config import Timeout
 from elman.client.errors import BadAnswer, ElmanError
 from elman.client.wire import JSON, encode_json, read_error
@@ -52,7 +52,7 @@ class Call(Generic[T]):
     def read(self, response: httpx.Response) -> T:
         """The value of a response. Raises Refused if it is an error, BadAnswer if it cannot be parsed."""
         if not (response.is_success or response.status_code in self.accepts):
-            raise self._located(self._explained(read_error(response)))
+            raise self._located(explained(read_error(response), self.sequences, self.offset is not None))
         try:
             return self.parse(response)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -60,15 +60,6 @@ class Call(Generic[T]):
                 f"the response to {self.method} {self.path} is not what Elman sends: {type(error).__name__}: {error}",
                 status=response.status_code,
             ) from error
-
-    def _explained(self, error: ElmanError) -> ElmanError:
-        """The error of a sequence that the model does not read, with what was given."""
-        found = re.match(r"(?:sequences|series_list)\[(\d+)\]|(?:sequence|series)\b", error.where or "")
-        if found and self.sequences and error.code in ("invalid_field", "wrong_features"):
-            x, whole = self.sequences[int(found[1] or 0)], found[0] == error.where
-            if whole or not isinstance(x, Mapping):
-                error.detail += f": {given_as(x, bool(found[1]) or self.offset is not None, error.expected)}"
-        return error
 
     def _located(self, error: ElmanError) -> ElmanError:
         """The error with the `where` of this request changed to a place in the caller's list."""

@@ -1,6 +1,6 @@
 """Calls for one model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeGuard, TypeVar, cast
@@ -292,6 +292,8 @@ def _numbers(values: object, where: str) -> Any:
 def _generate_body(prompt: Prompt | None, options: GenerateOptions) -> dict[str, Any]:
     body = options.body()
     if options.stop is not None:
+        if not isinstance(options.stop, Iterable):
+            raise TypeError(f"stop must be a text or a list of texts; got {options.stop!r}")
         body["stop"] = [options.stop] if isinstance(options.stop, str) else list(options.stop)
     if prompt is not None:
         body["prompt"] = prompt if isinstance(prompt, str) else _token_ids(prompt)
@@ -299,7 +301,10 @@ def _generate_body(prompt: Prompt | None, options: GenerateOptions) -> dict[str,
 
 
 def _token_ids(prompt: object) -> Any:
-    ids = read_values(listed(prompt), "prompt")
+    prompt = listed(prompt)
+    if isinstance(prompt, list | tuple) and any(isinstance(one, str) for one in prompt):
+        raise TypeError("prompt is a list of texts, and one text is continued; call generate for each of them")
+    ids = read_values(prompt, "prompt")
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
         raise TypeError(f"prompt must be text, or integers (time,) of token ids; got {ids.dtype} {ids.shape}")
     return ids.tolist()

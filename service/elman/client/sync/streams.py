@@ -112,6 +112,9 @@ class Stream:
             with contextlib.suppress(*[ElmanError] if error else []):
                 self.session.delete()
 
+    def __repr__(self) -> str:
+        return f"Stream({self._protocol!r})"
+
     @property
     def session(self) -> Session:
         """The session behind the stream. Raises RuntimeError before the stream was entered."""
@@ -143,7 +146,7 @@ class Stream:
     def _exchange(self, x: Read, call: Call[None], deadline: Deadline) -> StepResult:
         self._websocket.connect(deadline)
         message = self._websocket.exchange(self._protocol.request(x), call, deadline)
-        return self._protocol.read_result(message)
+        return self._protocol.read_result(message, x)
 
     def close(self) -> None:
         """Close the connection. The session stays."""
