@@ -11,6 +11,19 @@ def shown(url: str) -> str:
     return re.sub(r"//[^/?#]*@", "//", url)
 
 
+def way_to(url: str) -> str:
+    """An address, and the proxy on the way to it if there is one, without users and passwords, for messages."""
+    proxy = proxy_for(url)
+    return shown(url) if proxy is None else f"{shown(url)} through the proxy {shown(proxy)}"
+
+
+def reason_of(error: Exception) -> str:
+    """Why no connection was made, for messages."""
+    reason = str(error) or type(error).__name__
+    plain = any(words in reason for words in ("WRONG_VERSION_NUMBER", "record layer failure"))
+    return f"{reason}; what answers there speaks no TLS: its address may begin with http://" if plain else reason
+
+
 def check_address(url: str) -> None:
     """Raise ValueError if this is not the address of a server."""
     wrong = f"{shown(url)!r} is not the address of a server, such as http://localhost:8000"

@@ -12,7 +12,7 @@ from unittest import mock
 import httpx
 import pytest
 
-from elman.client import AsyncClient, Client
+from elman.client import AsyncClient, Client, NotConnected, Retries
 from elman.proxies import proxy_for
 from tests.cli.command import elman
 from tests.running import RunningServer
@@ -104,3 +104,27 @@ def test_a_server_on_this_machine_is_reached_without_the_proxy(tmp_path: Path, s
             assert stream.send([[0.5] * 12]).output.shape == (9,)
         assert asyncio.run(models_of(server.url)) > 0
         assert elman("ps", "--url", server.url, cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_proxy_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
+    way = f"{AWAY} through the proxy {DEAD}"
+    with proxies(HTTP_PROXY=DEAD.replace("//", "//me:secret@")):
+        with Client(AWAY, retries=Retries(1)) as client:
+            for call in (client.models, client.model("names-gru").stream().__enter__):
+                with pytest.raises(NotConnected, match=way) as raised:
+                    call()
+                assert "secret" not in str(raised.value)
+        done = elman("models", "--url", AWAY, cwd=tmp_path)
+    assert done.returncode == 3 and way in done.stderr and "secret" not in done.stderr
+
+
+@pytest.mark.slow
+def test_tls_to_a_server_without_it_is_told(tmp_path: Path, server: RunningServer) -> None:
+    url, words = server.url.replace("http:", "https:"), "speaks no TLS: its address may begin with http://"
+    with Client(url, retries=Retries(1)) as client:
+        for call in (client.models, client.model("names-gru").stream().__enter__):
+            with pytest.raises(NotConnected, match=words):
+                call()
+    done = elman("models", "--url", url, cwd=tmp_path)
+    assert done.returncode == 3 and words in done.stderr

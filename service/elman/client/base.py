@@ -14,7 +14,7 @@ from elman.client.calls import Call, CallFactory
 from elman.client.config import Batching, Retries, Timeout
 from elman.client.deadline import Deadline
 from elman.client.errors import TimedOut
-from elman.proxies import check_address, check_key, proxy_for, shown
+from elman.proxies import check_address, check_key, proxy_for, shown, way_to
 
 T = TypeVar("T")
 
@@ -56,6 +56,8 @@ class SenderBase:
         self._given_url = url
         self.tls = _tls(self.url, verify)
         self.proxy = proxy_for(self.url)
+        # What messages call it. A transport of the caller's own goes its own way.
+        self.target = self.url if transport is not None else way_to(self.url)
         self.api_key = api_key
         self._verify, self._transport = verify, transport
         self.timeout = Timeout().override(timeout)

@@ -21,6 +21,7 @@ from elman.client.errors import (
     TimedOut,
     Unavailable,
 )
+from elman.proxies import reason_of
 
 # More would not fit a number.
 _MOST_DOUBLINGS = 100
@@ -98,4 +99,4 @@ def pool_timeout(deadline: Deadline) -> PoolTimeout:
 
 
 def _no_answer(kind: type[NoAnswer], detail: str, error: Exception) -> NoAnswer:
-    return kind(f"{detail} ({error})" if str(error) else detail)
+    return kind(f"{detail} ({reason_of(error)})" if str(error) else detail)

@@ -25,6 +25,7 @@ from elman.client.inputs import Read
 from elman.client.results import Generation, SessionInfo, StepResult, Token
 from elman.client.retrying import translated
 from elman.client.wire import StaticLike, encode_json, parse_retry_after, to_json_statics, to_json_value
+from elman.proxies import reason_of
 
 
 class GenerationEvents:
@@ -161,7 +162,7 @@ def websocket_translated(deadline: Deadline, target: str) -> Iterator[None]:
         response = error.response
         raise _refused(target, response.status_code, response.body, response.headers) from error
     except (OSError, EOFError, exceptions.WebSocketException) as error:
-        raise NotConnected(f"{target} could not be reached ({error or type(error).__name__})") from error
+        raise NotConnected(f"{target} could not be reached ({reason_of(error)})") from error
 
 
 def _closed(frame: Any) -> ElmanError:

@@ -14,7 +14,7 @@ import typer
 
 from elman.cli.exits import CANNOT_START, FAILED, refuse
 from elman.cli.jobs.model_files import model_file, put_in_repository
-from elman.proxies import check_address, check_key, proxy_for, shown
+from elman.proxies import check_address, check_key, proxy_for, reason_of, shown, way_to
 
 # Seconds until a thread gives up the interpreter to another. The engine's thread has short work between long runs.
 _SWITCH = 1e-3
@@ -100,7 +100,7 @@ def client_options(url: str, api_key: str | None, timeout: float) -> dict[str, A
 def unanswered(url: str, error: Exception, instead: str = "") -> typer.Exit:
     """Say that no server answers, and what to do. Returns the exception to raise."""
     return refuse(
-        f"no server answers at {shown(url)} ({str(error) or type(error).__name__}); start one with elman serve, "
+        f"no server answers at {way_to(url)} ({reason_of(error)}); start one with elman serve, "
         f"name another with --url{instead}",
         CANNOT_START,
     )

@@ -195,7 +195,7 @@ class AsyncSender(SenderBase):
     async def _attempt(self, call: Call[T], deadline: Deadline) -> T:
         async with self._pools.get().place(deadline) as connection:
             made = call.made()
-            with translated(deadline, self.url):
+            with translated(deadline, self.target):
                 async with asyncio.timeout(deadline.remaining):
                     response = await connection.handle_async_request(self.request(made, deadline))
                     async with contextlib.aclosing(response):
@@ -231,7 +231,7 @@ class AsyncSender(SenderBase):
             async with contextlib.aclosing(response):
                 lines = response.aiter_lines()
                 while True:
-                    with translated(deadline, self.url):
+                    with translated(deadline, self.target):
                         async with asyncio.timeout(deadline.remaining):
                             line = await anext(lines, None)
                     if line is None:
@@ -239,7 +239,7 @@ class AsyncSender(SenderBase):
                     yield line
 
     async def _open(self, connection: httpx.AsyncBaseTransport, call: Call[None], deadline: Deadline) -> httpx.Response:
-        with translated(deadline, self.url):
+        with translated(deadline, self.target):
             async with asyncio.timeout(deadline.remaining):
                 response = await connection.handle_async_request(self.request(call, deadline))
                 if not response.is_success:

@@ -44,7 +44,7 @@ class AsyncWebSocket:
     async def _dropping(self, deadline: Deadline) -> AsyncIterator[None]:
         """Drop the connection at any failure, so that a late message is never taken for the next result."""
         try:
-            with websocket_translated(deadline, self._sender.url):
+            with websocket_translated(deadline, self._sender.target):
                 yield
         except BaseException:
             connection, self._connection = self._connection, None

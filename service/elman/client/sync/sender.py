@@ -108,7 +108,7 @@ class Sender(SenderBase):
 
     def _attempt(self, call: Call[T], deadline: Deadline) -> T:
         made = call.made()
-        with deadline.held(), translated(deadline, self.url):
+        with deadline.held(), translated(deadline, self.target):
             with contextlib.closing(self._connections.handle_request(self.request(made, deadline))) as response:
                 response.read()
         return made.read(response)
@@ -140,14 +140,14 @@ class Sender(SenderBase):
             while True:
                 if not deadline.remaining:
                     raise TimedOut(f"the generation took longer than {deadline.total:g} s")
-                with deadline.held(), translated(deadline, self.url):
+                with deadline.held(), translated(deadline, self.target):
                     line = next(lines, None)
                 if line is None:
                     return
                 yield line
 
     def _open(self, call: Call[None], deadline: Deadline) -> httpx.Response:
-        with deadline.held(), translated(deadline, self.url):
+        with deadline.held(), translated(deadline, self.target):
             response = self._connections.handle_request(self.request(call, deadline))
             if not response.is_success:
                 response.read()

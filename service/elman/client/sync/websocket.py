@@ -48,7 +48,7 @@ class WebSocket:
     def _dropping(self, deadline: Deadline) -> Iterator[None]:
         """Drop the connection at any failure, so that a late message is never taken for the next result."""
         try:
-            with websocket_translated(deadline, self._sender.url):
+            with websocket_translated(deadline, self._sender.target):
                 yield
         except BaseException:
             # Without the shutdown, `close` would wait for the server's close frame.
