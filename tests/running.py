@@ -1,7 +1,6 @@
 """A real server in a process of its own."""
 
 import contextlib
-import ctypes
 import os
 import re
 import signal
@@ -130,7 +129,7 @@ def running_server(
     """
     if not {"store_dir", "load_cache_dir"} & settings.keys():
         settings["load_cache_dir"] = LOADS
-    command = [sys.executable, "-m", "elman", "serve", str(models), "--port", "0", *flags]
+    command = [*DIES_WITH_PARENT, sys.executable, "-m", "elman", "serve", str(models), "--port", "0", *flags]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as stream:
@@ -141,7 +140,6 @@ def running_server(
                 stdin=subprocess.DEVNULL,
                 env=environment(**settings),
                 cwd=folder,
-                preexec_fn=_die_with_parent,
             )
         try:
             url = _wait_for_url(process, log)
@@ -158,15 +156,16 @@ def running_server(
                 process.wait(_STOP_TIMEOUT)
 
 
-# Looked up before any fork: the lock of the linker may be held by a thread that the child does not have.
-_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+# Where the tests themselves are killed, no fixture stops the server: let the kernel do it. The new process asks for it.
+# A function that is called between fork and exec would need a fork, in which the threads of gRPC, if this process has
+# any, meet files that are closed already, and abort.
 _SET_PARENT_DEATH_SIGNAL = 1
-
-
-def _die_with_parent() -> None:
-    """Where the tests themselves are killed, no fixture stops the server: let the kernel do it."""
-    if _PRCTL is not None:
-        _PRCTL(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+_ASK_AND_EXEC = f"""
+import ctypes, os, sys
+ctypes.CDLL(None).prctl({_SET_PARENT_DEATH_SIGNAL}, {int(signal.SIGKILL)})
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+DIES_WITH_PARENT = [sys.executable, "-I", "-S", "-c", _ASK_AND_EXEC] if sys.platform == "linux" else []
 
 
 def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:

@@ -260,7 +260,11 @@ def _in_shared_memory() -> Any:
         (_edited(shape=[1, 3, 11]), INVALID, "invalid_field", "inputs[0]"),
         (_edited(shape=[1, -3, -12]), INVALID, "invalid_field", "inputs[0].shape"),
         (_edited(shape=[1, 2**62, 2**62]), INVALID, "invalid_field", "inputs[0].shape"),
-        (_edited(shape=[2**62] * 100_000), INVALID, "invalid_field", "inputs[0].shape"),
+        (_edited(shape=[2**62] * 10_000), INVALID, "invalid_field", "inputs[0].shape"),
+        (_edited(shape=[2**62] * 100_000), INVALID, "too_large", None),
+        (_edited(id="a" * 200_000), INVALID, "too_large", None),
+        (listed("INT32", [1, 2**20 + 1], int_contents=[1] * (2**20 + 1)), INVALID, "too_long", "inputs"),
+        (listed("BYTES", [2**20 + 1], bytes_contents=[b""] * (2**20 + 1)), INVALID, "too_long", "inputs"),
         (_edited(shape=[0, 2**62], raw_input_contents=[b""]), INVALID, "invalid_field", "inputs[0].shape"),
         (_edited(shape=[1] * 70), INVALID, "invalid_field", "inputs[0].shape"),
         (b"\x2a\x00" * 500_000, INVALID, "too_large", None),
@@ -291,6 +295,35 @@ def test_what_is_wrong_with_a_request_is_said(
     problem = refused(lambda: channel.infer(message), status, code)
     if where is not None:
         assert problem["where"] == where
+
+
+def test_a_message_without_tensors_is_small(channel: Channel) -> None:
+    """Parsing 100,000 of the parameters of the last one takes a second, on the event loop."""
+    large = b"\x0a\x00" * 100_000
+    for method in ("ServerLive", "ModelReady", "ModelMetadata", "ModelStatistics", "RepositoryIndex"):
+        refused(lambda m=method: channel.method(m)(large, metadata=KEY, timeout=60), INVALID, "too_large")  # type: ignore[misc]
+    large = b"\x1a\x00" * 100_000
+    refused(lambda: channel.method("RepositoryModelLoad")(large, metadata=KEY, timeout=60), INVALID, "too_large")
+    for method, kind in (("Check", "unary_unary"), ("Watch", "unary_stream")):
+        call = channel.method(method, HEALTH, "HealthCheckResponse", kind)
+        refused(lambda c=call: list(c(large, timeout=60)), INVALID)  # type: ignore[misc]
+        refused(lambda c=call: list(c(b"\xff", timeout=60)), INVALID)  # type: ignore[misc]
+    ask = channel.method("ServerReflectionInfo", REFLECTION[0], "ServerReflectionResponse", "stream_stream")
+    refused(lambda: list(ask(iter([large]), timeout=60)), INVALID)
+
+
+def test_nothing_of_a_refused_message_stays_in_memory(server: RunningServer, channel: Channel) -> None:
+    message = request(rows(3))
+    message.raw_input_contents[0] = bytes(MAX_BODY - 1000)
+    refused(lambda: channel.infer(message), INVALID, "invalid_field")
+    before = server.memory()
+    for _ in range(30):
+        refused(lambda: channel.infer(message), INVALID, "invalid_field")
+    (one,) = channel.method("ModelStreamInfer", kind="stream_stream")(iter([message]), metadata=KEY, timeout=60)
+    assert one.error_message
+    for _ in range(10):
+        list(channel.method("ModelStreamInfer", kind="stream_stream")(iter([message]), metadata=KEY, timeout=60))
+    assert server.memory() - before < 10 * MAX_BODY, "the messages have 40 times as much"
 
 
 def test_raw_contents_belong_to_all_inputs_or_to_none(channel: Channel) -> None:

@@ -163,6 +163,29 @@ def test_nothing_that_clients_say_is_kept(target: RunningServer) -> None:
     check_serves(target)
 
 
+def test_no_refused_body_is_kept(target: RunningServer) -> None:
+    """An error holds the frames through which it came, and they the body."""
+    size, octets = 4 * 2**20, {"content-type": "application/octet-stream"}
+    bodies = [
+        (PREDICT, b'{"sequence": "%b"}' % (b"a" * size), JSON),
+        (PREDICT, bytes(size + 1), octets),
+        ("/v1/models/nobody/predict", bytes(size), octets),
+        (f"/v2/models/{MODEL}/infer", b'{"inputs": "%b"}' % (b"a" * size), JSON),
+        (SESSIONS, b'{"ttl": "%b"}' % (b"a" * size), JSON),
+    ]
+
+    def refuse_all(times: int) -> None:
+        for _ in range(times):
+            for path, body, headers in bodies:
+                assert 400 <= target.client.post(path, content=body, headers=headers).status_code < 500
+
+    refuse_all(2)
+    before = target.memory()
+    refuse_all(20)
+    assert target.memory() < before + 16 * size, "all together have 100 times as much"
+    check_serves(target)
+
+
 def read_all(connection: socket.socket) -> bytes:
     data = b""
     while piece := connection.recv(1 << 16):

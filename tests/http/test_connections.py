@@ -119,6 +119,8 @@ def test_the_process_may_open_as_many_files_as_its_connections_need(monkeypatch:
     assert 2_000 < limits[-1][0] <= 4096
     assert 3_000 < within_descriptors(Settings(max_connections=10_000)).max_connections < 4096
     assert limits[-1] == (4096, 4096)
+    with_grpc = within_descriptors(Settings(max_connections=10_000, grpc_port=0)).max_connections
+    assert 1_500 < with_grpc < 2048, "both kinds of connections have room"
 
 
 def test_of_many_connections_beyond_the_limit_the_oldest_are_closed_at_once() -> None:

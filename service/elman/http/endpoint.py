@@ -339,12 +339,22 @@ class Driver:
 
     def problem(self, error: Exception, request_id: bytes = b"", path: str = "") -> Response:
         """An error as `problem_type(path)`. Counts it, and logs it if it is a defect."""
-        if not isinstance(error, ElmanError):
+        known = error if isinstance(error, ElmanError) else Internal("the server failed on this request")
+        if known is not error:
             log_failure(error, request_id)
-            error = Internal("the server failed on this request")
-        self.counters.request_failed(error)
+        forget_frames(error)
+        self.counters.request_failed(known)
+        error = known
         headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
         return Response(encode_problem(error), problem_type(path), headers, error.status, code=error.code)
+
+
+def forget_frames(error: BaseException) -> None:
+    """Let go of the frames through which an error came.
+
+    They hold the request, and some of them the error itself: a cycle, which nothing would collect for long.
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
 def encode_problem(error: ElmanError) -> bytes:

@@ -36,13 +36,14 @@ def within_descriptors(settings: Settings) -> Settings:
     if resource is None:
         return settings
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = settings.max_connections + _OWN_FILES
+    num_kinds = 1 if settings.grpc_port is None else 2  # HTTP and gRPC count their connections apart
+    needed = num_kinds * settings.max_connections + _OWN_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         if soft < needed:
-            most = max(1, soft - _OWN_FILES, soft // 4)
-            _LOG.warning("the process may open %d files: at most %d connections at once", soft, most)
+            most = max(1, max(soft - _OWN_FILES, soft // 4) // num_kinds)
+            _LOG.warning("the process may open %d files: at most %d connections of each kind at once", soft, most)
             return settings.model_copy(update={"max_connections": most})
     return settings
 

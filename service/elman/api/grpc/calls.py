@@ -15,7 +15,7 @@ from elman.codec.budget import Budget
 from elman.errors import ElmanError, Internal, UnknownRoute
 from elman.http.callers import ANYONE, Caller, Callers
 from elman.http.connections import network_of
-from elman.http.endpoint import GONE, Driver, Response
+from elman.http.endpoint import GONE, Driver, Response, forget_frames
 from elman.http.roles import OPEN_TO_ALL, Need, served_at
 from elman.http.spans import Message, Sampled, renewed
 
@@ -138,7 +138,9 @@ class Calls:
                 peer.prepare(answered)
                 return answered
             except ElmanError as error:
+                forget_frames(error)
                 failure = error
+            del content  # what ends the call holds this frame, and the library holds that
             await peer.abort(failure)
             raise AssertionError("abort() raises")
 

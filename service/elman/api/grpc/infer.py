@@ -6,18 +6,18 @@ from typing import Any, NamedTuple
 import grpc
 
 from elman.api.grpc.calls import Call, Calls, Context, Peer, known
-from elman.api.grpc.fields import check_fields
+from elman.api.grpc.fields import check_elements, check_fields, parsed
 from elman.api.grpc.messages import INFERENCE
 from elman.api.grpc.statuses import text_of
-from elman.api.grpc.tensors import parsed, read_request, write_response
+from elman.api.grpc.tensors import read_request, write_response
 from elman.api.server import Server
 from elman.api.v2.infer import Infer
 from elman.api.v2.messages import InferResponse
 from elman.codec.pool import LARGE
-from elman.engine.work import Steps, aside_if
+from elman.engine.work import Steps, aside_if, in_thread
 from elman.errors import Draining, ElmanError, Overloaded, Unauthorized
 from elman.http.callers import Caller
-from elman.http.endpoint import Response
+from elman.http.endpoint import Response, forget_frames
 
 ROUTE = "inference.GRPCInferenceService"
 
@@ -57,7 +57,7 @@ class Inferring:
 
     async def once(self, call: Call) -> Response:
         """Answer a message of `ModelInfer`. Raises what the work raises."""
-        return await self._run(call, read_message(call.content), lambda response: response)
+        return await self._run(call, await _message(call.content), lambda response: response)
 
     async def _run(self, call: Call, message: Any, wrapped: Any) -> Response:
         caller = call.caller
@@ -148,7 +148,7 @@ class Inferring:
         answer = _STREAMED()
 
         async def serve(call: Call) -> Response:
-            message = read_message(call.content)
+            message = await _message(call.content)
             answer.infer_response.id = message.id
             if call.caller is None or not self.calls.callers.holds(call.caller):
                 raise Unauthorized("the API key has been revoked, or may do less than it could")
@@ -159,13 +159,22 @@ class Inferring:
             response = await self.calls.counted(f"{ROUTE}/ModelStreamInfer", call, serve)
             return _Answer(bytes(response.content), None, places)
         except ElmanError as error:
+            forget_frames(error)
             answer.error_message = text_of(error)
             return _Answer(answer.SerializeToString(), error, places)
 
 
 def read_message(content: bytes) -> Any:
-    """A request from its bytes. Raises InvalidField and TooLarge."""
-    check_fields(content)
+    """A request from its bytes. Raises InvalidField, TooLarge and TooLong."""
+    if check_fields(content):
+        check_elements(content)
+    return parsed(_REQUEST, content)
+
+
+async def _message(content: bytes) -> Any:
+    """The same, in a thread if the message has lists of many elements."""
+    if check_fields(content) > _MANY_LISTED_BYTES:
+        return await in_thread(read_message, content)
     return parsed(_REQUEST, content)
 
 

@@ -24,10 +24,13 @@ from elman.api.v2.infer import Infer
 from elman.http.bodies import Bodies
 from elman.http.callers import Callers
 from elman.http.endpoint import Driver
+from elman.http.protocol import HEAD_SECONDS
 from elman.settings import Settings
 
 # A peer that is silent for so long is asked whether it is there.
 _KEEPALIVE_SECONDS = 60.0
+# A connection without calls is closed after so long. Clients open another for their next call.
+_IDLE_SECONDS = 300.0
 # Most calls at once on one connection.
 _MOST_CALLS = 128
 
@@ -56,6 +59,8 @@ class GRPCServer:
             "grpc.max_send_message_length": -1,
             "grpc.max_concurrent_streams": _MOST_CALLS,
             "grpc.max_allowed_incoming_connections": settings.max_connections,
+            "grpc.server_handshake_timeout_ms": int(HEAD_SECONDS * 1e3),
+            "grpc.max_connection_idle_ms": int(_IDLE_SECONDS * 1e3),
             "grpc.keepalive_time_ms": int(_KEEPALIVE_SECONDS * 1e3),
             "grpc.keepalive_timeout_ms": int(settings.stream_timeout * 1e3),
         }

@@ -7,9 +7,9 @@ import grpc
 from google.protobuf import json_format
 
 from elman.api.grpc.calls import Call, Calls, Context
+from elman.api.grpc.fields import read_small, small
 from elman.api.grpc.infer import ROUTE, Inferring
 from elman.api.grpc.messages import INFERENCE
-from elman.api.grpc.tensors import parsed
 from elman.api.metrics import Metrics
 from elman.api.server import ServedModel, Server
 from elman.api.v2.models import configuration, metadata, named, server_metadata, statistics, sums_of
@@ -113,7 +113,7 @@ def _serving(name: str, answer: Callable[[Any], Any]) -> Any:
     request, response = INFERENCE.message(f"{name}Request"), INFERENCE.message(f"{name}Response")
 
     async def serve(call: Call) -> Response:
-        found = answer(parsed(request, call.content))
+        found = answer(read_small(request, small(call.content)))
         if not isinstance(found, dict):
             found = await found
         message = response()

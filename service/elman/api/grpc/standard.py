@@ -8,9 +8,12 @@ import grpc
 from google.protobuf import descriptor_pb2
 
 from elman.api.grpc.calls import Context
+from elman.api.grpc.fields import read_small, small
 from elman.api.grpc.messages import HEALTH, INFERENCE, REFLECTION
 from elman.api.grpc.schema import Schema
+from elman.api.grpc.statuses import status_of, text_of
 from elman.api.server import Server
+from elman.errors import ElmanError
 
 _HEALTH_REQUEST, _HEALTH_RESPONSE = HEALTH.message("HealthCheckRequest"), HEALTH.message("HealthCheckResponse")
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = 1, 2, 3
@@ -27,27 +30,25 @@ class Health:
     def methods(self) -> Mapping[str, Any]:
         """The handlers, by the names of the methods."""
         return {
-            "Check": grpc.unary_unary_rpc_method_handler(
-                self.check, _HEALTH_REQUEST.FromString, _HEALTH_RESPONSE.SerializeToString
-            ),
-            "Watch": grpc.unary_stream_rpc_method_handler(
-                self.watch, _HEALTH_REQUEST.FromString, _HEALTH_RESPONSE.SerializeToString
-            ),
+            "Check": grpc.unary_unary_rpc_method_handler(self.check, small, _HEALTH_RESPONSE.SerializeToString),
+            "Watch": grpc.unary_stream_rpc_method_handler(self.watch, small, _HEALTH_RESPONSE.SerializeToString),
         }
 
     def end(self) -> None:
         """Tell those who watch that the server stops."""
         self._changed.set()
 
-    async def check(self, request: Any, context: Context) -> Any:
+    async def check(self, content: bytes | None, context: Context) -> Any:
         """The status now."""
+        request = await _read(_HEALTH_REQUEST, content, context)
         status = self._status(request.service)
         if status == _SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service")
         return _HEALTH_RESPONSE(status=status)
 
-    async def watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
+    async def watch(self, content: bytes | None, context: Context) -> AsyncIterator[Any]:
         """The status now, and once more when the server stops."""
+        request = await _read(_HEALTH_REQUEST, content, context)
         yield _HEALTH_RESPONSE(status=self._status(request.service))
         await self._changed.wait()
         yield _HEALTH_RESPONSE(status=self._status(request.service))
@@ -69,13 +70,14 @@ class Reflection:
         """The handlers, by the names of the methods."""
         return {
             "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
-                self.answer, self._request.FromString, self._response.SerializeToString
+                self.answer, small, self._response.SerializeToString
             )
         }
 
-    async def answer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+    async def answer(self, contents: AsyncIterator[bytes | None], context: Context) -> AsyncIterator[Any]:
         """An answer to each question of a stream."""
-        async for request in requests:
+        async for content in contents:
+            request = await _read(self._request, content, context)
             response = self._response(valid_host=request.host, original_request=request)
             asked = request.WhichOneof("message_request")
             file = None
@@ -92,6 +94,15 @@ class Reflection:
                 response.error_response.error_code = grpc.StatusCode.NOT_FOUND.value[0]
                 response.error_response.error_message = "there is no such file, symbol or extension"
             yield response
+
+
+async def _read(kind: Any, content: bytes | None, context: Context) -> Any:
+    """A message from its bytes, or the end of the call."""
+    try:
+        return read_small(kind, content)
+    except ElmanError as error:
+        failure = error
+    await context.abort(status_of(failure), text_of(failure))
 
 
 def _services() -> list[str]:

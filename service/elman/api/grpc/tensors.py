@@ -9,7 +9,7 @@ from elman.api.grpc.messages import INFERENCE
 from elman.api.v2.messages import InferRequest, InferResponse, RequestedOutput, Tensor
 from elman.codec.datatypes import BYTES, NUMPY_DTYPES, check_datatype, check_shape, from_raw, raw
 from elman.codec.faults import echoed
-from elman.errors import InvalidField, TooLong
+from elman.errors import InvalidField
 from elman.repository.network import Array
 
 _RESPONSE = INFERENCE.message("ModelInferResponse")
@@ -25,8 +25,6 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     BYTES: "bytes_contents",
 }
-# Elements of a list are read one by one, which takes thirty times as long as raw contents.
-_MOST_LISTED = 2**20
 
 
 def read_request(message: Any, owner: bytes, arrived: float, remaining: float | None) -> InferRequest:
@@ -53,14 +51,6 @@ def read_request(message: Any, owner: bytes, arrived: float, remaining: float | 
         read_parameters(message.parameters, "parameters"),
         deadline=inf if remaining is None else arrived + remaining,
     )
-
-
-def parsed(kind: Any, content: bytes) -> Any:
-    """A message from its bytes. Raises InvalidField."""
-    try:
-        return kind.FromString(content)
-    except Exception:  # protobuf's own errors differ by its implementation
-        raise InvalidField(f"the message is no {kind.DESCRIPTOR.name}", expected=kind.DESCRIPTOR.full_name) from None
 
 
 def read_parameters(parameters: Any, where: str) -> dict[str, Any]:
@@ -91,7 +81,7 @@ def _set_parameter(parameter: Any, value: bool | int | float | str) -> None:
 
 
 def _tensor(one: Any, content: bytes | None, where: str) -> Tensor:
-    """An input, from its raw contents or its list. Raises InvalidField and TooLong."""
+    """An input, from its raw contents or its list. Raises InvalidField."""
     if "shared_memory_region" in one.parameters:
         raise InvalidField(
             "shared memory is not offered", where=f"{where}.parameters", expected="contents or raw_input_contents"
@@ -109,7 +99,7 @@ def _tensor(one: Any, content: bytes | None, where: str) -> Tensor:
 
 
 def _listed(one: Any, shape: tuple[int, ...], where: str) -> Array:
-    """A tensor from its list of elements. Raises InvalidField and TooLong."""
+    """A tensor from its list of elements. Raises InvalidField."""
     name = _CONTENTS.get(one.datatype)
     if name is None:
         raise InvalidField(
@@ -123,12 +113,6 @@ def _listed(one: Any, shape: tuple[int, ...], where: str) -> Array:
             f"a tensor {list(shape)} has {size} elements, and {name} has {count}",
             where=f"{where}.contents",
             expected=size,
-        )
-    if count > _MOST_LISTED:
-        raise TooLong(
-            f"contents has {count} elements",
-            where=f"{where}.contents",
-            expected=f"at most {_MOST_LISTED} elements, more as raw_input_contents",
         )
     if one.datatype == BYTES:
         array = np.empty(count, object)
