@@ -14,7 +14,8 @@ import pytest
 from elman.codec.pool import CodecPool
 from elman.errors import DeadlineExceeded, Draining, Internal, InvalidField, Overloaded
 from tests.codec import pooled
-from tests.running import PYTHONPATH
+from tests.conftest import StartServer
+from tests.running import PYTHONPATH, RunningServer
 
 
 @pytest.fixture(autouse=True)
@@ -211,3 +212,22 @@ def test_closing_ends_what_waits_for_a_worker(tmp_path: Path) -> None:
         assert [type(error) for error in errors] == [Internal, Draining, Draining]
 
     run(test)
+
+
+def workers(server: RunningServer) -> int:
+    """The processes that decode and encode for a server."""
+    children = Path(f"/proc/{server.process.pid}/task").glob("*/children")
+    lines = [Path(f"/proc/{pid}/cmdline") for tasks in children for pid in tasks.read_text().split()]
+    return sum(b"elman.codec.pool" in line.read_bytes() for line in lines)
+
+
+@pytest.mark.slow
+def test_few_states_are_encoded_without_starting_a_worker(start_server: StartServer) -> None:
+    """Starting one takes a third of a second, which the first answer with states would wait for."""
+    server = start_server()
+    body = {"return": "steps", "hidden": True}
+    few = server.predict("names-gru", sequence="Lindqvist", **body).json()["results"][0]["hidden"]["h"]
+    assert np.shape(few) == (9, 128) and workers(server) == 0
+    many = server.predict("names-gru", sequence="Lindqvist" * 50, **body).json()["results"][0]["hidden"]["h"]
+    assert np.shape(many) == (450, 128) and workers(server) == 1
+    assert many[:9] == few

@@ -262,7 +262,7 @@ class Predict:
     ) -> Response | Work:
         """As `encoded`, with the further fields of each result."""
         served, options = work.served, work.options
-        if options.hidden or work.num_numbers > MANY or len(rows) > _MANY_ANSWERS:
+        if work.num_numbers > MANY or len(rows) > _MANY_ANSWERS:
             return self.server.pool.work(
                 lambda content: Response(content, model=served.key),
                 encode_answer,
@@ -399,20 +399,21 @@ def check_rows(served: ServedModel, options: OutputOptions, rows: int, octets: b
 
 
 def _check_size(options: PredictRequest[Any, Any], sequences: list[Sequence], served: ServedModel, octets: bool) -> int:
-    """The numbers of all output rows. Raises as `check_rows` and `check_statics` do."""
+    """The numbers of all output rows and states. Raises as `check_rows` and `check_statics` do."""
     rows = _num_steps(sequences) if options.returns == "steps" else len(sequences)
     if served.format.statics:
         check_statics([one.statics for one in sequences], "sequences")
     numbers = check_rows(served, options, rows, octets, options.heads)
-    if options.hidden:
-        states = _num_steps(sequences) * served.model.network.state_nbytes // 4
-        if states + rows * served.model.network.output_size > MAX_JSON_NUMBERS:
-            raise TooLong(
-                f"the answer would have {states} numbers of state",
-                where="hidden",
-                expected=f"at most {MAX_JSON_NUMBERS} numbers",
-            )
-    return numbers
+    if not options.hidden:
+        return numbers
+    states = _num_steps(sequences) * served.model.network.state_nbytes // 4
+    if states + rows * served.model.network.output_size > MAX_JSON_NUMBERS:
+        raise TooLong(
+            f"the answer would have {states} numbers of state",
+            where="hidden",
+            expected=f"at most {MAX_JSON_NUMBERS} numbers",
+        )
+    return numbers + states
 
 
 def _num_steps(sequences: list[Sequence]) -> int:
