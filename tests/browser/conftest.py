@@ -2,9 +2,10 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.browser.screen import Screen
 from tests.running import RunningServer
@@ -20,6 +21,10 @@ ARGUMENTS = [
 ]
 # Milliseconds until what does not come is missed: a busy machine takes its time.
 LONGEST = 60_000
+# A width and a scheme: how a page is looked at.
+Look = tuple[int, str]
+DESKTOP: Look = (1280, "light")
+PHONE: Look = (390, "dark")
 OpenScreen = Callable[..., Screen]
 Contexts = dict[tuple[str, int, bool], BrowserContext]
 
@@ -80,6 +85,42 @@ def open_screen(browser: Browser, contexts: Contexts) -> Iterator[OpenScreen]:
 
 
 @pytest.fixture
-def screen(open_screen: OpenScreen, server: RunningServer) -> Screen:
-    """A light, wide page of the shared server."""
-    return open_screen(server.url + "/")
+def look() -> Look:
+    """How pages are looked at. A module with `look = both_looks()` runs its tests of `screen` and `page` in both."""
+    return DESKTOP
+
+
+def both_looks() -> Any:
+    """The fixture `look` of a module whose tests run wide and light, and on a phone in the dark."""
+
+    @pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
+    def look(request: pytest.FixtureRequest) -> Look:
+        found: Look = request.param
+        return found
+
+    return look
+
+
+@pytest.fixture
+def own(server: RunningServer) -> RunningServer:
+    """The server whose page is looked at: the shared one, unless a module has one of its own."""
+    return server
+
+
+@pytest.fixture
+def screen(open_screen: OpenScreen, own: RunningServer, look: Look) -> Screen:
+    width, scheme = look
+    return open_screen(own.url + "/", width=width, scheme=scheme)
+
+
+@pytest.fixture
+def page(screen: Screen) -> Page:
+    return screen.page
+
+
+@pytest.fixture
+def lossy(browser: Browser) -> Iterator[Page]:
+    """A page whose browser may complain of what is lost."""
+    page = browser.new_page()
+    yield page
+    page.close()

@@ -47,6 +47,13 @@ class Screen:
             details.locator("summary").click()
         return rows(figure.locator("tbody"))
 
+    def code(self, view: str, language: str = "python") -> str:
+        """The code that a view shows, with what is folded of it."""
+        block = self.page.locator(f"#{view} pre[data-language={language}]")
+        for _ in range(block.locator(".folded").count()):
+            block.locator(".folded").first.click()
+        return block.inner_text()
+
     def rejected(self, status: int) -> None:
         """Take note that one answer was to be an error of this status: the browser says so too."""
         until = next((i for i, text in enumerate(self.complaints) if f"status of {status}" in text), None)

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import OpenScreen
+from tests.browser.conftest import both_looks
 from tests.browser.screen import Screen
 from tests.running import RunningServer
 
+look = both_looks()
 DROP = """([name, bytes, where]) => {
   const data = new DataTransfer();
   data.items.add(new File([Uint8Array.from(bytes)], name));
@@ -26,11 +26,6 @@ def drop(page: Page, name: str, content: bytes, where: str = "body") -> bool:
 
 def answered(page: Page, words: str) -> None:
     expect(page.get_by_role("region", name="Answer")).to_contain_text(words)
-
-
-@pytest.fixture(params=[1280, 390])
-def page(request: pytest.FixtureRequest, open_screen: OpenScreen, server: RunningServer) -> Page:
-    return open_screen(server.url + "/", width=request.param).page
 
 
 def forecaster(server: RunningServer) -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """Two models on one sequence: both are drawn, and the difference is that of the API's answers."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import numpy_helper
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import OpenScreen
+from tests.browser.conftest import OpenScreen, both_looks
 from tests.browser.screen import Screen, value
 from tests.browser.test_page import violations
 from tests.conftest import StartServer
@@ -17,10 +19,22 @@ from tests.repository import graphs
 from tests.running import STORE, RunningServer, running_server
 
 pytestmark = pytest.mark.slow
+look = both_looks()
 
 # The page writes four significant digits.
 ROUNDED: dict[str, float] = {"rel": 5.1e-4, "abs": 1e-9}
 NAME = "Moravčíková"
+
+
+def louder(outputs: Sequence[str] = ("output", "value", "best", "level")) -> onnx.ModelProto:
+    """The tagger with other voices, and some of its outputs."""
+    proto = tagger()
+    (voices,) = [one for one in proto.graph.initializer if one.name == "voices"]
+    voices.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(voices), "voices"))
+    kept = [one for one in proto.graph.output if one.name in outputs]
+    del proto.graph.output[:]
+    proto.graph.output.extend(kept)
+    return proto
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +44,12 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     graphs.save(graphs.tagger("RNN"), root / "free" / "2")
     graphs.save(graphs.tagger("GRU"), root / "other" / "1")
     graphs.save(tagger(), root / "tagger-2" / "1")
+    graphs.save(louder(), root / "tagger-3" / "1")
+    graphs.save(louder(("output", "level")), root / "tagger-4" / "1")
     for cell in ("rnn", "lstm", "gru"):
         shutil.copytree(STORE / f"names-{cell}", root / f"names-{cell}")
     with running_server(root) as one:
         yield one
-
-
-@pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["wide", "phone"])
-def screen(request: pytest.FixtureRequest, open_screen: OpenScreen, own: RunningServer) -> Screen:
-    width, scheme = request.param
-    return open_screen(own.url + "/", width=width, scheme=scheme)
 
 
 def steps(own: RunningServer, path: str, sequence: Any, **body: Any) -> dict[str, Any]:
@@ -154,6 +164,66 @@ def test_models_with_several_inputs_are_given_the_same_ones(open_screen: OpenScr
     )
     table = difference(screen, "tagger and tagger-2, and their difference")
     assert table["output 1, tagger-2"] == pytest.approx([row[0] for row in right["outputs"]], **ROUNDED)
+
+
+def test_any_output_that_both_models_have_is_compared(screen: Screen, own: RunningServer) -> None:
+    page = screen.open("explore", "tagger")
+    given, statics = sequence(6), static(3, 0.5)
+    page.get_by_role("textbox", name="Numbers").fill(str(given["input"]))
+    page.get_by_role("spinbutton", name="speaker").fill(str(statics["speaker"]))
+    page.get_by_role("spinbutton", name="age").fill(str(statics["age"][0]))
+    answered(page, 6)
+    choice = page.get_by_label("Output to compare")
+    expect(choice).to_be_hidden()
+    page.get_by_label("Compare with").select_option("tagger-3")
+    expect(choice.locator("option")).to_have_text(["the primary one", "value", "best", "level"])
+    first, second = (
+        steps(own, name, {**given, "gain": [1] * 6}, static=statics, heads=["value", "level"])["heads"]
+        for name in ("tagger", "tagger-3")
+    )
+    # One that is not drawn beside the primary output is compared all the same.
+    page.get_by_role("checkbox", name="value").uncheck()
+    choice.select_option("value")
+    title = "Output value of tagger and tagger-3, and their difference"
+    table = difference(screen, title)
+    assert table["output, tagger"] == pytest.approx([row[0] for row in first["value"]], **ROUNDED)
+    assert table["output, tagger-3"] == pytest.approx([row[0] for row in second["value"]], **ROUNDED)
+    apart = [b[0] - a[0] for a, b in zip(first["value"], second["value"], strict=True)]
+    assert max(map(abs, apart)) > 0.01
+    assert table["output, difference"] == pytest.approx(apart, rel=1e-3, abs=1e-6)
+    side = page.get_by_role("region", name="tagger and tagger-3 side by side")
+    column = side.get_by_role("region", name="tagger-3", exact=True)
+    shown = screen.numbers(screen.figure("Outputs", column))
+    assert [value(row[1]) for row in shown] == pytest.approx([row[0] for row in second["value"]], **ROUNDED)
+    assert violations(screen) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    screen.keep(f"compare-heads-{page.viewport_size['width']}")  # type: ignore[index]
+
+    # The address has it, and Back what was compared before.
+    page.wait_for_url("**with=tagger-3&output=value")
+    page.reload()
+    expect(screen.figure(title)).to_contain_text("The largest difference is")
+    expect(choice).to_have_value("value")
+
+    # One row for the whole sequence.
+    choice.focus()
+    page.keyboard.press("End")
+    table = difference(screen, "Output level of tagger and tagger-3, and their difference")
+    assert [one for name in table if name.endswith(", tagger-3") for one in table[name]] == pytest.approx(
+        second["level"], **ROUNDED
+    )
+    expect(side.get_by_text("for the whole sequence")).to_be_visible()
+
+    # What the other model does not have is said, and the primary outputs are compared.
+    choice.select_option("best")
+    page.wait_for_url("**output=best")
+    page.get_by_label("Compare with").select_option("tagger-4")
+    side = page.get_by_role("region", name="tagger and tagger-4 side by side")
+    expect(side.get_by_text("Not all of them have an output “best”. Their primary outputs are shown.")).to_be_visible()
+    expect(side.get_by_role("heading", name="tagger and tagger-4, and their difference")).to_be_visible()
+    choice.select_option("")
+    expect(choice.locator("option")).to_have_text(["the primary one", "level"])
+    expect(side.get_by_text("Not all of them")).to_be_hidden()
 
 
 def test_what_is_entered_stays_when_a_new_version_comes(

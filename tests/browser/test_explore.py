@@ -258,7 +258,7 @@ def test_a_model_that_reads_both_ways_is_shown_without_running_state(screen: Scr
 def test_the_commands_shown_do_what_the_page_did(name: Screen, server: RunningServer) -> None:
     page = name.page
     last = answered(server, "names-gru", NAME)["decoded"][-1]
-    curl = page.locator("#explore pre[data-language=curl]").inner_text()
+    curl = name.code("explore", "curl")
     done = subprocess.run(
         ["bash", "-ec", curl.split("\n\n")[0]], capture_output=True, text=True, check=True, timeout=30
     )
@@ -272,7 +272,7 @@ def test_the_commands_shown_do_what_the_page_did(name: Screen, server: RunningSe
     page.get_by_role("button", name="Copy the Python code").click()
     page.get_by_role("button", name="Copy the Python code").get_by_text("Copied").wait_for()
     python = page.evaluate("navigator.clipboard.readText()")
-    assert python == page.locator("#explore pre[data-language=python]").inner_text()
+    assert python == name.code("explore")
     ran = subprocess.run(
         [sys.executable, "-c", python], capture_output=True, text=True, check=True, timeout=60, env=environment()
     )

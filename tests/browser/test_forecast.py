@@ -1,13 +1,16 @@
 """Forecast: the fan on the screen is the API's."""
 
+import re
 import subprocess
 import sys
 from typing import Any
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.screen import Screen, value
+from tests.browser.test_page import violations
 from tests.running import RunningServer, environment
 
 ROUNDED: dict[str, float] = {"rel": 5.1e-4, "abs": 1e-9}
@@ -71,7 +74,7 @@ def test_the_fan_holds_the_numbers_of_the_api(
     assert f"{misses:.4g}" in detail.replace("\u202f", "") and "Seed 5." in detail
     screen.keep(f"forecast-{name}")
 
-    python = page.locator("#forecast pre[data-language=python]").inner_text()
+    python = screen.code("forecast")
     ran = subprocess.run(
         [sys.executable, "-c", python], capture_output=True, text=True, check=True, env=environment(), timeout=60
     )
@@ -101,3 +104,21 @@ def test_a_changed_history_has_no_truth_and_wrong_numbers_are_said(screen: Scree
     panel.get_by_label("Horizon").fill("0")
     page.get_by_role("button", name="Forecast", exact=True).click()
     page.wait_for_timeout(200)
+
+
+def test_long_arrays_of_the_code_are_folded_and_copied_whole(screen: Screen) -> None:
+    page = screen.open("forecast", "sunspots-gru")
+    block = page.locator("#forecast pre[data-language=python]")
+    folded = block.locator(".folded")
+    expect(folded).to_have_text(re.compile(r"^… \d+ more …$"))
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy the Python code").click()
+    page.get_by_role("button", name="Copy the Python code").get_by_text("Copied").wait_for()
+    whole = page.evaluate("navigator.clipboard.readText()")
+    assert len(block.inner_text()) < 900 < len(whole)
+    folded.focus()
+    page.keyboard.press("Enter")
+    expect(folded).to_have_count(0)
+    assert block.inner_text() == whole
+    expect(block).to_be_focused()
+    assert violations(screen) == []

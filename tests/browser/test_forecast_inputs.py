@@ -16,7 +16,7 @@ from playwright.sync_api import Locator, expect
 
 from elman.repository.spec import DecoderSpec, ForecastSpec, InputSpec, ModelSpec
 from tests.api.test_further_forecasts import SPECS, ahead, given, lists, network
-from tests.browser.conftest import OpenScreen
+from tests.browser.conftest import OpenScreen, both_looks
 from tests.browser.screen import Screen, rows, value
 from tests.browser.test_page import violations
 from tests.looping import RESIDUALS, forecast, forecaster
@@ -24,6 +24,7 @@ from tests.repository import graphs
 from tests.running import RunningServer, environment, running_server
 
 pytestmark = pytest.mark.slow
+look = both_looks()
 
 # The page writes four significant digits.
 ROUNDED: dict[str, float] = {"rel": 5.1e-4, "abs": 1e-9}
@@ -79,11 +80,6 @@ def put(root: Path, name: str, proto: onnx.ModelProto, spec: ModelSpec, examples
     (folder / "model.json").write_text(json.dumps(spec.dump()))
     if examples is not None:
         (folder / "examples.json").write_text(json.dumps(examples))
-
-
-@pytest.fixture(params=[1280, 390])
-def screen(request: pytest.FixtureRequest, open_screen: OpenScreen, own: RunningServer) -> Screen:
-    return open_screen(own.url + "/", width=request.param)
 
 
 def csv(values: Any) -> str:
@@ -143,7 +139,7 @@ def test_the_rows_of_every_input_are_sent_by_name(screen: Screen, own: RunningSe
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     screen.keep(f"forecast-further-{page.viewport_size['width']}")  # type: ignore[index]
 
-    ran = run(page.locator("#forecast pre[data-language=python]").inner_text())
+    ran = run(screen.code("forecast"))
     assert np.fromstring(ran.split("]")[0].strip("["), sep=" ") == pytest.approx(answer["point"], rel=1e-5)
 
     # All of it is in the address.
@@ -203,7 +199,7 @@ def test_a_model_of_windows_opens_with_one_of_its_length(open_screen: OpenScreen
     assert [value(cell) for cell in row[1:]] == pytest.approx(output, **ROUNDED)
     assert page.get_by_role("button", name="Play").is_hidden()
     assert page.get_by_role("heading", name="Influence").is_hidden()
-    python = page.locator("#explore pre[data-language=python]").inner_text()
+    python = screen.code("explore")
     assert np.fromstring(run(python).strip("[] \n"), sep=" ") == pytest.approx(output, rel=1e-5)
     page.get_by_role("radio", name="Draw").check()
     expect(page.locator("#explore .state-line")).to_be_hidden()
@@ -233,7 +229,7 @@ def test_missing_values_are_read_and_shown_as_gaps(screen: Screen, own: RunningS
     assert shown(screen) == pytest.approx(answer["point"], **ROUNDED)
     assert gaps(figure) == 2
     screen.keep(f"forecast-missing-{page.viewport_size['width']}")  # type: ignore[index]
-    ran = run(page.locator("#forecast pre[data-language=python]").inner_text())
+    ran = run(screen.code("forecast"))
     assert np.fromstring(ran.split("]")[0].strip("["), sep=" ") == pytest.approx(answer["point"], rel=1e-5)
 
     page.get_by_role("tab", name="Explore").click()
@@ -247,7 +243,7 @@ def test_missing_values_are_read_and_shown_as_gaps(screen: Screen, own: RunningS
     table = screen.numbers(screen.figure("The next value, foreseen at each step", page.locator("#explore .score")))
     assert [value(row[1]) for row in table] == pytest.approx([row[0] for row in answer["decoded"]], **ROUNDED)
     assert [row[2] for row in table] == ["9", MISSES, "11", "12", MISSES, "14", MISSES]
-    printed = run(page.locator("#explore pre[data-language=python]").inner_text())
+    printed = run(screen.code("explore"))
     assert float(printed.split("]")[0].strip("[")) == pytest.approx(answer["decoded"][-1][0], rel=1e-5)
     assert violations(screen) == []
     screen.keep(f"explore-missing-{page.viewport_size['width']}")  # type: ignore[index]

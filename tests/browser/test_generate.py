@@ -51,12 +51,12 @@ def test_samples_are_those_of_the_api(screen: Screen, server: RunningServer, gen
     assert page.locator(".seed").inner_text() == "7"
     screen.keep("generate")
 
-    python = page.locator("#generate pre[data-language=python]").inner_text()
+    python = screen.code("generate")
     ran = subprocess.run(
         [sys.executable, "-c", python], capture_output=True, text=True, check=True, env=environment(), timeout=60
     )
     assert ran.stdout.splitlines() == [one["text"] for one in answer["results"]]
-    curl = page.locator("#generate pre[data-language=curl]").inner_text()
+    curl = screen.code("generate", "curl")
     streamed = subprocess.run(["bash", "-ec", curl], capture_output=True, text=True, check=True, timeout=30).stdout
     done = json.loads(streamed.split("event: done\n")[1].split("data: ")[1].split("\n")[0])
     assert done["results"] == answer["results"]
@@ -139,7 +139,7 @@ def test_the_best_texts_of_a_beam_search_are_those_of_the_api(
             assert token and not token.startswith("token")
     assert violations(screen) == []
     screen.keep("generate-beams")
-    curl = page.locator("#generate pre[data-language=curl]").inner_text()
+    curl = screen.code("generate", "curl")
     done = subprocess.run(["bash", "-ec", curl], capture_output=True, text=True, check=True, timeout=30).stdout
     assert json.loads(done)["results"] == results
 

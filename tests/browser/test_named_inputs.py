@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import OpenScreen
+from tests.browser.conftest import OpenScreen, both_looks
 from tests.browser.screen import Screen, rows, value
 from tests.browser.test_page import violations
 from tests.named import sequence, static, write_models
 from tests.running import RunningServer, environment, running_server
 
+look = both_looks()
 # The page writes four significant digits.
 ROUNDED: dict[str, float] = {"rel": 5.1e-4, "abs": 1e-9}
 DATA = sequence(5)
@@ -29,9 +30,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield one
 
 
-@pytest.fixture(params=[1280, 390])
-def tagger(request: pytest.FixtureRequest, open_screen: OpenScreen, own: RunningServer) -> Screen:
-    screen = open_screen(own.url + "/", width=request.param)
+@pytest.fixture
+def tagger(screen: Screen) -> Screen:
     screen.open("explore", "tagger").get_by_text("5 of 5", exact=True).wait_for()
     return screen
 

@@ -7,12 +7,13 @@ from typing import Any
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 
 from tests.browser.conftest import OpenScreen
 from tests.browser.proxy import prefix_proxy
 from tests.browser.screen import Screen
 from tests.conftest import StartServer
-from tests.running import STORE, RunningServer
+from tests.running import ROOT, STORE, RunningServer
 
 VIEWS = ("tour", "explore", "session", "generate", "forecast", "engine")
 NARROW = 360
@@ -164,6 +165,17 @@ def test_everything_is_reached_and_done_by_keyboard_alone(screen: Screen, server
     page.locator(".score .numbers table").first.wait_for()
 
 
+def test_no_panel_has_the_focus_on_arrival(open_screen: OpenScreen, server: RunningServer) -> None:
+    """The name of a view is that of its panel, to which a browser would go."""
+    page = open_screen(server.url + "/").page
+    for view in VIEWS:
+        page.goto("about:blank")
+        page.goto(f"{server.url}/#{view}")
+        page.get_by_role("tab", name=view.capitalize(), selected=True).wait_for()
+        page.locator(f"#{view}[tabindex='0']").wait_for()
+        assert page.evaluate("document.activeElement === document.body"), view
+
+
 def test_it_works_under_a_path_prefix(open_screen: OpenScreen, server: RunningServer) -> None:
     with prefix_proxy(server.url, "/elman") as url:
         screen = open_screen(url)
@@ -271,3 +283,16 @@ def test_only_the_pages_own_files_are_served(server: RunningServer, path: str) -
     answer = httpx.get(f"{server.url}/playground/{path}")
     assert answer.status_code == 404
     assert answer.json()["code"] == "unknown_route"
+
+
+def test_the_picture_of_the_readme(screen: Screen) -> None:
+    """Kept as `playground-readme.png`. After a change of the page, copy it to docs/pictures/page.png."""
+    screen.page.set_viewport_size({"width": 1280, "height": 1050})
+    screen.page.goto(f"{screen.url}#explore/names-gru")
+    screen.page.get_by_label("Text").fill("Lindqvist")
+    expect(screen.page.get_by_role("region", name="Answer")).to_contain_text("After all 9 steps")
+    for title in ("Probability of each label, step by step", "Influence"):
+        screen.figure(title, screen.page.locator("#explore .score"))
+    made = screen.keep("readme", whole=False).read_bytes()
+    shown = (ROOT / "docs" / "pictures" / "page.png").read_bytes()
+    assert made[16:24] == shown[16:24], "the two have other sizes"

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import OpenScreen
+from tests.browser.conftest import OpenScreen, both_looks
 from tests.browser.test_address import answered, drop, forecaster
 from tests.running import RunningServer
 
+look = both_looks()
 NUMBERS = 500
 READ = """async (bytes) => {
   const { parquetRows } = await import("./playground/parquet.js");
@@ -44,11 +45,6 @@ def table() -> pa.Table:
     }
     gaps = pa.array([None if i % 7 == 0 else i % 11 / 4 for i in range(NUMBERS)])
     return pa.table({**columns, "gaps": gaps, "__index_level_0__": np.arange(NUMBERS)})
-
-
-@pytest.fixture(params=[1280, 390])
-def page(request: pytest.FixtureRequest, open_screen: OpenScreen, server: RunningServer) -> Page:
-    return open_screen(server.url + "/", width=request.param).page
 
 
 def test_every_number_is_the_one_that_was_written(open_screen: OpenScreen, server: RunningServer) -> None:

@@ -5,14 +5,14 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
-from tests.browser.conftest import OpenScreen
-from tests.browser.screen import Screen
+from tests.browser.conftest import both_looks
 from tests.running import STORE, RunningServer, running_server
 
 # It starts servers of its own.
 pytestmark = pytest.mark.slow
+look = both_looks()
 
 VERSIONS = ("1", "2", "3")
 
@@ -26,25 +26,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         (root / name).symlink_to(STORE / name)
     with running_server(root) as one:
         yield one
-
-
-@pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["desktop", "phone"])
-def screen(request: pytest.FixtureRequest, open_screen: OpenScreen, own: RunningServer) -> Screen:
-    width, scheme = request.param
-    return open_screen(own.url + "/", width=width, scheme=scheme)
-
-
-@pytest.fixture
-def page(screen: Screen) -> Page:
-    return screen.page
-
-
-@pytest.fixture
-def lossy(browser: Browser) -> Iterator[Page]:
-    """A page whose browser may complain of what is lost."""
-    page = browser.new_page()
-    yield page
-    page.close()
 
 
 class Held:
@@ -318,6 +299,15 @@ def test_a_view_that_is_chosen_before_the_models_are_known_is_opened(page: Page,
     assert page.url.endswith("#session/names-gru")
 
 
+def test_the_models_are_asked_for_while_the_page_is_still_read(page: Page, own: RunningServer) -> None:
+    files = Held(page, "**/playground/main.js")
+    with page.expect_response("**/v1/models"):
+        page.goto(own.url, wait_until="commit")
+    assert files.gone == set()
+    files.end()
+    answered(page, "After all")
+
+
 def test_a_page_that_is_opened_before_the_server_is_there_begins_by_itself(lossy: Page, own: RunningServer) -> None:
     page = lossy
     page.route("**/v1/models", lambda route: route.abort())
@@ -345,7 +335,8 @@ def test_tokens_that_stop_coming_are_no_whole_answer(lossy: Page, own: RunningSe
     page.route("**/generate", lambda route: route.fulfill(body=cut, content_type="text/event-stream"))
     page.goto(f"{own.url}/#generate/names-gru-generator")
     expect(page.get_by_role("alert")).to_contain_text("ended before all tokens had come")
-    expect(page.get_by_text("It failed: the message says why.")).to_be_visible()
+    expect(page.locator("#generate .state-line")).to_have_attribute("data-state", "failed")
+    expect(page.get_by_role("list", name="Samples")).to_be_hidden()
     # It is tried again when the server answers.
     page.unroute_all()
     expect(page.get_by_text("Keep this seed")).to_be_visible()

@@ -115,7 +115,7 @@ def test_a_series_is_sent_in_pieces_of_an_example(screen: Screen, server: Runnin
     sent = rows(live.get_by_role("region", name="What was sent").locator("tbody"))
     assert sent == [["1–4", "4 steps", f"{taken['label']}, {percent(taken['probability'])}", "false"]]  # noqa: RUF001
     # The program that is shown goes on with this very session.
-    python = page.locator("#session pre[data-language=python]").inner_text()
+    python = screen.code("session")
     ran = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, env=environment(), timeout=60)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("8 speaker ") and held(server, id)["step"] == 8

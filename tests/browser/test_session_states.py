@@ -8,7 +8,7 @@ from onnx import helper
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.api.test_v2_sequences import WINDOW, windowed
-from tests.browser.conftest import OpenScreen
+from tests.browser.conftest import both_looks
 from tests.browser.screen import Screen, rows, value
 from tests.browser.test_page import violations
 from tests.browser.test_states import release
@@ -16,10 +16,11 @@ from tests.repository import graphs
 from tests.running import STORE, RunningServer, running_server
 
 pytestmark = pytest.mark.slow
+look = both_looks()
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     root = tmp_path_factory.mktemp("plain")
     (root / "names-gru").symlink_to(STORE / "names-gru")
     graphs.save(windowed(), root / "window" / "1")
@@ -29,27 +30,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield one
 
 
-@pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["desktop", "phone"])
-def screen(request: pytest.FixtureRequest, open_screen: OpenScreen, plain: RunningServer) -> Screen:
-    width, scheme = request.param
-    return open_screen(plain.url + "/", width=width, scheme=scheme)
-
-
-@pytest.fixture
-def page(screen: Screen) -> Page:
-    return screen.page
-
-
-@pytest.fixture
-def lossy(browser: Browser, plain: RunningServer) -> Iterator[Page]:
-    """A page whose browser may complain of what is lost."""
-    page = browser.new_page()
-    yield page
-    page.close()
-
-
-def test_a_window_says_how_many_steps_are_missing(page: Page, plain: RunningServer) -> None:
-    page.goto(f"{plain.url}/#session/window")
+def test_a_window_says_how_many_steps_are_missing(page: Page, own: RunningServer) -> None:
+    page.goto(f"{own.url}/#session/window")
     panel = page.get_by_role("tabpanel")
     missing, kept = panel.locator(".missing"), panel.get_by_role("progressbar", name="Steps kept")
     expect(missing).to_have_text(f"An answer takes {WINDOW} steps: {WINDOW - 1} steps are still missing.")
@@ -66,15 +48,15 @@ def test_a_window_says_how_many_steps_are_missing(page: Page, plain: RunningServ
     expect(panel.get_by_text(f"{WINDOW - 1} of {WINDOW - 1} are there")).to_be_visible()
     expect(panel.locator(".now .answer")).not_to_have_text("no output yet")
     id = panel.locator(".live .id").inner_text()
-    plain.client.delete(f"/v1/sessions/{id}").raise_for_status()
+    own.client.delete(f"/v1/sessions/{id}").raise_for_status()
 
 
-def test_what_is_waited_for_is_said_and_the_answer_before_is_dimmed(screen: Screen, plain: RunningServer) -> None:
+def test_what_is_waited_for_is_said_and_the_answer_before_is_dimmed(screen: Screen, own: RunningServer) -> None:
     page = screen.page
     held: list[Route] = []
     page.route("**/v1/models/*/sessions", lambda route: held.append(route))
     page.route("**/steps", lambda route: held.append(route))
-    page.goto(f"{plain.url}/#session/names-gru")
+    page.goto(f"{own.url}/#session/names-gru")
     panel = page.get_by_role("tabpanel")
     expect(panel.get_by_text("A session is being made.")).to_be_visible()
     release(page, held)
@@ -96,14 +78,14 @@ def test_what_is_waited_for_is_said_and_the_answer_before_is_dimmed(screen: Scre
     expect(line).to_be_hidden()
 
 
-def test_what_is_refused_leaves_the_session_where_it_is(page: Page, plain: RunningServer) -> None:
-    page.goto(f"{plain.url}/#session/names-gru")
+def test_what_is_refused_leaves_the_session_where_it_is(page: Page, own: RunningServer) -> None:
+    page.goto(f"{own.url}/#session/names-gru")
     panel = page.get_by_role("tabpanel")
     expect(panel.locator(".figure-line")).to_have_text("1 step")
     panel.get_by_role("textbox", name="Piece").fill("")
     panel.get_by_role("button", name="Send").click()
     expect(panel.locator("form").get_by_role("alert")).to_contain_text("type something")
-    page.goto(f"{plain.url}/#session/window")
+    page.goto(f"{own.url}/#session/window")
     expect(page.get_by_role("combobox", name="Model")).to_have_value("window")
     expect(panel.locator(".figure-line")).to_have_text("1 step")
     piece = panel.get_by_role("textbox", name="Piece")
@@ -119,13 +101,13 @@ def test_what_is_refused_leaves_the_session_where_it_is(page: Page, plain: Runni
     expect(page.locator("#problem")).to_be_empty()
     expect(panel.locator(".state-line")).to_be_hidden()
     expect(piece).to_have_attribute("aria-invalid", "false")
-    plain.client.delete(f"/v1/sessions/{panel.locator('.live .id').inner_text()}").raise_for_status()
+    own.client.delete(f"/v1/sessions/{panel.locator('.live .id').inner_text()}").raise_for_status()
 
 
 @pytest.mark.parametrize("arrived", [True, False], ids=["answer lost", "request lost"])
-def test_a_step_whose_answer_is_lost_is_done_once(lossy: Page, plain: RunningServer, arrived: bool) -> None:
+def test_a_step_whose_answer_is_lost_is_done_once(lossy: Page, own: RunningServer, arrived: bool) -> None:
     page = lossy
-    page.goto(f"{plain.url}/#session/names-gru")
+    page.goto(f"{own.url}/#session/names-gru")
     panel = page.get_by_role("tabpanel")
     expect(panel.locator(".figure-line")).to_have_text("1 step")
     id = panel.locator(".live .id").inner_text()
@@ -152,29 +134,29 @@ def test_a_step_whose_answer_is_lost_is_done_once(lossy: Page, plain: RunningSer
     expect(panel.locator(".callout")).to_contain_text(f'"replayed": {str(arrived).lower()}, at step 4')
     expect(line).to_be_hidden()
     expect(page.locator("#problem")).to_be_empty()
-    assert plain.client.get(f"/v1/sessions/{id}").json()["step"] == 4
-    plain.client.delete(f"/v1/sessions/{id}").raise_for_status()
+    assert own.client.get(f"/v1/sessions/{id}").json()["step"] == 4
+    own.client.delete(f"/v1/sessions/{id}").raise_for_status()
 
 
-def test_a_session_that_is_gone_is_said_to_be(lossy: Page, plain: RunningServer) -> None:
+def test_a_session_that_is_gone_is_said_to_be(lossy: Page, own: RunningServer) -> None:
     page = lossy
-    page.goto(f"{plain.url}/#session/names-gru")
+    page.goto(f"{own.url}/#session/names-gru")
     panel = page.get_by_role("tabpanel")
     expect(panel.locator(".figure-line")).to_have_text("1 step")
-    plain.client.delete(f"/v1/sessions/{panel.locator('.live .id').inner_text()}").raise_for_status()
+    own.client.delete(f"/v1/sessions/{panel.locator('.live .id').inner_text()}").raise_for_status()
     panel.get_by_role("button", name="Send").click()
     expect(panel.get_by_text("The session is gone")).to_be_visible()
     expect(panel.locator(".live")).to_be_hidden()
     expect(page.locator("#problem")).to_be_empty()
     panel.get_by_role("button", name="New session").click()
     expect(panel.locator(".figure-line")).to_have_text("0 steps")
-    plain.client.delete(f"/v1/sessions/{panel.locator('.live .id').inner_text()}").raise_for_status()
+    own.client.delete(f"/v1/sessions/{panel.locator('.live .id').inner_text()}").raise_for_status()
 
 
-def test_a_session_that_cannot_be_made_is_tried_again(lossy: Page, plain: RunningServer) -> None:
+def test_a_session_that_cannot_be_made_is_tried_again(lossy: Page, own: RunningServer) -> None:
     page = lossy
     page.route("**/v1/models/*/sessions", lambda route: route.fulfill(status=503, json={"detail": "the store is full"}))
-    page.goto(f"{plain.url}/#session/names-gru")
+    page.goto(f"{own.url}/#session/names-gru")
     panel = page.get_by_role("tabpanel")
     expect(panel.get_by_text("No session could be made")).to_be_visible()
     expect(page.get_by_role("alert")).to_contain_text("the store is full")
@@ -182,7 +164,7 @@ def test_a_session_that_cannot_be_made_is_tried_again(lossy: Page, plain: Runnin
     panel.get_by_role("button", name="New session").click()
     expect(panel.locator(".figure-line")).to_have_text("0 steps")
     expect(page.locator("#problem")).to_be_empty()
-    plain.client.delete(f"/v1/sessions/{panel.locator('.live .id').inner_text()}").raise_for_status()
+    own.client.delete(f"/v1/sessions/{panel.locator('.live .id').inner_text()}").raise_for_status()
 
 
 def test_after_a_restart_a_session_goes_on(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -207,8 +189,8 @@ def test_after_a_restart_a_session_goes_on(browser: Browser, tmp_path_factory: p
         page.close()
 
 
-def test_what_is_asked_for_while_an_answer_is_waited_for_is_done_after_it(page: Page, plain: RunningServer) -> None:
-    page.goto(f"{plain.url}/#session/names-gru")
+def test_what_is_asked_for_while_an_answer_is_waited_for_is_done_after_it(page: Page, own: RunningServer) -> None:
+    page.goto(f"{own.url}/#session/names-gru")
     panel = page.get_by_role("tabpanel")
     expect(panel.locator(".figure-line")).to_have_text("1 step")
     held: list[Route] = []
@@ -226,12 +208,12 @@ def test_what_is_asked_for_while_an_answer_is_waited_for_is_done_after_it(page: 
     expect(page.get_by_role("list", name="Kept states").get_by_role("listitem")).to_contain_text("step 6")
     sent = panel.get_by_role("region", name="What was sent").locator("tbody td:nth-child(2)").all_inner_texts()
     assert sent[1:] == ["abc", "de"]
-    plain.client.delete(f"/v1/sessions/{panel.locator('.live .id').inner_text()}").raise_for_status()
+    own.client.delete(f"/v1/sessions/{panel.locator('.live .id').inner_text()}").raise_for_status()
 
 
-def test_a_model_of_one_output_a_sequence_answers_after_each_piece(screen: Screen, plain: RunningServer) -> None:
+def test_a_model_of_one_output_a_sequence_answers_after_each_piece(screen: Screen, own: RunningServer) -> None:
     page = screen.page
-    page.goto(f"{plain.url}/#session/last")
+    page.goto(f"{own.url}/#session/last")
     panel = page.get_by_role("tabpanel")
     expect(panel.locator(".figure-line")).to_have_text("1 step")
     panel.get_by_role("textbox", name="Piece").fill("0.5, 1, -2\n2, 0, 1")
@@ -243,4 +225,4 @@ def test_a_model_of_one_output_a_sequence_answers_after_each_piece(screen: Scree
     assert [row[1] for row in sent] == ["1 step", "2 steps"]
     table = screen.numbers(screen.figure("Outputs over the session"))
     assert len(table) == 2 and [value(one) for one in sent[-1][2].split(", ")] == [value(one) for one in table[-1][1:]]
-    plain.client.delete(f"/v1/sessions/{panel.locator('.live .id').inner_text()}").raise_for_status()
+    own.client.delete(f"/v1/sessions/{panel.locator('.live .id').inner_text()}").raise_for_status()

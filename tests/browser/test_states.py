@@ -8,22 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from elman.repository.spec import ForecastSpec
-from tests.browser.conftest import OpenScreen
+from tests.browser.conftest import OpenScreen, both_looks
 from tests.browser.screen import Screen
 from tests.browser.test_page import violations
 from tests.conftest import StartServer
 from tests.looping import RESIDUALS, forecaster, generator, put_forecaster, put_generator
 from tests.repository import graphs
-from tests.running import ROOT, STORE, RunningServer, running_server
+from tests.running import STORE, RunningServer, running_server
 
 pytestmark = pytest.mark.slow
+look = both_looks()
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """Files as an export writes them, without examples, and one that is refused."""
     root = tmp_path_factory.mktemp("plain")
     graphs.save(graphs.tagger(), root / "tagger" / "1")
@@ -36,11 +37,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield one
 
 
-@pytest.fixture
-def page(open_screen: OpenScreen, plain: RunningServer) -> Page:
-    return open_screen(plain.url + "/").page
-
-
 def release(page: Page, held: list[Route]) -> None:
     """Let a request go on that is held, as soon as there is one."""
     for _ in range(1500):
@@ -51,8 +47,8 @@ def release(page: Page, held: list[Route]) -> None:
 
 
 @pytest.mark.parametrize("address", ["explore/tagger", "forecast/seer", "generate/writer", "session/tagger"])
-def test_a_model_without_examples_opens_with_something_to_try(page: Page, plain: RunningServer, address: str) -> None:
-    page.goto(f"{plain.url}/#{address}")
+def test_a_model_without_examples_opens_with_something_to_try(page: Page, own: RunningServer, address: str) -> None:
+    page.goto(f"{own.url}/#{address}")
     panel = page.get_by_role("tabpanel")
     expect(page.locator("#loading")).to_be_hidden()
     if address.startswith("explore"):
@@ -60,6 +56,9 @@ def test_a_model_without_examples_opens_with_something_to_try(page: Page, plain:
         expect(page.get_by_role("region", name="Answer")).to_contain_text("After all 40 steps")
     elif address.startswith("forecast"):
         expect(panel.get_by_text("after 24 steps")).to_be_visible()
+    elif address.startswith("generate"):
+        expect(panel.locator(".made").first).not_to_be_empty()
+        expect(panel.get_by_text("Keep this seed")).to_be_visible()
     elif address.startswith("session"):
         expect(panel.get_by_role("rowheader", name=re.compile("^1.1$"))).to_be_visible()
         panel.get_by_role("button", name="Send").click()
@@ -68,9 +67,9 @@ def test_a_model_without_examples_opens_with_something_to_try(page: Page, plain:
 
 
 def test_an_answer_that_is_waited_for_dims_the_one_before_and_a_failure_hides_it(
-    page: Page, plain: RunningServer
+    page: Page, own: RunningServer
 ) -> None:
-    page.goto(f"{plain.url}/#explore/names-gru")
+    page.goto(f"{own.url}/#explore/names-gru")
     region, line, text = (
         page.get_by_role("region", name="Answer"),
         page.locator(".state-line"),
@@ -103,33 +102,92 @@ def test_an_answer_that_is_waited_for_dims_the_one_before_and_a_failure_hides_it
     expect(text).to_have_attribute("aria-invalid", "false")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-@pytest.mark.parametrize("address", ["explore/names-gru", "forecast/seer"])
-def test_an_answer_that_is_out_of_date_can_still_be_read(
-    open_screen: OpenScreen, plain: RunningServer, address: str, width: int, scheme: str
-) -> None:
-    screen = open_screen(plain.url + "/", width=width, scheme=scheme)
-    page, view = screen.page, address.split("/")[0]
-    page.goto(f"{plain.url}/#{address}")
-    results, line = page.locator(f"#{view} .results"), page.locator(f"#{view} .state-line")
-    expect(results.locator(".plot svg").first).to_be_visible()
-    expect(line).to_be_hidden()
+# Each view that asks at once: its address, what is asked, what an answer is seen by, and what is changed and how.
+VIEWS = {
+    "explore": ("explore/names-gru", "predict", "#explore .score .plot svg", "Text", "Rossi"),
+    "forecast": ("forecast/seer", "forecast", "#forecast .plot svg", "Horizon", "7"),
+    "generate": ("generate/writer", "generate", "#generate .token", "Samples", "2"),
+}
+
+
+def change(page: Page, view: str) -> None:
+    """Ask for something else."""
+    *_, label, words = VIEWS[view]
+    page.get_by_role("tabpanel").get_by_label(label).first.fill(words)
+    if view != "explore":
+        page.get_by_role("button", name=view.capitalize(), exact=True).click()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_says_what_it_waits_for_and_what_failed(screen: Screen, view: str) -> None:
+    page, width = screen.page, screen.page.viewport_size["width"]  # type: ignore[index]
+    address, verb, seen, *_ = VIEWS[view]
+    answer, line = page.locator(seen).first, page.locator(f"#{view} .state-line")
     held: list[Route] = []
-    page.route(re.compile("/(predict|forecast)$"), lambda route: held.append(route))
-    page.get_by_label("Text" if view == "explore" else "Horizon").fill("7")
-    if view == "forecast":
-        page.get_by_role("button", name="Forecast", exact=True).click()
-    expect(results).to_have_class(re.compile("stale"))
+    page.route(f"**/{verb}", lambda route: held.append(route))
+    page.goto(f"{screen.url}#{address}")
+    expect(line).to_have_attribute("data-state", "loading")
+    expect(line).to_contain_text(re.compile(r"Waiting for the answer: \d+ s"))
+    expect(answer).to_be_hidden()
+    assert violations(screen) == []
+    screen.keep(f"loading-{view}-{width}")
+    release(page, held)
+    expect(answer).to_be_visible()
+    expect(line).to_be_hidden()
+
+    # What is out of date is dim, and can still be read.
+    change(page, view)
+    expect(line).to_have_attribute("data-state", "stale")
+    expect(page.locator(f"#{view} .stale").first).to_be_visible()
     assert violations(screen) == []
     screen.keep(f"stale-{view}-{width}")
     release(page, held)
-    expect(results).not_to_have_class(re.compile("stale"))
-    page.unroute_all()
+    expect(line).to_be_hidden()
+    expect(page.locator(f"#{view} .stale")).to_have_count(0)
+    expect(answer).to_be_visible()
+
+    # A failure hides it, and is told beside the fields.
+    page.unroute(f"**/{verb}")
+    body = {"code": "overloaded", "title": "Busy", "detail": "too much waits"}
+    page.route(f"**/{verb}", lambda route: route.fulfill(status=503, json=body))
+    change(page, view)
+    expect(page.locator(f"#{view} .side").get_by_role("alert")).to_contain_text("too much waits")
+    expect(line).to_have_attribute("data-state", "failed")
+    expect(answer).to_be_hidden()
+    assert violations(screen) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    screen.keep(f"failed-{view}-{width}")
+    screen.rejected(503)
+    page.unroute(f"**/{verb}")
+    change(page, view)
+    expect(answer).to_be_visible()
+    expect(page.locator("#problem")).to_be_empty()
 
 
-def test_an_answer_that_is_lost_comes_when_the_server_is_there_again(browser: Browser, plain: RunningServer) -> None:
-    page = browser.new_page()  # the browser complains of what is lost
-    page.goto(f"{plain.url}/#explore/names-gru")
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_goes_on_after_a_restart(lossy: Page, tmp_path: Path, view: str) -> None:
+    page = lossy
+    put_generator(tmp_path, "writer", generator("lstm"))
+    put_forecaster(tmp_path, "seer", forecaster("lstm", 1, 1), ForecastSpec(residuals=RESIDUALS))
+    (tmp_path / "names-gru").symlink_to(STORE / "names-gru")
+    address, _, seen, *_ = VIEWS[view]
+    answer, line = page.locator(seen).first, page.locator(f"#{view} .state-line")
+    with running_server(tmp_path) as first:
+        page.goto(f"{first.url}/#{address}")
+        expect(answer).to_be_visible()
+        expect(line).to_be_hidden()
+    change(page, view)
+    expect(page.get_by_role("alert")).to_contain_text("the server cannot be reached")
+    expect(answer).to_be_hidden()
+    with running_server(tmp_path, "--port", str(first.port)):
+        expect(answer).to_be_visible()
+        expect(page.locator("#problem")).to_be_empty()
+        page.close()
+
+
+def test_an_answer_that_is_lost_comes_when_the_server_is_there_again(lossy: Page, own: RunningServer) -> None:
+    page = lossy
+    page.goto(f"{own.url}/#explore/names-gru")
     region = page.get_by_role("region", name="Answer")
     expect(region).to_contain_text("After all")
     page.route("**/v1/**", lambda route: route.abort())
@@ -139,30 +197,37 @@ def test_an_answer_that_is_lost_comes_when_the_server_is_there_again(browser: Br
     page.unroute("**/v1/**")
     expect(region).to_contain_text("Italian")
     expect(page.get_by_role("alert")).to_be_empty()
-    page.close()
 
 
 def test_a_model_that_comes_or_goes_is_noticed_and_what_was_typed_stays(
-    page: Page, plain: RunningServer, tmp_path: Path
+    page: Page, own: RunningServer, tmp_path: Path
 ) -> None:
-    page.goto(f"{plain.url}/#explore/names-gru")
+    page.goto(f"{own.url}/#explore/names-gru")
     page.get_by_label("Text").fill("Rossi")
     expect(page.get_by_role("region", name="Answer")).to_contain_text("Italian")
     choice = page.get_by_role("combobox", name="Model")
     assert "tagger" in choice.locator("option").all_inner_texts()
-    plain.client.post("/v2/repository/models/tagger/unload").raise_for_status()
+    own.client.post("/v2/repository/models/tagger/unload").raise_for_status()
     expect(choice.locator("option", has_text="tagger")).to_have_count(0)
-    plain.client.post("/v2/repository/models/tagger/load").raise_for_status()
+    own.client.post("/v2/repository/models/tagger/load").raise_for_status()
     expect(choice.locator("option", has_text="tagger")).to_have_count(1)
     assert page.get_by_label("Text").input_value() == "Rossi"
     expect(page.get_by_role("region", name="Answer")).to_contain_text("Italian")
+    # The list of all models follows too.
+    page.get_by_role("tab", name="Models").click()
+    status = page.get_by_role("tabpanel").get_by_role("status")
+    expect(status).to_have_text("4 models served")
+    own.client.post("/v2/repository/models/tagger/unload").raise_for_status()
+    expect(status).to_have_text("3 models served")
+    own.client.post("/v2/repository/models/tagger/load").raise_for_status()
+    expect(page.get_by_role("link", name="tagger")).to_be_visible()
 
 
-def test_all_models_are_found_with_what_is_refused_and_why(page: Page, plain: RunningServer) -> None:
-    page.goto(f"{plain.url}/#models")
+def test_all_models_are_found_with_what_is_refused_and_why(page: Page, own: RunningServer) -> None:
+    page.goto(f"{own.url}/#models")
     panel = page.get_by_role("tabpanel")
     expect(panel.get_by_role("status")).to_have_text("4 models served")
-    refused = plain.client.get("/v1/models").json()["refused"]
+    refused = own.client.get("/v1/models").json()["refused"]
     expect(panel.get_by_role("region", name="Refused")).to_contain_text(refused[0]["reason"])
     panel.get_by_label("Search").fill("LSTM forecasting")
     expect(panel.get_by_role("status")).to_have_text("1 model served with these words")
@@ -171,8 +236,8 @@ def test_all_models_are_found_with_what_is_refused_and_why(page: Page, plain: Ru
     expect(page.get_by_role("combobox", name="Model")).to_have_value("seer")
 
 
-def test_back_leads_through_what_was_looked_at(page: Page, plain: RunningServer) -> None:
-    page.goto(f"{plain.url}/#explore/names-gru")
+def test_back_leads_through_what_was_looked_at(page: Page, own: RunningServer) -> None:
+    page.goto(f"{own.url}/#explore/names-gru")
     choice = page.get_by_role("combobox", name="Model")
     choice.select_option("tagger")
     page.wait_for_url("**/#explore/tagger")
@@ -192,9 +257,9 @@ def test_back_leads_through_what_was_looked_at(page: Page, plain: RunningServer)
     [("names-gru", "Text", "Rossi & Ωé?", 11), ("tagger", "Numbers", "0.5, 1, 2\n-2, 1, 0\n3, 0.25, 1", 3)],
 )
 def test_a_link_that_is_shared_shows_the_same_sequence_and_follows_it(
-    page: Page, plain: RunningServer, open_screen: OpenScreen, model: str, control: str, sequence: str, steps: int
+    page: Page, own: RunningServer, open_screen: OpenScreen, model: str, control: str, sequence: str, steps: int
 ) -> None:
-    page.goto(f"{plain.url}/#explore/{model}")
+    page.goto(f"{own.url}/#explore/{model}")
     region, box = page.get_by_role("region", name="Answer"), page.get_by_role("textbox", name=control)
     expect(region).to_contain_text("After all")
     box.fill(sequence)
@@ -202,7 +267,7 @@ def test_a_link_that_is_shared_shows_the_same_sequence_and_follows_it(
     page.get_by_role("button", name="Share").click()
     expect(page.get_by_role("button", name="Link with the input")).to_be_visible()
     shared = page.url
-    there = open_screen(plain.url + "/").page
+    there = open_screen(own.url + "/").page
     there.goto(shared)
     expect(there.get_by_role("textbox", name=control)).to_have_value(sequence)
     expect(there.get_by_role("region", name="Answer")).to_contain_text(f"After all {steps} steps")
@@ -214,9 +279,9 @@ def test_a_link_that_is_shared_shows_the_same_sequence_and_follows_it(
 
 
 def test_files_of_a_sequence_are_read_and_others_refused_beside_the_box(
-    page: Page, plain: RunningServer, tmp_path: Path
+    page: Page, own: RunningServer, tmp_path: Path
 ) -> None:
-    page.goto(f"{plain.url}/#explore/tagger")
+    page.goto(f"{own.url}/#explore/tagger")
     region, box = page.get_by_role("region", name="Answer"), page.get_by_role("textbox", name="Numbers")
     expect(region).to_contain_text("After all 40 steps")
     page.locator("#explore").get_by_text("From a file").click()
@@ -270,9 +335,9 @@ def test_files_of_a_sequence_are_read_and_others_refused_beside_the_box(
     ],
 )
 def test_an_address_of_no_such_model_says_so_and_becomes_no_other(
-    page: Page, plain: RunningServer, address: str, words: str
+    page: Page, own: RunningServer, address: str, words: str
 ) -> None:
-    page.goto(f"{plain.url}/#{address}")
+    page.goto(f"{own.url}/#{address}")
     expect(page.get_by_role("alert")).to_contain_text(words)
     assert page.url.endswith(f"#{address}")
     expected = "explore" if address.startswith("generate") else "models"
@@ -296,12 +361,12 @@ def test_where_nothing_is_served_what_is_refused_is_said(
     expect(nothing).to_contain_text("each needs its whole sequence at once")
 
 
-def test_of_two_hundred_models_one_types_the_name(page: Page, plain: RunningServer) -> None:
-    listed = plain.client.get("/v1/models").json()
+def test_of_two_hundred_models_one_types_the_name(page: Page, own: RunningServer) -> None:
+    listed = own.client.get("/v1/models").json()
     (card,) = [one for one in listed["models"] if one["name"] == "names-gru"]
     listed["models"] += [{**card, "name": f"copy-{number}"} for number in range(200)]
     page.route("**/v1/models", lambda route: route.fulfill(body=json.dumps(listed), content_type="application/json"))
-    page.goto(f"{plain.url}/#explore/names-gru")
+    page.goto(f"{own.url}/#explore/names-gru")
     choice = page.get_by_role("combobox", name="Model")
     expect(page.get_by_role("region", name="Answer")).to_contain_text("After all")
     choice.fill("seer")
@@ -310,45 +375,32 @@ def test_of_two_hundred_models_one_types_the_name(page: Page, plain: RunningServ
     expect(page.get_by_role("region", name="Answer")).to_contain_text("After all 40 steps")
 
 
-def test_a_slow_first_answer_and_a_page_without_its_files_say_something(browser: Browser, plain: RunningServer) -> None:
-    page = browser.new_page()  # the browser complains of the files
+def test_a_slow_first_answer_and_a_page_without_its_files_say_something(lossy: Page, own: RunningServer) -> None:
+    page = lossy
     held: list[Route] = []
     page.route("**/v1/models", lambda route: held.append(route))
-    page.goto(plain.url)
+    page.goto(own.url)
     expect(page.locator("#loading")).to_contain_text("Asking the server for its models")
     release(page, held)
     expect(page.get_by_role("region", name="Answer")).to_contain_text("After all")
     expect(page.locator("#loading")).to_be_hidden()
     # Behind a prefix whose slash was forgotten the files are looked for in the wrong place.
-    text = plain.client.get("/").text
+    text = own.client.get("/").text
     page.route("**/below", lambda route: route.fulfill(body=text, content_type="text/html"))
     page.route("**/playground/*", lambda route: route.fulfill(status=404))
-    page.goto(plain.url + "/below")
+    page.goto(own.url + "/below")
     expect(page.locator("#loading")).to_contain_text("has no slash at its end, add one")
-    page.close()
 
 
-def test_states_are_looked_at(screen: Screen, open_screen: OpenScreen, plain: RunningServer) -> None:
-    for scheme, width in (("light", 1280), ("dark", 390)):
-        one = open_screen(plain.url + "/", scheme=scheme, width=width)
-        one.page.goto(f"{plain.url}/#models")
-        expect(one.page.get_by_role("tabpanel").get_by_role("status")).to_have_text("4 models served")
-        assert one.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        one.keep(f"models-{scheme}-{width}")
-        one.page.goto(f"{plain.url}/#explore/names-gru")
-        one.page.get_by_label("Text").fill("")
-        expect(one.page.get_by_role("alert")).to_contain_text("type something")
-        one.keep(f"failed-{scheme}-{width}")
-
-
-def test_the_picture_of_the_readme(screen: Screen) -> None:
-    """Kept as `playground-readme.png`. After a change of the page, copy it to docs/pictures/page.png."""
-    screen.page.set_viewport_size({"width": 1280, "height": 1050})
-    screen.page.goto(f"{screen.url}#explore/names-gru")
-    screen.page.get_by_label("Text").fill("Lindqvist")
-    expect(screen.page.get_by_role("region", name="Answer")).to_contain_text("After all 9 steps")
-    for title in ("Probability of each label, step by step", "Influence"):
-        screen.figure(title, screen.page.locator("#explore .score"))
-    made = screen.keep("readme", whole=False).read_bytes()
-    shown = (ROOT / "docs" / "pictures" / "page.png").read_bytes()
-    assert made[16:24] == shown[16:24], "the two have other sizes"
+def test_states_are_looked_at(screen: Screen) -> None:
+    page, width = screen.page, screen.page.viewport_size["width"]  # type: ignore[index]
+    page.goto(f"{screen.url}#models")
+    expect(page.get_by_role("tabpanel").get_by_role("status")).to_have_text("4 models served")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert violations(screen) == []
+    screen.keep(f"models-{width}")
+    page.goto(f"{screen.url}#explore/names-gru")
+    page.get_by_label("Text").fill("")
+    expect(page.get_by_role("alert")).to_contain_text("type something")
+    assert violations(screen) == []
+    screen.keep(f"failed-{width}")

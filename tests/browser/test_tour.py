@@ -1,4 +1,4 @@
-"""The tour: a line that is drawn, read by real models, and what is said of it agrees with the server's answers."""
+"""The tour: a line that is drawn and a word that is typed; what is said of them agrees with the server's answers."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from tests.browser.conftest import OpenScreen
+from tests.browser.conftest import OpenScreen, both_looks
 from tests.browser.screen import Screen, value
 from tests.browser.test_page import focused, violations
 from tests.browser.test_races import Held
@@ -21,6 +21,7 @@ from tests.running import STORE, RunningServer, running_server
 
 # It starts servers of its own.
 pytestmark = pytest.mark.slow
+look = both_looks()
 
 STEPS = 48
 CELLS = ("sunspots-rnn", "sunspots-lstm", "sunspots-gru")
@@ -33,12 +34,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         (root / name).symlink_to(STORE / name)
     with running_server(root) as one:
         yield one
-
-
-@pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["desktop", "phone"])
-def screen(request: pytest.FixtureRequest, open_screen: OpenScreen, own: RunningServer) -> Screen:
-    width, scheme = request.param
-    return open_screen(own.url + "/", width=width, scheme=scheme)
 
 
 def arrive(page: Page, url: str) -> Locator:
@@ -73,8 +68,8 @@ def drawn(panel: Locator, page: Page) -> list[list[float]]:
     return found
 
 
-def result(own: RunningServer, model: str, sequence: list[list[float]]) -> dict[str, Any]:
-    answer = own.predict(model, sequence=sequence, hidden=True, **{"return": "steps"})
+def result(own: RunningServer, model: str, sequence: Any) -> dict[str, Any]:
+    answer = own.predict(model, sequence=sequence, hidden=True, top=13, **{"return": "steps"})
     assert answer.status_code == 200, answer.text
     one: dict[str, Any] = answer.json()["results"][0]
     return one
@@ -85,7 +80,12 @@ def fading(own: RunningServer, model: str, line: list[list[float]], step: int, l
     moved = [list(row) for row in line]
     by = (-0.4 if line[step - 1][0] > low + 0.6 * (high - low) else 0.4) * (high - low)
     moved[step - 1][0] = float(f"{line[step - 1][0] + by:.4g}")
-    plain, other = result(own, model, line)["hidden"], result(own, model, moved)["hidden"]
+    return faded(own, model, line, moved, step)
+
+
+def faded(own: RunningServer, model: str, given: Any, altered: Any, step: int) -> str:
+    """What the tour says of two sequences that differ at a step, from the server's own answers."""
+    plain, other = result(own, model, given)["hidden"], result(own, model, altered)["hidden"]
     squares = sum(np.sum((np.array(plain[name]) - np.array(other[name])) ** 2, axis=1) for name in plain)
     later = np.sqrt(squares)[step - 1 :]
     top = int(np.argmax(later))
@@ -335,7 +335,7 @@ def test_an_answer_that_comes_after_back_does_not_undo_it(screen: Screen, own: R
 def test_with_other_models_it_says_what_it_takes_and_what_is_missing(
     start_server: StartServer, open_screen: OpenScreen, tmp_path: Path
 ) -> None:
-    shutil.copytree(STORE / "names-gru", tmp_path / "names-gru")
+    shutil.copytree(STORE / "vowels-lstm-bidirectional", tmp_path / "vowels-lstm-bidirectional")
     server = start_server(tmp_path)
     screen = open_screen(server.url + "/")
     page = screen.page
@@ -348,12 +348,21 @@ def test_with_other_models_it_says_what_it_takes_and_what_is_missing(
         shutil.copytree(STORE / name, tmp_path / name)
         server.client.post(f"/v2/repository/models/{name}/load").raise_for_status()
 
-    # Of several numbers a step the first is drawn, as long as there is none of one.
+    # A word is read where no model reads numbers, and the visitor keeps it when one comes.
     panel = page.get_by_role("tabpanel", name="Tour")
-    serve("vowels-gru")
-    expect(panel.get_by_text("vowels-gru reads 12: you draw the first")).to_be_visible(timeout=60_000)
-    expect(panel.get_by_text("This step moved it by")).to_be_visible()
+    serve("names-gru")
+    expect(panel.get_by_text("percentage points")).to_be_visible()
     expect(needs).to_be_hidden()
+    reads = panel.get_by_label("The network reads")
+    expect(reads).to_be_hidden()
+    assert page.url.endswith("#tour")
+    # Of several numbers a step the first is drawn, as long as there is none of one.
+    serve("vowels-gru")
+    expect(reads).to_be_visible()
+    expect(panel.get_by_role("textbox", name="Word")).to_be_visible()
+    reads.select_option("line")
+    expect(panel.get_by_text("vowels-gru reads 12: you draw the first")).to_be_visible(timeout=60_000)
+    expect(panel.get_by_text("percentage points")).to_be_visible()
     panel.get_by_role("navigation").get_by_role("button", name="4").click()
     expect(panel.locator(".callout")).to_contain_text("serve vowels-rnn and vowels-lstm too")
     serve("sunspots-lstm")
@@ -385,14 +394,6 @@ def test_what_is_waited_for_is_said_and_the_pictures_before_are_dimmed(screen: S
     assert violations(screen) == []
     release(page, held)
     expect(line).to_be_hidden()
-
-
-@pytest.fixture
-def lossy(browser: Browser) -> Iterator[Page]:
-    """A page whose browser may complain of what is lost."""
-    page = browser.new_page()
-    yield page
-    page.close()
 
 
 def test_a_failure_is_told_beside_the_line_and_another_line_is_read(lossy: Page, own: RunningServer) -> None:

@@ -66,8 +66,9 @@ function parseEvent(block) {
 }
 
 /** Called with the Problem when a request is refused for its key. It gives whether there is another key to try. */
-let another = async () => false;
-export const onRefusal = (ask) => (another = ask);
+export let onRefusal;
+const asking = new Promise((known) => (onRefusal = known));
+const another = async (problem) => (await asking)(problem);
 
 /** Whether a request was refused because of its key: there is none, it is unknown, or it does not have the role. */
 export const isAboutKey = ({ status, where }) => status === 401 || (status === 403 && where === "header Authorization");

@@ -1,8 +1,13 @@
 // What would do the same from a shell and from Python.
 
 import { key, root } from "./api.js";
-import { el, newId, say } from "./dom.js";
+import { el, grouped, newId, say } from "./dom.js";
 import { ranked } from "./reading.js";
+
+/** Characters of an array of numbers above which its middle is left out, and those that are shown at its ends. */
+const LONGEST = 480;
+const HEAD = 200;
+const TAIL = 40;
 
 /** Two blocks of code with a copy button each. `show({curl, python})` fills them. */
 export function snippets() {
@@ -25,10 +30,11 @@ export function snippets() {
 
 function block(name) {
   const code = el("code");
+  let whole = "";
   const id = newId("code");
   const copy = el("button", { type: "button", class: "quiet", "aria-label": `Copy the ${name} code` }, "Copy");
   copy.addEventListener("click", async () => {
-    const done = await copied(code);
+    const done = await copied(code, whole);
     copy.textContent = done ? "Copied" : "Selected";
     say(
       done ? `The ${name} code is copied` : `The ${name} code is selected: the browser does not let the page copy it`,
@@ -42,16 +48,58 @@ function block(name) {
       el("div", { class: "code-head" }, el("span", { id }, name), copy),
       el("pre", { tabindex: 0, role: "region", "aria-labelledby": id, "data-language": name.toLowerCase() }, code),
     ),
-    show: (text) => (code.textContent = text),
+    show(text) {
+      // What somebody reads at the moment is not folded again.
+      if (text !== whole) code.replaceChildren(...abridged(text));
+      whole = text;
+    },
   };
 }
 
-/** Copy an element's text. Where the browser does not let a page do so, as without TLS, it is left selected. */
-async function copied(element) {
+/** A text with the middle of each long array of numbers folded into a button. */
+function abridged(text) {
+  const nodes = [];
+  let from = 0;
+  for (const { index, 0: array } of text.matchAll(/\[[-+\w.,\s[\]]*\]/g)) {
+    if (array.length <= LONGEST) continue;
+    const between = array.includes("],") ? "]," : ",";
+    const start = array.indexOf(between, HEAD) + between.length;
+    const end = array.lastIndexOf(between, array.length - TAIL) + between.length;
+    if (start >= end) continue;
+    const middle = array.slice(start, end);
+    nodes.push(text.slice(from, index + start), folded(middle, middle.split(between).length - 1));
+    from = index + end;
+  }
+  return [...nodes, text.slice(from)];
+}
+
+/** A button that becomes the text that it stands for. */
+function folded(text, count) {
+  const button = el(
+    "button",
+    {
+      type: "button",
+      class: "quiet folded",
+      on: {
+        click() {
+          const pre = button.closest("pre");
+          button.replaceWith(text);
+          pre.focus();
+        },
+      },
+    },
+    `… ${grouped(count)} more …`,
+  );
+  return button;
+}
+
+/** Copy the whole text. Where the browser does not let a page do so, as without TLS, it is left selected. */
+async function copied(element, whole) {
   try {
-    await navigator.clipboard.writeText(element.textContent);
+    await navigator.clipboard.writeText(whole);
     return true;
   } catch {
+    element.textContent = whole;
     getSelection().selectAllChildren(element);
     return false;
   }

@@ -3,7 +3,7 @@
 import { versionOf } from "./api.js";
 import { chart } from "./charts.js";
 import { el, field, nameAndUnit, plural, select, short } from "./dom.js";
-import { isPlain, kindOf } from "./named.js";
+import { headNames, isPlain, kindOf, outputsOf, withOutput } from "./named.js";
 import { colourLimit, drawChannels, shares } from "./pictures.js";
 import { outputNames, ranking, show, stepNames, valueRows } from "./reading.js";
 import { bodyFor, influenceOf, predict } from "./request.js";
@@ -20,7 +20,9 @@ const cells = (family) => family.map((one) => one.cell.toUpperCase());
 /** A control to choose a second model, and the models beside each other. `changed()` is called when it is another. */
 export function comparison(page, changed) {
   const choice = select([], { on: { change: () => changed() } });
+  const output = select([], { on: { change: () => changed() } });
   const choiceField = field("Compare with", choice);
+  const outputField = field("Output to compare", output);
   const both = chart({ title: "Both models", height: 240 });
   const difference = el("div", { class: "card both", hidden: true }, both.element);
   const reachWords = el("p", { class: "muted lead" });
@@ -35,6 +37,8 @@ export function comparison(page, changed) {
   );
   let columns = [];
   let family = [];
+  /** The rows of the outputs that are drawn: there may be one for the whole sequence. */
+  let rows = 1;
 
   const beside = (card) => (isPlain(card) ? siblings(card, page.models()).filter(isPlain) : [card]);
 
@@ -46,6 +50,22 @@ export function comparison(page, changed) {
       ...versions.filter((one) => one !== card.version).map((one) => [`${card.name}/${one}`, `version ${one}`]),
       ...others.map((one) => [one.name, one.name]),
     ];
+  }
+
+  /** Offer the outputs that all of these models have. The one that is chosen stays in any case. Gives their names. */
+  function offer(cards) {
+    const isPrimary = (name) => cards.every((one) => one.outputs[0].name === name);
+    const [first, ...others] = cards.map(outputsOf);
+    const shared = first.filter((name) => !isPrimary(name) && others.every((names) => names.includes(name)));
+    const kept = isPrimary(output.value) ? "" : output.value;
+    const names = kept && !shared.includes(kept) ? [...shared, kept] : shared;
+    output.replaceChildren(
+      el("option", { value: "" }, "the primary one"),
+      ...names.map((name) => el("option", { value: name }, name)),
+    );
+    output.value = kept;
+    outputField.hidden = !names.length;
+    return shared;
   }
 
   async function chosen() {
@@ -64,8 +84,9 @@ export function comparison(page, changed) {
 
   return {
     element,
-    field: choiceField,
+    fields: [choiceField, outputField],
     choice,
+    output,
     set(card) {
       const found = candidates(card);
       const three = beside(card);
@@ -74,27 +95,34 @@ export function comparison(page, changed) {
         ...found.map(([value, words]) => el("option", { value }, words)),
       );
       choiceField.hidden = !found.length;
+      // An address may name any of its outputs.
+      output.replaceChildren(...["", ...outputsOf(card)].map((value) => el("option", { value })));
+      outputField.hidden = true;
     },
-    mark: (step) => both.mark(step),
+    mark: (step) => both.mark(Math.min(step, rows)),
     /** Draw what is beside `asked`, {card, sequence, body, result, length}. Raises Problem. */
     async draw(asked, signal) {
       const { card, sequence, body, length } = asked;
       const second = choice.value ? await chosen() : null;
       const next = second ? [card, second] : beside(card);
       if (next.length < 2) {
-        element.hidden = true;
+        element.hidden = outputField.hidden = true;
         return;
       }
+      const shared = offer(next);
+      const name = shared.includes(output.value) ? output.value : "";
       const given = { sequence: body.sequence, static: body.static };
       const answers = await Promise.all(
-        next.map(async (one) => ({
-          card: one,
-          result:
-            one === card
-              ? asked.result
-              : await predict(one, bodyFor(one, sequence, given.sequence, given.static), signal),
-          reach: await influenceOf(one, length, given, signal),
-        })),
+        next.map(async (one) => {
+          const heads = headNames(one).includes(name) ? [name] : undefined;
+          const known = one === card && (!heads || asked.result.heads?.[name]);
+          const result = known
+            ? asked.result
+            : await predict(one, bodyFor(one, sequence, given.sequence, given.static, heads), signal);
+          // How far a step reaches is asked of the primary output alone.
+          if (name) return { ...withOutput(one, result, name), reach: null };
+          return { card: one, result, reach: await influenceOf(one, length, given, signal) };
+        }),
       );
       element.hidden = false;
       layOut(next, second ? `${next.map(titleOf).join(" and ")} side by side` : threeWords(cells(next)));
@@ -104,10 +132,14 @@ export function comparison(page, changed) {
       const channels = second ? channelsOf(answers) : [];
       reachWords.textContent = [
         spanWords(answers, length, second ? titleOf : (one) => one.cell.toUpperCase()),
+        output.value && !name ? `Not all of them have an output “${output.value}”. Their primary outputs are shown.` : "",
         second && !channels.length ? "Their outputs have no name in common, so there is no difference to draw." : "",
-      ].join(" ");
+      ]
+        .filter(Boolean)
+        .join(" ");
       difference.hidden = !channels.length;
-      if (channels.length) drawBoth(both, sequence, answers, channels);
+      rows = Math.max(...channels.flatMap(({ values }) => values.map((one) => one.length)));
+      if (channels.length) drawBoth(both, sequence, answers, channels, { name, whole: rows === 1 && length > 1 });
     },
   };
 }
@@ -151,18 +183,23 @@ function common(answers) {
     .map(({ at, ...rest }) => ({ ...rest, values: rows.map((one, i) => one.map((row) => row[at[i]])) }));
 }
 
-/** An axis for each channel with both models on it, and one below for the difference, on one scale for each unit. */
-function drawBoth(figure, sequence, answers, channels) {
+/**
+ * An axis for each channel with both models on it, and one below for the difference, on one scale for each unit.
+ *
+ * `name` is the output that was chosen, and `whole` says that it has one row for the whole sequence.
+ */
+function drawBoth(figure, sequence, answers, channels, { name: chosen, whole }) {
   const names = answers.map(({ card }) => titleOf(card));
-  figure.title(`${names[0]} and ${names[1]}, and their difference`);
+  figure.title(`${chosen ? `Output ${chosen} of ` : ""}${names[0]} and ${names[1]}, and their difference`);
   const most = new Map();
   for (const { unit, difference: values } of channels)
     most.set(unit, Math.max(most.get(unit) ?? 0, ...values.map((value) => Math.abs(value ?? 0))));
   const largest = channels
     .flatMap(({ name, difference: values }) => values.map((value, i) => ({ name, value, step: i + 1 })))
     .reduce((a, b) => (Math.abs(b.value ?? 0) > Math.abs(a.value ?? 0) ? b : a));
+  const where = whole ? "for the whole sequence" : `at step ${largest.step}`;
   const words = largest.value
-    ? `The largest difference is ${short(largest.value)}, of ${largest.name} at step ${largest.step}.`
+    ? `The largest difference is ${short(largest.value)}, of ${largest.name} ${where}.`
     : "There is no difference.";
   figure.note(`${words} Under each output, what ${names[1]} gives beyond ${names[0]}.`);
   const length = Math.max(...channels.flatMap(({ values }) => values.map((one) => one.length)));
@@ -193,7 +230,7 @@ function drawBoth(figure, sequence, answers, channels) {
       { text: names[0], color: "accent" },
       { text: `┄ ${names[1]}`, color: "ink" },
     ],
-    label: `Outputs of ${names[0]} and ${names[1]} after each of ${plural(length, "step")}, and their difference. ${words}`,
+    label: `${chosen ? `Output ${chosen}` : "Outputs"} of ${names[0]} and ${names[1]} ${whole ? where : `after each of ${plural(length, "step")}`}, and their difference. ${words}`,
     head: ["step", ...channels.flatMap(({ name }) => [...names.map((one) => `${name}, ${one}`), `${name}, difference`])],
     rows: () =>
       Array.from({ length }, (_, i) => [

@@ -114,7 +114,7 @@ export function explore(page) {
           further.element,
           statics.element,
           heads.element,
-          compared.field,
+          ...compared.fields,
         ),
         answer,
       ),
@@ -401,7 +401,7 @@ export function explore(page) {
       figures.influence.element.hidden = figures.hidden.element.hidden = compared.element.hidden = true;
       input.set(card, examples);
       for (const one of [further, statics, heads, compared]) one.set(card);
-      options.begin({ target, state: tensor, with: compared.choice });
+      options.begin({ target, state: tensor, with: compared.choice, output: compared.output });
       input.fill(entered ?? {});
       statics.take(input.example()?.static);
       for (const part of parts.slice(1)) part.fill(entered ?? {});

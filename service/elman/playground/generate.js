@@ -7,6 +7,7 @@ import { el, field, newId, number, plural, same, say, select } from "./dom.js";
 import { staticInputs } from "./named.js";
 import { show } from "./reading.js";
 import { sample, tokenNames } from "./samples.js";
+import { answerState } from "./state.js";
 
 const CUT = "the answer ended before all tokens had come";
 
@@ -99,9 +100,9 @@ export function generate(page) {
     el(
       "div",
       { class: "fields two" },
-      field("Longest", steps, "steps"),
-      field("Log-probabilities", logprobs, "of so many tokens"),
-      field("Beams", beams, "1: draw"),
+      field("Longest", steps, "in steps"),
+      field("Log-probabilities", logprobs, "of how many tokens"),
+      field("Beams", beams, "1 draws at random"),
     ),
     searched,
     place,
@@ -109,6 +110,7 @@ export function generate(page) {
   );
   const status = el("p", { class: "muted lead" }, "Tokens appear as the server makes them.");
   const outputs = el("ul", { class: "samples", "aria-label": "Samples" });
+  const state = answerState(outputs);
   const code = snippets();
   const element = el(
     "div",
@@ -117,7 +119,14 @@ export function generate(page) {
       "div",
       { class: "split" },
       el("div", { class: "side" }, form),
-      el("section", { class: "card results", "aria-label": "Samples" }, el("h2", {}, "Samples"), status, outputs),
+      el(
+        "section",
+        { class: "card results", "aria-label": "Samples" },
+        el("h2", {}, "Samples"),
+        state.line,
+        status,
+        outputs,
+      ),
     ),
     code.element,
   );
@@ -175,10 +184,16 @@ export function generate(page) {
   /** Generate what is entered; with `again`, somebody asked for it. `drawn` is the seed where none is entered. */
   async function start({ again = false, drawn } = {}) {
     run?.abort();
-    outputs.replaceChildren();
     status.textContent = "";
     const mine = (run = new AbortController());
-    const body = request();
+    let body;
+    try {
+      body = request();
+    } catch (error) {
+      state.fail();
+      throw error;
+    }
+    state.ask();
     asked = address();
     missed = false;
     if ("seed" in body) body.seed ??= drawn;
@@ -191,10 +206,15 @@ export function generate(page) {
     const lay = (number) => {
       lines = Array.from({ length: number }, (_, i) => sample(i, body.prompt));
       outputs.replaceChildren(...lines.map((line) => line.element));
+      state.ready();
     };
-    outputs.setAttribute("aria-busy", "true");
+    /** The first token: what was there before gives way to it. */
+    const begin = () => {
+      lay(body.samples);
+      outputs.setAttribute("aria-busy", "true");
+      status.textContent = "Generating…";
+    };
     stop.disabled = false;
-    status.textContent = body.num_beams ? "Searching…" : "Generating…";
     page.clear();
     showCode();
     page.follow({ again });
@@ -204,11 +224,11 @@ export function generate(page) {
         count = done.results.reduce((sum, result) => sum + result.steps, 0);
         lay(done.results.length);
       } else {
-        lay(body.samples);
         await events(modelPath(card, "generate"), { ...body, stream: true }, mine.signal, (name, data) => {
           if (name === "error") throw page.problemOf(data);
           if (name === "done") done = data;
           else if (data) {
+            if (!lines.length) begin();
             count += 1;
             lines[data.sample].add(data);
           }
@@ -218,12 +238,15 @@ export function generate(page) {
       finish();
     } catch (error) {
       const stopped = mine.signal.aborted;
+      if (mine === run) {
+        if (!stopped) state.fail();
+        else if (!lines.length) state.reset();
+        status.textContent = stopped ? `Stopped after ${plural(count, "token")}.` : "";
+      }
       if (!stopped) {
         missed = true;
         page.problem(error);
       }
-      if (mine === run)
-        status.textContent = stopped ? `Stopped after ${plural(count, "token")}.` : "It failed: the message says why.";
     }
     if (mine === run) {
       run = null;
@@ -234,6 +257,7 @@ export function generate(page) {
     function finish() {
       const seconds = (performance.now() - began) / 1000;
       const names = tokenNames(done.results);
+      if (!lines.length) lay(done.results.length);
       done.results.forEach((result, i) => lines[i].finish(result, names));
       const unknown = done.unknown?.map((one) => one.character).join(" ");
       const words =
@@ -292,6 +316,8 @@ export function generate(page) {
         return true;
       }
       run?.abort();
+      run = null;
+      state.reset();
       card = next;
       asked = {};
       missed = false;
@@ -309,7 +335,6 @@ export function generate(page) {
       // A model without a token to start from refuses an empty prompt.
       if (prompt.value || card.generation.start !== null || conditions.length)
         return page.attempt(() => start({ drawn: drawnIn(entered) }));
-      outputs.replaceChildren();
       status.textContent = "This model has no token to start from: type a prompt.";
       return page.attempt(showCode);
     },

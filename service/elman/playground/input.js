@@ -4,7 +4,7 @@ import { Problem } from "./api.js";
 import { el, field, newId, plural, same } from "./dom.js";
 import { textOf } from "./files.js";
 import { drawingPad } from "./pad.js";
-import { show as nameOf } from "./reading.js";
+import { textBox } from "./text.js";
 
 /** Features above which nobody draws. */
 const DRAWABLE = 6;
@@ -123,15 +123,8 @@ export function sequenceInput(changed) {
   const file = el("input", { type: "file", on: { change: () => read(file.files[0]) } });
   const modes = el("div", { class: "segments", role: "radiogroup", "aria-label": "Where the sequence comes from" });
   const body = el("div", { class: "input-body" });
-  const unknown = el("p", { class: "unknown", id: newId("unknown"), hidden: true });
-  const text = el("input", {
-    type: "text",
-    "aria-describedby": unknown.id,
-    autocomplete: "off",
-    autocapitalize: "words",
-    spellcheck: "false",
-    on: { input: () => edited({ now: false }) },
-  });
+  const box = textBox(() => edited({ now: false }));
+  const text = box.control;
   const paste = el("textarea", {
     rows: 8,
     spellcheck: "false",
@@ -145,7 +138,7 @@ export function sequenceInput(changed) {
     for (const radio of modes.querySelectorAll("input")) radio.checked = radio.value === mode;
     const whole = card.window ? `; exactly ${card.window} steps` : "";
     const made = whole + (examples.length ? "" : "; made up, since the model has no examples");
-    if (mode === "type") body.replaceChildren(field("Text", text, stepWords(card) + made), unknown);
+    if (mode === "type") body.replaceChildren(field("Text", text, stepWords(card) + made), box.note);
     if (mode === "paste") body.replaceChildren(field("Numbers", paste, `${stepWords(card)}; CSV or JSON${made}`));
     if (mode === "example") body.replaceChildren(field("Held-out example", example, "never seen in training"));
     if (mode === "draw") {
@@ -260,10 +253,7 @@ export function sequenceInput(changed) {
     },
     value() {
       if (fault) throw fault;
-      if (mode === "type") {
-        if (!text.value) throw bad("type something");
-        return card.input.normalisation ? text.value.normalize(card.input.normalisation) : text.value;
-      }
+      if (mode === "type") return box.value(card);
       if (mode === "paste") return parseNumbers(paste.value, card);
       if (mode === "draw") return pad.value();
       return examples[Number(example.value)].sequence;
@@ -272,12 +262,7 @@ export function sequenceInput(changed) {
     invalid(wrong) {
       for (const control of [text, paste, example]) control.setAttribute("aria-invalid", String(wrong));
     },
-    /** Mark the characters that the model does not know, as an answer lists them. */
-    unknown(found = []) {
-      unknown.hidden = !found.length;
-      const marks = found.flatMap(({ character }) => [" ", el("mark", {}, nameOf(character))]);
-      unknown.replaceChildren("Not in the vocabulary:", ...marks, ". The model reads its unknown token instead.");
-    },
+    unknown: box.unknown,
     /** The example that is chosen, where it is one. */
     example: () => {
       if (mode === "example") return examples[Number(example.value)];

@@ -3,6 +3,7 @@
 import { parsed, written } from "./address.js";
 import { get, isAboutKey, modelPath, Problem, versionOf } from "./api.js";
 import { el, field, newId, same, say, select } from "./dom.js";
+import { askModels } from "./early.js";
 import { engine } from "./engine.js";
 import { explore } from "./explore.js";
 import { facts } from "./facts.js";
@@ -376,7 +377,7 @@ document.getElementById("key").addEventListener("click", () => keys.open());
 /** Ask which models there are. True if they are others than before. Cards that are as they were stay the same. */
 async function ask() {
   const mine = (asks += 1);
-  const answer = await get("v1/models");
+  const answer = await askModels();
   const now = JSON.stringify(answer);
   if (mine < heard || now === asked) return false;
   heard = mine;
@@ -455,6 +456,9 @@ function served(card) {
   if (!found || !versionOf(card) || !found.versions.includes(card.version)) return found;
   return same(card.versions, found.versions) ? card : { ...card, versions: found.versions };
 }
+
+// While the page is read the browser would put the focus on a panel whose name is the address.
+window.addEventListener("load", () => tabs.forEach((tab) => (document.getElementById(viewOf(tab)).tabIndex = 0)));
 
 // A file that is dropped would make the browser leave the page. The view that can read it does.
 const isFile = (event) => event.dataTransfer?.types.includes("Files");

@@ -20,6 +20,17 @@ export const headsOf = (card) => card.outputs.slice(1).filter(({ role }) => role
 /** The names of those outputs. */
 export const headNames = (card) => headsOf(card).map((one) => one.name);
 
+/** The names of all outputs with a row a step or a sequence, the primary one first. */
+export const outputsOf = (card) => [card.outputs[0].name, ...headNames(card)];
+
+/** {card, result}: a model and its answer with one of its outputs, by name, as if it gave that alone. */
+export function withOutput(card, result, name) {
+  const found = name === card.outputs[0].name ? result.outputs : result.heads[name];
+  const rows = Array.isArray(found[0]) ? found : [found];
+  const plain = { ...card, output: { size: rows[0].length, labels: null }, task: "raw", forecast: null };
+  return { card: plain, result: { ...result, outputs: rows, decoded: null } };
+}
+
 /** Whether a model takes its data alone. */
 export const isPlain = (card) => !furtherOf(card).length && !staticsOf(card).length;
 

@@ -40,7 +40,7 @@ export function column(card, title = card.name) {
       state.element,
     ),
     /** Draw an answer; `most` is the highest share of influence of all models, and `limit` the full colour of a state. */
-    draw(sequence, { result, reach: influence }, most, limit) {
+    draw(sequence, { card, result, reach: influence }, most, limit) {
       const labels = ranking(result);
       answer.replaceChildren(
         ...(labels

@@ -4,11 +4,12 @@ import { chart, stepAxis } from "./charts.js";
 import { el, percent, plural, short } from "./dom.js";
 import { colour } from "./drawing.js";
 import { drawHidden, drawOutputs, margins } from "./pictures.js";
-import { inWords, ranking, valueRows } from "./reading.js";
+import { inWords, ranking, show, stepNames, valueRows } from "./reading.js";
 
 /** What an answer of a model is, in the words of somebody who has not met it. */
 function answerOf(card) {
   if (card.forecast) return "what it expects to come next";
+  if (card.task === "generation") return "which character it expects next";
   return card.output.labels ? "which label it thinks the likeliest" : "its output";
 }
 
@@ -22,6 +23,21 @@ function answersOf(result) {
 
 /** How much each step moved the answer; the first moved it from nothing. */
 const addedBy = (result) => answersOf(result).map((value, t, all) => value - (t ? all[t - 1] : 0));
+
+/** How far a step moved the answer, in a sentence. */
+function movedWords(result, step) {
+  const by = addedBy(result)[step - 1];
+  const labels = ranking(result);
+  if (!labels) return `This step moved it by ${short(by)}.`;
+  const points = `${short(Math.abs(Number((100 * by).toFixed(1))))} percentage points`;
+  return `This step ${by < 0 ? "lowered" : "raised"} the probability of ${show(labels.best.name)}, the answer in the end, by ${points}.`;
+}
+
+/** A step and its character, where it is one. */
+const stepWords = (sequence, step) => {
+  const named = stepNames(sequence);
+  return named ? `${step}, “${named[step - 1]}”,` : String(step);
+};
 
 const after = (result, step) => inWords(result.decoded?.[step - 1], result.outputs?.[step - 1]);
 
@@ -50,8 +66,12 @@ function fadingWords({ top, half, left }) {
   return `The difference is greatest after step ${top}. ${gone}; after the last step ${percent(left)} is left.`;
 }
 
+/** The two texts that are read, where they are texts. */
+const beside = (sequence, altered) => (typeof altered === "string" ? `“${sequence}” and “${altered}”. ` : "");
+
 /** Bars of one number a step; those from `from` on in the accent's colour. */
-function drawBars(figure, values, { from = 1, highest, label, head, small = false }) {
+function drawBars(figure, sequence, values, { from = 1, highest, label, head, inWords = short, small = false }) {
+  const named = stepNames(sequence);
   const x = values.map((_, i) => i + 1);
   const lowest = Math.min(0, ...values);
   const top = highest ?? Math.max(...values, 0);
@@ -60,13 +80,13 @@ function drawBars(figure, values, { from = 1, highest, label, head, small = fals
     x: part,
     y: part.map((step) => values[step - 1]),
     color: colour(color),
-    words: (i) => `${short(values[part[i] - 1])}, step ${part[i]}`,
+    words: (i) => `${inWords(values[part[i] - 1])}, step ${part[i]}`,
   });
   figure.draw(
     () => ({
-      margin: margins(small, figure.plot.clientWidth),
-      x: stepAxis(null, values.length),
-      y: { range: [1.08 * lowest, 1.08 * top || 1], count: 3 },
+      margin: margins(small, figure.plot.clientWidth, Boolean(named)),
+      x: stepAxis(named, values.length),
+      y: { range: [1.08 * lowest, 1.08 * top || 1], count: 3, format: inWords },
       marks: [bars(x.slice(0, from - 1), "rest-3"), bars(x.slice(from - 1), "accent")],
     }),
     { label, head: ["step", head], rows: () => values.map((value, i) => [String(i + 1), value]) },
@@ -85,19 +105,24 @@ function stepByStep() {
   return {
     title: "One step at a time",
     alone: true,
-    words: ({ main }) => [
-      `The network reads your line from left to right, one step at a time. After every step it has an answer: ${answerOf(main)}.`,
-      "Move through the steps, and see how much each of them changes the answer. Then draw another line.",
+    words: ({ main }, { noun, unit, other }) => [
+      `The network reads your ${noun} from left to right, one ${unit} at a time. After every ${unit} it has an answer: ${answerOf(main)}.`,
+      `Move through the ${unit}s, and see how much each of them changes the answer. Then ${other}.`,
     ],
     figures: () => [line, outputs.element, added.element],
     draw(shown) {
       const [{ card, plain }] = shown.answers;
       drawOutputs(outputs, card, shown.sequence, plain);
       const values = addedBy(plain);
-      drawBars(added, values, { label: `How much each of ${plural(values.length, "step")} moved the answer.`, head: "moved by" });
+      added.title(`What each ${shown.words.unit} added`);
+      drawBars(added, shown.sequence, values, {
+        label: `How much each of ${plural(values.length, shown.words.unit)} moved the answer.`,
+        head: "moved by",
+        inWords: ranking(plain) ? (share) => `${short(Number((100 * share).toFixed(1)))}%` : short,
+      });
     },
-    at({ answers: [{ plain }], step }) {
-      line.textContent = `After step ${step} the answer is ${after(plain, step)}. This step moved it by ${short(addedBy(plain)[step - 1])}.`;
+    at({ answers: [{ plain }], sequence, step }) {
+      line.textContent = `After step ${stepWords(sequence, step)} the answer is ${after(plain, step)}. ${movedWords(plain, step)}`;
       outputs.mark(step);
       added.mark(step);
     },
@@ -111,21 +136,21 @@ function memory() {
     title: "What the memory holds",
     alone: true,
     cuts: true,
-    words: ({ main }) => [
-      `When the network goes on to the next step, your line is gone for it. It keeps ${numbersOf(main)}, and these are all that it knows of the past.`,
-      "In the picture a column is the memory after one step. Choose a step: the server reads the line up to there, hands over its memory, and reads the rest from that memory alone.",
+    words: ({ main }, { noun, unit }) => [
+      `When the network goes on to the next ${unit}, it never sees the earlier part of your ${noun} again. It keeps ${numbersOf(main)}, and these are all that it knows of the past.`,
+      `In the picture a column is the memory after one ${unit}. Choose a ${unit}: the server reads the ${noun} up to there, hands over its memory, and reads the rest from that memory alone.`,
     ],
     figures: () => [line, figure.element],
     draw(shown) {
-      const { cut, answers, step } = shown;
+      const { cut, answers, step, sequence, words } = shown;
       const [{ card, plain }] = answers;
       const [name, rows] = Object.entries(plain.hidden)[0];
       const whole = plain.outputs.slice(cut.at);
       const same = whole.filter((row, i) => row.every((value, j) => value === cut.tail[i]?.[j])).length;
       line.textContent = !whole.length
         ? "Choose an earlier step: after the last one nothing is left to read."
-        : `Cut after step ${cut.at}: ${card.state.bytes} bytes were handed over. Of the ${plural(whole.length, "answer")} after them, ${same === whole.length ? "all are" : `${same} are`} the same to the last bit as when the line is read whole.`;
-      drawHidden(figure, [], rows, name, { small: true });
+        : `Cut after step ${cut.at}: ${card.state.bytes} bytes were handed over. Of the ${plural(whole.length, "answer")} after them, ${same === whole.length ? "all are" : `${same} are`} the same to the last bit as when the ${words.noun} is read whole.`;
+      drawHidden(figure, sequence, rows, name, true);
       figure.mark(step);
     },
   };
@@ -138,15 +163,15 @@ function fades() {
     title: "What fades",
     alone: true,
     raises: true,
-    words: () => [
-      "A memory of fixed size cannot keep everything. Here the line is read twice: as you drew it, and with the chosen step moved far up or down.",
-      "After that step the two memories differ. The difference may grow at first. Then it fades as more steps come in: the network forgets. Choose other steps and draw other lines: what comes later decides what is forgotten.",
+    words: (_, { noun, unit, made, altered, other }) => [
+      `A memory of fixed size cannot keep everything. Here the ${noun} is read twice: as you ${made} it, and with the chosen ${unit} ${altered}.`,
+      `After that ${unit} the two memories differ. The difference may grow at first. Then it fades as more ${unit}s come in: the network forgets. Choose another ${unit}, or ${other}: what comes later decides what is forgotten.`,
     ],
     figures: () => [line, figure.element],
-    draw({ answers: [{ plain, other }], step }) {
+    draw({ answers: [{ plain, other }], sequence, altered, step }) {
       const distances = apart(plain.hidden, other.hidden);
-      line.textContent = fadingWords(fading(distances, step));
-      drawBars(figure, distances, {
+      line.textContent = `${beside(sequence, altered)}${fadingWords(fading(distances, step))}`;
+      drawBars(figure, sequence, distances, {
         from: step,
         label: `How far the two memories are apart after each step. ${line.textContent}`,
         head: "distance",
@@ -184,15 +209,16 @@ function cells() {
     );
     const column = {
       element,
-      draw({ sequence, step }, { plain, other }) {
+      draw({ sequence, step, words }, { plain, other }) {
         const distances = apart(plain.hidden, other.hidden);
         const peak = Math.max(...distances) || 1;
         const shares = distances.map((value) => value / peak);
         line.textContent = fadingWords(fading(distances, step));
         drawOutputs(outputs, card, sequence, plain, true);
-        drawBars(distance, shares, { from: step, highest: 1, small: true, label: `Distance of the two memories, as a share of the greatest. ${line.textContent}`, head: "share" });
+        distance.title(words.left);
+        drawBars(distance, sequence, shares, { from: step, highest: 1, small: true, label: `Distance of the two memories, as a share of the greatest. ${line.textContent}`, head: "share" });
         const [name, rows] = Object.entries(plain.hidden)[0];
-        drawHidden(state, [], rows, name, { small: true });
+        drawHidden(state, sequence, rows, name, true);
         for (const one of [outputs, distance, state]) one.mark(step);
       },
     };
@@ -202,10 +228,10 @@ function cells() {
   return {
     title: "RNN, LSTM and GRU",
     raises: true,
-    words: ({ all, main }) => [
+    words: ({ all, main }, { noun, unit }) => [
       all.length > 1
-        ? `The same line, with the same step moved, through ${plural(all.length, "network")} that learned the same task. They differ in their cell: in how a step changes the memory.`
-        : `Networks differ in their cell: in how a step changes the memory. Here is the line through the one that is served, ${main.name}.`,
+        ? `The same ${noun}, with the same ${unit} changed, through ${plural(all.length, "network")} that learned the same task. They differ in their cell: in how a ${unit} changes the memory.`
+        : `Networks differ in their cell: in how a ${unit} changes the memory. Here is the ${noun} through the one that is served, ${main.name}.`,
     ],
     figures({ all, missing }) {
       words.hidden = !missing.length && all.length > 1;

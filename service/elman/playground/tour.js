@@ -1,64 +1,66 @@
-// Tour: what a recurrent network does, in a few stages, on a line that the visitor draws.
+// Tour: what a recurrent network does, in a few stages, on a line that the visitor draws or a word that is typed.
 
 import { modelPath, post } from "./api.js";
 import { debounced, el, field, newId, same, select } from "./dom.js";
-import { family, rangeOf, SHAPES, STEPS } from "./family.js";
-import { asText } from "./input.js";
-import { slate } from "./slate.js";
+import { families } from "./family.js";
+import { drawnLine } from "./line.js";
+import { topOf } from "./reading.js";
 import { stages } from "./stages.js";
 import { answerState } from "./state.js";
+import { typedWord } from "./word.js";
 
-/** How far a step is raised, as a share of the height of the line. */
-const RAISED = 0.4;
-/** The step that is chosen to begin with. */
-const FIRST = Math.round(STEPS / 3);
+const READS = { line: "a line of numbers", word: "a word" };
 
 export function tour(page) {
+  /** The models that are shown, with the `kind` of what they read. */
   let models = null;
-  /** The model that the line was laid out for. */
-  let fitted = null;
-  let range = [0, 1];
-  let rows = [];
+  /** Those that what is read is laid out for. */
+  let ready = null;
+  /** The kinds that the served models read. */
+  let kinds = [];
+  let kind = null;
   let stage = 0;
-  let step = FIRST;
+  let step = 1;
   let run = null;
   let shown = null;
   let visible = false;
 
   const soon = debounced(() => start(), 120);
-  const line = slate({
+  const hooks = {
     changed() {
-      shape.value = "own";
+      if (step > given().length()) step = given().length();
+      mark();
       later();
     },
     moved: go,
-  });
-  const hint = el(
-    "p",
-    { class: "muted", id: newId("hint") },
-    "Draw it with a finger or the mouse. With the keys: left and right choose a step, up and down move it.",
-  );
-  line.element.setAttribute("aria-describedby", hint.id);
-  const shape = select([], {
+  };
+  const givens = { line: drawnLine(hooks), word: typedWord(hooks) };
+  const given = () => givens[kind];
+  const reads = select([], {
     on: {
       change() {
-        if (shape.value !== "own") take(shape.value);
-        later();
+        kind = reads.value;
+        page.attempt(() => begin(null, { again: true }));
       },
     },
   });
-  const slider = el("input", { type: "range", min: 1, max: STEPS, step: 1, id: newId("step") });
+  const readsField = field("The network reads", reads);
+  const slider = el("input", { type: "range", min: 1, step: 1, id: newId("step") });
   slider.addEventListener("input", () => go(Number(slider.value)));
   const at = el("output", { for: slider.id, class: "at" });
-  const fed = el("p", { class: "muted" });
+  const place = el("div", {});
+  const title = el("h2", {});
+  const begun = el("div", {});
+  const holder = el("div", {});
+  const below = el("div", {});
   const drawn = el(
     "section",
-    { class: "card", "aria-label": "Your line" },
-    el("div", { class: "slate-head" }, el("h2", {}, "Your line"), field("Start from", shape)),
-    line.element,
+    { class: "card given" },
+    el("div", { class: "slate-head" }, title, readsField, begun),
+    holder,
     el("div", { class: "slate-step" }, el("label", { for: slider.id }, "Chosen step"), slider, at),
-    hint,
-    fed,
+    place,
+    below,
   );
 
   const parts = stages({ address });
@@ -78,7 +80,6 @@ export function tour(page) {
   const told = el("div", { class: "stage-words" });
   const results = el("section", { class: "card stage-results", "aria-label": "What the network does" });
   const state = answerState(results);
-  const place = el("div", {});
   const back = el("button", { type: "button", on: { click: () => turn(stage - 1) } }, "Back");
   const next = el("button", { type: "button", class: "primary", on: { click: () => turn(stage + 1) } }, "Next");
   const story = el(
@@ -99,7 +100,6 @@ export function tour(page) {
       el(
         "div",
         { class: "tour-right" },
-        place,
         state.line,
         results,
         el("div", { class: "actions" }, back, next, page.sharing()),
@@ -108,29 +108,37 @@ export function tour(page) {
   );
   const element = el("div", {}, guided, needs);
 
-  /** Take the models that are served now. Whether there is something to show. */
-  function choose() {
-    const found = family(page.models());
-    guided.hidden = !found;
-    needs.hidden = Boolean(found);
-    if (!found) {
+  /** Take the models that are served now, for what an address or the visitor wants to be read. Null if none will do. */
+  function choose(wanted) {
+    const found = families(page.models());
+    kinds = Object.keys(givens).filter((one) => found[one]);
+    guided.hidden = !kinds.length;
+    needs.hidden = kinds.length > 0;
+    if (!kinds.length) {
       models = null;
       needs.replaceChildren(
-        el("h2", {}, "The tour needs a model that reads numbers"),
-        el("p", {}, "No model here does what the tour shows. It needs one that reads numbers a step at a time and carries its state, such as sunspots-gru of the models that come with Elman."),
+        el("h2", {}, "The tour needs a model that reads a step at a time"),
+        el("p", {}, "No model here does what the tour shows. It needs one that reads numbers or characters and carries its state, such as sunspots-gru or names-gru of the models that come with Elman."),
         el("p", {}, "To compare the three cells it needs two more, whose names differ in the cell alone: sunspots-rnn and sunspots-lstm. The tour begins here as soon as they are served."),
       );
+      return null;
     }
-    return found;
+    kind = kinds.includes(wanted) ? wanted : kinds[0];
+    reads.replaceChildren(...kinds.map((one) => el("option", { value: one }, READS[one])));
+    reads.value = kind;
+    readsField.hidden = kinds.length < 2;
+    return { kind, ...found[kind] };
   }
 
-  /** Show the models of this server, and a line for them. */
-  async function begin(entered) {
-    const found = choose();
+  /** Show the models of this server, and something for them to read. With `again`, Back leads to what was there. */
+  async function begin(entered, { again = false } = {}) {
+    const found = choose(entered ? entered.reads : kind);
     if (!found) return;
     if (!entered && shown && same(found, models)) return;
     end();
+    const other = models?.kind !== kind;
     models = found;
+    shown = null;
     if (entered) stage = Math.max(0, Math.min(parts.length - 1, Math.round(Number(entered.stage) || 1) - 1));
     paint();
     state.ask();
@@ -139,62 +147,27 @@ export function tour(page) {
       throw error;
     });
     if (models !== found) return;
-    const other = fitted !== found.main;
-    if (other) {
-      fitted = found.main;
-      const sequences = examples.map((one) => one.sequence).filter(Array.isArray);
-      range = rangeOf(sequences, 0);
-      rows = (sequences[0] ?? []).slice(-STEPS);
-      shape.replaceChildren(
-        ...(rows.length === STEPS ? [el("option", { value: "example" }, "A held-out example")] : []),
-        ...Object.entries(SHAPES).map(([name, [title]]) => el("option", { value: name }, title)),
-        el("option", { value: "own" }, "What I drew"),
-      );
-      const { size, names } = found.main.input;
-      fed.textContent =
-        size > 1
-          ? `No three models here read one number a step. ${found.main.name} reads ${size}: you draw the first${names ? `, “${names[0]}”` : ""}, and the others are ${rows.length ? "those of an example" : "zero"}.`
-          : "";
-    }
-    if (other || entered) takeEntered(entered ?? {});
+    const fresh = given().fit(found.main, examples);
+    if (fresh || entered) given().fill(entered ?? {});
+    if (fresh || entered || other) step = stepOf(entered?.step);
+    ready = found;
+    mark();
+    if (again) page.follow({ again });
     await start();
   }
 
-  /** The line and the step of an address; those to begin with where it has none that will do. */
-  function takeEntered({ line: values = "", from, step: at }) {
-    const numbers = values.split(" ").map(Number);
-    const known = [...shape.options].some((one) => one.value === from && from !== "own");
-    step = Number(at) >= 1 && Number(at) <= STEPS ? Math.round(Number(at)) : FIRST;
-    if (numbers.length === STEPS && numbers.every(Number.isFinite)) {
-      shape.value = "own";
-      line.set(numbers, range, words());
-    } else take(known ? from : shape.options[0].value);
-    mark();
-  }
+  /** The step of an address; the one to begin with where it has none that will do. */
+  const stepOf = (entered) =>
+    Number(entered) >= 1 && Number(entered) <= given().length() ? Math.round(Number(entered)) : given().first();
 
-  /** What an address says: the stage, the step and the line, as far as they are not those to begin with. */
+  /** What an address says: the stage, the step and what is read, as far as they are not those to begin with. */
   function written() {
     const entered = {};
-    if (!fitted) return entered;
+    if (!ready || ready !== models) return entered;
+    if (kind !== kinds[0]) entered.reads = kind;
     if (stage) entered.stage = String(stage + 1);
-    if (step !== FIRST) entered.step = String(step);
-    if (shape.value === "own") entered.line = line.values().join(" ");
-    else if (shape.selectedIndex) entered.from = shape.value;
-    return entered;
-  }
-
-  const words = () => models.main.input.names?.[0] ?? "";
-
-  /** Take one of the lines to begin with. */
-  function take(name) {
-    const [low, high] = range;
-    const drawn = (t) => Number((low + SHAPES[name][1](t) * (high - low)).toPrecision(4));
-    shape.value = name;
-    line.set(
-      name === "example" ? rows.map(([value]) => value) : Array.from({ length: STEPS }, (_, i) => drawn((i + 0.5) / STEPS)),
-      range,
-      words(),
-    );
+    if (step !== given().first()) entered.step = String(step);
+    return { ...entered, ...given().address() };
   }
 
   function later() {
@@ -209,24 +182,10 @@ export function tour(page) {
     run?.abort();
   }
 
-  /** The rows that a line stands for: other features are those of an example, or zero. */
-  const rowsOf = (values) =>
-    values.map((value, i) => [
-      value,
-      ...(rows[i]?.slice(1) ?? Array(Math.max(models.main.input.size - 1, 0)).fill(0)),
-    ]);
-
-  /** The same line with the chosen step raised, or lowered where it is high already. */
-  function raised(values) {
-    const [low, high] = range;
-    const by = (values[step - 1] > low + 0.6 * (high - low) ? -RAISED : RAISED) * (high - low);
-    return values.map((value, i) => (i === step - 1 ? Number((value + by).toPrecision(4)) : value));
-  }
-
   /** Ask the models of this stage for their answers, and show them. */
   async function start() {
     end();
-    if (!visible || fitted !== models?.main) return;
+    if (!visible || !models || ready !== models) return;
     run = new AbortController();
     const { signal } = run;
     const part = parts[stage];
@@ -238,20 +197,21 @@ export function tour(page) {
     }
     state.ask();
     try {
-      const values = line.values();
-      const sequence = rowsOf(values);
+      const sequence = given().sequence();
       const asked = part.alone ? [models.main] : models.all;
-      const sequences = part.raises ? [sequence, rowsOf(raised(values))] : [sequence];
+      const sequences = part.raises ? [sequence, given().altered(step)] : [sequence];
       const answers = await Promise.all(
         asked.map(async (card) => {
-          const body = { sequences, return: "steps", hidden: true, top: Math.min(card.output.size, 10) };
+          const body = { sequences, return: "steps", hidden: true, top: topOf(card) };
           const [plain, other] = (await post(modelPath(card, "predict"), body, signal)).results;
           return { card, plain, other };
         }),
       );
       const cut = part.cuts ? await cutIn(models.main, sequence, signal) : null;
       page.clear();
-      shown = { step, sequence, answers, cut, missing: models.missing };
+      shown = { step, sequence, altered: sequences[1], answers, cut, words: given().words };
+      given().invalid(false);
+      given().told(answers[0].plain);
       state.ready();
       part.draw(shown);
       part.at?.(shown);
@@ -259,24 +219,27 @@ export function tour(page) {
     } catch (error) {
       if (signal.aborted) return;
       state.fail();
+      given().invalid(error.code === "no_sequence");
       page.problem(error);
     }
   }
 
-  /** The line read in two parts, with nothing but the state between them. */
+  /** What is read, in two parts, with nothing but the state between them. */
   async function cutIn(card, sequence, signal) {
     const path = modelPath(card, "predict");
-    const [head] = (await post(path, { sequence: sequence.slice(0, step), return_state: true }, signal)).results;
-    const rest = sequence.slice(step);
-    if (!rest.length) return { at: step, tail: [] };
+    const part = (from, to) => (typeof sequence === "string" ? [...sequence].slice(from, to).join("") : sequence.slice(from, to));
+    const at = step;
+    const [head] = (await post(path, { sequence: part(0, at), return_state: true }, signal)).results;
+    const rest = part(at);
+    if (!rest.length) return { at, tail: [] };
     const [tail] = (await post(path, { sequence: rest, state: head.state, return: "steps" }, signal)).results;
-    return { at: step, tail: tail.outputs };
+    return { at, tail: tail.outputs };
   }
 
   /** Choose a step. What depends on it is asked for anew. */
   function go(next) {
     if (next === step) return;
-    step = next;
+    step = Math.max(1, Math.min(given().length(), next));
     mark();
     const part = parts[stage];
     if (part.raises || part.cuts) later();
@@ -284,10 +247,12 @@ export function tour(page) {
   }
 
   function mark() {
-    line.mark(step);
+    const length = given().length();
+    given().mark(step);
+    slider.max = length;
     slider.value = step;
-    slider.setAttribute("aria-valuetext", `step ${step} of ${STEPS}`);
-    at.textContent = `${step} of ${STEPS}`;
+    slider.setAttribute("aria-valuetext", `step ${step} of ${length}`);
+    at.textContent = `${step} of ${length}`;
   }
 
   /** Turn to a stage, as somebody asked for it. */
@@ -310,16 +275,23 @@ export function tour(page) {
     });
     count.textContent = `Stage ${stage + 1} of ${parts.length}`;
     heading.textContent = part.title;
-    told.replaceChildren(...part.words(models).map((one) => (typeof one === "string" ? el("p", {}, one) : one)));
-    results.replaceChildren(...part.figures(models));
+    const { words } = given();
+    drawn.setAttribute("aria-label", given().title);
+    title.textContent = given().title;
+    if (!holder.contains(given().element)) {
+      begun.replaceChildren(given().head);
+      holder.replaceChildren(given().element);
+      below.replaceChildren(...[given().below].filter(Boolean));
+    }
+    told.replaceChildren(...part.words(models, words).map((one) => (typeof one === "string" ? el("p", {}, one) : one)));
+    results.replaceChildren(...part.figures(models, words));
     back.disabled = stage === 0;
     next.hidden = stage === parts.length - 1;
   }
 
-  /** The address of a view with the line in it. */
+  /** The address of a view with what is read in it. */
   function address(view, card) {
-    const input = asText(rowsOf(line.values()));
-    return `#${view}/${encodeURIComponent(card.name)}?${new URLSearchParams({ input })}`;
+    return `#${view}/${encodeURIComponent(card.name)}?${new URLSearchParams({ input: given().text() })}`;
   }
 
   return {
