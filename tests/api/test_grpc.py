@@ -553,6 +553,27 @@ def test_a_stream_may_have_messages_of_any_size(channel: Channel) -> None:
     assert answers == [str(size) for size in sizes]
 
 
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_small_part_of_a_sequence_does_not_overtake_a_large_one(channel: Channel, as_list: bool) -> None:
+    data = rows(20_001 if as_list else 20_004)
+    whole = arrays(channel.infer(request(data)))["output"]
+    large = len(data[0]) - 4
+    for attempt in range(5):
+        messages, parts = [], []
+        for first, last in ((0, 1), (1, 2), (2, large), (large, large + 3), (large + 3, large + 4)):
+            id, part = f"{as_list} {attempt}", data[:, first:last]
+            flags = {"sequence_id": id, "sequence_start": not first, "sequence_end": last > large + 3}
+            message = request(part, parameters=flags)
+            if as_list:
+                del message.raw_input_contents[:]
+                message.inputs[0].contents.fp32_contents.extend(part.ravel().tolist())
+            messages.append(message)
+        for one in channel.method("ModelStreamInfer", kind="stream_stream")(iter(messages), metadata=KEY, timeout=60):
+            assert not one.error_message
+            parts.append(arrays(one.infer_response)["output"])
+        np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+
+
 def test_an_error_in_a_stream_is_one_of_its_answers(channel: Channel) -> None:
     stream = channel.method("ModelStreamInfer", kind="stream_stream")
     messages = [request(rows(2), id="a"), request(id="b"), b"\xff", request(rows(3), id="d")]

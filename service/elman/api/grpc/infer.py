@@ -12,12 +12,12 @@ from elman.api.grpc.statuses import text_of
 from elman.api.grpc.tensors import read_request, write_response
 from elman.api.server import Server
 from elman.api.v2.infer import Infer
-from elman.api.v2.messages import InferResponse
+from elman.api.v2.messages import InferRequest, InferResponse
 from elman.codec.pool import LARGE
 from elman.engine.work import Steps, aside_if, in_thread
 from elman.errors import Draining, ElmanError, Overloaded, Unauthorized
 from elman.http.callers import Caller
-from elman.http.endpoint import Response, forget_frames
+from elman.http.endpoint import Driver, Response, forget_frames
 
 ROUTE = "inference.GRPCInferenceService"
 
@@ -57,19 +57,27 @@ class Inferring:
 
     async def once(self, call: Call) -> Response:
         """Answer a message of `ModelInfer`. Raises what the work raises."""
-        return await self._run(call, await _message(call.content), lambda response: response)
+        message = await _message(call.content)
+        return await self._run(call, await self._request(call, message), lambda response: response)
 
-    async def _run(self, call: Call, message: Any, wrapped: Any) -> Response:
-        caller = call.caller
-        assert caller is not None, "inferring needs a key"
-        driver, party = self.calls.driver.within(caller.meter), call.peer.party(caller)
-        driver.engine.check_room(party)
-        return await driver.complete(self._steps(call, caller.owner, message, wrapped), party, call.request_id)
-
-    def _steps(self, call: Call, owner: bytes, message: Any, wrapped: Any) -> Steps[Response]:
+    async def _request(self, call: Call, message: Any) -> InferRequest:
+        """The request of a message. Raises Overloaded before it is read, and RequestError."""
+        assert call.caller is not None, "inferring needs a key"
+        self._driver(call).engine.check_room(call.peer.party(call.caller))
         size = len(call.content)
-        many = size > LARGE or (size > _MANY_LISTED_BYTES and not message.raw_input_contents)
-        request = yield from aside_if(many, read_request, message, owner, call.arrived, call.remaining)
+        arguments = message, call.caller.owner, call.arrived, call.remaining
+        if size > LARGE or (size > _MANY_LISTED_BYTES and not message.raw_input_contents):
+            return await in_thread(read_request, *arguments)
+        return read_request(*arguments)
+
+    async def _run(self, call: Call, request: InferRequest, wrapped: Any) -> Response:
+        party = call.peer.party(call.caller)
+        return await self._driver(call).complete(self._steps(request, wrapped), party, call.request_id)
+
+    def _driver(self, call: Call) -> Driver:
+        return self.calls.driver.within(None if call.caller is None else call.caller.meter)
+
+    def _steps(self, request: InferRequest, wrapped: Any) -> Steps[Response]:
         response: InferResponse = yield from self.infer.steps(request, lambda response: response)
         many = sum(one.array.nbytes for one in response.outputs) > _MANY_BYTES
         content = yield from aside_if(many, lambda: wrapped(write_response(response)).SerializeToString())
@@ -132,10 +140,11 @@ class Inferring:
         A large message takes several places, so that all that are held have about the size of a body.
         """
         most = self.server.settings.max_body
+        in_order = asyncio.Lock()
         try:
             while await room.acquire() and (content := await peer.context.read()) is not grpc.aio.EOF:
                 places = min(_MOST_PENDING, 1 + len(content) * _MOST_PENDING // most)
-                answers.put_nowait(asyncio.create_task(self._answer(Call.of(peer, content, caller), places)))
+                answers.put_nowait(asyncio.create_task(self._answer(Call.of(peer, content, caller), in_order, places)))
                 for _ in range(places - 1):
                     await room.acquire()
         except grpc.aio.BaseError:
@@ -143,17 +152,22 @@ class Inferring:
         finally:
             answers.put_nowait(None)
 
-    async def _answer(self, call: Call, places: int) -> _Answer:
-        """The answer to one message of a stream. Does not raise."""
+    async def _answer(self, call: Call, in_order: asyncio.Lock, places: int) -> _Answer:
+        """The answer to one message of a stream. Does not raise.
+
+        A large message is read in a thread. A small one behind it waits: it may be the next part of its sequence.
+        """
         answer = _STREAMED()
 
         async def serve(call: Call) -> Response:
-            message = await _message(call.content)
-            answer.infer_response.id = message.id
-            if call.caller is None or not self.calls.callers.holds(call.caller):
-                raise Unauthorized("the API key has been revoked, or may do less than it could")
             with self.calls.holding(call):
-                return await self._run(call, message, _streamed)
+                async with in_order:
+                    message = await _message(call.content)
+                    answer.infer_response.id = message.id
+                    if call.caller is None or not self.calls.callers.holds(call.caller):
+                        raise Unauthorized("the API key has been revoked, or may do less than it could")
+                    request = await self._request(call, message)
+                return await self._run(call, request, _streamed)
 
         try:
             response = await self.calls.counted(f"{ROUTE}/ModelStreamInfer", call, serve)
