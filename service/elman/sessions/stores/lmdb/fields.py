@@ -56,7 +56,7 @@ class Fields(Struct, gc=False):
     Attributes:
         kind: number of its `Kind`.
         size: bytes of a state.
-        checksums: of the states in both slots.
+        first_checksum, second_checksum: of the states in both slots.
     """
 
     kind: int
@@ -69,16 +69,21 @@ class Fields(Struct, gc=False):
     previous_step: int
     flags: int
     input_digest: bytes
-    checksums: tuple[int, int]
+    first_checksum: int
+    second_checksum: int
 
     @property
     def slot(self) -> int:
         """The slot of the current state."""
         return self.flags & SLOT
 
+    @property
+    def checksums(self) -> tuple[int, int]:
+        """Of the states in both slots."""
+        return self.first_checksum, self.second_checksum
+
     def pack(self) -> bytes:
-        *fields, checksums = astuple(self)
-        packed = _FIELDS.pack(*fields, *checksums)
+        packed = _FIELDS.pack(*astuple(self))
         return packed + _CHECKSUM.pack(zlib.crc32(packed))
 
     @staticmethod
@@ -87,9 +92,7 @@ class Fields(Struct, gc=False):
         packed = value[: _FIELDS.size]
         if len(value) < HEADER_NBYTES or _CHECKSUM.unpack_from(value, _FIELDS.size)[0] != zlib.crc32(packed):
             raise Damaged("the session store is damaged: the record of this session is missing or broken")
-        values = _FIELDS.unpack(packed)
-        fields = [*values[:-2], values[-2:]]
-        return Fields(*fields)
+        return Fields(*_FIELDS.unpack(packed))
 
 
 def expiry_of(value: bytes) -> float | None:

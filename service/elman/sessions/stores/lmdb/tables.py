@@ -15,6 +15,7 @@ from elman.sessions.stores.lmdb.fields import (
     HAS_PREVIOUS,
     HEADER_NBYTES,
     INPUT_DIGEST_NBYTES,
+    SLOT,
     Fields,
     Kind,
 )
@@ -99,14 +100,17 @@ class Tables:
         layout, fields = head.layout, head.fields
         if len(one.snapshot) != layout.size:
             raise ValueError(f"a snapshot of {len(one.snapshot)} bytes, where the session's have {layout.size}")
-        slot = 1 - fields.slot
+        slot = 1 - (fields.flags & SLOT)
         rest = self._put_state(txn, head, slot, one.snapshot)
-        fields.flags = slot | HAS_PREVIOUS | (HAS_INPUT_DIGEST if one.input_digest else 0) | (ENDED if one.ended else 0)
-        first, second = fields.checksums
-        fields.input_digest, fields.checksums = one.input_digest, (first, checksum) if slot else (checksum, second)
-        fields.mark, fields.previous_step, fields.step = one.next_mark, fields.step, one.step
-        fields.expires_at = one.expires_at
-        self._put_head(txn, layout, head.number, fields.pack() + rest)
+        after = Fields(
+            fields.kind, fields.size, fields.created_at, fields.ttl, one.expires_at,
+            one.next_mark, one.step, fields.step,
+            slot | HAS_PREVIOUS | (HAS_INPUT_DIGEST if one.input_digest else 0) | (ENDED if one.ended else 0),
+            one.input_digest,
+            fields.first_checksum if slot else checksum,
+            checksum if slot else fields.second_checksum,
+        )  # fmt: skip
+        self._put_head(txn, layout, head.number, after.pack() + rest)
         return True
 
     def _put_state(self, txn: lmdb.Transaction, head: Head, slot: int, state: bytes) -> bytes:
@@ -153,7 +157,8 @@ class Tables:
             | (HAS_INPUT_DIGEST if record.input_digest else 0)
             | (ENDED if record.ended else 0),
             input_digest=record.input_digest,
-            checksums=(zlib.crc32(record.snapshot), 0 if previous is None else zlib.crc32(previous)),
+            first_checksum=zlib.crc32(record.snapshot),
+            second_checksum=0 if previous is None else zlib.crc32(previous),
         )
         layout = layout_of(size, self._page)
         bodies, rest = layout.cut((record.snapshot, bytes(size) if previous is None else previous))
@@ -162,9 +167,9 @@ class Tables:
             txn.put(layout.body_key(number, slot), body, append=append, db=self._records)
 
     def _put_head(self, txn: lmdb.Transaction, layout: Layout, number: int, head: bytes, append: bool = False) -> None:
-        for part in range(layout.num_pieces):
-            piece = head[part * layout.piece : (part + 1) * layout.piece]
-            txn.put(_NUMBER.pack(number + part), piece, append=append, db=self._records)
+        for at in range(0, len(head), layout.piece):
+            txn.put(_NUMBER.pack(number), head[at : at + layout.piece], append=append, db=self._records)
+            number += 1
 
     def remove(self, txn: lmdb.Transaction, key: bytes, head: Head) -> None:
         owner = self.kind(txn, head.fields.kind).owner
@@ -215,5 +220,5 @@ class Tables:
 
 def value_of(txn: lmdb.Transaction, key: bytes | memoryview, table: "lmdb._Database") -> bytes:
     """The value of a key, empty where there is none."""
-    found: bytes = txn.get(key, b"", db=table)  # type: ignore[assignment]  # no view, unless a transaction has buffers
+    found: bytes = txn.get(key, b"", table)  # type: ignore[assignment]  # no view, unless a transaction has buffers
     return found
