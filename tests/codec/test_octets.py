@@ -44,11 +44,11 @@ def test_a_fault_has_its_code(content: bytes, format: InputFormat, code: str) ->
 
 
 def test_a_query_gives_typed_options() -> None:
-    query = parse_query(b"return=steps&decode=false&top=5&timeout=2.5&return_state=true", PredictQuery)
+    query = parse_query(b"return=steps&decode=false&top=5&timeout=2.5&return_state=true", PredictQuery, PredictQuery)
     assert query == PredictQuery(returns="steps", decode=False, top=5, timeout=2.5, return_state=True)
-    assert parse_query(b"", StepsQuery) == StepsQuery()
-    assert parse_query(b"at=7", StepsQuery).at == 7
-    assert parse_query(b"session=ab&ttl=60", StreamQuery) == StreamQuery(session="ab", ttl=60.0)
+    assert parse_query(b"", StepsQuery, StepsQuery) == StepsQuery()
+    assert parse_query(b"at=7", StepsQuery, StepsQuery).at == 7
+    assert parse_query(b"session=ab&ttl=60", StreamQuery, StreamQuery) == StreamQuery(session="ab", ttl=60.0)
 
 
 @given(text=st.text("at=&&%+20;3é", max_size=12))
@@ -66,13 +66,13 @@ def test_a_query_is_split_as_the_library_splits_it(text: str) -> None:
 )  # fmt: skip
 def test_an_option_that_cannot_be_is_named(query: bytes, where: str) -> None:
     with pytest.raises(ElmanError) as caught:
-        parse_query(query, PredictQuery)
+        parse_query(query, PredictQuery, PredictQuery)
     assert (caught.value.code, caught.value.where) == ("invalid_field", where)
 
 
 def test_the_choices_of_an_option_are_told() -> None:
     with pytest.raises(ElmanError) as caught:
-        parse_query(b"return=FINAL", PredictQuery)
+        parse_query(b"return=FINAL", PredictQuery, PredictQuery)
     assert (caught.value.expected, str(caught.value.detail)) == (["final", "steps"], "there is no choice 'FINAL'")
 
 

@@ -109,7 +109,7 @@ class Model:
                 record = yield from self.sessions.begin(first(), at is None)
             else:
                 record = yield from self.sessions.latest(owner, id)
-            return (yield from self.sessions.advance(record, intent, run))
+            return (yield from self.sessions.advance(owner, id, intent, run, record))
 
         return self.sessions.in_turn(id, in_turn(), inf)
 

@@ -7,8 +7,6 @@ from functools import lru_cache, partial
 from operator import attrgetter
 from typing import Any
 
-import msgspec
-
 from elman.api.segment import (
     Segment,
     check_streaming,
@@ -110,10 +108,9 @@ class Predict:
         decoder = served.decoder
         if sends_octets(headers.get(b"content-type", b"")):
             token = headers.get(STATE_HEADER)
-            options: PredictRequest[Any, Any] = PredictRequest(
-                sequence=None,
-                state=None if token is None else token.decode("latin-1"),
-                **(msgspec.structs.asdict(parse_query(request.query, PredictQuery)) if request.query else {}),
+            state = None if token is None else token.decode("latin-1")
+            options: PredictRequest[Any, Any] = parse_query(
+                request.query, PredictQuery, PredictRequest, sequence=None, state=state
             )
             read = partial(decode_octets, request.body, decoder.format, decoder.limits, held=token is not None)
             if len(request.body) > LARGE:
@@ -236,8 +233,9 @@ class Predict:
         """The work that runs sequences from their states. Raises like `open_token`."""
         owner, deadline = request.owner, request.deadline(options.timeout)
         segments = self._segments(options, served, owner, inputs)
-        wanted = {"keep_state": options.return_state, "keep_trace": options.hidden, "heads": bool(options.heads)}
-        sequences = [part.sequence(returns=options.returns, deadline=deadline, **wanted) for _, part in segments]
+        returns, heads = options.returns, bool(options.heads)
+        wanted = {"keep_state": options.return_state, "keep_trace": options.hidden}
+        sequences = [part.sequence(returns, deadline, heads, **wanted) for _, part in segments]
         prediction = Prediction(self, served, options, sequences, octets, owner, segments)
         prediction.unknown = list(map(_UNKNOWN, inputs))
         prediction.memories = [part.memory for _, part in segments]

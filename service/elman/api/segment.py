@@ -49,18 +49,26 @@ class Segment:
             assert start.carry is not None, "the snapshot of a signal has a carry"
             self.inputs, self._rest = cut(inputs.data, start.carry, served.format)
 
-    def sequence(self, **wanted: Any) -> Sequence:
+    def sequence(self, returns: Return, deadline: float, heads: bool, **wanted: Any) -> Sequence:
         """The sequence to run; `wanted` are further attributes of `Sequence`."""
         start = self.start
-        return Sequence(self.inputs, state=start.state, further=self.further, statics=start.statics, **wanted)
+        return Sequence(
+            self.inputs,
+            returns,
+            start.state,
+            deadline=deadline,
+            further=self.further,
+            statics=start.statics,
+            heads=heads,
+            **wanted,
+        )
 
     def sequences(self, returns: Return, deadline: float, heads: bool, **wanted: Any) -> list[Sequence]:
         """What a session runs: one sequence, or one per window. Of windows only the last one is run for `final`."""
         if not self.served.model.slides:
             if not len(self.inputs):
                 return []
-            wanted["keep_state"] = True
-            return [self.sequence(returns=returns, deadline=deadline, heads=heads, **wanted)]
+            return [self.sequence(returns, deadline, heads, keep_state=True, **wanted)]
         windows = self.windows if returns == "steps" else self.windows[-1:]
         wanted |= {"statics": self.start.statics, "deadline": deadline, "heads": heads}
         return [Sequence(one.data, further=one.further, **wanted) for one in windows]

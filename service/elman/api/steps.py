@@ -2,9 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-import msgspec
+from typing import Any
 
 from elman.api.predict import (
     check_returns,
@@ -26,21 +24,7 @@ from elman.errors import TooLong
 from elman.http.endpoint import Request, Response
 from elman.http.roles import Need
 from elman.sessions.sessions import Sessions, StepIntent, StepWrite
-
-
-class StepsDone(NamedTuple):
-    """The result of a steps request.
-
-    Attributes:
-        id, step: the session, and the step that it is at.
-        rows: the steps that were run, and their outputs; no rows if a piece of a signal completed no window.
-        replayed: True if an earlier request had done the steps already.
-    """
-
-    id: str
-    step: int
-    rows: OutputRows
-    replayed: bool
+from elman.sessions.store import Record
 
 
 class _Steps:
@@ -90,7 +74,8 @@ class _Steps:
             # No state comes out of a run: what was received is all that is kept.
             write.snapshot = segment.packed(None)
             yield from self.sessions.save(write)
-        return OutputRows(length, *joined_rows(sequences, served.model.network, heads), memory=segment.memory)
+        outputs = joined_rows(sequences, served.model.network, heads)
+        return OutputRows(length, *outputs, self.inputs.unknown, segment.memory)
 
 
 class Stepper:
@@ -108,23 +93,27 @@ class Stepper:
         inputs: Inputs,
         deadline: float,
         octets: bool,
-    ) -> Steps[StepsDone]:
-        """Run steps of a session, exactly once. Raises what `Sessions.step` and the engine raise."""
+    ) -> Steps[tuple[OutputRows, Record, bool]]:
+        """Run steps of a session, exactly once.
+
+        Returns their outputs, without rows if a piece of a signal completed no window; the session after them; and
+        whether an earlier request had done them already. Raises what `Sessions.step` and the engine raise.
+        """
         if request.returns == "steps" and not served.model.slides:
             check_returns(served, request.returns)
         sessions = self.server.sessions
         intent = StepIntent(input_digest(inputs), len(inputs.data), request.at, deadline)
         steps = _Steps(sessions, served, request, inputs, deadline, octets)
-        rows, record, replayed = yield from sessions.step(owner, id, intent, steps.run)
-        # Only the last step is replayed, so `record.step` holds for it too.
-        if inputs.unknown:
-            rows = rows._replace(unknown=inputs.unknown)
-        return StepsDone(id, record.step, rows, replayed)
+        return sessions.step(owner, id, intent, steps.run)
 
-    def encoded(self, served: ServedModel, request: StepsRequest[Any], done: StepsDone) -> Steps[bytes]:
+    def encoded(
+        self, served: ServedModel, request: StepsRequest[Any], rows: OutputRows, record: Record, replayed: bool
+    ) -> Steps[bytes]:
         """The answer as JSON. The codec pool encodes it if that takes milliseconds. Raises NotFiniteOutput."""
-        heavy = done.rows.outputs.size + sum(one.size for one in (done.rows.heads or {}).values()) > MANY
-        return (yield from self.server.pool.offload(heavy, encode_steps, served.outputs, request, done))
+        heavy = rows.outputs.size + sum(one.size for one in (rows.heads or {}).values()) > MANY
+        # Only the last step is replayed, so `record.step` holds for it too.
+        done = {"id": record.id, "step": record.step, "length": rows.length}, rows, {"replayed": replayed}
+        return (yield from self.server.pool.offload(heavy, encode_steps, served.outputs, request, *done))
 
     def decoded(
         self, served: ServedModel, body: bytes, defaults: Mapping[str, Any]
@@ -149,38 +138,36 @@ class SessionSteps:
     def _steps(self, request: Request) -> Steps[Response]:
         owner, id = request.owner, request.parameters["id"]
         octets = wants_octets(request.headers.get(b"accept", b""))
-        served = self.server.served_to((yield from self.server.sessions.find(owner, id)))
-        options, inputs = yield from self._decoded(request, served)
+        sessions = self.server.sessions
+        served = self.server.served_to(sessions.known(owner, id) or (yield from sessions.find(owner, id)))
+        body = request.body
+        if sends_octets(request.headers.get(b"content-type", b"")):
+            options: StepsRequest[Any] = parse_query(request.query, StepsQuery, StepsRequest, sequence=None)
+            arguments = body, served.format, served.decoder.limits, True
+            inputs = (yield from aside(decode_octets, *arguments)) if len(body) > LARGE else decode_octets(*arguments)
+        else:
+            check_no_query(request.query)
+            options, inputs = yield from self.stepper.decoded(served, body, {})
         deadline = request.deadline(options.timeout)
         done = yield from self.stepper.step(owner, id, served, options, inputs, deadline, octets)
         if octets:
-            fields = [(b"elman-step", b"%d" % done.step), (b"elman-replayed", b"true" if done.replayed else b"false")]
-            returns = options.returns if done.rows.length else "steps"
-            return octets_response(served, done.rows.outputs, returns, fields)
-        return Response((yield from self.stepper.encoded(served, options, done)), model=served.key)
-
-    def _decoded(self, request: Request, served: ServedModel) -> Steps[tuple[StepsRequest[Any], Inputs]]:
-        decoder = served.decoder
-        if sends_octets(request.headers.get(b"content-type", b"")):
-            options = StepsRequest(sequence=None, **msgspec.structs.asdict(parse_query(request.query, StepsQuery)))
-            arguments = request.body, decoder.format, decoder.limits, True
-            if len(request.body) > LARGE:
-                return options, (yield from aside(decode_octets, *arguments))
-            return options, decode_octets(*arguments)
-        check_no_query(request.query)
-        return (yield from self.stepper.decoded(served, request.body, {}))
+            rows, record, replayed = done
+            fields = [(b"elman-step", b"%d" % record.step), (b"elman-replayed", b"true" if replayed else b"false")]
+            return octets_response(served, rows.outputs, options.returns if rows.length else "steps", fields)
+        return Response((yield from self.stepper.encoded(served, options, *done)), model=served.key)
 
 
-def encode_steps(format: OutputFormat, request: StepsRequest[Any], done: StepsDone) -> bytes:
-    """The answer to a steps request as JSON. Raises NotFiniteOutput."""
-    rows: dict[str, Any]
-    if done.rows.length:
-        rows = rows_of(format, done.rows, request, "sequence")
+def encode_steps(
+    format: OutputFormat, request: StepsRequest[Any], before: dict[str, Any], rows: OutputRows, after: dict[str, Any]
+) -> bytes:
+    """The answer to a steps request as JSON: the fields of its rows between others. Raises NotFiniteOutput."""
+    fields: dict[str, Any]
+    if rows.length:
+        fields = rows_of(format, rows, request, "sequence")
     else:
         names = ("outputs", "decoded") if request.returns == "steps" else ("output", "decoded")
-        rows = {name: [] if request.returns == "steps" else None for name in names[: 1 + request.decode]}
-    answer = {"id": done.id, "step": done.step, "length": done.rows.length, **rows, "replayed": done.replayed}
-    return encode_json(answer)
+        fields = {name: [] if request.returns == "steps" else None for name in names[: 1 + request.decode]}
+    return encode_json(before | fields | after)
 
 
 def _check_windows(served: ServedModel, num_windows: int) -> None:

@@ -188,7 +188,7 @@ class Streams:
         """The session of a stream: an existing one, or a new one. Raises ElmanError."""
         server, caller = self.server, caller_of(socket.scope)
         driver, owner = self.driver.within(caller.meter), caller.owner
-        query = parse_query(socket.scope["query_string"], StreamQuery)
+        query = parse_query(socket.scope["query_string"], StreamQuery, StreamQuery)
         served = server.served(name, version)
         check_sessions(served)
         if query.session is None:
@@ -229,8 +229,8 @@ class Streams:
         owner, id = stream.caller.owner, stream.record.id
         done = yield from stepper.step(owner, id, served, request, inputs, deadline, octets)
         if octets:
-            return encode_octets(done.rows.outputs, request.returns)[0]
-        return (yield from stepper.encoded(served, request, done))
+            return encode_octets(done[0].outputs, request.returns)[0]
+        return (yield from stepper.encoded(served, request, *done))
 
     async def _send(self, sending: Awaitable[None]) -> None:
         """Await a send. Raises SlowClient if the client does not read in time."""

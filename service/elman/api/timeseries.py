@@ -1,8 +1,7 @@
 """KServe's time series routes: `POST /v1/timeseries/forecast` and `GET /v1/timeseries/models`."""
 
-from dataclasses import replace
-
 from fastapi import APIRouter
+from msgspec.structs import replace
 
 from elman.api.forecast import Forecast
 from elman.api.server import Server

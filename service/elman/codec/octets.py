@@ -4,7 +4,7 @@ Features are float32 and token ids int32. The options are in the query string.
 """
 
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -17,7 +17,7 @@ from elman.codec.input_format import InputFormat
 from elman.codec.limits import Limits
 from elman.codec.rows import as_read
 from elman.engine.sequence import Inputs
-from elman.errors import InvalidField, UnsupportedMediaType, WrongFeatures
+from elman.errors import ElmanError, InvalidField, UnsupportedMediaType, WrongFeatures
 from elman.repository.network import Array
 
 Q = TypeVar("Q", bound=msgspec.Struct)
@@ -56,22 +56,34 @@ def _data(content: bytes, format: InputFormat, limits: Limits) -> Array:
     return as_read(rows, format, "sequence")
 
 
-def parse_query(query: bytes, kind: type[Q]) -> Q:
-    """The options in a query string. Raises InvalidField."""
+def parse_query(query: bytes, kind: type[msgspec.Struct], request: type[Q], **others: Any) -> Q:
+    """The options in a query string, which are the fields of `kind`, as a request with other fields too.
+
+    Raises InvalidField.
+    """
     if not query:
-        return kind()
-    names = _names(kind)
-    options: dict[str, str] = {}
-    for name, value in _pairs(query.decode("latin-1")):
-        if name not in names:
-            raise unknown_field(name, None, names, "option")
-        if name in options:
-            raise InvalidField(f"the option {name!r} comes twice", where=name, expected="one value")
-        options[name] = value
+        return request(**others)
+    pairs, names = _pairs(query.decode("latin-1")), _names(kind)
+    options: dict[str, Any] = dict(pairs)
+    if len(options) < len(pairs) or not options.keys() <= names.keys():
+        raise _wrong(pairs, tuple(names))
+    options |= others
     try:
-        return msgspec.convert(options, kind, strict=False)
+        return msgspec.convert(options, request, strict=False)
     except msgspec.ValidationError as error:
         raise invalid_field(str(error), kind) from None
+
+
+def _wrong(pairs: list[tuple[str, str]], names: tuple[str, ...]) -> ElmanError:
+    """The error for the first option that does not exist or comes again."""
+    known = list(names)
+    for name, _ in pairs:
+        if name not in names:
+            return unknown_field(name, None, names, "option")
+        if name not in known:
+            break
+        known.remove(name)
+    return InvalidField(f"the option {name!r} comes twice", where=name, expected="one value")
 
 
 def check_no_query(query: bytes) -> None:
@@ -84,9 +96,9 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     """As `parse_qsl` gives them. Without escapes, which are rare, it takes a third of the time."""
     if "%" in text or "+" in text:
         return parse_qsl(text, keep_blank_values=True)
-    return [(name, value) for name, _, value in [option.partition("=") for option in text.split("&") if option]]
+    return [(name, value) for one in text.split("&") if one for name, _, value in (one.partition("="),)]
 
 
 @lru_cache(16)
-def _names(kind: type[msgspec.Struct]) -> tuple[str, ...]:
-    return tuple(field.encode_name for field in msgspec.structs.fields(kind))
+def _names(kind: type[msgspec.Struct]) -> dict[str, None]:
+    return dict.fromkeys([field.encode_name for field in msgspec.structs.fields(kind)])

@@ -19,10 +19,11 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from itertools import count
 from math import inf
 from typing import Any, Protocol, TypeVar
+
+from msgspec import Struct
 
 from elman.codec.faults import encode_any
 from elman.engine.work import Admission, Steps, Work, script
@@ -56,8 +57,7 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _LOG = logging.getLogger("elman")
 
 
-@dataclass(slots=True)
-class Request:
+class Request(Struct):
     """A request with its whole body.
 
     Attributes:
@@ -105,8 +105,7 @@ class Pieces:
         return b"".join(self.buffers)
 
 
-@dataclass(slots=True)
-class Response:
+class Response(Struct):
     """A whole response, or the last piece of a streamed one. Values of `headers` must not contain line breaks.
 
     `model` is the name and version of the model in whose metrics it is counted. `code` is that of the error that it
@@ -198,8 +197,7 @@ class Send(Work):
         return True
 
 
-@dataclass(slots=True)
-class Route:
+class Route(Struct):
     """The endpoint of a request, the parameters of its path, its path with their names, its caller, and its driver."""
 
     endpoint: "Endpoint"

@@ -207,11 +207,11 @@ class Sessions:
 
     def find(self, owner: bytes, id: str) -> Steps[Record]:
         """A session, from the cache if it is there; also one that has ended. Raises what `read` raises."""
-        record = self._known(owner, id)
+        record = self.known(owner, id)
         return (yield from self._stored(owner, id)) if record is None else record
 
-    def _known(self, owner: bytes, id: str) -> Record | None:
-        """A session from the cache; None if it is not there."""
+    def known(self, owner: bytes, id: str) -> Record | None:
+        """A session from the cache, also one that has ended; None if it is not there."""
         record = self._cached.get(id)
         return None if record is None or record.owner != owner or record.expires_at <= time.time() else record
 
@@ -255,7 +255,7 @@ class Sessions:
         Returns what `run` returned, the session after it, and whether the steps had been done already.
         Raises UnknownSession, StepConflict, StepReused, StoreUnavailable, and what `run` raises.
         """
-        return self._in_turn(id, self._step(owner, id, intent, run), intent.at is not None, intent.deadline)
+        return self._in_turn(id, self.advance(owner, id, intent, run), intent.at is not None, intent.deadline)
 
     def in_turn(self, id: str, steps: Steps[T], deadline: float) -> Steps[T]:
         """Run a script that steps a session when all that came before it are done. Raises what it raises."""
@@ -271,14 +271,6 @@ class Sessions:
             raise
         finally:
             self._end_turn(id)
-
-    def _step(self, owner: bytes, id: str, intent: StepIntent, run: RunStep[T]) -> Steps[tuple[T, Record, bool]]:
-        # Without `at`, only the store shows whether another process has stepped the session.
-        fresh = self._shared and intent.at is None
-        record = None if fresh else self._known(owner, id)
-        if record is None or not _moves_on(record, intent):
-            record = yield from self._stored(owner, id)
-        return (yield from self.advance(record, intent, run))
 
     def begin(self, new: Record, always: bool) -> Steps[Record]:
         """In a turn: put a new session of a chosen id into the store, and return it.
@@ -304,9 +296,16 @@ class Sessions:
         """In a turn: a session as it is now, also one that has ended. Raises what `read` raises."""
         return (yield from self._stored(owner, id) if self._shared else self.find(owner, id))
 
-    def advance(self, record: Record, intent: StepIntent, run: RunStep[T]) -> Steps[tuple[T, Record, bool]]:
-        """In a turn: do the steps of a request, once, to a session as it is now. As `step`."""
-        owner, id, digest = record.owner, record.id, record.digest
+    def advance(
+        self, owner: bytes, id: str, intent: StepIntent, run: RunStep[T], record: Record | None = None
+    ) -> Steps[tuple[T, Record, bool]]:
+        """In a turn: do the steps of a request, once, as `step`. `record`: the session as it is now, if it was read."""
+        if record is None:
+            # Without `at`, only the store shows whether another process has stepped the session.
+            record = None if self._shared and intent.at is None else self.known(owner, id)
+            if record is None or not _moves_on(record, intent):
+                record = yield from self._stored(owner, id)
+        digest = record.digest
         for _ in range(_TRIES):
             if _is_replay(record, intent):
                 assert record.previous is not None, "there is something to repeat"

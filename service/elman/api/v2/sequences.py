@@ -154,7 +154,7 @@ class Sequences:
                 raise StepConflict("another request began this sequence", expected=record.step)
         steps = _SequenceSteps(server, call, part)
         intent = StepIntent(steps.digest, len(call.inputs[0].data), part.at, call.deadline)
-        (rows, states), record, replayed = yield from sessions.advance(record, intent, steps.run)
+        (rows, states), record, replayed = yield from sessions.advance(record.owner, id, intent, steps.run, record)
         call.given.time = max(len(one.outputs) for one in rows)
         response = self.infer.answer(call, rows, states)
         if part.at is not None:
