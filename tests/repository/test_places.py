@@ -54,7 +54,18 @@ def test_a_number_is_rounded_alike_in_every_place(tmp_path: Path, operator: str)
     assert_alike(model, data)
 
 
-def test_an_operator_of_a_cell_rounds_alike_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("operator", "numbers"), [("Celu", {"alpha": 0.5}), ("Elu", {"alpha": 0.5}), ("Selu", {"alpha": 1.2, "gamma": 0.7})]
+)
+def test_an_operator_keeps_its_own_numbers(tmp_path: Path, operator: str, numbers: dict[str, float]) -> None:
+    """Also where no probe shows them: it is negative for large inputs alone, and there its numbers count."""
+    proto = answering(("Add", ["input", "number5"], ["up"]), (operator, ["up"], ["output"], numbers))
+    model = load(proto, tmp_path)
+    holds(model, proto, [row * 100 for row in rows(1, 5, 17)])
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+def test_an_operator_of_a_cell_rounds_alike_too(tmp_path: Path, opset: int) -> None:
     """Within a Scan that carries a state."""
     body = helper.make_graph(
         [
@@ -88,6 +99,7 @@ def test_an_operator_of_a_cell_rounds_alike_too(tmp_path: Path) -> None:
         [graphs.value("input", ["batch", "time", graphs.FEATURES])],
         [graphs.value("output", None)],
         tensors,
+        opset=opset,
     )
     model = load(proto, tmp_path)
     data = rows(*range(1, 30))

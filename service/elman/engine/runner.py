@@ -291,6 +291,7 @@ class _Plan:
         for sequence, rows in self._split(outputs):
             if sequence.feedback is None:
                 sequence.outputs.append(rows)
+                _check_last(sequence, rows)
             else:
                 sequence.last_output = rows[-1]
 
@@ -303,6 +304,7 @@ class _Plan:
             for sequence, rows in self._split(outputs):
                 if not sequence.heads:
                     continue
+                _check_last(sequence, rows)
                 if not sequence.head_outputs:
                     sequence.head_outputs = tuple([] for _ in heads)
                 if head.role == "final" and network.outputs != "selected":
@@ -321,6 +323,13 @@ class _Plan:
         for sequence, steps in self._receivers:
             yield sequence, outputs[at : at + steps]
             at += steps
+
+
+def _check_last(sequence: Sequence, rows: Array) -> None:
+    """Set `error` if the last step of an output is wanted that has none, as one of a slower clock may."""
+    if not len(rows) and sequence.returns == "final":
+        steps = len(sequence.inputs)
+        sequence.error = ModelFailed(f"the model gives no output for a sequence of length {steps}: it is too short")
 
 
 class _Places:

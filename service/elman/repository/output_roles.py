@@ -50,12 +50,15 @@ def _check_extents(rewrite: GraphRewrite) -> None:
         return  # the proof says on what the graph does not run
     for name, before, after in zip(rewrite.roles.outputs, *runs, strict=True):
         if before.shape != after.shape:
+            alone = len(rewrite.roles.outputs) == 1
             raise ModelRefused(
                 f"the output {name!r} is as long as the input {min(longer)!r}, which is of another length in each "
                 "request",
                 node=f"output {name!r}",
-                remedy="Give it the role unused in model.json, and the other outputs answer.",
-                template={"outputs": {name: {"role": "unused"}}},
+                remedy="Export what is made of it, such as its largest position: nothing else of the graph answers."
+                if alone
+                else "Give it the role unused in model.json, and the other outputs answer.",
+                template=None if alone else {"outputs": {name: {"role": "unused"}}},
             )
 
 

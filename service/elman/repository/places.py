@@ -43,6 +43,7 @@ def _with_tail(graph: Graph, node: NodeProto) -> list[NodeProto]:
     flat = build.add("Reshape", [node.input[0], build.ints([-1])])
     longer = build.add("Concat", [flat, build.array(np.ones(_TAIL, np.float32))], axis=0)
     computed = build.add(node.op_type, [longer])
+    build.nodes[-1].attribute.extend(node.attribute)
     numbers = build.add("Slice", [computed, build.ints([0]), build.ints([-_TAIL])])
     build.add("Reshape", [numbers, shape], into=node.output[0], **kept)
     return build.nodes

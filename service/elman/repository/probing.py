@@ -40,6 +40,8 @@ from elman.repository.spec import ModelSpec
 from elman.repository.specialise import inline_branches
 
 _NOT_RUN = "the graph does not run"
+# Lengths that are tried for a last step that counts: of so many in a row a network of strides reads one to its end.
+_STRIDES = 16
 
 Tried = tuple[Reading, GraphRewrite]
 """A reading of the axes, and the graph as it ran in it."""
@@ -369,27 +371,34 @@ def _check_every_step_counts(rewrite: GraphRewrite) -> None:
     session = rewrite.session or _open(_probe_model(rewrite))
     rows, length = rewrite.extents()[1]
     name = rewrite.roles.outputs[0]
-    feeds = probe_feeds(rewrite, rows, length)
     try:
-        (whole,) = session.run([name], feeds)
         for steps in (1, 2):
             session.run([name], probe_feeds(rewrite, rows, steps))
-        data = feeds[rewrite.roles.data].copy()
-        last = data[-1:] if rewrite.layout == "time_first" else data[:, -1:]
-        last += np.ones((), data.dtype)
-        (moved,) = session.run([name], {**feeds, rewrite.roles.data: data})
+        counts = any(_last_step_counts(rewrite, session, rows, length + more) for more in range(_STRIDES))
     except RuntimeFailure as failure:
-        raise _unrolled(rewrite, failure.node) from None
-    if np.array_equal(whole, moved):
-        raise _unrolled(rewrite, None)
+        raise ModelRefused(
+            f"the time axis of {rewrite.roles.data!r} is frozen: the network is unrolled to its example's length",
+            node=failure.node or f"input {rewrite.roles.data!r}",
+            remedy=how_to_free(rewrite.graph.model),
+        ) from None
+    if not counts:
+        raise ModelRefused(
+            f"the last steps of {rewrite.roles.data!r} change no answer: the network is unrolled to its example's "
+            "length, or stops before the end",
+            node=f"input {rewrite.roles.data!r}",
+            remedy=f"{how_to_free(rewrite.graph.model)} A network that stops by a condition of its own is not served.",
+        )
 
 
-def _unrolled(rewrite: GraphRewrite, node: str | None) -> ModelRefused:
-    return ModelRefused(
-        f"the time axis of {rewrite.roles.data!r} is frozen: the network is unrolled to its example's length",
-        node=node or f"input {rewrite.roles.data!r}",
-        remedy=how_to_free(rewrite.graph.model),
-    )
+def _last_step_counts(rewrite: GraphRewrite, session: GraphSession, rows: int, length: int) -> bool:
+    """Whether the last step of so many changes the first output. Raises RuntimeFailure."""
+    name, feeds = rewrite.roles.outputs[0], probe_feeds(rewrite, rows, length)
+    (whole,) = session.run([name], feeds)
+    data = feeds[rewrite.roles.data].copy()
+    last = data[-1:] if rewrite.layout == "time_first" else data[:, -1:]
+    last += np.ones((), data.dtype)
+    (moved,) = session.run([name], {**feeds, rewrite.roles.data: data})
+    return not np.array_equal(whole, moved)
 
 
 def _probe(rewrite: GraphRewrite) -> None:

@@ -22,18 +22,20 @@ from elman.repository.graph_rewrite import GraphRewrite, axes_of, recurrent_insi
 from elman.repository.graph_trace import node_label
 from elman.repository.network import END, LENGTHS, Array, Network
 from elman.repository.no_steps import refuse_no_steps
+from elman.repository.ordering import sort_nodes
 from elman.repository.pairing import directions, port
 from elman.repository.places import round_alike
 from elman.repository.precision import make_single
 from elman.repository.probing import find_axes, free_dims
 from elman.repository.rnn import replace_rnns
-from elman.repository.scan_states import find_limits
+from elman.repository.scan_states import declare_ranks, find_limits
 from elman.repository.selecting import find_outputs, pick_real_steps
 from elman.repository.spec import ModelSpec
 from elman.repository.specialise import bind_constants, inline_decided_branches
 from elman.repository.states import add_lengths, alias_lengths, begin_with_zeros, collect_states, expose_states
 from elman.repository.tokens import find_vocabulary_size, take_ids_as_integers
 
+_RESERVED = "elman."
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 
 
@@ -92,6 +94,7 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
             pick_real_steps(rewrite)
     else:
         refuse_no_steps(rewrite)
+    declare_ranks(rewrite)
     round_alike(graph)
     dtypes = {name: graph.dtype(name) for name in rewrite.roles.outputs}
     dtypes |= {state.output: state.dtype for state in rewrite.states}
@@ -174,6 +177,7 @@ def _prepare(model: onnx.ModelProto, spec: ModelSpec) -> tuple[Graph, ModelSpec]
     if copy.functions:
         copy = inline_local_functions(copy)
     _check_operators(copy)
+    sort_nodes(copy)
     make_single(copy)
     bind_constants(copy, spec)
     spec = bind_controls(copy, spec)
@@ -221,6 +225,14 @@ def _thaw_reshapes(graph: Graph) -> None:
 
 
 def _check_operators(model: onnx.ModelProto) -> None:
+    names = [value.name for value in (*model.graph.input, *model.graph.output)]
+    reserved = next((name for name in names if name.startswith(_RESERVED)), None)
+    if reserved is not None:
+        raise ModelRefused(
+            f"names of inputs and outputs that begin with {_RESERVED} are for what the server adds",
+            node=f"tensor {reserved!r}",
+            remedy="Give the input or output another name: torch has input_names and output_names for it.",
+        )
     for node in all_nodes(model.graph):
         if node.domain not in _DOMAINS:
             raise ModelRefused(

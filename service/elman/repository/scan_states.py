@@ -100,6 +100,17 @@ def steps_of_finals(node: NodeProto) -> dict[str, str]:
     return {name: steps for name, steps in found.items() if steps and steps in stacked}
 
 
+def declare_ranks(rewrite: GraphRewrite) -> None:
+    """Say how many axes each result of the body of a Scan has: ONNX Runtime must know it, and may not find it."""
+    for node in rewrite.graph.proto.node:
+        states = len(scan_inputs(node)[0]) if node.op_type == "Scan" else 0
+        for at, name in enumerate(node.output if node.op_type == "Scan" else ()):
+            value, seen = attribute(node, "body").output[at], rewrite.values[0].get(name)
+            if seen is not None and not value.type.tensor_type.HasField("shape"):
+                kind, free = helper.np_dtype_to_tensor_dtype(seen.dtype), [None] * (seen.ndim - (at >= states))
+                value.CopyFrom(helper.make_tensor_value_info(value.name, kind, free))
+
+
 def find_limits(rewrite: GraphRewrite) -> None:
     """Note of each state how large its numbers may be, where a Scan rounds them on a fixed scale.
 

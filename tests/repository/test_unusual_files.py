@@ -1,0 +1,137 @@
+"""Files as converters and people write them: nodes in any order, odd names, loops that stop, short sequences."""
+
+from pathlib import Path
+
+import graphs
+import numpy as np
+import onnx
+import pytest
+from conftest import queue_of
+from onnx import TensorProto, helper
+from test_refusals import load, refusal
+from test_roles import holds, rows
+from test_whole_only import LONG, answering, is_whole
+from truth import Given
+
+from elman.engine.sequence import Return
+from elman.errors import ModelFailed
+
+
+def backwards(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with its last node first, which ONNX Runtime opens too."""
+    nodes = list(proto.graph.node)[::-1]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    return proto
+
+
+def reads_the_last_thirty_steps() -> onnx.ModelProto:
+    """No probe is as long, so that the order of the nodes must not hide it from the analysis."""
+    return answering(
+        ("Slice", ["steps", "minus30", "end1", "at1"], ["cut"], {"name": "cut"}),
+        ("ReduceMax", ["cut"], ["output"], {"axes": [1], "keepdims": 0, "name": "most"}),
+    )
+
+
+@pytest.mark.parametrize("order", ["sorted", "backwards"])
+def test_the_order_of_the_nodes_hides_nothing(tmp_path: Path, order: str) -> None:
+    proto = reads_the_last_thirty_steps()
+    proto.graph.initializer.extend([graphs.constant("minus30", [-30]), graphs.constant("end1", [2**31 - 1])])
+    if order == "backwards":
+        proto = backwards(proto)
+    model = load(proto, tmp_path)
+    is_whole(model, "cut")
+    holds(model, proto, rows(*LONG))
+
+
+def test_a_plain_file_is_served_in_any_order_of_its_nodes(tmp_path: Path) -> None:
+    """ONNX Runtime's own converter to float16 adds its casts at the end of the file."""
+    proto = backwards(graphs.tagger("GRU"))
+    model = load(proto, tmp_path)
+    assert (model.proof.exact, model.proof.streaming, model.proof.batched) == (True, True, "ragged"), model.proof
+    holds(model, proto, rows(1, 7, 40))
+
+
+def test_a_name_that_the_server_keeps_for_itself(tmp_path: Path) -> None:
+    proto = graphs.tagger("GRU")
+    proto.graph.input[0].name = proto.graph.node[0].input[0] = "elman.lengths"
+    refused = refusal(proto, tmp_path)
+    assert "that begin with elman." in refused.reason
+    assert "elman.lengths" in str(refused.node)
+
+
+def looping(condition: bool) -> onnx.ModelProto:
+    """A sum over the steps in a Loop, of every third step, or until it is larger than any probe is at first."""
+    step = [
+        helper.make_node("Mul", ["i", "stride"], ["at"]),
+        helper.make_node("Gather", ["input", "at"], ["x"], axis=1),
+        helper.make_node("MatMul", ["x", "w"], ["xw"]),
+        helper.make_node("Add", ["h", "xw"], ["sum"]),
+        helper.make_node("Tanh", ["sum"], ["next"]),
+        helper.make_node("Less", ["i", "none"], ["short"]),
+        helper.make_node("Identity", ["short" if condition else "go"], ["on"]),
+    ]
+    state = [graphs.value("h", None), graphs.value("next", None)]
+    flags = [graphs.value(name, [], TensorProto.BOOL) for name in ("go", "on")]
+    body = helper.make_graph(
+        step, "body", [graphs.value("i", [], TensorProto.INT64), flags[0], state[0]], [flags[1], state[1]]
+    )
+    nodes = [
+        helper.make_node("Shape", ["input"], ["sizes"]),
+        helper.make_node("Gather", ["sizes", "axis"], ["count"]),
+        helper.make_node("Add", ["count", "two"], ["more"]),
+        helper.make_node("Div", ["more", "three"], ["trips"]),
+        helper.make_node("Gather", ["input", "none"], ["first"], axis=1),
+        helper.make_node("MatMul", ["first", "w"], ["wide"]),
+        helper.make_node("Mul", ["wide", "nothing"], ["h0"]),
+        helper.make_node("Loop", ["trips", "yes", "h0"], ["output"], body=body, name="loop"),
+    ]
+    weights = np.random.default_rng(0).standard_normal((graphs.FEATURES, graphs.HIDDEN))
+    tensors = [
+        graphs.constant("w", weights, np.float32),
+        graphs.constant("nothing", 0, np.float32),
+        graphs.constant("yes", True, np.bool_),
+        *(graphs.constant(name, at) for name, at in {"none": 0, "axis": 1, "two": 2, "three": 3, "stride": 3}.items()),
+    ]
+    return graphs.model(
+        nodes,
+        [graphs.value("input", ["batch", "time", graphs.FEATURES])],
+        [graphs.value("output", ["batch", graphs.HIDDEN])],
+        tensors,
+    )
+
+
+def test_a_loop_that_stops_early_is_not_called_unrolled(tmp_path: Path) -> None:
+    refused = refusal(looping(condition=True), tmp_path)
+    assert "stops before the end" in refused.reason
+    assert "a condition of its own is not served" in str(refused.remedy)
+
+
+def test_a_loop_over_every_third_step_is_served(tmp_path: Path) -> None:
+    """Of most lengths it does not read the last step, which an unrolled network never does."""
+    proto = looping(condition=False)
+    model = load(proto, tmp_path)
+    is_whole(model, "loop")
+    holds(model, proto, rows(1, 2, 3, 4, 11, 40))
+
+
+@pytest.mark.parametrize("returns", ["final", "steps"])
+def test_a_sequence_that_is_too_short_for_an_output_fails_alone(tmp_path: Path, returns: Return) -> None:
+    """The second step, the fourth and so on: a sequence of one step has none of them."""
+    proto = answering(("Slice", ["steps", "at1", "end1", "at1", "at2"], ["output"]))
+    proto.graph.initializer.append(graphs.constant("end1", [2**31 - 1]))
+    model = load(proto, tmp_path)
+    queue = queue_of(model)
+    short, long = (Given(row).sequence(model, returns) for row in rows(1, 4))
+    for one in (short, long):
+        queue.scheduler.add(one)
+    while len(queue.scheduler):
+        queue.iterate(0.0)
+    assert long.error is None
+    assert [len(block) for block in long.outputs] == [2 if returns == "steps" else 1]
+    if returns == "steps":
+        assert short.error is None
+        assert [len(block) for block in short.outputs] == [0]
+    else:
+        assert isinstance(short.error, ModelFailed)
+        assert "a sequence of length 1: it is too short" in str(short.error)
