@@ -1,6 +1,10 @@
 """Every error of the server has a class in the client, with the same code, status, place and text."""
 
+import asyncio
 import pickle
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import httpx
 import numpy as np
@@ -8,6 +12,7 @@ import pytest
 
 import elman.app  # noqa: F401  (defines every error of the server)
 from elman.client import (
+    AsyncClient,
     BadAnswer,
     Client,
     DeadlineExceeded,
@@ -25,6 +30,7 @@ from elman.client.errors import CLASSES, error_of
 from elman.client.wire import parse_retry_after, read_error
 from elman.errors import ElmanError as ServerError
 from elman.errors import RequestError as ServerRequestError
+from tests.running import RunningServer
 
 
 def codes_of_the_server(base: type[ServerError] = ServerError) -> set[tuple[str, int]]:
@@ -110,3 +116,50 @@ def test_an_unreachable_server_raises_not_connected() -> None:
 def test_a_wrong_address_is_refused_when_the_client_is_made(url: str) -> None:
     with pytest.raises(ValueError, match="address"):
         Client(url)
+
+
+def called(call: Callable[[Client], object], url: str, **options: Any) -> None:
+    with Client(url, retries=Retries(1), **options) as client:
+        call(client)
+
+
+async def awaited(call: Callable[[AsyncClient], Awaitable[object]], url: str, **options: Any) -> None:
+    async with AsyncClient(url, retries=Retries(1), **options) as client:
+        await call(client)
+
+
+async def streamed(client: AsyncClient) -> None:
+    async with client.model("vowels-gru").stream() as stream:
+        await stream.send("text")
+
+
+def opened(client: Client) -> object:
+    return client.model("vowels-gru").stream().__enter__()
+
+
+NOTHING, ROWS = "http://127.0.0.1:9", np.zeros((3, 12))
+NO_JSON = httpx.MockTransport(lambda request: httpx.Response(200, text="<html>"))
+NO_RESULT = httpx.MockTransport(lambda request: httpx.Response(200, json={"results": []}))
+FAILING: dict[str, Callable[[str], object]] = {
+    "no server": lambda url: called(Client.models, NOTHING),
+    "no server, awaited": lambda url: asyncio.run(awaited(AsyncClient.models, NOTHING)),
+    "no server, stream": lambda url: called(opened, NOTHING),
+    "no server, awaited stream": lambda url: asyncio.run(awaited(streamed, NOTHING)),
+    "no time": lambda url: called(lambda client: client.model("vowels-gru").predict(ROWS, timeout=1e-6), url),
+    "no time, awaited": lambda url: asyncio.run(awaited(AsyncClient.models, url, timeout=1e-6)),
+    "no JSON": lambda url: called(Client.models, url, transport=NO_JSON),
+    "no result": lambda url: called(lambda client: client.model("m").predict("x"), url, transport=NO_RESULT),
+    "no route for streams": lambda url: called(opened, f"{url}/elsewhere"),
+    "wrong steps of a stream": lambda url: asyncio.run(awaited(streamed, url)),
+    "no such model": lambda url: called(lambda client: client.model("m").predict("x"), url),
+    "ragged": lambda url: called(lambda client: client.model("vowels-gru").predict([[1.0], [1.0, 2.0]]), url),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAILING)
+def test_the_traceback_of_an_error_is_its_own_alone(server: RunningServer, name: str) -> None:
+    with pytest.raises(ElmanError) as raised:
+        FAILING[name](server.url)
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "direct cause" not in shown and "During handling" not in shown, shown

@@ -59,7 +59,7 @@ class GenerationEvents:
                 return None
             return Token.from_json(body)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BadAnswer(f"an event of the generation is not what Elman sends: {error!r}") from error
+            raise BadAnswer(f"an event of the generation is not what Elman sends: {error!r}") from None
 
     def end(self) -> None:
         """Raise Disconnected if the events ended before the generation was complete."""
@@ -157,12 +157,12 @@ def websocket_translated(deadline: Deadline, target: str) -> Iterator[None]:
     except ElmanError:  # some of them are OSErrors too
         raise
     except exceptions.ConnectionClosed as error:
-        raise _closed(error.rcvd) from error
+        raise _closed(error.rcvd) from None
     except exceptions.InvalidStatus as error:
         response = error.response
-        raise _refused(target, response.status_code, response.body, response.headers) from error
+        raise _refused(target, response.status_code, response.body, response.headers) from None
     except (OSError, EOFError, exceptions.WebSocketException) as error:
-        raise NotConnected(f"{target} could not be reached ({reason_of(error)})") from error
+        raise NotConnected(f"{target} could not be reached ({reason_of(error)})") from None
 
 
 def _closed(frame: Any) -> ElmanError:
@@ -198,16 +198,16 @@ def websockets(module: str) -> Any:
     """A module of the package websockets, which only streams need."""
     try:
         return importlib.import_module(f"websockets.{module}")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("streams need the package websockets: pip install 'elman[stream]'") from error
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("streams need the package websockets: pip install 'elman[stream]'") from None
 
 
 def _read(message: str | bytes) -> dict[str, Any]:
     """The JSON object of a message. Raises Refused if it describes an error, BadAnswer if it is not a JSON object."""
     try:
         raw = json.loads(message)
-    except ValueError as error:
-        raise BadAnswer(f"a message of the stream is not JSON: {message[:200]!r}") from error
+    except ValueError:
+        raise BadAnswer(f"a message of the stream is not JSON: {message[:200]!r}") from None
     if not isinstance(raw, dict):
         raise BadAnswer(f"a message of the stream is not a JSON object: {message[:200]!r}")
     if "code" in raw:

@@ -158,9 +158,9 @@ def read_json(response: httpx.Response) -> Any:
     """The JSON value of a response. Raises BadAnswer if it is not JSON."""
     try:
         return response.json()
-    except ValueError as error:
+    except ValueError:
         detail = f"the response is not JSON: {response.text[:200]}"
-        raise BadAnswer(detail, status=response.status_code) from error
+        raise BadAnswer(detail, status=response.status_code) from None
 
 
 def is_binary(response: httpx.Response) -> bool:
@@ -189,7 +189,7 @@ def _read_array(response: httpx.Response) -> Floats:
         shape = [int(part) for part in response.headers["elman-shape"].split(",") if part]
         return np.frombuffer(response.content, "<f4").reshape(shape).astype(np.float32, copy=False)
     except (KeyError, ValueError) as error:
-        raise BadAnswer(f"the header Elman-Shape does not fit: {error}", status=response.status_code) from error
+        raise BadAnswer(f"the header Elman-Shape does not fit: {error}", status=response.status_code) from None
 
 
 def read_error(response: httpx.Response) -> ElmanError:

@@ -55,11 +55,11 @@ class Call(Generic[T]):
             raise self._located(explained(read_error(response), self.sequences, self.offset is not None))
         try:
             return self.parse(response)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise BadAnswer(
                 f"the response to {self.method} {self.path} is not what Elman sends: {type(error).__name__}: {error}",
                 status=response.status_code,
-            ) from error
+            ) from None
 
     def _located(self, error: ElmanError) -> ElmanError:
         """The error with the `where` of this request changed to a place in the caller's list."""
