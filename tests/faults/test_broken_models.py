@@ -1,6 +1,7 @@
 """A file that cannot be served is refused with its reason, and every other model serves."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,6 +58,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "empty").mkdir()
     (root / "empty-version" / "1").mkdir(parents=True)
     (root / "folder-for-file" / "1" / "model.onnx").mkdir(parents=True)
+    put(root, "pipe-for-file", b"")
+    (root / "pipe-for-file" / "1" / "model.onnx").unlink()
+    os.mkfifo(root / "pipe-for-file" / "1" / "model.onnx")
+    put(root, "device-for-file", b"")
+    (root / "device-for-file" / "1" / "model.onnx").unlink()
+    (root / "device-for-file" / "1" / "model.onnx").symlink_to("/dev/zero")
     (root / ".hidden").mkdir()
     (root / "a file.txt").write_text("not a model either")
     put(root, "half-good", whole)
@@ -67,7 +74,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 BROKEN = {
     "truncated", "a-few-bytes", "no-bytes", "text", "no-graph", "not-recurrent", "bad-spec", "spec-no-json",
     "labels-short", "spec-other-names", "name with blanks", "ünïcode", "version-zero", "version-latest", "empty",
-    "empty-version", "folder-for-file",
+    "empty-version", "folder-for-file", "pipe-for-file", "device-for-file",
 }  # fmt: skip
 
 
@@ -79,6 +86,22 @@ def broken(repository: Path) -> Iterator[RunningServer]:
 
 def refused(server: RunningServer) -> dict[str, dict]:
     return {one["name"]: one for one in server.client.get("/v1/models").json()["refused"]}
+
+
+@pytest.mark.parametrize("name", ["pipe-for-file", "device-for-file"])
+def test_what_has_no_end_is_not_read(broken: RunningServer, name: str) -> None:
+    assert "not a regular file" in refused(broken)[name]["reason"]
+
+
+def test_a_repository_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    shutil.copytree(STORE / GOOD, root / GOOD)
+    with running_server(root, poll=0) as server:
+        root.rename(tmp_path / "elsewhere")
+        answer = server.client.post(f"/v2/repository/models/{GOOD}/load", json={})
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_model")
+        assert "repository cannot be read" in answer.json()["detail"]
+        assert server.predict(GOOD, sequence=[[0.5] * 12]).status_code == 200
 
 
 def test_what_is_broken_is_listed_as_refused_and_the_rest_serves(broken: RunningServer) -> None:

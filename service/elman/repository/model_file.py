@@ -111,6 +111,8 @@ def _with_source(tensor: InputTensor, triton: TritonConfig) -> InputTensor:
 
 def _read(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device may have no end
+            raise ModelRefused(f"{path.name} is not a regular file", remedy=f"Put the model's file at {path.name}.")
         return path.read_bytes()
     except OSError as error:
         raise ModelRefused(f"{path.name} cannot be read: {error.strerror}", remedy=_AGAIN) from None

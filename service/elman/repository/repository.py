@@ -117,7 +117,10 @@ class Repository:
 
     def load_name(self, name: str) -> None:
         """Load a model by name, or load it again. Raises UnknownModel, and ModelRefused where a file is refused."""
-        entries, _ = scan(self.root)
+        try:
+            entries, _ = scan(self.root)
+        except OSError as error:
+            raise ModelRefused(f"the model repository cannot be read: {error.strerror}") from None
         mine = [entry for entry in entries if entry.name == name]
         if not mine:
             raise UnknownModel(f"the repository holds no model {name[:80]!r}")
