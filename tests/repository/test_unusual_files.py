@@ -135,3 +135,15 @@ def test_a_sequence_that_is_too_short_for_an_output_fails_alone(tmp_path: Path, 
     else:
         assert isinstance(short.error, ModelFailed)
         assert "a sequence of length 1: it is too short" in str(short.error)
+
+
+@pytest.mark.parametrize("role", ["sequence", "mask"])
+def test_an_input_without_an_axis_of_time_cannot_have_a_value_for_each_step(tmp_path: Path, role: str) -> None:
+    proto = answering(
+        ("Squeeze", ["hn", "at0"], ["h"]),
+        ("Unsqueeze", ["gain", "at1"], ["wide"]),
+        ("Mul", ["h", "wide"], ["output"]),
+        extra=[graphs.value("gain", ["batch"])],
+    )
+    refused = refusal(proto, tmp_path, {"inputs": {"gain": {"role": role}}})
+    assert f"says that the input 'gain' is '{role}', but it has no axis of time" in refused.reason

@@ -243,6 +243,12 @@ def _other(graph: Graph, spec: ModelSpec, name: str, data: str, batch: int, time
                 node=f"input {name!r}",
                 remedy="Say its batch_axis under inputs in model.json, or export it with one.",
             )
+    if role in ("sequence", "mask") and time is not None and len(dims) < 2:
+        raise ModelRefused(
+            f"model.json says that the input {name!r} is {role!r}, but it has no axis of time",
+            node=f"input {name!r}",
+            remedy="Leave its role out, or say that it is static.",
+        )
     if role in ("sequence", "mask") and time is not None and steps is None:
         steps = 1 - rows if rows < 2 else 0
     assert role is not None
