@@ -15,6 +15,7 @@ from truth import Given
 
 from elman.engine.sequence import Return
 from elman.errors import ModelFailed
+from elman.repository.model_file import load_model
 
 
 def backwards(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -147,3 +148,14 @@ def test_an_input_without_an_axis_of_time_cannot_have_a_value_for_each_step(tmp_
     )
     refused = refusal(proto, tmp_path, {"inputs": {"gain": {"role": role}}})
     assert f"says that the input 'gain' is '{role}', but it has no axis of time" in refused.reason
+
+
+def test_an_output_that_is_listed_twice_is_a_mistake_of_model_json(tmp_path: Path) -> None:
+    refused = refusal(graphs.tagger(), tmp_path, {"outputs": ["output", "output"]})
+    assert "outputs lists a name twice" in refused.reason
+
+
+def test_a_model_json_of_an_editor_that_adds_a_byte_order_mark(tmp_path: Path) -> None:
+    graphs.save(graphs.tagger(), tmp_path)
+    (tmp_path / "model.json").write_text('{"task": "tagging"}', encoding="utf-8-sig")
+    assert load_model(tmp_path / "model.onnx", "model", 1).spec.task == "tagging"

@@ -1,6 +1,7 @@
 """What a model is: the spec that `model.json`, the ONNX metadata key `elman`, or the graph itself supplies."""
 
 import unicodedata
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -381,6 +382,8 @@ class ModelSpec(_Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> "ModelSpec":
+        if self.outputs is not None and len(set(self.outputs)) < len(self.outputs):
+            raise ValueError("outputs lists a name twice")
         if self.input.scale is None or self.task != "forecasting":
             return self
         if self.decoder is not None and self.decoder.mean is not None:
@@ -413,14 +416,16 @@ class ModelSpec(_Frozen):
 
 
 def parse_spec(text: str | bytes, source: str) -> ModelSpec:
-    """Read a spec from JSON; `source` says where it came from in the refusal.
+    """Read a spec from JSON, which may begin with a byte order mark; `source` says where it is from in the refusal.
 
     Raises ModelRefused where the text is not a spec, naming the field.
     """
     try:
-        return ModelSpec.model_validate_json(text)
+        content = text.encode() if isinstance(text, str) else text
+        return ModelSpec.model_validate_json(content.removeprefix(BOM_UTF8))
     except ValidationError as error:
-        raise ModelRefused(f"{source} is not a valid spec: {first_error(error)}", node=source) from None
+        reason = f"{source} is not a valid spec: {first_error(error)}"
+        raise ModelRefused(reason, node=source, remedy="Correct what the message names.") from None
 
 
 def first_error(error: ValidationError) -> str:
