@@ -78,7 +78,7 @@ class RunningServer:
             time.sleep(0.02)
 
     def wait_until_taken(self, number: int, timeout: float = 60.0) -> None:
-        """Wait until so many requests to predict, each of one sequence, are under way or answered.
+        """Wait until so many requests to predict or infer, each of one sequence, are under way or answered.
 
         On a busy machine the first may be answered before the last is sent.
         """
@@ -86,7 +86,7 @@ class RunningServer:
         while True:
             answered, stats = 0.0, self.stats()
             for (name, labels), value in stats.items():
-                if name == "elman_requests_total" and labels[-1].endswith("/predict"):
+                if name == "elman_requests_total" and labels[-1].endswith(("/predict", "Infer")):
                     answered += value
             if stats["elman_pending_sequences", ()] + answered >= number:
                 return
