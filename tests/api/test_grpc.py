@@ -29,6 +29,7 @@ from elman.http.endpoint import Driver, Response
 from tests.conftest import StartServer
 from tests.reference import Array
 from tests.running import STORE, RunningServer, environment, running_server
+from tests.waiting import wait_until
 
 # It starts servers of its own.
 pytestmark = pytest.mark.slow
@@ -706,6 +707,28 @@ def test_a_stopping_server_finishes_what_is_under_way(start_server: StartServer,
     sent.set()
     refused(lambda: channel.ask("ServerLive"), grpc.StatusCode.UNAVAILABLE)
     assert server.process.wait(60) == 0
+
+
+def test_calls_without_a_key_that_stay_open_leave_room_for_others(start_server: StartServer, small_store: Path) -> None:
+    server = start_server(small_store, "--grpc-port", "0", max_connections=64)
+    channel = Channel(server, ())
+    watch = channel.method("Watch", HEALTH, "HealthCheckResponse", "unary_stream")
+    reflect = channel.method("ServerReflectionInfo", REFLECTION[0], "ServerReflectionResponse", "stream_stream")
+    question, listed = HEALTH.message("HealthCheckRequest")(), REFLECTION[0].message("ServerReflectionRequest")()
+    open_calls = [watch(question) for _ in range(16)]
+    assert all(next(one).status == 1 for one in open_calls)
+    refused(lambda: next(watch(question)), grpc.StatusCode.UNAVAILABLE, "overloaded")
+    refused(lambda: next(reflect(iter([listed]))), grpc.StatusCode.UNAVAILABLE, "overloaded")
+    assert channel.infer(request(rows(3))).outputs
+    open_calls[0].cancel()
+
+    def answered() -> bool:
+        try:
+            return bool(next(watch(question)).status == 1)
+        except grpc.RpcError:
+            return False
+
+    wait_until(answered)
 
 
 def test_workers_share_a_port_that_nobody_else_gets(start_server: StartServer, tmp_path: Path) -> None:

@@ -31,6 +31,37 @@ class Connection(Protocol):
         """Look up the key of the next request anew, although its head is as before."""
 
 
+class Places:
+    """What is open at once: counted in all, and for each address."""
+
+    def __init__(self, limit: int, address_limit: int) -> None:
+        """
+        Args:
+            limit: most in all.
+            address_limit: most from one address; 0 for half of `limit`.
+        """
+        self._limit = limit
+        self._address_limit = address_limit or max(1, limit // 2)
+        self._taken: dict[object, str] = {}
+        self._by_address: Counter[str] = Counter()
+
+    def take(self, holder: object, address: str) -> bool:
+        """Count a holder until `give_back`. False if there are too many already. An empty address has no limit."""
+        if len(self._taken) >= self._limit or (address and self._by_address[address] >= self._address_limit):
+            return False
+        self._taken[holder] = address
+        self._by_address[address] += 1
+        return True
+
+    def give_back(self, holder: object) -> None:
+        """A holder is gone. It may be one that got no place."""
+        address = self._taken.pop(holder, None)
+        if address is not None:
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
+
+
 class Connections:
     """Counts connections, and closes those whose deadline has passed in a sweep each second.
 
@@ -46,28 +77,16 @@ class Connections:
         """
         self.all: set[Connection] = set()
         self.turns = Turns()
-        self._limit = limit
-        self._address_limit = address_limit or max(1, limit // 2)
-        self._admitted: dict[object, str] = {}
-        self._by_address: Counter[str] = Counter()
+        self._places = Places(limit, address_limit)
         self._extra: dict[Connection, None] = {}
 
     def admit(self, transport: object, peer: Any) -> bool:
         """Count a connection until `release`. False if there are too many already."""
-        address = network_of(peer)
-        if len(self._admitted) >= self._limit or (address and self._by_address[address] >= self._address_limit):
-            return False
-        self._admitted[transport] = address
-        self._by_address[address] += 1
-        return True
+        return self._places.take(transport, network_of(peer))
 
     def release(self, transport: object) -> None:
         """A connection is closed. It may be one that was not admitted."""
-        address = self._admitted.pop(transport, None)
-        if address is not None:
-            self._by_address[address] -= 1
-            if not self._by_address[address]:
-                del self._by_address[address]
+        self._places.give_back(transport)
 
     def add(self, connection: Connection, *, extra: bool) -> None:
         """Watch the deadline of a connection. An `extra` one was not admitted."""

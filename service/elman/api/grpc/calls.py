@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,9 +12,9 @@ import grpc
 
 from elman.api.grpc.statuses import status_of, text_of, trailing
 from elman.codec.budget import Budget
-from elman.errors import ElmanError, Internal, UnknownRoute
+from elman.errors import ElmanError, Internal, Overloaded, UnknownRoute
 from elman.http.callers import ANYONE, Caller, Callers
-from elman.http.connections import network_of
+from elman.http.connections import Places, network_of
 from elman.http.endpoint import GONE, Driver, Response, forget_frames
 from elman.http.roles import OPEN_TO_ALL, Need, served_at
 from elman.http.spans import Message, Sampled, renewed
@@ -103,11 +103,31 @@ Serve = Callable[[Call], Awaitable[Response]]
 class Calls:
     """Serves the calls of one server."""
 
-    def __init__(self, driver: Driver, callers: Callers, budget: Budget, has_admin_port: bool) -> None:
+    def __init__(self, driver: Driver, callers: Callers, budget: Budget, has_admin_port: bool, most: int) -> None:
+        """
+        Args:
+            budget: of the bodies that are held.
+            most: calls at once.
+        """
         self.driver = driver
         self.budget = budget
         self.callers = callers
         self._has_admin_port = has_admin_port
+        self._watching = Places(most // 2, 0)
+
+    @contextlib.asynccontextmanager
+    async def watching(self, context: Context) -> AsyncIterator[None]:
+        """Count a call that needs no key and stays open. It is ended if there are too many.
+
+        All such calls together take at most half of the calls of the server, and those of one address a quarter.
+        """
+        if not self._watching.take(context, network_in(context.peer()).decode()):
+            error = Overloaded("there are too many open calls, in all or from this address", retry_after=1)
+            await Peer(context, self.driver).abort(error)
+        try:
+            yield
+        finally:
+            self._watching.give_back(context)
 
     def admit(self, peer: Peer, need: Need) -> Caller | None:
         """Whoever makes a call. Raises Unauthorized, Forbidden and UnknownRoute."""

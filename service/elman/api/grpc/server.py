@@ -42,7 +42,10 @@ class GRPCServer:
         self, server: Server, metrics: Metrics, driver: Driver, callers: Callers, infer: Infer, bodies: Bodies
     ) -> None:
         self.server = server
-        self.calls = Calls(driver, callers, bodies.budget, server.settings.admin_port is not None)
+        settings = server.settings
+        self.calls = Calls(
+            driver, callers, bodies.budget, settings.admin_port is not None, most=settings.max_connections
+        )
         self.metrics = metrics
         self.infer = infer
         self._stopping: asyncio.Task[None] | None = None
@@ -66,12 +69,12 @@ class GRPCServer:
         }
         self._server = grpc.aio.server(options=list(options.items()), maximum_concurrent_rpcs=settings.max_connections)
         self._inferring = Inferring(self.server, self.infer, self.calls)
-        self._health = Health(self.server)
+        self._health = Health(self.server, self.calls)
         inference = InferenceService(self.server, self.metrics, self.calls, self._inferring)
         self._add(INFERENCE, inference.methods())
         self._add(HEALTH, self._health.methods())
         for schema in REFLECTION:
-            self._add(schema, Reflection(schema).methods())
+            self._add(schema, Reflection(schema, self.calls).methods())
         host = f"[{settings.grpc_host}]" if ":" in settings.grpc_host else settings.grpc_host
         address, credentials = f"{host}:{settings.grpc_port}", _credentials(settings)
         try:

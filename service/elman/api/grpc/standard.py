@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2
 
-from elman.api.grpc.calls import Context
+from elman.api.grpc.calls import Calls, Context
 from elman.api.grpc.fields import read_small, small
 from elman.api.grpc.messages import HEALTH, INFERENCE, REFLECTION
 from elman.api.grpc.schema import Schema
@@ -23,8 +23,9 @@ _SCHEMAS = (INFERENCE, HEALTH, *REFLECTION)
 class Health:
     """Whether the server takes requests: as a whole, which has an empty name, or one of its services."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, calls: Calls) -> None:
         self.server = server
+        self.calls = calls
         self._changed = asyncio.Event()
 
     def methods(self) -> Mapping[str, Any]:
@@ -48,10 +49,11 @@ class Health:
 
     async def watch(self, content: bytes | None, context: Context) -> AsyncIterator[Any]:
         """The status now, and once more when the server stops."""
-        request = await _read(_HEALTH_REQUEST, content, context)
-        yield _HEALTH_RESPONSE(status=self._status(request.service))
-        await self._changed.wait()
-        yield _HEALTH_RESPONSE(status=self._status(request.service))
+        async with self.calls.watching(context):
+            request = await _read(_HEALTH_REQUEST, content, context)
+            yield _HEALTH_RESPONSE(status=self._status(request.service))
+            await self._changed.wait()
+            yield _HEALTH_RESPONSE(status=self._status(request.service))
 
     def _status(self, service: str) -> int:
         if service and service not in _services():
@@ -62,7 +64,8 @@ class Health:
 class Reflection:
     """The files with the messages and services, in one version of the protocol."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, calls: Calls) -> None:
+        self.calls = calls
         self._request = schema.message("ServerReflectionRequest")
         self._response = schema.message("ServerReflectionResponse")
 
@@ -76,24 +79,28 @@ class Reflection:
 
     async def answer(self, contents: AsyncIterator[bytes | None], context: Context) -> AsyncIterator[Any]:
         """An answer to each question of a stream."""
-        async for content in contents:
-            request = await _read(self._request, content, context)
-            response = self._response(valid_host=request.host, original_request=request)
-            asked = request.WhichOneof("message_request")
-            file = None
-            if asked == "list_services":
-                for name in _services():
-                    response.list_services_response.service.add(name=name)
-            elif asked == "file_by_filename":
-                file = next((one.file for one in _SCHEMAS if one.file.name == request.file_by_filename), None)
-            elif asked == "file_containing_symbol":
-                file = next((one.file for one in _SCHEMAS if request.file_containing_symbol in _symbols(one)), None)
-            if file is not None:
-                response.file_descriptor_response.file_descriptor_proto.append(file.SerializeToString())
-            elif asked != "list_services":
-                response.error_response.error_code = grpc.StatusCode.NOT_FOUND.value[0]
-                response.error_response.error_message = "there is no such file, symbol or extension"
-            yield response
+        async with self.calls.watching(context):
+            async for content in contents:
+                yield self._found(await _read(self._request, content, context))
+
+    def _found(self, request: Any) -> Any:
+        """The answer to a question."""
+        response = self._response(valid_host=request.host, original_request=request)
+        asked = request.WhichOneof("message_request")
+        file = None
+        if asked == "list_services":
+            for name in _services():
+                response.list_services_response.service.add(name=name)
+        elif asked == "file_by_filename":
+            file = next((one.file for one in _SCHEMAS if one.file.name == request.file_by_filename), None)
+        elif asked == "file_containing_symbol":
+            file = next((one.file for one in _SCHEMAS if request.file_containing_symbol in _symbols(one)), None)
+        if file is not None:
+            response.file_descriptor_response.file_descriptor_proto.append(file.SerializeToString())
+        elif asked != "list_services":
+            response.error_response.error_code = grpc.StatusCode.NOT_FOUND.value[0]
+            response.error_response.error_message = "there is no such file, symbol or extension"
+        return response
 
 
 async def _read(kind: Any, content: bytes | None, context: Context) -> Any:
