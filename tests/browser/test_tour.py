@@ -386,14 +386,18 @@ def test_what_is_waited_for_is_said_and_the_pictures_before_are_dimmed(screen: S
     assert violations(screen) == []
     release(page, held)
     expect(panel.get_by_text("This step moved it by")).to_be_visible()
+    next_button = panel.get_by_role("button", name="Next")
+    place = next_button.bounding_box()
     panel.get_by_role("combobox", name="Start from").select_option("waves")
     expect(line).to_have_attribute("data-state", "stale")
     expect(results).to_have_attribute("aria-busy", "true")
     expect(line).to_contain_text(re.compile(r"what you changed: \d+ s"), timeout=60_000)
     expect(results).to_have_class(re.compile("stale"))
     assert violations(screen) == []
+    assert next_button.bounding_box() == place, "what is waited for moves nothing"
     release(page, held)
     expect(line).to_be_hidden()
+    assert next_button.bounding_box() == place
 
 
 def test_a_failure_is_told_beside_the_line_and_another_line_is_read(lossy: Page, own: RunningServer) -> None:

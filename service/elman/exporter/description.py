@@ -137,6 +137,7 @@ def _output_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
         return tuple(f"output_{i}" if i else "output" for i in range(count))
     if len(names) != count:
         raise ExportRefused(f"output_names lists {len(names)}, but forward returns {count} results beside its states")
+    _refuse_twice(names)
     return tuple(names)
 
 
@@ -145,6 +146,10 @@ def _check_names(spec: ModelSpec) -> None:
     states = spec.state or ()
     names = [str(spec.input.name), *spec.inputs, *(spec.outputs or ())]
     names += [name for state in states for name in (state.input, state.output)]
+    _refuse_twice(names)
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ExportRefused(f"two inputs or outputs of the file would be called {name!r}: rename one of forward's")
