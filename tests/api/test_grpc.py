@@ -392,7 +392,7 @@ def test_what_a_defect_says_stays_in_the_server(caplog: pytest.LogCaptureFixture
     async def ask() -> Any:
         counters: Any = SimpleNamespace(num_accepted=0, request_ended=lambda *what: ended.append(what[:3]))
         counters.request_failed = lambda error: None
-        calls = Calls(Driver(None, counters), Callers(()), Budget(1000), has_admin_port=False)  # type: ignore[arg-type]
+        calls = Calls(Driver(None, counters), Callers(()), Budget(1000), has_admin_port=False, most=100)  # type: ignore[arg-type]
         server = grpc.aio.server()
         methods = {"Fail": calls.method("Fail", "key", fail)}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", methods),))
@@ -460,7 +460,7 @@ def test_an_answer_may_be_larger_than_a_message_by_default(channel: Channel) -> 
 
 def test_messages_that_are_held_share_the_memory_for_bodies() -> None:
     budget, peer = Budget(1000), SimpleNamespace(party=lambda caller: b"one")
-    calls = Calls(Driver(None, None), Callers(()), budget, has_admin_port=False)  # type: ignore[arg-type]
+    calls = Calls(Driver(None, None), Callers(()), budget, has_admin_port=False, most=100)  # type: ignore[arg-type]
     held: Any = [Call(peer, bytes(size), None, None, 0.0, None) for size in (3000, 900, 200)]  # type: ignore[arg-type]
     with calls.holding(held[0]), calls.holding(held[1]):
         assert budget.num_held == 3900
