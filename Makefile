@@ -143,11 +143,14 @@ clean:
 	@$(INSTALL) --editable '.[server]'
 	@touch $@
 
-# Python compiles what it imports. To compile all of torch would take nearly half of the time.
-.venv/.train: pyproject.toml constraints.txt | .venv/.made
+# Only what the server lacks: the package itself is not installed again. Python compiles what it imports; to compile all
+# of torch would take nearly half of the time.
+.venv/.train: pyproject.toml constraints.txt .venv/.server
 	@echo "Installing torch and what elman export needs"
-	@$(INSTALL) --no-compile --editable '.[train]'
-	@touch .venv/.server $@
+	@$(BIN)/python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+		print(*[one for one in extras["train"] if not one.startswith("elman")], sep="\n")' >.venv/train.txt
+	@$(INSTALL) --no-compile --requirement .venv/train.txt
+	@touch $@
 
 .venv/.test: pyproject.toml constraints.txt | .venv/.made
 	@echo "Installing what the quick tests need"
