@@ -192,6 +192,43 @@ def test_back_and_forward_end_where_they_lead_whatever_comes_when(page: Page, ow
     assert "/#explore/names-lstm" in page.url
 
 
+LATE = """
+window.addEventListener("hashchange", (event) => { if (window.late) event.stopImmediatePropagation(); });
+"""
+
+
+@pytest.mark.parametrize("waits", ("the view that is left", "the view that is gone back to"))
+def test_nothing_is_written_over_where_back_leads_before_the_page_is_told(
+    page: Page, own: RunningServer, waits: str
+) -> None:
+    """The browser changes the address first. It tells the page of that in a task of its own."""
+    page.add_init_script(LATE)
+    page.goto(f"{own.url}/#tour?reads=word")
+    panel = page.get_by_role("tabpanel", name="Tour")
+    expect(panel.get_by_text("percentage points")).to_be_visible()
+    for stage in (2, 3):
+        panel.get_by_role("button", name="Next").click()
+        page.wait_for_url(f"**/#tour?reads=word&stage={stage}")
+        expect(panel.locator(".state-line")).to_be_hidden()
+    held = Held(page, "**/predict")
+    if waits == "the view that is left":
+        panel.get_by_role("textbox", name="Word").fill("Rossi")
+        back = "#tour?reads=word&stage=2"
+    else:
+        page.go_back()
+        back = "#tour?reads=word"
+    held.wait(1)
+    page.evaluate("window.late = true")
+    page.go_back()
+    page.wait_for_url(f"**/{back}")
+    held.end()
+    assert page.url.endswith(back)
+    page.evaluate("window.late = false; window.dispatchEvent(new Event('hashchange'))")
+    expect(panel.get_by_text(f"Stage {2 if 'stage' in back else 1} of 5")).to_be_visible()
+    expect(panel.locator(".state-line")).to_be_hidden()
+    assert page.url.endswith(back)
+
+
 def test_what_another_view_was_waiting_for_is_not_said_here(page: Page, own: RunningServer) -> None:
     page.goto(f"{own.url}/#explore/names-gru")
     answered(page, "After all")

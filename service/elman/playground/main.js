@@ -51,8 +51,8 @@ let opened = 0;
 let settled = false;
 /** How often something was chosen: what comes for an earlier choice is passed over. */
 let turn = 0;
-/** Whether the address says what is still to be opened. */
-let arriving = false;
+/** The address of what is opened. The browser has another one before it tells of that, and none is opened at first. */
+let at = null;
 /** How often the models were asked for, and which of the answers is in force. */
 let asks = 0;
 let heard = 0;
@@ -203,7 +203,7 @@ async function open(next, wanted, { push = false, entered } = {}) {
   const mine = (opened += 1);
   const moved = next !== view || mine === 1;
   turn += 1;
-  arriving = settled = false;
+  settled = false;
   if (next !== view) views[view].hide();
   view = next;
   page.clear();
@@ -232,13 +232,14 @@ async function open(next, wanted, { push = false, entered } = {}) {
   }
   document.title = `${document.getElementById(`tab-${view}`).textContent} · Elman`;
   const hash = written(view, card && model ? card : null, entered);
-  if (location.hash.split("?")[0] !== hash.split("?")[0]) history[push ? "pushState" : "replaceState"](null, "", hash);
+  const elsewhere = location.hash.split("?")[0] !== hash.split("?")[0];
+  if (push || !arriving()) write(elsewhere ? hash : location.hash, { push });
   try {
     const asBefore = has && (await views[view].show(card, entered));
     if (mine !== opened) return false;
     settled = true;
     // A view that is as it was left has an address with what is entered there.
-    if (asBefore && !arriving) history.replaceState(null, "", address());
+    if (asBefore && !arriving()) write(address());
   } catch (error) {
     if (mine === opened) page.problem(error);
   }
@@ -251,6 +252,15 @@ function reopen() {
   return open(view, used.get(view), { entered });
 }
 
+/** Whether the address says what is still to be opened: what is shown must not be written over it. */
+const arriving = () => location.hash !== at;
+
+/** Make this the address of what is opened: in place of the one before, or so that Back leads to that. */
+function write(hash, { push = false } = {}) {
+  if (location.hash !== hash) history[push ? "pushState" : "replaceState"](null, "", hash);
+  at = location.hash;
+}
+
 /** The address of what is shown, with what is entered where an address can hold that. */
 const address = () => written(view, views[view].model === false ? null : shown, views[view].address?.());
 
@@ -260,19 +270,16 @@ const address = () => written(view, views[view].model === false ? null : shown, 
  * Back leads to the model as it opens; with `again`, also to what was entered before, and with false to neither.
  */
 function follow({ again = !location.hash.includes("?") } = {}) {
-  const hash = address();
   // An answer to what was left by Back must not undo that.
-  if (arriving || location.hash === hash) return;
-  history[again ? "pushState" : "replaceState"](null, "", hash);
+  if (!arriving()) write(address(), { push: again });
 }
 
 /** Put what is shown into the address, and copy that where the browser allows it. */
 async function share({ target }) {
   const hash = address();
-  if (location.hash !== hash) history.pushState(null, "", hash);
   // What is shown is what is chosen, and not what Back was about to lead to.
   turn += 1;
-  arriving = false;
+  write(hash, { push: true });
   const entered = Object.keys(views[view].address?.() ?? {}).length > 0;
   const what = views[view].model === false ? "view" : "model";
   const alone = entered ? `to the ${what} alone (the input is too long)` : `to the ${what}`;
@@ -393,11 +400,12 @@ async function ask() {
 /** Open what the address says. Models are asked for where it may name one that is not known yet. */
 async function arrive({ anew = false } = {}) {
   const mine = (turn += 1);
-  const { view: wanted, model, version, entered } = parsed(location.hash);
+  const { hash } = location;
+  const { view: wanted, model, version, entered } = parsed(hash);
   const known = Object.hasOwn(VIEWS, wanted) ? wanted : "explore";
   const find = () => models.find((one) => one.name === model);
   let fault = null;
-  arriving = true;
+  at = null;
   try {
     if (anew || !asked || (model && !find())) await ask();
   } catch (error) {
@@ -407,17 +415,20 @@ async function arrive({ anew = false } = {}) {
     document.getElementById("loading").hidden = true;
   }
   const card = find();
-  if (mine === turn && model && !(card && views[known].offers(card))) return missing(known, model, card);
-  const named = card && version ? await page.card(model, version).catch((error) => (fault = error) && card) : card;
-  if (mine === turn && (await open(known, named, { entered })) && fault) page.problem(fault);
+  const fits = !model || (card && views[known].offers(card));
+  const named = fits && card && version ? await page.card(model, version).catch((error) => (fault = error) && card) : card;
+  if (mine !== turn) return;
+  at = hash;
+  if (!fits) await missing(known, model, card);
+  else if ((await open(known, named, { entered })) && fault) page.problem(fault);
 }
 
 /** Say that the address names a model that is not there, or that this view is not for. */
 async function missing(next, name, card) {
   const file = refused.find((one) => one.name === name);
-  const { hash } = location;
+  const asked = at;
   if (!(await open(card ? "explore" : "models", card))) return;
-  history.replaceState(null, "", hash);
+  if (!arriving()) write(asked);
   page.problem(
     new Problem(
       card
@@ -437,7 +448,7 @@ async function look() {
     const lost = problemBox.dataset.code === "unreachable";
     if (document.hidden || (!asked && !lost)) return;
     const changed = await ask();
-    if (arriving) return await arrive();
+    if (arriving()) return await arrive();
     if (changed) views[view].changed?.();
     const card = used.get(view);
     const other = changed && views[view].model !== false && (!card || card !== shown);
