@@ -40,6 +40,9 @@ class GraphSession:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A product with weights of 8 bits or fewer is computed in float32, as the file says. The default rounds its
+        # other factor to 8 bits too.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         options.log_severity_level = _LOG_SEVERITY
         if not optimised:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
