@@ -426,9 +426,9 @@ async function arrive({ anew = false } = {}) {
 /** Say that the address names a model that is not there, or that this view is not for. */
 async function missing(next, name, card) {
   const file = refused.find((one) => one.name === name);
-  const asked = at;
+  const hash = at;
   if (!(await open(card ? "explore" : "models", card))) return;
-  if (!arriving()) write(asked);
+  if (!arriving()) write(hash);
   page.problem(
     new Problem(
       card
