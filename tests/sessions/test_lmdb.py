@@ -23,10 +23,9 @@ from elman.sessions.store import Record, Usage
 from elman.sessions.stores.lmdb import LMDBStore
 from elman.sessions.stores.lmdb.fields import HEADER_NBYTES
 from elman.sessions.stores.lmdb.layout import layout_of
+from tests.disks import MAY_MOUNT, fill_up, mounted
 from tests.running import ROOT
 from tests.sessions.records import OWNER, PLENTY, Clock, advance_of, advanced, new_record, state
-
-MAY_MOUNT = sys.platform == "linux" and os.geteuid() == 0
 
 
 @pytest.fixture
@@ -72,19 +71,6 @@ def worker(*words: object) -> Iterator[Worker]:
             yield Worker(process, process.stdin, process.stdout)
         finally:
             process.kill()
-
-
-@contextlib.contextmanager
-def mounted(folder: Path, size: str) -> Iterator[None]:
-    """A small disk at a folder."""
-    folder.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
-    if done.returncode:
-        pytest.skip("no disk can be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 # What happens to processes
@@ -255,9 +241,7 @@ def fill(folder: Path, store: LMDBStore, ttl: float) -> list[Record]:
     for _ in range(1000):
         records.append(replace(lasting(), ttl=ttl, expires_at=time.time() + ttl))
         store.create(records[-1], PLENTY)
-    with contextlib.suppress(OSError), (folder / "others").open("wb", buffering=0) as file:
-        while file.write(bytes(4096)) == 4096:
-            pass
+    fill_up(folder)
     with pytest.raises(StoreUnavailable, match="disk is full"):
         for _ in range(1000):
             record = replace(lasting(), ttl=ttl, expires_at=time.time() + ttl)
@@ -302,9 +286,16 @@ def test_on_a_full_disk_expired_sessions_are_swept_and_the_room_for_deletions_co
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="only root mounts a small disk")
-def test_a_full_disk_holds_no_new_store(folder: Path) -> None:
-    with mounted(folder, "8k"), pytest.raises(StoreUnavailable, match="disk is full"):
-        LMDBStore(folder)
+@pytest.mark.parametrize("num_pages", [0, 1, 2, 32, 34, 35])
+def test_a_full_disk_holds_no_new_store(folder: Path, num_pages: int) -> None:
+    with mounted(folder, "1m"):
+        disk = os.statvfs(folder)
+        (folder / "others").write_bytes(bytes((disk.f_bavail - num_pages) * disk.f_frsize))
+        with pytest.raises(StoreUnavailable, match="disk is full"):
+            LMDBStore(folder)
+        (folder / "others").unlink()
+        with opened(folder) as store:
+            assert store.create(lasting(), PLENTY)
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="only root mounts a small disk")

@@ -17,6 +17,7 @@ from elman.engine.work import Steps, Wait, wait
 from elman.errors import ElmanError, Quota, StepConflict, StepReused, StoreUnavailable, UnknownSession
 from elman.sessions.sessions import Sessions, StepIntent, StepWrite
 from elman.sessions.store import Record, Store, Usage, new_id
+from elman.sessions.stores.lmdb.failures import DiskFull
 from elman.sessions.stores.memory import MemoryStore
 from tests.sessions.conftest import STORES, opened
 from tests.sessions.records import DIGEST, OTHER, OWNER, PLENTY, new_record
@@ -421,6 +422,20 @@ def test_where_the_store_does_not_work_each_step_says_so(store: Store) -> None:
     sessions.close()
     sessions.commit(sequences)
     assert all(isinstance(one.error, StoreUnavailable) and "closed" in one.error.detail for one in sequences)
+
+
+def test_on_a_full_disk_each_step_has_an_error_of_its_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = process(store)
+    sequences = [write(go(create(sessions)), b"12345678") for _ in range(2)]
+
+    def advance(advances: object) -> None:
+        raise DiskFull
+
+    monkeypatch.setattr(store, "advance", advance)
+    sessions.commit(sequences)
+    errors = [one.error for one in sequences]
+    assert [(type(one), str(one)) for one in errors] == [(DiskFull, "the session store's disk is full")] * 2
+    assert errors[0] is not errors[1]
 
 
 def test_a_store_that_could_not_be_opened_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@
 130  interrupted by Ctrl-C (143: by SIGTERM)
 """
 
+import contextlib
 import errno
 import io
 import os
@@ -27,9 +28,10 @@ def refuse(message: str, code: int = USAGE) -> typer.Exit:
 
 
 def warn(message: str, colour: str = "yellow") -> None:
-    """Print a line on standard error, without colour if NO_COLOR is set."""
+    """Print a line on standard error, without colour if NO_COLOR is set. If that takes none, the line is dropped."""
     plain = bool(os.environ.get("NO_COLOR"))
-    typer.secho(f"elman: {message}", fg=None if plain else colour, reset=not plain, err=True)
+    with contextlib.suppress(OSError):
+        typer.secho(f"elman: {message}", fg=None if plain else colour, reset=not plain, err=True)
 
 
 def prepare_standard_streams() -> None:

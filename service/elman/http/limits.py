@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
+from elman.disk import take_room
 from elman.engine.pending import PendingRequest
 from elman.engine.work import Admission
 from elman.errors import RateLimited
@@ -69,7 +70,7 @@ class SharedBuckets:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         size = _SLOTS * _SLOT_BYTES
-        os.ftruncate(self._file, size)
+        take_room(self._file, size)
         self._slots = mmap.mmap(self._file, size)
 
     def find(self, name: str) -> Numbers:

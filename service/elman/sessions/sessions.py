@@ -7,6 +7,7 @@ import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from copy import copy
 from typing import TypeVar
 
 from msgspec import Struct, field
@@ -354,7 +355,7 @@ class Sessions:
         for sequence, outcome in zip(sequences, outcomes, strict=True):
             if isinstance(outcome, StoreUnavailable):
                 # Each has an error of its own: one that is raised keeps what it passed through.
-                sequence.error = type(outcome)(outcome.detail, retry_after=outcome.retry_after)
+                sequence.error = copy(outcome)
             else:
                 assert isinstance(sequence.save, StepWrite), "only sessions write"
                 sequence.save.won = outcome

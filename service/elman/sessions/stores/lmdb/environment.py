@@ -1,7 +1,9 @@
 """The LMDB environment of a store: opened and checked, used by many threads, closed when the last is done."""
 
 import contextlib
+import fcntl
 import os
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import TypeVar
 
 import lmdb
 
+from elman.disk import take_room
 from elman.errors import StoreUnavailable
 from elman.sessions.stores.lmdb.failures import DiskFull, translated, unavailable
 from elman.sessions.stores.lmdb.reserve import Reserve
@@ -18,6 +21,11 @@ T = TypeVar("T")
 _FORMAT_KEY, _FORMAT = b"format", b"elman sessions/2"
 _SPARE_BYTES = 16 * 2**20
 _MAX_READERS = 2048
+# Of the file of locks, which every process maps and writes: LMDB has 64 bytes a reader, and some of its own.
+_LOCK_BYTES = 64 * _MAX_READERS + 4096
+# A store begins with two pages, which have this size or more, and each of which begins with this number.
+_LEAST_BYTES = 2 * 4096
+_MAGIC = struct.pack("=I", 0xBEEFC0DE)
 # Free pages that new sessions leave in the file where the disk is full: many times what one deletion writes.
 _RESERVED_PAGES = 256
 # Seconds that closing waits for transactions.
@@ -50,6 +58,7 @@ class Environment:
             # With the spare room, sessions can still be stepped and deleted when new ones are refused.
             map_size = (max_bytes + max(_SPARE_BYTES, max_bytes // 16)) // 2**16 * 2**16
             self.reserve = Reserve(folder)
+            _prepare(folder)
             self._env = lmdb.open(
                 str(folder),
                 map_size=map_size,
@@ -161,3 +170,23 @@ class Environment:
             if not self._gate.wait_for(lambda: not self._num_inside, _CLOSE_SECONDS):
                 return
         self._env.close()
+
+
+def _prepare(folder: Path) -> None:
+    """Do for LMDB what a full disk needs. Raises OSError.
+
+    LMDB maps its file of locks, but would make it without room on the disk. Where a new store has no room, LMDB leaves
+    the first of its two pages, and then takes that for a damaged store.
+    """
+    file = os.open(folder / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        take_room(file, _LOCK_BYTES)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            # The lock that LMDB takes while it makes a store, and shares while it is open.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+            with open(folder / "data.mdb", "r+b") as data:
+                begun = data.read(_LEAST_BYTES)
+                if len(begun) < _LEAST_BYTES and _MAGIC in begun[:32]:
+                    data.truncate(0)
+    finally:
+        os.close(file)

@@ -5,9 +5,10 @@ replaced are free, and the next deletion takes those.
 """
 
 import contextlib
-import errno
 import os
 from pathlib import Path
+
+from elman.disk import take_room
 
 _RESERVE_BYTES = 2 * 2**20
 
@@ -37,7 +38,7 @@ class Reserve:
                 return
             file = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                _allocate(file)
+                take_room(file, _RESERVE_BYTES)
             except OSError:
                 os.truncate(file, 0)
             finally:
@@ -49,13 +50,3 @@ class Reserve:
             return False
         os.truncate(self._file, 0)
         return True
-
-
-def _allocate(file: int) -> None:
-    """Give a file its room. Not every file system can set it aside without writing."""
-    try:
-        os.posix_fallocate(file, 0, _RESERVE_BYTES)
-    except (AttributeError, OSError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            raise
-        os.pwrite(file, bytes(_RESERVE_BYTES), 0)
