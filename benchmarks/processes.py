@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,6 +81,17 @@ def anonymous_bytes(pids: Iterable[int]) -> int:
     return sum(_in_rollup(pid, "Anonymous:") for pid in pids)
 
 
+@contextlib.contextmanager
+def _on(core: int | None) -> Iterator[None]:
+    """Keep this thread, and the processes that it starts, on a core; None for where it runs now."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, before if core is None else {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 @dataclass
 class Process:
     """A server and all processes that it started. They are found by a mark in their environment.
@@ -97,14 +108,13 @@ class Process:
     _root: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Process":
-        with self.log.open("wb") as stream:
+        with self.log.open("wb") as stream, _on(self.core):
             self._root = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
                 env={**os.environ, **self.environment, _MARK: self.mark},
-                preexec_fn=self._pin,
                 start_new_session=True,
             )
         return self
@@ -149,10 +159,6 @@ class Process:
 
     def last_words(self) -> str:
         return self.log.read_text(errors="replace")[-1500:].strip()
-
-    def _pin(self) -> None:
-        if self.core is not None:
-            os.sched_setaffinity(0, {self.core})
 
     def stop(self) -> None:
         if self._root is None:

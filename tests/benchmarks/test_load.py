@@ -1,5 +1,6 @@
 """The load generator, against a server of known behaviour in a process of its own."""
 
+import os
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from benchmarks.contenders import BARE, ELMAN, PEERS
 from benchmarks.load import Plan, Report, request
 from benchmarks.measure import generate, start_generator
 from benchmarks.models import SHAPES, Shape, build
-from benchmarks.processes import Process, cpu_seconds, free_port
+from benchmarks.processes import Process, cores, cpu_seconds, free_port
 from benchmarks.workload import DISTRIBUTIONS, MAX_LENGTH, MEAN_LENGTH, draw, reference, with_lengths
 from tests.running import num_connections
 from tests.waiting import assert_undisturbed, wait_until
@@ -134,6 +135,16 @@ def test_processor_time_is_that_of_the_whole_tree(tmp_path: Path) -> None:
         assert len(process.pids()) == 2
         assert cpu_seconds(process.pids()) >= 0.3
     assert process.pids() == []
+
+
+def test_a_process_and_its_threads_stay_on_their_core(tmp_path: Path) -> None:
+    before, core = os.sched_getaffinity(0), cores()[1]
+    waiting = "import threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); time.sleep(60)"
+    with Process([sys.executable, "-c", waiting], 0, core, tmp_path / "log") as process:
+        threads = Path(f"/proc/{process.pid}/task")
+        wait_until(lambda: len(list(threads.iterdir())) == 2)
+        assert all(os.sched_getaffinity(int(one.name)) == {core} for one in threads.iterdir())
+    assert os.sched_getaffinity(0) == before
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
