@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from elman.api.grpc.calls import Call, Calls, network_in
+from elman.api.grpc.calls import Call, Calls, Peer, network_in
+from elman.api.grpc.infer import Inferring
 from elman.api.grpc.messages import HEALTH, INFERENCE, REFLECTION
 from elman.codec.budget import Budget
-from elman.errors import Overloaded
+from elman.errors import Overloaded, UnknownModel
 from elman.http.callers import Callers
 from elman.http.endpoint import Driver, Response
 from tests.conftest import StartServer
@@ -307,10 +308,10 @@ def test_a_message_without_tensors_is_small(channel: Channel) -> None:
     refused(lambda: channel.method("RepositoryModelLoad")(large, metadata=KEY, timeout=60), INVALID, "too_large")
     for method, kind in (("Check", "unary_unary"), ("Watch", "unary_stream")):
         call = channel.method(method, HEALTH, "HealthCheckResponse", kind)
-        refused(lambda c=call: list(c(large, timeout=60)), INVALID)  # type: ignore[misc]
-        refused(lambda c=call: list(c(b"\xff", timeout=60)), INVALID)  # type: ignore[misc]
+        refused(lambda c=call: list(c(large, timeout=60)), INVALID, "too_large")  # type: ignore[misc]
+        refused(lambda c=call: list(c(b"\xff", timeout=60)), INVALID, "invalid_field")  # type: ignore[misc]
     ask = channel.method("ServerReflectionInfo", REFLECTION[0], "ServerReflectionResponse", "stream_stream")
-    refused(lambda: list(ask(iter([large]), timeout=60)), INVALID)
+    refused(lambda: list(ask(iter([large]), timeout=60)), INVALID, "too_large")
 
 
 def test_nothing_of_a_refused_message_stays_in_memory(server: RunningServer, channel: Channel) -> None:
@@ -385,9 +386,11 @@ def test_sequences_go_on_between_grpc_and_http(server: RunningServer, channel: C
         assert response.parameters["step"].int64_param == 6 and response.parameters["replayed"].bool_param is replayed
 
 
-def test_what_a_defect_says_stays_in_the_server(caplog: pytest.LogCaptureFixture) -> None:
+def failed(error: Exception) -> tuple[Any, list[Any]]:
+    """What a client gets where a method raises an error, and what is counted."""
+
     async def fail(call: Call) -> Response:
-        raise RuntimeError("secret")
+        raise error
 
     async def ask() -> Any:
         counters: Any = SimpleNamespace(num_accepted=0, request_ended=lambda *what: ended.append(what[:3]))
@@ -405,10 +408,24 @@ def test_what_a_defect_says_stays_in_the_server(caplog: pytest.LogCaptureFixture
         return caught.value
 
     ended: list[Any] = []
-    error = asyncio.run(ask())
+    return asyncio.run(ask()), ended
+
+
+def test_what_a_defect_says_stays_in_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    error, ended = failed(RuntimeError("secret"))
     assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "the server failed on this request")
     assert "secret" not in str(error.trailing_metadata()) and "secret" in caplog.text
     assert ended == [("Fail", 500, "internal")]
+
+
+@pytest.mark.parametrize(
+    ("detail", "expected"),
+    [("a" * 5000, None), ("\U0001f600" * 5000, None), ("short", [f"the-model-{number}" for number in range(1000)])],
+    ids=["ascii", "emoji", "many"],
+)
+def test_an_error_is_no_larger_than_what_clients_take_as_metadata(detail: str, expected: Any) -> None:
+    error, _ = failed(UnknownModel(detail, expected=expected))
+    assert error.code() == NOT_FOUND and detail.startswith(error.details()) and error.details()
 
 
 # Limits
@@ -585,6 +602,59 @@ def test_an_error_in_a_stream_is_one_of_its_answers(channel: Channel) -> None:
     answers = stream(iter(messages), metadata=(*KEY, ("triton_grpc_error", "true")), timeout=60)
     assert next(answers).infer_response.id == "a"
     assert refused(lambda: next(answers), INVALID, "invalid_field")["where"] == "inputs"
+
+
+class Busy(Inferring):
+    """Its answers never come."""
+
+    def __init__(self) -> None:
+        settings = SimpleNamespace(max_body=1000, stream_timeout=60)
+        super().__init__(SimpleNamespace(settings=settings), None, None)  # type: ignore[arg-type]
+
+    async def _answer(self, *arguments: Any) -> Any:
+        await asyncio.Event().wait()
+
+
+def test_a_message_that_arrives_as_its_stream_is_cancelled_is_cancelled_too() -> None:
+    async def cancel() -> None:
+        messages = [b"one"]
+
+        async def read() -> bytes:
+            if not messages:
+                stream.cancel()  # on the same turn of the event loop as the first message
+                await asyncio.Event().wait()
+            return messages.pop()
+
+        context = SimpleNamespace(read=read, time_remaining=lambda: None)
+        peer: Any = SimpleNamespace(headers={}, request_id=b"", context=context)
+        stream = asyncio.create_task(Busy()._answer_all(peer, None))
+        await asyncio.wait([stream])
+        for _ in range(10):  # turns of the loop, in which what is cancelled ends
+            await asyncio.sleep(0)
+        assert not messages and asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(cancel())
+
+
+def test_a_client_is_known_when_its_call_is_over() -> None:
+    async def ask() -> bytes:
+        peers = []
+
+        async def method(content: bytes, context: Any) -> bytes:
+            peers.append(Peer(context, Driver(None, None)))  # type: ignore[arg-type]
+            return content
+
+        server = grpc.aio.server()
+        methods = {"Ask": grpc.unary_unary_rpc_method_handler(method)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", methods),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await channel.unary_unary("/test/Ask")(b"")
+        await server.stop(None)
+        return peers[0].party(None)
+
+    assert asyncio.run(ask()) == b"127.0.0.1"
 
 
 # The other methods

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from elman.api.grpc.infer import read_message
+from elman.api.grpc.fields import check_fields
+from elman.api.grpc.infer import read_listed
 from elman.api.grpc.messages import INFERENCE
 from elman.api.grpc.tensors import read_request
 from elman.api.v2.sequences import part_of
@@ -32,7 +33,8 @@ class Messages:
 
     def _read(self, content: bytes, remaining: float | None) -> None:
         try:
-            request = read_request(read_message(content), b"", time.monotonic(), remaining)
+            check_fields(content)
+            request = read_request(read_listed(content), b"", time.monotonic(), remaining)
             part = part_of(request)
             call = self._infer.read(request, in_sequence=part is not None, begins=part is not None and part.start)
             assert call.sequences()

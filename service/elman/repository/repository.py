@@ -136,7 +136,7 @@ class Repository:
     def unload_name(self, name: str) -> None:
         """Serve a model no more, until it is loaded by name again. Raises UnknownModel."""
         if name not in self._models:
-            raise UnknownModel(f"the model {name!r} is not loaded")
+            raise UnknownModel(f"the model {name[:80]!r} is not loaded")
         self._unloaded.add(name)
         self._drop(name)
 

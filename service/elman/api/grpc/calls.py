@@ -41,8 +41,10 @@ class Peer:
 
     def __init__(self, context: Context, driver: Driver) -> None:
         self.context = context
+        # Asked for now: parts of a stream may be served when the call is over, and then the library would crash.
+        self._network = network_in(context.peer())
         self.headers = {
-            name.encode(): value if isinstance(value, bytes) else value.encode("latin-1")
+            name.encode(): value if isinstance(value, bytes) else value.encode()
             for name, value in context.invocation_metadata() or ()
         }
         self.request_id = driver.request_id(self.headers)
@@ -53,7 +55,7 @@ class Peer:
 
     def party(self, caller: Caller | None) -> bytes:
         """Whose share of the server the call takes: the owner of its key, or without one its address."""
-        return network_in(self.context.peer()) if caller is None or caller.owner == ANYONE else caller.owner
+        return self._network if caller is None or caller.owner == ANYONE else caller.owner
 
     def prepare(self, answer: bytes) -> None:
         """Called before each answer is sent: a large one is not compressed, which would hold the event loop."""
@@ -116,16 +118,16 @@ class Calls:
         self._watching = Places(most // 2, 0)
 
     @contextlib.asynccontextmanager
-    async def watching(self, context: Context) -> AsyncIterator[None]:
+    async def watching(self, context: Context) -> AsyncIterator[Peer]:
         """Count a call that needs no key and stays open. It is ended if there are too many.
 
         All such calls together take at most half of the calls of the server, and those of one address a quarter.
         """
-        if not self._watching.take(context, network_in(context.peer()).decode()):
-            error = Overloaded("there are too many open calls, in all or from this address", retry_after=1)
-            await Peer(context, self.driver).abort(error)
+        peer = Peer(context, self.driver)
+        if not self._watching.take(context, peer.party(None).decode()):
+            await peer.abort(Overloaded("there are too many open calls, in all or from this address", retry_after=1))
         try:
-            yield
+            yield peer
         finally:
             self._watching.give_back(context)
 

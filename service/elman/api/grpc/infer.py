@@ -130,9 +130,10 @@ class Inferring:
         finally:
             self._readers.discard(reader)
             reader.cancel()
-            while task is not None:
-                task.cancel()
-                task = None if answers.empty() else answers.get_nowait()
+            answers.put_nowait(task)
+            while not answers.empty():
+                if (task := answers.get_nowait()) is not None:
+                    task.cancel()
 
     async def _read(self, peer: Peer, caller: Caller | None, answers: Any, room: asyncio.Semaphore) -> None:
         """Begin on each message of a stream as it comes; None follows the last.
@@ -178,17 +179,16 @@ class Inferring:
             return _Answer(answer.SerializeToString(), error, places)
 
 
-def read_message(content: bytes) -> Any:
-    """A request from its bytes. Raises InvalidField, TooLarge and TooLong."""
-    if check_fields(content):
-        check_elements(content)
+def read_listed(content: bytes) -> Any:
+    """A request from bytes that `check_fields` has passed. Raises InvalidField and TooLong."""
+    check_elements(content)
     return parsed(_REQUEST, content)
 
 
 async def _message(content: bytes) -> Any:
-    """The same, in a thread if the message has lists of many elements."""
+    """A request from its bytes, read in a thread if it has lists of many elements. Raises also TooLarge."""
     if check_fields(content) > _MANY_LISTED_BYTES:
-        return await in_thread(read_message, content)
+        return await in_thread(read_listed, content)
     return parsed(_REQUEST, content)
 
 

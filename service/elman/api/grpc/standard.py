@@ -7,11 +7,10 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2
 
-from elman.api.grpc.calls import Calls, Context
+from elman.api.grpc.calls import Calls, Context, Peer
 from elman.api.grpc.fields import read_small, small
 from elman.api.grpc.messages import HEALTH, INFERENCE, REFLECTION
 from elman.api.grpc.schema import Schema
-from elman.api.grpc.statuses import status_of, text_of
 from elman.api.server import Server
 from elman.errors import ElmanError
 
@@ -41,7 +40,7 @@ class Health:
 
     async def check(self, content: bytes | None, context: Context) -> Any:
         """The status now."""
-        request = await _read(_HEALTH_REQUEST, content, context)
+        request = await _read(_HEALTH_REQUEST, content, Peer(context, self.calls.driver))
         status = self._status(request.service)
         if status == _SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service")
@@ -49,8 +48,8 @@ class Health:
 
     async def watch(self, content: bytes | None, context: Context) -> AsyncIterator[Any]:
         """The status now, and once more when the server stops."""
-        async with self.calls.watching(context):
-            request = await _read(_HEALTH_REQUEST, content, context)
+        async with self.calls.watching(context) as peer:
+            request = await _read(_HEALTH_REQUEST, content, peer)
             yield _HEALTH_RESPONSE(status=self._status(request.service))
             await self._changed.wait()
             yield _HEALTH_RESPONSE(status=self._status(request.service))
@@ -79,9 +78,9 @@ class Reflection:
 
     async def answer(self, contents: AsyncIterator[bytes | None], context: Context) -> AsyncIterator[Any]:
         """An answer to each question of a stream."""
-        async with self.calls.watching(context):
+        async with self.calls.watching(context) as peer:
             async for content in contents:
-                yield self._found(await _read(self._request, content, context))
+                yield self._found(await _read(self._request, content, peer))
 
     def _found(self, request: Any) -> Any:
         """The answer to a question."""
@@ -103,13 +102,13 @@ class Reflection:
         return response
 
 
-async def _read(kind: Any, content: bytes | None, context: Context) -> Any:
+async def _read(kind: Any, content: bytes | None, peer: Peer) -> Any:
     """A message from its bytes, or the end of the call."""
     try:
         return read_small(kind, content)
     except ElmanError as error:
         failure = error
-    await context.abort(status_of(failure), text_of(failure))
+    await peer.abort(failure)
 
 
 def _services() -> list[str]:

@@ -8,6 +8,9 @@ from elman.http.endpoint import encode_problem
 PROBLEM = "elman-problem-bin"
 """The trailing metadata with an error as JSON: the body that HTTP would have sent."""
 
+# Clients take 8 KiB of metadata. Bytes travel as base64, and each byte of a text that is not ASCII as three.
+_MOST_TEXT, _MOST_PROBLEM = 650, 4096
+
 _STATUSES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
@@ -30,10 +33,11 @@ def status_of(error: ElmanError) -> grpc.StatusCode:
 
 
 def text_of(error: ElmanError) -> str:
-    """What a client shows of an error."""
-    return str(error.problem()["error"])
+    """What a client shows of an error. A long text is cut."""
+    return str(error.problem()["error"]).encode()[:_MOST_TEXT].decode(errors="ignore")
 
 
 def trailing(error: ElmanError) -> tuple[tuple[str, str | bytes], ...]:
-    """The metadata that belongs to an error."""
-    return (PROBLEM, encode_problem(error)), *error.headers.items()
+    """The metadata that belongs to an error. It is without the error itself if that is large."""
+    problem = encode_problem(error)
+    return *(((PROBLEM, problem),) if len(problem) <= _MOST_PROBLEM else ()), *error.headers.items()
