@@ -1,6 +1,7 @@
 """The gRPC server: its port, limits, start and end."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,10 @@ _KEEPALIVE_SECONDS = 60.0
 _IDLE_SECONDS = 300.0
 # Most calls at once on one connection.
 _MOST_CALLS = 128
+# How often it is looked whether the library's server still listens.
+_LOOK_SECONDS = 0.2
+
+_LOG = logging.getLogger("elman")
 
 
 class GRPCServer:
@@ -48,12 +53,20 @@ class GRPCServer:
         )
         self.metrics = metrics
         self.infer = infer
-        self._stopping: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Future[Any] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
 
     async def start(self) -> int:
         """Listen, and return the port. Raises OSError if the port is taken."""
-        settings = self.server.settings
         self._stopping = None
+        self._inferring = Inferring(self.server, self.infer, self.calls)
+        self._health = Health(self.server, self.calls)
+        port = await self._listen(self.server.settings.grpc_port)
+        self._listening = asyncio.create_task(self._listen_again(port))
+        return port
+
+    async def _listen(self, port: int | None) -> int:
+        settings = self.server.settings
         options = {
             # Several workers listen on one port, and the kernel gives each connection to one of them. A single one has
             # the port for itself: otherwise a second server would take a share of the connections without a word.
@@ -67,33 +80,59 @@ class GRPCServer:
             "grpc.keepalive_time_ms": int(_KEEPALIVE_SECONDS * 1e3),
             "grpc.keepalive_timeout_ms": int(settings.stream_timeout * 1e3),
         }
-        self._server = grpc.aio.server(options=list(options.items()), maximum_concurrent_rpcs=settings.max_connections)
-        self._inferring = Inferring(self.server, self.infer, self.calls)
-        self._health = Health(self.server, self.calls)
+        server = grpc.aio.server(options=list(options.items()), maximum_concurrent_rpcs=settings.max_connections)
         inference = InferenceService(self.server, self.metrics, self.calls, self._inferring)
-        self._add(INFERENCE, inference.methods())
-        self._add(HEALTH, self._health.methods())
+        _add(server, INFERENCE, inference.methods())
+        _add(server, HEALTH, self._health.methods())
         for schema in REFLECTION:
-            self._add(schema, Reflection(schema, self.calls).methods())
+            _add(server, schema, Reflection(schema, self.calls).methods())
         host = f"[{settings.grpc_host}]" if ":" in settings.grpc_host else settings.grpc_host
-        address, credentials = f"{host}:{settings.grpc_port}", _credentials(settings)
+        address, credentials = f"{host}:{port}", _credentials(settings)
         try:
-            port: int
+            taken: int
             if credentials is None:
-                port = self._server.add_insecure_port(address)
+                taken = server.add_insecure_port(address)
             else:
-                port = self._server.add_secure_port(address, credentials)
+                taken = server.add_secure_port(address, credentials)
         except RuntimeError:
-            raise OSError(f"gRPC cannot listen on {host}, port {settings.grpc_port}") from None
-        await self._server.start()
-        return port
+            raise OSError(f"gRPC cannot listen on {host}, port {port}") from None
+        self._server = server
+        await server.start()
+        return taken
+
+    async def _listen_again(self, port: int) -> None:
+        """Listen anew each time the library's server has ended by itself, until cancelled.
+
+        A call whose path is not UTF-8 ends it. Calls that are under way then are finished.
+        """
+        while True:
+            try:
+                await self._server.wait_for_termination(_LOOK_SECONDS)
+                continue
+            except Exception as error:
+                _LOG.error("gRPC listens anew at port %d: its server was ended by: %s", port, error)
+            self._retire()
+            while True:
+                try:
+                    await self._listen(port)
+                    break
+                except OSError:
+                    await asyncio.sleep(_LOOK_SECONDS)
+
+    def _retire(self) -> None:
+        """Finish the calls under way of the library's server, which takes no new ones."""
+        ending = asyncio.create_task(self._server.stop(self.server.settings.drain_timeout))
+        self._retiring.add(ending)
+        ending.add_done_callback(self._retiring.discard)
 
     def end(self) -> None:
         """Take no new calls, and finish those under way. Called on the event loop when the server stops."""
         if self._stopping is None:
             self._health.end()
             self._inferring.end()
-            self._stopping = asyncio.ensure_future(self._server.stop(self.server.settings.drain_timeout))
+            self._listening.cancel()
+            self._retire()
+            self._stopping = asyncio.gather(*self._retiring)
 
     async def stop(self) -> None:
         """End, and wait until all calls are finished."""
@@ -101,9 +140,10 @@ class GRPCServer:
         assert self._stopping is not None, "set by end()"
         await self._stopping
 
-    def _add(self, schema: Schema, methods: Mapping[str, Any]) -> None:
-        (name,) = schema.services
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+
+def _add(server: Any, schema: Schema, methods: Mapping[str, Any]) -> None:
+    (name,) = schema.services
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
 
 
 def _credentials(settings: Settings) -> Any:
