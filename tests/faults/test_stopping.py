@@ -6,13 +6,15 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
 from tests.reference import expected
-from tests.running import RunningServer
+from tests.running import LOADS, RunningServer
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -73,16 +75,17 @@ def test_work_that_does_not_end_in_time_is_given_up(start_server: Callable[..., 
                 assert (answer.result().status_code, answer.result().json()["code"]) == (503, "draining")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_a_stopping_server_takes_no_new_connections_and_answers_a_body_on_its_way(
-    start_server: Callable[..., RunningServer], long: np.ndarray, number: signal.Signals
+    start_server: Callable[..., RunningServer], long: np.ndarray, tmp_path: Path, number: signal.Signals, workers: int
 ) -> None:
-    server = start_server(drain_timeout=60, body_timeout=60)
+    server = start_server(drain_timeout=60, body_timeout=60, workers=workers, store_dir=tmp_path, load_cache_dir=LOADS)
     content = long[:100].tobytes()
     head = f"POST {URL} HTTP/1.1\r\nhost: test\r\ncontent-type: {HEADERS['content-type']}\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
-        connection.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content[:1000])
-        assert server.client.get("/livez").status_code == 200  # so the first piece was read
+        connection.sendall(f"{head}expect: 100-continue\r\ncontent-length: {len(content)}\r\n\r\n".encode())
+        assert connection.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(content[:1000])
         server.process.send_signal(number)
         with pytest.raises(httpx.ConnectError):
             while True:
@@ -91,3 +94,18 @@ def test_a_stopping_server_takes_no_new_connections_and_answers_a_body_on_its_wa
         connection.sendall(content[1000:])
         assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
     assert server.process.wait(60) == 0
+
+
+def test_a_second_sigint_ends_the_server_at_once_and_in_order(
+    start_server: Callable[..., RunningServer], long: np.ndarray
+) -> None:
+    server = start_server(drain_timeout=300, max_queue_seconds=3600)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.client.post, URL, content=np.tile(long, (16, 1)).tobytes(), headers=HEADERS)
+        server.wait_until_taken(1)
+        server.process.send_signal(signal.SIGINT)
+        wait_until(lambda: "Shutting down" in server.log.read_text())
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(60) == 0
+        assert answer.result().status_code in (200, 503)
+    assert "Traceback" not in server.log.read_text()

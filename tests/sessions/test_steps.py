@@ -1,6 +1,7 @@
 """What a step request does to a session: it moves it on once, is answered again, or is refused by number."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 from elman.engine.sequence import Sequence
 from elman.engine.work import Steps, Wait, wait
 from elman.errors import ElmanError, Quota, StepConflict, StepReused, StoreUnavailable, UnknownSession
+from elman.sessions.calls import StoreCalls
 from elman.sessions.sessions import Sessions, StepIntent, StepWrite
 from elman.sessions.store import Record, Store, Usage, new_id
 from elman.sessions.stores.lmdb.failures import DiskFull
@@ -436,6 +438,21 @@ def test_on_a_full_disk_each_step_has_an_error_of_its_own(store: Store, monkeypa
     errors = [one.error for one in sequences]
     assert [(type(one), str(one)) for one in errors] == [(DiskFull, "the session store's disk is full")] * 2
     assert errors[0] is not errors[1]
+
+
+def test_calls_that_wait_while_the_store_is_closed_fail_at_once() -> None:
+    async def main() -> None:
+        calls, go_on = StoreCalls(timeout=600.0), threading.Event()
+        under_way, waiting = calls.write_aside(go_on.wait, 60.0), calls.write_aside(go_on.wait, 60.0)
+        calls.close()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await asyncio.wait_for(waiting, 60.0)
+        with pytest.raises(StoreUnavailable, match="closed"):
+            calls.write_aside(go_on.wait, 60.0)
+        go_on.set()
+        assert await asyncio.wait_for(under_way, 60.0)
+
+    asyncio.run(main())
 
 
 def test_a_store_that_could_not_be_opened_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

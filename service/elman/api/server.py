@@ -279,11 +279,14 @@ class Server:
             limits = replace(limits, max_steps=min(limits.max_steps, self.settings.max_whole_steps))
         return ServedModel(model, queue, JSONDecoder(input_format(model), limits), OutputFormat(model))
 
-    def stopping(self) -> None:
-        """The server was told to stop: not ready, and from now on the time counts that draining may take."""
+    def stopping(self, at_once: bool = False) -> None:
+        """The server was told to stop: not ready, and from now on the time counts that draining may take.
+
+        `at_once` ends that time.
+        """
         self.ready = False
-        if self._stop_at is None:
-            self._stop_at = time.monotonic() + self.settings.drain_timeout
+        if self._stop_at is None or at_once:
+            self._stop_at = time.monotonic() + (0.0 if at_once else self.settings.drain_timeout)
 
     async def stop(self) -> None:
         """Refuse new work, finish the queued sequences, and stop."""

@@ -117,14 +117,18 @@ class CodecPool:
 
     def open(self) -> None:
         """Take calls, also after `close`."""
+        self._closed = False
         self._threads = ThreadPoolExecutor(len(self._children), "elman-codec")
 
     def call(self, function: Callable[..., T], *arguments: Any, party: bytes = b"") -> "asyncio.Future[T]":
         """The result of a call in a worker. Raises each ElmanError that the function raises.
 
         Raises Internal if the worker dies, DeadlineExceeded if it takes too long, and at once Overloaded if the
-        caller's share of the memory for bodies is full. A body that is the only one is always taken.
+        caller's share of the memory for bodies is full. A body that is the only one is always taken. Once the pool is
+        closed, and for calls that are under way then, it raises Draining.
         """
+        if self._closed:
+            raise _stopped()
         size = sum([len(one) for one in arguments if isinstance(one, bytes)])
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         try:
@@ -155,11 +159,12 @@ class CodecPool:
 
     def close(self) -> None:
         """Stop the workers. Their current calls fail, and those that wait."""
+        self._closed = True
         waiting, self._waiting = [job for jobs in self._waiting.values() for job in jobs], {}
         for job in waiting:
             self._budget.remove(job.party, job.size)
             if not job.future.done():
-                job.future.set_exception(Draining("the server stopped before this request was done", retry_after=1))
+                job.future.set_exception(_stopped())
                 job.future.exception()  # asyncio logs it if nobody asks
         for child in self._children:
             child.close()
@@ -194,16 +199,14 @@ class CodecPool:
         if not self._running[job.party]:
             del self._running[job.party]
         self._budget.remove(job.party, job.size)
-        if call.cancelled():
-            job.future.cancel()
-        elif not job.future.done():
-            error = call.exception()
+        if not job.future.done():
+            error = _stopped() if call.cancelled() else call.exception()
             if error is None:
                 job.future.set_result(call.result())
             else:
                 job.future.set_exception(error)
                 job.future.exception()  # asyncio logs it if nobody asks, as when the client is gone
-        if not call.cancelled():  # else the pool is closed
+        if not self._closed:
             self._start_next()
 
     def _call(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
@@ -213,6 +216,8 @@ class CodecPool:
         try:
             answer = _unpacked(child.call(first, self._seconds, more))
         except ChildDied as death:
+            if self._closed:
+                raise _stopped() from None
             raise Internal(f"the process that decodes this request or encodes its answer died: {death}") from None
         except TimeoutError:
             raise DeadlineExceeded(
@@ -224,6 +229,10 @@ class CodecPool:
             raise answer
         result: T = answer
         return result
+
+
+def _stopped() -> Draining:
+    return Draining("the server stopped before this request was done", retry_after=1)
 
 
 def _packed(value: Any) -> list[memoryview]:

@@ -50,7 +50,10 @@ class StoreCalls:
             raise StoreUnavailable(f"{self._num_calls} calls wait for the session store", retry_after=1)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        making = threads.submit(call, *arguments)
+        try:
+            making = threads.submit(call, *arguments)
+        except RuntimeError:  # its threads have been shut down
+            raise _closed() from None
         self._num_calls += 1
 
         def give_up() -> None:
@@ -64,9 +67,9 @@ class StoreCalls:
         def done(made: "Future[T]") -> None:
             timer.cancel()
             self._num_calls -= 1
-            if answer.done() or made.cancelled():
+            if answer.done():
                 return
-            error = made.exception()
+            error = _closed() if made.cancelled() else made.exception()
             if error is None:
                 answer.set_result(made.result())
             else:
@@ -82,9 +85,13 @@ class StoreCalls:
         return answer
 
     def close(self) -> None:
-        """Make no more calls. Those under way are left to end."""
+        """Make no more calls: those that wait fail. Those under way are left to end."""
         for threads in (self._writers, self._readers):
             threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _closed() -> StoreUnavailable:
+    return StoreUnavailable("the session store is closed")
 
 
 class Trouble:

@@ -110,6 +110,13 @@ class GracefulServer(uvicorn.Server):
         report_start(address, self._application.state.server, self._settings)
         return address
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:
+            # After a second SIGINT uvicorn waits for no connection, but would leave out this as well.
+            self._application.state.server.stopping(at_once=True)
+            await self.lifespan.shutdown()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._application.state.stopping()
         if not self._ending:
