@@ -45,6 +45,7 @@ ElmanError
 ├── NotFiniteOutput            500  the model answered NaN or an infinity
 └── Internal                   500
 ModelRefused                        a file that cannot be served, and the remedy
+└── SpecRefused                     its spec does not fit it
 """
 
 from collections.abc import Mapping
@@ -405,6 +406,10 @@ class ModelRefused(Exception):
             parts.append(f"at {self.node}")
         text = ", ".join(parts)
         return f"{text}. {self.remedy}" if self.remedy else text
+
+
+class SpecRefused(ModelRefused):
+    """A model file that cannot be served because of what its spec says of it, which the reason names."""
 
 
 def message_of(listed: Mapping[str, Any]) -> str:

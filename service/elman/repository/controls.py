@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from elman.errors import ModelRefused
+from elman.errors import ModelRefused, SpecRefused
 from elman.repository.graph import Graph, attribute
 from elman.repository.network import END, InputTensor
 from elman.repository.spec import ModelSpec, PortSpec, StateSpec
@@ -62,7 +62,7 @@ def _check(graph: Graph, name: str, one: PortSpec) -> None:
 
 
 def _refusal(name: str, what: str, remedy: str) -> ModelRefused:
-    return ModelRefused(f"the control input {name!r} {what}", node=f"input {name!r}", remedy=remedy)
+    return SpecRefused(f"the control input {name!r} {what}", node=f"input {name!r}", remedy=remedy)
 
 
 def _carry(graph: Graph, name: str, one: PortSpec) -> StateSpec:

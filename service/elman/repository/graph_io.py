@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from elman.errors import ModelRefused
+from elman.errors import ModelRefused, SpecRefused
 from elman.repository.graph import QUANTISED, RECURRENT, Graph, draws_at_random, nodes_inside
 from elman.repository.graph_trace import node_label
 from elman.repository.naming import names_batch, names_lengths, names_mask, names_state
@@ -121,7 +121,7 @@ def _how(graph: Graph, data: str, rest: list[str]) -> str:
 def _check_names(graph: Graph, spec: ModelSpec) -> None:
     for what, names, known in (
         ("input.name", [spec.input.name], graph.inputs),
-        ("inputs", list(spec.inputs), {**graph.inputs, **graph.initializers}),
+        ("inputs", list(spec.inputs), {**graph.inputs, **spec.values}),
         ("inputs.output", [one.output for one in spec.inputs.values()], graph.outputs),
         ("state.input", [state.input for state in spec.state or ()], graph.inputs),
         ("state.output", [state.output for state in spec.state or ()], graph.outputs),
@@ -129,7 +129,7 @@ def _check_names(graph: Graph, spec: ModelSpec) -> None:
     ):
         for name in names:
             if name is not None and name not in known:
-                raise ModelRefused(
+                raise SpecRefused(
                     f"the spec's {what} names {name!r}, which the graph does not have",
                     remedy=f"The graph has {', '.join(map(repr, known)) or 'none'}.",
                 )
@@ -244,7 +244,7 @@ def _other(graph: Graph, spec: ModelSpec, name: str, data: str, batch: int, time
                 remedy="Say its batch_axis under inputs in model.json, or export it with one.",
             )
     if role in ("sequence", "mask") and time is not None and len(dims) < 2:
-        raise ModelRefused(
+        raise SpecRefused(
             f"model.json says that the input {name!r} is {role!r}, but it has no axis of time",
             node=f"input {name!r}",
             remedy="Leave its role out, or say that it is static.",

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from pydantic import ValidationError
 
-from elman.errors import ModelRefused, message_of
+from elman.errors import ModelRefused, SpecRefused, message_of
 from elman.repository.calibration import calibrate
 from elman.repository.config_reader import ConfigReader
 from elman.repository.digest import model_digest
@@ -31,6 +31,7 @@ from elman.repository.spec import (
     embedded_spec,
     parse_spec,
 )
+from elman.repository.spec_parts import name_part
 from elman.repository.triton import TritonConfig, config_file, read_config
 
 # Rewritten and original may round differently where the runtime fuses other nodes; past this they disagree.
@@ -84,7 +85,8 @@ def _load(path: Path, name: str, version: int) -> Model:
     except ModelRefused as refused:
         if refused.template is not None and not _holds(proto, given, refused.template):
             refused.template = None
-        raise
+        raise name_part(given, refused, lambda spec: _proof_of(proto, spec) is not None) from None
+    _check_carrying(proto, given, network, proof)
     if _rounds_dynamically(proto):
         # However well it repeats its own bits alone, a scale that is taken over all that is run makes them another's.
         rounded = "its weights are rounded to 8 bits, so that it answers only about as its module does"
@@ -172,11 +174,26 @@ def _holds(proto: onnx.ModelProto, given: ModelSpec, template: dict[str, Any]) -
     """Whether a suggested model.json would serve the file; one with values left open cannot be tried."""
     if None in template.get("constants", {}).values():
         return True
+    return _proof_of(proto, given.dump() | template) is not None
+
+
+def _proof_of(proto: onnx.ModelProto, spec: dict[str, Any]) -> Proof | None:
+    """The proof of a file with a spec; None if it is refused."""
     try:
-        _first_that_holds(proto, ModelSpec.model_validate(given.dump() | template))
-    except ModelRefused:
-        return False
-    return True
+        return _first_that_holds(proto, ModelSpec.model_validate(spec))[1]
+    except (ModelRefused, ValidationError):
+        return None
+
+
+def _check_carrying(proto: onnx.ModelProto, given: ModelSpec, network: Network, proof: Proof) -> None:
+    """Raise ModelRefused for states of the spec that do not carry a sequence on, if those of the graph do."""
+    told = given.state or any(one.role == "state" for one in given.inputs.values())
+    if not told or proof.streaming or network.mixes_time is not None or network.look_ahead is not None:
+        return
+    moved = ModelRefused("the outputs of a sequence that is cut are not those of the whole one")
+    refused = name_part(given, moved, lambda spec: (found := _proof_of(proto, spec)) is not None and found.streaming)
+    if refused is not moved:
+        raise refused
 
 
 def _disagreement(network: Network, sample: Sample, session: GraphSession) -> float:
@@ -217,13 +234,9 @@ def _share(seen: Array, expected: Array) -> float:
 def _resolve(given: ModelSpec, network: Network) -> ModelSpec:
     """Fill what the spec left out from the network, and refuse what contradicts it."""
     declared = given.input
+    _check_kind(declared, network)
     vocabulary_size = network.vocabulary_size or declared.vocabulary_size
     if declared.vocabulary is not None:
-        if vocabulary_size is not None and len(declared.vocabulary) > vocabulary_size:
-            raise ModelRefused(
-                f"the vocabulary lists {len(declared.vocabulary)} tokens, the embedding has {vocabulary_size}",
-                node=f"input {network.input!r}",
-            )
         vocabulary_size = len(declared.vocabulary)
     kind = declared.kind or ("tokens" if network.features is None else "features")
     found: dict[str, Any] = {"kind": kind, "name": network.input}
@@ -235,11 +248,41 @@ def _resolve(given: ModelSpec, network: Network) -> ModelSpec:
         resolved = InputSpec.model_validate(declared.model_dump(exclude_none=True) | found)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise ModelRefused(f"the spec's input does not fit the graph: {message_of(first)}", node="input") from None
+        raise SpecRefused(
+            f"the spec's input does not fit the graph: {message_of(first)}",
+            node=f"input {network.input!r}",
+            remedy="Correct under input in model.json what the message names.",
+        ) from None
     decoder = given.decoder or DecoderSpec()
     task = given.task or ("classification" if decoder.kind == "labels" else "raw")
     _check_decoder(decoder, resolved, network, given.forecast or ForecastSpec())
     return given.model_copy(update={"task": task, "input": resolved, "decoder": decoder})
+
+
+def _check_kind(declared: InputSpec, network: Network) -> None:
+    """Raise ModelRefused where the spec takes ids for numbers or numbers for ids, or has more ids than the network."""
+    known, tokens = network.vocabulary_size, network.features is None
+    fields = ("size",) if tokens else ("vocabulary", "vocabulary_size")
+    told = next((field for field in fields if getattr(declared, field) is not None), None)
+    if declared.kind is not None and (declared.kind == "tokens") != tokens:
+        told = f"kind {declared.kind!r}"
+    if told is not None:
+        step = "one whole number, an id" if tokens else f"{network.features} float32 numbers"
+        raise SpecRefused(
+            f"the spec's input {told} does not fit the graph: a step of {network.input!r} is {step}",
+            node=f"input {network.input!r}",
+            remedy="Leave it out of model.json, or declare the input float32 in the file if its numbers are no ids."
+            if tokens
+            else "Leave it out of model.json, or declare the input int64 in the file if its numbers are ids.",
+        )
+    count = len(declared.vocabulary) if declared.vocabulary is not None else declared.vocabulary_size
+    if count is not None and known is not None and count > known:
+        what = "lists" if declared.vocabulary is not None else "has, as vocabulary_size says,"
+        raise SpecRefused(
+            f"the vocabulary {what} {count} tokens, the embedding has {known}",
+            node=f"input {network.input!r}",
+            remedy="List the tokens that the embedding was trained with.",
+        )
 
 
 def _check_decoder(decoder: DecoderSpec, declared: InputSpec, network: Network, forecast: ForecastSpec) -> None:
@@ -255,7 +298,7 @@ def _check_decoder(decoder: DecoderSpec, declared: InputSpec, network: Network, 
     ):
         per_value = {1, size // parameters} if what in ("mean", "std") else set()
         if values is not None and len(values) != size and len(values) not in per_value:
-            raise ModelRefused(
+            raise SpecRefused(
                 f"the spec lists {len(values)} {what}, a step of the output has {size} numbers",
                 node=f"output {network.output_names[0]!r}",
                 remedy="Give as many as the output has numbers.",

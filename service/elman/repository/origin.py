@@ -22,6 +22,8 @@ def how_to_free(model: onnx.ModelProto, *, declared: bool = False) -> str:
         return _TORCH_INSIDE if declared else _TORCH
     if "tf2onnx" in producer or "keras" in producer:
         return _KERAS_INSIDE if declared else _KERAS
+    if declared:
+        return f"{_INSIDE} Take the batch and time of the tensor itself there, and export it again with both dynamic."
     return f"{_OTHER} With torch: {_TORCH[0].lower()}{_TORCH[1:]}"
 
 

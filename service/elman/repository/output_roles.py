@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from elman.errors import ModelRefused
+from elman.errors import ModelRefused, SpecRefused
 from elman.repository.graph_axes import TIME, Factor, plain_axis
 from elman.repository.graph_rewrite import GraphRewrite, axes_of
 from elman.repository.network import Array
@@ -117,7 +117,7 @@ def _moved(rewrite: GraphRewrite, name: str, feeds: dict[str, Array], before: Ar
 
 def _contradicted(name: str, told: str) -> ModelRefused:
     has = "no axis of time" if told == "steps" else "the axis of time"
-    return ModelRefused(
+    return SpecRefused(
         f"model.json says that the output {name!r} is {told!r}, but it has {has}",
         node=f"output {name!r}",
         remedy="Leave its role out. A request says whether it wants every step or the last one.",

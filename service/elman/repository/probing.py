@@ -353,11 +353,11 @@ def _only(
     reading, first = failures[0]
     time = None if reading.time is None else dims[reading.time]
     if reading.time is not None and not isinstance(time, int) and first.reason.startswith(_NOT_RUN):
-        first = ModelRefused(
+        raise ModelRefused(
             f"the time axis of {name!r} is probably frozen: {first.reason}",
             node=first.node or f"input {name!r}",
             remedy=how_to_free(graph.model, declared=True),
-        )
+        ) from first
     raise first
 
 

@@ -66,7 +66,7 @@ def _pairs(dims: Dims, dtype: np.dtype[Any], told: InputSpec, carries: bool) -> 
         pairs = [(0, None)]
     free = {axis for axis, dim in enumerate(dims) if not isinstance(dim, int)}
     for batch, time in sorted(pairs, key=lambda pair: (len(free - set(pair)), pairs.index(pair))):
-        if told.batch_axis not in (None, batch) or (time is not None and told.time_axis not in (None, time)):
+        if told.batch_axis not in (None, batch) or told.time_axis not in (None, time):
             continue
         if len(free) < rank and free - {batch, time}:
             continue

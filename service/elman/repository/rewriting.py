@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 from onnx.inliner import inline_local_functions
 
-from elman.errors import ModelRefused
+from elman.errors import ModelRefused, SpecRefused
 from elman.repository.arranging import add_rows
 from elman.repository.controls import bind_controls, name_controls
+from elman.repository.declared_axes import check_ports
 from elman.repository.describing import describe_inputs, describe_outputs
 from elman.repository.graph import RECURRENT, Graph, all_nodes, attribute
 from elman.repository.graph_analysis import find_cell, find_features, find_marks
@@ -135,7 +136,9 @@ def rewrite_graph(model: onnx.ModelProto, spec: ModelSpec, want: Rewriting) -> t
 
 def _find_axes(graph: Graph, spec: ModelSpec) -> GraphRewrite:
     """As `find_axes`. A graph of one sequence, whose steps come first, gets an axis of rows of extent 1 before them."""
+    check_ports(graph, spec)
     roles = find_roles(graph, spec)
+    spec = spec.with_axes_of(roles.data)
     try:
         return find_axes(graph, spec, roles)
     except ModelRefused as refused:
@@ -147,9 +150,9 @@ def _find_axes(graph: Graph, spec: ModelSpec) -> GraphRewrite:
         try:
             rewrite = find_axes(graph, spec, find_roles(graph, spec))
         except ModelRefused:
-            raise refused from None
+            raise refused from refused.__cause__
         if TIME not in rewrite.scanned or rewrite.max_rows != 1:
-            raise refused from None
+            raise refused from refused.__cause__
         return rewrite
 
 
@@ -297,8 +300,10 @@ def _take_initialisers(graph: Graph, spec: ModelSpec) -> dict[str, Array]:
             continue
         value = graph.constant(tensor)
         if value is None:
-            raise ModelRefused(
-                f"the spec's initial state {tensor!r} is not an initialiser of the graph", node=f"state {name!r}"
+            raise SpecRefused(
+                f"the spec's initial state {tensor!r} is not an initialiser of the graph",
+                node=f"state {name!r}",
+                remedy="Name a tensor that the file holds, or leave initial out of model.json: a state starts at zero.",
             )
         learned[name] = value
     return learned

@@ -13,6 +13,13 @@ RUNTIME_BUILD: str = f"{ort.__version__}, {ort.get_build_info()}"
 # Fatal messages only: what the runtime prints about a user's graph is reported through exceptions instead.
 _LOG_SEVERITY = 4
 
+# How its messages name a node: where it fails, where it does not fit, and elsewhere.
+_NODE = re.compile(
+    r"running (?P<operator>\w+) node\. Name:'(?P<name>[^']*)'"
+    r"|Node \((?P<at>[^()\n]*)\) Op \((?P<op>\w+)\)"
+    r"|Node:? ?\(?'?(?P<other>[^()'\n]+)'?\)?"
+)
+
 
 class RuntimeFailure(Exception):
     """ONNX Runtime could not open or run a graph. `node` names the node at fault, where it said."""
@@ -77,9 +84,10 @@ class GraphSession:
 
 def _failure(error: Exception) -> RuntimeFailure:
     text = str(error).strip()
-    node = re.search(r"Node:? ?\(?'?([^')\n]+)'?\)?|running (\w+) node. Name:'([^']*)'", text)
-    name = next((part for part in node.groups() if part), None) if node else None
-    if node and node.lastindex == 3:
-        name = f"{node.group(2)} {node.group(3)!r}"
+    found = _NODE.search(text)
+    said = {} if found is None else found.groupdict()
+    operator, name = said.get("operator") or said.get("op"), said.get("name") or said.get("at") or said.get("other")
+    if operator is not None:
+        name = f"{operator} {name!r}" if name else operator
     first = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text).split("\n")[0]
     return RuntimeFailure(first, name)

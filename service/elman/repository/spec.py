@@ -384,6 +384,10 @@ class ModelSpec(_Frozen):
     def _check(self) -> "ModelSpec":
         if self.outputs is not None and len(set(self.outputs)) < len(self.outputs):
             raise ValueError("outputs lists a name twice")
+        if self.outputs == ():
+            raise ValueError("outputs lists the outputs that answer, and there is none in it")
+        self._check_roles()
+        self._check_generation()
         if self.input.scale is None or self.task != "forecasting":
             return self
         if self.decoder is not None and self.decoder.mean is not None:
@@ -394,6 +398,39 @@ class ModelSpec(_Frozen):
         if self.forecast is not None and self.forecast.head is not None and self.forecast.head.kind == _COUNTS:
             raise ValueError(f"a {_COUNTS} distribution is of counts, which have no scale")
         return self
+
+    def with_axes_of(self, data: str) -> "ModelSpec":
+        """The spec with the axes of the data input where the input is named, which `inputs` may say too."""
+        told = self.inputs.get(data, PortSpec())
+        axes = {key: getattr(told, key) for key in ("batch_axis", "time_axis") if getattr(self.input, key) is None}
+        return self.model_copy(update={"input": self.input.model_copy(update=axes)})
+
+    def _check_roles(self) -> None:
+        """Raise ValueError for an input that has more than one role."""
+        said: list[tuple[str, InputRole, str]] = []
+        if self.input.name is not None:
+            said.append((self.input.name, "sequence", "input.name"))
+        said += [(state.input, "state", f"state.{index}") for index, state in enumerate(self.state or ())]
+        said += [(name, "constant", f"constants.{name}") for name in self.constants]
+        first: dict[str, tuple[InputRole, str]] = {}
+        for name, role, field in said:
+            if name in first:
+                raise ValueError(f"{first[name][1]} and {field} are both the input {name!r}")
+            first[name] = role, field
+        for name, (role, field) in first.items():
+            other = self.inputs.get(name, PortSpec()).role
+            if other not in (None, role):
+                raise ValueError(f"{field} makes the input {name!r} a {role}, and inputs.{name}.role is {other!r}")
+
+    def _check_generation(self) -> None:
+        """Raise ValueError for a token of the generation that the vocabulary does not list."""
+        vocabulary, one = self.input.vocabulary, self.generation
+        if vocabulary is None or one is None:
+            return
+        named = {"start": one.start, "end": one.end} | {f"conditions.{k}": token for k, token in one.conditions.items()}
+        for field, token in named.items():
+            if token is not None and token not in vocabulary:
+                raise ValueError(f"generation.{field} is {token!r}, which is not in the vocabulary")
 
     @property
     def answers(self) -> dict[str, AnswerSpec]:
@@ -408,7 +445,7 @@ class ModelSpec(_Frozen):
     @property
     def values(self) -> dict[str, Any]:
         """The value of every constant."""
-        return self.constants | {name: one.value for name, one in self.inputs.items() if one.role == "constant"}
+        return {name: one.value for name, one in self.inputs.items() if one.role == "constant"} | self.constants
 
     def dump(self) -> dict[str, Any]:
         """The spec as a JSON object, without what was left out."""

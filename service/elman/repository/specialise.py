@@ -1,12 +1,12 @@
 """Specialising a graph to the constants that its spec supplies: an `If` that they decide is replaced by its branch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto
 
-from elman.errors import ModelRefused
+from elman.errors import SpecRefused
 from elman.repository.graph import Graph, all_graphs, attribute
 from elman.repository.network import Array
 from elman.repository.runtime import GraphSession, RuntimeFailure
@@ -18,7 +18,7 @@ def bind_constants(model: onnx.ModelProto, spec: ModelSpec) -> None:
     graph = Graph(model)
     for name, value in spec.values.items():
         if name not in graph.inputs:
-            raise ModelRefused(
+            raise SpecRefused(
                 f"the spec gives a constant for {name!r}, which is not an input of the graph",
                 remedy=f"The inputs are {', '.join(map(repr, graph.inputs))}.",
             )
@@ -36,15 +36,23 @@ def _constant(graph: Graph, name: str, value: object) -> Array:
         array = np.asarray(value, graph.dtype(name))
         if all(isinstance(dim, int) for dim in dims):
             array = array.reshape([dim for dim in dims if isinstance(dim, int)])
+        elif not _fits(array, dims):
+            array = None
     except (TypeError, ValueError, OverflowError):
         array = None
     if array is None or (array.dtype.kind == "f" and not np.isfinite(array).all()):
-        raise ModelRefused(
+        raise SpecRefused(
             f"the constant for {name!r} is no {graph.dtype(name).name} of shape {dims}",
             node=f"input {name!r}",
             remedy="Give a finite number, or a list of them in that shape, under constants in model.json.",
         )
     return array
+
+
+def _fits(array: Array, dims: Sequence[int | str | None]) -> bool:
+    """Whether an array has the extents that are declared."""
+    pairs = zip(array.shape, dims, strict=False)
+    return array.ndim == len(dims) and all(dim == extent or not isinstance(dim, int) for extent, dim in pairs)
 
 
 def inline_decided_branches(model: onnx.ModelProto) -> None:

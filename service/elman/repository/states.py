@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from onnx import NodeProto, helper, numpy_helper
 
-from elman.errors import ModelRefused
+from elman.errors import ModelRefused, SpecRefused
 from elman.repository.graph import RECURRENT, Graph, all_nodes, attribute
 from elman.repository.graph_axes import BATCH, is_steps, kinds_of
 from elman.repository.graph_rewrite import GraphRewrite
@@ -26,9 +26,11 @@ def collect_states(rewrite: GraphRewrite, learned: Mapping[str, Array]) -> None:
         if state.input in learned:
             initial = np.asarray(learned[state.input], dtype)
             if list(initial.shape) != shape:
-                raise ModelRefused(
+                raise SpecRefused(
                     f"the initial state {state.initial!r} has shape {list(initial.shape)}, not {shape}",
                     node=f"state {state.input!r}",
+                    remedy="Name a tensor of that shape under initial in model.json, or leave it out: a state starts "
+                    "at zero.",
                 )
         rewrite.states.append(StateTensor.beginning(state.input, state.input, state.output, state.batch_axis, initial))
 
