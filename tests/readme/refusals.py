@@ -9,6 +9,8 @@ from tests.readme.blocks import ROOT
 
 PACKAGE = ROOT / "service" / "elman"
 
+_REFUSALS = ("ModelRefused", "SpecRefused")
+
 
 def reasons() -> dict[str, str]:
     """The reasons, each with the place in the code that gives it."""
@@ -24,7 +26,7 @@ def reasons() -> dict[str, str]:
         }
         for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
             for call in ast.walk(function):
-                if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "ModelRefused" and call.args:
+                if isinstance(call, ast.Call) and getattr(call.func, "id", "") in _REFUSALS and call.args:
                     place = f"{path.relative_to(ROOT)}:{call.lineno}"
                     found |= dict.fromkeys(_texts(call.args[0], function, constants), place)
     return found

@@ -1,6 +1,7 @@
 """The part of a spec that keeps a file from being served, found by leaving each part out."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 from elman.errors import ModelRefused, SpecRefused
 from elman.repository.spec import ModelSpec
 
-# Each part costs a load.
+# Each part costs a load, and all of them are within the time that loading may take.
 _MOST_PARTS = 12
+_MOST_SECONDS = 20.0
 _MOST_TEXT = 120
 
 _Path = tuple[str, ...]
@@ -28,8 +30,10 @@ def name_part(spec: ModelSpec, refused: ModelRefused, serves: Callable[[dict[str
     """
     if isinstance(refused, SpecRefused):
         return refused
-    content = spec.dump()
+    content, began = spec.dump(), time.monotonic()
     for paths in islice(_parts(content), _MOST_PARTS):
+        if time.monotonic() - began > _MOST_SECONDS:
+            break
         if serves(_without(content, paths)):
             return _caused_by(content, paths, refused)
     return refused
