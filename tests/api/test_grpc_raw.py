@@ -1,6 +1,7 @@
 """Calls that no library for gRPC sends, by frames of HTTP/2."""
 
 import queue
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.api.test_grpc import SERVICE, Channel, request, rows
+from tests.api.test_grpc import SERVICE, Channel, refused, request, rows
 from tests.conftest import StartServer
 from tests.running import RunningServer
 from tests.waiting import wait_until
@@ -50,9 +51,11 @@ def test_a_path_that_is_no_text_ends_neither_the_server_nor_a_call_under_way(ser
         answered(server.grpc_port, b"/%b/\xff" % SERVICE.encode())
         wait_until(lambda: _is_live(server))
     messages.put(request(rows(2), id="after"))
+    assert next(stream).infer_response.id == "after"
+    assert server.log.read_text().count("gRPC listens anew") == 2
+    server.process.send_signal(signal.SIGTERM)
+    refused(lambda: next(stream), grpc.StatusCode.UNAVAILABLE, "draining")
     messages.put(None)
-    assert [one.infer_response.id for one in stream] == ["after"]
-    assert "gRPC listens anew" in server.log.read_text()
 
 
 def _is_live(server: RunningServer) -> bool:

@@ -61,6 +61,7 @@ class GRPCServer:
         self._stopping = None
         self._inferring = Inferring(self.server, self.infer, self.calls)
         self._health = Health(self.server, self.calls)
+        self._credentials = _credentials(self.server.settings)
         port = await self._listen(self.server.settings.grpc_port)
         self._listening = asyncio.create_task(self._listen_again(port))
         return port
@@ -87,13 +88,13 @@ class GRPCServer:
         for schema in REFLECTION:
             _add(server, schema, Reflection(schema, self.calls).methods())
         host = f"[{settings.grpc_host}]" if ":" in settings.grpc_host else settings.grpc_host
-        address, credentials = f"{host}:{port}", _credentials(settings)
+        address = f"{host}:{port}"
         try:
             taken: int
-            if credentials is None:
+            if self._credentials is None:
                 taken = server.add_insecure_port(address)
             else:
-                taken = server.add_secure_port(address, credentials)
+                taken = server.add_secure_port(address, self._credentials)
         except RuntimeError:
             raise OSError(f"gRPC cannot listen on {host}, port {port}") from None
         self._server = server
