@@ -231,15 +231,15 @@ def test_what_is_said_to_the_server_is_encrypted_and_its_certificate_checked(tmp
                 RedisStore(url + PATIENT)
 
 
-def test_no_error_tells_the_password_or_the_place(server: RedisServer) -> None:
-    at_nobody = f"redis://:secret@127.0.0.1:{free_port()}"
-    for url in (
-        at_nobody,
-        server.url.replace("//", "//user:secret@"),
-        f"redis+cluster://:secret@127.0.0.1:{free_port()}",
+def test_no_error_tells_the_password_or_the_place_and_each_says_when_to_try_again(server: RedisServer) -> None:
+    for url, reason in (
+        (f"redis://:secret@127.0.0.1:{free_port()}", "cannot be reached$"),
+        (server.url.replace("//", "//user:secret@"), "does not take the user and password"),
+        (f"redis+cluster://:secret@127.0.0.1:{free_port()}", "cannot be reached$"),
     ):
-        with pytest.raises(StoreUnavailable) as failed:
+        with pytest.raises(StoreUnavailable, match=reason) as failed:
             RedisStore(url + PATIENT)
+        assert failed.value.retry_after == 1
         assert not any(word in str(failed.value) for word in ("secret", "127.0.0.1", "user:"))
         assert failed.value.__cause__ is None and failed.value.__suppress_context__
 

@@ -326,6 +326,13 @@ def _reason_of(error: Exception) -> str:
     return "the session store cannot be reached"
 
 
+def failure_of(error: RedisError) -> StoreUnavailable:
+    """What is told of an error that redis-py raises."""
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return StoreUnavailable(_reason_of(error), retry_after=1)
+    return _refusal(error)
+
+
 def _doubted(command: Command, reply: Reply) -> Reply:
     """The reply to a command that may have been done before, when its first reply was lost."""
     if isinstance(reply, Redirected):

@@ -17,7 +17,7 @@ from elman.errors import OutcomeUnknown, StoreUnavailable
 from elman.sessions.store import Advance, Record, Usage, check_quota, key_of
 from elman.sessions.stores.redis.address import connect
 from elman.sessions.stores.redis.fields import HEAD_NBYTES, pack, pack_change, unpack
-from elman.sessions.stores.redis.link import Cluster, Command, Server, raised
+from elman.sessions.stores.redis.link import Cluster, Command, Server, failure_of, raised
 from elman.sessions.stores.redis.scripts import ADVANCE, CONFIRM, HOLD, PUT, RESERVE, SETTLE, Script
 
 _OWNERS, _FORMAT_KEY, _STATE_KEY = b"elman:owners", b"elman:format", b"elman:state-key"
@@ -89,7 +89,7 @@ class RedisStore:
             try:
                 facts: Any = one.info("server", "memory")
             except RedisError as error:
-                raise StoreUnavailable(f"the session store cannot be reached: {type(error).__name__}") from None
+                raise failure_of(error) from None
             version, policy = str(facts.get("redis_version", "0")), facts.get("maxmemory_policy")
             if int(version.partition(".")[0]) < _OLDEST:
                 raise RefusedStore(f"the session store is Redis {version}; {_OLDEST}.0 or later is needed, or Valkey")
