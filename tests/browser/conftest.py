@@ -1,12 +1,15 @@
 """A headless Chromium, one for this folder, and pages of it that must behave."""
 
+import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from tests.browser import chromium
 from tests.browser.screen import Screen
 from tests.running import RunningServer
 
@@ -37,14 +40,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """The browser of this folder's tests, closed behind them: its driver's event loop runs until then."""
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("there is no chromium")
+    undisturbed = tmp_path_factory.mktemp("chromium") / "chromium"
+    undisturbed.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, chromium.__file__, path])} "$@"\n')
+    undisturbed.chmod(0o755)
     expect.set_options(timeout=LONGEST)
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
+        browser = driver.chromium.launch(executable_path=undisturbed, args=ARGUMENTS)
         yield browser
         browser.close()
 

@@ -79,6 +79,20 @@ def test_it_is_a_dialog_that_holds_the_focus_and_is_left_by_escape(screen: Scree
     expect(dialog).to_be_visible()
 
 
+def test_a_key_that_is_being_typed_is_not_taken_away(screen: Screen) -> None:
+    page = screen.page
+    dialog = asked(screen, "engine")
+    dialog.get_by_label("API key").fill(KEY)
+    page.keyboard.press("Enter")
+    expect(page.locator("#engine .tiles")).to_contain_text("idle")
+    page.get_by_role("button", name="Key", exact=True).click()
+    dialog.get_by_label("API key").fill(OTHER[:5])
+    # Meanwhile the server takes the key no more.
+    page.route("**/v1/**", lambda route: route.fulfill(status=401, json={"code": "unauthorized", "detail": "unknown"}))
+    expect(dialog.get_by_role("heading")).to_have_text("The server wants another key")
+    expect(dialog.get_by_label("API key")).to_have_value(OTHER[:5])
+
+
 def test_a_wrong_key_is_told_beside_the_field_and_a_right_one_goes_on(screen: Screen, locked: RunningServer) -> None:
     page = screen.page
     dialog = asked(screen, "explore/names-gru")

@@ -165,6 +165,17 @@ def test_of_two_versions_the_one_that_was_chosen_last_is_opened(page: Page, own:
     assert page.url.endswith("#models")
 
 
+def test_the_focus_stays_at_the_control_that_somebody_uses(page: Page, own: RunningServer) -> None:
+    page.goto(f"{own.url}/#explore/names-gru")
+    answered(page, "After all")
+    page.get_by_label("Version").focus()
+    for version in ("2", "1"):
+        page.keyboard.press("ArrowDown")
+        page.wait_for_url(f"**/#explore/names-gru/{version}")
+        expect(page.get_by_label("Version")).to_have_value(version)
+        expect(page.get_by_label("Version")).to_be_focused()
+
+
 def test_back_and_forward_end_where_they_lead_whatever_comes_when(page: Page, own: RunningServer) -> None:
     page.goto(f"{own.url}/#explore/names-gru/1")
     answered(page, "After all")

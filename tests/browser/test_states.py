@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from elman.repository.spec import ForecastSpec
-from tests.browser.conftest import OpenScreen, both_looks
+from tests.browser.conftest import Look, OpenScreen, both_looks
 from tests.browser.screen import Screen
 from tests.browser.test_page import violations
 from tests.conftest import StartServer
@@ -182,6 +182,75 @@ def test_every_view_goes_on_after_a_restart(lossy: Page, tmp_path: Path, view: s
     with running_server(tmp_path, "--port", str(first.port)):
         expect(answer).to_be_visible()
         expect(page.locator("#problem")).to_be_empty()
+        page.close()
+
+
+def test_the_engine_says_what_it_waits_for_and_what_failed(screen: Screen) -> None:
+    page, width = screen.page, screen.page.viewport_size["width"]  # type: ignore[index]
+    panel, line, problem = page.get_by_role("tabpanel"), page.locator("#engine .state-line"), page.locator("#problem")
+    answer = panel.locator(".tiles")
+    held: list[Route] = []
+    page.route("**/v1/engine", lambda route: held.append(route))
+    page.goto(f"{screen.url}#engine")
+    expect(line).to_have_attribute("data-state", "loading")
+    expect(line).to_contain_text(re.compile(r"Waiting for the server's figures: \d+ s"))
+    expect(answer).to_be_hidden()
+    assert violations(screen) == []
+    screen.keep(f"loading-engine-{width}")
+    release(page, held)
+    expect(answer).to_be_visible()
+    expect(line).to_be_hidden()
+    # It asks again by itself, and that answer does not come either.
+    expect(line).to_have_attribute("data-state", "stale")
+    expect(answer).to_have_class(re.compile("stale"))
+    assert violations(screen) == []
+    screen.keep(f"stale-engine-{width}")
+    release(page, held)
+    expect(line).to_be_hidden()
+    expect(panel.locator(".stale")).to_have_count(0)
+
+    page.unroute("**/v1/engine")
+    body = {"code": "overloaded", "title": "Busy", "detail": "too much waits"}
+    page.route("**/v1/engine", lambda route: route.fulfill(status=503, json=body))
+    for one in held:
+        one.continue_()
+    expect(problem).to_contain_text("too much waits")
+    expect(line).to_contain_text("There is no answer. These are the figures of")
+    expect(answer).to_have_class(re.compile("stale"))
+    assert violations(screen) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    screen.keep(f"failed-engine-{width}")
+    # Whoever has read it does not read it each second.
+    page.get_by_role("button", name="Close the message").click()
+    for _ in range(2):
+        with page.expect_response("**/v1/engine"):
+            pass
+    expect(problem).to_be_empty()
+    panel.get_by_role("button", name="Pause").click()
+    expect(line).to_contain_text("Paused. These are the figures of")
+    page.unroute("**/v1/engine")
+    panel.get_by_role("button", name="Go on").click()
+    expect(line).to_be_hidden()
+    expect(panel.locator(".stale")).to_have_count(0)
+    screen.complaints[:] = [text for text in screen.complaints if "status of 503" not in text]
+
+
+def test_the_engine_goes_on_after_a_restart(lossy: Page, tmp_path: Path, look: Look) -> None:
+    page = lossy
+    page.set_viewport_size({"width": look[0], "height": 720})
+    (tmp_path / "names-gru").symlink_to(STORE / "names-gru")
+    line, problem = page.locator("#engine .state-line"), page.locator("#problem")
+    runs = page.get_by_role("region", name="Stats by model").get_by_role("row", name="names-gru").get_by_role("cell")
+    with running_server(tmp_path) as first:
+        page.goto(f"{first.url}/#engine")
+        first.predict("names-gru", sequence="Rossi").raise_for_status()
+        expect(runs.first).not_to_have_text("0")
+    expect(problem).to_contain_text("the server cannot be reached")
+    expect(line).to_have_attribute("data-state", "doubtful")
+    with running_server(tmp_path, "--port", str(first.port)):
+        expect(line).to_be_hidden()
+        expect(problem).to_be_empty()
+        expect(runs.first).to_have_text("0")
         page.close()
 
 

@@ -6,6 +6,7 @@ import shlex
 import signal
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -128,12 +129,63 @@ def test_what_a_pipe_cannot_do_is_told_and_waiting_for_its_reader_ends(server: R
         assert process.stderr.read() == b"elman: interrupted\n"
 
 
+def connected(pid: int) -> bool:
+    """Whether a command has asked the server: the event loop itself has two sockets."""
+    links = []
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            links.append(os.readlink(one))
+    return sum(link.startswith("socket:") for link in links) > 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "names-gru", "pipe.txt"],
+        ["predict", "names-gru", "pipe.csv.gz"],
+        ["predict", "names-gru", "-"],
+        ["forecast", "electricity-gru", "series.jsonl", "--horizon", "2", "--future", "pipe.csv"],
+    ],
+    ids=["pipe", "packed", "standard input", "future"],
+)
+def test_waiting_for_what_is_to_be_read_ends_with_a_signal(
+    server: RunningServer, tmp_path: Path, arguments: list[str]
+) -> None:
+    for name in ("pipe.txt", "pipe.csv", "pipe.csv.gz"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "series.jsonl").write_text(f'{{"sequence": {[[1, 2, 3, 4, 5]] * 3}}}\n')
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [*COMMAND, *arguments], cwd=tmp_path, env=elman_environment(url=server.url), stdin=pipe, stderr=pipe
+    ) as process:
+        wait_until(lambda: connected(process.pid))
+        time.sleep(0.5)  # until it waits; a signal that comes before ends it just so
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130 and process.stderr is not None
+        assert process.stderr.read() == b"elman: interrupted\n"
+
+
 def test_a_folder_in_place_of_a_file_is_told(server: RunningServer, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "names.txt").write_text("Lindqvist\n")
     for files in (["folder"], ["names.txt", "-o", "folder"]):
         done = elman("predict", "names-gru", *files, cwd=tmp_path, url=server.url)
         assert (done.returncode, done.stderr) == (2, "elman: folder: it is a folder; give a file\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["predict", "", "names.txt"], "model"),
+        (["predict", "names-gru", ""], "file"),
+        (["show", "@1"], "model"),
+    ],
+    ids=["model", "file", "name"],
+)
+def test_an_argument_with_nothing_in_it_is_told_as_that(tmp_path: Path, arguments: list[str], name: str) -> None:
+    """As of a variable of a shell that is not set."""
+    done = elman(*arguments, cwd=tmp_path, url="http://127.0.0.1:9")
+    assert done.returncode == 2 and f"Invalid value for '{name}': it is empty" in done.stderr
 
 
 @pytest.mark.parametrize(

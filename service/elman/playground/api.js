@@ -1,6 +1,8 @@
 // The server's routes, by relative address, so that the page works behind any path prefix.
 
 const KEY = "elman-key";
+/** What a proxy answers for a server that is not there. */
+const BETWEEN = new Set([502, 503, 504]);
 
 /** What a refused request says: code, detail, and where in the request. */
 export class Problem extends Error {
@@ -117,6 +119,7 @@ async function sendOnce(method, path, { body, signal, shown = key.get(), keepali
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
   signal?.throwIfAborted();
+  if (!problem.code && !problem.detail && BETWEEN.has(response.status)) throw unreachable(`what stands before it answers ${response.status}`);
   throw new Problem(problem, response.status);
 }
 
@@ -126,6 +129,9 @@ async function reached(coming) {
     return await coming;
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem({ code: "unreachable", title: "No answer", detail: "the server cannot be reached" }, 0);
+    throw unreachable();
   }
 }
+
+const unreachable = (why) =>
+  new Problem({ code: "unreachable", title: "No answer", detail: ["the server cannot be reached", why].filter(Boolean).join(": ") }, 0);

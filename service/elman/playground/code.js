@@ -15,13 +15,14 @@ export function snippets() {
   const python = block("Python");
   const element = el(
     "section",
-    { class: "snippets", "aria-label": "The same from outside this page" },
+    { class: "snippets", "aria-label": "The same from outside this page", hidden: true },
     el("h2", {}, "The same from outside"),
     el("div", { class: "pair" }, curl.element, python.element),
   );
   return {
     element,
     show(code) {
+      element.hidden = false;
       curl.show(code.curl);
       python.show(code.python);
     },

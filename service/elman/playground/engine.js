@@ -6,8 +6,12 @@ import { curl, python, snippets } from "./code.js";
 import { el, grouped, plural, say, short, table } from "./dom.js";
 import { colour } from "./drawing.js";
 import { refusal } from "./models.js";
+import { answerState } from "./state.js";
 
 const EVERY = 1000;
+/** Milliseconds after which an answer is waited for. */
+const LATE = 1000;
+const WAITING = "Waiting for the server's figures";
 /** Readings that are kept: two minutes. */
 const KEPT = 120;
 
@@ -17,8 +21,11 @@ export function engine(page) {
   let readings = [];
   let paused = false;
   let visible = false;
-  /** How often it was asked: an answer that comes after a later one is passed over. */
+  /** How often it was asked, or ceased to be: an answer to what came before that is passed over. */
   let asked = 0;
+  let late = 0;
+  /** The code of the problem for which there is no answer. */
+  let failed = null;
 
   const tiles = {
     steps: tile("Steps a second"),
@@ -37,6 +44,19 @@ export function engine(page) {
   const models = el("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": "Stats by model" });
   const refusals = el("section", { class: "card", "aria-label": "Refused", hidden: true });
   const code = snippets();
+  const totals = el("dl", { class: "tiles" }, ...Object.values(tiles).map((one) => one.element));
+  const charts = el(
+    "div",
+    { class: "columns" },
+    ...Object.values(figures).map((one) => el("div", { class: "card" }, one.element)),
+  );
+  const byModel = el(
+    "section",
+    { class: "card", "aria-label": "Models" },
+    el("h2", {}, "By model, since the server started"),
+    models,
+  );
+  const state = answerState(totals, charts, byModel);
   const element = el(
     "div",
     {},
@@ -55,14 +75,10 @@ export function engine(page) {
       ),
       el("div", { class: "actions" }, burst, pause),
     ),
-    el("dl", { class: "tiles" }, ...Object.values(tiles).map((one) => one.element)),
-    el("div", { class: "columns" }, ...Object.values(figures).map((one) => el("div", { class: "card" }, one.element))),
-    el(
-      "section",
-      { class: "card", "aria-label": "Models" },
-      el("h2", {}, "By model, since the server started"),
-      models,
-    ),
+    state.line,
+    totals,
+    charts,
+    byModel,
     refusals,
     code.element,
   );
@@ -71,6 +87,8 @@ export function engine(page) {
     paused = !paused;
     pause.setAttribute("aria-pressed", String(paused));
     pause.textContent = paused ? "Go on" : "Pause";
+    if (paused && readings.length) state.ready(`Paused. ${ofThen()}`);
+    else if (paused) state.reset();
     look();
   });
   burst.addEventListener("click", sendBurst);
@@ -79,35 +97,47 @@ export function engine(page) {
   /** Ask while the view is seen, and only then. */
   function look() {
     clearTimeout(timer);
-    timer = 0;
-    if (!visible || paused || document.hidden) {
-      before = null;
-      return;
-    }
-    read();
+    clearTimeout(late);
+    asked += 1;
+    if (visible && !paused && !document.hidden) read();
+    else before = null;
   }
+
+  const ofThen = () => `These are the figures of ${readings.at(-1).clock.toLocaleTimeString()}.`;
 
   async function read() {
     const mine = (asked += 1);
     const began = performance.now();
+    late = setTimeout(() => state.ask(WAITING), readings.length ? LATE : 0);
     try {
       const now = await get("v1/engine");
-      if (mine !== asked || !visible || paused) return;
-      page.clear("unreachable");
+      if (mine !== asked) return;
+      if (failed) page.clear(failed);
+      failed = null;
+      state.ready();
       take(now, performance.now());
     } catch (error) {
-      if (mine === asked) page.problem(error);
+      if (mine !== asked) return;
+      lose(error);
     }
-    if (mine !== asked) return;
-    clearTimeout(timer);
-    if (visible && !paused && !document.hidden)
-      timer = setTimeout(read, Math.max(100, EVERY - (performance.now() - began)));
+    clearTimeout(late);
+    timer = setTimeout(read, Math.max(100, EVERY - (performance.now() - began)));
+  }
+
+  /** Say once that there is no answer. What came before stays, as out of date. */
+  function lose(error) {
+    before = null;
+    if (readings.length) state.doubt(`There is no answer. ${ofThen()}`);
+    else state.fail();
+    if (failed !== error.code) page.problem(error);
+    failed = error.code;
   }
 
   function take(now, at) {
     const sum = (name) => now.models.reduce((total, one) => total + one[name], 0);
     const totals = { runs: sum("runs"), rows: sum("rows"), steps: sum("steps"), at };
-    const first = !before || totals.runs < before.runs;
+    // A server that was started anew counts from nothing.
+    const first = !before || Object.keys(totals).some((name) => totals[name] < before[name]);
     const runs = first ? 0 : totals.runs - before.runs;
     const seconds = first ? 1 : (at - before.at) / 1000;
     const reading = {
@@ -197,6 +227,7 @@ export function engine(page) {
     empty: "",
     async show() {
       visible = true;
+      failed = null;
       showRefused();
       code.show({
         curl: curl("GET", "v1/engine"),

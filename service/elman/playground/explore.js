@@ -20,6 +20,8 @@ export function explore(page) {
   /** Ends the question how far each step reaches, which is asked anew for another target. */
   let reaching = null;
   let shown = null;
+  /** Whether something that goes with the answer did not come. */
+  let missed = false;
   let timer = 0;
 
   const input = sequenceInput(({ now }) => {
@@ -216,8 +218,10 @@ export function explore(page) {
   }
 
   async function start() {
-    end();
+    // While the fields are being made ready for a model, what ends that would leave the view without one.
     if (!card) return;
+    end();
+    missed = false;
     run = new AbortController();
     const { signal } = run;
     const mine = card;
@@ -232,7 +236,7 @@ export function explore(page) {
       showCode(mine, body, result);
       present(mine, sequence, body, result);
       input.invalid(false);
-      await Promise.all([influence(shown), compared.draw(shown, signal)]);
+      await Promise.all([influence(shown), beside(shown, signal)]);
     } catch (error) {
       if (signal.aborted) return;
       state.fail();
@@ -336,7 +340,18 @@ export function explore(page) {
       drawInfluence(figures.influence, one.sequence, answer);
     } catch (error) {
       if (signal.aborted) return;
-      figures.influence.element.hidden = true;
+      figures.influence.element.hidden = missed = true;
+      page.problem(error);
+    }
+  }
+
+  /** The models beside the one that is shown, whose answer stands without them too. */
+  async function beside(one, signal) {
+    try {
+      await compared.draw(one, signal);
+    } catch (error) {
+      if (signal.aborted) return;
+      compared.element.hidden = missed = true;
       page.problem(error);
     }
   }
@@ -377,7 +392,7 @@ export function explore(page) {
     empty: "No model is served.",
     async show(next, entered) {
       if (card === next && (!entered || same(entered, address()))) {
-        if (!state.holds()) await start();
+        if (missed || !state.holds()) await start();
         return true;
       }
       end();

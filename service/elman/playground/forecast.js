@@ -186,8 +186,9 @@ export function forecast(page) {
 
   /** Ask for the forecast of what is entered; with `again`, somebody did. `drawn` is the seed where none is. */
   async function start({ again = false, drawn } = {}) {
-    run?.abort();
+    // While the fields are being made ready for a model, what ends that would leave the view without one.
     if (!card) return;
+    run?.abort();
     const mine = (run = new AbortController());
     state.ask();
     try {

@@ -181,11 +181,18 @@ export function generate(page) {
     length_penalty: Number(penalty.value),
   });
 
+  /** End what is under way: nothing that comes of it is shown. */
+  function end() {
+    run?.abort();
+    run = null;
+    stop.disabled = true;
+    outputs.removeAttribute("aria-busy");
+  }
+
   /** Generate what is entered; with `again`, somebody asked for it. `drawn` is the seed where none is entered. */
   async function start({ again = false, drawn } = {}) {
-    run?.abort();
+    end();
     status.textContent = "";
-    const mine = (run = new AbortController());
     let body;
     try {
       body = request();
@@ -193,6 +200,7 @@ export function generate(page) {
       state.fail();
       throw error;
     }
+    const mine = (run = new AbortController());
     state.ask();
     asked = address();
     missed = false;
@@ -248,11 +256,7 @@ export function generate(page) {
         page.problem(error);
       }
     }
-    if (mine === run) {
-      run = null;
-      stop.disabled = true;
-      outputs.removeAttribute("aria-busy");
-    }
+    if (mine === run) end();
 
     function finish() {
       const seconds = (performance.now() - began) / 1000;
@@ -315,8 +319,7 @@ export function generate(page) {
         if (missed) await page.attempt(() => start({ drawn: drawnIn(asked) }));
         return true;
       }
-      run?.abort();
-      run = null;
+      end();
       state.reset();
       card = next;
       asked = {};

@@ -57,10 +57,12 @@ export function keyDialog(changed) {
     words.textContent = problem
       ? "What you were doing goes on when the server accepts the key."
       : "Only where the server asks for one. It is sent with each request from now on.";
-    box.value = "";
     forget.hidden = !has;
     wrong(problem && has ? problem.message : "");
-    if (!dialog.open) dialog.showModal();
+    // Somebody may be typing a key already.
+    if (dialog.open) return;
+    box.value = "";
+    dialog.showModal();
     box.focus();
   }
 

@@ -1,7 +1,7 @@
 // The page: tabs, the model that is chosen, its card, and the errors of the API.
 
 import { parsed, written } from "./address.js";
-import { get, isAboutKey, modelPath, Problem, versionOf } from "./api.js";
+import { get, modelPath, Problem, versionOf } from "./api.js";
 import { el, field, newId, same, say, select } from "./dom.js";
 import { askModels } from "./early.js";
 import { engine } from "./engine.js";
@@ -10,6 +10,7 @@ import { facts } from "./facts.js";
 import { forecast } from "./forecast.js";
 import { generate } from "./generate.js";
 import { keyDialog } from "./key.js";
+import { message } from "./message.js";
 import { byTask, models as home, refusal } from "./models.js";
 import { parted, ports } from "./named.js";
 import { session } from "./session.js";
@@ -23,13 +24,7 @@ const LOOK = 3000;
 /** Models that a list shows at once. Of more, one types the name. */
 const MOST_LISTED = 40;
 const NO_FILES = "Files of a sequence are read in the views Explore and Forecast.";
-/** Problems of the page or the server as a whole, and not of what a view asks. */
-const ABOUT_ALL = new Set(["unreachable", "unauthorized", "forbidden", "unknown_model", "other_view"]);
-
-const problemBox = document.getElementById("problem");
-const problemHome = el("div", {});
-problemBox.replaceWith(problemHome);
-problemHome.append(problemBox);
+const told = message({ place: () => views[view].place, askKey: (problem) => keys.open(problem) });
 const modelBox = document.getElementById("model");
 const about = el("div", { class: "about" });
 const narrow = window.matchMedia("(max-width: 520px)");
@@ -82,63 +77,11 @@ const page = {
     }
     return examples.get(card);
   },
-  problem(error) {
-    const asked = error instanceof Problem;
-    const said = [error.code, error.message, error.where].join(" ");
-    // What is said already is not said again, as by a view that asks every second.
-    if (problemBox.dataset.said === said) return;
-    problemBox.dataset.said = said;
-    problemBox.dataset.code = asked ? error.code : "page";
-    // Beside what was asked, unless it is about the page or the server as a whole.
-    (asked && !ABOUT_ALL.has(error.code) ? (views[view].place ?? problemHome) : problemHome).append(problemBox);
-    problemBox.replaceChildren(
-      el(
-        "div",
-        { class: "problem" },
-        el(
-          "p",
-          { class: "problem-head" },
-          el("strong", {}, asked ? error.title : "This did not work"),
-          asked ? el("code", {}, error.code) : null,
-          asked && error.status ? el("span", { class: "muted number" }, String(error.status)) : null,
-        ),
-        el("p", {}, error.message),
-        asked && error.where ? el("p", {}, "Where: ", el("code", {}, error.where)) : null,
-        asked && error.expected !== undefined && error.expected !== null
-          ? el(
-              "p",
-              { class: "muted" },
-              "Expected: ",
-              typeof error.expected === "object" ? JSON.stringify(error.expected) : String(error.expected),
-            )
-          : null,
-        isAboutKey(error)
-          ? el("button", { type: "button", on: { click: () => keys.open(error) } }, "Enter a key")
-          : null,
-        el(
-          "button",
-          {
-            type: "button",
-            class: "quiet close",
-            "aria-label": "Close the message",
-            on: { click: () => page.clear() },
-          },
-          "Close",
-        ),
-      ),
-    );
-    if (!asked) console.warn(error);
-  },
+  problem: (error) => told.tell(error),
+  clear: (code) => told.clear(code),
   /** A button that puts what is shown into the address, and copies that. */
-  sharing: () => el("button", { type: "button", class: "quiet share", on: { click: share } }, "Share"),
+  sharing: () => el("button", { type: "button", name: "share", class: "quiet share", on: { click: share } }, "Share"),
   problemOf: (body) => new Problem(body, body.status),
-  /** Take the message away; with a code, only a message of that code. */
-  clear(code) {
-    if (code && problemBox.dataset.code !== code) return;
-    problemBox.replaceChildren();
-    delete problemBox.dataset.code;
-    delete problemBox.dataset.said;
-  },
 };
 
 /** The page as a view has it: what a view says counts while it is shown. */
@@ -315,25 +258,27 @@ function showModel(card, offered) {
     if (found && found !== card) go(view, found);
   };
   const choice = offered.length > MOST_LISTED ? typed(card, offered, choose) : listed(card, offered, choose);
+  choice.name = "model";
   const version =
     card.versions.length > 1
       ? field(
           "Version",
           select(
             [...card.versions].reverse().map((one) => [one, String(one)]),
-            { value: card.version, on: { change: (event) => openVersion(card, Number(event.target.value)) } },
+            { name: "version", on: { change: (event) => openVersion(card, Number(event.target.value)) } },
           ),
         )
       : null;
   shown = card;
-  const hadFocus = modelBox.contains(document.activeElement);
+  const focused = modelBox.contains(document.activeElement) ? document.activeElement.name : null;
   modelBox.replaceChildren(
     el("div", { class: "choice" }, field("Model", choice), choice.names ?? null, version, page.sharing()),
   );
   about.replaceChildren(facts(card), ports(card));
   placeAbout();
   if (version) version.querySelector("select").value = card.version;
-  if (hadFocus) choice.focus();
+  // Whoever is at a control stays there, so that its keys go on.
+  if (focused !== null) (modelBox.querySelector(`[name="${focused || "model"}"]`) ?? choice).focus();
 }
 
 /** The card of the model: above the view, or below it on a phone where the view would be out of sight. */
@@ -386,8 +331,9 @@ async function ask() {
   const mine = (asks += 1);
   const answer = await askModels();
   const now = JSON.stringify(answer);
-  if (mine < heard || now === asked) return false;
+  if (mine < heard) return false;
   heard = mine;
+  if (now === asked) return false;
   asked = now;
   const before = new Map(models.map((one) => [JSON.stringify(one), one]));
   models = answer.models.map((one) => before.get(JSON.stringify(one)) ?? one);
@@ -445,7 +391,7 @@ async function missing(next, name, card) {
 /** Look whether models came or went, and whether the server is there again, while somebody looks at the page. */
 async function look() {
   try {
-    const lost = problemBox.dataset.code === "unreachable";
+    const lost = told.lost();
     if (document.hidden || (!asked && !lost)) return;
     const changed = await ask();
     if (arriving()) return await arrive();

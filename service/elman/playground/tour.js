@@ -259,7 +259,8 @@ export function tour(page) {
   function turn(to) {
     if (to === parts.length || to < 0) return;
     stage = to;
-    page.follow({ again: true });
+    // An address says nothing of what is still being made ready.
+    if (ready === models) page.follow({ again: true });
     paint();
     state.reset();
     start();

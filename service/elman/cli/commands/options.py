@@ -19,9 +19,23 @@ def complete_names(context: typer.Context, incomplete: str) -> list[str]:
     return [*names(params.get("url") or DEFAULT_URL, params.get("api_key"), incomplete), *paths(incomplete)]
 
 
+def given(value: str) -> str:
+    """A value, unless it is empty, as that of a variable that is not set. Raises typer.BadParameter."""
+    if not value:
+        raise typer.BadParameter("it is empty")
+    return value
+
+
+def named(value: str) -> str:
+    """A model that has a name, with a version or without. Raises typer.BadParameter."""
+    given(value.partition("@")[0])
+    return value
+
+
 Model = Annotated[
     str,
     typer.Argument(
+        callback=named,
         autocompletion=complete_names,
         help="A model of a server: NAME or NAME@VERSION. Or a path with a slash, to a model.onnx or its folder: "
         "it is then run here, without a server.",
@@ -31,7 +45,8 @@ Model = Annotated[
 File = Annotated[
     str,
     typer.Argument(
-        help="CSV, TSV, Excel, Parquet, Arrow, JSON lines, text, NPY or NPZ, by its suffix. - is standard input."
+        callback=given,
+        help="CSV, TSV, Excel, Parquet, Arrow, JSON lines, text, NPY or NPZ, by its suffix. - is standard input.",
     ),
 ]
 Url = Annotated[str, typer.Option(envvar="ELMAN_URL", help="Address of the server.")]

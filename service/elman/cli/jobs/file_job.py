@@ -23,7 +23,7 @@ from elman.cli.jobs.pipeline import ItemFailed, OnError, Pipeline, RunItems
 from elman.cli.jobs.predictor import Predictor
 from elman.cli.jobs.progress import Counts, ProgressBar, summary_line
 from elman.cli.jobs.retries import Unreachable
-from elman.cli.jobs.signals import Interrupted, run_interruptible
+from elman.cli.jobs.signals import Interrupted, run_interruptible, unblocked
 from elman.cli.jobs.targets import Target, connect
 from elman.proxies import shown
 
@@ -211,16 +211,16 @@ class FileJob:
         async with connect(options.model, options.url, options.api_key, options.timeout) as target:
             model_io = model_io_of(target.card, options)
             table = replace(options.table, keep=options.format in ("csv", "parquet", "arrow"))
-            source = open_source(options.file, model_io, options.input_format, table)
+            if options.file == STDIN and sys.stdin.isatty() and not options.quiet:
+                typer.echo("elman: reading from the terminal; Ctrl-D ends the input", err=True)
+            source = await unblocked(lambda: open_source(options.file, model_io, options.input_format, table))
             try:
-                source = self._widen(target, source)
+                source = await unblocked(lambda: self._widen(target, source))
                 async with read_by_another(options.output):
                     self._sink = sink = self._opener(target, model_io, source)
             except BaseException:
                 source.close()
                 raise
-            if options.file == STDIN and sys.stdin.isatty() and not options.quiet:
-                typer.echo("elman: reading from the terminal; Ctrl-D ends the input", err=True)
             with ProgressBar(source, options.quiet or options.on_terminal) as bar:
                 pipeline = Pipeline(
                     self._runner(target),

@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from elman.cli.exits import INTERRUPTED, TERMINATED
@@ -40,3 +42,19 @@ def run_interruptible(work: Coroutine[Any, Any, T]) -> T:
             raise
 
     return asyncio.run(guarded())
+
+
+async def unblocked(call: Callable[[], T]) -> T:
+    """What a call gives that may block without end, such as opening a pipe. A signal ends the command all the same."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        done.set_running_or_notify_cancel()
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+
+    # No executor: asyncio would wait for its threads at the end.
+    threading.Thread(target=run, name="elman-opening", daemon=True).start()
+    return await asyncio.wrap_future(done)
