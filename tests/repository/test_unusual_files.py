@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from test_refusals import load, refusal
 from test_roles import holds, rows
 from test_whole_only import LONG, answering, is_whole
-from truth import Given
+from truth import Given, Truth, served
 
 from elman.engine.sequence import Return
 from elman.errors import ModelFailed
@@ -181,3 +181,51 @@ def test_a_product_with_rounded_weights_has_the_answers_of_the_file(tmp_path: Pa
     for row in rows(1, 5, 9):
         (expected,) = plain.run(None, {"input": row[None]})
         np.testing.assert_allclose(run_alone(model, row, "steps"), expected[0], rtol=0, atol=1e-6)
+
+
+def attending() -> onnx.ModelProto:
+    """The output of each step, and the weights of attention to all steps, (batch, time, time)."""
+    after = (
+        helper.make_node("Transpose", ["steps"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["steps", "turned"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["weights"], axis=2),
+        helper.make_node("MatMul", ["weights", "steps"], ["output"]),
+    )
+    proto = graphs.tagger(after=after)
+    proto.graph.output.append(graphs.value("weights", None))
+    return proto
+
+
+def test_weights_of_attention_are_refused_with_a_model_json_that_serves_the_rest(tmp_path: Path) -> None:
+    proto = attending()
+    refused = refusal(proto, tmp_path)
+    assert "of the output 'weights' is of another length in each run: 7 of 7 steps and 11 of 11 steps" in refused.reason
+    assert refused.template == {"outputs": {"weights": {"role": "unused"}}}
+    model = load(proto, tmp_path, refused.template)
+    assert not model.proof.chunked
+    holds(model, proto, rows(1, 4, 9))
+
+
+def test_an_output_of_two_rows_for_each_step_is_refused_for_that(tmp_path: Path) -> None:
+    after = (
+        helper.make_node("Unsqueeze", ["steps", "at2"], ["single"]),
+        helper.make_node("Concat", ["single", "single"], ["double"], axis=2),
+        helper.make_node("Reshape", ["double", "shape"], ["output"]),
+    )
+    tensors = (graphs.constant("at2", [2]), graphs.constant("shape", [0, -1, graphs.HIDDEN]))
+    refused = refusal(graphs.tagger(after=after, tensors=tensors), tmp_path)
+    assert "axis 1 of the output 'output' is of another length in each run: 14 of 7 steps" in refused.reason
+
+
+def test_the_lengths_of_a_reversal_are_filled_by_the_server(tmp_path: Path) -> None:
+    before = helper.make_node("ReverseSequence", ["input", "count"], ["given"], batch_axis=0, time_axis=1)
+    proto = graphs.tagger(before=(before,), extra=(graphs.value("count", ["batch"], TensorProto.INT64),))
+    model = load(proto, tmp_path)
+    assert {one.name: one.role for one in model.network.inputs}["count"] == "lengths"
+    assert not model.proof.chunked
+    truth, data = Truth(proto), rows(1, 5, 9, 5)
+    found = served(model, [Given(row) for row in data], "steps")
+    for row, answer in zip(data, found, strict=True):
+        assert answer is not None
+        right = truth.answers({"input": row[None], "count": np.array([len(row)])})["output"][0]
+        np.testing.assert_allclose(answer["output"], right, atol=1e-6)

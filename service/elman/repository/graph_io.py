@@ -158,11 +158,12 @@ def _weights(graph: Graph) -> set[str]:
 
 
 def _as_lengths(graph: Graph, name: str) -> InputRole | None:
-    """Whether an input counts the steps of each row: a recurrent node stops by it, or picks by it less one."""
+    """Whether an input counts the steps of each row: a recurrent node stops by it, or what picks or turns steps."""
     if graph.dtype(name).kind not in "iu" or len(graph.dims(name)) != 1:
         return None
     moved = graph.forward([name], is_move)
     stops = any(port(node, SEQUENCE_LENS) in moved for node in graph.recurrent())
+    turns = any(node.op_type == "ReverseSequence" and node.input[1] in moved for node in graph.proto.node)
     lowered = {
         out
         for name in moved
@@ -176,7 +177,7 @@ def _as_lengths(graph: Graph, name: str) -> InputRole | None:
         for one in indexing
         for node in graph.consumers.get(one, [])
     )
-    return "lengths" if stops or picks or names_lengths(name) else None
+    return "lengths" if stops or turns or picks or names_lengths(name) else None
 
 
 def _is_one(graph: Graph, inputs: Sequence[str], name: str, one: int) -> bool:

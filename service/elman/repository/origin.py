@@ -8,7 +8,10 @@ _TORCH = (
 )
 _KERAS = "In Keras, give the time axis no length, keras.Input((None, features)), and export again."
 _INSIDE = "The file declares the axis free, so the network itself has a number in its place."
-_TORCH_INSIDE = f"{_INSIDE} Reshape with x.shape in the module, not with numbers, and export again."
+_TORCH_INSIDE = (
+    f"{_INSIDE} Reshape with x.shape in the module, not with numbers, and export again. Where a layer of torch's own "
+    "has the number, as nn.MultiheadAttention, export with elman.export."
+)
 _KERAS_INSIDE = (
     f"{_INSIDE} TimeDistributed is converted so: use the layer alone where it works on each step, as Dense does."
 )

@@ -1,6 +1,8 @@
 """Whether an output has a row for each step or for each sequence, where its axes leave that open."""
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +32,36 @@ def find_output_roles(rewrite: GraphRewrite) -> None:
             if not (looks if told == "steps" else rewrite.window is not None):
                 raise _contradicted(name, told)
             _set_axis(rewrite, name, timed=told == "steps")
+        _check_axes(rewrite, name)
     _check_extents(rewrite)
+
+
+def _check_axes(rewrite: GraphRewrite, name: str) -> None:
+    """Raise ModelRefused for an output with a further axis that is as long as the run, such as weights of attention."""
+    pairs = enumerate(zip(*(shapes[name] for shapes in rewrite.shapes), strict=True))
+    at = next((at for at, extents in pairs if len({*extents}) > 1 and at not in axes_of(rewrite, name)), None)
+    if at is not None:
+        steps = " and ".join(f"{shapes[name][at]} of {of[1]} steps" for shapes, of in _runs(rewrite))
+        raise ModelRefused(
+            f"axis {at} of the output {name!r} is of another length in each run: {steps}", **_without(rewrite, name)
+        )
+
+
+def _runs(rewrite: GraphRewrite) -> Iterable[tuple[dict[str, tuple[int, ...]], tuple[int, int]]]:
+    return zip(rewrite.shapes, rewrite.extents(), strict=True)
+
+
+def _without(rewrite: GraphRewrite, name: str) -> dict[str, Any]:
+    """What to do about an output that is neither of steps nor of sequences: the others may answer."""
+    alone = len(rewrite.roles.outputs) == 1
+    return {
+        "node": f"output {name!r}",
+        "remedy": "Export what is made of it, with one row for each step or one for each sequence: nothing else of the "
+        "graph answers."
+        if alone
+        else "Give it the role unused in model.json, and the other outputs answer.",
+        "template": None if alone else {"outputs": {name: {"role": "unused"}}},
+    }
 
 
 def _check_extents(rewrite: GraphRewrite) -> None:
@@ -50,15 +81,10 @@ def _check_extents(rewrite: GraphRewrite) -> None:
         return  # the proof says on what the graph does not run
     for name, before, after in zip(rewrite.roles.outputs, *runs, strict=True):
         if before.shape != after.shape:
-            alone = len(rewrite.roles.outputs) == 1
             raise ModelRefused(
                 f"the output {name!r} is as long as the input {min(longer)!r}, which is of another length in each "
                 "request",
-                node=f"output {name!r}",
-                remedy="Export what is made of it, such as its largest position: nothing else of the graph answers."
-                if alone
-                else "Give it the role unused in model.json, and the other outputs answer.",
-                template=None if alone else {"outputs": {name: {"role": "unused"}}},
+                **_without(rewrite, name),
             )
 
 
