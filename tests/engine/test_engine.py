@@ -18,7 +18,7 @@ from elman.engine.pending import PendingRequest
 from elman.engine.queue import ModelQueue
 from elman.engine.scheduler import Policy
 from elman.engine.sequence import Sequence
-from elman.errors import DeadlineExceeded, Draining, ElmanError, Internal, Overloaded
+from elman.errors import DeadlineExceeded, Draining, ElmanError, Internal, OutcomeUnknown, Overloaded
 from elman.repository.calibration import Calibration
 from tests.reference import Array, expected, model, same_bits
 from tests.waiting import assert_undisturbed
@@ -117,6 +117,37 @@ def test_what_is_queued_when_the_engine_closes_is_told() -> None:
         for ticket in tickets:
             with pytest.raises(Draining):
                 await asyncio.wait_for(ticket.future, 1.0)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_step_that_is_with_the_store_when_the_engine_closes_is_never_told_to_be_undone(
+    written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, begun, go_on = ModelQueue(model(NAME), Policy()), threading.Event(), threading.Event()
+
+    def commit(sequences: list[Sequence]) -> None:
+        begun.set()
+        assert go_on.wait(60.0)
+
+    async def run() -> None:
+        engine = Engine(100, commit=commit)
+        engine.start(asyncio.get_running_loop())
+        ticket = engine.submit(queue, [Sequence(features(5), save=object())])
+        assert await asyncio.to_thread(begun.wait, 60.0)
+        await engine.drain(0.0)
+        if written:
+            monkeypatch.setattr("elman.engine.engine._JOIN_SECONDS", 60.0)
+            go_on.set()
+        engine.close()
+        answer = asyncio.wait_for(ticket.future, 60.0)
+        if written:
+            check_exact(*(await answer))
+        else:
+            with pytest.raises(OutcomeUnknown):
+                await answer
+        go_on.set()
 
     asyncio.run(run())
 

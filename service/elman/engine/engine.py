@@ -286,7 +286,8 @@ class Engine:
     def close(self) -> None:
         """Stop the threads. The engine's end after their current iteration, the saver after all is written.
 
-        A thread that does not end in a second is left: it ends with the process.
+        A thread that does not end in a second is left: it ends with the process. What is not done then is answered on
+        the next turn of the event loop.
         """
         self._watching.cancel()
         for thread in self._threads:
@@ -299,9 +300,16 @@ class Engine:
         if self._saver is not None:
             self._saver.close(_JOIN_SECONDS)
         self._arrived = []
-        error = Draining("the server stopped before this request was done", retry_after=1)
+        assert self._loop is not None, "the engine was not started"
+        # What the threads have done is on its way, and is delivered before.
+        self._loop.call_soon(self._give_up)
+
+    def _give_up(self) -> None:
+        """Answer all requests that are left."""
+        if self._saver is not None:
+            self._answer_unsaved(list(self._saver.held))
         for pending in list(self._requests):
-            self._finish(pending, error)
+            self._finish(pending, Draining("the server stopped before this request was done", retry_after=1))
 
     # The engine's threads
 
@@ -398,7 +406,12 @@ class Engine:
             running = thread.running
             if running is not None:
                 running[0].watch(now, self._run_timeout)
-        for sequence in self._saver.overdue(now) if self._saver is not None else ():
+        if self._saver is not None:
+            self._answer_unsaved(self._saver.overdue(now))
+
+    def _answer_unsaved(self, sequences: list[Sequence]) -> None:
+        """Answer requests of which the saver still holds something."""
+        for sequence in sequences:
             pending = sequence.request
             if isinstance(pending, PendingRequest):
                 detail = "the session store has not taken the step, and may still; with the same at, it happens once"
