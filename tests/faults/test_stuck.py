@@ -22,6 +22,7 @@ from tests.waiting import assert_undisturbed
 pytestmark = pytest.mark.slow
 
 GOOD = "vowels-gru"
+SESSIONS = f"/v1/models/{GOOD}/sessions"
 SIZE = 4
 
 
@@ -180,7 +181,7 @@ def sequence(length: int, seed: int = 0) -> np.ndarray:
 
 
 def create(server: RunningServer) -> str:
-    return str(server.client.post(f"/v1/models/{GOOD}/sessions").raise_for_status().json()["id"])
+    return str(server.client.post(SESSIONS).raise_for_status().json()["id"])
 
 
 def step(server: RunningServer, id: str, data: np.ndarray, at: int, **more: Any) -> httpx.Response:
@@ -271,11 +272,9 @@ def test_a_locked_store_does_not_keep_a_stopping_server_alive(
     server = start_server(repository, store_dir=tmp_path / "store", drain_timeout=1)
     id = create(server)
     with locked(tmp_path / "store"), ThreadPoolExecutor(4) as pool:
-        waiting, creating = pool.submit(step, server, id, sequence(3), 0), pool.submit(create, server)
+        waiting = [pool.submit(step, server, id, sequence(3), 0), pool.submit(server.client.post, SESSIONS)]
         time.sleep(0.5)
         assert server.terminate(timeout=10) == 0
-        creating.exception()
-        # It was cut off, not begun, or is with the store, which may still take it. Only then it says no time to retry.
-        if waiting.exception() is None:
-            refused = waiting.result()
+        # Each was cut off, not begun, or is with the store, which may still take it: then it says no time to retry.
+        for refused in [one.result() for one in waiting if one.exception() is None]:
             assert ("retry-after" in refused.headers) == (refused.json()["code"] != "outcome_unknown"), refused.text

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from elman.engine.sequence import Sequence
 from elman.engine.work import Steps, Wait, wait
-from elman.errors import ElmanError, Quota, StepConflict, StepReused, StoreUnavailable, UnknownSession
+from elman.errors import ElmanError, OutcomeUnknown, Quota, StepConflict, StepReused, StoreUnavailable, UnknownSession
 from elman.sessions.calls import StoreCalls
 from elman.sessions.sessions import Sessions, StepIntent, StepWrite
 from elman.sessions.store import Record, Store, Usage, new_id
@@ -440,17 +440,25 @@ def test_on_a_full_disk_each_step_has_an_error_of_its_own(store: Store, monkeypa
     assert errors[0] is not errors[1]
 
 
-def test_calls_that_wait_while_the_store_is_closed_fail_at_once() -> None:
+def test_calls_that_wait_while_the_store_is_closed_fail_at_once_and_of_one_under_way_nobody_knows() -> None:
     async def main() -> None:
-        calls, go_on = StoreCalls(timeout=600.0), threading.Event()
-        under_way, waiting = calls.write_aside(go_on.wait, 60.0), calls.write_aside(go_on.wait, 60.0)
+        calls, begun, go_on = StoreCalls(timeout=600.0), threading.Event(), threading.Event()
+
+        def call() -> None:
+            begun.set()
+            go_on.wait(60.0)
+
+        under_way, waiting = calls.write_aside(call), calls.write_aside(call)
+        assert await asyncio.to_thread(begun.wait, 60.0)
         calls.close()
         with pytest.raises(StoreUnavailable, match="closed"):
-            await asyncio.wait_for(waiting, 60.0)
-        with pytest.raises(StoreUnavailable, match="closed"):
-            calls.write_aside(go_on.wait, 60.0)
+            calls.write_aside(call)
+        for one, error in ((waiting, StoreUnavailable), (under_way, OutcomeUnknown)):
+            with pytest.raises(StoreUnavailable, match="closed") as told:
+                await asyncio.wait_for(one, 60.0)
+            assert type(told.value) is error
+            calls.give_up()
         go_on.set()
-        assert await asyncio.wait_for(under_way, 60.0)
 
     asyncio.run(main())
 

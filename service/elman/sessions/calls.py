@@ -1,11 +1,13 @@
 """Calls of a session store, each in a thread, and none waited for without end."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from elman.engine.work import Steps, wait
 from elman.errors import OutcomeUnknown, StoreUnavailable
@@ -16,6 +18,8 @@ T = TypeVar("T")
 _NUM_WRITERS, _NUM_READERS = 1, 4
 # Most calls that wait at once, beside the steps that the engine has saved.
 _MAX_CALLS = 2_000
+
+_CLOSED = "the session store is closed"
 
 _LOG = logging.getLogger("elman")
 
@@ -31,7 +35,8 @@ class StoreCalls:
         self._timeout = timeout
         self._writers = ThreadPoolExecutor(_NUM_WRITERS, "elman-store-write")
         self._readers = ThreadPoolExecutor(_NUM_READERS, "elman-store-read")
-        self._num_calls = 0
+        # By each call that is waited for, what gives it up.
+        self._calls: dict[Future[Any], Callable[[], object]] = {}
 
     def read(self, call: Callable[..., T], *arguments: object) -> Steps[T]:
         """In a script: the result of a call that only reads. Raises StoreUnavailable."""
@@ -46,30 +51,29 @@ class StoreCalls:
         return self.begin(self._writers, call, *arguments)
 
     def begin(self, threads: ThreadPoolExecutor, call: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
-        if self._num_calls >= _MAX_CALLS:
-            raise StoreUnavailable(f"{self._num_calls} calls wait for the session store", retry_after=1)
+        if len(self._calls) >= _MAX_CALLS:
+            raise StoreUnavailable(f"{len(self._calls)} calls wait for the session store", retry_after=1)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
         try:
             making = threads.submit(call, *arguments)
         except RuntimeError:  # its threads have been shut down
-            raise _closed() from None
-        self._num_calls += 1
+            raise StoreUnavailable(_CLOSED) from None
 
-        def give_up() -> None:
+        def give_up(detail: str) -> None:
             unbegun = making.cancel() or threads is self._readers
             if not answer.done():
-                detail = f"the session store does not answer within {self._timeout:g} s"
                 answer.set_exception(StoreUnavailable(detail, retry_after=1) if unbegun else OutcomeUnknown(detail))
 
-        timer = loop.call_later(self._timeout, give_up)
+        timer = loop.call_later(self._timeout, give_up, f"the session store does not answer within {self._timeout:g} s")
+        self._calls[making] = partial(loop.call_soon_threadsafe, give_up, _CLOSED)
 
         def done(made: "Future[T]") -> None:
             timer.cancel()
-            self._num_calls -= 1
+            del self._calls[made]
             if answer.done():
                 return
-            error = _closed() if made.cancelled() else made.exception()
+            error = StoreUnavailable(_CLOSED) if made.cancelled() else made.exception()
             if error is None:
                 answer.set_result(made.result())
             else:
@@ -89,9 +93,11 @@ class StoreCalls:
         for threads in (self._writers, self._readers):
             threads.shutdown(wait=False, cancel_futures=True)
 
-
-def _closed() -> StoreUnavailable:
-    return StoreUnavailable("the session store is closed")
+    def give_up(self) -> None:
+        """Wait no longer for calls that are under way. Called from any thread."""
+        for give_up in list(self._calls.values()):
+            with contextlib.suppress(RuntimeError):  # the event loop is closed, so nobody waits
+                give_up()
 
 
 class Trouble:

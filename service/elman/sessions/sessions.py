@@ -149,7 +149,7 @@ class Sessions:
             self._reopen_at = time.monotonic() + _REOPEN_SECONDS
 
     def close(self) -> None:
-        """Close the store. Calls under way may go on until the process ends."""
+        """Close the store. Calls that do not end soon are given up, and go on until the process ends."""
         self._calls.close()
         self._failure, self._reopen_at = StoreUnavailable("the session store is closed"), math.inf
         store, self._store = self._store, None
@@ -157,6 +157,7 @@ class Sessions:
         self._cached_nbytes = 0
         if store is not None:
             store.close()
+        self._calls.give_up()
 
     def __len__(self) -> int:
         """Number of sessions; 0 if the store does not work."""
@@ -428,11 +429,10 @@ class Sessions:
 
     def _noted(self, steps: Steps[T]) -> Steps[T]:
         try:
-            result = yield from steps
+            return (yield from steps)
         except StoreUnavailable as failure:
             self._trouble.failed(failure)
             raise
-        return result
 
     def _keep(self, record: Record) -> None:
         """Put a record into the cache."""
