@@ -129,6 +129,8 @@ def test_the_influence_is_that_on_what_was_chosen_last(page: Page, own: RunningS
     page.goto(f"{own.url}/#explore/names-gru")
     note = page.locator(".score figure", has=page.get_by_role("heading", name="Influence")).locator(".note")
     expect(note).to_contain_text("the last output")
+    # The models beside it ask for theirs too.
+    expect(page.get_by_role("region", name="LSTM and GRU side by side")).to_be_visible()
     held = Held(page, "**/influence")
     target = page.get_by_label("on", exact=True)
     labels = [one for one in target.locator("option").evaluate_all("ones => ones.map((one) => one.value)") if one]
