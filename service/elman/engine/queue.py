@@ -14,7 +14,7 @@ from elman.engine.pending import log_defect
 from elman.engine.runner import Runner
 from elman.engine.scheduler import Batch, Policy, Scheduler
 from elman.engine.sequence import Sequence
-from elman.errors import DeadlineExceeded, ElmanError, Internal, ModelFailed, ModelSuspended, NotFiniteOutput
+from elman.errors import DeadlineExceeded, Draining, ElmanError, Internal, ModelFailed, ModelSuspended, NotFiniteOutput
 from elman.repository.model import Model
 from elman.repository.network import Array
 from elman.repository.runtime import RunStopped
@@ -265,6 +265,8 @@ class ModelQueue:
     def _why_stopped(self, sequence: Sequence) -> ElmanError:
         if sequence.deadline <= time.monotonic() or sequence.cancelled:
             return DeadlineExceeded("the deadline passed while the model ran")
+        if self.suspended is None:  # the engine closes
+            return Draining("the server stopped before this request was done", retry_after=1)
         return ModelFailed("the run took too long and was stopped")
 
     # A run that takes too long
