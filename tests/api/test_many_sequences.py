@@ -31,7 +31,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 async def ask(models: Path, path: str, body: Any) -> tuple[Any, float]:
     """The answer, and the longest turn of the event loop meanwhile, in its processor time."""
-    app = create_app(Settings(models=models, store="memory", poll=0))
+    app = create_app(Settings(models=models, store="memory", poll=0, run_timeout=60))
     transport = httpx.ASGITransport(app)
     longest = 0.0
 

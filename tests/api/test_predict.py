@@ -208,19 +208,23 @@ def test_json_sent_as_curl_sends_it_is_read(server: RunningServer) -> None:
 @pytest.mark.slow
 def test_a_passed_deadline_is_504_and_stops_the_work(server: RunningServer) -> None:
     content = np.zeros((1_000_000, 12), "<f4").tobytes()
-    before = server.stats()
-    started = time.monotonic()
-    response = server.client.post("/v1/models/vowels-lstm/predict?timeout=2", content=content, headers=BINARY)
-    took = time.monotonic() - started
-    assert response.status_code == 504, response.text
-    problem = response.json()
-    assert (problem["code"], problem["where"]) == ("deadline", "sequence")
-    assert took < 15.0
-    server.wait_for("elman_pending_sequences", 0.0)
-    after = server.stats()
-    labels = ("vowels-lstm", "1")
-    done = after["elman_steps_total", labels] - before["elman_steps_total", labels]
-    assert 0 < done < 1_000_000
+    labels, done, timeout = ("vowels-lstm", "1"), 0.0, 2.0
+    while not done:
+        before = server.stats()
+        started = time.monotonic()
+        response = server.client.post(
+            f"/v1/models/vowels-lstm/predict?timeout={timeout}", content=content, headers=BINARY
+        )
+        took = time.monotonic() - started
+        assert response.status_code == 504, response.text
+        problem = response.json()
+        assert (problem["code"], problem["where"]) == ("deadline", "sequence")
+        assert took < timeout + 13.0
+        server.wait_for("elman_pending_sequences", 0.0)
+        after = server.stats()
+        done = after["elman_steps_total", labels] - before["elman_steps_total", labels]
+        assert done < 1_000_000
+        timeout *= 2  # on a busy machine the time may have passed before the first steps were done
     assert after["elman_failed_sequences_total", labels] - before["elman_failed_sequences_total", labels] == 1
 
 
