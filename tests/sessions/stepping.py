@@ -51,6 +51,14 @@ def race(folder: Path, id: str, until: int) -> None:
     say(*won)
 
 
+def begin(folder: Path) -> None:
+    """Open a new store for each line that comes."""
+    for line in sys.stdin:
+        store = LMDBStore(folder / line.strip())
+        say("open")
+        store.close()
+
+
 def hold(folder: Path, id: str) -> None:
     """Begin a transaction, write in it, and never end it."""
     store = LMDBStore(folder)
@@ -67,5 +75,7 @@ if __name__ == "__main__":
         step(Path(folder), words)
     elif what == "race":
         race(Path(folder), words[0], int(words[1]))
+    elif what == "begin":
+        begin(Path(folder))
     else:
         hold(Path(folder), words[0])

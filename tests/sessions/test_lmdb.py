@@ -138,6 +138,17 @@ def test_of_four_processes_one_wins_each_step(folder: Path) -> None:
         assert after.previous == state(record.id, until - 1, 1000)
 
 
+@pytest.mark.slow
+def test_four_processes_open_a_new_store_at_once(folder: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(worker("begin", folder)) for _ in range(4)]
+        for number in range(200):
+            for one in workers:
+                one.input.write(f"{number}\n")
+                one.input.flush()
+            assert [one.output.readline() for one in workers] == ["open\n"] * 4, number
+
+
 def test_a_process_that_dies_in_a_transaction_leaves_no_lock(folder: Path) -> None:
     (record,) = filled(folder, 1)
     with opened(folder) as store, worker("hold", folder, record.id) as one:

@@ -58,18 +58,19 @@ class Environment:
             # With the spare room, sessions can still be stepped and deleted when new ones are refused.
             map_size = (max_bytes + max(_SPARE_BYTES, max_bytes // 16)) // 2**16 * 2**16
             self.reserve = Reserve(folder)
-            _prepare(folder)
-            self._env = lmdb.open(
-                str(folder),
-                map_size=map_size,
-                mode=0o600,
-                metasync=sync,
-                sync=sync,
-                readahead=False,
-                max_readers=_MAX_READERS,
-                max_dbs=4,
-                max_spare_txns=8,
-            )
+            with _alone(folder):
+                _prepare(folder)
+                self._env = lmdb.open(
+                    str(folder),
+                    map_size=map_size,
+                    mode=0o600,
+                    metasync=sync,
+                    sync=sync,
+                    readahead=False,
+                    max_readers=_MAX_READERS,
+                    max_dbs=4,
+                    max_spare_txns=8,
+                )
         try:
             with translated(folder):
                 self._open_tables()
@@ -172,21 +173,32 @@ class Environment:
         self._env.close()
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from opening the store of a folder meanwhile. Raises OSError."""
+    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
 def _prepare(folder: Path) -> None:
     """Do for LMDB what a full disk needs. Raises OSError.
 
     LMDB maps its file of locks, but would make it without room on the disk. Where a new store has no room, LMDB leaves
     the first of its two pages, and then takes that for a damaged store.
     """
-    file = os.open(folder / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        take_room(file, _LOCK_BYTES)
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):
-            # The lock that LMDB takes while it makes a store, and shares while it is open.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
-            with open(folder / "data.mdb", "r+b") as data:
-                begun = data.read(_LEAST_BYTES)
-                if len(begun) < _LEAST_BYTES and _MAGIC in begun[:32]:
-                    data.truncate(0)
-    finally:
-        os.close(file)
+    locks, data = folder / "lock.mdb", folder / "data.mdb"
+    # A process that closes this file gives up its locks on it. So it is opened only where no store is open yet.
+    if not locks.exists() or locks.stat().st_size < _LOCK_BYTES:
+        file = os.open(locks, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            take_room(file, _LOCK_BYTES)
+        finally:
+            os.close(file)
+    with contextlib.suppress(FileNotFoundError), data.open("r+b") as begun:
+        pages = begun.read(_LEAST_BYTES)
+        if len(pages) < _LEAST_BYTES and _MAGIC in pages[:32]:
+            begun.truncate(0)
