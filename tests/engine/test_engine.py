@@ -154,6 +154,48 @@ def test_a_step_that_is_with_the_store_when_the_engine_closes_is_never_told_to_b
     asyncio.run(run())
 
 
+def test_a_step_that_is_written_just_after_the_engine_closed_is_not_told_to_be_undone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue, begun, go_on = ModelQueue(model(NAME), Policy()), threading.Event(), threading.Event()
+
+    def commit(sequences: list[Sequence]) -> None:
+        begun.set()
+        assert go_on.wait(60.0)
+
+    async def run() -> None:
+        engine = Engine(100, commit=commit)
+        engine.start(asyncio.get_running_loop())
+        ticket = engine.submit(queue, [Sequence(features(5), save=object())])
+        assert await asyncio.to_thread(begun.wait, 60.0)
+        monkeypatch.setattr("elman.engine.engine._JOIN_SECONDS", 0.01)
+        saver = engine._saver
+        assert saver is not None
+        engine.close()
+        go_on.set()
+        for thread in saver._threads:  # all is written before the next turn of the event loop
+            thread.join(60.0)
+        assert not saver.held
+        with pytest.raises(OutcomeUnknown):
+            await asyncio.wait_for(ticket.future, 60.0)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("served", [0, 1])
+def test_an_engine_that_is_closed_takes_nothing_also_not_what_goes_on(served: int) -> None:
+    queue = Watched()
+
+    async def run() -> None:
+        engine = Engine(100)
+        engine.start(asyncio.get_running_loop())
+        engine.close()
+        with pytest.raises(Draining):
+            engine.submit(queue, [Sequence(features(5), served=served)])
+
+    asyncio.run(run())
+
+
 def test_a_deadline_is_kept_while_others_go_on() -> None:
     queue = ModelQueue(model(NAME), Policy())
 

@@ -80,7 +80,7 @@ class Engine:
         self._arrived: list[Arrival] = []
         self._num_seen = 0
         self._requests: set[PendingRequest] = set()
-        self._draining = False
+        self._draining = self._closed = False
         self._idle: asyncio.Event | None = None
 
     @property
@@ -146,7 +146,7 @@ class Engine:
         pending.num_pending = num_sequences = len(sequences)
         pending.seconds = seconds = queue.seconds(sequences)
         party = pending.party
-        if not sequences[0].served:  # what goes on was admitted when it began
+        if self._closed or not sequences[0].served:  # what goes on was admitted when it began
             self.check_room(party, num_sequences, seconds)
         saver = self._saver
         if (
@@ -290,6 +290,7 @@ class Engine:
         the next turn of the event loop.
         """
         self._watching.cancel()
+        self._draining = self._closed = True
         for thread in self._threads:
             thread.close()
         for running in [thread.running for thread in self._threads]:
@@ -297,17 +298,15 @@ class Engine:
                 running[0].runner.stopper()()
         for thread in self._threads:
             thread.join(_JOIN_SECONDS)
-        if self._saver is not None:
-            self._saver.close(_JOIN_SECONDS)
+        unsaved = [] if self._saver is None else self._saver.close(_JOIN_SECONDS)
         self._arrived = []
         assert self._loop is not None, "the engine was not started"
         # What the threads have done is on its way, and is delivered before.
-        self._loop.call_soon(self._give_up)
+        self._loop.call_soon(self._give_up, unsaved)
 
-    def _give_up(self) -> None:
-        """Answer all requests that are left."""
-        if self._saver is not None:
-            self._answer_unsaved(list(self._saver.held))
+    def _give_up(self, unsaved: list[Sequence]) -> None:
+        """Answer all requests that are left. Those that the saver had when it was closed may still be written."""
+        self._answer_unsaved(unsaved)
         for pending in list(self._requests):
             self._finish(pending, Draining("the server stopped before this request was done", retry_after=1))
 

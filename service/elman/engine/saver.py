@@ -58,9 +58,11 @@ class Saver:
             thread.start()
 
     def put(self, sequences: list[Sequence]) -> None:
-        """Have sequences written. Called from any thread."""
+        """Have sequences written, unless it is closed. Called from any thread."""
         now = time.monotonic()
         with self._changed:
+            if self._closing:
+                return  # their requests have been answered, so nobody would know of it
             self.held.update(dict.fromkeys(sequences, now))
             self._waiting += sequences
             self._changed.notify()
@@ -76,14 +78,16 @@ class Saver:
         self._num_late = max(self._num_late, len(late))
         return late
 
-    def close(self, timeout: float) -> None:
-        """Stop once all is written, or after `timeout` seconds."""
+    def close(self, timeout: float) -> list[Sequence]:
+        """Stop once all is written, or after `timeout` seconds. Returns what is not acknowledged then."""
         until = time.monotonic() + timeout
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
+        with self._changed:
+            return list(self.held)
 
     def _work(self) -> None:
         while group := self._next_group():
@@ -94,10 +98,11 @@ class Saver:
                 if self._num_late:
                     _LOG.warning("the session store takes steps again; %d or more waited too long", self._num_late)
                     self._num_late = 0
+            # At no time is a sequence that was written neither held nor acknowledged.
             with self._changed:
+                self._acknowledge(group)
                 for sequence in group:
                     del self.held[sequence]
-            self._acknowledge(group)
 
     def _next_group(self) -> list[Sequence]:
         """Wait for sequences, and take the share of this thread. Empty once closing, when there are no more."""
