@@ -294,12 +294,12 @@ def create_app(settings: Settings | None = None, keys: KeysFile | None = None) -
             app.state.grpc_port = await rpc.start()
         running = asyncio.get_running_loop()
 
-        def stopping() -> None:
+        def stopping(at_once: bool = False) -> None:
             """Called by signal handlers: not ready at once, so that clients that are cut off get the reason."""
-            server.stopping()
+            server.stopping(at_once)
             running.call_soon_threadsafe(streams.end)
             if rpc is not None:
-                running.call_soon_threadsafe(rpc.end)
+                running.call_soon_threadsafe(rpc.end, at_once)
 
         app.state.stopping = stopping
         sweeping = (bodies.sweep(), connections.sweep(), server.sessions.sweep(), metrics.watch_loop(), callers.watch())
@@ -327,7 +327,7 @@ def create_app(settings: Settings | None = None, keys: KeysFile | None = None) -
         redoc_url=None,
     )
     app.state.server = server
-    app.state.stopping = lambda: None
+    app.state.stopping = lambda at_once=False: None
     app.callers, app.driver, app.bodies, app.connections = callers, driver, bodies, connections
     connections.turns.is_busy, server.engine.on_delivery = server.engine.is_busy, connections.turns.resume
     connections.turns.on_several = switch_soon

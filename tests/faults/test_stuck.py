@@ -1,6 +1,7 @@
 """What holds up one part of the server harms only who asks for that part: a store, a run, a thread."""
 
 import contextlib
+import signal
 import subprocess
 import sys
 import time
@@ -9,15 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.api.test_grpc import Channel, refused, request
 from tests.reference import expected, float32, same_bits
 from tests.running import STORE, RunningServer, running_server
-from tests.waiting import assert_undisturbed
+from tests.waiting import assert_undisturbed, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -154,6 +157,24 @@ def test_a_stuck_run_does_not_keep_a_stopping_server_alive(
             assert stuck.result().json()["code"] == "draining"
         else:
             assert isinstance(error, httpx.TransportError)
+
+
+def test_a_second_sigint_cuts_off_a_call_of_grpc_that_the_end_waits_for(
+    repository: Path, start_server: Callable[..., RunningServer]
+) -> None:
+    server = start_server(repository, "--grpc-port", "0", run_timeout=600, drain_timeout=300)
+    message = request(np.array([STUCK], np.float32), model="endless")
+    message.inputs[0].name = "x"
+    stuck = Channel(server, ()).method("ModelInfer").future(message, timeout=120)
+    server.wait_for("elman_running_sequences", 1.0, "endless", "1")
+    server.client.close()
+    server.process.send_signal(signal.SIGINT)
+    wait_until(lambda: "Waiting for application shutdown" in server.log.read_text())
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(60) == 0
+    refused(stuck.result, grpc.StatusCode.UNAVAILABLE)
+    log = server.log.read_text()
+    assert "Traceback" not in log and log.count("Waiting for application shutdown") == 1
 
 
 # The store

@@ -54,7 +54,8 @@ class GRPCServer:
         self.metrics = metrics
         self.infer = infer
         self._stopping: asyncio.Future[Any] | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
+        # By each server of the library that ends, what waits for its end.
+        self._retiring: dict[Any, asyncio.Task[None]] = {}
 
     async def start(self) -> int:
         """Listen, and return the port. Raises OSError if the port is taken."""
@@ -122,18 +123,20 @@ class GRPCServer:
 
     def _retire(self) -> None:
         """Finish the calls under way of the library's server, which takes no new ones."""
-        ending = asyncio.create_task(self._server.stop(self.server.settings.drain_timeout))
-        self._retiring.add(ending)
-        ending.add_done_callback(self._retiring.discard)
+        server = self._server
+        self._retiring[server] = ending = asyncio.create_task(server.stop(self.server.settings.drain_timeout))
+        ending.add_done_callback(lambda _: self._retiring.pop(server))
 
-    def end(self) -> None:
-        """Take no new calls, and finish those under way. Called on the event loop when the server stops."""
+    def end(self, at_once: bool = False) -> None:
+        """Take no new calls, and finish those under way, or cut them off. Called on the event loop by what stops."""
         if self._stopping is None:
             self._health.end()
             self._inferring.end()
             self._listening.cancel()
             self._retire()
-            self._stopping = asyncio.gather(*self._retiring)
+            self._stopping = asyncio.gather(*self._retiring.values())
+        if at_once:
+            self._stopping = asyncio.gather(self._stopping, *[server.stop(None) for server in self._retiring])
 
     async def stop(self) -> None:
         """End, and wait until all calls are finished."""

@@ -112,13 +112,12 @@ class GracefulServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
-        if self.force_exit:
+        if self.force_exit and not self.lifespan.shutdown_event.is_set():
             # After a second SIGINT uvicorn waits for no connection, but would leave out this as well.
-            self._application.state.server.stopping(at_once=True)
             await self.lifespan.shutdown()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._application.state.stopping()
+        self._application.state.stopping(at_once=self.should_exit and sig == signal.SIGINT)
         if not self._ending:
             self._ending = True
             last = threading.Timer(self._settings.drain_timeout + FORCE_SECONDS, _end_by_force)
