@@ -39,7 +39,7 @@ def _frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
 
 @pytest.fixture
 def server(start_server: StartServer, small_store: Path) -> RunningServer:
-    return start_server(small_store, "--grpc-port", "0")
+    return start_server(small_store, "--grpc-port", "0", drain_timeout=120)
 
 
 def test_a_path_that_is_no_text_ends_neither_the_server_nor_a_call_under_way(server: RunningServer) -> None:
