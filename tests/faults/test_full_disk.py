@@ -61,7 +61,7 @@ def test_a_server_starts_on_a_full_disk_and_has_sessions_once_there_is_room(mode
             begun: list[str] = []
 
             def taken(path: str, **body: object) -> dict[str, Any] | None:
-                """What is answered on a connection of its own. None where the store of that worker does not work yet."""
+                """What is answered on a connection of its own. None where that worker has no store yet."""
                 answer = httpx.post(f"{server.url}{path}", json=body, headers=KEY, timeout=60)
                 if answer.is_success:
                     return dict(answer.json())
