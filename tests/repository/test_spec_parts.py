@@ -1,6 +1,7 @@
 """A model.json that is wrong in one part: the refusal names that part, and without it the file is served."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from conftest import run_alone
 from onnx import TensorProto, helper
 from test_refusals import load, refusal
 from test_roles import rows
+
+from elman.codec.answer import OutputFormat
+from elman.errors import ModelRefused
+from elman.repository.spec import ModelSpec
+from elman.repository.spec_parts import name_part
 
 
 def tagger() -> onnx.ModelProto:
@@ -141,6 +147,21 @@ def test_what_does_not_fit_the_file_is_named(tmp_path: Path, file: str, spec: di
     assert said in refusal(FILES[file](), tmp_path, with_rate(file, spec)).reason
 
 
+def test_a_file_that_takes_long_is_refused_without_another_try() -> None:
+    """Else it would be refused for the time that it takes, and nobody would see what is wrong with it."""
+    spec, refused = ModelSpec.model_validate({"state": [], "outputs": ["output"]}), ModelRefused("it is broken")
+    tried: list[Any] = []
+
+    def serves(one: dict[str, Any]) -> bool:
+        tried.append(one)
+        return False
+
+    assert name_part(spec, refused, serves, time.monotonic() - 15) is refused
+    assert tried == []
+    assert name_part(spec, refused, serves, time.monotonic()) is refused
+    assert len(tried) == 3
+
+
 def test_a_frozen_axis_is_said_to_be_one_whatever_model_json_says(tmp_path: Path) -> None:
     frozen = graphs.constant("shape", [-1, 7, graphs.HIDDEN])
     after = (helper.make_node("Reshape", ["steps", "shape"], ["output"], name="view"),)
@@ -159,3 +180,10 @@ def test_inputs_may_name_the_axes_of_the_data(tmp_path: Path) -> None:
     plain = load(graphs.tagger(), tmp_path / "plain")
     for row in rows(1, 6):
         np.testing.assert_array_equal(run_alone(told, row, "steps"), run_alone(plain, row, "steps"))
+
+
+def test_the_vocabulary_of_a_model_of_features_is_that_of_its_answers(tmp_path: Path) -> None:
+    """As of a network that reads sound and scores letters."""
+    letters = ["-", "a", "b", "c"]
+    model = load(tagger(), tmp_path, {"input": {"vocabulary": letters}, "decoder": {"kind": "tokens"}})
+    assert (model.spec.input.kind, list(OutputFormat(model).names)) == ("features", letters)

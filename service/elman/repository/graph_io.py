@@ -76,7 +76,7 @@ def find_roles(graph: Graph, spec: ModelSpec) -> Roles:
     taken = {state.input for state in states}
     rest = [name for name in graph.inputs if name not in taken and graph.consumers.get(name)]
     # Without the name of a state it may be what an encoder gives, so each request gives it.
-    idle = {name for name in rest if name not in known and names_state(name) and starts_only(graph, name)}
+    idle = [name for name in rest if name not in known and names_state(name) and starts_only(graph, name)]
     rest = [name for name in rest if name not in idle]
     unsaid = [n for n in rest if said.get(n, "sequence") == "sequence" and n not in lengths | weights]
     data = spec.input.name or _data_input(graph, unsaid, reached)

@@ -1,6 +1,7 @@
 """Reads, rewrites and proves a model file."""
 
 import hashlib
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ def _is_sound(path: Path) -> bool:
 
 
 def _load(path: Path, name: str, version: int) -> Model:
+    began = time.monotonic()
     content = _read(path)
     proto = _parse(content, path)
     pieces, external = embed_external_data(proto, path.parent)
@@ -85,8 +87,8 @@ def _load(path: Path, name: str, version: int) -> Model:
     except ModelRefused as refused:
         if refused.template is not None and not _holds(proto, given, refused.template):
             refused.template = None
-        raise name_part(given, refused, lambda spec: _proof_of(proto, spec) is not None) from None
-    _check_carrying(proto, given, network, proof)
+        raise name_part(given, refused, lambda spec: _proof_of(proto, spec) is not None, began) from None
+    _check_carrying(proto, given, network, proof, began)
     if _rounds_dynamically(proto):
         # However well it repeats its own bits alone, a scale that is taken over all that is run makes them another's.
         rounded = "its weights are rounded to 8 bits, so that it answers only about as its module does"
@@ -185,13 +187,18 @@ def _proof_of(proto: onnx.ModelProto, spec: dict[str, Any]) -> Proof | None:
         return None
 
 
-def _check_carrying(proto: onnx.ModelProto, given: ModelSpec, network: Network, proof: Proof) -> None:
+def _check_carrying(proto: onnx.ModelProto, given: ModelSpec, network: Network, proof: Proof, began: float) -> None:
     """Raise ModelRefused for states of the spec that do not carry a sequence on, if those of the graph do."""
     told = given.state or any(one.role == "state" for one in given.inputs.values())
     if not told or proof.streaming or network.mixes_time is not None or network.look_ahead is not None:
         return
     moved = ModelRefused("the outputs of a sequence that is cut are not those of the whole one")
-    refused = name_part(given, moved, lambda spec: (found := _proof_of(proto, spec)) is not None and found.streaming)
+
+    def streams(spec: dict[str, Any]) -> bool:
+        found = _proof_of(proto, spec)
+        return found is not None and found.streaming
+
+    refused = name_part(given, moved, streams, began)
     if refused is not moved:
         raise refused
 
@@ -234,7 +241,7 @@ def _share(seen: Array, expected: Array) -> float:
 def _resolve(given: ModelSpec, network: Network) -> ModelSpec:
     """Fill what the spec left out from the network, and refuse what contradicts it."""
     declared = given.input
-    _check_kind(declared, network)
+    _check_kind(given, network)
     vocabulary_size = network.vocabulary_size or declared.vocabulary_size
     if declared.vocabulary is not None:
         vocabulary_size = len(declared.vocabulary)
@@ -259,10 +266,12 @@ def _resolve(given: ModelSpec, network: Network) -> ModelSpec:
     return given.model_copy(update={"task": task, "input": resolved, "decoder": decoder})
 
 
-def _check_kind(declared: InputSpec, network: Network) -> None:
+def _check_kind(given: ModelSpec, network: Network) -> None:
     """Raise ModelRefused where the spec takes ids for numbers or numbers for ids, or has more ids than the network."""
-    known, tokens = network.vocabulary_size, network.features is None
-    fields = ("size",) if tokens else ("vocabulary", "vocabulary_size")
+    declared, known, tokens = given.input, network.vocabulary_size, network.features is None
+    fields: tuple[str, ...] = ("size",) if tokens else ("vocabulary", "vocabulary_size")
+    if not tokens and given.decoder is not None and given.decoder.kind == "tokens":
+        fields = ()  # the vocabulary is that of the answers, as of letters that are heard
     told = next((field for field in fields if getattr(declared, field) is not None), None)
     if declared.kind is not None and (declared.kind == "tokens") != tokens:
         told = f"kind {declared.kind!r}"

@@ -9,7 +9,7 @@ from typing import Any
 from elman.errors import ModelRefused, SpecRefused
 from elman.repository.spec import ModelSpec
 
-# Each part costs a load, and all of them are within the time that loading may take.
+# Each part costs a load. All of them, and the one that was refused, are within the time that loading may take.
 _MOST_PARTS = 12
 _MOST_SECONDS = 20.0
 _MOST_TEXT = 120
@@ -18,21 +18,24 @@ _Path = tuple[str, ...]
 """The keys that lead to a field of a spec, as its JSON has them."""
 
 
-def name_part(spec: ModelSpec, refused: ModelRefused, serves: Callable[[dict[str, Any]], bool]) -> ModelRefused:
+def name_part(
+    spec: ModelSpec, refused: ModelRefused, serves: Callable[[dict[str, Any]], bool], began: float
+) -> ModelRefused:
     """The refusal of a file, after the part of its spec that causes it: one without which the file is served.
 
-    The refusal as it is if it is about the spec already, or if no part causes it.
+    The refusal as it is if it is about the spec already, if no part causes it, or if there is no time to find it.
 
     Args:
         spec: what is given of the file.
         refused: what is wrong with the file and that spec.
         serves: whether the file is served with a spec, which it is given as JSON.
+        began: when the load began, by the monotonic clock.
     """
     if isinstance(refused, SpecRefused):
         return refused
-    content, began = spec.dump(), time.monotonic()
+    content, took = spec.dump(), time.monotonic() - began
     for paths in islice(_parts(content), _MOST_PARTS):
-        if time.monotonic() - began > _MOST_SECONDS:
+        if time.monotonic() - began + took > _MOST_SECONDS:
             break
         if serves(_without(content, paths)):
             return _caused_by(content, paths, refused)

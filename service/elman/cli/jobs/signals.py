@@ -49,7 +49,8 @@ async def unblocked(call: Callable[[], T]) -> T:
     done: Future[T] = Future()
 
     def run() -> None:
-        done.set_running_or_notify_cancel()
+        if not done.set_running_or_notify_cancel():
+            return
         try:
             done.set_result(call())
         except BaseException as error:
