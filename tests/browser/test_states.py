@@ -197,6 +197,12 @@ def test_the_engine_says_what_it_waits_for_and_what_failed(screen: Screen) -> No
     expect(answer).to_be_hidden()
     assert violations(screen) == []
     screen.keep(f"loading-engine-{width}")
+    # Nothing is waited for where nobody looks.
+    page.get_by_role("tab", name="Models").click()
+    expect(line).to_have_attribute("data-state", "empty")
+    release(page, held)
+    page.get_by_role("tab", name="Engine").click()
+    expect(line).to_have_attribute("data-state", "loading")
     release(page, held)
     expect(answer).to_be_visible()
     expect(line).to_be_hidden()
@@ -209,7 +215,6 @@ def test_the_engine_says_what_it_waits_for_and_what_failed(screen: Screen) -> No
     expect(line).to_be_hidden()
     expect(panel.locator(".stale")).to_have_count(0)
 
-    page.unroute("**/v1/engine")
     body = {"code": "overloaded", "title": "Busy", "detail": "too much waits"}
     page.route("**/v1/engine", lambda route: route.fulfill(status=503, json=body))
     for one in held:

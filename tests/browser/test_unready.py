@@ -81,6 +81,25 @@ def test_of_two_lists_of_models_the_one_that_was_asked_for_last_counts(page: Pag
     held.end()
 
 
+def test_a_list_of_models_that_comes_when_another_view_is_open_is_shown_there(page: Page, own: RunningServer) -> None:
+    page.goto(f"{own.url}/#explore/names-gru")
+    answered(page, "After all")
+    listed = own.client.get("/v1/models").json()
+    body = {**listed, "models": [one for one in listed["models"] if one["name"] != "names-rnn"]}
+    held = Held(page, "**/v1/models")
+    held.wait(1)
+    page.evaluate("location.hash = '#explore/ghost'")
+    held.wait(2)
+    page.get_by_role("tab", name="Models").click()
+    status = page.get_by_role("tabpanel").get_by_role("status")
+    expect(status).to_have_text(f"{len(listed['models'])} models served")
+    page.route("**/v1/models", lambda route: route.fulfill(json=body))
+    # What the address asked for comes, and then what the page looks for by itself.
+    for route in reversed(held.routes):
+        route.fulfill(json=body)
+    expect(status).to_have_text(f"{len(body['models'])} models served")
+
+
 def test_a_stage_that_is_turned_to_before_it_can_be_shown_leaves_no_other_address(
     page: Page, own: RunningServer
 ) -> None:

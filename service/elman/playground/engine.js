@@ -87,8 +87,6 @@ export function engine(page) {
     paused = !paused;
     pause.setAttribute("aria-pressed", String(paused));
     pause.textContent = paused ? "Go on" : "Pause";
-    if (paused && readings.length) state.ready(`Paused. ${ofThen()}`);
-    else if (paused) state.reset();
     look();
   });
   burst.addEventListener("click", sendBurst);
@@ -99,8 +97,11 @@ export function engine(page) {
     clearTimeout(timer);
     clearTimeout(late);
     asked += 1;
-    if (visible && !paused && !document.hidden) read();
-    else before = null;
+    if (visible && !paused && !document.hidden) return void read();
+    before = null;
+    // Nothing is waited for.
+    if (readings.length) state.ready(paused ? `Paused. ${ofThen()}` : "");
+    else state.reset();
   }
 
   const ofThen = () => `These are the figures of ${readings.at(-1).clock.toLocaleTimeString()}.`;
@@ -108,7 +109,7 @@ export function engine(page) {
   async function read() {
     const mine = (asked += 1);
     const began = performance.now();
-    late = setTimeout(() => state.ask(WAITING), readings.length ? LATE : 0);
+    late = setTimeout(() => state.ask(WAITING), readings.length || failed ? LATE : 0);
     try {
       const now = await get("v1/engine");
       if (mine !== asked) return;

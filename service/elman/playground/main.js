@@ -39,8 +39,9 @@ const used = new Map();
 let last = null;
 /** The card that is shown. */
 let shown = null;
-/** The list of models as the server last gave it. */
+/** The list of models as the server last gave it, and as the view that is shown knows it. */
 let asked = "";
+let seen = "";
 /** How many views were opened, and whether the last of them shows what it was opened with. */
 let opened = 0;
 let settled = false;
@@ -158,6 +159,7 @@ async function open(next, wanted, { push = false, entered } = {}) {
   }
   if (moved)
     document.querySelector('[aria-selected="true"]').scrollIntoView({ block: "nearest", inline: "nearest" });
+  seen = asked;
   const { offers, model = true, element, nothing } = views[view];
   const offered = models.filter(offers);
   const first = FIRST.map((one) => offered.find((other) => other.name === one)).find(Boolean);
@@ -326,21 +328,20 @@ async function openVersion(card, version) {
 const keys = keyDialog(() => arrive({ anew: true }));
 document.getElementById("key").addEventListener("click", () => keys.open());
 
-/** Ask which models there are. True if they are others than before. Cards that are as they were stay the same. */
+/** Ask which models there are. Cards that are as they were stay the same. */
 async function ask() {
   const mine = (asks += 1);
   const answer = await askModels();
   const now = JSON.stringify(answer);
-  if (mine < heard) return false;
+  if (mine < heard) return;
   heard = mine;
-  if (now === asked) return false;
+  if (now === asked) return;
   asked = now;
   const before = new Map(models.map((one) => [JSON.stringify(one), one]));
   models = answer.models.map((one) => before.get(JSON.stringify(one)) ?? one);
   refused = answer.refused;
   for (const [name, card] of used) used.set(name, served(card));
   last = served(last);
-  return true;
 }
 
 /** Open what the address says. Models are asked for where it may name one that is not known yet. */
@@ -393,8 +394,10 @@ async function look() {
   try {
     const lost = told.lost();
     if (document.hidden || (!asked && !lost)) return;
-    const changed = await ask();
+    await ask();
     if (arriving()) return await arrive();
+    const changed = seen !== asked;
+    seen = asked;
     if (changed) views[view].changed?.();
     const card = used.get(view);
     const other = changed && views[view].model !== false && (!card || card !== shown);
