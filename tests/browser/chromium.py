@@ -21,10 +21,10 @@ _AF_NETLINK = 16
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _MODE_FILTER = 22, 38, 2
 
 
-def refuse_netlink() -> None:
-    """Let this process and what it runs open no netlink socket, where the kernel can be told so."""
-    if platform.machine() not in _MACHINES:
-        return
+def refuse_netlink() -> bool:
+    """Let this process and what it runs open no netlink socket. Whether the kernel could be told so."""
+    if sys.platform != "linux" or platform.machine() not in _MACHINES:
+        return False
     machine, socket = _MACHINES[platform.machine()]
     instructions = [
         (_LOAD, 0, _MACHINE),
@@ -40,7 +40,8 @@ def refuse_netlink() -> None:
     held = ctypes.create_string_buffer(program, len(program))
     prctl = ctypes.CDLL(None).prctl
     prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    prctl(_PR_SET_SECCOMP, _MODE_FILTER, struct.pack("HP", len(instructions), ctypes.addressof(held)))
+    failed = prctl(_PR_SET_SECCOMP, _MODE_FILTER, struct.pack("HP", len(instructions), ctypes.addressof(held)))
+    return not failed
 
 
 if __name__ == "__main__":
