@@ -58,8 +58,8 @@ class Environment:
             # With the spare room, sessions can still be stepped and deleted when new ones are refused.
             map_size = (max_bytes + max(_SPARE_BYTES, max_bytes // 16)) // 2**16 * 2**16
             self.reserve = Reserve(folder)
-            with _alone(folder):
-                _prepare(folder)
+            with _alone(folder) as alone:
+                _prepare(folder, alone)
                 self._env = lmdb.open(
                     str(folder),
                     map_size=map_size,
@@ -174,21 +174,25 @@ class Environment:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from opening the store of a folder meanwhile. Raises OSError."""
+def _alone(folder: Path) -> Iterator[bool]:
+    """Keep other processes from opening the store of a folder meanwhile: False where no folder can be locked."""
     file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        alone = False
+        with contextlib.suppress(OSError):  # as of a network file system
+            fcntl.flock(file, fcntl.LOCK_EX)
+            alone = True
+        yield alone
     finally:
         os.close(file)
 
 
-def _prepare(folder: Path) -> None:
+def _prepare(folder: Path, alone: bool) -> None:
     """Do for LMDB what a full disk needs. Raises OSError.
 
     LMDB maps its file of locks, but would make it without room on the disk. Where a new store has no room, LMDB leaves
-    the first of its two pages, and then takes that for a damaged store.
+    the first of its two pages, and then takes that for a damaged store. Such a page is removed if this process is
+    `alone`: another one may be about to write the second.
     """
     locks, data = folder / "lock.mdb", folder / "data.mdb"
     # A process that closes this file gives up its locks on it. So it is opened only where no store is open yet.
@@ -198,7 +202,7 @@ def _prepare(folder: Path) -> None:
             take_room(file, _LOCK_BYTES)
         finally:
             os.close(file)
-    with contextlib.suppress(FileNotFoundError), data.open("r+b") as begun:
-        pages = begun.read(_LEAST_BYTES)
-        if len(pages) < _LEAST_BYTES and _MAGIC in pages[:32]:
-            begun.truncate(0)
+    if alone and data.exists() and data.stat().st_size < _LEAST_BYTES:
+        with data.open("r+b") as begun:
+            if _MAGIC in begun.read(32):
+                begun.truncate(0)
