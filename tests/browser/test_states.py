@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from elman.repository.spec import ForecastSpec
 from tests.browser.conftest import Look, OpenScreen, both_looks
@@ -118,6 +118,17 @@ def change(page: Page, view: str) -> None:
         page.get_by_role("button", name=view.capitalize(), exact=True).click()
 
 
+def check_loading(screen: Screen, view: str, answer: Locator, words: str) -> None:
+    """A view says that it waits for its first answer, and for how long. It shows none."""
+    page, width = screen.page, screen.page.viewport_size["width"]  # type: ignore[index]
+    line = page.locator(f"#{view} .state-line")
+    expect(line).to_have_attribute("data-state", "loading")
+    expect(line).to_contain_text(re.compile(rf"{words}: \d+ s"))
+    expect(answer).to_be_hidden()
+    assert violations(screen) == []
+    screen.keep(f"loading-{view}-{width}")
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_view_says_what_it_waits_for_and_what_failed(screen: Screen, view: str) -> None:
     page, width = screen.page, screen.page.viewport_size["width"]  # type: ignore[index]
@@ -126,11 +137,7 @@ def test_every_view_says_what_it_waits_for_and_what_failed(screen: Screen, view:
     held: list[Route] = []
     page.route(f"**/{verb}", lambda route: held.append(route))
     page.goto(f"{screen.url}#{address}")
-    expect(line).to_have_attribute("data-state", "loading")
-    expect(line).to_contain_text(re.compile(r"Waiting for the answer: \d+ s"))
-    expect(answer).to_be_hidden()
-    assert violations(screen) == []
-    screen.keep(f"loading-{view}-{width}")
+    check_loading(screen, view, answer, "Waiting for the answer")
     release(page, held)
     expect(answer).to_be_visible()
     expect(line).to_be_hidden()
@@ -192,11 +199,7 @@ def test_the_engine_says_what_it_waits_for_and_what_failed(screen: Screen) -> No
     held: list[Route] = []
     page.route("**/v1/engine", lambda route: held.append(route))
     page.goto(f"{screen.url}#engine")
-    expect(line).to_have_attribute("data-state", "loading")
-    expect(line).to_contain_text(re.compile(r"Waiting for the server's figures: \d+ s"))
-    expect(answer).to_be_hidden()
-    assert violations(screen) == []
-    screen.keep(f"loading-engine-{width}")
+    check_loading(screen, "engine", answer, "Waiting for the server's figures")
     # Nothing is waited for where nobody looks.
     page.get_by_role("tab", name="Models").click()
     expect(line).to_have_attribute("data-state", "empty")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elman.engine.engine import Engine
-from elman.engine.pending import PendingRequest
+from elman.engine.pending import AwaitedRequest, PendingRequest
 from elman.engine.queue import ModelQueue
 from elman.engine.scheduler import Policy
 from elman.engine.sequence import Sequence
@@ -123,21 +123,27 @@ def test_what_is_queued_when_the_engine_closes_is_told() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("written", [True, False])
-def test_a_step_that_is_with_the_store_when_the_engine_closes_is_never_told_to_be_undone(
-    written: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queue, begun, go_on = ModelQueue(model(NAME), Policy()), threading.Event(), threading.Event()
+async def with_a_step_at_the_store() -> tuple[Engine, AwaitedRequest, threading.Event]:
+    """An engine, a step that its store has begun to write, and what lets the store go on."""
+    begun, go_on = threading.Event(), threading.Event()
 
     def commit(sequences: list[Sequence]) -> None:
         begun.set()
         assert go_on.wait(60.0)
 
+    engine = Engine(100, commit=commit)
+    engine.start(asyncio.get_running_loop())
+    ticket = engine.submit(ModelQueue(model(NAME), Policy()), [Sequence(features(5), save=object())])
+    assert await asyncio.to_thread(begun.wait, 60.0)
+    return engine, ticket, go_on
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_step_that_is_with_the_store_when_the_engine_closes_is_never_told_to_be_undone(
+    written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def run() -> None:
-        engine = Engine(100, commit=commit)
-        engine.start(asyncio.get_running_loop())
-        ticket = engine.submit(queue, [Sequence(features(5), save=object())])
-        assert await asyncio.to_thread(begun.wait, 60.0)
+        engine, ticket, go_on = await with_a_step_at_the_store()
         await engine.drain(0.0)
         if written:
             monkeypatch.setattr("elman.engine.engine._JOIN_SECONDS", 60.0)
@@ -157,17 +163,8 @@ def test_a_step_that_is_with_the_store_when_the_engine_closes_is_never_told_to_b
 def test_a_step_that_is_written_just_after_the_engine_closed_is_not_told_to_be_undone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    queue, begun, go_on = ModelQueue(model(NAME), Policy()), threading.Event(), threading.Event()
-
-    def commit(sequences: list[Sequence]) -> None:
-        begun.set()
-        assert go_on.wait(60.0)
-
     async def run() -> None:
-        engine = Engine(100, commit=commit)
-        engine.start(asyncio.get_running_loop())
-        ticket = engine.submit(queue, [Sequence(features(5), save=object())])
-        assert await asyncio.to_thread(begun.wait, 60.0)
+        engine, ticket, go_on = await with_a_step_at_the_store()
         monkeypatch.setattr("elman.engine.engine._JOIN_SECONDS", 0.01)
         saver = engine._saver
         assert saver is not None

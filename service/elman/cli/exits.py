@@ -28,7 +28,7 @@ def refuse(message: str, code: int = USAGE) -> typer.Exit:
 
 
 def warn(message: str, colour: str = "yellow") -> None:
-    """Print a line on standard error, without colour if NO_COLOR is set. If that takes none, the line is dropped."""
+    """Print a line on standard error, without colour if NO_COLOR is set. It is dropped if it cannot be written."""
     plain = bool(os.environ.get("NO_COLOR"))
     with contextlib.suppress(OSError):
         typer.secho(f"elman: {message}", fg=None if plain else colour, reset=not plain, err=True)

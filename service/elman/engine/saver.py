@@ -98,7 +98,7 @@ class Saver:
                 if self._num_late:
                     _LOG.warning("the session store takes steps again; %d or more waited too long", self._num_late)
                     self._num_late = 0
-            # At no time is a sequence that was written neither held nor acknowledged.
+            # Under one lock, so that `close` finds each written sequence either held or acknowledged.
             with self._changed:
                 self._acknowledge(group)
                 for sequence in group:

@@ -9,7 +9,7 @@ import { refusal } from "./models.js";
 import { answerState } from "./state.js";
 
 const EVERY = 1000;
-/** Milliseconds after which an answer is waited for. */
+/** Milliseconds until the view says that it waits. */
 const LATE = 1000;
 const WAITING = "Waiting for the server's figures";
 /** Readings that are kept: two minutes. */
@@ -21,10 +21,10 @@ export function engine(page) {
   let readings = [];
   let paused = false;
   let visible = false;
-  /** How often it was asked, or ceased to be: an answer to what came before that is passed over. */
+  /** Counts requests and pauses: an answer to an earlier request is ignored. */
   let asked = 0;
   let late = 0;
-  /** The code of the problem for which there is no answer. */
+  /** The code of the last problem; null after an answer. */
   let failed = null;
 
   const tiles = {

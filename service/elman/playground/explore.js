@@ -20,7 +20,7 @@ export function explore(page) {
   /** Ends the question how far each step reaches, which is asked anew for another target. */
   let reaching = null;
   let shown = null;
-  /** Whether something that goes with the answer did not come. */
+  /** Whether the influence or the comparison failed. */
   let missed = false;
   let timer = 0;
 
@@ -218,7 +218,7 @@ export function explore(page) {
   }
 
   async function start() {
-    // While the fields are being made ready for a model, what ends that would leave the view without one.
+    // Until its fields are ready there is no model. Ending that work here would leave the view without one.
     if (!card) return;
     end();
     missed = false;

@@ -186,7 +186,7 @@ export function forecast(page) {
 
   /** Ask for the forecast of what is entered; with `again`, somebody did. `drawn` is the seed where none is. */
   async function start({ again = false, drawn } = {}) {
-    // While the fields are being made ready for a model, what ends that would leave the view without one.
+    // Until its fields are ready there is no model. Ending that work here would leave the view without one.
     if (!card) return;
     run?.abort();
     const mine = (run = new AbortController());

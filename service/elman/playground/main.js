@@ -47,7 +47,7 @@ let opened = 0;
 let settled = false;
 /** How often something was chosen: what comes for an earlier choice is passed over. */
 let turn = 0;
-/** The address of what is opened. The browser has another one before it tells of that, and none is opened at first. */
+/** The address that is opened; null at first. After Back, `location.hash` is another until `hashchange` comes. */
 let at = null;
 /** How often the models were asked for, and which of the answers is in force. */
 let asks = 0;
@@ -197,10 +197,10 @@ function reopen() {
   return open(view, used.get(view), { entered });
 }
 
-/** Whether the address says what is still to be opened: what is shown must not be written over it. */
+/** Whether the address is still to be opened. What is shown must not be written over it. */
 const arriving = () => location.hash !== at;
 
-/** Make this the address of what is opened: in place of the one before, or so that Back leads to that. */
+/** Write the address of what is opened. With `push`, Back leads to the one before. */
 function write(hash, { push = false } = {}) {
   if (location.hash !== hash) history[push ? "pushState" : "replaceState"](null, "", hash);
   at = location.hash;

@@ -21,7 +21,7 @@ _Path = tuple[str, ...]
 def name_part(
     spec: ModelSpec, refused: ModelRefused, serves: Callable[[dict[str, Any]], bool], began: float
 ) -> ModelRefused:
-    """The refusal of a file, after the part of its spec that causes it: one without which the file is served.
+    """The refusal of a file, which names the part of its spec that causes it. Without that part the file is served.
 
     The refusal as it is if it is about the spec already, if no part causes it, or if there is no time to find it.
 

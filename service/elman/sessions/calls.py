@@ -35,7 +35,7 @@ class StoreCalls:
         self._timeout = timeout
         self._writers = ThreadPoolExecutor(_NUM_WRITERS, "elman-store-write")
         self._readers = ThreadPoolExecutor(_NUM_READERS, "elman-store-read")
-        # By each call that is waited for, what gives it up.
+        # The calls that are waited for, each with the function that gives it up.
         self._calls: dict[Future[Any], Callable[[], object]] = {}
 
     def read(self, call: Callable[..., T], *arguments: object) -> Steps[T]:

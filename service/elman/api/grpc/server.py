@@ -34,7 +34,7 @@ _KEEPALIVE_SECONDS = 60.0
 _IDLE_SECONDS = 300.0
 # Most calls at once on one connection.
 _MOST_CALLS = 128
-# How often it is looked whether the library's server still listens.
+# Seconds between two looks whether the library's server still listens.
 _LOOK_SECONDS = 0.2
 
 _LOG = logging.getLogger("elman")
@@ -54,7 +54,7 @@ class GRPCServer:
         self.metrics = metrics
         self.infer = infer
         self._stopping: asyncio.Future[Any] | None = None
-        # By each server of the library that ends, what waits for its end.
+        # The library's servers that are ending, each with the task that waits for its end.
         self._retiring: dict[Any, asyncio.Task[None]] = {}
 
     async def start(self) -> int:
@@ -128,7 +128,7 @@ class GRPCServer:
         ending.add_done_callback(lambda _: self._retiring.pop(server))
 
     def end(self, at_once: bool = False) -> None:
-        """Take no new calls, and finish those under way, or cut them off. Called on the event loop by what stops."""
+        """Take no new calls, and finish those under way; with `at_once` they are cut off. Called on the event loop."""
         if self._stopping is None:
             self._health.end()
             self._inferring.end()

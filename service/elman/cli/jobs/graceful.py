@@ -113,7 +113,7 @@ class GracefulServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
         if self.force_exit and not self.lifespan.shutdown_event.is_set():
-            # After a second SIGINT uvicorn waits for no connection, but would leave out this as well.
+            # After a second SIGINT uvicorn does not wait for connections. It would leave out this too.
             await self.lifespan.shutdown()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -45,7 +45,7 @@ def run_interruptible(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def unblocked(call: Callable[[], T]) -> T:
-    """What a call gives that may block without end, such as opening a pipe. A signal ends the command all the same."""
+    """The result of a call that may block without end, such as opening a pipe. A signal still ends the command."""
     done: Future[T] = Future()
 
     def run() -> None:

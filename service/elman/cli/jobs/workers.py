@@ -249,7 +249,7 @@ class Supervisor:
 
     def _end_all(self) -> None:
         """Tell all workers to end, and end those that do not by force."""
-        # As long as one process has them open, clients could connect, and would wait for nothing.
+        # While any process has them open, clients can connect, but nobody would answer them.
         for one in self._sockets:
             one.close()
         everyone = self._workers + self._leaving

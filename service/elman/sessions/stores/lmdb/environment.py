@@ -175,11 +175,14 @@ class Environment:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[bool]:
-    """Keep other processes from opening the store of a folder meanwhile: False where no folder can be locked."""
+    """Keep other processes from opening the store of a folder meanwhile.
+
+    Yields False where the file system cannot lock a folder.
+    """
     file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         alone = False
-        with contextlib.suppress(OSError):  # as of a network file system
+        with contextlib.suppress(OSError):  # some network file systems
             fcntl.flock(file, fcntl.LOCK_EX)
             alone = True
         yield alone
